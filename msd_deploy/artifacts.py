@@ -1,0 +1,293 @@
+"""What lies on disk: run directories, manifests, digests, and writing that leaves no half a thing.
+
+A folder is built under a temporary sibling name, its manifest is written last, then it is renamed:
+a folder without a manifest does not exist. Torch-free, so that readers start fast.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+from msd_deploy import __version__
+from msd_deploy.errors import ArtifactError
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+_CHUNK_BYTES = 1 << 20
+
+Json = dict[str, object]
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_of_json(value: object) -> str:
+    """Return the SHA-256 of a value's canonical JSON (sorted keys, no spaces, UTF-8)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def digests_of_folder(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file below a folder, by relative POSIX path, manifest excluded."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): sha256_of_file(path)
+        for path in files
+        if path != folder / MANIFEST_NAME
+    }
+
+
+def read_json(path: Path) -> Json:
+    """Read a JSON object.
+
+    Raises:
+        ArtifactError: The file is missing, is not JSON, or holds something else than an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError("no such file", where=path) from error
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot be read as JSON ({error})", where=path) from error
+    if not isinstance(value, dict):
+        raise ArtifactError(f"holds a {type(value).__name__}, not a JSON object", where=path)
+    return cast(Json, value)
+
+
+def read_versioned_json(path: Path) -> Json:
+    """Read a JSON object that states its schema_version, and refuse a newer one.
+
+    Raises:
+        ArtifactError: As `read_json`, or the schema is unknown or newer than this version reads.
+    """
+    value = read_json(path)
+    version = value.get("schema_version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ArtifactError(f"has no valid schema_version ({version!r})", where=path)
+    if version > SCHEMA_VERSION:
+        raise ArtifactError(
+            f"has schema_version {version}, this msd-deploy {__version__} reads up to"
+            f" {SCHEMA_VERSION}",
+            where=path,
+            fix="Install a newer msd-deploy",
+        )
+    return value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file under a temporary name, flush it to disk, then rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Mapping[str, object]) -> None:
+    """Write a JSON object atomically, indented, keys in the given order."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def utc_now() -> str:
+    """Return the current time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def refuse_existing(path: Path, *, overwrite: bool, option: str) -> None:
+    """Refuse an output that exists.
+
+    Raises:
+        ArtifactError: The path exists and overwrite is false.
+    """
+    if path.exists() and not overwrite:
+        raise ArtifactError("already exists", where=path, fix=option)
+
+
+@contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """Yield a temporary sibling folder that becomes `final` when the block ends without an error.
+
+    An existing `final` is replaced only then. On any error the temporary folder is removed and
+    `final` stays as it was.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.building-"))
+    building.chmod(0o755)
+    try:
+        yield building
+        _replace_folder(building, final)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _replace_folder(building: Path, final: Path) -> None:
+    if not final.exists():
+        building.rename(final)
+        return
+    retired = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.retired-"))
+    final.rename(retired / final.name)
+    building.rename(final)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def write_manifest(folder: Path, kind: str, facts: Mapping[str, object]) -> None:
+    """Write manifest.json: what the folder is, and the SHA-256 of each of its files.
+
+    Args:
+        folder: The complete folder; written last, after which nothing in it may change.
+        kind: What the folder holds, for example "model" or "export".
+        facts: Further JSON values to state.
+    """
+    manifest: Json = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": kind,
+        "msd_deploy": __version__,
+        "created_utc": utc_now(),
+        **facts,
+        "files": digests_of_folder(folder),
+    }
+    write_json(folder / MANIFEST_NAME, manifest)
+
+
+def read_manifest(folder: Path, kind: str) -> Json:
+    """Read and verify a folder's manifest.
+
+    Raises:
+        ArtifactError: No manifest, another kind, a newer schema, or a file that is missing, added
+            or whose bytes differ from its digest.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise ArtifactError(
+            f"is not a complete {kind} folder: it has no {MANIFEST_NAME}", where=folder
+        )
+    manifest = read_versioned_json(path)
+    if manifest.get("kind") != kind:
+        raise ArtifactError(f"holds a {manifest.get('kind')!r}, not a {kind!r}", where=folder)
+    _verify_digests(folder, kind, manifest)
+    return manifest
+
+
+def _verify_digests(folder: Path, kind: str, manifest: Json) -> None:
+    stated, found = manifest.get("files"), digests_of_folder(folder)
+    if not isinstance(stated, dict):
+        raise ArtifactError("states no files", where=folder / MANIFEST_NAME)
+    for name in sorted(stated.keys() | found.keys()):
+        if stated.get(name) != found.get(name):
+            state = "is missing" if name not in found else "was added or altered"
+            raise ArtifactError(
+                f"{state} since the {kind} was written (its SHA-256 does not match"
+                f" {MANIFEST_NAME})",
+                where=folder / name,
+                fix=f"Write the {kind} again",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """Where each part of a run lies.
+
+    Attributes:
+        root: The run's folder, for example runs/memes.
+    """
+
+    root: Path
+
+    @property
+    def run_json(self) -> Path:
+        """Configuration, seeds, digests and versions."""
+        return self.root / "run.json"
+
+    @property
+    def history(self) -> Path:
+        """One JSON object a line: loss terms while training, metrics at each evaluation."""
+        return self.root / "history.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """The final metrics of teacher and student; written last: a run without it is unfinished."""
+        return self.root / "metrics.json"
+
+    @property
+    def teacher(self) -> Path:
+        """The teacher's model folder."""
+        return self.root / "teacher"
+
+    @property
+    def student(self) -> Path:
+        """The student's model folder."""
+        return self.root / "student"
+
+    @property
+    def teacher_predictions(self) -> Path:
+        """The teacher's logits of every example under every view."""
+        return self.root / "teacher_predictions"
+
+    @property
+    def checkpoints(self) -> Path:
+        """What an interrupted training continues from."""
+        return self.root / "checkpoints"
+
+    @property
+    def exports(self) -> Path:
+        """One folder per exported form of the student."""
+        return self.root / "exports"
+
+    @property
+    def teacher_exports(self) -> Path:
+        """The teacher's exported forms: references for `msd bench`, never for an app."""
+        return self.root / "teacher_exports"
+
+    @property
+    def reports(self) -> Path:
+        """Benchmark results and pages."""
+        return self.root / "reports"
+
+    def read(self) -> Json:
+        """Read run.json.
+
+        Raises:
+            ArtifactError: The folder is not a run, or of a newer schema.
+        """
+        if not self.run_json.is_file():
+            raise ArtifactError(
+                "is not a run: it has no run.json",
+                where=self.root,
+                fix="Name the folder that `msd distill --out` wrote",
+            )
+        return read_versioned_json(self.run_json)
+
+    def require_finished(self) -> None:
+        """Check that distillation went to its end.
+
+        Raises:
+            ArtifactError: The folder is not a run, or its distillation did not finish.
+        """
+        self.read()
+        if not self.metrics.is_file():
+            raise ArtifactError(
+                "is unfinished: it has no metrics.json",
+                where=self.root,
+                fix=f"Continue it with `msd distill --resume --out {self.root}`",
+            )

@@ -1,0 +1,255 @@
+"""Settings of a run: frozen dataclasses, filled from options and one optional TOML file.
+
+Defaults live here and nowhere else. Torch-free: the command line reads it before anything heavy.
+"""
+
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from msd_deploy.errors import ConfigError
+
+StudentSize = Literal["tiny", "small", "mobile"]
+Method = Literal["none", "kd", "msd"]
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """What is learned from."""
+
+    spec: str = "synthetic:memes"
+    """Data set: synthetic:memes|posters|entailment, easy-vqa, or FILE.jsonl."""
+    examples: int | None = None
+    """Training examples of a generated task; None: the task's own number."""
+    label_noise: float = 0.0
+    """Share of training labels of a generated task that are flipped, 0 to 1."""
+    seed: int = 0
+    """Seed of a generated task's examples."""
+    labels: tuple[str, ...] | None = None
+    """Closed list of classes of FILE.jsonl; None: the classes found in it."""
+    image_size: int | None = None
+    """Side of the model's square image in pixels; None: 48 (tiny), 64 (small), 128 (mobile)."""
+    image_mode: Literal["fit", "crop"] = "fit"
+    """fit pads with white, crop cuts the longer side."""
+    max_length: int = 32
+    """Most text tokens, [CLS] and [SEP] included."""
+    vocabulary_size: int = 2000
+    """Most word pieces of a tokenizer that is trained."""
+    tokenizer: Path | None = None
+    """A tokenizer.json to use instead of training one."""
+    strict: bool = False
+    """Unusable rows are an error instead of being skipped."""
+
+    def __post_init__(self) -> None:
+        _check_range("data.examples", self.examples, 50, 10_000_000)
+        _check_range("data.label_noise", self.label_noise, 0.0, 1.0)
+        _check_range("data.image_size", self.image_size, 16, 1024)
+        _check_range("data.max_length", self.max_length, 4, 512)
+        _check_range("data.vocabulary_size", self.vocabulary_size, 50, 200_000)
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherConfig:
+    """The teacher: given, or fine-tuned here."""
+
+    path: Path | None = None
+    """Folder of a trained teacher; None: one is trained on the labels."""
+    epochs: int | None = None
+    """Passes over the training split; None: as many as make about 1,500 steps."""
+    batch_size: int = 64
+    """Rows a step."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    modality_dropout: float = 0.3
+    """Share of steps on a single view, half of them each: makes single views mean something."""
+
+    def __post_init__(self) -> None:
+        _check_range("teacher.epochs", self.epochs, 1, 10_000)
+        _check_range("teacher.batch_size", self.batch_size, 1, 65_536)
+        _check_range("teacher.learning_rate", self.learning_rate, 1e-8, 10.0)
+        _check_range("teacher.modality_dropout", self.modality_dropout, 0.0, 0.9)
+
+
+@dataclass(frozen=True, slots=True)
+class StudentConfig:
+    """The student."""
+
+    size: StudentSize = "tiny"
+    """tiny: about 50 k parameters, small: 500 k, mobile: 4 to 5 M."""
+    vision: str | None = None
+    """Vision encoder instead of the size's own: a transformers folder or hub name."""
+    pretrained: bool = True
+    """mobile starts from ImageNet weights where the extra [pretrained] is installed."""
+
+
+@dataclass(frozen=True, slots=True)
+class DistillConfig:
+    """How the student learns."""
+
+    method: Method = "msd"
+    """msd: all three views; kd: the multimodal view only; none: labels only."""
+    alpha: float = 0.1
+    """Weight of the labels' loss; 1 - alpha is the teacher's."""
+    temperature: float = 2.0
+    """Softens teacher and student logits."""
+    multimodal_weight: float = 1.0
+    """Weight of the multimodal view's distance."""
+    image_weight: float = 1.0
+    """Weight of the image view's distance (msd only)."""
+    text_weight: float = 1.0
+    """Weight of the text view's distance (msd only)."""
+    epochs: int | None = None
+    """Passes over the training split; None: as many as make about 2,000 steps."""
+    batch_size: int = 64
+    """Rows a step."""
+    learning_rate: float = 3e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of AdamW."""
+    warmup_share: float = 0.05
+    """Share of the steps over which the learning rate rises; it then falls as a cosine to 0."""
+    checkpoint_seconds: float = 30.0
+    """Least time between two checkpoints."""
+    log_every: int = 20
+    """Steps between two lines of history.jsonl."""
+
+    def __post_init__(self) -> None:
+        _check_range("distill.alpha", self.alpha, 0.0, 1.0)
+        _check_range("distill.temperature", self.temperature, 0.05, 100.0)
+        for name in ("multimodal_weight", "image_weight", "text_weight"):
+            _check_range(f"distill.{name}", getattr(self, name), 0.0, 1000.0)
+        _check_range("distill.epochs", self.epochs, 1, 10_000)
+        _check_range("distill.batch_size", self.batch_size, 1, 65_536)
+        _check_range("distill.learning_rate", self.learning_rate, 1e-8, 10.0)
+        _check_range("distill.weight_decay", self.weight_decay, 0.0, 10.0)
+        _check_range("distill.warmup_share", self.warmup_share, 0.0, 0.9)
+        _check_range("distill.log_every", self.log_every, 1, 1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Everything that decides a run's result."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    seed: int = 0
+    """Seed of initial weights, order and dropout."""
+
+    def __post_init__(self) -> None:
+        _check_range("seed", self.seed, 0, 2**31 - 1)
+
+
+def _check_range(key: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:
+        raise ConfigError(f"must lie between {low:g} and {high:g}, not {value!r}", where=key)
+
+
+def config_as_json(config: RunConfig) -> dict[str, object]:
+    """Return a configuration as JSON values."""
+    return {key: _plain(value) for key, value in asdict(config).items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def read_config(path: Path) -> RunConfig:
+    """Read a TOML file whose tables are data, teacher, student and distill.
+
+    Raises:
+        ConfigError: The file is missing or no TOML, or a key is unknown, mistyped or out of range.
+    """
+    try:
+        stated = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot be read as TOML ({error})", where=path) from error
+    try:
+        return config_from_json(stated)
+    except ConfigError as error:
+        raise ConfigError(str(error), where=path) from error
+
+
+def config_from_json(stated: Mapping[str, object]) -> RunConfig:
+    """Build a configuration from plain values, as in TOML or run.json.
+
+    Raises:
+        ConfigError: Names the key that is unknown, mistyped or out of range.
+    """
+    return _build(RunConfig, stated, prefix="")
+
+
+def with_options(config: RunConfig, options: Mapping[str, object]) -> RunConfig:
+    """Return the configuration with options set, by dotted key; None leaves a key as it is."""
+    for key, value in options.items():
+        if value is None:
+            continue
+        section, _, name = key.rpartition(".")
+        if section:
+            changed = replace(getattr(config, section), **{name: value})
+            changes: dict[str, Any] = {section: changed}
+            config = replace(config, **changes)
+        else:
+            own: dict[str, Any] = {name: value}
+            config = replace(config, **own)
+    return config
+
+
+_Config = TypeVar("_Config")
+
+
+def _build(kind: type[_Config], stated: Mapping[str, object], *, prefix: str) -> _Config:
+    hints = typing.get_type_hints(kind)
+    known = {item.name for item in fields(kind)}  # type: ignore[arg-type]  # always a dataclass here
+    values: dict[str, Any] = {}
+    for name, value in stated.items():
+        key = f"{prefix}{name}"
+        if name not in known:
+            raise ConfigError(
+                "unknown key", where=key, fix=f"Known here: {', '.join(sorted(known))}"
+            )
+        values[name] = _convert(hints[name], value, key)
+    return kind(**values)
+
+
+def _convert(hint: Any, value: object, key: str) -> object:
+    """Check a plain value against a field's type, and convert tables, paths and lists."""
+    if is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"must be a table, not {value!r}", where=key)
+        return _build(hint, value, prefix=f"{key}.")
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(next(arg for arg in arguments if arg is not type(None)), value, key)
+    if origin is Literal:
+        return _require(value in arguments, value, key, f"one of {', '.join(map(str, arguments))}")
+    if origin is tuple:
+        is_list = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+        _require(is_list, value, key, "a list of strings")
+        return tuple(typing.cast(list[str], value))
+    if hint is Path:
+        return Path(
+            typing.cast(str, _require(isinstance(value, (str, Path)), value, key, "a path"))
+        )
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return _require(type(value) is hint, value, key, f"of type {hint.__name__}")
+
+
+def _require(is_met: bool, value: object, key: str, wanted: str) -> object:
+    if not is_met:
+        raise ConfigError(f"must be {wanted}, not {value!r}", where=key)
+    return value

@@ -1,0 +1,52 @@
+"""Every error that a user can mend, each one line: where, what is wrong, what to do about it."""
+
+
+class MsdError(Exception):
+    """A mistake in the input or the environment that the user can mend.
+
+    Args:
+        what: What is wrong, with the offending value.
+        where: The file, line or option concerned; printed first.
+        fix: What to do about it, as a sentence without its full stop.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: object = None, fix: str = "") -> None:
+        message = what if where is None else f"{where}: {what}"
+        super().__init__(f"{message}. {fix}." if fix else message)
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.fix = fix
+
+
+class ConfigError(MsdError):
+    """An option or a key of the configuration file is unknown, mistyped or out of range."""
+
+
+class DataError(MsdError):
+    """A data set is missing, empty, malformed or of no use for training."""
+
+
+class ArtifactError(MsdError):
+    """A run, model or export folder is missing, incomplete, altered or of a newer schema."""
+
+
+class ExportError(MsdError):
+    """A converter or quantizer failed."""
+
+
+class ParityError(ExportError):
+    """An exported model differs from its source by more than the tolerance."""
+
+    exit_code = 3
+
+
+class RuntimeUnavailableError(MsdError):
+    """A runtime or an optional package is not installed on this machine."""
+
+
+class StoppedError(MsdError):
+    """Work was stopped on request; what it had done is saved."""
+
+    exit_code = 130
