@@ -1,0 +1,148 @@
+"""Batches: a set of images with all the texts that go with each, and the order they come in.
+
+Several rows may share a picture (questions about one image). A batch then holds the picture once,
+and `image_index` says which row shows which.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from msd_deploy.data.prepared import PreparedSplit
+from msd_deploy.views import View
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of a data set as a model takes them.
+
+    Attributes:
+        pixel_values: uint8 [images, 3, height, width], each picture once.
+        image_index: int64 [batch], which picture a row shows; 0 where it shows none.
+        image_present: bool [batch].
+        input_ids: int64 [batch, length].
+        attention_mask: int64 [batch, length]; 1 for tokens, 0 for padding.
+        labels: int64 [batch] (single label) or float32 [batch, classes] of 0 and 1 (multi-label).
+        rows: int64 [batch], the rows' positions in their split.
+    """
+
+    pixel_values: Tensor
+    image_index: Tensor
+    image_present: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """Return the batch on another device."""
+        tensors = (getattr(self, name) for name in self.__dataclass_fields__)
+        return Batch(*(tensor.to(device, non_blocking=non_blocking) for tensor in tensors))
+
+
+def view_of(batch: Batch, view: View) -> Batch:
+    """Return the batch as one view shows it: a withheld image absent, a withheld text [CLS] alone."""
+    if view is View.IMAGE:
+        return replace(
+            batch, input_ids=batch.input_ids[:, :1], attention_mask=batch.attention_mask[:, :1]
+        )
+    if view is View.TEXT:
+        return replace(batch, image_present=torch.zeros_like(batch.image_present))
+    return batch
+
+
+def collate(split: PreparedSplit, rows: NDArray[np.int64]) -> Batch:
+    """Gather rows of a prepared split into a batch, texts cut to the longest among them."""
+    image_index = split.image_index[rows]
+    present = image_index >= 0
+    images, position = np.unique(image_index[present], return_inverse=True)
+    index_in_batch = np.zeros(len(rows), np.int64)
+    index_in_batch[present] = position
+    pixels = split.pixels[images] if len(images) else split.blank_pixels()
+    attention_mask = split.attention_mask[rows]
+    length = max(1, int(attention_mask.sum(axis=1).max(initial=1)))
+    return Batch(
+        pixel_values=torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
+        image_index=torch.from_numpy(index_in_batch),
+        image_present=torch.from_numpy(present),
+        input_ids=torch.from_numpy(split.input_ids[rows, :length].astype(np.int64)),
+        attention_mask=torch.from_numpy(attention_mask[:, :length].astype(np.int64)),
+        labels=torch.from_numpy(split.labels[rows]),
+        rows=torch.from_numpy(rows),
+    )
+
+
+class BatchDataset(torch.utils.data.Dataset[Batch]):
+    """A prepared split whose items are fetched a whole batch at a time."""
+
+    def __init__(self, split: PreparedSplit) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, row: int) -> Batch:
+        return collate(self.split, np.array([row], np.int64))
+
+    def __getitems__(self, rows: list[int]) -> Batch:
+        """Return the rows as one batch; called by torch's DataLoader."""
+        return collate(self.split, np.array(rows, np.int64))
+
+
+class ImageGroupSampler(torch.utils.data.Sampler[list[int]]):
+    """Yields batches of rows such that rows that share a picture stay together.
+
+    Args:
+        image_index: int64 [rows], the picture of each row; negative where it has none.
+        batch_size: Rows a batch; groups of a shared picture fill it to at least this number,
+            but for the last batch.
+        seed: Decides the order, together with the epoch.
+    """
+
+    def __init__(self, image_index: NDArray[np.int64], *, batch_size: int, seed: int) -> None:
+        self._groups = _group_rows(image_index)
+        self.rows_per_batch = batch_size
+        self.batch_size: int | None = None  # batches differ in size: read by accelerate
+        self.seed = seed
+        self.drop_last = False
+        self._epoch = 0
+        self._skip = 0
+
+    def set_epoch(self, epoch: int, *, skip_batches: int = 0) -> None:
+        """Choose the epoch whose order is yielded, and how many of its batches to pass over."""
+        self._epoch, self._skip = epoch, skip_batches
+
+    def __len__(self) -> int:
+        return len(self._batches()) - self._skip
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from self._batches()[self._skip :]
+
+    def _batches(self) -> list[list[int]]:
+        order = np.random.default_rng((self.seed, self._epoch)).permutation(len(self._groups))
+        batches: list[list[int]] = [[]]
+        for group in order:
+            if len(batches[-1]) >= self.rows_per_batch:
+                batches.append([])
+            batches[-1].extend(self._groups[group])
+        return batches
+
+
+def _group_rows(image_index: NDArray[np.int64]) -> list[list[int]]:
+    groups: dict[int, list[int]] = {}
+    for row, image in enumerate(image_index.tolist()):
+        groups.setdefault(image if image >= 0 else -1 - row, []).append(row)
+    return list(groups.values())
+
+
+def batches_in_order(split: PreparedSplit, *, batch_size: int) -> Iterator[Batch]:
+    """Yield the whole split in its own order, for evaluation."""
+    for start in range(0, len(split), batch_size):
+        yield collate(split, np.arange(start, min(start + batch_size, len(split))))

@@ -1,0 +1,136 @@
+"""From an encoded picture to the uint8 RGB pixels that a model sees, defined to the last bit.
+
+The definition, which an app repeats (docs/preprocessing.md states it for a phone's developer):
+decode; apply the EXIF orientation; convert to 8-bit RGB, transparency composited over white;
+resize by antialiased bilinear interpolation; pad (fit) or cut (crop) to the model's square.
+Normalisation is not here: it is the first layer of every model.
+"""
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from msd_deploy.errors import DataError
+
+PixelArray = NDArray[np.uint8]
+_WHITE = 255
+_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """How a picture becomes a model's input.
+
+    Attributes:
+        size: Height and width of the result in pixels.
+        mode: fit shows the whole picture, centred and padded with white; crop fills the square
+            and cuts the longer side's ends equally.
+    """
+
+    size: tuple[int, int]
+    mode: Literal["fit", "crop"] = "fit"
+
+
+def decode_image(source: bytes | Path) -> Image.Image:
+    """Decode an encoded picture to upright 8-bit RGB over white.
+
+    Raises:
+        DataError: The file is missing, is no picture, is broken, or has more pixels than Pillow's
+            decompression-bomb limit.
+    """
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    where = None if isinstance(source, bytes) else source
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(stream) as image:
+                _refuse_bomb(image)
+                return to_rgb(ImageOps.exif_transpose(image))
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(f"picture is too large ({error})", where=where) from error
+    # Pillow's decoders raise whatever their format's parser meets in a broken file.
+    except Exception as error:
+        raise DataError(
+            f"picture cannot be decoded ({error or type(error).__name__})", where=where
+        ) from error
+
+
+def _refuse_bomb(image: Image.Image) -> None:
+    limit, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
+    if limit is not None and pixels > limit:
+        raise DataError(f"picture has {pixels:,} pixels, more than the limit of {limit:,}")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any Pillow mode to 8-bit RGB; transparency is composited over white.
+
+    A channel c with opacity a becomes (c * a + 255 * (255 - a) + 127) // 255. Sixteen-bit greys
+    keep their upper eight bits.
+    """
+    if image.mode in _SIXTEEN_BIT_MODES:
+        grey = np.clip(np.asarray(image).astype(np.int64), 0, 0xFFFF) >> 8
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = np.asarray(image.convert("RGBA")).astype(np.uint32)
+    opacity = rgba[..., 3:]
+    over_white = (rgba[..., :3] * opacity + _WHITE * (255 - opacity) + 127) // 255
+    return Image.fromarray(over_white.astype(np.uint8))
+
+
+def resize_to_spec(image: Image.Image, spec: ImageSpec) -> PixelArray:
+    """Resize an RGB picture to the model's square.
+
+    Interpolation is Pillow's BILINEAR, which is antialiased: per axis (horizontal first) a triangle
+    of half-width max(1, scale), its weights normalised and rounded to 22-bit fixed point, each pass
+    rounded to uint8. Scaled sides are rounded half up in integers.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    height, width = spec.size
+    scaled_width, scaled_height = _scaled_size(image.width, image.height, spec)
+    if (scaled_width, scaled_height) != image.size:
+        image = image.resize((scaled_width, scaled_height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    if spec.mode == "crop":
+        top, left = (scaled_height - height) // 2, (scaled_width - width) // 2
+        return np.ascontiguousarray(pixels[top : top + height, left : left + width])
+    canvas = np.full((height, width, 3), _WHITE, np.uint8)
+    top, left = (height - scaled_height) // 2, (width - scaled_width) // 2
+    canvas[top : top + scaled_height, left : left + scaled_width] = pixels
+    return canvas
+
+
+def _scaled_size(width: int, height: int, spec: ImageSpec) -> tuple[int, int]:
+    """Return width and height of the scaled picture, at least one pixel each."""
+    target_height, target_width = spec.size
+    wider = width * target_height > height * target_width
+    choose_width: bool = wider if spec.mode == "fit" else not wider
+    if choose_width:
+        return target_width, max(1, _divide_half_up(height * target_width, width))
+    return max(1, _divide_half_up(width * target_height, height)), target_height
+
+
+def _divide_half_up(numerator: int, denominator: int) -> int:
+    return (2 * numerator + denominator) // (2 * denominator)
+
+
+def load_pixels(source: bytes | Path, spec: ImageSpec) -> PixelArray:
+    """Decode and resize an encoded picture.
+
+    Returns:
+        uint8 [height, width, 3].
+
+    Raises:
+        DataError: As `decode_image`.
+    """
+    return resize_to_spec(decode_image(source), spec)

@@ -1,0 +1,281 @@
+"""A data set made ready for models: pictures decoded and resized once, texts tokenized.
+
+Pixels are kept in a cache, keyed by the pictures' contents and the image specification, and read
+memory-mapped. Every consumer (training, export, bench, predict) reads `PreparedSplit`.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub.constants import HF_HOME
+from numpy.typing import NDArray
+
+from msd_deploy.artifacts import new_folder, read_json, sha256_of_json, write_json
+from msd_deploy.data.images import PixelArray
+from msd_deploy.data.preprocess import IdArray, Preprocessor
+from msd_deploy.data.source_types import Problem, SkippedRow, SourceData
+from msd_deploy.errors import DataError
+from msd_deploy.views import View
+
+SPLITS = ("train", "validation", "test")
+_NAMED_ROWS = 10
+_PIXELS_NAME, _FAILURES_NAME = "pixels.npy", "failures.json"
+
+OnImage = Callable[[int, int], None]
+"""Called with the pictures done and their total."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSplit:
+    """One split as arrays.
+
+    Attributes:
+        pixels: uint8 [images, height, width, 3], memory-mapped, each distinct picture once.
+        image_index: int64 [rows], the row's picture; -1 where it has none.
+        input_ids: int32 [rows, max_length].
+        attention_mask: int32 [rows, max_length].
+        labels: int64 [rows] (single label) or float32 [rows, classes] (multi-label).
+        source_rows: int64 [rows], the rows' positions in the source's split.
+    """
+
+    pixels: PixelArray
+    image_index: NDArray[np.int64]
+    input_ids: IdArray
+    attention_mask: IdArray
+    labels: NDArray[np.int64] | NDArray[np.float32]
+    source_rows: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.image_index)
+
+    def blank_pixels(self) -> PixelArray:
+        """Return one black picture, uint8 [1, height, width, 3], for rows that have none."""
+        return np.zeros((1, *self.pixels.shape[1:]), np.uint8)
+
+    def inputs(
+        self, rows: NDArray[np.int64] | slice, view: View = View.MULTIMODAL
+    ) -> dict[str, NDArray[np.generic]]:
+        """Return rows under a view, in the signature of every exported model.
+
+        Returns:
+            image uint8 [rows, height, width, 3], image_present int32 [rows], input_ids and
+            attention_mask int32 [rows, max_length].
+        """
+        image_index = self.image_index[rows]
+        present = (image_index >= 0) & view.has_image
+        image = np.zeros((len(image_index), *self.pixels.shape[1:]), np.uint8)
+        image[present] = self.pixels[image_index[present]]
+        attention_mask = self.attention_mask[rows].copy()
+        if not view.has_text:
+            attention_mask[:, 1:] = 0
+        return {
+            "image": image,
+            "image_present": present.astype(np.int32),
+            "input_ids": self.input_ids[rows],
+            "attention_mask": attention_mask,
+        }
+
+    def head(self, rows: int) -> "PreparedSplit":
+        """Return the first rows of the split."""
+        cut = slice(0, rows)
+        return PreparedSplit(
+            self.pixels,
+            self.image_index[cut],
+            self.input_ids[cut],
+            self.attention_mask[cut],
+            self.labels[cut],
+            self.source_rows[cut],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedData:
+    """All splits of a data set, ready for models.
+
+    Attributes:
+        splits: train, validation and test.
+        labels: Names of the classes.
+        problem: single_label or multi_label.
+        digest: SHA-256 over every row that is used: pictures' contents, texts, labels.
+        skipped: Rows left out, each with its place and reason.
+        notes: What the user should know of how the data was read.
+    """
+
+    splits: Mapping[str, PreparedSplit]
+    labels: tuple[str, ...]
+    problem: Problem
+    digest: str
+    skipped: tuple[SkippedRow, ...]
+    notes: tuple[str, ...]
+
+
+def default_cache() -> Path:
+    """Return the folder of kept pixels, beside the other caches of Hugging Face libraries."""
+    return Path(HF_HOME) / "msd-deploy"
+
+
+def prepare(
+    source: SourceData,
+    preprocessor: Preprocessor,
+    *,
+    cache: Path | None = None,
+    strict: bool = False,
+    on_image: OnImage = lambda done, total: None,
+) -> PreparedData:
+    """Decode, resize and tokenize a data set; broken pictures take their rows out of it.
+
+    Args:
+        source: What a reader found.
+        preprocessor: The specification.
+        cache: Where pixels are kept; the libraries' cache if None.
+        strict: A broken picture is an error instead of a skipped row.
+        on_image: Progress of decoding.
+
+    Raises:
+        DataError: A picture is broken and strict is set, or a split is left without rows.
+    """
+    pixels, index_of, failures = _pixel_store(
+        source, preprocessor, cache or default_cache(), on_image
+    )
+    splits, skipped, row_digests = {}, list(source.skipped), {}
+    for name in SPLITS:
+        rows = source.dataset[name]
+        digests = np.array(rows["image_sha256"], dtype=object)
+        broken = np.array([digest in failures for digest in digests], dtype=bool)
+        origins = rows["origin"] if broken.any() else []
+        skipped += [
+            SkippedRow(origins[row], failures[digests[row]]) for row in np.flatnonzero(broken)
+        ]
+        kept = np.flatnonzero(~broken)
+        splits[name] = _prepare_split(source, name, kept, preprocessor, (pixels, index_of))
+        row_digests[name] = _digest_rows(source, name, kept)
+    _check_rows(splits, skipped[len(source.skipped) :], strict=strict)
+    return PreparedData(
+        splits,
+        source.labels,
+        source.problem,
+        sha256_of_json([source.labels, source.problem, row_digests]),
+        tuple(skipped),
+        source.notes,
+    )
+
+
+def _check_rows(
+    splits: Mapping[str, PreparedSplit], broken: list[SkippedRow], *, strict: bool
+) -> None:
+    if broken and strict:
+        named = "; ".join(f"{row.origin}: {row.reason}" for row in broken[:_NAMED_ROWS])
+        raise DataError(
+            f"{len(broken)} broken pictures: {named}", fix="Mend them, or leave out --strict"
+        )
+    for name, split in splits.items():
+        if len(split) == 0:
+            raise DataError(
+                f"no usable rows are left in the {name} split ({len(broken)} broken pictures)",
+                fix="Mend the pictures or add rows",
+            )
+
+
+def _prepare_split(
+    source: SourceData,
+    name: str,
+    kept: NDArray[np.int64],
+    preprocessor: Preprocessor,
+    store: tuple[PixelArray, Mapping[str, int]],
+) -> PreparedSplit:
+    pixels, index_of = store
+    rows = source.dataset[name].select(kept)
+    digests = rows["image_sha256"]
+    image_index = np.array([index_of[d] if d else -1 for d in digests], np.int64).reshape(-1)
+    input_ids, attention_mask = preprocessor.tokens([text or "" for text in rows["text"]])
+    return PreparedSplit(
+        pixels, image_index, input_ids, attention_mask, _label_array(source, name, kept), kept
+    )
+
+
+def _label_array(
+    source: SourceData, name: str, kept: NDArray[np.int64]
+) -> NDArray[np.int64] | NDArray[np.float32]:
+    rows = source.dataset[name]
+    if source.problem == "single_label":
+        return np.array(rows["label"], np.int64).reshape(-1)[kept]
+    hot = np.zeros((len(rows), len(source.labels)), np.float32)
+    for row, classes in enumerate(rows["labels"]):
+        hot[row, classes] = 1.0
+    return hot[kept]
+
+
+def _digest_rows(source: SourceData, name: str, kept: NDArray[np.int64]) -> str:
+    rows = source.dataset[name]
+    target = "label" if source.problem == "single_label" else "labels"
+    columns = (rows["image_sha256"], rows["text"], rows[target])
+    digests, texts, targets = (list(column) for column in columns)
+    return sha256_of_json([[digests[row], texts[row], targets[row]] for row in kept.tolist()])
+
+
+def _pixel_store(
+    source: SourceData, preprocessor: Preprocessor, cache: Path, on_image: OnImage
+) -> tuple[PixelArray, dict[str, int], dict[str, str]]:
+    """Return pixels, each good picture's position by content digest, and failures by digest."""
+    places = _distinct_images(source)
+    digests = sorted(places)
+    key = sha256_of_json([preprocessor.as_json()["image"], digests])
+    folder = cache / "pixels" / key
+    if not folder.is_dir():
+        with new_folder(folder) as building:
+            failures = _decode_all(source, preprocessor, places, building / _PIXELS_NAME, on_image)
+            write_json(building / _FAILURES_NAME, failures)
+    stated = read_json(folder / _FAILURES_NAME)
+    pixels = np.load(folder / _PIXELS_NAME, mmap_mode="r", allow_pickle=False)
+    failures = {digest: str(reason) for digest, reason in stated.items()}
+    return pixels, {digest: i for i, digest in enumerate(digests)}, failures
+
+
+def _distinct_images(source: SourceData) -> dict[str, tuple[str, int]]:
+    """Return one place (split, row) of each distinct picture, by content digest."""
+    places: dict[str, tuple[str, int]] = {}
+    for name in SPLITS:
+        for row, digest in enumerate(source.dataset[name]["image_sha256"]):
+            if digest:
+                places.setdefault(digest, (name, row))
+    return places
+
+
+def _decode_all(
+    source: SourceData,
+    preprocessor: Preprocessor,
+    places: Mapping[str, tuple[str, int]],
+    path: Path,
+    on_image: OnImage,
+) -> dict[str, str]:
+    """Decode every distinct picture into one array on disk; return the failures by digest."""
+    failures: dict[str, str] = {}
+    shape = (max(1, len(places)), *preprocessor.image.size, 3)
+    _reserve(path, shape)
+    pixels = np.lib.format.open_memmap(path, mode="r+")
+    for position, (digest, (split, row)) in enumerate(sorted(places.items())):
+        example = source.dataset[split][row]
+        encoded = example["image_bytes"]
+        try:
+            pixels[position] = preprocessor.pixels(
+                encoded if encoded is not None else Path(example["image_path"])
+            )
+        except DataError as error:
+            failures[digest] = error.what
+        on_image(position + 1, len(places))
+    pixels.flush()
+    return failures
+
+
+def _reserve(path: Path, shape: tuple[int, ...]) -> None:
+    """Create the array's file with its blocks allocated: a full disk is an error now.
+
+    Writing into a sparse memory map on a full disk would kill the process with SIGBUS.
+    """
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).flush()
+    with path.open("r+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -1,0 +1,242 @@
+"""The one preprocessing specification: image resize and tokenizer, saved beside every model.
+
+Training, export, bench and predict all read this; nothing else resizes or tokenizes. It is two
+files: preprocess.json (versioned) and tokenizer.json (Hugging Face tokenizers).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+
+from msd_deploy.artifacts import (
+    SCHEMA_VERSION,
+    Json,
+    read_versioned_json,
+    sha256_of_json,
+    write_json,
+    write_text,
+)
+from msd_deploy.data.images import ImageSpec, PixelArray, load_pixels
+from msd_deploy.errors import ArtifactError, ConfigError
+
+PREPROCESS_NAME = "preprocess.json"
+TOKENIZER_NAME = "tokenizer.json"
+PAD, UNKNOWN, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+_INSIDE_WORD = "##"
+SPECIAL_TOKENS = (PAD, UNKNOWN, CLS, SEP, MASK)
+_RESIZE = "pillow-bilinear-antialiased-uint8"
+
+IdArray = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessor:
+    """Turns pictures and texts into a model's inputs, the same way everywhere.
+
+    Attributes:
+        image: How a picture is resized.
+        tokenizer: WordPiece with its Unicode normalisation.
+        max_length: Tokens of text, [CLS] and [SEP] included.
+    """
+
+    image: ImageSpec
+    tokenizer: Tokenizer
+    max_length: int
+
+    def pixels(self, source: bytes | Path) -> PixelArray:
+        """Decode and resize one picture to uint8 [height, width, 3].
+
+        Raises:
+            DataError: The picture cannot be read.
+        """
+        return load_pixels(source, self.image)
+
+    def tokens(self, texts: Sequence[str]) -> tuple[IdArray, IdArray]:
+        """Tokenize texts, cut on the right and padded to max_length; "" leaves [CLS] alone.
+
+        Returns:
+            input_ids and attention_mask, both int32 [texts, max_length].
+        """
+        input_ids = np.full((len(texts), self.max_length), self.pad_id, np.int32)
+        attention_mask = np.zeros_like(input_ids)
+        for row, encoding in enumerate(self.tokenizer.encode_batch(list(texts))):
+            ids = encoding.ids if texts[row] else [self.cls_id]
+            input_ids[row, : len(ids)] = ids
+            attention_mask[row, : len(ids)] = 1
+        return input_ids, attention_mask
+
+    @property
+    def pad_id(self) -> int:
+        """The identifier of [PAD]."""
+        return _token_id(self.tokenizer, PAD)
+
+    @property
+    def cls_id(self) -> int:
+        """The identifier of [CLS], the only token of an absent text."""
+        return _token_id(self.tokenizer, CLS)
+
+    def as_json(self) -> Json:
+        """Return preprocess.json."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "image": {
+                "size": list(self.image.size),
+                "mode": self.image.mode,
+                "resize": _RESIZE,
+                "orientation": "exif",
+                "background": [255, 255, 255],
+                "color": "RGB",
+                "dtype": "uint8",
+                "normalization": "inside the model",
+            },
+            "text": {
+                "tokenizer": TOKENIZER_NAME,
+                "max_length": self.max_length,
+                "truncation": "right",
+                "padding": "right",
+                "pad_id": self.pad_id,
+                "cls_id": self.cls_id,
+                "special_tokens_in_text": "ordinary text",
+                "absent": "[CLS] alone",
+            },
+        }
+
+    def digest(self) -> str:
+        """Return a digest of everything that decides a model's inputs."""
+        return sha256_of_json([self.as_json(), self.tokenizer.to_str()])
+
+    def save(self, folder: Path) -> None:
+        """Write preprocess.json and tokenizer.json into a folder."""
+        write_json(folder / PREPROCESS_NAME, self.as_json())
+        write_text(folder / TOKENIZER_NAME, self.tokenizer.to_str(pretty=True))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Preprocessor":
+        """Read what `save` wrote.
+
+        Raises:
+            ArtifactError: A file is missing, malformed, or asks for something unknown.
+        """
+        path = folder / PREPROCESS_NAME
+        stated = read_versioned_json(path)
+        image, text = stated.get("image"), stated.get("text")
+        if not isinstance(image, dict) or not isinstance(text, dict):
+            raise ArtifactError("has no image and text part", where=path)
+        if image.get("resize") != _RESIZE:
+            raise ArtifactError(f"asks for an unknown resize {image.get('resize')!r}", where=path)
+        tokenizer = load_tokenizer(folder / TOKENIZER_NAME)
+        return build_preprocessor(
+            tokenizer, _image_spec(image, path), max_length=_positive(text.get("max_length"), path)
+        )
+
+
+def build_preprocessor(tokenizer: Tokenizer, image: ImageSpec, *, max_length: int) -> Preprocessor:
+    """Assemble a preprocessor; sets the tokenizer's truncation and turns its own padding off."""
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    tokenizer.encode_special_tokens = True
+    return Preprocessor(image, tokenizer, max_length)
+
+
+def _image_spec(stated: Json, path: Path) -> ImageSpec:
+    size, mode = stated.get("size"), stated.get("mode")
+    if not isinstance(size, list) or len(size) != 2 or mode not in ("fit", "crop"):
+        raise ArtifactError(f"has an invalid image size or mode ({size!r}, {mode!r})", where=path)
+    height, width = (_positive(side, path) for side in size)
+    return ImageSpec((height, width), mode)
+
+
+def _positive(value: object, path: Path) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ArtifactError(f"has {value!r} where a positive number belongs", where=path)
+    return value
+
+
+def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> Tokenizer:
+    """Train a WordPiece tokenizer as BERT's uncased one works; equal texts give equal tokenizers.
+
+    Normalisation: control characters out, white space to blanks, Chinese characters apart, accents
+    off (NFD without combining marks), lower case. Then split at white space and punctuation.
+
+    Args:
+        texts: The training texts.
+        vocabulary_size: Upper limit of the number of pieces, special tokens included.
+    """
+    words = _count_words(_wordpiece({token: i for i, token in enumerate(SPECIAL_TOKENS)}), texts)
+    # The trainer numbers the letters inside words as its hash map yields them, and breaks ties by
+    # number: given to it in order, like the special tokens, the result is always the same.
+    letters = sorted({f"{_INSIDE_WORD}{letter}" for word in words for letter in word[1:]})
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary_size, special_tokens=[*SPECIAL_TOKENS, *letters], show_progress=False
+    )
+    learner = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    learner.train_from_iterator((word for word in words for _ in range(words[word])), trainer)
+    return _wordpiece(learner.get_vocab())
+
+
+def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True, handle_chinese_chars=True, strip_accents=True, lowercase=True
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.post_processor = processors.BertProcessing(
+        (SEP, _token_id(tokenizer, SEP)), (CLS, _token_id(tokenizer, CLS))
+    )
+    return tokenizer
+
+
+def _count_words(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
+    """Count the words that normalisation and splitting make of texts."""
+    counts: Counter[str] = Counter()
+    for text, times in Counter(texts).items():
+        normalised = tokenizer.normalizer.normalize_str(text)
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalised):
+            counts[word] += times
+    return counts
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer.json, or the one in a folder, with the special tokens of BERT.
+
+    Raises:
+        ArtifactError: The file is missing or malformed.
+        ConfigError: It lacks one of [PAD], [UNK], [CLS] and [SEP].
+    """
+    file = path / TOKENIZER_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise ArtifactError("no such tokenizer file", where=file)
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the Rust library raises Exception itself
+        raise ArtifactError(f"is not a tokenizer ({error})", where=file) from error
+    for token in (PAD, UNKNOWN, CLS, SEP):
+        if tokenizer.token_to_id(token) is None:
+            raise ConfigError(
+                f"tokenizer has no {token}",
+                where=file,
+                fix="Bring a BERT-type tokenizer, or let one be trained",
+            )
+    return tokenizer
+
+
+def _token_id(tokenizer: Tokenizer, token: str) -> int:
+    identifier = tokenizer.token_to_id(token)
+    assert identifier is not None  # load_tokenizer and train_tokenizer guarantee it
+    return identifier

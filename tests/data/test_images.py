@@ -1,0 +1,146 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from msd_deploy.data.images import ImageSpec, decode_image, load_pixels, resize_to_spec, to_rgb
+from msd_deploy.errors import DataError
+
+FIXED_POINT_BITS = 22
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def reference_weights(size: int, target: int) -> list[tuple[int, np.ndarray]]:
+    """docs/preprocessing.md, step 4: fixed-point weights of each target pixel and their start."""
+    scale = size / target
+    support = max(1.0, scale)
+    rows = []
+    for position in range(target):
+        centre = (position + 0.5) * scale
+        first = max(0, int(centre - support + 0.5))
+        last = min(size, int(centre + support + 0.5))
+        distance = np.abs((np.arange(first, last) + 0.5 - centre) / support)
+        weights = np.maximum(0.0, 1.0 - distance)
+        weights /= weights.sum()
+        rows.append((first, np.floor(weights * (1 << FIXED_POINT_BITS) + 0.5).astype(np.int64)))
+    return rows
+
+
+def reference_resize_rows(pixels: np.ndarray, target: int) -> np.ndarray:
+    """Resize along axis 1, in integers, as the document defines it."""
+    columns = []
+    for first, weights in reference_weights(pixels.shape[1], target):
+        window = pixels[:, first : first + len(weights)].astype(np.int64)
+        total = (window * weights[None, :, None]).sum(axis=1) + (1 << (FIXED_POINT_BITS - 1))
+        columns.append(np.clip(total >> FIXED_POINT_BITS, 0, 255))
+    return np.stack(columns, axis=1).astype(np.uint8)
+
+
+def reference_resize(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    if width != pixels.shape[1]:
+        pixels = reference_resize_rows(pixels, width)
+    if height != pixels.shape[0]:
+        pixels = reference_resize_rows(pixels.swapaxes(0, 1), height).swapaxes(0, 1)
+    return pixels
+
+
+@pytest.mark.parametrize("size", [(100, 100), (17, 17), (301, 301), (48, 48), (49, 49)])
+def test_resize_equals_the_documented_integer_arithmetic_to_the_bit(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    result = resize_to_spec(Image.fromarray(pixels), ImageSpec((48, 48)))
+    assert np.array_equal(result, reference_resize(pixels, 48, 48))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "mode", "scaled", "offset"),
+    [
+        (100, 50, "fit", (48, 24), (12, 0)),
+        (50, 100, "fit", (24, 48), (0, 12)),
+        (101, 50, "crop", (97, 48), (0, -24)),
+        (33, 100, "crop", (48, 145), (-48, 0)),
+        (1000, 1, "fit", (48, 1), (23, 0)),
+    ],
+)
+def test_fit_pads_with_white_and_crop_cuts_the_longer_side(
+    width: int, height: int, mode: str, scaled: tuple[int, int], offset: tuple[int, int]
+) -> None:
+    pixels = np.random.default_rng(1).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    result = resize_to_spec(Image.fromarray(pixels), ImageSpec((48, 48), mode))  # type: ignore[arg-type]
+    whole = reference_resize(pixels, *scaled)
+    top, left = offset
+    if mode == "crop":
+        assert np.array_equal(result, whole[-top : -top + 48, -left : -left + 48])
+    else:
+        expected = np.full((48, 48, 3), 255, np.uint8)
+        expected[top : top + whole.shape[0], left : left + whole.shape[1]] = whole
+        assert np.array_equal(result, expected)
+
+
+def test_transparency_is_composited_over_white() -> None:
+    rgba = np.array([[[10, 20, 30, 0], [10, 20, 30, 255], [100, 0, 200, 128]]], np.uint8)
+    result = np.asarray(to_rgb(Image.fromarray(rgba)))[0]
+    half = [(100 * 128 + 255 * 127 + 127) // 255, (255 * 127 + 127) // 255]
+    half.append((200 * 128 + 255 * 127 + 127) // 255)
+    assert result.tolist() == [[255, 255, 255], [10, 20, 30], half]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    image = Image.new("RGB", (9, 7), (200, 40, 90)).convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.full((7, 9), 200 << 8, np.uint16))
+        assert np.asarray(to_rgb(image))[0, 0].tolist() == [200, 200, 200]
+    assert to_rgb(image).mode == "RGB"
+    assert to_rgb(image).size == (9, 7)
+
+
+def test_palette_transparency_is_white() -> None:
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([255, 0, 0, 0, 255, 0])
+    pixels = load_pixels(encoded(palette, transparency=0), ImageSpec((4, 4)))
+    assert (pixels == 255).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    upright = np.zeros((2, 4, 3), np.uint8)
+    upright[0, 0] = 255
+    undo = {
+        1: lambda p: p,
+        2: lambda p: p[:, ::-1],
+        3: lambda p: p[::-1, ::-1],
+        4: lambda p: p[::-1],
+        5: lambda p: p.swapaxes(0, 1),
+        6: lambda p: np.rot90(p),
+        7: lambda p: np.rot90(p, 2).swapaxes(0, 1),
+        8: lambda p: np.rot90(p, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(undo(upright)))
+    assert np.array_equal(np.asarray(decode_image(encoded(stored, exif=exif))), upright)
+
+
+def test_a_broken_picture_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "cut.png"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path.write_bytes(encoded(Image.fromarray(noise))[:2000])
+    with pytest.raises(DataError, match=r"cut\.png: picture cannot be decoded"):
+        decode_image(path)
+
+
+def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = encoded(Image.new("L", (200, 200)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30_000)
+    with pytest.raises(DataError, match=r"40,000 pixels, more than the limit of 30,000"):
+        decode_image(bomb)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    with pytest.raises(DataError, match="too large"):
+        decode_image(bomb)

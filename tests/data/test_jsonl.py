@@ -1,0 +1,377 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from msd_deploy.data import source_types
+from msd_deploy.data.jsonl import load_jsonl
+from msd_deploy.data.source_types import SourceData, SourceOptions
+from msd_deploy.data.synthetic import encode_png
+from msd_deploy.errors import DataError
+
+
+def write_picture(folder: Path, name: str, seed: int) -> str:
+    """Write a picture that differs by seed; return its name."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode_png(np.full((2, 2, 3), seed, np.uint8)))
+    return name
+
+
+def write_rows(folder: Path, *rows: object) -> Path:
+    """Write rows.jsonl; bytes stand as they are, everything else as JSON."""
+    lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
+    path = folder / "rows.jsonl"
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return path
+
+
+def good_rows(count: int) -> list[object]:
+    return [{"text": f"text {index}", "label": "ab"[index % 2]} for index in range(count)]
+
+
+def reasons(folder: Path, row: object, options: SourceOptions | None = None) -> list[str]:
+    """Return why one row beside good ones was skipped."""
+    path = write_rows(folder, row, *good_rows(20))
+    data = load_jsonl(path, options or SourceOptions())
+    assert all(skipped.origin == f"{path}:1" for skipped in data.skipped)
+    return [skipped.reason for skipped in data.skipped]
+
+
+def all_rows(data: SourceData) -> list[dict[str, object]]:
+    return [row for split in data.dataset.values() for row in split]
+
+
+def keys(data: SourceData, split: str) -> set[str]:
+    rows = data.dataset[split]
+    return {row["image_sha256"] or row["text"] for row in rows}
+
+
+def test_rows_keep_their_picture_text_label_and_place(tmp_path: Path) -> None:
+    rows = [
+        {"image": write_picture(tmp_path, f"pictures/{n}.png", n), "text": f"t{n}", "label": n % 2}
+        for n in range(30)
+    ]
+    path = write_rows(tmp_path, *rows)
+    data = load_jsonl(path, SourceOptions())
+    assert (data.labels, data.problem, data.skipped) == (("0", "1"), "single_label", ())
+    by_origin = {row["origin"]: row for row in all_rows(data)}
+    assert len(by_origin) == 30
+    row = by_origin[f"{path}:4"]
+    assert row["image_path"] == str(tmp_path / "pictures" / "3.png")
+    assert row["image_bytes"] is None
+    assert (row["text"], row["label"]) == ("t3", 1)
+    assert list(data.dataset["train"].column_names) == [
+        "image_path",
+        "image_bytes",
+        "image_sha256",
+        "text",
+        "label",
+        "origin",
+    ]
+
+
+def test_reading_twice_gives_the_same_splits_and_fingerprints(tmp_path: Path) -> None:
+    path = write_rows(tmp_path, *good_rows(60))
+    first, second = (load_jsonl(path, SourceOptions()) for _ in range(2))
+    for split in first.dataset:
+        assert first.dataset[split].to_list() == second.dataset[split].to_list()
+        assert first.dataset[split]._fingerprint == second.dataset[split]._fingerprint
+
+
+def test_a_large_split_is_memory_mapped_and_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_rows(tmp_path, *good_rows(3000))
+    small = load_jsonl(path, SourceOptions()).dataset["train"]
+    monkeypatch.setattr(source_types, "IN_MEMORY_BYTES", 10_000)
+    monkeypatch.setattr(source_types.datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    large = load_jsonl(path, SourceOptions()).dataset["train"]
+    (file,) = large.cache_files
+    assert Path(file["filename"]).is_relative_to(tmp_path / "cache")
+    assert large._fingerprint == small._fingerprint
+    assert large.to_list() == small.to_list()
+    assert not list((tmp_path / "cache").rglob("*.incomplete"))
+
+
+def test_an_unwritable_cache_is_a_data_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache").write_text("a file where a folder must be")
+    monkeypatch.setattr(source_types, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(source_types.datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    with pytest.raises(DataError, match=r"cannot be written .* Set HF_DATASETS_CACHE"):
+        load_jsonl(write_rows(tmp_path, *good_rows(20)), SourceOptions())
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (b'{"text": "a", "label": "a"', "is not JSON (Expecting ',' delimiter at column 27)"),
+        (b'{"text": "x", "label": NaN}', "is not JSON (NaN is no JSON value)"),
+        (b'{"text": "x", "label": -Infinity}', "is not JSON (-Infinity is no JSON value)"),
+        pytest.param(
+            b"[" * 100_000, "is not JSON that can be read (nested too deeply)", id="nested"
+        ),
+        (b'["a"]', "is a list, not a JSON object"),
+        (b"7", "is a number, not a JSON object"),
+        (b'{"text": "\xff", "label": "a"}', "is not UTF-8 (byte 11)"),
+        (b'{"text": "\\ud800", "label": "a"}', "text holds half a surrogate pair, no character"),
+        ({"text": 3, "label": "a"}, "text is a number, not a string"),
+        ({"label": "a"}, "has neither image nor text"),
+        ({"text": " ", "image": "", "label": "a"}, "has neither image nor text"),
+        ({"text": "x"}, "has no label (unlabelled rows are not used yet)"),
+        ({"text": "x", "label": None}, "has no label (unlabelled rows are not used yet)"),
+        ({"text": "x", "label": True}, "label is a boolean, not a string or integer"),
+        ({"text": "x", "label": 1.0}, "label is a number, not a string or integer"),
+        ({"text": "x", "label": ["a"]}, "label is a list, not a string or integer"),
+        ({"text": "x", "label": " "}, "label is empty"),
+        (b'{"text": "x", "label": "\\udc00"}', "label holds half a surrogate pair, no character"),
+        (
+            {"text": "x", "label": "c"},
+            "unknown label 'c': no other row has it; name the classes with --labels to keep it",
+        ),
+        (
+            {"text": "x", "label": "a", "split": "Train"},
+            "unknown split 'Train': use train, validation or test",
+        ),
+        (
+            {"text": "x", "label": "a", "split": 1},
+            "unknown split 1: use train, validation or test",
+        ),
+        ({"image": 5, "label": "a"}, "image is a number, not a string"),
+        ({"image": "no.png", "label": "a"}, "image 'no.png' is missing"),
+        ({"image": "folder", "label": "a"}, "image 'folder' is a folder"),
+        ({"image": "pipe", "label": "a"}, "image 'pipe' is no regular file"),
+        ({"image": "/etc/passwd", "label": "a"}, "image '/etc/passwd' leaves the data folder"),
+        ({"image": "C:\\x.png", "label": "a"}, "image 'C:\\\\x.png' leaves the data folder"),
+        ({"image": "../secret", "label": "a"}, "image '../secret' leaves the data folder"),
+        ({"image": "a\\..\\b", "label": "a"}, "image 'a\\\\..\\\\b' leaves the data folder"),
+        ({"image": "a\0b", "label": "a"}, "image 'a\\x00b' leaves the data folder"),
+        ({"image": "link", "label": "a"}, "image 'link' leaves the data folder"),
+        ({"image": "linked/secret", "label": "a"}, "image 'linked/secret' leaves the data folder"),
+        (b'{"image": "\\ud800", "label": "a"}', "image holds half a surrogate pair, no character"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named_with_its_reason(
+    tmp_path: Path, row: object, reason: str
+) -> None:
+    folder = tmp_path / "data"
+    folder.joinpath("folder").mkdir(parents=True)
+    os.mkfifo(folder / "pipe")
+    (tmp_path / "secret").write_bytes(b"outside")
+    (folder / "link").symlink_to(tmp_path / "secret")
+    (folder / "linked").symlink_to(tmp_path)
+    assert reasons(folder, row) == [reason]
+
+
+@pytest.mark.parametrize("name", ["loop", "x" * 5000, "rows.jsonl/x.png"])
+def test_a_path_that_the_system_refuses_is_a_named_row(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (reason,) = reasons(tmp_path, {"image": name, "label": "a"})
+    assert reason.startswith(f"image {name!r} cannot be read (")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_an_unreadable_picture_is_a_named_row(tmp_path: Path) -> None:
+    write_picture(tmp_path, "a.png", 1)
+    (tmp_path / "a.png").chmod(0)
+    row = {"image": "a.png", "label": "a"}
+    assert reasons(tmp_path, row) == ["image 'a.png' cannot be read (Permission denied)"]
+
+
+def test_a_link_inside_the_data_folder_is_followed(tmp_path: Path) -> None:
+    write_picture(tmp_path, "a.png", 1)
+    (tmp_path / "link.png").symlink_to("a.png")
+    assert reasons(tmp_path, {"image": "link.png", "label": "a"}) == []
+
+
+def test_blank_lines_a_byte_order_mark_and_windows_line_ends_are_no_problem(tmp_path: Path) -> None:
+    path = write_rows(tmp_path, *good_rows(20))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n \r\n"))
+    data = load_jsonl(path, SourceOptions())
+    assert len(all_rows(data)) == 20
+    assert data.skipped == ()
+
+
+def test_a_closed_list_keeps_rare_classes_and_refuses_others(tmp_path: Path) -> None:
+    options = SourceOptions(labels=("b", "a", "rare"))
+    path = write_rows(tmp_path, {"text": "x", "label": "c"}, {"text": "y", "label": "rare"})
+    path.write_bytes(path.read_bytes() + write_rows(tmp_path, *good_rows(20)).read_bytes())
+    data = load_jsonl(path, options)
+    assert data.labels == ("b", "a", "rare")
+    assert [row.reason for row in data.skipped] == ["unknown label 'c'"]
+    rare = next(row for row in all_rows(data) if row["text"] == "y")
+    assert rare["label"] == 2
+
+
+def test_integer_classes_are_ordered_by_number_and_equal_their_strings(tmp_path: Path) -> None:
+    rows = [{"text": f"{n}", "label": label} for n, label in enumerate([10, 9, "9", "10"] * 5)]
+    assert load_jsonl(write_rows(tmp_path, *rows), SourceOptions()).labels == ("9", "10")
+
+
+def test_labels_make_a_multi_label_set_in_which_a_row_may_have_none(tmp_path: Path) -> None:
+    given = [["b", "a", "a"], [], ["b"]]
+    rows = [{"text": f"{n}", "labels": given[n % 3]} for n in range(30)]
+    data = load_jsonl(write_rows(tmp_path, *rows), SourceOptions())
+    assert (data.problem, data.labels) == ("multi_label", ("a", "b"))
+    found = {row["text"]: row["labels"] for row in all_rows(data)}
+    assert [found["0"], found["1"], found["2"]] == [[0, 1], [], [1]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        ("a", "labels is a string, not a list"),
+        (["a", 1.5], "an entry of labels is a number, not a string or integer"),
+    ],
+)
+def test_a_row_with_malformed_labels_is_named(tmp_path: Path, labels: object, reason: str) -> None:
+    rows = [{"text": f"{n}", "labels": ["a", "b"][: n % 3]} for n in range(30)]
+    data = load_jsonl(write_rows(tmp_path, {"text": "x", "labels": labels}, *rows), SourceOptions())
+    assert [row.reason for row in data.skipped] == [reason]
+
+
+def test_without_splits_no_picture_stands_in_two(tmp_path: Path) -> None:
+    rows = [
+        {"image": write_picture(tmp_path, f"{n}.png", n % 100), "text": f"{n}", "label": n % 2}
+        for n in range(200)
+    ]
+    data = load_jsonl(write_rows(tmp_path, *rows), SourceOptions())
+    found = [keys(data, split) for split in ("train", "validation", "test")]
+    assert len(set.union(*found)) == sum(len(split) for split in found) == 100
+    assert 70 <= len(found[0]) <= 90
+    sizes = ", ".join(f"{split} {len(rows)}" for split, rows in data.dataset.items())
+    assert data.notes == (f"200 rows: {sizes}",)
+
+
+def test_stated_splits_are_kept_and_the_same_picture_follows(tmp_path: Path) -> None:
+    names = ["train", "validation", "val", "dev", "test"]
+    rows = [
+        {"image": write_picture(tmp_path, f"{n}.png", n), "label": n % 2, "split": names[n % 5]}
+        for n in range(30)
+    ]
+    unstated = [{"image": f"{n}.png", "text": "again", "label": n % 2} for n in range(30)]
+    data = load_jsonl(write_rows(tmp_path, *rows, *unstated), SourceOptions())
+    sizes = {split: len(rows) for split, rows in data.dataset.items()}
+    assert sizes == {"train": 12, "validation": 36, "test": 12}
+    assert not keys(data, "train") & keys(data, "test")
+
+
+def test_a_text_that_the_rows_put_in_two_splits_is_noted(tmp_path: Path) -> None:
+    rows = [
+        {"text": f"{n // 3}", "label": "ab"[n % 2], "split": ("train", "validation", "test")[n % 3]}
+        for n in range(12)
+    ]
+    data = load_jsonl(write_rows(tmp_path, *rows), SourceOptions())
+    assert "8 pictures or texts stand in more than one split, as the rows say" in data.notes
+
+
+def test_a_missing_validation_split_is_taken_from_train(tmp_path: Path) -> None:
+    rows = [
+        {"text": f"{n}", "label": "ab"[n % 2], "split": "test" if n < 10 else "train"}
+        for n in range(40)
+    ]
+    data = load_jsonl(write_rows(tmp_path, *rows), SourceOptions())
+    assert {split: len(rows) for split, rows in data.dataset.items()} == {
+        "train": 27,
+        "validation": 3,
+        "test": 10,
+    }
+    assert data.notes[1] == (
+        "no row fell into validation: 3 of 30 different pictures or texts went from train to it"
+    )
+
+
+def test_four_rows_still_make_three_splits(tmp_path: Path) -> None:
+    rows = [{"text": f"{n}", "label": "ab"[n % 2]} for n in (0, 1, 2, 5)]
+    data = load_jsonl(write_rows(tmp_path, *rows), SourceOptions())
+    assert {split: len(rows) for split, rows in data.dataset.items()} == {
+        "train": 2,
+        "validation": 1,
+        "test": 1,
+    }
+
+
+def test_two_texts_are_too_few_and_the_notes_say_so(tmp_path: Path) -> None:
+    rows = [{"text": text, "label": text} for text in "abab"]
+    data = load_jsonl(write_rows(tmp_path, *rows), SourceOptions())
+    assert {len(split) for split in data.dataset.values()} == {4}
+    assert data.notes[1] == (
+        "too small for a validation and test split (2 different pictures or texts to train on):"
+        " the training rows stand in for validation and test, and the figures there MEAN NOTHING"
+    )
+
+
+def test_a_class_that_is_never_trained_on_is_noted(tmp_path: Path) -> None:
+    held_out = [{"text": f"c{n}", "label": "c", "split": "test"} for n in range(2)]
+    options = SourceOptions(labels=("a", "b", "c", "d"))
+    notes = load_jsonl(write_rows(tmp_path, *good_rows(40), *held_out), options).notes
+    assert notes[-2:] == (
+        "1 classes occur in validation or test only, the model cannot learn them: c",
+        "1 classes occur in no row, the model cannot learn them: d",
+    )
+
+
+def test_strict_lists_the_first_ten_rows_and_their_number(tmp_path: Path) -> None:
+    path = write_rows(tmp_path, *good_rows(20), *[{"text": f"{n}"} for n in range(12)])
+    with pytest.raises(DataError) as caught:
+        load_jsonl(path, SourceOptions(strict=True))
+    message = str(caught.value)
+    assert message.startswith(f"{path}: 12 rows cannot be used: {path}:21: has no label")
+    assert f"{path}:30: " in message
+    assert f"{path}:31: " not in message
+    assert message.endswith("; and 2 more. Mend them, or leave out --strict.")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], r"is empty\. Write one JSON object a line"),
+        ([{"text": "x"}], r"has no usable row: .*rows\.jsonl:1: has no label .*\. Write one"),
+        (
+            [{"text": "x", "label": "a"}, {"text": "y", "labels": ["a"]}],
+            r"mixes label \(line 1\) and labels \(line 2\)\. Give every row a label",
+        ),
+        (
+            [{"text": "x", "label": "a", "labels": ["a"]}],
+            r"mixes label \(line 1\) and labels \(line 1\)",
+        ),
+        (
+            [{"text": f"{n}", "label": "a"} for n in range(20)],
+            r"has one single class 'a': nothing to learn\. Add rows of others",
+        ),
+        (
+            [{"text": f"{n}", "label": "a"} for n in range(20)] + [{"text": "y", "label": "b"}],
+            r"has one single class 'a': nothing to learn: .*:21: unknown label 'b'",
+        ),
+        (
+            [{"text": f"{n}", "labels": []} for n in range(20)],
+            r"has no label at all: nothing to learn",
+        ),
+        (
+            [
+                {"text": f"{n}", "label": "ab"[n % 2], "split": ("train", "test")[n % 2]}
+                for n in range(20)
+            ],
+            r"has one single class 'a' in its training rows: nothing to learn",
+        ),
+        (
+            [{"text": f"{n}", "label": "ab"[n % 2], "split": "test"} for n in range(20)],
+            r"has no training rows\. Give rows the split \"train\"",
+        ),
+    ],
+)
+def test_a_file_of_no_use_is_one_line_that_says_why(
+    tmp_path: Path, rows: list[object], message: str
+) -> None:
+    path = write_rows(tmp_path, *rows)
+    if not rows:
+        path.write_bytes(b"\n\n")
+    with pytest.raises(DataError, match=message) as caught:
+        load_jsonl(path, SourceOptions())
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)

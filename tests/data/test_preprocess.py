@@ -1,0 +1,92 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from msd_deploy.data.images import ImageSpec
+from msd_deploy.data.preprocess import (
+    Preprocessor,
+    build_preprocessor,
+    load_tokenizer,
+    train_tokenizer,
+)
+from msd_deploy.errors import ArtifactError, ConfigError
+
+TEXTS = ["A red circle", "the blue square is here", "Crème brûlée, naïve café!"]
+
+
+@pytest.fixture
+def preprocessor() -> Preprocessor:
+    tokenizer = train_tokenizer(TEXTS, vocabulary_size=200)
+    return build_preprocessor(tokenizer, ImageSpec((32, 24), "crop"), max_length=8)
+
+
+def test_texts_are_cut_and_padded_to_the_maximum(preprocessor: Preprocessor) -> None:
+    ids, mask = preprocessor.tokens(["red circle", "the blue square is here " * 9, ""])
+    assert ids.shape == mask.shape == (3, 8)
+    assert ids.dtype == mask.dtype == np.int32
+    assert ids[1][0] == preprocessor.cls_id
+    assert mask[1].all()
+    assert ids[0][mask[0] == 0].tolist() == [preprocessor.pad_id] * int((mask[0] == 0).sum())
+
+
+def test_an_empty_text_is_cls_alone(preprocessor: Preprocessor) -> None:
+    ids, mask = preprocessor.tokens([""])
+    assert mask[0].tolist() == [1] + [0] * 7
+    assert ids[0][0] == preprocessor.cls_id
+
+
+def test_case_and_accents_do_not_matter(preprocessor: Preprocessor) -> None:
+    first, second = preprocessor.tokens(["CRÈME brûlée", "creme brulee"])[0]
+    assert first.tolist() == second.tolist()
+
+
+def test_special_tokens_in_a_text_are_ordinary_text(preprocessor: Preprocessor) -> None:
+    separator = preprocessor.tokenizer.token_to_id("[SEP]")
+    ids, _ = preprocessor.tokens(["[SEP]"])
+    assert separator not in ids[0][1:2].tolist()
+    assert ids[0].tolist().count(separator) <= 1
+
+
+def test_what_is_saved_is_what_is_loaded(preprocessor: Preprocessor, tmp_path: Path) -> None:
+    preprocessor.save(tmp_path)
+    loaded = Preprocessor.load(tmp_path)
+    assert loaded.digest() == preprocessor.digest()
+    assert loaded.image == ImageSpec((32, 24), "crop")
+    assert np.array_equal(loaded.tokens(TEXTS)[0], preprocessor.tokens(TEXTS)[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 99}, "schema_version 99"),
+        ({"image": None}, "no image and text part"),
+        ({"image": {"size": [0, 4], "mode": "fit", "resize": "pillow-bilinear-antialiased-uint8"}}, "0 where"),
+        ({"image": {"size": [4, 4], "mode": "fit", "resize": "lanczos"}}, "unknown resize 'lanczos'"),
+        ({"text": {"max_length": "8"}}, "'8' where a positive number"),
+    ],
+)
+def test_a_malformed_specification_is_refused(
+    preprocessor: Preprocessor, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    preprocessor.save(tmp_path)
+    path = tmp_path / "preprocess.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ArtifactError, match=message):
+        Preprocessor.load(tmp_path)
+
+
+def test_a_tokenizer_without_cls_is_refused(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    path = tmp_path / "tokenizer.json"
+    Tokenizer(models.WordPiece({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]")).save(str(path))
+    with pytest.raises(ConfigError, match=r"has no \[CLS\]"):
+        load_tokenizer(path)
+
+
+def test_training_a_tokenizer_twice_gives_the_same(preprocessor: Preprocessor) -> None:
+    again = train_tokenizer(TEXTS, vocabulary_size=200)
+    built = build_preprocessor(again, ImageSpec((32, 24), "crop"), max_length=8)
+    assert built.digest() == preprocessor.digest()
