@@ -1,0 +1,1 @@
+"""Models: vision encoders, the single-stream fusion classifier, and how folders of them load."""

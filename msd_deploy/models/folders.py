@@ -1,0 +1,143 @@
+"""Model folders: weights, configuration, preprocessing and labels, each loading alone, elsewhere.
+
+config.json, model.safetensors, preprocess.json, tokenizer.json, labels.json, manifest.json.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
+
+from msd_deploy.artifacts import (
+    SCHEMA_VERSION,
+    new_folder,
+    read_manifest,
+    read_versioned_json,
+    sha256_of_json,
+    write_json,
+    write_manifest,
+)
+from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.source_types import Problem
+from msd_deploy.errors import ArtifactError
+from msd_deploy.models.fusion import FusionForClassification
+
+LABELS_NAME = "labels.json"
+WEIGHTS_NAME = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model with all that it needs to be used.
+
+    Attributes:
+        model: In eval mode.
+        preprocessor: Makes its inputs.
+        labels: Names of its classes.
+        problem: single_label or multi_label.
+        digest: SHA-256 over the folder's files: what the model is, wherever it lies.
+        folder: Where it was read.
+    """
+
+    model: FusionForClassification
+    preprocessor: Preprocessor
+    labels: tuple[str, ...]
+    problem: Problem
+    digest: str
+    folder: Path
+
+
+def save_model(
+    folder: Path,
+    model: FusionForClassification,
+    preprocessor: Preprocessor,
+    *,
+    labels: tuple[str, ...],
+    problem: Problem,
+    facts: Mapping[str, object],
+) -> None:
+    """Write a model folder; an existing one is replaced when the new one is complete.
+
+    Args:
+        folder: Its final place.
+        model: The model.
+        preprocessor: Made the inputs that it was trained on.
+        labels: Names of the classes.
+        problem: single_label or multi_label.
+        facts: Further JSON values for the manifest.
+    """
+    with new_folder(folder) as building:
+        with _quiet_transformers():
+            model.save_pretrained(building)
+        preprocessor.save(building)
+        write_json(building / LABELS_NAME, labels_as_json(labels, problem))
+        write_manifest(building, "model", facts)
+
+
+def labels_as_json(labels: tuple[str, ...], problem: Problem) -> dict[str, object]:
+    """Return labels.json: the classes' names in the order of the logits, and how to decide."""
+    decision = "argmax" if problem == "single_label" else "probability >= 0.5"
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "problem": problem,
+        "decision": decision,
+        "labels": list(labels),
+    }
+
+
+def read_labels(folder: Path) -> tuple[tuple[str, ...], Problem]:
+    """Read labels.json.
+
+    Raises:
+        ArtifactError: It is missing or malformed.
+    """
+    path = folder / LABELS_NAME
+    stated = read_versioned_json(path)
+    labels, problem = stated.get("labels"), stated.get("problem")
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ArtifactError("states no list of labels", where=path)
+    if problem not in ("single_label", "multi_label"):
+        raise ArtifactError(f"states an unknown problem {problem!r}", where=path)
+    return tuple(labels), problem
+
+
+def load_model(folder: Path) -> LoadedModel:
+    """Load a model folder, its files verified against their digests.
+
+    Raises:
+        ArtifactError: The folder is missing, incomplete, altered, or holds another kind of model.
+    """
+    if not folder.is_dir():
+        raise ArtifactError("no such model folder", where=folder)
+    manifest = read_manifest(folder, "model")
+    labels, problem = read_labels(folder)
+    preprocessor = Preprocessor.load(folder)
+    try:
+        with _quiet_transformers():
+            model = FusionForClassification.from_pretrained(folder, dtype=torch.float32)
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ArtifactError(f"model cannot be loaded ({reason})", where=folder) from error
+    if model.config.num_labels != len(labels):
+        raise ArtifactError(
+            f"has {model.config.num_labels} classes and {len(labels)} labels", where=folder
+        )
+    digest = sha256_of_json(manifest["files"])
+    return LoadedModel(model.eval(), preprocessor, labels, problem, digest, folder)
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers' progress bars and advice off the terminal for a while."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()

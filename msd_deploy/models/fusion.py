@@ -1,0 +1,296 @@
+"""FusionForClassification: a vision encoder and a BERT-style single stream over text and image.
+
+The sequence is [CLS] text [SEP] image tokens. A withheld modality's tokens are absent: dropped from
+the sequence where a whole batch lacks them, masked otherwise (the same logits to rounding).
+Images are normalised inside: `pixel_values` are 0..255 everywhere.
+"""
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from msd_deploy.data.batch import Batch
+from msd_deploy.models.vision import build_vision_encoder, token_count
+from msd_deploy.views import View
+
+# Added to the attention scores of absent tokens. exp(-1e4) is 0 in float32 and float16, and unlike
+# float32's minimum it stays finite in float16 (apple/coremltools PR 2669: NaN otherwise).
+MASKED_SCORE = -1e4
+_TEXT_TYPE, _IMAGE_TYPE = 0, 1
+_INITIAL_STD = 0.02
+
+
+class FusionConfig(PreTrainedConfig):
+    """Configuration of a FusionForClassification.
+
+    Args:
+        vision: The vision encoder; see `build_vision_encoder`.
+        image_size: Height and width in pixels.
+        image_mean: Per RGB channel, in units of 0..255.
+        image_std: Per RGB channel, in units of 0..255.
+        vocab_size: Word pieces.
+        max_text_length: Most text tokens.
+        hidden_size: Width of the stream.
+        num_hidden_layers: Transformer layers.
+        num_attention_heads: Heads per layer.
+        intermediate_size: Width of the feed-forward part.
+        dropout: Probability, on embeddings and after each sublayer.
+    """
+
+    model_type = "msd_fusion"
+
+    def __init__(
+        self,
+        vision: dict[str, object] | None = None,
+        image_size: tuple[int, int] = (48, 48),
+        image_mean: tuple[float, float, float] = (127.5, 127.5, 127.5),
+        image_std: tuple[float, float, float] = (127.5, 127.5, 127.5),
+        vocab_size: int = 1000,
+        max_text_length: int = 32,
+        hidden_size: int = 48,
+        num_hidden_layers: int = 2,
+        num_attention_heads: int = 4,
+        intermediate_size: int = 96,
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        self.vision = vision or {"kind": "conv_stem", "channels": [16, 32, 48]}
+        self.image_size = list(image_size)
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+        self.vocab_size = vocab_size
+        self.max_text_length = max_text_length
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.dropout = dropout
+        super().__init__(**kwargs)
+
+
+class _Attention(nn.Module):
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        self.heads = config.num_attention_heads
+        width = config.hidden_size
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, queries: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        query = self._split(self.query(queries))
+        key, value = self._split(self.key(context)), self._split(self.value(context))
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return cast(Tensor, self.output(attended.transpose(1, 2).flatten(2)))
+
+    def _split(self, states: Tensor) -> Tensor:
+        split: Tensor = states.unflatten(2, (self.heads, -1))
+        return split.transpose(1, 2)
+
+
+class FusionLayer(nn.Module):
+    """A pre-norm transformer layer.
+
+    With `is_last` only the first position ([CLS]) is computed: the classifier reads nothing else,
+    so its logits are those of the full layer at a fraction of the work.
+    """
+
+    def __init__(self, config: FusionConfig, *, is_last: bool) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.is_last = is_last
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = _Attention(config)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(width, config.intermediate_size),
+            nn.GELU(),
+            nn.Linear(config.intermediate_size, width),
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the next states [batch, tokens, width], or [batch, 1, width] of the last layer."""
+        context = self.attention_norm(states)
+        queries = context[:, :1] if self.is_last else context
+        states = states[:, :1] if self.is_last else states
+        states = states + self.dropout(self.attention(queries, context, mask))
+        return states + cast(
+            Tensor, self.dropout(self.feed_forward(self.feed_forward_norm(states)))
+        )
+
+
+class FusionForClassification(PreTrainedModel):
+    """A vision-and-language classifier; see the module's docstring."""
+
+    config_class = FusionConfig
+    base_model_prefix = "fusion"
+    main_input_name = "pixel_values"
+    config: FusionConfig
+    image_mean: Tensor
+    image_std: Tensor
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__(config)
+        width = config.hidden_size
+        size = (config.image_size[0], config.image_size[1])
+        self.vision = build_vision_encoder(config.vision)
+        self.image_tokens = token_count(self.vision, size)
+        self.image_projection = nn.Linear(self.vision.width, width)
+        self.image_positions = nn.Embedding(self.image_tokens, width)
+        self.word_embeddings = nn.Embedding(config.vocab_size, width)
+        self.text_positions = nn.Embedding(config.max_text_length, width)
+        self.token_types = nn.Embedding(2, width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(
+            FusionLayer(config, is_last=index == config.num_hidden_layers - 1)
+            for index in range(config.num_hidden_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.classifier = nn.Linear(width, len(config.id2label))
+        self.register_buffer("image_mean", torch.tensor(config.image_mean).view(1, 3, 1, 1))
+        self.register_buffer("image_std", torch.tensor(config.image_std).view(1, 3, 1, 1))
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=_INITIAL_STD)
+
+    def encode_image(self, pixel_values: Tensor) -> Tensor:
+        """Encode pictures as tokens of the stream.
+
+        Args:
+            pixel_values: [images, 3, height, width], any dtype, values 0..255.
+
+        Returns:
+            float32 [images, image tokens, hidden_size].
+        """
+        normalised = (pixel_values.to(self.image_mean.dtype) - self.image_mean) / self.image_std
+        tokens = self.image_projection(self.vision(normalised))
+        return cast(
+            Tensor, tokens + self.image_positions.weight + self.token_types.weight[_IMAGE_TYPE]
+        )
+
+    def embed_text(self, input_ids: Tensor) -> Tensor:
+        """Embed word pieces int [batch, length] as float32 [batch, length, hidden_size]."""
+        positions = self.text_positions.weight[: input_ids.shape[1]]
+        return cast(
+            Tensor,
+            self.word_embeddings(input_ids) + positions + self.token_types.weight[_TEXT_TYPE],
+        )
+
+    def fuse(
+        self,
+        text: Tensor,
+        attention_mask: Tensor,
+        image: Tensor | None = None,
+        image_present: Tensor | None = None,
+    ) -> Tensor:
+        """Classify text and image tokens.
+
+        Args:
+            text: float32 [batch, length, hidden_size].
+            attention_mask: [batch, length], 1 for tokens.
+            image: float32 [batch, image tokens, hidden_size]; None if no row shows a picture.
+            image_present: [batch], 1 where a row shows its picture; None if all do.
+
+        Returns:
+            Logits, float32 [batch, classes].
+        """
+        present = attention_mask.to(text.dtype)
+        states = text
+        if image is not None:
+            seen = torch.ones_like(image[:, :, 0])
+            if image_present is not None:
+                seen = seen * image_present.to(text.dtype)[:, None]
+            present = torch.cat([present, seen], dim=1)
+            states = torch.cat([text, image], dim=1)
+        mask = ((1.0 - present) * MASKED_SCORE)[:, None, None, :]
+        states = self.dropout(states)
+        for layer in self.layers:
+            states = layer(states, mask)
+        return cast(Tensor, self.classifier(self.norm(states[:, 0])))
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        image_present: Tensor | None = None,
+        image_index: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> SequenceClassifierOutput:
+        """Classify pairs, pictures or texts.
+
+        Args:
+            pixel_values: uint8 or float [images, 3, height, width], 0..255.
+            input_ids: int [batch, length].
+            attention_mask: [batch, length]; [CLS] alone where the text is absent.
+            image_present: [batch]; None if every row shows a picture.
+            image_index: int [batch], the picture of each row; None if row i shows picture i.
+            labels: int64 [batch], or float [batch, classes] for a multi-label problem.
+
+        Returns:
+            `logits` [batch, classes], and `loss` (mean, nats) if labels are given.
+        """
+        image = self.encode_image(pixel_values)
+        if image_index is not None:
+            image = image[image_index]
+        logits = self.fuse(self.embed_text(input_ids), attention_mask, image, image_present)
+        loss = None if labels is None else _label_loss(logits, labels)
+        return SequenceClassifierOutput(loss=cast(torch.FloatTensor | None, loss), logits=logits)
+
+    def logits_by_view(self, batch: Batch, views: Iterable[View]) -> dict[View, Tensor]:
+        """Return the logits [batch, classes] of each view, every picture encoded once.
+
+        The image view is computed once a picture and handed to all rows that share it.
+        """
+        wanted = list(views)
+        text = self.embed_text(batch.input_ids)
+        needs_image = any(view.has_image for view in wanted)
+        image = self.encode_image(batch.pixel_values) if needs_image else None
+        return {view: self._logits_of_view(batch, view, text, image) for view in wanted}
+
+    def _logits_of_view(
+        self, batch: Batch, view: View, text: Tensor, image: Tensor | None
+    ) -> Tensor:
+        if view is View.TEXT or image is None:
+            return self.fuse(text, batch.attention_mask)
+        if view is View.IMAGE and bool(batch.image_present.all()):
+            start = text[:1, :1].expand(len(image), -1, -1)
+            ones = torch.ones_like(batch.attention_mask[:1, :1]).expand(len(image), -1)
+            return self.fuse(start, ones, image)[batch.image_index]
+        length = None if view.has_text else 1
+        return self.fuse(
+            text[:, :length],
+            batch.attention_mask[:, :length],
+            image[batch.image_index],
+            None if bool(batch.image_present.all()) else batch.image_present,
+        )
+
+
+def _label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    if labels.is_floating_point():
+        return functional.binary_cross_entropy_with_logits(logits, labels)
+    return functional.cross_entropy(logits, labels)
+
+
+AutoConfig.register(FusionConfig.model_type, FusionConfig, exist_ok=True)
+AutoModel.register(FusionConfig, FusionForClassification, exist_ok=True)
+AutoModelForSequenceClassification.register(FusionConfig, FusionForClassification, exist_ok=True)
