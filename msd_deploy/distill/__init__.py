@@ -1,0 +1,1 @@
+"""Distillation: the teacher's cached views, the losses, and the training loop."""

@@ -1,0 +1,120 @@
+"""Training checkpoints: safetensors and JSON, atomic, and enough to continue to the same bits.
+
+A checkpoint is a folder named by its step, renamed into place when complete; older ones are
+removed afterwards. At whatever moment a process dies, the newest whole one is found again.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from msd_deploy.artifacts import new_folder, read_manifest, write_manifest
+from msd_deploy.errors import ArtifactError
+
+_MODEL, _OPTIMIZER, _RANDOM = "model.safetensors", "optimizer.safetensors", "random.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a training has come.
+
+    Attributes:
+        step: Optimizer steps done.
+        epoch: The current pass over the data, from 0.
+        batch: Batches of this pass that are done.
+        history_bytes: Length of history.jsonl at this step.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    history_bytes: int = 0
+
+
+def save_checkpoint(
+    folder: Path,
+    progress: Progress,
+    *,
+    key: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Write a checkpoint below a folder, then remove the older ones.
+
+    Args:
+        folder: Holds one training's checkpoints.
+        progress: Where training stands.
+        key: What the training is; a checkpoint of another key is not continued.
+        model: Its parameters and buffers are saved.
+        optimizer: Its state tensors are saved, by parameter name.
+    """
+    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
+    moments = {
+        f"{names[parameter]}|{entry}": torch.as_tensor(value).contiguous()
+        for parameter, state in optimizer.state.items()
+        for entry, value in state.items()
+    }
+    final = folder / f"step-{progress.step:09d}"
+    if not final.exists():
+        with new_folder(final) as building:
+            tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+            save_file(tensors, building / _MODEL)
+            save_file(moments, building / _OPTIMIZER)
+            save_file({"torch": torch.get_rng_state()}, building / _RANDOM)
+            write_manifest(building, "checkpoint", {"key": key, "progress": asdict(progress)})
+    for other in folder.iterdir():
+        if other != final:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def load_checkpoint(
+    folder: Path, *, key: str, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> Progress | None:
+    """Restore the newest whole checkpoint below a folder, the global random state included.
+
+    Returns:
+        Where training stood; None if there is no checkpoint.
+
+    Raises:
+        ArtifactError: It is damaged, or belongs to a training with another key.
+    """
+    found = sorted(folder.glob("step-*")) if folder.is_dir() else []
+    if not found:
+        return None
+    newest = found[-1]
+    manifest = read_manifest(newest, "checkpoint")
+    if manifest.get("key") != key:
+        raise ArtifactError(
+            "belongs to a training with other settings or data",
+            where=newest,
+            fix="Use the settings it was started with, or --overwrite to start anew",
+        )
+    try:
+        model.load_state_dict(load_file(newest / _MODEL))
+        _restore_moments(load_file(newest / _OPTIMIZER), model, optimizer)
+        torch.set_rng_state(load_file(newest / _RANDOM)["torch"])
+    except (SafetensorError, RuntimeError, KeyError) as error:
+        raise ArtifactError(f"checkpoint cannot be restored ({error})", where=newest) from error
+    return _progress_of(manifest, newest)
+
+
+def _restore_moments(
+    moments: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    parameters = dict(model.named_parameters())
+    for key, tensor in moments.items():
+        name, _, entry = key.rpartition("|")
+        optimizer.state[parameters[name]][entry] = tensor
+
+
+def _progress_of(manifest: Mapping[str, object], where: Path) -> Progress:
+    stated = manifest.get("progress")
+    if not isinstance(stated, dict):
+        raise ArtifactError("states no progress", where=where)
+    return Progress(**stated)

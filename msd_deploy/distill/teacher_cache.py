@@ -1,0 +1,118 @@
+"""The teacher's logits of every example under every view, computed once and memory-mapped.
+
+On disk: one safetensors per split, "logits" float32 [examples, views, classes], and a manifest with
+the cache's key: digests of teacher, data and preprocessing decide whether it is used again.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from msd_deploy.artifacts import MANIFEST_NAME, new_folder, read_json, read_manifest, write_manifest
+from msd_deploy.data.prepared import PreparedData
+from msd_deploy.evaluation import LogitArray, LogitsByView, predict_views
+from msd_deploy.models.teachers import Teacher
+from msd_deploy.views import View
+
+_TENSOR = "logits"
+_VIEWS = tuple(View)
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherPredictions:
+    """A teacher's logits.
+
+    Attributes:
+        logits: Per split, float32 [examples, views, classes]; views in the order of `View`.
+    """
+
+    logits: Mapping[str, Tensor]
+
+    def of_rows(self, split: str, rows: Tensor) -> dict[View, Tensor]:
+        """Return the logits [batch, classes] of each view of some rows."""
+        selected = self.logits[split][rows.cpu()].to(rows.device)
+        return {view: selected[:, index] for index, view in enumerate(_VIEWS)}
+
+    def of_view(self, split: str, view: View) -> LogitArray:
+        """Return a split's logits [examples, classes] of one view."""
+        return self.logits[split][:, _VIEWS.index(view)].numpy()
+
+    def by_view(self, split: str) -> LogitsByView:
+        """Return a split's logits of every view."""
+        return {view: self.of_view(split, view) for view in _VIEWS}
+
+
+def cache_predictions(
+    teacher: Teacher,
+    data: PreparedData,
+    folder: Path,
+    *,
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
+) -> TeacherPredictions:
+    """Return the teacher's predictions, computed unless the folder holds those of its key.
+
+    Args:
+        teacher: The teacher.
+        data: Prepared by the teacher's own preprocessor.
+        folder: Where they are kept.
+        on_batch: Called with the examples done and their total over all splits.
+    """
+    key = {
+        "teacher": teacher.digest,
+        "data": data.digest,
+        "preprocess": teacher.preprocessor.digest(),
+    }
+    if not _is_cached(folder, key):
+        with new_folder(folder) as building:
+            _compute(teacher, data, building, on_batch)
+            write_manifest(building, "teacher_predictions", {"key": key, "views": list(_VIEWS)})
+    return read_predictions(folder)
+
+
+def read_predictions(folder: Path) -> TeacherPredictions:
+    """Read cached predictions, memory-mapped.
+
+    Raises:
+        ArtifactError: The folder is incomplete or altered.
+    """
+    manifest = read_manifest(folder, "teacher_predictions")
+    files = manifest["files"]
+    assert isinstance(files, dict)  # read_manifest verified it
+    logits = {}
+    for name in files:
+        with safe_open(folder / name, framework="pt") as tensors:
+            logits[Path(name).stem] = tensors.get_tensor(_TENSOR)
+    return TeacherPredictions(logits)
+
+
+def _is_cached(folder: Path, key: Mapping[str, str]) -> bool:
+    manifest = folder / MANIFEST_NAME
+    return manifest.is_file() and read_json(manifest).get("key") == key
+
+
+def _compute(
+    teacher: Teacher, data: PreparedData, folder: Path, on_batch: Callable[[int, int], None]
+) -> None:
+    total = sum(len(split) for split in data.splits.values())
+    before = 0
+    for name, split in data.splits.items():
+        on_split = partial(_report_split, on_batch, before, total)
+        by_view = predict_views(teacher.model, split, on_batch=on_split)
+        stacked = np.stack([by_view[view] for view in _VIEWS], axis=1)
+        save_file(
+            {_TENSOR: np.ascontiguousarray(stacked[..., teacher.class_order])},
+            folder / f"{name}.safetensors",
+        )
+        before += len(split)
+
+
+def _report_split(
+    on_batch: Callable[[int, int], None], before: int, total: int, done: int, of_split: int
+) -> None:
+    on_batch(before + done, total)

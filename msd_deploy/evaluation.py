@@ -1,0 +1,139 @@
+"""Metrics per view from logits, with bootstrap intervals; pure numpy but for `predict_views`."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from msd_deploy.data.batch import batches_in_order
+from msd_deploy.data.prepared import PreparedSplit
+from msd_deploy.data.source_types import Problem
+from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.views import View
+
+LogitArray = NDArray[np.float32]
+LabelArray = NDArray[np.int64] | NDArray[np.float32]
+LogitsByView = dict[View, LogitArray]
+
+_RESAMPLES = 1000
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A metric on a split.
+
+    Attributes:
+        value: 0 to 1.
+        low: Lower end of the 95 % bootstrap interval.
+        high: Upper end.
+        examples: Rows that it rests on.
+    """
+
+    value: float
+    low: float
+    high: float
+    examples: int
+
+    def as_json(self) -> dict[str, object]:
+        """Return the score as JSON values."""
+        interval = [round(self.low, 6), round(self.high, 6)]
+        return {"value": round(self.value, 6), "interval": interval, "examples": self.examples}
+
+
+def predict_views(
+    model: FusionForClassification,
+    split: PreparedSplit,
+    *,
+    views: Iterable[View] = tuple(View),
+    batch_size: int = 256,
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
+) -> LogitsByView:
+    """Return a model's logits, float32 [rows, classes], of each view of a whole split.
+
+    Args:
+        model: Put into eval mode while it runs.
+        split: The rows.
+        views: Which views.
+        batch_size: Rows at a time.
+        on_batch: Called with the rows done and their total.
+    """
+    wanted = tuple(views)
+    logits: LogitsByView = {
+        view: np.empty((len(split), model.classifier.out_features), np.float32) for view in wanted
+    }
+    was_training, device = model.training, model.device
+    model.eval()
+    with torch.inference_mode():
+        for batch in batches_in_order(split, batch_size=batch_size):
+            rows = batch.rows.numpy()
+            for view, values in model.logits_by_view(batch.to(device), wanted).items():
+                logits[view][rows] = values.float().cpu().numpy()
+            on_batch(int(rows[-1]) + 1, len(split))
+    model.train(was_training)
+    return logits
+
+
+def metric_name(problem: Problem) -> str:
+    """Return the name of the metric by which a problem is judged."""
+    return "accuracy" if problem == "single_label" else "micro_f1"
+
+
+def decisions(logits: LogitArray, problem: Problem) -> NDArray[np.int64]:
+    """Return what a model decides: classes [rows], or 0/1 [rows, classes] (probability >= 0.5)."""
+    if problem == "single_label":
+        return np.asarray(logits.argmax(axis=1), np.int64)
+    return (logits >= 0).astype(np.int64)
+
+
+def agreement(first: LogitArray, second: LogitArray, problem: Problem) -> float:
+    """Return the share of decisions (per row; multi-label: per row and class) that are equal."""
+    return float((decisions(first, problem) == decisions(second, problem)).mean())
+
+
+def score_logits(logits: LogitArray, labels: LabelArray, problem: Problem) -> Score:
+    """Score logits [rows, classes] against labels: accuracy, or micro-averaged F1 if multi-label.
+
+    The interval resamples rows with replacement, 1,000 times with a fixed seed.
+    """
+    counts = _row_counts(decisions(logits, problem), labels, problem)
+    value = float(_metric(counts.sum(axis=0, keepdims=True))[0])
+    generator = np.random.default_rng(0)
+    rows = len(counts)
+    resampled = np.stack(
+        [counts[generator.integers(0, rows, rows)].sum(axis=0) for _ in range(_RESAMPLES)]
+    )
+    tail = (1 - _CONFIDENCE) / 2
+    low, high = np.quantile(_metric(resampled), [tail, 1 - tail])
+    return Score(value, float(low), float(high), rows)
+
+
+def score_views(
+    logits: Mapping[View, LogitArray], labels: LabelArray, problem: Problem
+) -> dict[View, Score]:
+    """Score each view's logits; see `score_logits`."""
+    return {view: score_logits(values, labels, problem) for view, values in logits.items()}
+
+
+def _row_counts(
+    decided: NDArray[np.int64], labels: LabelArray, problem: Problem
+) -> NDArray[np.int64]:
+    """Return numerator and denominator of the metric per row, int64 [rows, 2].
+
+    Accuracy is right / rows; micro F1 is 2 tp / (2 tp + fp + fn): both are ratios of sums.
+    """
+    if problem == "single_label":
+        right = (decided == labels).astype(np.int64)
+        return np.stack([right, np.ones_like(right)], axis=1)
+    truth = labels.astype(np.int64)
+    true_positives = (decided * truth).sum(axis=1)
+    wrong = (decided != truth).sum(axis=1)
+    return np.stack([2 * true_positives, 2 * true_positives + wrong], axis=1)
+
+
+def _metric(sums: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Divide sums [n, 2]; nothing to find and nothing found counts as 1."""
+    numerator, denominator = sums[:, 0].astype(np.float64), sums[:, 1].astype(np.float64)
+    return np.where(denominator > 0, numerator / np.maximum(denominator, 1), 1.0)

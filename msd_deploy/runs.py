@@ -1,0 +1,156 @@
+"""Runs on disk: begun, resumed, and read again with their data."""
+
+import importlib.metadata
+import shutil
+
+from msd_deploy import __version__
+from msd_deploy.artifacts import (
+    SCHEMA_VERSION,
+    Json,
+    RunDirectory,
+    new_folder,
+    utc_now,
+    write_json,
+)
+from msd_deploy.config import RunConfig, config_as_json, config_from_json
+from msd_deploy.data.prepared import OnImage, PreparedData, prepare
+from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.source_types import SourceOptions
+from msd_deploy.data.sources import load_source
+from msd_deploy.errors import ArtifactError, DataError
+from msd_deploy.models.teachers import Teacher
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy", "pillow")
+
+
+def source_options(config: RunConfig) -> SourceOptions:
+    """Return how the run's data set is read."""
+    data = config.data
+    return SourceOptions(
+        seed=data.seed,
+        examples=data.examples,
+        label_noise=data.label_noise,
+        labels=data.labels,
+        strict=data.strict,
+    )
+
+
+def check_output(config: RunConfig, run: RunDirectory, *, resume: bool, overwrite: bool) -> None:
+    """Check, before any work, that a run may be written.
+
+    Raises:
+        ArtifactError: It exists and is neither resumed nor overwritten; there is nothing to resume;
+            it was started with other settings; or the folder to overwrite is no run.
+    """
+    if resume:
+        _check_same_config(config, run)
+    elif run.root.exists() and not overwrite:
+        raise ArtifactError(
+            "already exists",
+            where=run.root,
+            fix="Use another --out, --resume it, or --overwrite it",
+        )
+    elif run.root.exists() and not run.run_json.is_file():
+        raise ArtifactError(
+            "is not a run, so it is not overwritten", where=run.root, fix="Use another --out"
+        )
+
+
+def _check_same_config(config: RunConfig, run: RunDirectory) -> None:
+    stated, ours = run.read().get("config"), config_as_json(config)
+    if not isinstance(stated, dict):
+        raise ArtifactError("states no config", where=run.run_json)
+    if stated != ours:
+        raise ArtifactError(
+            f"was started with other settings ({_first_difference(stated, ours)})",
+            where=run.root,
+            fix="Resume with the same options, or --overwrite it",
+        )
+
+
+def _first_difference(stated: Json, ours: Json, prefix: str = "") -> str:
+    for key in sorted(stated.keys() | ours.keys()):
+        before, now = stated.get(key), ours.get(key)
+        if isinstance(before, dict) and isinstance(now, dict) and before != now:
+            return _first_difference(before, now, f"{prefix}{key}.")
+        if before != now:
+            return f"{prefix}{key}: {before!r} then, {now!r} now"
+    return "none found"
+
+
+def begin_run(
+    config: RunConfig, run: RunDirectory, data: PreparedData, given: Teacher | None
+) -> None:
+    """Write run.json, and a copy of a given teacher, so that the run is complete in itself.
+
+    Raises:
+        DataError: The run is resumed, and its data set is not what it was.
+    """
+    if run.run_json.is_file():
+        _check_same_data(config, run, data)
+    else:
+        _write_run_json(config, run, data, given)
+    if given is not None and config.teacher.path is not None and not run.teacher.is_dir():
+        with new_folder(run.teacher) as building:
+            shutil.copytree(config.teacher.path, building, dirs_exist_ok=True)
+
+
+def _write_run_json(
+    config: RunConfig, run: RunDirectory, data: PreparedData, given: Teacher | None
+) -> None:
+    is_new = not run.root.exists()
+    stated: Json = {
+        "schema_version": SCHEMA_VERSION,
+        "msd_deploy": __version__,
+        "created_utc": utc_now(),
+        "seed": config.seed,
+        "config": config_as_json(config),
+        "dataset_digest": data.digest,
+        "teacher_digest": given.digest if given else None,
+        "examples": {name: len(split) for name, split in data.splits.items()},
+        "skipped_rows": [str(row) for row in data.skipped],
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+    try:
+        write_json(run.run_json, stated)
+    except OSError:
+        if is_new:
+            shutil.rmtree(run.root, ignore_errors=True)
+        raise
+
+
+def config_of_run(run: RunDirectory) -> RunConfig:
+    """Return the configuration that a run was made with.
+
+    Raises:
+        ArtifactError: The folder is not a run.
+        ConfigError: Its configuration does not suit this version.
+    """
+    stated = run.read().get("config")
+    if not isinstance(stated, dict):
+        raise ArtifactError("states no config", where=run.run_json)
+    return config_from_json(stated)
+
+
+def data_of_run(
+    run: RunDirectory, preprocessor: Preprocessor, *, on_image: OnImage = lambda done, total: None
+) -> PreparedData:
+    """Read and prepare a run's data set again, for export and bench.
+
+    Raises:
+        DataError: It has changed since the run, or cannot be read.
+    """
+    config = config_of_run(run)
+    source = load_source(config.data.spec, options=source_options(config))
+    data = prepare(source, preprocessor, strict=config.data.strict, on_image=on_image)
+    _check_same_data(config, run, data)
+    return data
+
+
+def _check_same_data(config: RunConfig, run: RunDirectory, data: PreparedData) -> None:
+    if data.digest != run.read().get("dataset_digest"):
+        raise DataError(
+            "the data set has changed since the run was begun",
+            where=config.data.spec,
+            fix="Restore the data, or distil again with --overwrite",
+        )
