@@ -42,7 +42,7 @@ def sha256_of_json(value: object) -> str:
 
 
 def digests_of_folder(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file below a folder, by relative POSIX path, manifest excluded."""
+    """Return the SHA-256 of every file below a folder but its manifest, by POSIX path."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): sha256_of_file(path)
@@ -226,7 +226,7 @@ class RunDirectory:
 
     @property
     def metrics(self) -> Path:
-        """The final metrics of teacher and student; written last: a run without it is unfinished."""
+        """The metrics of teacher and student, written last: a run without it is unfinished."""
         return self.root / "metrics.json"
 
     @property

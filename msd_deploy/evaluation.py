@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from msd_deploy.data.batch import batches_in_order
 from msd_deploy.data.prepared import PreparedSplit
-from msd_deploy.data.source_types import Problem
 from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.problem import Problem
 from msd_deploy.views import View
 
 LogitArray = NDArray[np.float32]
@@ -65,7 +66,7 @@ def predict_views(
         view: np.empty((len(split), model.classifier.out_features), np.float32) for view in wanted
     }
     was_training, device = model.training, model.device
-    model.eval()
+    nn.Module.eval(model)
     with torch.inference_mode():
         for batch in batches_in_order(split, batch_size=batch_size):
             rows = batch.rows.numpy()

@@ -188,7 +188,9 @@ def _cached_predictions(
 def _distilled_student(task: _Task, predictions: TeacherPredictions) -> FusionForClassification:
     run, settings = task.run, task.config.distill
     if not run.student.is_dir():
-        task.hooks.on_stage(f"Distilling the {task.config.student.size} student ({settings.method})")
+        task.hooks.on_stage(
+            f"Distilling the {task.config.student.size} student ({settings.method})"
+        )
         torch.manual_seed(task.config.seed)
         model = build_student(task.config.student, task.data, task.preprocessor)
         objective = DistillationObjective(

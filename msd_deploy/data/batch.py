@@ -48,7 +48,7 @@ class Batch:
 
 
 def view_of(batch: Batch, view: View) -> Batch:
-    """Return the batch as one view shows it: a withheld image absent, a withheld text [CLS] alone."""
+    """Return the batch under a view: a withheld image is absent, a withheld text [CLS] alone."""
     if view is View.IMAGE:
         return replace(
             batch, input_ids=batch.input_ids[:, :1], attention_mask=batch.attention_mask[:, :1]
@@ -115,8 +115,11 @@ class ImageGroupSampler(torch.utils.data.Sampler[list[int]]):
         self._epoch = 0
         self._skip = 0
 
-    def set_epoch(self, epoch: int, *, skip_batches: int = 0) -> None:
-        """Choose the epoch whose order is yielded, and how many of its batches to pass over."""
+    def start_at(self, epoch: int, *, skip_batches: int = 0) -> None:
+        """Choose the epoch whose order is yielded, and how many of its batches to pass over.
+
+        Not named set_epoch: accelerate would call it, with a count of its own.
+        """
         self._epoch, self._skip = epoch, skip_batches
 
     def __len__(self) -> int:

@@ -18,7 +18,6 @@ import datasets
 from msd_deploy.artifacts import sha256_of_file
 from msd_deploy.data.source_types import (
     SPLITS,
-    Problem,
     SkippedRow,
     SourceData,
     SourceOptions,
@@ -28,6 +27,7 @@ from msd_deploy.data.source_types import (
     build_split,
 )
 from msd_deploy.errors import DataError
+from msd_deploy.problem import Problem
 
 _SPLIT_NAMES: Mapping[str, Split] = {
     "train": "train",

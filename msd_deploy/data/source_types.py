@@ -17,12 +17,12 @@ import pyarrow as pa
 from datasets.table import MemoryMappedTable, Table
 
 from msd_deploy.errors import ConfigError, DataError
+from msd_deploy.problem import Problem
 
-Problem = Literal["single_label", "multi_label"]
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
-IN_MEMORY_BYTES = 64 << 20
+IN_MEMORY_BYTES = 128 << 20
 """A split that is larger lies in the cache folder of `datasets` and is memory-mapped."""
 _ROWS_PER_BATCH = 1000
 _TRAIN_SHARE, _HELD_OUT_SHARE = 0.8, 0.1

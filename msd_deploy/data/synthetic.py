@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from msd_deploy.data.source_types import (
     SPLITS,
-    Problem,
     SourceData,
     SourceOptions,
     SourceRow,
     Split,
     build_split,
 )
+from msd_deploy.problem import Problem
 from msd_deploy.views import View
 
 IntArray = NDArray[np.int64]
@@ -269,7 +269,7 @@ def draw_posters(rng: np.random.Generator, size: int, ambiguity: float = POSTERS
     (POSTERS_POSITIVE); one that does not may be hinted at in one view (POSTERS_NEGATIVE). So its
     own cue proves a genre, a hint alone misleads, and hints from both sides prove it. Then
     `ambiguity` of all labels, in every split, are flipped. A genre's motif is a shape in its
-    colour, its hint the same shape in another; 3 to 5 objects and at least 2 words mean nothing.
+    colour, its hint the same shape in another; 1 to 3 objects and at least 2 words mean nothing.
     """
     applies = rng.random((size, len(POSTERS_LABELS))) < POSTERS_PREVALENCE
     positive = _draw_pairs(rng, POSTERS_POSITIVE, applies.shape)
@@ -280,7 +280,7 @@ def draw_posters(rng: np.random.Generator, size: int, ambiguity: float = POSTERS
     hint = genre * len(COLOURS) + (genre + 3) % len(POSTERS_LABELS)
     motifs = np.select([image_cues == OWN, image_cues == HINT], [own, hint], NOTHING)
     fillers = rng.choice(_codes_without(np.concatenate([own, hint])), (size, 8))
-    fillers[np.arange(8) >= rng.integers(3, 6, (size, 1))] = NOTHING
+    fillers[np.arange(8) >= rng.integers(1, 4, (size, 1))] = NOTHING
     return Draw(
         objects=rng.permuted(np.concatenate([motifs, fillers], axis=1), axis=1),
         texts=tuple(_poster_text(rng, cues) for cues in text_cues.tolist()),

@@ -110,7 +110,7 @@ def _restore_moments(
     parameters = dict(model.named_parameters())
     for key, tensor in moments.items():
         name, _, entry = key.rpartition("|")
-        optimizer.state[parameters[name]][entry] = tensor
+        optimizer.state[parameters[name]][entry] = tensor.clone()  # out of the mapped file
 
 
 def _progress_of(manifest: Mapping[str, object], where: Path) -> Progress:

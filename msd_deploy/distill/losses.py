@@ -37,9 +37,9 @@ def kl_distance(
 ) -> Tensor:
     """Return D(T, S) = tau^2 * KL(T || S) of softened predictions, per example.
 
-    Single label: tau^2 * KL(softmax(T / tau) || softmax(S / tau)) (Hinton et al. 2015). Multi-label:
-    the mean over classes of tau^2 * KL of the two Bernoulli distributions sigmoid(. / tau). tau^2
-    keeps the gradient's scale independent of the temperature.
+    Single label: tau^2 * KL(softmax(T / tau) || softmax(S / tau)) (Hinton et al. 2015).
+    Multi-label: the mean over classes of tau^2 * KL of the two Bernoulli distributions
+    sigmoid(. / tau). tau^2 keeps the gradient's scale independent of the temperature.
 
     Args:
         student: float [batch, classes].

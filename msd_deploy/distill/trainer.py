@@ -206,7 +206,7 @@ class _Training:
     def _count_steps(self) -> int:
         total = 0
         for epoch in range(self.plan.epochs):
-            self.sampler.set_epoch(epoch)
+            self.sampler.start_at(epoch)
             total += len(self.sampler)
         return total
 
@@ -215,7 +215,7 @@ class _Training:
         while self.progress.epoch < self.plan.epochs:
             self._run_epoch()
             self._end_epoch()
-        self.model.eval()
+        nn.Module.eval(self.model)
 
     def _resume(self) -> None:
         progress = load_checkpoint(
@@ -227,7 +227,7 @@ class _Training:
 
     def _run_epoch(self) -> None:
         self.model.train()
-        self.sampler.set_epoch(self.progress.epoch, skip_batches=self.progress.batch)
+        self.sampler.start_at(self.progress.epoch, skip_batches=self.progress.batch)
         if len(self.sampler) == 0:
             return
         for batch in self.loader:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from msd_deploy.artifacts import (
@@ -22,9 +23,9 @@ from msd_deploy.artifacts import (
     write_manifest,
 )
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.data.source_types import Problem
 from msd_deploy.errors import ArtifactError
 from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.problem import Problem
 
 LABELS_NAME = "labels.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -126,8 +127,20 @@ def load_model(folder: Path) -> LoadedModel:
         raise ArtifactError(
             f"has {model.config.num_labels} classes and {len(labels)} labels", where=folder
         )
+    _own_memory(model)
     digest = sha256_of_json(manifest["files"])
-    return LoadedModel(model.eval(), preprocessor, labels, problem, digest, folder)
+    nn.Module.eval(model)
+    return LoadedModel(model, preprocessor, labels, problem, digest, folder)
+
+
+def _own_memory(model: torch.nn.Module) -> None:
+    """Copy weights out of the mapped file into torch's own, aligned memory.
+
+    Matrix products round differently by alignment, which varies from load to load: a resumed run
+    would not give the same bits.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from msd_deploy.data.batch import Batch
-from msd_deploy.models.vision import build_vision_encoder, token_count
+from msd_deploy.models.vision import build_vision_encoder, token_shape
 from msd_deploy.views import View
 
 # Added to the attention scores of absent tokens. exp(-1e4) is 0 in float32 and float16, and unlike
@@ -147,9 +147,9 @@ class FusionForClassification(PreTrainedModel):
         width = config.hidden_size
         size = (config.image_size[0], config.image_size[1])
         self.vision = build_vision_encoder(config.vision)
-        self.image_tokens = token_count(self.vision, size)
-        self.image_projection = nn.Linear(self.vision.width, width)
-        self.image_positions = nn.Embedding(self.image_tokens, width)
+        image_tokens, image_width = token_shape(self.vision, size)
+        self.image_projection = nn.Linear(image_width, width)
+        self.image_positions = nn.Embedding(image_tokens, width)
         self.word_embeddings = nn.Embedding(config.vocab_size, width)
         self.text_positions = nn.Embedding(config.max_text_length, width)
         self.token_types = nn.Embedding(2, width)
@@ -159,10 +159,11 @@ class FusionForClassification(PreTrainedModel):
             for index in range(config.num_hidden_layers)
         )
         self.norm = nn.LayerNorm(width)
+        assert config.id2label is not None  # PreTrainedConfig fills it
         self.classifier = nn.Linear(width, len(config.id2label))
         self.register_buffer("image_mean", torch.tensor(config.image_mean).view(1, 3, 1, 1))
         self.register_buffer("image_std", torch.tensor(config.image_std).view(1, 3, 1, 1))
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):

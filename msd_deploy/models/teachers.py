@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.data.source_types import Problem
 from msd_deploy.errors import ArtifactError
 from msd_deploy.models.folders import load_model
 from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.problem import Problem
 
 
 @dataclass(frozen=True, slots=True)

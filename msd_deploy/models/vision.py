@@ -16,13 +16,7 @@ from msd_deploy.errors import ConfigError
 
 
 class VisionEncoder(Protocol):
-    """Encodes pictures as tokens.
-
-    Attributes:
-        width: Channels of each token.
-    """
-
-    width: int
+    """Encodes pictures as tokens."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Encode normalised float32 pixels [images, 3, h, w] as tokens [images, tokens, width]."""
@@ -38,7 +32,6 @@ class ConvStem(nn.Module):
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
-        self.width = channels[-1]
         layers: list[nn.Module] = []
         for inputs, outputs in zip([3, *channels[:-1]], channels, strict=True):
             layers += [
@@ -137,7 +130,6 @@ class EfficientNetLite(nn.Module):
                 fix=f"Use one of {', '.join(EFFICIENTNET_LITE)}",
             )
         width_factor, depth_factor = EFFICIENTNET_LITE[variant]
-        self.width = _HEAD_CHANNELS
         self.stem = _conv_unit(3, _STEM_CHANNELS, 3, stride=2)
         blocks: list[nn.Module] = []
         inputs = _STEM_CHANNELS
@@ -180,33 +172,23 @@ class TransformersBackbone(nn.Module):
             they come with the checkpoint, or from `load_backbone_weights`.
 
     Raises:
-        ConfigError: transformers knows no such model, or it has no hidden size.
+        ConfigError: transformers knows no such model.
     """
 
     def __init__(self, config: Mapping[str, object]) -> None:
         super().__init__()
         settings: dict[str, Any] = dict(config)
         try:
-            resolved = AutoConfig.for_model(**settings)
-            self.backbone = AutoModel.from_config(resolved, trust_remote_code=False)
+            self.backbone = AutoModel.from_config(
+                AutoConfig.for_model(**settings), trust_remote_code=False
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"no transformers vision model can be made: {error}") from error
-        self.width = _backbone_width(resolved)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode pixels; see `VisionEncoder`."""
         hidden = self.backbone(pixel_values=pixels).last_hidden_state
         return _as_tokens(hidden) if hidden.dim() == 4 else cast(Tensor, hidden)
-
-
-def _backbone_width(config: object) -> int:
-    sizes = getattr(config, "hidden_sizes", None)
-    width = sizes[-1] if sizes else getattr(config, "hidden_size", None)
-    if not isinstance(width, int):
-        raise ConfigError(
-            f"{type(config).__name__} states no hidden_size: it is no vision backbone"
-        )
-    return width
 
 
 def _as_tokens(feature_map: Tensor) -> Tensor:
@@ -240,11 +222,22 @@ def build_vision_encoder(
 
 
 @torch.no_grad()
-def token_count(encoder: VisionEncoder, size: tuple[int, int]) -> int:
-    """Return how many tokens an encoder makes of a picture of this height and width."""
+def token_shape(encoder: VisionEncoder, size: tuple[int, int]) -> tuple[int, int]:
+    """Return how many tokens, of what width, an encoder makes of a picture of height and width.
+
+    Raises:
+        ConfigError: It cannot take pictures of this size.
+    """
     module = cast(nn.Module, encoder)
     was_training = module.training
     module.eval()
-    count = encoder(torch.zeros(1, 3, *size)).shape[1]
+    try:
+        tokens = encoder(torch.zeros(1, 3, *size))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"the vision encoder cannot take {size[0]} x {size[1]} pixels ({reason})",
+            fix="Set --image-size to the size it was trained with",
+        ) from error
     module.train(was_training)
-    return count
+    return tokens.shape[1], tokens.shape[2]

@@ -12,7 +12,9 @@ IMAGE_INDEX = np.array([0, 1, -1, 0, 2, 1, 0, -1], np.int64)
 def split() -> PreparedSplit:
     rows = len(IMAGE_INDEX)
     pixels = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
-    attention_mask = (np.arange(6)[None] < np.array([3, 2, 4, 1, 2, 2, 3, 2])[:, None]).astype(np.int32)
+    attention_mask = (np.arange(6)[None] < np.array([3, 2, 4, 1, 2, 2, 3, 2])[:, None]).astype(
+        np.int32
+    )
     ids = np.arange(rows * 6).reshape(rows, 6).astype(np.int32)
     labels = np.arange(rows) % 2
     return PreparedSplit(pixels, IMAGE_INDEX, ids, attention_mask, labels, np.arange(rows))
@@ -57,7 +59,7 @@ def test_sampler_keeps_rows_of_a_picture_together_and_yields_every_row_once() ->
 def test_sampler_order_depends_on_seed_and_epoch_alone() -> None:
     def order(seed: int, epoch: int, skip: int = 0) -> list[list[int]]:
         sampler = ImageGroupSampler(IMAGE_INDEX, batch_size=2, seed=seed)
-        sampler.set_epoch(epoch, skip_batches=skip)
+        sampler.start_at(epoch, skip_batches=skip)
         return list(sampler)
 
     assert order(0, 1) == order(0, 1)

@@ -91,7 +91,9 @@ def test_transparency_is_composited_over_white() -> None:
     assert result.tolist() == [[255, 255, 255], [10, 20, 30], half]
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"]
+)
 def test_every_mode_becomes_rgb(mode: str) -> None:
     image = Image.new("RGB", (9, 7), (200, 40, 90)).convert("L" if mode == "I;16" else mode)
     if mode == "I;16":

@@ -13,6 +13,7 @@ from msd_deploy.data.preprocess import (
 )
 from msd_deploy.errors import ArtifactError, ConfigError
 
+RESIZE = "pillow-bilinear-antialiased-uint8"
 TEXTS = ["A red circle", "the blue square is here", "Crème brûlée, naïve café!"]
 
 
@@ -62,8 +63,20 @@ def test_what_is_saved_is_what_is_loaded(preprocessor: Preprocessor, tmp_path: P
     [
         ({"schema_version": 99}, "schema_version 99"),
         ({"image": None}, "no image and text part"),
-        ({"image": {"size": [0, 4], "mode": "fit", "resize": "pillow-bilinear-antialiased-uint8"}}, "0 where"),
-        ({"image": {"size": [4, 4], "mode": "fit", "resize": "lanczos"}}, "unknown resize 'lanczos'"),
+        (
+            {
+                "image": {
+                    "size": [0, 4],
+                    "mode": "fit",
+                    "resize": "pillow-bilinear-antialiased-uint8",
+                }
+            },
+            "0 where",
+        ),
+        (
+            {"image": {"size": [4, 4], "mode": "fit", "resize": "lanczos"}},
+            "unknown resize 'lanczos'",
+        ),
         ({"text": {"max_length": "8"}}, "'8' where a positive number"),
     ],
 )

@@ -1,0 +1,47 @@
+# Each recipe is a line or two that can be typed by hand.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN ?= runs/demo
+
+.PHONY: help demo test install format lint types build docs clean
+
+help:
+	@echo "make demo     virtual environment, install, distil, export, bench: the first ten minutes"
+	@echo "make test     the whole test suite"
+	@echo "make install  format  lint  types  docs  build  clean"
+
+$(BIN)/msd: pyproject.toml requirements/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11; name another with make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "error: $(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable ".[demo,pretrained,dev]"
+	@touch $(BIN)/msd
+
+install: $(BIN)/msd
+
+demo: install
+	$(BIN)/msd distill --out $(RUN) --overwrite
+	$(BIN)/msd export $(RUN) --overwrite
+	$(BIN)/msd bench $(RUN)
+
+test: install
+	$(BIN)/python -m pytest
+
+format: install
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+lint: install
+	$(BIN)/ruff format --check . && $(BIN)/ruff check .
+
+types: install
+	$(BIN)/mypy
+
+docs: install
+	$(BIN)/python docs/generate_cli.py
+
+build: install
+	$(BIN)/python -m build --no-isolation
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""The command line `msd`: options, one library call, one printed result per command."""

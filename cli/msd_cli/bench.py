@@ -1,0 +1,54 @@
+"""`msd bench`: measure teacher and student in every form."""
+
+from typing import Annotated, cast
+
+import typer
+
+from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
+from msd_cli.options import JsonOption, RunArgument, ThreadsOption
+
+
+def bench(
+    run: RunArgument,
+    threads: ThreadsOption = 1,
+    examples: Annotated[
+        int | None, typer.Option(min=1, help="Test examples for accuracy. Default: all.")
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(min=5, help="Latency samples of a model in each of 4 rounds.")
+    ] = 100,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows a batch for throughput.")] = 32,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a run's teacher, student and exports: speed, memory, size, accuracy.
+
+    Each model runs in a process of its own; latency is sampled in rounds that interleave the
+    models. Writes bench.json, bench.md and bench.html to the run's reports.
+
+    Examples:
+        msd bench runs/demo
+        msd bench runs/demo --threads 2 --samples 300
+    """
+    from msd_deploy.artifacts import RunDirectory
+    from msd_export.pipeline import ExportHooks, export_teacher_reference
+    from msd_mobile_bench.config import BenchConfig
+    from msd_mobile_bench.pipeline import BenchHooks, run_bench
+    from msd_mobile_bench.schema import Bench
+    from msd_mobile_bench.tables import summary_table
+
+    directory, display = RunDirectory(run), ProgressDisplay()
+    config = BenchConfig(threads=threads, examples=examples, samples=samples, batch_size=batch_size)
+    with display.running():
+        export_teacher_reference(directory, ExportHooks(display.on_stage, display.on_count))
+        result = run_bench(directory, config, BenchHooks(display.on_stage, display.on_count))
+    if as_json:
+        print_json(result)
+        return
+    summary = summary_table(cast(Bench, result))
+    table = new_table(
+        summary.title, "form", *(name for names in summary.groups.values() for name in names)
+    )
+    for line in summary.lines:
+        table.add_row(line.form, *line.cells)
+    result_console().print(table)
+    say(f"Wrote {directory.reports / 'bench.html'}: open it in a browser.")

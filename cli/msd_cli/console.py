@@ -1,0 +1,157 @@
+"""What every command shares: progress on stderr, the result on stdout."""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from msd_deploy.errors import StoppedError
+
+if TYPE_CHECKING:
+    from msd_deploy.distill.trainer import StepReport
+
+_PLAIN_SECONDS = 10.0
+_SMOOTHING = 0.95
+
+
+def result_console() -> Console:
+    """Return the console of results: stdout."""
+    return Console(highlight=False)
+
+
+def print_json(value: Mapping[str, object]) -> None:
+    """Print one JSON object on stdout, and nothing else."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def say(message: str) -> None:
+    """Print a line on stderr."""
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
+
+
+class ProgressDisplay:
+    """Shows stages, counts and training steps: a live bar on a terminal, sparse lines elsewhere."""
+
+    def __init__(self) -> None:
+        # Bound now: converters replace sys.stderr while they run.
+        self._console = Console(file=sys.stderr, highlight=False)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._task_name = ""
+        self._speed: float | None = None
+        self._printed_at = time.monotonic()
+        self._stop_asked = False
+
+    def on_stage(self, sentence: str) -> None:
+        """Show that a stage begins."""
+        self._end_task()
+        self._console.print(f"[bold]>[/bold] {sentence}", soft_wrap=True)
+        self._raise_if_stopped()
+
+    def on_note(self, sentence: str) -> None:
+        """Show what the user should know of the data."""
+        self._console.print(f"  {sentence}", soft_wrap=True, markup=False)
+
+    def on_count(self, what: str, done: int, total: int) -> None:
+        """Show how much of something countable is done."""
+        self._update(what, done, total, "")
+        self._raise_if_stopped()
+
+    def on_step(self, report: "StepReport") -> None:
+        """Show a training step: epoch, loss terms, speed, last validation metric."""
+        speed = report.examples_per_second
+        self._speed = (
+            speed if self._speed is None else _SMOOTHING * self._speed + (1 - _SMOOTHING) * speed
+        )
+        terms = " ".join(f"{name} {value:.3f}" for name, value in report.terms.items())
+        metric = "" if report.metric is None else f"  validation {report.metric:.1%}"
+        facts = (
+            f"epoch {report.epoch}/{report.epochs}  loss {sum(report.terms.values()):.3f} ({terms})"
+            f"  {self._speed:.0f} examples/s{metric}"
+        )
+        self._update(f"{report.phase} steps", report.step, report.steps, facts)
+
+    def should_stop(self) -> bool:
+        """Return whether the user pressed Ctrl-C."""
+        return self._stop_asked
+
+    @contextmanager
+    def running(self) -> Iterator["ProgressDisplay"]:
+        """Show progress within the block; the first Ctrl-C asks to stop, a second one forces it."""
+        before = signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            with self._progress:
+                yield self
+        finally:
+            self._end_task()
+            signal.signal(signal.SIGINT, before)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._stop_asked:
+            raise KeyboardInterrupt
+        self._stop_asked = True
+        say("Stopping after this step; press Ctrl-C again to stop at once.")
+
+    def _raise_if_stopped(self) -> None:
+        if self._stop_asked:
+            raise StoppedError("stopped", fix="Finished stages are kept; continue with --resume")
+
+    def _update(self, what: str, done: int, total: int, facts: str) -> None:
+        if self._task is None or self._task_name != what:
+            self._end_task()
+            self._task, self._task_name = self._progress.add_task(what, total=total, facts=""), what
+        self._progress.update(self._task, completed=done, total=total, facts=facts)
+        is_due = time.monotonic() - self._printed_at >= _PLAIN_SECONDS
+        if self._progress.disable and (is_due or done == total):
+            self._printed_at = time.monotonic()
+            self._console.print(
+                f"  {what} {done}/{total}  {facts}".rstrip(), soft_wrap=True, markup=False
+            )
+
+    def _end_task(self) -> None:
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._task, self._task_name, self._speed = None, "", None
+
+
+def score_text(score: object) -> str:
+    """Return a score of metrics.json for a table: 93.1 % (92.0 to 94.2)."""
+    assert isinstance(score, dict)
+    low, high = score["interval"]
+    return f"{score['value']:.1%} ({low:.1%} to {high:.1%})"
+
+
+def new_table(title: str, *columns: str) -> Table:
+    """Return an empty table: its first column aligned left, the others right."""
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    return table

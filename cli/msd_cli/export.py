@@ -1,0 +1,87 @@
+"""`msd export`: student to verified ONNX and Core ML."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
+from msd_cli.options import JsonOption, OverwriteOption, RunArgument
+
+
+class TargetName(StrEnum):
+    """Formats."""
+
+    ONNX = "onnx"
+    COREML = "coreml"
+    ALL = "all"
+
+
+class PrecisionName(StrEnum):
+    """Precisions."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+def export(
+    run: RunArgument,
+    target: Annotated[
+        list[TargetName] | None,
+        typer.Option(help="Format, repeatable. Default: all."),
+    ] = None,
+    precision: Annotated[
+        list[PrecisionName] | None,
+        typer.Option(help="Precision, repeatable. Default: all that a format has."),
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option(help="Most points of the test metric that a form may lose.")
+    ] = 1.0,
+    examples: Annotated[
+        int | None, typer.Option(min=1, help="Test examples to verify with. Default: all.")
+    ] = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Export a run's student and verify every form against it on the test split.
+
+    A form beyond its tolerance is not written: exit code 3.
+
+    Examples:
+        msd export runs/demo
+        msd export runs/demo --target onnx --precision int8 --max-drop 0.5
+    """
+    from msd_deploy.artifacts import RunDirectory, read_json
+    from msd_export.export_folder import PARITY_NAME
+    from msd_export.pipeline import PRECISIONS, ExportConfig, ExportHooks, export_student, forms_of
+
+    chosen = {name.value for name in target or (TargetName.ALL,)}
+    targets = tuple(name for name in PRECISIONS if name in chosen or "all" in chosen)
+    wanted = {name.value for name in precision or ()}
+    config = ExportConfig(forms_of(targets, wanted), max_drop, examples, overwrite=overwrite)
+    display = ProgressDisplay()
+    with display.running():
+        hooks = ExportHooks(display.on_stage, display.on_count)
+        exports = export_student(RunDirectory(run), config, hooks)
+    parities = {item.name: read_json(item.folder / PARITY_NAME) for item in exports}
+    if as_json:
+        sizes = {item.name: item.size_bytes() for item in exports}
+        print_json({"run": str(run), "size_bytes": sizes, "parity": parities})
+        return
+    table = new_table(
+        "Verified exports", "form", "size", "max error", "agreement", "drop", "through"
+    )
+    for item in exports:
+        parity = parities[item.name]
+        whole = parity["views"]["multimodal"]  # type: ignore[index]  # written by parity_as_json
+        table.add_row(
+            item.name,
+            f"{item.size_bytes() / 1e3:,.0f} kB",
+            f"{whole['max_abs_error']:.1e}",
+            f"{whole['agreement']:.2%}",
+            f"{whole['drop'] * 100:+.2f} points",
+            str(parity["runtime"]),
+        )
+    result_console().print(table)
+    say(f"Wrote {run / 'exports'}. Next: msd bench {run}")

@@ -1,0 +1,92 @@
+"""The command `msd`: registers the commands; an MsdError becomes one line and an exit code."""
+
+import errno
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from msd_cli.bench import bench
+from msd_cli.console import say
+from msd_cli.distill import distill
+from msd_cli.doctor import doctor
+from msd_cli.evaluate import evaluate
+from msd_cli.export import export
+from msd_cli.predict import predict
+from msd_deploy import __version__
+from msd_deploy.errors import MsdError
+
+app = typer.Typer(
+    name="msd",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+for command in (distill, export, bench, evaluate, predict, doctor):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"msd-deploy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Distil a vision-and-language classifier into a small one, export it, verify it, measure it.
+
+    First ten minutes, on generated data:
+
+        msd distill --out runs/demo
+        msd export runs/demo
+        msd bench runs/demo
+    """
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except MsdError as error:
+        _fail(str(error), error, exit_code=error.exit_code)
+    except OSError as error:
+        _fail(_system_error(error), error, exit_code=1)
+    # safetensors and arrow report a full disk in exceptions of their own.
+    except Exception as error:
+        if not _is_disk_full(error):
+            raise
+        _fail(_DISK_FULL, error, exit_code=1)
+
+
+_DISK_FULL = "no space is left on the device; nothing half-written was kept. Free some and repeat."
+
+
+def _fail(line: str, error: Exception, *, exit_code: int) -> None:
+    if "--debug" in sys.argv:
+        raise error
+    say(f"error: {line}")
+    sys.exit(exit_code)
+
+
+def _system_error(error: OSError) -> str:
+    if _is_disk_full(error):
+        return _DISK_FULL
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}."
+
+
+def _is_disk_full(error: Exception) -> bool:
+    number = error.errno if isinstance(error, OSError) else None
+    return number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)

@@ -1,0 +1,47 @@
+"""Options that several commands share, each with its help text."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="SPEC",
+        help="Data set: synthetic:memes, synthetic:posters, synthetic:entailment, easy-vqa, or a"
+        " FILE.jsonl of your own.",
+    ),
+]
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="A,B,...",
+        help="Closed list of classes of FILE.jsonl; a row with another label is skipped and named.",
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an output that exists.")
+]
+ThreadsOption = Annotated[int, typer.Option("--threads", min=1, max=256, help="CPU threads.")]
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Folder that `msd distill --out` wrote.")
+]
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="A run (its student), a model folder, or a folder in a run's exports."
+    ),
+]
+
+
+def split_labels(stated: str | None) -> tuple[str, ...] | None:
+    """Return the classes of a comma-separated option."""
+    if stated is None:
+        return None
+    return tuple(label.strip() for label in stated.split(",") if label.strip())

@@ -1,0 +1,43 @@
+"""`msd predict`: one picture and text."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from msd_cli.console import new_table, print_json, result_console
+from msd_cli.options import JsonOption, ModelArgument
+
+
+def predict(
+    model: ModelArgument,
+    image: Annotated[Path | None, typer.Option(help="A picture file.")] = None,
+    text: Annotated[str | None, typer.Option(help="A text.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Classes to print.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify a picture with its text, a picture alone, or a text alone.
+
+    Examples:
+        msd predict runs/demo --image cat.jpg --text "look at him go"
+        msd predict runs/demo/exports/coreml-int8 --text "look at him go" --json
+    """
+    from msd_export.assessment import predict_one
+    from msd_export.opening import open_model
+
+    opened = open_model(model)
+    probabilities = predict_one(opened, image=image, text=text)
+    ranked = sorted(probabilities.items(), key=lambda item: -item[1])
+    if as_json:
+        print_json(
+            {
+                "model": str(model),
+                "runtime": opened.predictor.runtime,
+                "probabilities": probabilities,
+            }
+        )
+        return
+    table = new_table(f"{model} in {opened.predictor.runtime}", "class", "probability")
+    for label, probability in ranked[:top]:
+        table.add_row(label, f"{probability:.1%}")
+    result_console().print(table)

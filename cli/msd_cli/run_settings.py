@@ -1,0 +1,41 @@
+"""From options, an optional TOML file and an interrupted run to one configuration and folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from msd_deploy.artifacts import RunDirectory
+from msd_deploy.config import RunConfig, read_config, with_options
+from msd_deploy.errors import ConfigError
+
+
+def run_settings(
+    options: Mapping[str, object], *, config_file: Path | None, out: Path | None, resume: bool
+) -> tuple[RunConfig, RunDirectory]:
+    """Return the configuration and the folder of a run.
+
+    Args:
+        options: By dotted key; None where the option was not given.
+        config_file: TOML file that the options override.
+        out: The run's folder, or None for the default.
+        resume: Start from the settings of the run that is there.
+
+    Raises:
+        ConfigError: A value is out of range, or --resume was given without --out.
+        ArtifactError: There is no run to resume.
+    """
+    if resume and out is None:
+        raise ConfigError("needs --out", where="--resume", fix="Name the run to continue")
+    if resume and out is not None and config_file is None:
+        from msd_deploy.runs import config_of_run
+
+        base = config_of_run(RunDirectory(out))
+    else:
+        base = RunConfig() if config_file is None else read_config(config_file)
+    settings = with_options(base, options)
+    return settings, RunDirectory(out or default_run_folder(settings.data.spec))
+
+
+def default_run_folder(spec: str) -> Path:
+    """Return runs/NAME for a data set: its task, or its file's stem."""
+    name = Path(spec).stem if spec.endswith(".jsonl") else spec.rpartition(":")[2]
+    return Path("runs") / name

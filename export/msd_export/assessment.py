@@ -1,0 +1,115 @@
+"""Ask a model in any form: about a whole data set, or about one picture and text."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from msd_deploy.artifacts import Json
+from msd_deploy.data.prepared import prepare
+from msd_deploy.data.source_types import SourceOptions, Split
+from msd_deploy.data.sources import load_source
+from msd_deploy.errors import ConfigError, DataError
+from msd_deploy.evaluation import metric_name, score_logits
+from msd_deploy.views import View
+from msd_export.opening import OpenedModel, open_model
+from msd_export.parity import predict_split
+from msd_export.signature import ModelInputs
+
+
+def evaluate_model(
+    model: Path,
+    spec: str,
+    *,
+    options: SourceOptions,
+    split: Split,
+    threads: int,
+    on_stage: Callable[[str], None],
+    on_count: Callable[[str, int, int], None],
+) -> Json:
+    """Score a model on one split of a data set, under each view.
+
+    Returns:
+        metric, runtime, split, skipped rows, and per view the value, interval and examples.
+
+    Raises:
+        DataError: The data cannot be read, or its classes are not the model's.
+        ArtifactError: The model cannot be opened.
+    """
+    opened = open_model(model, threads=threads)
+    on_stage(f"Reading {spec}")
+    source = load_source(spec, options=options)
+    if source.problem != opened.problem or not set(source.labels) <= set(opened.labels):
+        unknown = sorted(set(source.labels) - set(opened.labels))
+        raise DataError(
+            f"classes are not the model's ({', '.join(unknown[:5]) or source.problem})",
+            where=spec,
+            fix=f"The model knows {', '.join(opened.labels[:10])}",
+        )
+    data = prepare(
+        source,
+        opened.preprocessor,
+        strict=options.strict,
+        on_image=lambda done, total: on_count("pictures", done, total),
+    )
+    rows = data.splits[split]
+    order = [opened.labels.index(label) for label in source.labels]
+    done = 0
+
+    def count(examples: int) -> None:
+        nonlocal done
+        done += examples
+        on_count("examples", done, len(View) * len(rows))
+
+    on_stage(f"Asking {model} in {opened.predictor.runtime}")
+    views = {}
+    for view in View:
+        logits = predict_split(opened.predictor, rows, view, on_rows=count)
+        logits = _with_known_classes(logits, order, len(opened.labels))
+        views[view.value] = score_logits(logits, rows.labels, data.problem).as_json()
+    return {
+        "model": str(model),
+        "runtime": opened.predictor.runtime,
+        "data": spec,
+        "split": split,
+        "skipped_rows": len(data.skipped),
+        "metric": metric_name(data.problem),
+        "views": views,
+    }
+
+
+def _with_known_classes(
+    logits: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]", order: list[int], classes: int
+) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+    """Put the data's classes first, in its order; the model's others follow and count as wrong."""
+    others = [index for index in range(classes) if index not in order]
+    return logits[:, order + others]
+
+
+def predict_one(opened: OpenedModel, *, image: Path | None, text: str | None) -> dict[str, float]:
+    """Return the probability of each class for a picture, a text, or both.
+
+    Raises:
+        ConfigError: Neither was given.
+        DataError: The picture cannot be read.
+    """
+    if image is None and not text:
+        raise ConfigError("nothing to predict from", fix="Give --image, --text, or both")
+    input_ids, attention_mask = opened.preprocessor.tokens([text or ""])
+    height, width = opened.preprocessor.image.size
+    pixels = np.zeros((height, width, 3), np.uint8)
+    if image is not None:
+        pixels = opened.preprocessor.pixels(image)
+    inputs: ModelInputs = {
+        "image": pixels[None],
+        "image_present": np.array([image is not None], np.int32),
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+    }
+    logits = opened.predictor.predict(inputs)[0].astype(np.float64)
+    if opened.problem == "multi_label":
+        probabilities = 1 / (1 + np.exp(-logits))
+    else:
+        exponentials = np.exp(logits - logits.max())
+        probabilities = exponentials / exponentials.sum()
+    return dict(zip(opened.labels, probabilities.tolist(), strict=True))

@@ -1,0 +1,117 @@
+"""Use coremltools quietly, read packages without touching them, write the same bytes each time.
+
+Every way of this project to coremltools goes through here: the exporter, the quantizer and the
+reader.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import uuid
+import warnings
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from msd_deploy.errors import ArtifactError
+
+SPEC_PATH = Path("Data/com.apple.CoreML/model.mlmodel")
+WEIGHTS_PATH = Path("Data/com.apple.CoreML/weights")
+_MANIFEST_NAME = "Manifest.json"
+_DEBUG_NAME = "executorch_debug_handle_mapping.json"
+_CONVERSION_DATE = "com.github.apple.coremltools.conversion_date"
+
+
+Spec: TypeAlias = Any
+"""A Model message of coremltools' protobuf, for which there are no type stubs."""
+
+
+class CoreMLModel(Protocol):
+    """The part of coremltools' MLModel that is used here."""
+
+    user_defined_metadata: MutableMapping[str, str]
+    input_description: MutableMapping[str, str]
+    output_description: MutableMapping[str, str]
+
+    def save(self, save_path: str) -> None:
+        """Write the package."""
+        ...
+
+
+@contextmanager
+def quiet_coremltools() -> Iterator[None]:
+    """Hold back what coremltools and torch.export log, warn and draw within the block.
+
+    coremltools writes to stderr from its import on. Logging, warning filters and sys.stderr are as
+    before afterwards, but changed for the whole process meanwhile: tqdm offers no other way. An
+    error raised inside passes through, only what is printed is lost.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def read_spec(package: Path) -> Spec:
+    """Read the model description of an .mlpackage; its weights lie below WEIGHTS_PATH.
+
+    The files are only read. coremltools' MLModel(path) and load_spec rewrite Manifest.json when
+    they open a package: that would alter an export that others read, and fail where it is
+    read-only.
+
+    Raises:
+        ArtifactError: No such package, or no ML Program in it.
+    """
+    if not (package / _MANIFEST_NAME).is_file():
+        raise ArtifactError(f"is not an .mlpackage: it has no {_MANIFEST_NAME}", where=package)
+    with quiet_coremltools():
+        from coremltools.proto import Model_pb2
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs
+
+        try:
+            spec = Model_pb2.Model.FromString((package / SPEC_PATH).read_bytes())
+        except (OSError, DecodeError) as error:
+            raise ArtifactError(
+                f"cannot be read as a Core ML model ({error})", where=package
+            ) from error
+    if spec.WhichOneof("Type") != "mlProgram":
+        raise ArtifactError("holds no ML Program", where=package)
+    return spec
+
+
+def save_package(model: CoreMLModel, path: Path) -> None:
+    """Write an .mlpackage whose bytes depend on the model and its metadata alone.
+
+    coremltools adds the date of the conversion, random identifiers in Manifest.json, protobuf maps
+    in any order, and after torch.export a file for ExecuTorch's debugger: the date and that file
+    are left out, the identifiers are made from the items' paths, the maps are sorted.
+
+    Args:
+        model: An MLModel.
+        path: The package's folder; replaced where it exists.
+    """
+    from coremltools.proto import Model_pb2
+
+    model.user_defined_metadata.pop(_CONVERSION_DATE, None)
+    model.save(str(path))
+    (path / _DEBUG_NAME).unlink(missing_ok=True)
+    spec = Model_pb2.Model.FromString((path / SPEC_PATH).read_bytes())
+    (path / SPEC_PATH).write_bytes(spec.SerializeToString(deterministic=True))
+    _replace_identifiers(path / _MANIFEST_NAME)
+
+
+def _replace_identifiers(manifest_path: Path) -> None:
+    """Name each item by its path, in the form that Core ML's own library writes and keeps."""
+    manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+    items = manifest["itemInfoEntries"]
+    renamed = {key: str(uuid.uuid5(uuid.NAMESPACE_URL, items[key]["path"])) for key in items}
+    manifest["itemInfoEntries"] = {renamed[key]: item for key, item in items.items()}
+    manifest["rootModelIdentifier"] = renamed[manifest["rootModelIdentifier"]]
+    text = json.dumps(manifest, indent=4, sort_keys=True) + "\n"
+    manifest_path.write_text(text, encoding="utf-8")

@@ -1,0 +1,78 @@
+"""An exported model on disk: exports/TARGET-PRECISION with everything that an app needs.
+
+model.onnx | model.mlpackage, labels.json, tokenizer.json, preprocess.json, parity.json and a
+manifest with the digest of every file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from msd_deploy.artifacts import Json, read_manifest
+from msd_deploy.errors import ArtifactError
+from msd_export.signature import Precision, Target
+
+MODEL_FILE: Mapping[Target, str] = {"onnx": "model.onnx", "coreml": "model.mlpackage"}
+PARITY_NAME = "parity.json"
+KIND = "export"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFolder:
+    """A verified export.
+
+    Attributes:
+        folder: Where it lies.
+        target: Format.
+        precision: Of its weights and, if quantized, activations.
+        manifest: The manifest's content.
+    """
+
+    folder: Path
+    target: Target
+    precision: Precision
+    manifest: Json
+
+    @property
+    def name(self) -> str:
+        """The folder's name by its content, for example onnx-int8."""
+        return f"{self.target}-{self.precision}"
+
+    @property
+    def model_path(self) -> Path:
+        """The model's file, or package folder."""
+        return self.folder / MODEL_FILE[self.target]
+
+    def size_bytes(self) -> int:
+        """Return the size of the model's file, or of all files of its package."""
+        path = self.model_path
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        return sum(file.stat().st_size for file in files)
+
+
+def open_export(folder: Path) -> ExportFolder:
+    """Open an export folder, every file verified against its digest.
+
+    Raises:
+        ArtifactError: It is missing, incomplete, altered, or of an unknown form.
+    """
+    if not folder.is_dir():
+        raise ArtifactError("no such export", where=folder, fix="Run `msd export` first")
+    manifest = read_manifest(folder, KIND)
+    target, precision = manifest.get("target"), manifest.get("precision")
+    if target not in MODEL_FILE or precision not in ("fp32", "fp16", "int8"):
+        raise ArtifactError(f"has an unknown form {target!r} {precision!r}", where=folder)
+    return ExportFolder(folder, cast(Target, target), precision, manifest)
+
+
+def exports_below(folder: Path) -> list[ExportFolder]:
+    """Open every export in a folder, by name; unfinished ones (hidden folders) do not count.
+
+    Raises:
+        ArtifactError: As `open_export`.
+    """
+    if not folder.is_dir():
+        return []
+    found = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    return [open_export(path) for path in found]

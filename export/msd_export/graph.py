@@ -1,0 +1,72 @@
+"""The graph that is exported: a model behind `ModelSignature`, normalisation inside."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from msd_deploy.models.folders import LoadedModel
+from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.problem import Problem
+from msd_export.signature import INPUT_NAMES, ModelInputs, ModelSignature
+
+ImageLayout = Literal["nhwc", "nchw"]
+
+
+class ExportGraph(nn.Module):
+    """A classifier from pixels and token ids to logits and probabilities.
+
+    Args:
+        model: Put into eval mode.
+        problem: single_label gives softmax probabilities, multi_label sigmoid ones.
+        image_layout: nhwc takes uint8 [batch, height, width, 3]; nchw takes float32
+            [batch, 3, height, width] of 0..255, as Core ML hands over a picture.
+    """
+
+    def __init__(
+        self, model: FusionForClassification, *, problem: Problem, image_layout: ImageLayout
+    ) -> None:
+        super().__init__()
+        self.model: FusionForClassification = model
+        nn.Module.eval(self.model)
+        self.problem = problem
+        self.image_layout = image_layout
+
+    def forward(
+        self, image: Tensor, image_present: Tensor, input_ids: Tensor, attention_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits and probabilities, float32 [batch, classes]."""
+        pixels = image.permute(0, 3, 1, 2) if self.image_layout == "nhwc" else image
+        tokens = self.model.encode_image(pixels)
+        text = self.model.embed_text(input_ids)
+        logits = self.model.fuse(text, attention_mask, tokens, image_present)
+        if self.problem == "single_label":
+            return logits, torch.softmax(logits, dim=-1)
+        return logits, torch.sigmoid(logits)
+
+
+def signature_of(loaded: LoadedModel) -> ModelSignature:
+    """Return the signature of a model's exported forms."""
+    return ModelSignature(
+        image_size=loaded.preprocessor.image.size,
+        max_length=loaded.preprocessor.max_length,
+        labels=loaded.labels,
+        problem=loaded.problem,
+    )
+
+
+def example_inputs(signature: ModelSignature, *, batch: int) -> tuple[Tensor, ...]:
+    """Return tensors of the signature's shapes and dtypes, in its order, for tracing."""
+    height, width = signature.image_size
+    length = signature.max_length
+    return (
+        torch.zeros(batch, height, width, 3, dtype=torch.uint8),
+        torch.ones(batch, dtype=torch.int32),
+        torch.ones(batch, length, dtype=torch.int32),
+        torch.ones(batch, length, dtype=torch.int32),
+    )
+
+
+def as_tensors(inputs: ModelInputs) -> tuple[Tensor, ...]:
+    """Return numpy inputs as tensors, in the signature's order."""
+    return tuple(torch.from_numpy(inputs[name]) for name in INPUT_NAMES)

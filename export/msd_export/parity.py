@@ -1,0 +1,199 @@
+"""Verification: is the exported model the model that was evaluated? Numbers first, accuracy second.
+
+An export that fails does not come to exist. Tolerances live here, each with its reason.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from msd_deploy.artifacts import SCHEMA_VERSION, Json
+from msd_deploy.data.prepared import PreparedSplit
+from msd_deploy.errors import ParityError
+from msd_deploy.evaluation import (
+    LogitArray,
+    LogitsByView,
+    Score,
+    agreement,
+    metric_name,
+    score_logits,
+)
+from msd_deploy.problem import Problem
+from msd_deploy.views import View
+from msd_export.predictors import Predictor
+from msd_export.signature import Precision, Target
+
+_BATCH = 64
+_POINTS = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far an export may be from its source.
+
+    Attributes:
+        max_abs_error: Of any logit of any view; None where only decisions count.
+        min_agreement: Share of equal decisions, on the multimodal view.
+    """
+
+    max_abs_error: float | None
+    min_agreement: float
+
+
+PARITY_TOLERANCE: Mapping[tuple[Target, Precision], Tolerance] = {
+    # The same float32 arithmetic in another order of summation: measured errors are below 1e-5.
+    ("onnx", "fp32"): Tolerance(1e-4, 0.999),
+    # Integer weights and activations: logits move visibly, decisions near the border may flip.
+    ("onnx", "int8"): Tolerance(None, 0.98),
+    # Ten bits of mantissa: relative error 1e-3 an operation, so only near-ties flip.
+    ("coreml", "fp16"): Tolerance(None, 0.995),
+    # Integer weights, float16 activations.
+    ("coreml", "int8"): Tolerance(None, 0.98),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ViewParity:
+    """One view's comparison with the source.
+
+    Attributes:
+        max_abs_error: Of any logit.
+        mean_abs_error: Over all logits.
+        agreement: Share of equal decisions.
+        source: The source's score.
+        export: The export's score.
+    """
+
+    max_abs_error: float
+    mean_abs_error: float
+    agreement: float
+    source: Score
+    export: Score
+
+    @property
+    def drop(self) -> float:
+        """How much of the metric was lost, 0 to 1; negative if some was won."""
+        return self.source.value - self.export.value
+
+    def as_json(self) -> Json:
+        """Return the comparison as JSON values."""
+        return {
+            "max_abs_error": self.max_abs_error,
+            "mean_abs_error": self.mean_abs_error,
+            "agreement": round(self.agreement, 6),
+            "drop": round(self.drop, 6),
+            "source": self.source.as_json(),
+            "export": self.export.as_json(),
+        }
+
+
+def predict_split(
+    predictor: Predictor,
+    split: PreparedSplit,
+    view: View,
+    *,
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> LogitArray:
+    """Return a predictor's logits, float32 [rows, classes], of a whole split under a view.
+
+    Args:
+        predictor: The model.
+        split: The rows.
+        view: What the model is shown.
+        on_rows: Called with the number of rows that were just done.
+    """
+    parts = []
+    for start in range(0, len(split), _BATCH):
+        rows = slice(start, start + _BATCH)
+        parts.append(predictor.predict(split.inputs(rows, view)))
+        on_rows(len(parts[-1]))
+    return np.concatenate(parts)
+
+
+def compare_logits(
+    exported: LogitsByView, source: LogitsByView, split: PreparedSplit, problem: Problem
+) -> dict[View, ViewParity]:
+    """Compare an export's logits with its source's, view by view.
+
+    Raises:
+        ParityError: The export gave NaN or infinite logits.
+    """
+    return {
+        view: _compare_view(view, exported[view], source[view], split, problem) for view in exported
+    }
+
+
+def _compare_view(
+    view: View, exported: LogitArray, source: LogitArray, split: PreparedSplit, problem: Problem
+) -> ViewParity:
+    if not np.isfinite(exported).all():
+        raise ParityError(f"the export gives NaN or infinite logits on the {view} view")
+    error = np.abs(exported - source)
+    return ViewParity(
+        float(error.max()),
+        float(error.mean()),
+        agreement(exported, source, problem),
+        score_logits(source, split.labels, problem),
+        score_logits(exported, split.labels, problem),
+    )
+
+
+def check_parity(
+    parity: Mapping[View, ViewParity], *, form: tuple[Target, Precision], max_drop: float
+) -> None:
+    """Hold a comparison against its tolerance.
+
+    Args:
+        parity: Of each view.
+        form: Target and precision: choose the tolerance.
+        max_drop: Most that the multimodal metric may lose, 0 to 1.
+
+    Raises:
+        ParityError: Names what is beyond tolerance, and by how much.
+    """
+    tolerance = PARITY_TOLERANCE[form]
+    where = "-".join(form)
+    for view, result in parity.items():
+        limit = tolerance.max_abs_error
+        if limit is not None and result.max_abs_error > limit:
+            raise ParityError(
+                f"{view} logits differ by up to {result.max_abs_error:.2e}, more than {limit:.0e}",
+                where=where,
+            )
+    whole = parity[View.MULTIMODAL]
+    if whole.agreement < tolerance.min_agreement:
+        raise ParityError(
+            f"decides as the source in {whole.agreement:.2%} of {whole.export.examples} test"
+            f" examples, less than {tolerance.min_agreement:.1%}",
+            where=where,
+        )
+    if whole.drop > max_drop:
+        raise ParityError(
+            f"loses {whole.drop * _POINTS:.2f} points on {whole.export.examples} test examples,"
+            f" more than --max-drop {max_drop * _POINTS:g}",
+            where=where,
+            fix="Train longer, use another precision, or allow more",
+        )
+
+
+def parity_as_json(
+    parity: Mapping[View, ViewParity],
+    *,
+    runtime: str,
+    form: tuple[Target, Precision],
+    problem: Problem,
+) -> Json:
+    """Return parity.json."""
+    tolerance = PARITY_TOLERANCE[form]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "runtime": runtime,
+        "split": "test",
+        "metric": metric_name(problem),
+        "tolerance": {
+            "max_abs_error": tolerance.max_abs_error,
+            "min_agreement": tolerance.min_agreement,
+        },
+        "views": {view.value: result.as_json() for view, result in parity.items()},
+    }

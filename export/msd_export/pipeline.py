@@ -1,0 +1,277 @@
+"""From a run's student to verified exports: converted, quantized, compared, then renamed."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from msd_deploy import __version__
+from msd_deploy.artifacts import (
+    Json,
+    RunDirectory,
+    new_folder,
+    refuse_existing,
+    write_json,
+    write_manifest,
+)
+from msd_deploy.data.prepared import PreparedData
+from msd_deploy.errors import ConfigError, ExportError
+from msd_deploy.evaluation import LogitsByView
+from msd_deploy.models.folders import LABELS_NAME, LoadedModel, load_model
+from msd_deploy.runs import config_of_run, data_of_run
+from msd_deploy.views import View
+from msd_export.export_folder import KIND, MODEL_FILE, PARITY_NAME, ExportFolder, open_export
+from msd_export.graph import ExportGraph, signature_of
+from msd_export.parity import (
+    ViewParity,
+    check_parity,
+    compare_logits,
+    parity_as_json,
+    predict_split,
+)
+from msd_export.predictors import Predictor, TorchPredictor, open_predictor
+from msd_export.signature import ModelInputs, Precision, Target
+
+Form = tuple[Target, Precision]
+
+PRECISIONS: Mapping[Target, tuple[Precision, ...]] = {
+    "onnx": ("fp32", "int8"),
+    "coreml": ("fp16", "int8"),
+}
+# Of each view; a multiple of this changed no scale visibly on any model tried.
+_CALIBRATION_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ExportConfig:
+    """What is exported and how strictly it is judged.
+
+    Attributes:
+        forms: Target and precision of each export.
+        max_drop_points: Most points of the metric that a form may lose on the test split.
+        examples: Test examples that verification uses; None: all.
+        overwrite: Replace exports that exist.
+    """
+
+    forms: tuple[Form, ...]
+    max_drop_points: float = 1.0
+    examples: int | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for target, precision in self.forms:
+            if precision not in PRECISIONS[target]:
+                raise ConfigError(
+                    f"{target} has no {precision}", fix=f"It has {', '.join(PRECISIONS[target])}"
+                )
+        if not 0 <= self.max_drop_points <= 100:
+            raise ConfigError(
+                f"must lie between 0 and 100, not {self.max_drop_points}", where="--max-drop"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ExportHooks:
+    """How a caller watches an export.
+
+    Attributes:
+        on_stage: Called with a sentence when a stage begins.
+        on_count: Called with what is counted, how many are done, and their total.
+    """
+
+    on_stage: Callable[[str], None] = lambda sentence: None
+    on_count: Callable[[str, int, int], None] = lambda what, done, total: None
+
+
+def forms_of(targets: Iterable[Target], precisions: Collection[str]) -> tuple[Form, ...]:
+    """Return every wanted target in every wanted precision that it has; no precisions: all of them.
+
+    Raises:
+        ConfigError: A target has none of the wanted precisions.
+    """
+    forms = []
+    for target in targets:
+        matching = [p for p in PRECISIONS[target] if not precisions or p in precisions]
+        if not matching:
+            raise ConfigError(
+                f"{target} has none of the precisions {', '.join(sorted(precisions))}",
+                fix=f"It has {', '.join(PRECISIONS[target])}",
+            )
+        forms += [(target, precision) for precision in matching]
+    return tuple(forms)
+
+
+def export_student(
+    run: RunDirectory, config: ExportConfig, hooks: ExportHooks
+) -> list[ExportFolder]:
+    """Export a run's student in every wanted form, each verified on the run's test split.
+
+    Raises:
+        ArtifactError: The run is unfinished, or an export exists and overwrite is false.
+        ExportError: A converter failed.
+        ParityError: A form is beyond tolerance; it is not written, those before it stay.
+    """
+    run.require_finished()
+    for target, precision in config.forms:
+        refuse_existing(
+            run.exports / f"{target}-{precision}",
+            overwrite=config.overwrite,
+            option="Use --overwrite",
+        )
+    hooks.on_stage(f"Reading {config_of_run(run).data.spec}")
+    loaded = load_model(run.student)
+    data = data_of_run(run, loaded.preprocessor)
+    with tempfile.TemporaryDirectory() as scratch:
+        exporter = _Exporter(loaded, data, config, hooks, name=run.root.name, scratch=Path(scratch))
+        return [exporter.export(form, run.exports) for form in config.forms]
+
+
+def export_teacher_reference(run: RunDirectory, hooks: ExportHooks) -> ExportFolder:
+    """Export a run's teacher to float32 ONNX, the reference that `msd bench` compares with.
+
+    An export of the same teacher is used again.
+    """
+    run.require_finished()
+    loaded = load_model(run.teacher)
+    folder = run.teacher_exports / "onnx-fp32"
+    if folder.is_dir():
+        existing = open_export(folder)
+        if existing.manifest.get("source_digest") == loaded.digest:
+            return existing
+    data = data_of_run(run, loaded.preprocessor)
+    config = ExportConfig((("onnx", "fp32"),), overwrite=True)
+    name = f"{run.root.name} teacher"
+    with tempfile.TemporaryDirectory() as scratch:
+        exporter = _Exporter(loaded, data, config, hooks, name=name, scratch=Path(scratch))
+        return exporter.export(("onnx", "fp32"), run.teacher_exports)
+
+
+class _Exporter:
+    """Exports one model; conversions and the source's logits are made once for all forms."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        data: PreparedData,
+        config: ExportConfig,
+        hooks: ExportHooks,
+        *,
+        name: str,
+        scratch: Path,
+    ) -> None:
+        self.loaded, self.data, self.config, self.hooks = loaded, data, config, hooks
+        self.name, self.scratch = name, scratch
+        self.signature = signature_of(loaded)
+        self.test = data.splits["test"].head(config.examples or len(data.splits["test"]))
+        self._source_logits: LogitsByView | None = None
+
+    def export(self, form: Form, parent: Path) -> ExportFolder:
+        """Convert, verify and keep one form."""
+        name = "-".join(form)
+        final = parent / name
+        with new_folder(final) as building:
+            self.hooks.on_stage(f"Converting to {name}")
+            self._convert(form, building / MODEL_FILE[form[0]])
+            self.hooks.on_stage(f"Verifying {name} on {len(self.test)} test examples")
+            predictor = open_predictor(ExportFolder(building, *form, manifest={}), threads=1)
+            parity = self._compare(predictor, name)
+            check_parity(parity, form=form, max_drop=self.config.max_drop_points / 100)
+            self._complete(building, form, predictor, parity)
+        return open_export(final)
+
+    def _convert(self, form: Form, path: Path) -> None:
+        target, precision = form
+        source = self._unquantized(target)
+        if precision != "int8":
+            copy = shutil.copytree if source.is_dir() else shutil.copyfile
+            copy(source, path)
+        elif target == "onnx":
+            from msd_export.onnx_quantize import quantize_onnx_int8
+
+            quantize_onnx_int8(source, path, self._calibration())
+        else:
+            self._quantize_coreml(source, path)
+
+    def _unquantized(self, target: Target) -> Path:
+        """Return the target's float form, converted at the first call."""
+        path = self.scratch / MODEL_FILE[target]
+        if not path.exists():
+            model, problem = self.loaded.model, self.loaded.problem
+            if target == "onnx":
+                from msd_export.onnx_export import export_onnx
+
+                graph = ExportGraph(model, problem=problem, image_layout="nhwc")
+                export_onnx(graph, self.signature, self._metadata(), path)
+            else:
+                from msd_export.coreml_export import export_coreml
+
+                graph = ExportGraph(model, problem=problem, image_layout="nchw")
+                export_coreml(graph, self.signature, self._metadata(), path)
+        return path
+
+    def _quantize_coreml(self, source: Path, path: Path) -> None:
+        from msd_export.coreml_quantize import count_int8_weights, quantize_coreml_int8
+
+        quantize_coreml_int8(source, path)
+        if count_int8_weights(path) == 0:
+            raise ExportError("int8 quantization left every weight in float", where=path.name)
+
+    def _calibration(self) -> ModelInputs:
+        """Return training examples under all three views, for the quantizer's ranges."""
+        split = self.data.splits["train"]
+        rows = np.linspace(0, len(split) - 1, min(_CALIBRATION_ROWS, len(split))).astype(np.int64)
+        views = [split.inputs(rows, view) for view in View]
+        return {name: np.concatenate([inputs[name] for inputs in views]) for name in views[0]}
+
+    def _metadata(self) -> dict[str, str]:
+        return {
+            "description": f"{self.name}: {len(self.loaded.labels)} classes from image and text",
+            "labels": json.dumps(list(self.loaded.labels), ensure_ascii=False),
+            "problem": self.loaded.problem,
+            "msd_deploy": __version__,
+            "source_digest": self.loaded.digest,
+            "preprocess_digest": self.loaded.preprocessor.digest(),
+        }
+
+    def _compare(self, predictor: Predictor, name: str) -> dict[View, ViewParity]:
+        if self._source_logits is None:
+            source = TorchPredictor(self.loaded.folder, threads=1)
+            self._source_logits = self._predict(source, "source")
+        exported = self._predict(predictor, name)
+        return compare_logits(exported, self._source_logits, self.test, self.loaded.problem)
+
+    def _predict(self, predictor: Predictor, name: str) -> LogitsByView:
+        total, done = len(View) * len(self.test), 0
+
+        def count(rows: int) -> None:
+            nonlocal done
+            done += rows
+            self.hooks.on_count(f"examples through {predictor.runtime} ({name})", done, total)
+
+        return {view: predict_split(predictor, self.test, view, on_rows=count) for view in View}
+
+    def _complete(
+        self,
+        building: Path,
+        form: Form,
+        predictor: Predictor,
+        parity: Mapping[View, ViewParity],
+    ) -> None:
+        """Add what an app needs beside the model, and the manifest last."""
+        self.loaded.preprocessor.save(building)
+        shutil.copyfile(self.loaded.folder / LABELS_NAME, building / LABELS_NAME)
+        problem = self.loaded.problem
+        report = parity_as_json(parity, runtime=predictor.runtime, form=form, problem=problem)
+        write_json(building / PARITY_NAME, report)
+        facts: Json = {
+            "target": form[0],
+            "precision": form[1],
+            "signature": self.signature.as_json(),
+            "source_digest": self.loaded.digest,
+            "dataset_digest": self.data.digest,
+        }
+        write_manifest(building, KIND, facts)

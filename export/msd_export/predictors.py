@@ -1,0 +1,178 @@
+"""Run what was written: one interface over PyTorch, ONNX Runtime and Core ML.
+
+Each runtime is imported by its own predictor alone: a process that runs an ONNX file holds no
+torch, so that its start and its memory, which `msd bench` measures, are the file's own.
+"""
+
+import sys
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd_deploy.errors import ArtifactError
+from msd_export.export_folder import ExportFolder
+from msd_export.signature import INPUT_NAMES, ModelInputs, Target, single_example
+
+Logits = NDArray[np.float32]
+
+
+class Predictor(Protocol):
+    """A model that can be asked, in whatever form.
+
+    Attributes:
+        runtime: What runs it, for example "ONNX Runtime".
+    """
+
+    runtime: str
+
+    def predict(self, inputs: ModelInputs) -> Logits:
+        """Return logits, float32 [batch, classes], of a batch of inputs (see `ModelInputs`)."""
+        ...
+
+
+class TorchPredictor:
+    """A model folder, run by PyTorch.
+
+    Args:
+        folder: The model folder.
+        threads: CPU threads of the whole process.
+
+    Raises:
+        ArtifactError: It cannot be loaded.
+    """
+
+    runtime = "PyTorch"
+
+    def __init__(self, folder: Path, *, threads: int = 1) -> None:
+        import torch
+
+        from msd_deploy.models.folders import load_model
+        from msd_export.graph import ExportGraph
+
+        torch.set_num_threads(threads)
+        loaded = load_model(folder)
+        self._graph = ExportGraph(loaded.model, problem=loaded.problem, image_layout="nhwc")
+
+    def predict(self, inputs: ModelInputs) -> Logits:
+        """Return logits; see `Predictor`."""
+        import torch
+
+        from msd_export.graph import as_tensors
+
+        with torch.inference_mode():
+            logits, _ = self._graph(*as_tensors(inputs))
+        return cast(Logits, logits.numpy())
+
+
+class OnnxPredictor:
+    """An ONNX file, run by ONNX Runtime on the CPU.
+
+    Args:
+        path: The file.
+        threads: Threads within an operator.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot load it.
+    """
+
+    runtime = "ONNX Runtime"
+
+    def __init__(self, path: Path, *, threads: int = 1) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's exceptions share no other base
+            raise ArtifactError(f"ONNX Runtime cannot load it ({error})", where=path) from error
+
+    def predict(self, inputs: ModelInputs) -> Logits:
+        """Return logits; see `Predictor`."""
+        feed = {name: inputs[name] for name in INPUT_NAMES}
+        (logits,) = self._session.run(["logits"], feed)
+        return cast(Logits, logits)
+
+
+class MilPredictor:
+    """A Core ML package, run by the MIL evaluator on any machine: right numbers, no Core ML speed.
+
+    Args:
+        path: The .mlpackage.
+
+    Raises:
+        ExportError: It holds an operation that the evaluator does not know.
+    """
+
+    runtime = "MIL evaluator"
+
+    def __init__(self, path: Path) -> None:
+        from msd_export.mil_evaluator import MilEvaluator
+
+        self._evaluator = MilEvaluator.load(path)
+
+    def predict(self, inputs: ModelInputs) -> Logits:
+        """Return logits; see `Predictor`. Core ML packages take one example at a time."""
+        rows = len(inputs["image"])
+        outputs = [
+            self._evaluator.run(single_example(inputs, row))["logits"] for row in range(rows)
+        ]
+        return np.concatenate(outputs).astype(np.float32)
+
+
+class CoreMLPredictor:
+    """A Core ML package, run by Core ML itself; macOS only.
+
+    Args:
+        path: The .mlpackage.
+    """
+
+    runtime = "Core ML"
+
+    def __init__(self, path: Path) -> None:
+        from msd_export.coreml_package import quiet_coremltools
+
+        with quiet_coremltools():
+            import coremltools
+
+            self._model = coremltools.models.MLModel(str(path))
+
+    def predict(self, inputs: ModelInputs) -> Logits:
+        """Return logits; see `Predictor`."""
+        rows = range(len(inputs["image"]))
+        return np.concatenate([self._predict_one(single_example(inputs, row)) for row in rows])
+
+    def _predict_one(self, example: ModelInputs) -> Logits:
+        from PIL import Image
+
+        feed: dict[str, object] = {name: example[name] for name in INPUT_NAMES[1:]}
+        feed["image"] = Image.fromarray(cast(NDArray[np.uint8], example["image"][0]))
+        return np.asarray(self._model.predict(feed)["logits"], np.float32)
+
+
+def runtime_of(target: Target) -> str:
+    """Return the name of the runtime that `open_predictor` uses on this machine."""
+    if target == "onnx":
+        return OnnxPredictor.runtime
+    return CoreMLPredictor.runtime if sys.platform == "darwin" else MilPredictor.runtime
+
+
+def open_predictor(export: ExportFolder, *, threads: int = 1) -> Predictor:
+    """Open an export with the runtime that is right for it on this machine.
+
+    Core ML packages run in Core ML on macOS, in the MIL evaluator elsewhere.
+
+    Raises:
+        ArtifactError: The runtime cannot load it.
+    """
+    if export.target == "onnx":
+        return OnnxPredictor(export.model_path, threads=threads)
+    if sys.platform == "darwin":
+        return CoreMLPredictor(export.model_path)
+    return MilPredictor(export.model_path)

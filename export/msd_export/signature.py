@@ -1,0 +1,62 @@
+"""The one signature that every exported form has: names, shapes and dtypes of inputs and outputs.
+
+One file answers with both modalities, with the image alone or with the text alone: an absent image
+is `image_present` 0, an absent text is an `attention_mask` of the first token ([CLS]) alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd_deploy.problem import Problem
+
+ModelInputs = dict[str, NDArray[np.generic]]
+"""image uint8 [batch, height, width, 3] RGB; image_present int32 [batch]; input_ids int32
+[batch, length]; attention_mask int32 [batch, length]."""
+
+INPUT_NAMES = ("image", "image_present", "input_ids", "attention_mask")
+OUTPUT_NAMES = ("logits", "probabilities")
+
+Target = Literal["onnx", "coreml"]
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSignature:
+    """Shapes and meanings of a model's inputs and outputs.
+
+    Attributes:
+        image_size: Height and width of the image in pixels.
+        max_length: Tokens of text, padded; includes [CLS] and [SEP].
+        labels: Names of the classes, in the order of the logits.
+        problem: single_label has softmax probabilities, multi_label sigmoid ones.
+    """
+
+    image_size: tuple[int, int]
+    max_length: int
+    labels: tuple[str, ...]
+    problem: Problem
+
+    def as_json(self) -> dict[str, object]:
+        """Return the signature as it is stated in an export's manifest."""
+        height, width = self.image_size
+        text = {"dtype": "int32", "shape": ["batch", self.max_length]}
+        classes = {"dtype": "float32", "shape": ["batch", len(self.labels)]}
+        return {
+            "problem": self.problem,
+            "inputs": {
+                "image": {"dtype": "uint8", "shape": ["batch", height, width, 3]},
+                "image_present": {"dtype": "int32", "shape": ["batch"]},
+                "input_ids": text,
+                "attention_mask": text,
+            },
+            "outputs": dict.fromkeys(OUTPUT_NAMES, classes),
+        }
+
+
+def single_example(inputs: Mapping[str, NDArray[np.generic]], row: int) -> ModelInputs:
+    """Return one row of a batch of inputs, its batch dimension kept."""
+    return {name: inputs[name][row : row + 1] for name in INPUT_NAMES}

@@ -1,0 +1,140 @@
+"""Where things go in a chart: scales, ticks, and labels that cover neither marks nor each other."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+_DIRECTIONS = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1))
+"""Right, left, above, below, then the corners: where a label stands, the best place first."""
+_DISTANCES = tuple(range(9, 180, 11))
+_LABEL_COST, _OUTSIDE_COST, _MARK_COST = 1e6, 1e6, 1e3
+_TURN_COST = 1.5
+_MIN_SPAN = 0.02
+_STEPS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle in the chart's units, y downwards."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+    def overlap(self, other: "Box") -> float:
+        """Return the area that both cover."""
+        right = min(self.left + self.width, other.left + other.width)
+        bottom = min(self.top + self.height, other.top + other.height)
+        width, height = right - max(self.left, other.left), bottom - max(self.top, other.top)
+        return max(0.0, width) * max(0.0, height)
+
+    def nearest(self, x: float, y: float) -> tuple[float, float]:
+        """Return the point of the rectangle that is nearest to a point."""
+        return (
+            min(max(x, self.left), self.left + self.width),
+            min(max(y, self.top), self.top + self.height),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Maps values to positions, linearly or by logarithm.
+
+    Attributes:
+        low: Value at `start`.
+        high: Value at `end`.
+        start: Position of low.
+        end: Position of high.
+        is_log: Whether equal ratios are equal distances.
+    """
+
+    low: float
+    high: float
+    start: float
+    end: float
+    is_log: bool = False
+
+    def position(self, value: float) -> float:
+        """Return where a value stands."""
+        low, high = self.low, self.high
+        if self.is_log:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        return self.start + (value - low) / (high - low) * (self.end - self.start)
+
+
+def log_range(values: Sequence[float], *, margin: float) -> tuple[float, float]:
+    """Return a range that holds positive values, wider by a factor on both sides."""
+    return min(values) / margin, max(values) * margin
+
+
+def share_range(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float]:
+    """Return a range within 0..1 that holds all intervals, with some room."""
+    low, high = min(lows), max(highs)
+    room = max(0.1 * (high - low), _MIN_SPAN)
+    return max(0.0, low - room), min(1.0, high + room)
+
+
+def log_ticks(low: float, high: float, *, most: int) -> list[float]:
+    """Return 1, 2 and 5 times powers of ten within a range, only powers if those are too many."""
+    exponents = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    for digits in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [digit * 10.0**exponent for exponent in exponents for digit in digits]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) <= most:
+            break
+    return ticks
+
+
+def share_ticks(low: float, high: float, *, most: int) -> list[float]:
+    """Return round fractions within a range, at the finest step that gives no more than `most`."""
+    for step in _STEPS:
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if last - first < most:
+            break
+    return [number * step for number in range(first, last + 1)]
+
+
+def place_labels(
+    marks: Sequence[tuple[float, float]],
+    sizes: Sequence[tuple[float, float]],
+    *,
+    bounds: Box,
+    obstacles: Sequence[Box],
+) -> list[Box]:
+    """Choose a place for each mark's label: near it, inside, over no other label or obstacle.
+
+    Args:
+        marks: Positions.
+        sizes: Width and height of each label.
+        bounds: Where labels may stand.
+        obstacles: What they should not cover; they do where there is no other way.
+    """
+    placed: list[Box] = []
+    for mark, size in zip(marks, sizes, strict=True):
+        costs = [
+            (cost + _cost(box, bounds, placed, obstacles), order, box)
+            for order, (cost, box) in enumerate(_candidates(mark, size))
+        ]
+        placed.append(min(costs, key=lambda entry: entry[:2])[2])
+    return placed
+
+
+def _candidates(
+    mark: tuple[float, float], size: tuple[float, float]
+) -> Iterator[tuple[float, Box]]:
+    """Yield places around a mark, with what their distance and direction cost."""
+    (x, y), (width, height) = mark, size
+    for distance in _DISTANCES:
+        for rank, (right, down) in enumerate(_DIRECTIONS):
+            left = x + right * distance - width * (1 - right) / 2
+            top = y + down * distance - height * (1 - down) / 2
+            yield distance + _TURN_COST * rank, Box(left, top, width, height)
+
+
+def _cost(box: Box, bounds: Box, placed: Sequence[Box], obstacles: Sequence[Box]) -> float:
+    outside = box.width * box.height - box.overlap(bounds)
+    on_labels = sum(box.overlap(other) for other in placed)
+    on_obstacles = sum(box.overlap(other) > 0 for other in obstacles)
+    cost = _OUTSIDE_COST * (outside > 1e-6) + _LABEL_COST * (on_labels > 0)
+    return cost + _MARK_COST * on_obstacles

@@ -1,0 +1,44 @@
+"""Settings of a benchmark. Torch-free."""
+
+from dataclasses import dataclass
+
+from msd_deploy.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class BenchConfig:
+    """How a run's models are measured."""
+
+    threads: int = 1
+    """CPU threads of each model."""
+    rounds: int = 4
+    """Times that every model's latency is sampled; even, so that both orders count the same."""
+    warm_up: int = 10
+    """Predictions before the samples of a round; they do not count."""
+    samples: int = 100
+    """Latency samples of a model in a round, one example each."""
+    round_seconds: float = 1.5
+    """Most seconds that a model's samples in a round take; a slow model then has fewer of them."""
+    batch_size: int = 32
+    """Rows a batch for throughput."""
+    batches: int = 8
+    """Batches that are timed for throughput."""
+    examples: int | None = None
+    """Test examples for the metrics, from the first on; None: all."""
+
+    def __post_init__(self) -> None:
+        _check("threads", self.threads, 1, 256)
+        _check("rounds", self.rounds, 1, 1000)
+        _check("warm_up", self.warm_up, 0, 10_000)
+        _check("samples", self.samples, 5, 1_000_000)
+        _check("round_seconds", self.round_seconds, 0.01, 3600.0)
+        _check("batch_size", self.batch_size, 1, 4096)
+        _check("batches", self.batches, 1, 10_000)
+        _check("examples", self.examples, 1, 100_000_000)
+
+
+def _check(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:
+        raise ConfigError(
+            f"must lie between {low:g} and {high:g}, not {value!r}", where=f"bench.{name}"
+        )

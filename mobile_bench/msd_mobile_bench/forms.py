@@ -1,0 +1,122 @@
+"""What a run has to measure: teacher and student in PyTorch, and every export, files verified."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from msd_deploy.artifacts import Json, RunDirectory, read_manifest, sha256_of_json
+from msd_deploy.errors import ArtifactError
+from msd_export.export_folder import ExportFolder, exports_below, open_export
+from msd_export.predictors import MilPredictor, TorchPredictor, runtime_of
+from msd_mobile_bench.schema import Who
+
+TORCH = "torch"
+_WEIGHTS_NAME = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One model in one form.
+
+    Attributes:
+        model: teacher or student.
+        target: torch, onnx or coreml.
+        precision: Of its weights.
+        runtime: What runs it on this machine.
+        folder: The model folder or export folder.
+        size_bytes: Of its weights' file, or of the exported file or package.
+        parameters: Of the model; None where its folder does not state them.
+        digest: SHA-256 over the digests of the folder's files.
+    """
+
+    model: Who
+    target: str
+    precision: str
+    runtime: str
+    folder: Path
+    size_bytes: int
+    parameters: int | None
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """Tell the form, for example student-onnx-int8."""
+        return f"{self.model}-{self.target}-{self.precision}"
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether this machine runs it with the runtime that an app would use.
+
+        The MIL evaluator tells what Core ML answers, nothing of its time and memory.
+        """
+        return self.runtime != MilPredictor.runtime
+
+
+def find_forms(run: RunDirectory) -> list[Form]:
+    """Find everything that a run has to measure; every file is checked against its digest.
+
+    Returns:
+        The teacher's forms, then the student's; the teacher's export only where there is one.
+
+    Raises:
+        ArtifactError: A folder is missing, incomplete or altered, or an export was made from
+            another model than the run's.
+    """
+    run.require_finished()
+    teacher, student = _read_model(run.teacher), _read_model(run.student)
+    reference = run.teacher_exports / "onnx-fp32"
+    references = [open_export(reference)] if reference.is_dir() else []
+    exports = sorted(exports_below(run.exports), key=_order)
+    return [
+        _torch_form("teacher", run.teacher, teacher),
+        *(_exported_form("teacher", export, teacher) for export in references),
+        _torch_form("student", run.student, student),
+        *(_exported_form("student", export, student) for export in exports),
+    ]
+
+
+def _order(export: ExportFolder) -> tuple[bool, str]:
+    """Sort ONNX, which is timed everywhere, before Core ML."""
+    return export.target != "onnx", export.name
+
+
+def _read_model(folder: Path) -> Json:
+    if not folder.is_dir():
+        raise ArtifactError("no such model folder", where=folder)
+    return read_manifest(folder, "model")
+
+
+def _torch_form(model: Who, folder: Path, manifest: Json) -> Form:
+    return Form(
+        model=model,
+        target=TORCH,
+        precision="fp32",
+        runtime=TorchPredictor.runtime,
+        folder=folder,
+        size_bytes=(folder / _WEIGHTS_NAME).stat().st_size,
+        parameters=_parameters(manifest),
+        digest=sha256_of_json(manifest["files"]),
+    )
+
+
+def _exported_form(model: Who, export: ExportFolder, source: Json) -> Form:
+    if export.manifest.get("source_digest") != sha256_of_json(source["files"]):
+        raise ArtifactError(
+            f"was not made from the run's present {model}",
+            where=export.folder,
+            fix="Export again with `msd export --overwrite`",
+        )
+    return Form(
+        model=model,
+        target=export.target,
+        precision=export.precision,
+        runtime=runtime_of(export.target),
+        folder=export.folder,
+        size_bytes=export.size_bytes(),
+        parameters=_parameters(source),
+        digest=sha256_of_json(export.manifest["files"]),
+    )
+
+
+def _parameters(manifest: Json) -> int | None:
+    stated = manifest.get("parameters")
+    return stated if type(stated) is int else None

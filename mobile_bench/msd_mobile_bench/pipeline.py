@@ -1,0 +1,193 @@
+"""From a run to its benchmark: reports/bench.json, bench.md and bench.html."""
+
+import itertools
+import shlex
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from msd_deploy import __version__
+from msd_deploy.artifacts import SCHEMA_VERSION, Json, RunDirectory, utc_now
+from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.distill.teacher_cache import read_predictions
+from msd_deploy.evaluation import metric_name
+from msd_deploy.runs import config_of_run, data_of_run
+from msd_deploy.views import View
+from msd_mobile_bench.config import BenchConfig
+from msd_mobile_bench.exchange import save_arrays
+from msd_mobile_bench.forms import Form, find_forms
+from msd_mobile_bench.host import describe_host
+from msd_mobile_bench.notes import write_notes
+from msd_mobile_bench.processes import WorkerProcess
+from msd_mobile_bench.quality import SPLIT, Quality, judge, predict_forms
+from msd_mobile_bench.report import write_reports
+from msd_mobile_bench.rows import make_row, ratios_of
+from msd_mobile_bench.schema import Bench, DataFacts, Row, Who
+from msd_mobile_bench.timing import Timing, count_turns, measure_timing, summarize_control
+
+_TIMED_EXAMPLES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class BenchHooks:
+    """How a caller watches a benchmark.
+
+    Attributes:
+        on_stage: Called with a sentence when a stage begins.
+        on_count: Called with what is counted, how many are done, and their total.
+    """
+
+    on_stage: Callable[[str], None] = lambda sentence: None
+    on_count: Callable[[str, int, int], None] = lambda what, done, total: None
+
+
+def run_bench(
+    run: RunDirectory, config: BenchConfig | None = None, hooks: BenchHooks | None = None
+) -> Json:
+    """Measure a run's teacher and student in every form, and write the reports.
+
+    Files are verified first, and nothing is written before everything is measured; earlier reports
+    are then replaced.
+
+    Args:
+        run: A finished run; its exports, and its teacher's ONNX export where there is one, count.
+        config: How.
+        hooks: Progress.
+
+    Returns:
+        The content of bench.json; see `msd_mobile_bench.schema.Bench`.
+
+    Raises:
+        ArtifactError: The run is unfinished, or a model's file is missing or altered.
+        DataError: The data set has changed since the run.
+        MsdError: A model cannot be run.
+    """
+    config, hooks = config or BenchConfig(), hooks or BenchHooks()
+    host = describe_host()
+    hooks.on_stage("Verifying the models' files")
+    forms = find_forms(run)
+    hooks.on_stage("Reading the test split")
+    data = _data_by_model(run)
+    with tempfile.TemporaryDirectory(prefix="msd-bench-") as scratch, ExitStack() as stack:
+        workers = _prepare_workers(forms, data, config, Path(scratch), stack)
+        timings = _time(workers, config, hooks)
+        qualities = _judge(workers, data, run, config, hooks)
+    rows = [
+        make_row(run, form, timings.get(form.name), quality)
+        for form, quality in zip(forms, qualities, strict=True)
+    ]
+    control = summarize_control(list(timings.values()))
+    prepared = data["student"]
+    bench: Bench = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "bench",
+        "msd_deploy": __version__,
+        "created_utc": utc_now(),
+        "run": run.root.resolve().name,
+        "command": command_line(run, config),
+        "config": asdict(config),
+        "data": _data_facts(run, prepared, rows),
+        "metric": metric_name(prepared.problem),
+        "host": host,
+        "control": control,
+        "rows": rows,
+        "ratios": ratios_of(rows),
+        "notes": write_notes(rows, control, host, config),
+    }
+    write_reports(run.reports, bench)
+    return cast(Json, bench)
+
+
+def command_line(run: RunDirectory, config: BenchConfig) -> str:
+    """Return the command that repeats a benchmark; a run outside the working folder by its name."""
+    root, here = run.root.resolve(), Path.cwd().resolve()
+    path = root.relative_to(here) if root.is_relative_to(here) else Path(root.name)
+    words = ["msd", "bench", path.as_posix()]
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if value != field.default:
+            words += [f"--{field.name.replace('_', '-')}", str(value)]
+    return shlex.join(words)
+
+
+def _data_by_model(run: RunDirectory) -> dict[Who, PreparedData]:
+    """Prepare the data as each model saw it; once if both saw the same."""
+    student, teacher = Preprocessor.load(run.student), Preprocessor.load(run.teacher)
+    data = data_of_run(run, student)
+    same = teacher.digest() == student.digest()
+    return {"teacher": data if same else data_of_run(run, teacher), "student": data}
+
+
+def _data_facts(run: RunDirectory, data: PreparedData, rows: Sequence[Row]) -> DataFacts:
+    spec = config_of_run(run).data.spec
+    return {
+        "name": Path(spec).name if spec.endswith(".jsonl") else spec,
+        "split": SPLIT,
+        "examples": rows[0]["scores"][View.MULTIMODAL]["examples"],
+        "digest": data.digest,
+    }
+
+
+def _prepare_workers(
+    forms: Sequence[Form],
+    data: Mapping[Who, PreparedData],
+    config: BenchConfig,
+    scratch: Path,
+    stack: ExitStack,
+) -> list[WorkerProcess]:
+    """Write the inputs that are timed, spread over the test split; return workers not yet begun."""
+    examples = {who: scratch / f"examples-{who}" for who in data}
+    for who, prepared in data.items():
+        split = prepared.splits[SPLIT]
+        rows = np.linspace(0, len(split) - 1, min(_TIMED_EXAMPLES, len(split))).astype(np.int64)
+        save_arrays(examples[who], split.inputs(rows))
+    workers = [
+        WorkerProcess(form, threads=config.threads, examples=examples[form.model], scratch=scratch)
+        for form in forms
+    ]
+    return [stack.enter_context(worker) for worker in workers]
+
+
+def _time(
+    workers: Sequence[WorkerProcess], config: BenchConfig, hooks: BenchHooks
+) -> dict[str, Timing]:
+    """Return the timing of every form that this machine has the runtime of, by name."""
+    timed = [worker for worker in workers if worker.form.is_timed]
+    hooks.on_stage(f"Timing {len(timed)} forms, each in its own process, {config.rounds} rounds")
+    total = count_turns(len(timed), config)
+    turns = itertools.count(1)
+    timings = measure_timing(
+        timed, config, on_turn=lambda: hooks.on_count("turns", next(turns), total)
+    )
+    return {worker.form.name: timing for worker, timing in zip(timed, timings, strict=True)}
+
+
+def _judge(
+    workers: Sequence[WorkerProcess],
+    data: Mapping[Who, PreparedData],
+    run: RunDirectory,
+    config: BenchConfig,
+    hooks: BenchHooks,
+) -> list[Quality]:
+    """Return how well each form answers on the examples that the configuration names."""
+    splits = {
+        who: prepared.splits[SPLIT].head(config.examples or len(prepared.splits[SPLIT]))
+        for who, prepared in data.items()
+    }
+    hooks.on_stage(f"Predicting {len(splits['student']):,} test examples in every form and view")
+    logits = predict_forms(
+        workers,
+        [splits[worker.form.model] for worker in workers],
+        on_done=lambda done, total: hooks.on_count("forms and views", done, total),
+    )
+    predictions = read_predictions(run.teacher_predictions)
+    return [
+        judge(worker.form, by_view, data["student"], predictions)
+        for worker, by_view in zip(workers, logits, strict=True)
+    ]

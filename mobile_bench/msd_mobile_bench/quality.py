@@ -1,0 +1,117 @@
+"""What each form answers on the test split: metrics by view, and agreement with the teacher."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from msd_deploy.data.prepared import PreparedData, PreparedSplit
+from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.errors import ArtifactError
+from msd_deploy.evaluation import LogitArray, LogitsByView, agreement, score_views
+from msd_deploy.models.folders import read_labels
+from msd_deploy.views import View
+from msd_export.parity import predict_split
+from msd_mobile_bench.forms import Form
+from msd_mobile_bench.processes import RemotePredictor, WorkerProcess
+from msd_mobile_bench.schema import ScoreJson
+
+SPLIT = "test"
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How well one form answers.
+
+    Attributes:
+        scores: The metric by view.
+        agreement: Share of the teacher's decisions, by view.
+    """
+
+    scores: dict[str, ScoreJson]
+    agreement: dict[str, float]
+
+
+def predict_forms(
+    workers: Sequence[WorkerProcess],
+    splits: Sequence[PreparedSplit],
+    *,
+    on_done: Callable[[int, int], None] = lambda done, total: None,
+) -> list[LogitsByView]:
+    """Return each worker's logits of all views, the workers side by side on the machine's cores.
+
+    Args:
+        workers: Those that are not open yet are opened, beside what the others do.
+        splits: What each one answers: teacher and student may be preprocessed differently.
+        on_done: Called in this thread with the pairs of form and view that are done, and their
+            total.
+    """
+    pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+    logits: list[LogitsByView] = [{} for _ in workers]
+    try:
+        futures: dict[Future[LogitArray], tuple[int, View]] = {}
+        for view in View:  # the outer loop: a worker answers one question at a time
+            for index, (worker, split) in enumerate(zip(workers, splits, strict=True)):
+                future = pool.submit(_predict, worker, split, view)
+                futures[future] = (index, view)
+        for done, future in enumerate(as_completed(futures), start=1):
+            index, view = futures[future]
+            logits[index][view] = future.result()
+            on_done(done, len(futures))
+    except BaseException:
+        for worker in workers:
+            worker.kill()  # else the pool would wait for their answers
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [{view: by_view[view] for view in View} for by_view in logits]
+
+
+def _predict(worker: WorkerProcess, split: PreparedSplit, view: View) -> LogitArray:
+    worker.ensure_open()
+    return predict_split(RemotePredictor(worker), split, view)
+
+
+def judge(
+    form: Form, logits: LogitsByView, data: PreparedData, predictions: TeacherPredictions
+) -> Quality:
+    """Score a form's logits of the first rows of the test split.
+
+    Args:
+        form: Its folder states the order of its classes.
+        logits: float32 [rows, classes] by view.
+        data: Labels of all rows, and the order of classes in which they are counted.
+        predictions: The teacher's cached logits, in the data's order of classes.
+
+    Raises:
+        ArtifactError: The form gave NaN or infinite logits, or knows other classes.
+    """
+    ordered = _in_order(form, logits, data.labels)
+    rows = len(ordered[View.MULTIMODAL])
+    labels = data.splits[SPLIT].head(rows).labels
+    scores = score_views(ordered, labels, data.problem)
+    return Quality(
+        scores={view.value: cast(ScoreJson, score.as_json()) for view, score in scores.items()},
+        agreement={
+            view.value: round(
+                agreement(values, predictions.of_view(SPLIT, view)[:rows], data.problem), 6
+            )
+            for view, values in ordered.items()
+        },
+    )
+
+
+def _in_order(form: Form, logits: Mapping[View, LogitArray], labels: Sequence[str]) -> LogitsByView:
+    own, _ = read_labels(form.folder)
+    if set(own) != set(labels):
+        raise ArtifactError("knows other classes than the data", where=form.folder)
+    order = [own.index(label) for label in labels]
+    for view, values in logits.items():
+        if not np.isfinite(values).all():
+            raise ArtifactError(
+                f"gives NaN or infinite logits on the {view} view", where=form.folder
+            )
+    return {view: values[:, order] for view, values in logits.items()}

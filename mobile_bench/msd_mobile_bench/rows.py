@@ -1,0 +1,91 @@
+"""Put measurements into the rows of bench.json, and divide student by teacher."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from msd_deploy.artifacts import RunDirectory
+from msd_mobile_bench.forms import TORCH, Form
+from msd_mobile_bench.latency import describe
+from msd_mobile_bench.notes import NEEDS_A_DEVICE
+from msd_mobile_bench.quality import Quality
+from msd_mobile_bench.schema import Ratios, Row, Who
+from msd_mobile_bench.timing import Timing
+
+_MS_PER_SECOND = 1000.0
+_COMPARED = (("onnx", "fp32"), (TORCH, "fp32"))
+
+
+def make_row(run: RunDirectory, form: Form, timing: Timing | None, quality: Quality) -> Row:
+    """Assemble the row of one form; without timing its fields are None and the note says why."""
+    row: Row = {
+        "name": form.name,
+        "model": form.model,
+        "target": form.target,
+        "precision": form.precision,
+        "runtime": form.runtime,
+        "path": form.folder.relative_to(run.root).as_posix(),
+        "digest": form.digest,
+        "size_bytes": form.size_bytes,
+        "parameters": form.parameters,
+        "load_time_ms": None,
+        "latency_ms": None,
+        "throughput_per_second": None,
+        "throughput_batch_size": None,
+        "throughput_batch_ms": [],
+        "rss_before_load_bytes": None,
+        "peak_rss_bytes": None,
+        "peak_rss_increase_bytes": None,
+        "scores": quality.scores,
+        "agreement": quality.agreement,
+        "note": NEEDS_A_DEVICE if timing is None else None,
+    }
+    if timing is not None:
+        _add_timing(row, timing)
+    return row
+
+
+def _add_timing(row: Row, timing: Timing) -> None:
+    seconds = float(np.median(timing.batches)) / _MS_PER_SECOND
+    row["load_time_ms"] = timing.load_time_ms
+    row["latency_ms"] = describe(timing.latency)
+    row["throughput_per_second"] = round(timing.batch_size / seconds, 2)
+    row["throughput_batch_size"] = timing.batch_size
+    row["throughput_batch_ms"] = [round(sample, 4) for sample in timing.batches]
+    row["rss_before_load_bytes"] = timing.rss_before_load_bytes
+    row["peak_rss_bytes"] = timing.peak_rss_bytes
+    row["peak_rss_increase_bytes"] = timing.peak_rss_bytes - timing.rss_before_load_bytes
+
+
+def ratios_of(rows: Sequence[Row]) -> Ratios:
+    """Divide the student by the teacher in the same form: ONNX float32, else PyTorch."""
+    found = {(row["model"], row["target"], row["precision"]): row for row in rows}
+    for form in _COMPARED:
+        teacher, student = (found.get((who, *form)) for who in _WHO)
+        if teacher is not None and student is not None:
+            return _ratios(teacher, student)
+    raise AssertionError("both models always have a PyTorch row")
+
+
+_WHO: tuple[Who, Who] = ("teacher", "student")
+
+
+def _ratios(teacher: Row, student: Row) -> Ratios:
+    teacher_latency, student_latency = teacher["latency_ms"], student["latency_ms"]
+    latency = None
+    if teacher_latency is not None and student_latency is not None:
+        latency = _divide(student_latency["p50"], teacher_latency["p50"])
+    scores = (row["scores"]["multimodal"]["value"] for row in (student, teacher))
+    return {
+        "form": f"{teacher['target']}-{teacher['precision']}",
+        "parameters": _divide(student["parameters"], teacher["parameters"]),
+        "size": student["size_bytes"] / teacher["size_bytes"],
+        "latency": latency,
+        "metric": _divide(*scores),
+    }
+
+
+def _divide(numerator: float | None, denominator: float | None) -> float | None:
+    if numerator is None or not denominator:
+        return None
+    return round(numerator / denominator, 6)

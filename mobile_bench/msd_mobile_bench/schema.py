@@ -1,0 +1,117 @@
+"""The content of bench.json, typed: what is measured, under which names and units.
+
+Shares (metrics, agreement, ratios) are fractions 0..1. Typed dictionaries, so that the report reads
+a file of an earlier benchmark in the same way.
+"""
+
+from typing import Literal, TypedDict
+
+Who = Literal["teacher", "student"]
+
+
+class Distribution(TypedDict):
+    """Milliseconds: percentiles and mean over all rounds, and every sample of each round."""
+
+    p50: float
+    p90: float
+    p99: float
+    mean: float
+    p50_per_round: list[float]
+    samples: list[list[float]]
+
+
+class ScoreJson(TypedDict):
+    """A metric with its 95 % bootstrap interval."""
+
+    value: float
+    interval: list[float]
+    examples: int
+
+
+class Row(TypedDict):
+    """One model in one form. None where this machine cannot tell; `note` then says why.
+
+    path is relative to the run. peak_rss_bytes is a fresh process' own while it answers one example
+    at a time; the increase is counted from before the model was opened, its runtime loaded.
+    """
+
+    name: str
+    model: Who
+    target: str
+    precision: str
+    runtime: str
+    path: str
+    digest: str
+    size_bytes: int
+    parameters: int | None
+    load_time_ms: float | None
+    latency_ms: Distribution | None
+    throughput_per_second: float | None
+    throughput_batch_size: int | None
+    throughput_batch_ms: list[float]
+    rss_before_load_bytes: int | None
+    peak_rss_bytes: int | None
+    peak_rss_increase_bytes: int | None
+    scores: dict[str, ScoreJson]
+    agreement: dict[str, float]
+    note: str | None
+
+
+class Control(TypedDict):
+    """The control kernel: its median per round over all turns, and slowest turn / fastest turn."""
+
+    kernel: str
+    p50_ms_per_round: list[float]
+    host_drift: float
+
+
+class Host(TypedDict):
+    """The machine and what is installed on it."""
+
+    cpu: str
+    instructions: list[str]
+    logical_cores: int
+    physical_cores: int | None
+    memory_bytes: int
+    os: str
+    python: str
+    versions: dict[str, str]
+    load_average_1min: float | None
+
+
+class Ratios(TypedDict):
+    """Student divided by teacher, both in the same form."""
+
+    form: str
+    parameters: float | None
+    size: float
+    latency: float | None
+    metric: float | None
+
+
+class DataFacts(TypedDict):
+    """What the metrics were measured on."""
+
+    name: str
+    split: str
+    examples: int
+    digest: str
+
+
+class Bench(TypedDict):
+    """bench.json."""
+
+    schema_version: int
+    kind: str
+    msd_deploy: str
+    created_utc: str
+    run: str
+    command: str
+    config: dict[str, object]
+    data: DataFacts
+    metric: str
+    host: Host
+    control: Control
+    rows: list[Row]
+    ratios: Ratios
+    notes: list[str]

@@ -1,0 +1,224 @@
+"""The words of a report: what stands in each cell, the same in Markdown and HTML."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from msd_mobile_bench.schema import Bench, Distribution, Row, ScoreJson
+
+NOTHING = "–"
+_TARGET_NAMES: Mapping[str, str] = {"torch": "PyTorch", "onnx": "ONNX", "coreml": "Core ML"}
+_METRIC_NAMES: Mapping[str, str] = {"accuracy": "Accuracy", "micro_f1": "Micro F1"}
+VIEW_NAMES: Mapping[str, str] = {
+    "multimodal": "image and text",
+    "image": "image alone",
+    "text": "text alone",
+}
+_MEGA = 1e6
+
+Cell = Callable[[Row], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A table's row.
+
+    Attributes:
+        form: Its name.
+        model: teacher or student.
+        cells: In the order of the headings.
+    """
+
+    form: str
+    model: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table; the form's own column is not among the headings.
+
+    Attributes:
+        title: What it shows.
+        notes: What to know of a form, by its title.
+        groups: Headings of the cells, by what they have in common.
+        lines: One per form.
+    """
+
+    title: str
+    notes: Mapping[str, str]
+    groups: Mapping[str, tuple[str, ...]]
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A headline number: the student's share of the teacher's."""
+
+    name: str
+    share: str
+    detail: str
+
+
+def metric_title(bench: Bench) -> str:
+    """Return the metric's name, capitalized."""
+    return _METRIC_NAMES.get(bench["metric"], bench["metric"])
+
+
+def short_form(row: Row) -> str:
+    """Return a form without its model, for example ONNX int8."""
+    return f"{_TARGET_NAMES.get(row['target'], row['target'])} {row['precision']}"
+
+
+def form_title(row: Row) -> str:
+    """Return a form with its model, for example Student, ONNX int8."""
+    return f"{row['model'].capitalize()}, {short_form(row)}"
+
+
+def speed_table(bench: Bench) -> Table:
+    """Return size, latency, load, throughput and memory of every form."""
+    columns: dict[str, dict[str, Cell]] = {
+        "Latency": {
+            "p50": lambda row: _latency_text(row["latency_ms"], "p50"),
+            "p90": lambda row: _latency_text(row["latency_ms"], "p90"),
+            "p99": lambda row: _latency_text(row["latency_ms"], "p99"),
+        },
+        "Model": {
+            "parameters": lambda row: count_text(row["parameters"]),
+            "size": lambda row: bytes_text(row["size_bytes"]),
+        },
+        "Load": {"to open": lambda row: milliseconds_text(row["load_time_ms"])},
+        "Throughput": {"per second (batch)": _throughput_text},
+        "Peak memory": {"process (increase)": _memory_text},
+    }
+    notes = {form_title(row): row["note"] for row in bench["rows"] if row["note"]}
+    return _table("Size, speed and memory", bench["rows"], columns, notes)
+
+
+def summary_table(bench: Bench) -> Table:
+    """Return what decides between forms, narrow enough for a terminal."""
+    columns: dict[str, dict[str, Cell]] = {
+        "Model": {
+            "parameters": lambda row: count_text(row["parameters"]),
+            "size": lambda row: bytes_text(row["size_bytes"]),
+        },
+        "Speed": {"p50": lambda row: _latency_text(row["latency_ms"], "p50")},
+        "Quality": {
+            bench["metric"]: lambda row: percent(row["scores"]["multimodal"]["value"]),
+            "as teacher": _agreement_of("multimodal"),
+        },
+    }
+    return _table("Teacher and student in every form", bench["rows"], columns, {})
+
+
+def quality_table(bench: Bench) -> Table:
+    """Return the metric of every view with its interval, and the agreement with the teacher."""
+    metric = metric_title(bench)
+    columns = {
+        f"{metric} (95 % interval)": {name: _score_of(view) for view, name in VIEW_NAMES.items()},
+        "Decides as the teacher": {name: _agreement_of(view) for view, name in VIEW_NAMES.items()},
+    }
+    title = f"{metric} and agreement, {bench['data']['examples']:,} test examples"
+    return _table(title, bench["rows"], columns, {})
+
+
+def _score_of(view: str) -> Cell:
+    return lambda row: score_text(row["scores"][view])
+
+
+def _agreement_of(view: str) -> Cell:
+    return lambda row: percent(row["agreement"][view])
+
+
+def _table(
+    title: str,
+    rows: Sequence[Row],
+    columns: Mapping[str, Mapping[str, Cell]],
+    notes: Mapping[str, str],
+) -> Table:
+    cells = [cell for group in columns.values() for cell in group.values()]
+    lines = (
+        Line(form_title(row), row["model"], tuple(cell(row) for cell in cells)) for row in rows
+    )
+    groups = {name: tuple(group) for name, group in columns.items()}
+    return Table(title, notes, groups, tuple(lines))
+
+
+def headline(bench: Bench) -> list[Tile]:
+    """Return the student's share of the teacher's metric, latency, size and parameters."""
+    target, precision = bench["ratios"]["form"].split("-")
+    teacher, student = (
+        next(
+            row
+            for row in bench["rows"]
+            if (row["model"], row["target"], row["precision"]) == (who, target, precision)
+        )
+        for who in ("teacher", "student")
+    )
+    ratios = bench["ratios"]
+
+    def tile(name: str, share: float | None, text: Callable[[Row], str]) -> Tile:
+        return Tile(name, percent(share), f"{text(student)} of {text(teacher)}")
+
+    return [
+        tile(
+            metric_title(bench),
+            ratios["metric"],
+            lambda row: percent(row["scores"]["multimodal"]["value"]),
+        ),
+        tile("Latency", ratios["latency"], lambda row: _latency_text(row["latency_ms"], "p50")),
+        tile("Size", ratios["size"], lambda row: bytes_text(row["size_bytes"])),
+        tile("Parameters", ratios["parameters"], lambda row: count_text(row["parameters"])),
+    ]
+
+
+def percent(share: float | None) -> str:
+    """Return a fraction as a percentage with one decimal."""
+    return NOTHING if share is None else f"{share * 100:.1f} %"
+
+
+def score_text(score: ScoreJson) -> str:
+    """Return a metric with its interval: 93.1 % (92.0 to 94.2)."""
+    low, high = score["interval"]
+    return f"{percent(score['value'])} ({low * 100:.1f} to {high * 100:.1f})"
+
+
+def milliseconds_text(milliseconds: float | None) -> str:
+    """Return milliseconds with three significant digits or more."""
+    if milliseconds is None:
+        return NOTHING
+    return f"{milliseconds:.3g} ms" if milliseconds < 100 else f"{milliseconds:,.0f} ms"
+
+
+def bytes_text(size: int | None) -> str:
+    """Return a size in decimal kB, MB or GB."""
+    if size is None:
+        return NOTHING
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size / 1e3:.3g} kB"
+
+
+def count_text(count: int | None) -> str:
+    """Return a number of parameters: 49.6 k, 4.12 M."""
+    if count is None:
+        return NOTHING
+    return f"{count / _MEGA:.3g} M" if count >= _MEGA else f"{count / 1e3:.3g} k"
+
+
+def _latency_text(latency: Distribution | None, key: Literal["p50", "p90", "p99"]) -> str:
+    return milliseconds_text(None if latency is None else latency[key])
+
+
+def _throughput_text(row: Row) -> str:
+    if row["throughput_per_second"] is None:
+        return NOTHING
+    return f"{row['throughput_per_second']:,.0f} /s ({row['throughput_batch_size']})"
+
+
+def _memory_text(row: Row) -> str:
+    if row["peak_rss_bytes"] is None:
+        return NOTHING
+    increase = bytes_text(row["peak_rss_increase_bytes"])
+    return f"{bytes_text(row['peak_rss_bytes'])} (+{increase})"

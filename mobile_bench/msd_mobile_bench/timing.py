@@ -1,0 +1,121 @@
+"""Measure the forms that an app's own runtime runs here: load, latency, memory, throughput.
+
+Each has a fresh worker. Workers are opened one after another and sampled in turns; memory is read
+before the first batch, so that it is the memory of answering one example at a time.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+
+from msd_mobile_bench.config import BenchConfig
+from msd_mobile_bench.latency import CONTROL_KERNEL, host_drift, interleaved
+from msd_mobile_bench.processes import WorkerProcess
+from msd_mobile_bench.schema import Control
+
+_THROUGHPUT_ROUNDS = 2
+Milliseconds = list[float]
+
+
+@dataclass(slots=True)
+class Timing:
+    """What was measured of one form.
+
+    Attributes:
+        load_time_ms: Of opening the model in a fresh process, its runtime loaded before.
+        rss_before_load_bytes: Memory just before that.
+        batch_size: Rows of a batch.
+        peak_rss_bytes: Most memory while single examples were answered.
+        control: The control kernel, a list per round.
+        latency: Single examples, a list per round.
+        batches: Batches.
+    """
+
+    load_time_ms: float
+    rss_before_load_bytes: int
+    batch_size: int
+    peak_rss_bytes: int = 0
+    control: list[Milliseconds] = field(default_factory=list)
+    latency: list[Milliseconds] = field(default_factory=list)
+    batches: Milliseconds = field(default_factory=list)
+
+
+def count_turns(forms: int, config: BenchConfig) -> int:
+    """Return how often `measure_timing` calls on_turn."""
+    return forms * (1 + config.rounds + _THROUGHPUT_ROUNDS)
+
+
+def measure_timing(
+    workers: Sequence[WorkerProcess],
+    config: BenchConfig,
+    *,
+    on_turn: Callable[[], None] = lambda: None,
+) -> list[Timing]:
+    """Open every worker's model, then sample all of them in turns.
+
+    Args:
+        workers: Not opened yet.
+        config: How often.
+        on_turn: Called after each opening and each turn.
+
+    Raises:
+        MsdError: A model cannot be run.
+    """
+    timings = []
+    for worker in workers:
+        timings.append(_open(worker, config))
+        on_turn()
+    for order in interleaved(len(workers), config.rounds):
+        for index in order:
+            _sample_latency(workers[index], timings[index], config)
+            on_turn()
+    for worker, timing in zip(workers, timings, strict=True):
+        timing.peak_rss_bytes = cast(int, worker.ask("memory")["peak_rss_bytes"])
+    for order in interleaved(len(workers), _THROUGHPUT_ROUNDS):
+        for index in order:
+            _sample_throughput(workers[index], timings[index], config)
+            on_turn()
+    return timings
+
+
+def _open(worker: WorkerProcess, config: BenchConfig) -> Timing:
+    opened = worker.open()
+    return Timing(
+        load_time_ms=cast(float, opened["load_time_ms"]),
+        rss_before_load_bytes=cast(int, opened["rss_before_load_bytes"]),
+        # Core ML packages take one example at a time.
+        batch_size=1 if worker.form.target == "coreml" else config.batch_size,
+    )
+
+
+def _sample_latency(worker: WorkerProcess, timing: Timing, config: BenchConfig) -> None:
+    answer = worker.ask(
+        "latency",
+        warm_up=config.warm_up,
+        samples=config.samples,
+        most_seconds=config.round_seconds,
+    )
+    timing.control.append(cast(Milliseconds, answer["control_ms"]))
+    timing.latency.append(cast(Milliseconds, answer["latency_ms"]))
+
+
+def _sample_throughput(worker: WorkerProcess, timing: Timing, config: BenchConfig) -> None:
+    answer = worker.ask(
+        "throughput",
+        batch_size=timing.batch_size,
+        batches=-(-config.batches // _THROUGHPUT_ROUNDS),
+        most_seconds=config.round_seconds,
+    )
+    timing.batches += cast(Milliseconds, answer["batch_ms"])
+
+
+def summarize_control(timings: Sequence[Timing]) -> Control:
+    """Summarize the control kernel over all turns of all forms."""
+    medians = np.array([[np.median(turn) for turn in timing.control] for timing in timings])
+    return {
+        "kernel": CONTROL_KERNEL,
+        "p50_ms_per_round": [round(float(value), 4) for value in np.median(medians, axis=0)],
+        "host_drift": host_drift([float(value) for value in medians.flat]),
+    }

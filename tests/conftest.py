@@ -1,0 +1,95 @@
+"""Shared fixtures: a small data set, and one finished run that many tests read.
+
+The caches of Hugging Face libraries, and so ours, are sent to a folder of this test session, for
+subprocesses too; nothing asks a hub.
+"""
+
+import os
+import tempfile
+
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="msd-tests-")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from msd_deploy.artifacts import RunDirectory
+from msd_deploy.config import DataConfig, DistillConfig, RunConfig, TeacherConfig
+from msd_deploy.data.images import ImageSpec
+from msd_deploy.data.prepared import PreparedData, prepare
+from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, train_tokenizer
+from msd_deploy.data.source_types import SourceOptions
+from msd_deploy.data.sources import load_source
+from msd_deploy.models.fusion import FusionConfig, FusionForClassification
+from msd_deploy.pipeline import run_distillation
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_and_a_cache_that_goes() -> Iterator[None]:
+    torch.set_num_threads(1)
+    yield
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def small_config() -> RunConfig:
+    """A run of a few seconds: 200 generated memes, few steps, a checkpoint at every one."""
+    return RunConfig(
+        data=DataConfig(spec="synthetic:memes", examples=200),
+        teacher=TeacherConfig(epochs=1),
+        distill=DistillConfig(epochs=2, log_every=1, checkpoint_seconds=0.0),
+    )
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, small_config: RunConfig) -> RunDirectory:
+    """A finished run; read it, never write into it."""
+    run = RunDirectory(tmp_path_factory.mktemp("runs") / "memes")
+    run_distillation(small_config, run)
+    return run
+
+
+@pytest.fixture
+def own_run(finished_run: RunDirectory, tmp_path: Path) -> RunDirectory:
+    """A copy of the finished run, to write into."""
+    return RunDirectory(Path(shutil.copytree(finished_run.root, tmp_path / "run")))
+
+
+@pytest.fixture(scope="session")
+def memes() -> tuple[PreparedData, Preprocessor]:
+    """120 generated training rows, prepared at 48 pixels."""
+    source = load_source("synthetic:memes", options=SourceOptions(examples=120))
+    texts = (text for text in source.dataset["train"]["text"] if text)
+    preprocessor = build_preprocessor(
+        train_tokenizer(texts, vocabulary_size=300), ImageSpec((48, 48)), max_length=16
+    )
+    return prepare(source, preprocessor), preprocessor
+
+
+@pytest.fixture
+def tiny_model() -> FusionForClassification:
+    """An untrained model whose BatchNorm statistics are not the identity."""
+    torch.manual_seed(0)
+    model = FusionForClassification(
+        FusionConfig(
+            vision={"kind": "conv_stem", "channels": [8, 12, 16]},
+            image_size=(48, 48),
+            vocab_size=300,
+            max_text_length=16,
+            hidden_size=16,
+            num_hidden_layers=2,
+            intermediate_size=32,
+            num_labels=2,
+        )
+    )
+    generator = np.random.default_rng(0)
+    model.train()
+    with torch.no_grad():
+        pixels = torch.from_numpy(generator.integers(0, 256, (16, 3, 48, 48), dtype=np.uint8))
+        model.encode_image(pixels)
+    return model.eval()

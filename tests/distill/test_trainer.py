@@ -1,0 +1,202 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from msd_deploy.artifacts import RunDirectory, read_json, sha256_of_file
+from msd_deploy.config import RunConfig
+from msd_deploy.distill.teacher_cache import read_predictions
+from msd_deploy.distill.trainer import Hooks, StepReport, epochs_for_steps, learning_rate_at
+from msd_deploy.errors import ArtifactError, DataError, MsdError, StoppedError
+from msd_deploy.evaluation import predict_views
+from msd_deploy.models.folders import load_model
+from msd_deploy.pipeline import RunHooks, run_distillation
+from msd_deploy.runs import data_of_run
+from msd_deploy.views import View
+
+
+def digest_of_weights(run: RunDirectory) -> list[str]:
+    return [sha256_of_file(f / "model.safetensors") for f in (run.teacher, run.student)]
+
+
+def lines_of(run: RunDirectory) -> list[dict[str, object]]:
+    return [json.loads(line) for line in run.history.read_text().splitlines()]
+
+
+class StopAt:
+    """Asks to stop after the n-th step of a process."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+@pytest.mark.parametrize("stops", [(1,), (3, 1), (4, 2, 5), (9,)])
+def test_a_stopped_run_resumes_to_the_same_bits(
+    small_config: RunConfig, finished_run: RunDirectory, tmp_path: Path, stops: tuple[int, ...]
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    for index, step in enumerate(stops):
+        hooks = RunHooks(training=Hooks(should_stop=StopAt(step)))
+        with pytest.raises(StoppedError, match="a checkpoint is saved"):
+            run_distillation(small_config, run, resume=index > 0, hooks=hooks)
+    run_distillation(small_config, run, resume=True)
+    assert digest_of_weights(run) == digest_of_weights(finished_run)
+    assert lines_of(run) == lines_of(finished_run)
+    assert not run.checkpoints.exists()
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_bits(
+    small_config: RunConfig, finished_run: RunDirectory, tmp_path: Path
+) -> None:
+    """kill -9, whatever it hits: a step, a checkpoint half-written, the teacher's cache."""
+    run = RunDirectory(tmp_path / "run")
+    code = (
+        "import sys, torch; torch.set_num_threads(1)\n"
+        "from pathlib import Path; from msd_deploy.artifacts import RunDirectory\n"
+        "from msd_deploy.config import config_from_json; import json\n"
+        "from msd_deploy.pipeline import run_distillation\n"
+        "run = RunDirectory(Path(sys.argv[1]))\n"
+        "run_distillation(config_from_json(json.loads(sys.argv[2])), run,"
+        " resume=run.run_json.is_file())\n"
+    )
+    from msd_deploy.config import config_as_json
+
+    command = [sys.executable, "-c", code, str(run.root), json.dumps(config_as_json(small_config))]
+    generator = np.random.default_rng(0)
+    kills = 0
+    while True:
+        process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(Path.cwd())})
+        seen = len(run.history.read_bytes()) if run.history.exists() else 0
+        while process.poll() is None and kills < 5:
+            grown = run.history.exists() and len(run.history.read_bytes()) > seen
+            if grown:
+                time.sleep(float(generator.uniform(0, 0.2)))
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.01)
+        if process.wait() == 0:
+            break
+    assert kills >= 3
+    assert digest_of_weights(run) == digest_of_weights(finished_run)
+
+
+def test_resuming_with_other_settings_names_the_difference(
+    small_config: RunConfig, finished_run: RunDirectory
+) -> None:
+    other = replace(small_config, distill=replace(small_config.distill, alpha=0.5))
+    with pytest.raises(ArtifactError, match=r"distill\.alpha: 0\.1 then, 0\.5 now"):
+        run_distillation(other, finished_run, resume=True)
+
+
+def test_an_existing_run_is_not_overwritten_unasked(
+    small_config: RunConfig, finished_run: RunDirectory, tmp_path: Path
+) -> None:
+    with pytest.raises(ArtifactError, match=r"already exists.*--overwrite"):
+        run_distillation(small_config, finished_run)
+    (tmp_path / "thesis.txt").write_text("ten years of work")
+    with pytest.raises(ArtifactError, match="is not a run"):
+        run_distillation(small_config, RunDirectory(tmp_path), overwrite=True)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_history_names_every_weighted_term(finished_run: RunDirectory) -> None:
+    lines = lines_of(finished_run)
+    steps = [line for line in lines if line["phase"] == "student" and "terms" in line]
+    assert len(steps) == 8
+    for line in steps:
+        terms = line["terms"]
+        assert isinstance(terms, dict)
+        assert set(terms) == {"labels", "multimodal", "image", "text"}
+        assert line["loss"] == pytest.approx(sum(terms.values()))
+    validations = [line for line in lines if line.get("split") == "validation"]
+    assert [line["phase"] for line in validations] == ["teacher", "student", "student"]
+
+
+def test_progress_reports_count_to_the_end(small_config: RunConfig, tmp_path: Path) -> None:
+    reports: list[StepReport] = []
+    hooks = RunHooks(training=Hooks(on_step=reports.append))
+    kd = replace(small_config, distill=replace(small_config.distill, method="kd"))
+    run_distillation(kd, RunDirectory(tmp_path / "run"), hooks=hooks)
+    student = [report for report in reports if report.phase == "student"]
+    assert [report.step for report in student] == list(range(1, student[-1].steps + 1))
+    assert set(student[-1].terms) == {"labels", "multimodal"}
+
+
+def test_the_cache_holds_the_teachers_logits(finished_run: RunDirectory) -> None:
+    loaded = load_model(finished_run.teacher)
+    data = data_of_run(finished_run, loaded.preprocessor)
+    cached = read_predictions(finished_run.teacher_predictions)
+    for view, logits in predict_views(loaded.model, data.splits["test"].head(64)).items():
+        np.testing.assert_allclose(cached.of_view("test", view)[:64], logits, atol=1e-5)
+
+
+def test_metrics_cover_both_models_all_views_and_splits(finished_run: RunDirectory) -> None:
+    metrics = read_json(finished_run.metrics)
+    assert metrics["metric"] == "accuracy"
+    for who in ("teacher", "student"):
+        facts = metrics[who]
+        assert isinstance(facts, dict)
+        for split, rows in (("validation", 500), ("test", 2000)):
+            assert set(facts[split]) == {view.value for view in View}
+            score = facts[split]["multimodal"]
+            assert score["examples"] == rows
+            assert score["interval"][0] <= score["value"] <= score["interval"][1]
+
+
+def test_a_given_teacher_is_used_and_copied(
+    small_config: RunConfig, finished_run: RunDirectory, tmp_path: Path
+) -> None:
+    given = replace(small_config, teacher=replace(small_config.teacher, path=finished_run.teacher))
+    run = RunDirectory(tmp_path / "run")
+    run_distillation(given, run)
+    assert load_model(run.teacher).digest == load_model(finished_run.teacher).digest
+    assert digest_of_weights(run) == digest_of_weights(finished_run)
+
+
+def test_changed_data_is_noticed(finished_run: RunDirectory, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    stated = json.loads(finished_run.run_json.read_text()) | {"dataset_digest": "0" * 64}
+    run.run_json.write_text(json.dumps(stated))
+    with pytest.raises(DataError, match="has changed since the run"):
+        data_of_run(run, load_model(finished_run.student).preprocessor)
+
+
+def test_a_diverging_loss_is_an_error_that_names_the_learning_rate(
+    small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from msd_deploy.distill import trainer
+
+    monkeypatch.setattr(trainer, "_GRADIENT_NORM", 1e30)
+    wild = replace(
+        small_config, teacher=replace(small_config.teacher, learning_rate=10.0, epochs=30)
+    )
+    with pytest.raises(MsdError, match=r"loss is (nan|inf) at step .*learning rate \(now 10\)"):
+        run_distillation(wild, RunDirectory(tmp_path / "run"))
+
+
+def test_schedule_rises_linearly_then_falls_as_a_cosine(small_config: RunConfig) -> None:
+    from msd_deploy.distill.trainer import TrainingPlan
+
+    plan = TrainingPlan("student", 1, 1, 2.0, 0.0, 0.1, 0, 1, 0.0, "")
+    rates = [learning_rate_at(step, 100, plan) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.2 * step for step in range(1, 11)])
+    assert rates[55] == pytest.approx(1.0)
+    assert rates[99] < 0.01
+
+
+def test_automatic_epochs_make_about_the_wanted_steps() -> None:
+    assert epochs_for_steps(4000, 64, 2000) == 32
+    assert epochs_for_steps(10_000_000, 64, 2000) == 3

@@ -1,0 +1,178 @@
+"""What the benchmark's tests share: a finished run without training, and an invented benchmark."""
+
+import copy
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from msd_deploy.artifacts import RunDirectory, sha256_of_json, write_json, write_manifest
+from msd_deploy.config import DataConfig, RunConfig, config_as_json
+from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.distill.teacher_cache import cache_predictions
+from msd_deploy.models.folders import LABELS_NAME, load_model, save_model
+from msd_deploy.models.sizes import build_student
+from msd_deploy.models.teachers import load_teacher
+from msd_export.export_folder import KIND, MODEL_FILE
+from msd_export.graph import ExportGraph, signature_of
+from msd_export.onnx_export import export_onnx
+from msd_export.pipeline import ExportConfig, ExportHooks, export_student
+from msd_mobile_bench.schema import Bench, Distribution, Row, Who
+
+
+@pytest.fixture(scope="session")
+def untrained_run(
+    tmp_path_factory: pytest.TempPathFactory, memes: tuple[PreparedData, Preprocessor]
+) -> RunDirectory:
+    """A run of two seeded tiny models that learned nothing, the student exported to ONNX.
+
+    Read it, never write into it.
+    """
+    data, preprocessor = memes
+    run = RunDirectory(tmp_path_factory.mktemp("bench") / "untrained")
+    config = RunConfig(data=DataConfig(spec="synthetic:memes", examples=120))
+    run.root.mkdir()
+    stated = {"config": config_as_json(config), "dataset_digest": data.digest}
+    write_json(run.run_json, {"schema_version": 1, **stated})
+    for seed, folder in enumerate((run.teacher, run.student)):
+        torch.manual_seed(seed)
+        _save_untrained(folder, data, preprocessor)
+    teacher = load_teacher(run.teacher, labels=data.labels, problem=data.problem)
+    cache_predictions(teacher, data, run.teacher_predictions)
+    export_by_hand(run.student, run.exports / "onnx-fp32")
+    write_json(run.metrics, {"schema_version": 1})
+    return run
+
+
+def _save_untrained(folder: Path, data: PreparedData, preprocessor: Preprocessor) -> None:
+    model = build_student(RunConfig().student, data, preprocessor).eval()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    save_model(
+        folder,
+        model,
+        preprocessor,
+        labels=data.labels,
+        problem=data.problem,
+        facts={"parameters": parameters},
+    )
+
+
+def export_by_hand(source: Path, folder: Path) -> None:
+    """Export a model folder to ONNX as `msd export` does, without its verification."""
+    loaded = load_model(source)
+    folder.mkdir(parents=True)
+    graph = ExportGraph(loaded.model, problem=loaded.problem, image_layout="nhwc")
+    export_onnx(graph, signature_of(loaded), {}, folder / MODEL_FILE["onnx"])
+    (folder / LABELS_NAME).write_bytes((source / LABELS_NAME).read_bytes())
+    facts = {"target": "onnx", "precision": "fp32", "source_digest": loaded.digest}
+    write_manifest(folder, KIND, facts)
+
+
+@pytest.fixture(scope="session")
+def complete_run(
+    untrained_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory
+) -> RunDirectory:
+    """The untrained run with a Core ML export of the student and an ONNX one of the teacher."""
+    run = RunDirectory(tmp_path_factory.mktemp("complete") / "untrained")
+    shutil.copytree(untrained_run.root, run.root)
+    config = ExportConfig((("coreml", "fp16"),), max_drop_points=100, examples=40)
+    export_student(run, config, ExportHooks())
+    export_by_hand(run.teacher, run.teacher_exports / "onnx-fp32")
+    return run
+
+
+def example_row(who: Who, target: str, precision: str, *, p50: float | None, value: float) -> Row:
+    """An invented row."""
+    latency: Distribution | None = None
+    if p50 is not None:
+        latency = {
+            "p50": p50,
+            "p90": p50 * 1.1,
+            "p99": p50 * 1.5,
+            "mean": p50,
+            "p50_per_round": [p50, p50],
+            "samples": [[p50], [p50]],
+        }
+    views = ("multimodal", "image", "text")
+    interval = [value - 0.01, value + 0.01]
+    is_timed = p50 is not None
+    return {
+        "name": f"{who}-{target}-{precision}",
+        "model": who,
+        "target": target,
+        "precision": precision,
+        "runtime": "ONNX Runtime" if target == "onnx" else "MIL evaluator",
+        "path": f"exports/{target}-{precision}",
+        "digest": sha256_of_json([who, target, precision]),
+        "size_bytes": 240_000 if who == "student" else 2_600_000,
+        "parameters": 53_502 if who == "student" else 641_570,
+        "load_time_ms": 30.0 if is_timed else None,
+        "latency_ms": latency,
+        "throughput_per_second": 2648.0 if is_timed else None,
+        "throughput_batch_size": 32 if is_timed else None,
+        "throughput_batch_ms": [12.0] if is_timed else [],
+        "rss_before_load_bytes": 50_000_000 if is_timed else None,
+        "peak_rss_bytes": 72_000_000 if is_timed else None,
+        "peak_rss_increase_bytes": 22_000_000 if is_timed else None,
+        "scores": {
+            view: {"value": value, "interval": list(interval), "examples": 2000} for view in views
+        },
+        "agreement": dict.fromkeys(views, 0.98),
+        "note": None if is_timed else "latency needs a Mac or an iPhone",
+    }
+
+
+_EXAMPLE: Bench = {
+    "schema_version": 1,
+    "kind": "bench",
+    "msd_deploy": "0.1.0",
+    "created_utc": "2026-01-02T03:04:05+00:00",
+    "run": "memes",
+    "command": "msd bench runs/memes",
+    "config": {
+        "threads": 1,
+        "rounds": 2,
+        "warm_up": 10,
+        "samples": 100,
+        "round_seconds": 1.5,
+        "batch_size": 32,
+        "batches": 8,
+        "examples": None,
+    },
+    "data": {"name": "synthetic:memes", "split": "test", "examples": 2000, "digest": "0" * 64},
+    "metric": "accuracy",
+    "host": {
+        "cpu": "An invented CPU",
+        "instructions": ["avx2"],
+        "logical_cores": 2,
+        "physical_cores": 2,
+        "memory_bytes": 8_000_000_000,
+        "os": "An invented system",
+        "python": "3.11.0",
+        "versions": {"numpy": "2.3.5"},
+        "load_average_1min": 0.1,
+    },
+    "control": {"kernel": "a product", "p50_ms_per_round": [0.2, 0.21], "host_drift": 1.05},
+    "rows": [
+        example_row("teacher", "onnx", "fp32", p50=1.45, value=0.962),
+        example_row("student", "onnx", "fp32", p50=0.27, value=0.941),
+        example_row("student", "onnx", "int8", p50=0.25, value=0.9385),
+        example_row("student", "coreml", "fp16", p50=None, value=0.9412),
+    ],
+    "ratios": {
+        "form": "onnx-fp32",
+        "parameters": 0.083,
+        "size": 0.0923,
+        "latency": 0.186,
+        "metric": 0.978,
+    },
+    "notes": ["A note."],
+}
+
+
+@pytest.fixture
+def example_bench() -> Bench:
+    """An invented benchmark of four forms, one of them without latency; change it as you like."""
+    return copy.deepcopy(_EXAMPLE)

@@ -1,0 +1,79 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from msd_deploy.artifacts import RunDirectory, read_json, write_json
+from msd_deploy.errors import ArtifactError
+from msd_mobile_bench.forms import find_forms
+from msd_mobile_bench.pipeline import run_bench
+
+
+@pytest.fixture
+def run(untrained_run: RunDirectory, tmp_path: Path) -> RunDirectory:
+    """A copy of the run that may be damaged."""
+    shutil.copytree(untrained_run.root, tmp_path / "run")
+    return RunDirectory(tmp_path / "run")
+
+
+def _alter_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_both_models_and_every_export_are_found(run: RunDirectory) -> None:
+    forms = find_forms(run)
+    assert [form.name for form in forms] == [
+        "teacher-torch-fp32",
+        "student-torch-fp32",
+        "student-onnx-fp32",
+    ]
+    assert [form.runtime for form in forms] == ["PyTorch", "PyTorch", "ONNX Runtime"]
+    student = forms[2]
+    assert student.size_bytes == (run.exports / "onnx-fp32/model.onnx").stat().st_size
+    assert student.parameters == read_json(run.student / "manifest.json")["parameters"]
+
+
+def test_the_teachers_export_is_a_form_where_there_is_one(run: RunDirectory) -> None:
+    shutil.rmtree(run.teacher)
+    shutil.copytree(run.student, run.teacher)  # so that the student's export is the teacher's
+    shutil.copytree(run.exports, run.teacher_exports)
+    assert [form.name for form in find_forms(run)][:2] == [
+        "teacher-torch-fp32",
+        "teacher-onnx-fp32",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["exports/onnx-fp32/model.onnx", "student/model.safetensors", "teacher/labels.json"]
+)
+def test_an_altered_byte_is_refused_before_anything_is_measured(
+    run: RunDirectory, name: str
+) -> None:
+    _alter_a_byte(run.root / name)
+    with pytest.raises(ArtifactError, match=f"{Path(name).name}.*SHA-256 does not match"):
+        run_bench(run)
+    assert not run.reports.exists()
+
+
+def test_an_export_of_an_earlier_student_is_refused(run: RunDirectory) -> None:
+    shutil.rmtree(run.student)
+    shutil.copytree(run.teacher, run.student)
+    with pytest.raises(
+        ArtifactError, match=r"not made from the run's present student.*--overwrite"
+    ):
+        find_forms(run)
+
+
+def test_an_unfinished_run_is_refused(run: RunDirectory) -> None:
+    run.metrics.unlink()
+    with pytest.raises(ArtifactError, match="unfinished"):
+        find_forms(run)
+
+
+def test_parameters_that_a_foreign_teacher_does_not_state_are_unknown(run: RunDirectory) -> None:
+    manifest = read_json(run.teacher / "manifest.json")
+    del manifest["parameters"]
+    write_json(run.teacher / "manifest.json", manifest)
+    assert find_forms(run)[0].parameters is None

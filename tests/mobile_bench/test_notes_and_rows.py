@@ -1,0 +1,65 @@
+import pytest
+
+from msd_deploy.errors import ConfigError
+from msd_mobile_bench.config import BenchConfig
+from msd_mobile_bench.notes import write_notes
+from msd_mobile_bench.rows import ratios_of
+from msd_mobile_bench.schema import Bench
+
+
+def _notes(bench: Bench, config: BenchConfig | None = None) -> str:
+    notes = write_notes(bench["rows"], bench["control"], bench["host"], config or BenchConfig())
+    return "\n".join(notes)
+
+
+def test_a_steady_host_gets_no_warning(example_bench: Bench) -> None:
+    example_bench["rows"].pop()  # Core ML
+    assert _notes(example_bench) == ""
+
+
+def test_drift_of_the_control_kernel_is_a_warning(example_bench: Bench) -> None:
+    example_bench["control"]["host_drift"] = 1.26
+    assert "1.26 x its fastest" in _notes(example_bench)
+
+
+def test_a_busy_host_is_a_warning(example_bench: Bench) -> None:
+    example_bench["host"]["load_average_1min"] = 1.6
+    assert "load average 1.6 on 2 cores" in _notes(example_bench)
+
+
+def test_core_ml_without_a_mac_is_explained(example_bench: Bench) -> None:
+    assert "latency needs a Mac or an iPhone" in _notes(example_bench)
+
+
+def test_few_examples_and_odd_rounds_are_told(example_bench: Bench) -> None:
+    example_bench["rows"][0]["scores"]["multimodal"]["examples"] = 40
+    notes = _notes(example_bench, BenchConfig(rounds=3))
+    assert "Only 40 test examples" in notes
+    assert "odd number of rounds" in notes
+
+
+def test_ratios_divide_the_student_by_the_teacher_in_onnx_float32(example_bench: Bench) -> None:
+    ratios = ratios_of(example_bench["rows"])
+    assert ratios["form"] == "onnx-fp32"
+    assert ratios["latency"] == pytest.approx(0.27 / 1.45, abs=1e-6)
+    assert ratios["size"] == pytest.approx(0.24 / 2.6)
+    assert ratios["parameters"] == pytest.approx(53_502 / 641_570, abs=1e-6)
+    assert ratios["metric"] == pytest.approx(0.941 / 0.962, abs=1e-6)
+
+
+def test_without_the_teachers_export_pytorch_is_compared(example_bench: Bench) -> None:
+    example_bench["rows"][0]["target"] = "torch"
+    example_bench["rows"][2] |= {"target": "torch", "precision": "fp32"}
+    assert ratios_of(example_bench["rows"])["form"] == "torch-fp32"
+    assert "no ONNX export of the teacher" in _notes(example_bench)
+
+
+def test_unknown_parameters_make_no_ratio(example_bench: Bench) -> None:
+    example_bench["rows"][0]["parameters"] = None
+    assert ratios_of(example_bench["rows"])["parameters"] is None
+
+
+@pytest.mark.parametrize(("name", "value"), [("threads", 0), ("samples", 4), ("examples", 0)])
+def test_a_setting_out_of_range_is_named(name: str, value: int) -> None:
+    with pytest.raises(ConfigError, match=f"bench.{name}: must lie between"):
+        BenchConfig(**{name: value})

@@ -1,0 +1,132 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from msd_deploy.artifacts import RunDirectory, read_json
+from msd_deploy.errors import DataError
+from msd_deploy.models.folders import load_model
+from msd_mobile_bench.config import BenchConfig
+from msd_mobile_bench.pipeline import BenchHooks, command_line, run_bench
+from msd_mobile_bench.schema import Bench
+
+_CONFIG = BenchConfig(rounds=2, warm_up=1, samples=5, batches=2, batch_size=4, examples=60)
+
+
+@pytest.fixture(scope="module")
+def counts() -> list[tuple[str, int, int]]:
+    """What on_count was called with."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def bench(complete_run: RunDirectory, counts: list[tuple[str, int, int]]) -> Bench:
+    """The benchmark of that run, as its file holds it."""
+    hooks = BenchHooks(on_count=lambda what, done, total: counts.append((what, done, total)))
+    stated = run_bench(complete_run, _CONFIG, hooks)
+    written: Bench = json.loads((complete_run.reports / "bench.json").read_text(encoding="utf-8"))
+    assert written == stated
+    return written
+
+
+@pytest.mark.slow
+def test_every_form_of_both_models_is_measured(bench: Bench) -> None:
+    assert [row["name"] for row in bench["rows"]] == [
+        "teacher-torch-fp32",
+        "teacher-onnx-fp32",
+        "student-torch-fp32",
+        "student-onnx-fp32",
+        "student-coreml-fp16",
+    ]
+
+
+@pytest.mark.slow
+def test_timed_forms_have_samples_of_every_round_and_their_memory(bench: Bench) -> None:
+    for row in bench["rows"][:4]:
+        assert row["latency_ms"] is not None
+        assert [len(samples) for samples in row["latency_ms"]["samples"]] == [5, 5]
+        assert row["latency_ms"]["p50"] <= row["latency_ms"]["p90"] <= row["latency_ms"]["p99"]
+        assert row["throughput_batch_size"] == 4
+        assert row["peak_rss_bytes"] is not None
+        assert row["rss_before_load_bytes"] is not None
+        increase = row["peak_rss_bytes"] - row["rss_before_load_bytes"]
+        assert row["peak_rss_increase_bytes"] == increase
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("sys.platform == 'darwin'", reason="Core ML itself runs there")
+def test_core_ml_has_metrics_and_size_but_no_time(bench: Bench) -> None:
+    row = bench["rows"][4]
+    assert row["latency_ms"] is None
+    assert row["peak_rss_bytes"] is None
+    assert row["note"] == "latency needs a Mac or an iPhone"
+    assert row["size_bytes"] > 0
+    assert row["scores"]["multimodal"]["examples"] == 60
+
+
+@pytest.mark.slow
+def test_the_teacher_agrees_with_its_cached_self_and_the_exports_with_their_source(
+    bench: Bench,
+) -> None:
+    teacher, teacher_onnx, student, student_onnx, _ = bench["rows"]
+    assert set(teacher["agreement"].values()) == {1.0}
+    assert teacher["scores"] == teacher_onnx["scores"]
+    assert student["scores"] == student_onnx["scores"]
+    assert student["agreement"] == student_onnx["agreement"]
+
+
+@pytest.mark.slow
+def test_facts_of_the_models_are_those_on_disk(bench: Bench, complete_run: RunDirectory) -> None:
+    student = bench["rows"][2]
+    model = load_model(complete_run.student).model
+    assert student["parameters"] == sum(p.numel() for p in model.parameters())
+    assert student["path"] == "student"
+    assert student["size_bytes"] == (complete_run.student / "model.safetensors").stat().st_size
+    assert bench["data"]["digest"] == read_json(complete_run.run_json)["dataset_digest"]
+
+
+@pytest.mark.slow
+def test_no_report_names_a_folder_of_this_machine(bench: Bench, complete_run: RunDirectory) -> None:
+    for name in ("bench.json", "bench.md", "bench.html"):
+        text = (complete_run.reports / name).read_text(encoding="utf-8")
+        assert str(complete_run.root.parent) not in text
+        assert str(Path.home()) + "/" not in text
+
+
+@pytest.mark.slow
+def test_progress_counts_up_to_its_total(bench: Bench, counts: list[tuple[str, int, int]]) -> None:
+    for what in ("turns", "forms and views"):
+        steps = [(done, total) for name, done, total in counts if name == what]
+        assert [done for done, _ in steps] == list(range(1, len(steps) + 1))
+        assert {total for _, total in steps} == {len(steps)}
+
+
+def test_data_that_changed_since_the_run_is_refused(
+    untrained_run: RunDirectory, tmp_path: Path
+) -> None:
+    shutil.copytree(untrained_run.root, tmp_path / "run")
+    other = RunDirectory(tmp_path / "run")
+    stated = read_json(other.run_json)
+    other.run_json.write_text(json.dumps({**stated, "dataset_digest": "0"}), encoding="utf-8")
+    with pytest.raises(DataError, match="has changed since the run"):
+        run_bench(other, _CONFIG)
+
+
+def test_the_command_names_what_differs_from_the_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = RunDirectory(tmp_path / "runs/my memes")
+    assert command_line(run, BenchConfig()) == "msd bench 'runs/my memes'"
+    config = replace(BenchConfig(), threads=2, batch_size=8)
+    assert command_line(run, config) == "msd bench 'runs/my memes' --threads 2 --batch-size 8"
+
+
+def test_a_run_outside_the_working_folder_is_told_by_its_name_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert command_line(RunDirectory(tmp_path / "memes"), BenchConfig()) == "msd bench memes"

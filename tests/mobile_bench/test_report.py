@@ -1,0 +1,121 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from msd_mobile_bench.report import render_html, render_markdown, write_reports
+from msd_mobile_bench.schema import Bench
+from msd_mobile_bench.tables import (
+    bytes_text,
+    count_text,
+    headline,
+    milliseconds_text,
+    percent,
+    quality_table,
+    score_text,
+    speed_table,
+)
+
+
+class _Loads(HTMLParser):
+    """Collects whatever a page would request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("script", "link", "img", "iframe", "object", "embed", "base", "form"):
+            self.found.append(tag)
+        loads = ("src", "href", "xlink:href", "srcset", "action")
+        self.found += [f"{name}={value}" for name, value in attrs if name in loads]
+
+
+def test_the_page_requests_nothing_from_anywhere(example_bench: Bench) -> None:
+    page = render_html(example_bench)
+    parser = _Loads()
+    parser.feed(page)
+    assert parser.found == []
+    assert not re.search(r"https?://|url\(|@import|@font-face", page)
+    assert "default-src 'none'" in page
+
+
+def test_the_page_holds_a_chart_for_each_width_and_every_form(example_bench: Bench) -> None:
+    page = render_html(example_bench)
+    assert page.count("<svg") == 2
+    for form in ("Teacher, ONNX fp32", "Student, ONNX int8", "Student, Core ML fp16"):
+        assert page.count(form) == 2  # in both tables
+    assert "latency needs a Mac or an iPhone" in page
+    assert "Not drawn, since they have no latency here: Core ML fp16." in page
+
+
+def test_markup_in_the_names_of_run_and_data_is_escaped(example_bench: Bench) -> None:
+    example_bench["run"] = "<script>alert(1)</script>"
+    example_bench["data"]["name"] = "<img src=x>"
+    page = render_html(example_bench)
+    assert "<script" not in page
+    assert "<img" not in page
+
+
+def test_the_markdown_has_a_line_for_every_form_and_the_command(example_bench: Bench) -> None:
+    text = render_markdown(example_bench)
+    assert text.count("| Student, ONNX int8 |") == 2
+    assert "    msd bench runs/memes\n" in text
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("| ")}
+    assert len(widths) == 2  # one per table: no cell breaks its row
+
+
+def test_a_bar_in_a_name_does_not_break_the_markdown(example_bench: Bench) -> None:
+    example_bench["rows"][0]["precision"] = "a|b"
+    example_bench["rows"][0]["name"] = "x"
+    example_bench["ratios"]["form"] = "onnx-int8"
+    example_bench["rows"].append({**example_bench["rows"][2], "model": "teacher", "name": "t"})
+    assert "| Teacher, ONNX a\\|b |" in render_markdown(example_bench)
+
+
+def test_a_form_without_latency_has_dashes_but_keeps_size_and_metric(example_bench: Bench) -> None:
+    line = speed_table(example_bench).lines[3]
+    assert line.cells == ("–", "–", "–", "53.5 k", "240 kB", "–", "–", "–")
+    assert quality_table(example_bench).lines[3].cells[0] == "94.1 % (93.1 to 95.1)"
+
+
+def test_the_headline_is_the_students_share(example_bench: Bench) -> None:
+    tiles = {tile.name: (tile.share, tile.detail) for tile in headline(example_bench)}
+    assert tiles["Accuracy"] == ("97.8 %", "94.1 % of 96.2 %")
+    assert tiles["Latency"] == ("18.6 %", "0.27 ms of 1.45 ms")
+    assert tiles["Parameters"] == ("8.3 %", "53.5 k of 642 k")
+
+
+@pytest.mark.parametrize(
+    ("told", "text"),
+    [
+        (percent(0.9345), "93.5 %"),
+        (percent(None), "–"),
+        (
+            score_text({"value": 0.5, "interval": [0.4, 0.6], "examples": 9}),
+            "50.0 % (40.0 to 60.0)",
+        ),
+        (milliseconds_text(0.2765), "0.277 ms"),
+        (milliseconds_text(1234.4), "1,234 ms"),
+        (bytes_text(999), "0.999 kB"),
+        (bytes_text(4_520_000), "4.52 MB"),
+        (bytes_text(25_276_063_744), "25.3 GB"),
+        (count_text(4_120_000), "4.12 M"),
+        (count_text(53_502), "53.5 k"),
+    ],
+)
+def test_numbers_are_written_with_their_unit(told: str, text: str) -> None:
+    assert told == text
+
+
+def test_reports_are_written_and_replace_earlier_ones(example_bench: Bench, tmp_path: Path) -> None:
+    write_reports(tmp_path / "reports", example_bench)
+    example_bench["run"] = "other"
+    write_reports(tmp_path / "reports", example_bench)
+    names = sorted(path.name for path in (tmp_path / "reports").iterdir())
+    assert names == ["bench.html", "bench.json", "bench.md"]
+    assert (
+        json.loads((tmp_path / "reports/bench.json").read_text(encoding="utf-8")) == example_bench
+    )

@@ -1,0 +1,144 @@
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from msd_deploy.artifacts import RunDirectory
+from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.errors import ArtifactError, MsdError
+from msd_deploy.views import View
+from msd_export.predictors import OnnxPredictor, TorchPredictor
+from msd_mobile_bench.config import BenchConfig
+from msd_mobile_bench.exchange import save_arrays
+from msd_mobile_bench.forms import Form, find_forms
+from msd_mobile_bench.processes import RemotePredictor, WorkerProcess, worker_environment
+from msd_mobile_bench.quality import predict_forms
+from msd_mobile_bench.timing import count_turns, measure_timing
+
+_CONFIG = BenchConfig(rounds=2, warm_up=1, samples=6, batches=2, batch_size=3)
+
+
+@pytest.fixture(scope="session")
+def forms(untrained_run: RunDirectory) -> dict[str, Form]:
+    return {form.name: form for form in find_forms(untrained_run)}
+
+
+@pytest.fixture(scope="session")
+def examples(
+    memes: tuple[PreparedData, Preprocessor], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("examples")
+    save_arrays(folder, memes[0].splits["test"].inputs(np.arange(4)))
+    return folder
+
+
+@pytest.fixture
+def onnx_worker(forms: dict[str, Form], examples: Path, tmp_path: Path) -> Iterator[WorkerProcess]:
+    form = forms["student-onnx-fp32"]
+    with WorkerProcess(form, threads=1, examples=examples, scratch=tmp_path) as worker:
+        yield worker
+
+
+def test_a_worker_is_opened_and_sampled_in_rounds(onnx_worker: WorkerProcess) -> None:
+    turns: list[None] = []
+    (timing,) = measure_timing([onnx_worker], _CONFIG, on_turn=lambda: turns.append(None))
+    assert [len(samples) for samples in timing.latency] == [6, 6]
+    assert len(timing.control) == 2
+    assert len(timing.batches) == 2
+    assert min(map(min, timing.latency + timing.control)) > 0
+    assert timing.load_time_ms > 0
+    assert timing.peak_rss_bytes >= timing.rss_before_load_bytes > 1_000_000
+    assert len(turns) == count_turns(1, _CONFIG)
+
+
+@pytest.mark.parametrize("view", list(View))
+def test_a_worker_answers_as_the_model_does_here(
+    onnx_worker: WorkerProcess, memes: tuple[PreparedData, Preprocessor], view: View
+) -> None:
+    inputs = memes[0].splits["test"].inputs(np.arange(5), view)
+    onnx_worker.open()
+    expected = OnnxPredictor(onnx_worker.form.folder / "model.onnx").predict(inputs)
+    assert np.array_equal(RemotePredictor(onnx_worker).predict(inputs), expected)
+
+
+def test_a_worker_runs_a_model_folder(
+    forms: dict[str, Form],
+    examples: Path,
+    memes: tuple[PreparedData, Preprocessor],
+    tmp_path: Path,
+) -> None:
+    form = forms["teacher-torch-fp32"]
+    inputs = memes[0].splits["test"].inputs(np.arange(5))
+    with WorkerProcess(form, threads=1, examples=examples, scratch=tmp_path) as worker:
+        worker.ensure_open()
+        answer = RemotePredictor(worker).predict(inputs)
+    expected = TorchPredictor(form.folder).predict(inputs)
+    assert np.allclose(answer, expected, atol=1e-5)  # other processes may sum in another order
+
+
+def test_a_worker_brings_no_torch_and_no_datasets_by_itself() -> None:
+    script = (
+        "import sys, msd_mobile_bench.worker;"
+        "heavy = {'torch', 'transformers', 'datasets', 'onnx', 'coremltools', 'onnxruntime'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    environment = worker_environment(1)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_threads_are_set_before_anything_is_imported() -> None:
+    environment = worker_environment(3)
+    assert environment["OMP_NUM_THREADS"] == environment["OPENBLAS_NUM_THREADS"] == "3"
+
+
+def test_a_model_that_the_runtime_refuses_is_an_error_of_its_kind(
+    onnx_worker: WorkerProcess, tmp_path: Path
+) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/model.onnx").write_bytes(b"no model")
+    onnx_worker.form = replace(onnx_worker.form, folder=tmp_path / "broken")
+    with pytest.raises(ArtifactError, match=r"model\.onnx: ONNX Runtime cannot load it"):
+        onnx_worker.open()
+
+
+def test_a_worker_that_was_killed_is_named_with_its_model(onnx_worker: WorkerProcess) -> None:
+    onnx_worker.open()
+    process = onnx_worker._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(MsdError, match=r"onnx-fp32: .*died during 'latency' .*killed by signal 9"):
+        onnx_worker.ask("latency", warm_up=1, samples=5, most_seconds=1.0)
+
+
+def test_a_traceback_of_a_worker_is_told_by_its_last_line(onnx_worker: WorkerProcess) -> None:
+    onnx_worker.open()
+    with pytest.raises(MsdError, match=r"exit code 1\): KeyError: 'dance'"):
+        onnx_worker.ask("dance")
+
+
+def test_a_stop_while_forms_answer_ends_their_processes(
+    onnx_worker: WorkerProcess, memes: tuple[PreparedData, Preprocessor]
+) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_forms([onnx_worker], [memes[0].splits["test"].head(8)], on_done=stop)
+    assert onnx_worker._process is not None
+    assert onnx_worker._process.wait(timeout=60) != 0
+    with pytest.raises(MsdError, match="was stopped"):
+        onnx_worker.ask("memory")
