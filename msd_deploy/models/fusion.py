@@ -80,24 +80,29 @@ class FusionConfig(PreTrainedConfig):
 
 
 class _Attention(nn.Module):
+    """Multi-head attention, spelled out: exporters turn the fused operator into many more nodes."""
+
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
         width = config.hidden_size
         self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, width)
+        self.scale = (width // self.heads) ** -0.5
 
-    def forward(self, queries: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
-        query = self._split(self.query(queries))
-        key, value = self._split(self.key(context)), self._split(self.value(context))
-        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return cast(Tensor, self.output(attended.transpose(1, 2).flatten(2)))
+    def forward(self, queries: Tensor, context: Tensor, mask: Tensor) -> Tensor:
+        """Attend from queries [batch, n, width] to context [batch, tokens, width].
 
-    def _split(self, states: Tensor) -> Tensor:
-        split: Tensor = states.unflatten(2, (self.heads, -1))
-        return split.transpose(1, 2)
+        The mask, [batch, 1, 1, tokens], is added to the scores.
+        """
+        batch, tokens, width = context.shape
+        query = self.query(queries).view(batch, -1, self.heads, width // self.heads)
+        both = self.key_value(context).view(batch, tokens, 2, self.heads, width // self.heads)
+        key, value = both.permute(2, 0, 3, 1, 4).unbind(0)
+        scores = (query.transpose(1, 2) * self.scale) @ key.transpose(2, 3) + mask
+        attended = torch.softmax(scores, dim=-1) @ value
+        return cast(Tensor, self.output(attended.transpose(1, 2).reshape(batch, -1, width)))
 
 
 class FusionLayer(nn.Module):
@@ -121,7 +126,7 @@ class FusionLayer(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """Return the next states [batch, tokens, width], or [batch, 1, width] of the last layer."""
         context = self.attention_norm(states)
         queries = context[:, :1] if self.is_last else context
@@ -183,18 +188,14 @@ class FusionForClassification(PreTrainedModel):
             float32 [images, image tokens, hidden_size].
         """
         normalised = (pixel_values.to(self.image_mean.dtype) - self.image_mean) / self.image_std
-        tokens = self.image_projection(self.vision(normalised))
-        return cast(
-            Tensor, tokens + self.image_positions.weight + self.token_types.weight[_IMAGE_TYPE]
-        )
+        place = self.image_positions.weight + self.token_types.weight[_IMAGE_TYPE]
+        return cast(Tensor, self.image_projection(self.vision(normalised)) + place)
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
         """Embed word pieces int [batch, length] as float32 [batch, length, hidden_size]."""
         positions = self.text_positions.weight[: input_ids.shape[1]]
-        return cast(
-            Tensor,
-            self.word_embeddings(input_ids) + positions + self.token_types.weight[_TEXT_TYPE],
-        )
+        place = positions + self.token_types.weight[_TEXT_TYPE]
+        return cast(Tensor, self.word_embeddings(input_ids) + place)
 
     def fuse(
         self,
@@ -217,8 +218,10 @@ class FusionForClassification(PreTrainedModel):
         present = attention_mask.to(text.dtype)
         states = text
         if image is not None:
-            seen = torch.ones_like(image[:, :, 0])
-            if image_present is not None:
+            seen = torch.ones(image.shape[1], dtype=text.dtype, device=text.device)
+            if image_present is None:
+                seen = seen.expand(len(image), -1)
+            else:
                 seen = seen * image_present.to(text.dtype)[:, None]
             present = torch.cat([present, seen], dim=1)
             states = torch.cat([text, image], dim=1)

@@ -29,10 +29,10 @@ class _Stream:
     stem: tuple[int, int, int]
 
 
-_TINY = _Stream(40, 2, 96, 4, (12, 24, 40))
+_TINY = _Stream(40, 2, 96, 2, (12, 24, 40))
 _SMALL = _Stream(128, 3, 256, 4, (32, 64, 96))
 _MOBILE = _Stream(128, 2, 256, 4, (32, 64, 128))
-_TEACHER = _Stream(128, 3, 384, 4, (32, 64, 128))
+_TEACHER = _Stream(144, 2, 768, 4, (40, 80, 144))
 _STREAMS: Mapping[StudentSize, _Stream] = {"tiny": _TINY, "small": _SMALL, "mobile": _MOBILE}
 
 

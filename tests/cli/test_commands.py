@@ -1,0 +1,104 @@
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from msd_deploy.artifacts import RunDirectory
+
+Msd = Callable[..., Any]
+
+
+def test_evaluate_repeats_the_runs_metrics(msd: Msd, finished_run: RunDirectory) -> None:
+    metrics = json.loads(finished_run.metrics.read_text())
+    answer = msd("evaluate", finished_run.root, "--data", "synthetic:memes", "--json")
+    assert answer.code == 0, answer.stderr
+    stated = metrics["student"]["test"]
+    for view, score in answer.json()["views"].items():
+        assert score["value"] == pytest.approx(stated[view]["value"], abs=1e-3)
+
+
+def test_evaluate_refuses_data_of_other_classes(msd: Msd, finished_run: RunDirectory) -> None:
+    answer = msd("evaluate", finished_run.root, "--data", "synthetic:entailment")
+    assert answer.code == 1
+    assert "classes are not the model's" in answer.error()
+
+
+def test_predict_answers_for_a_text_alone(msd: Msd, finished_run: RunDirectory) -> None:
+    answer = msd("predict", finished_run.root, "--text", "look the guests came", "--json")
+    assert set(answer.json()["probabilities"]) == {"benign", "hateful"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("predict", "nowhere", "--text", "x"), "no such folder"),
+        (("export", "nowhere"), "no run.json"),
+        (("bench", "nowhere"), "no run.json"),
+        (("distill", "--data", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("distill", "--data", "synthetic:cats"), "synthetic:cats"),
+        (("distill", "--config", "nowhere.toml"), "nowhere.toml"),
+        (("distill", "--alpha", "1.5"), "distill.alpha: must lie between 0 and 1, not 1.5"),
+        (("distill", "--teacher", "nowhere"), "nowhere"),
+        (("distill", "--resume"), "needs --out"),
+        (("distill", "--resume", "--out", "nowhere"), "no run.json"),
+        (("export", "nowhere", "--target", "coreml", "--precision", "fp32"), "coreml has none"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_1(
+    msd: Msd, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    answer = msd(*arguments)
+    assert answer.code == 1
+    assert message in answer.error()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistyped_option_is_exit_code_2(msd: Msd) -> None:
+    assert msd("distill", "--studnet", "tiny").code == 2
+    assert msd("distill", "--student", "huge").code == 2
+
+
+def test_a_configuration_file_is_checked_by_key(msd: Msd, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("[distill]\ntemprature = 2.0\n")
+    answer = msd("distill", "--config", file)
+    assert answer.code == 1
+    assert "distill.temprature: unknown key" in answer.error()
+
+
+def test_doctor_names_what_is_missing_and_how_to_get_it(msd: Msd) -> None:
+    answer = msd("doctor", "--json")
+    parts = answer.json()["parts"]
+    assert parts["torch"] is not None
+    assert set(parts) >= {"onnxruntime", "coremltools", "easy-vqa"}
+    assert "msd-deploy" in msd("doctor").stdout
+
+
+def test_json_goes_to_stdout_alone(msd: Msd, finished_run: RunDirectory) -> None:
+    answer = msd("evaluate", finished_run.root, "--data", "synthetic:memes", "--json")
+    json.loads(answer.stdout)
+    assert "Reading synthetic:memes" in answer.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_run_that_resume_continues(
+    start_msd: Any, msd: Msd, tmp_path: Path
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    arguments = ("--examples", "400", "--teacher-epochs", "2", "--epochs", "2")
+    process = start_msd("distill", "--out", "run", *arguments)
+    while not (run.root / "history.jsonl").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 130, stderr
+    assert "--resume" in stderr
+    assert not run.metrics.exists()
+    assert "unfinished" in msd("export", "run").error()
+    resumed = msd("distill", "--resume", "--out", "run", "--json")
+    assert resumed.code == 0, resumed.stderr
+    assert run.metrics.exists()
