@@ -444,7 +444,7 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     )
 
 
-_SMALL: Mapping[Split, int] = {"train": 4_000, "validation": 500, "test": 2_000}
+_SMALL: Mapping[Split, int] = {"train": 8_000, "validation": 500, "test": 2_000}
 _TASKS: Mapping[str, Task] = {
     "memes": Task(
         MEMES_LABELS,

@@ -124,8 +124,8 @@ class Hooks:
 
 
 def epochs_for_steps(rows: int, batch_size: int, steps: int) -> int:
-    """Return the number of passes that make about this many steps, at least 3."""
-    return max(3, round(steps / max(1, math.ceil(rows / batch_size))))
+    """Return the number of passes that make about this many steps, at least 5."""
+    return max(5, round(steps / max(1, math.ceil(rows / batch_size))))
 
 
 def learning_rate_at(step: int, steps: int, plan: TrainingPlan) -> float:

@@ -32,7 +32,7 @@ class _Stream:
 _TINY = _Stream(40, 2, 96, 2, (12, 24, 40))
 _SMALL = _Stream(128, 3, 256, 4, (32, 64, 96))
 _MOBILE = _Stream(128, 2, 256, 4, (32, 64, 128))
-_TEACHER = _Stream(144, 2, 768, 4, (40, 80, 144))
+_TEACHER = _Stream(192, 2, 1024, 4, (48, 96, 192))
 _STREAMS: Mapping[StudentSize, _Stream] = {"tiny": _TINY, "small": _SMALL, "mobile": _MOBILE}
 
 

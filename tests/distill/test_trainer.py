@@ -199,4 +199,4 @@ def test_schedule_rises_linearly_then_falls_as_a_cosine(small_config: RunConfig)
 
 def test_automatic_epochs_make_about_the_wanted_steps() -> None:
     assert epochs_for_steps(4000, 64, 2000) == 32
-    assert epochs_for_steps(10_000_000, 64, 2000) == 3
+    assert epochs_for_steps(10_000_000, 64, 2000) == 5

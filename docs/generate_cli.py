@@ -1,0 +1,91 @@
+"""Write docs/cli.md: the help of every command, taken from the command line itself.
+
+    python docs/generate_cli.py            writes docs/cli.md
+    python docs/generate_cli.py --check    writes nothing, exit code 1 if docs/cli.md is stale
+
+The text is what `msd COMMAND --help` prints, 88 columns wide and without colour, with the typer of
+requirements/constraints.txt: another version may draw its boxes otherwise.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+# Read by typer and rich when they are imported.
+os.environ["COLUMNS"] = os.environ["TERMINAL_WIDTH"] = "88"
+os.environ["NO_COLOR"] = "1"
+os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # typer colours on GitHub's machines
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cli"))
+
+import typer
+from typer.testing import CliRunner
+
+from msd_cli.main import app
+
+PAGE = Path(__file__).resolve().parent / "cli.md"
+
+_HEAD = """\
+# The command line
+
+Written by `make docs` from the commands themselves; change the help text in `cli/msd_cli/`, not
+here.
+
+A result goes to stdout, progress and notes go to stderr. With `--json`, stdout holds one JSON
+object and nothing else. An error is one line on stderr; `msd --debug COMMAND ...` shows its
+traceback.
+
+| Exit code | Meaning |
+| --- | --- |
+| 0 | Done. |
+| 1 | Something that you can mend: data, settings, files, a full disk. |
+| 2 | Usage: an unknown command or option, or a value of the wrong type. |
+| 3 | An export is beyond its tolerance, or loses more than `--max-drop`. |
+| 130 | Stopped by Ctrl-C; what was done is kept. |
+"""
+
+
+def command_names() -> list[str]:
+    """Return the names of all commands, in the order in which they are registered."""
+    functions = (command.callback for command in app.registered_commands)
+    return [function.__name__ for function in functions if function is not None]
+
+
+def help_of(arguments: Iterable[str]) -> str:
+    """Return what `msd ARGUMENTS --help` prints, without blanks at the ends of lines."""
+    result = CliRunner().invoke(app, [*arguments, "--help"], prog_name="msd", color=False)
+    if result.exit_code != 0:
+        raise RuntimeError(f"msd {' '.join(arguments)} --help ended with {result.exit_code}")
+    lines = [line.rstrip() for line in result.stdout.splitlines()]
+    return "\n".join(lines).strip("\n")
+
+
+def page() -> str:
+    """Return docs/cli.md."""
+    parts = [_HEAD, _section("msd", [])]
+    parts += [_section(f"msd {name}", [name]) for name in command_names()]
+    return "\n".join(parts)
+
+
+def _section(title: str, arguments: list[str]) -> str:
+    return f"## {title}\n\n```text\n{help_of(arguments)}\n```\n"
+
+
+def main() -> int:
+    """Write the page, or check it; return the exit code."""
+    parser = argparse.ArgumentParser(description="Write docs/cli.md from the command line itself.")
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if stale")
+    wanted = page()
+    if not parser.parse_args().check:
+        PAGE.write_text(wanted, encoding="utf-8")
+        return 0
+    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == wanted:
+        return 0
+    sys.stderr.write(f"docs/cli.md is stale (typer {typer.__version__}): run `make docs`\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

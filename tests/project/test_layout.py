@@ -1,0 +1,125 @@
+"""The rules of the layout, read from the source itself: nothing is imported."""
+
+import ast
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Lowest first: a package may import itself and those before it.
+PACKAGES = {
+    "msd_deploy": ROOT / "msd_deploy",
+    "msd_export": ROOT / "export" / "msd_export",
+    "msd_mobile_bench": ROOT / "mobile_bench" / "msd_mobile_bench",
+    "msd_cli": ROOT / "cli" / "msd_cli",
+}
+FOLDERS = ("cli", "export", "mobile_bench")
+OWN_FOLDERS = ("msd_deploy", *FOLDERS, "tests", "benchmarks", "docs")
+PICKLING = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+MODULES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("*.py"))
+SOURCES = sorted(path for name in OWN_FOLDERS for path in (ROOT / name).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def every_module(function: object) -> object:
+    return pytest.mark.parametrize("path", MODULES, ids=name_of)(function)
+
+
+def every_source(function: object) -> object:
+    return pytest.mark.parametrize("path", SOURCES, ids=name_of)(function)
+
+
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imported_modules(tree: ast.AST) -> Iterator[str]:
+    """Yield the dotted name of every module that is imported, wherever the statement stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def calls_of(tree: ast.AST, function: str) -> list[ast.Call]:
+    """Return the calls of a function, named as it is written, for example np.load."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return [call for call in calls if ast.unparse(call.func) == function]
+
+
+def keyword(call: ast.Call, name: str) -> object:
+    """Return a call's constant keyword argument; None where it is absent or computed."""
+    for argument in call.keywords:
+        if argument.arg == name and isinstance(argument.value, ast.Constant):
+            return argument.value.value
+    return None
+
+
+def package_of(path: Path) -> str:
+    return next(name for name, folder in PACKAGES.items() if path.is_relative_to(folder))
+
+
+def test_the_four_packages_are_where_they_are_said_to_be() -> None:
+    for folder in PACKAGES.values():
+        assert (folder / "__init__.py").is_file(), folder
+
+
+@every_module
+def test_imports_go_one_way(path: Path) -> None:
+    order = list(PACKAGES)
+    above = set(order[order.index(package_of(path)) + 1 :])
+    wrong = [name for name in imported_modules(tree_of(path)) if name.split(".")[0] in above]
+    assert not wrong, f"{name_of(path)} imports from a layer above its own: {wrong}"
+
+
+@every_source
+def test_no_module_is_imported_through_its_folder(path: Path) -> None:
+    """`import export.msd_export` would make a second copy of the module and its classes."""
+    wrong = [name for name in imported_modules(tree_of(path)) if name.split(".")[0] in FOLDERS]
+    assert not wrong, f"{name_of(path)} says {wrong}: import msd_{wrong[0].split('.')[0]} instead"
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_folders_are_no_packages(name: str) -> None:
+    """`export` and `cli` are names of a user's own project too."""
+    assert not (ROOT / name / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_every_package_tells_type_checkers_that_it_is_typed(name: str) -> None:
+    assert (PACKAGES[name] / "py.typed").is_file()
+
+
+@every_module
+def test_every_module_says_what_it_is_for(path: Path) -> None:
+    assert ast.get_docstring(tree_of(path)), f"{name_of(path)} has no docstring"
+
+
+@every_source
+def test_nothing_pickles(path: Path) -> None:
+    """A pickle runs code of whoever wrote the file."""
+    tree = tree_of(path)
+    wrong = [name for name in imported_modules(tree) if name.split(".")[0] in PICKLING]
+    assert not wrong, f"{name_of(path)} imports {wrong}"
+    for call in calls_of(tree, "torch.load"):
+        assert keyword(call, "weights_only") is True, f"{name_of(path)}:{call.lineno}"
+    for function in ("np.load", "np.save", "numpy.load", "numpy.save"):
+        for call in calls_of(tree, function):
+            assert keyword(call, "allow_pickle") is False, f"{name_of(path)}:{call.lineno}"
+    for call in calls_of(tree, "torch.save"):
+        pytest.fail(f"{name_of(path)}:{call.lineno} writes a pickle")
+
+
+@every_module
+def test_nothing_prints(path: Path) -> None:
+    """Stdout belongs to the result, which the command line writes through its console."""
+    lines = [call.lineno for call in calls_of(tree_of(path), "print")]
+    assert not lines, f"{name_of(path)} prints in lines {lines}"
