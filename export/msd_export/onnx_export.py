@@ -54,9 +54,7 @@ def export_onnx(
             )
     # The exporter wraps whatever its passes raise in its own, private types.
     except Exception as error:
-        raise ExportError(
-            f"ONNX conversion failed ({_first_line(error)})", where=path.name
-        ) from error
+        raise ExportError(f"ONNX conversion failed ({_reason(error)})", where=path.name) from error
     assert program is not None
     model = program.model_proto
     _describe(model, metadata)
@@ -94,5 +92,8 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
+    """Return the first line of what the exporter failed over, not of its advice around it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     return (str(error).strip() or type(error).__name__).splitlines()[0]

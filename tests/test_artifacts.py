@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import pytest
+
+from msd_deploy.artifacts import (
+    new_folder,
+    read_json,
+    read_manifest,
+    write_json,
+    write_manifest,
+    write_text,
+)
+from msd_deploy.errors import ArtifactError
+
+
+def write_and_fail(final: Path) -> None:
+    with new_folder(final) as building:
+        (building / "file").write_text("half")
+        raise RuntimeError
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    final = tmp_path / "thing"
+    with pytest.raises(RuntimeError):
+        write_and_fail(final)
+    assert list(tmp_path.iterdir()) == []
+    with new_folder(final) as building:
+        (building / "file").write_text("x")
+        assert not final.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+
+
+def test_a_failed_replacement_keeps_the_old_folder(tmp_path: Path) -> None:
+    final = tmp_path / "thing"
+    with new_folder(final) as building:
+        (building / "file").write_text("old")
+    with pytest.raises(RuntimeError):
+        write_and_fail(final)
+    assert (final / "file").read_text() == "old"
+    with new_folder(final) as building:
+        (building / "file").write_text("new")
+    assert (final / "file").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+
+
+def test_a_failed_text_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "\ud800")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_manifest_states_every_file(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "file").write_text("x")
+    write_manifest(tmp_path, "thing", {"colour": "blue"})
+    manifest = read_manifest(tmp_path, "thing")
+    assert manifest["colour"] == "blue"
+    assert list(manifest["files"]) == ["sub/file"]  # type: ignore[call-overload]
+    with pytest.raises(ArtifactError, match="holds a 'thing', not a 'model'"):
+        read_manifest(tmp_path, "model")
+
+
+@pytest.mark.parametrize("version", [0, -1, "1", None, True, 2])
+def test_an_unknown_schema_is_refused(tmp_path: Path, version: object) -> None:
+    write_json(tmp_path / "manifest.json", {"schema_version": version, "kind": "t", "files": {}})
+    with pytest.raises(ArtifactError, match="schema_version"):
+        read_manifest(tmp_path, "t")
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", "\x00"])
+def test_a_file_that_is_no_json_object_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(content)
+    with pytest.raises(ArtifactError, match=r"file\.json"):
+        read_json(path)
+
+
+def test_json_holds_no_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(tmp_path / "file.json", {"value": float("nan")})
+    assert list(tmp_path.iterdir()) == []
