@@ -59,7 +59,7 @@ class TeacherConfig:
     path: Path | None = None
     """Folder of a trained teacher; None: one is trained on the labels."""
     epochs: int | None = None
-    """Passes over the training split; None: as many as make about 750 steps, at least 5."""
+    """Passes over the training split; None: as many as make about 625 steps, at least 5."""
     batch_size: int = 64
     """Rows a step."""
     learning_rate: float = 5e-4
@@ -103,7 +103,7 @@ class DistillConfig:
     text_weight: float = 1.0
     """Weight of the text view's distance (msd only)."""
     epochs: int | None = None
-    """Passes over the training split; None: as many as make about 1,000 steps, at least 5."""
+    """Passes over the training split; None: as many as make about 750 steps, at least 5."""
     batch_size: int = 64
     """Rows a step."""
     learning_rate: float = 3e-3

@@ -42,7 +42,7 @@ from msd_deploy.models.teachers import Teacher, load_teacher
 from msd_deploy.runs import begin_run, check_output, source_options
 from msd_deploy.views import View
 
-_TEACHER_STEPS, _STUDENT_STEPS = 750, 1000
+_TEACHER_STEPS, _STUDENT_STEPS = 625, 750
 _NAMED_ROWS = 20
 
 

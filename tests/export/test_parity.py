@@ -1,5 +1,7 @@
+import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,9 +10,11 @@ from msd_deploy.artifacts import RunDirectory
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.errors import ArtifactError, ConfigError, ParityError
 from msd_deploy.evaluation import LogitsByView
+from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.views import View
 from msd_export import pipeline
 from msd_export.export_folder import open_export
+from msd_export.graph import ExportGraph
 from msd_export.opening import open_model
 from msd_export.parity import check_parity, compare_logits
 from msd_export.pipeline import ExportConfig, ExportHooks, export_student, forms_of
@@ -93,13 +97,14 @@ def test_every_form_is_exported_and_verified(own_run: RunDirectory) -> None:
 def test_a_failed_verification_leaves_nothing(
     own_run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The graph that is converted is damaged: its picture arrives upside down."""
+    """The graph that is converted is damaged: one bias is a hundredth off."""
 
-    class Damaged(pipeline.ExportGraph):
-        def forward(self, image, *rest):  # type: ignore[no-untyped-def]
-            return super().forward(image.flip(1), *rest)
+    def damaged(model: FusionForClassification, **options: Any) -> ExportGraph:
+        other = copy.deepcopy(model)
+        other.classifier.bias.data[0] += 0.01
+        return ExportGraph(other, **options)
 
-    monkeypatch.setattr(pipeline, "ExportGraph", Damaged)
+    monkeypatch.setattr(pipeline, "ExportGraph", damaged)
     with pytest.raises(ParityError, match="logits differ"):
         export_student(own_run, ExportConfig(ONNX, examples=100), ExportHooks())
     assert list(own_run.exports.iterdir()) == []
