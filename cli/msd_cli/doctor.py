@@ -25,7 +25,12 @@ _PARTS = (
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Show which runtimes and extras are here, in which version, and how to get the others."""
+    """Show which runtimes and extras are here, in which version, and how to get the others.
+
+    Examples:
+        msd doctor
+        msd doctor --json
+    """
     from msd_deploy import __version__
 
     found = {name: _version(name, module) for name, module, _, _ in _PARTS}

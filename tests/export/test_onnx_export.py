@@ -73,7 +73,7 @@ def test_the_file_is_read_again_in_a_fresh_process_without_torch(
 ) -> None:
     inputs = memes[0].splits["test"].inputs(slice(0, 3))
     for name in INPUT_NAMES:
-        np.save(tmp_path / f"{name}.npy", inputs[name])
+        np.save(tmp_path / f"{name}.npy", inputs[name], allow_pickle=False)
     code = (
         "import json, sys, numpy as np, onnxruntime as ort\n"
         "names = sys.argv[3].split(',')\n"
