@@ -49,7 +49,8 @@ def say(message: str) -> None:
 class ProgressDisplay:
     """Shows stages, counts and training steps: a live bar on a terminal, sparse lines elsewhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, stopped_fix: str = "Nothing half-written was kept; run it again") -> None:
+        self._stopped_fix = stopped_fix
         # Bound now: converters replace sys.stderr while they run.
         self._console = Console(file=sys.stderr, highlight=False)
         self._progress = Progress(
@@ -122,7 +123,7 @@ class ProgressDisplay:
 
     def _raise_if_stopped(self) -> None:
         if self._stop_asked:
-            raise StoppedError("stopped", fix="Finished stages are kept; continue with --resume")
+            raise StoppedError("stopped", fix=self._stopped_fix)
 
     def _update(self, what: str, done: int, total: int, facts: str) -> None:
         if self._task is None or self._task_name != what:

@@ -112,7 +112,7 @@ def distill(
         "seed": seed,
     }
     settings, run = run_settings(options, config_file=config, out=out, resume=resume)
-    display = ProgressDisplay()
+    display = ProgressDisplay(stopped_fix="Finished stages are kept; continue with --resume")
     with display.running():
         hooks = RunHooks(
             display.on_stage,

@@ -93,7 +93,7 @@ def predict_one(opened: OpenedModel, *, image: Path | None, text: str | None) ->
         ConfigError: Neither was given.
         DataError: The picture cannot be read.
     """
-    if image is None and not text:
+    if image is None and not (text and text.strip()):
         raise ConfigError("nothing to predict from", fix="Give --image, --text, or both")
     input_ids, attention_mask = opened.preprocessor.tokens([text or ""])
     height, width = opened.preprocessor.image.size

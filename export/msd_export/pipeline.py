@@ -270,7 +270,7 @@ class _Exporter:
         facts: Json = {
             "target": form[0],
             "precision": form[1],
-            "signature": self.signature.as_json(),
+            "signature": self.signature.as_json(form[0]),
             "source_digest": self.loaded.digest,
             "dataset_digest": self.data.digest,
         }

@@ -40,16 +40,23 @@ class ModelSignature:
     labels: tuple[str, ...]
     problem: Problem
 
-    def as_json(self) -> dict[str, object]:
-        """Return the signature as it is stated in an export's manifest."""
+    def as_json(self, target: Target) -> dict[str, object]:
+        """Return the signature as it is stated in an export's manifest.
+
+        Core ML packages take a picture of the system's own type, and one example at a time.
+        """
         height, width = self.image_size
-        text = {"dtype": "int32", "shape": ["batch", self.max_length]}
-        classes = {"dtype": "float32", "shape": ["batch", len(self.labels)]}
+        batch: object = 1 if target == "coreml" else "batch"
+        text = {"dtype": "int32", "shape": [batch, self.max_length]}
+        classes = {"dtype": "float32", "shape": [batch, len(self.labels)]}
+        image: dict[str, object] = {"dtype": "uint8", "shape": [batch, height, width, 3]}
+        if target == "coreml":
+            image = {"dtype": "image", "color": "RGB", "height": height, "width": width}
         return {
             "problem": self.problem,
             "inputs": {
-                "image": {"dtype": "uint8", "shape": ["batch", height, width, 3]},
-                "image_present": {"dtype": "int32", "shape": ["batch"]},
+                "image": image,
+                "image_present": {"dtype": "int32", "shape": [batch]},
                 "input_ids": text,
                 "attention_mask": text,
             },

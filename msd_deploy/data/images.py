@@ -98,8 +98,10 @@ def resize_to_spec(image: Image.Image, spec: ImageSpec) -> PixelArray:
     """
     height, width = spec.size
     scaled_width, scaled_height = _scaled_size(image.width, image.height, spec)
-    if (scaled_width, scaled_height) != image.size:
-        image = image.resize((scaled_width, scaled_height), Image.Resampling.BILINEAR)
+    # One axis a call: asked for both, Pillow 13 begins with the vertical one for tall pictures.
+    for step in ((scaled_width, image.height), (scaled_width, scaled_height)):
+        if step != image.size:
+            image = image.resize(step, Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
     if spec.mode == "crop":
         top, left = (scaled_height - height) // 2, (scaled_width - width) // 2

@@ -65,7 +65,7 @@ class Preprocessor:
         return load_pixels(source, self.image)
 
     def tokens(self, texts: Sequence[str]) -> tuple[IdArray, IdArray]:
-        """Tokenize texts, cut on the right and padded to max_length; "" leaves [CLS] alone.
+        """Tokenize texts, cut on the right and padded to max_length; a blank one is [CLS] alone.
 
         Returns:
             input_ids and attention_mask, both int32 [texts, max_length].
@@ -73,7 +73,7 @@ class Preprocessor:
         input_ids = np.full((len(texts), self.max_length), self.pad_id, np.int32)
         attention_mask = np.zeros_like(input_ids)
         for row, encoding in enumerate(self.tokenizer.encode_batch(list(texts))):
-            ids = encoding.ids if texts[row] else [self.cls_id]
+            ids = encoding.ids if texts[row].strip() else [self.cls_id]
             input_ids[row, : len(ids)] = ids
             attention_mask[row, : len(ids)] = 1
         return input_ids, attention_mask

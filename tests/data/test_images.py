@@ -65,6 +65,8 @@ def test_resize_equals_the_documented_integer_arithmetic_to_the_bit(size: tuple[
         (50, 100, "fit", (24, 48), (0, 12)),
         (101, 50, "crop", (97, 48), (0, -24)),
         (33, 100, "crop", (48, 145), (-48, 0)),
+        (100, 300, "fit", (16, 48), (0, 16)),
+        (100, 300, "crop", (48, 144), (-48, 0)),
         (1000, 1, "fit", (48, 1), (23, 0)),
     ],
 )

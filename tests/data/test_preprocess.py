@@ -32,10 +32,10 @@ def test_texts_are_cut_and_padded_to_the_maximum(preprocessor: Preprocessor) -> 
     assert ids[0][mask[0] == 0].tolist() == [preprocessor.pad_id] * int((mask[0] == 0).sum())
 
 
-def test_an_empty_text_is_cls_alone(preprocessor: Preprocessor) -> None:
-    ids, mask = preprocessor.tokens([""])
-    assert mask[0].tolist() == [1] + [0] * 7
-    assert ids[0][0] == preprocessor.cls_id
+def test_a_blank_text_is_cls_alone(preprocessor: Preprocessor) -> None:
+    ids, mask = preprocessor.tokens(["", " \t\n"])
+    assert mask.tolist() == [[1] + [0] * 7] * 2
+    assert ids[:, 0].tolist() == [preprocessor.cls_id] * 2
 
 
 def test_case_and_accents_do_not_matter(preprocessor: Preprocessor) -> None:

@@ -47,7 +47,7 @@ def graph() -> ExportGraph:
         vision={"kind": "conv_stem", "channels": [8, 16]},
         image_size=(HEIGHT, WIDTH),
         vocab_size=WORDS,
-        max_length=LENGTH,
+        max_text_length=LENGTH,
         hidden_size=32,
         num_attention_heads=2,
         intermediate_size=64,
