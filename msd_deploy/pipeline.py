@@ -117,6 +117,8 @@ def run_distillation(
     metrics = _measure(task, predictions, teacher.model, student)
     write_json(run.metrics, metrics)
     shutil.rmtree(run.checkpoints, ignore_errors=True)
+    for left_by_a_kill in run.root.glob(".*.building-*"):
+        shutil.rmtree(left_by_a_kill, ignore_errors=True)
     return metrics
 
 
