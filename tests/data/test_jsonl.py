@@ -8,7 +8,7 @@ import pytest
 from msd_deploy.data import source_types
 from msd_deploy.data.jsonl import load_jsonl
 from msd_deploy.data.source_types import SourceData, SourceOptions
-from msd_deploy.data.synthetic import encode_png
+from msd_deploy.data.synthetic_images import encode_png
 from msd_deploy.errors import DataError
 
 

@@ -8,25 +8,27 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from msd_deploy.data import synthetic
+from msd_deploy.data import synthetic, synthetic_tasks
 from msd_deploy.data.source_types import SPLITS, SourceOptions, SourceRow, Split
-from msd_deploy.data.synthetic import (
+from msd_deploy.data.synthetic import TASK_NAMES, load_synthetic
+from msd_deploy.data.synthetic_images import (
     BLACK,
     COLOURS,
+    NOTHING,
+    SHAPES,
+    code_of,
+    encode_png,
+    render,
+)
+from msd_deploy.data.synthetic_tasks import (
     ENTAILMENT_LABELS,
     HINT,
-    NOTHING,
     OWN,
-    SHAPES,
-    TASK_NAMES,
     Draw,
     draw_entailment,
     draw_memes,
     draw_posters,
-    encode_png,
     flip_labels,
-    load_synthetic,
-    render,
 )
 from msd_deploy.views import View
 
@@ -166,9 +168,9 @@ def test_memes_are_hateful_if_and_only_if_both_views_hold_a_trigger() -> None:
 
 def test_a_memes_cues_can_be_read_off_its_picture_and_text() -> None:
     draw = draw_memes(generator(), 2000)
-    motifs = {synthetic._code(shape, colour) for shape, colour in synthetic._MEMES_MOTIFS}
+    motifs = {code_of(shape, colour) for shape, colour in synthetic_tasks._MEMES_MOTIFS}
     in_image = [any(code in motifs for code in row) for row in draw.objects.tolist()]
-    triggers = (*synthetic._WHO_TRIGGER, *synthetic._DEED_TRIGGER)
+    triggers = (*synthetic_tasks._WHO_TRIGGER, *synthetic_tasks._DEED_TRIGGER)
     in_text = [any(trigger in text for trigger in triggers) for text in draw.texts]
     assert in_image == draw.image_cues.astype(bool).tolist()
     assert in_text == draw.text_cues.astype(bool).tolist()
@@ -187,7 +189,7 @@ def test_a_posters_genres_follow_from_its_cues() -> None:
 def test_a_posters_cues_can_be_read_off_its_picture_and_text() -> None:
     draw = draw_posters(generator(), 500)
     for row, genre in np.ndindex(draw.labels.shape):
-        own_words, hints = synthetic._GENRES[synthetic.POSTERS_LABELS[genre]]
+        own_words, hints = synthetic_tasks._GENRES[synthetic_tasks.POSTERS_LABELS[genre]]
         words = set(draw.texts[row].split())
         assert bool(words & set(own_words)) == (draw.text_cues[row, genre] == OWN)
         assert bool(words & set(hints)) == (draw.text_cues[row, genre] == HINT)
@@ -238,7 +240,7 @@ def test_nothing_else_in_a_scene_tells_the_entailment_label() -> None:
 
 def test_a_rendered_object_stands_in_its_cell_in_its_colour() -> None:
     objects = np.full((1, 16), NOTHING)
-    objects[0, 6] = synthetic._code("square", "red")
+    objects[0, 6] = code_of("square", "red")
     pixels = render(objects, generator())[0].astype(np.int64)
     np.testing.assert_allclose(pixels[17:19, 29:31].mean(axis=(0, 1)), COLOURS["red"], atol=20)
     ground = pixels[:12].mean(axis=(0, 1))
