@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from msd_deploy.data.resize import PixelArray, SidePass, resize_window
 from msd_deploy.errors import DataError
 
-PixelArray = NDArray[np.uint8]
 _WHITE = 255
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -98,18 +97,34 @@ def resize_to_spec(image: Image.Image, spec: ImageSpec) -> PixelArray:
     """
     height, width = spec.size
     scaled_width, scaled_height = _scaled_size(image.width, image.height, spec)
+    across, down = _wanted(scaled_width, width), _wanted(scaled_height, height)
+    horizontal = SidePass(image.width, scaled_width, across)
+    vertical = SidePass(image.height, scaled_height, down)
+    if horizontal.is_ordinary and vertical.is_ordinary:
+        scaled = _resize_whole(image, scaled_width, scaled_height)
+        pixels = scaled[down.start : down.stop, across.start : across.stop]
+    else:
+        pixels = resize_window(np.asarray(image), horizontal=horizontal, vertical=vertical)
+    if pixels.shape == (height, width, 3):
+        return np.ascontiguousarray(pixels)
+    canvas = np.full((height, width, 3), _WHITE, np.uint8)
+    top, left = (height - len(down)) // 2, (width - len(across)) // 2
+    canvas[top : top + len(down), left : left + len(across)] = pixels
+    return canvas
+
+
+def _wanted(scaled: int, side: int) -> range:
+    """Return the pixels of a scaled side that the model sees: its middle, if it is too long."""
+    first = max(0, (scaled - side) // 2)
+    return range(first, first + min(scaled, side))
+
+
+def _resize_whole(image: Image.Image, width: int, height: int) -> PixelArray:
     # One axis a call: asked for both, Pillow 13 begins with the vertical one for tall pictures.
-    for step in ((scaled_width, image.height), (scaled_width, scaled_height)):
+    for step in ((width, image.height), (width, height)):
         if step != image.size:
             image = image.resize(step, Image.Resampling.BILINEAR)
-    pixels = np.asarray(image)
-    if spec.mode == "crop":
-        top, left = (scaled_height - height) // 2, (scaled_width - width) // 2
-        return np.ascontiguousarray(pixels[top : top + height, left : left + width])
-    canvas = np.full((height, width, 3), _WHITE, np.uint8)
-    top, left = (height - scaled_height) // 2, (width - scaled_width) // 2
-    canvas[top : top + scaled_height, left : left + scaled_width] = pixels
-    return canvas
+    return np.asarray(image)
 
 
 def _scaled_size(width: int, height: int, spec: ImageSpec) -> tuple[int, int]:
@@ -133,6 +148,14 @@ def load_pixels(source: bytes | Path, spec: ImageSpec) -> PixelArray:
         uint8 [height, width, 3].
 
     Raises:
-        DataError: As `decode_image`.
+        DataError: As `decode_image`, or there is not the memory to resize it.
     """
-    return resize_to_spec(decode_image(source), spec)
+    image = decode_image(source)
+    try:
+        return resize_to_spec(image, spec)
+    except (MemoryError, OverflowError, ValueError) as error:
+        raise DataError(
+            f"picture of {image.width:,} by {image.height:,} pixels cannot be resized"
+            f" ({error or type(error).__name__})",
+            where=None if isinstance(source, bytes) else source,
+        ) from error

@@ -14,8 +14,8 @@ from huggingface_hub.constants import HF_HOME
 from numpy.typing import NDArray
 
 from msd_deploy.artifacts import new_folder, read_json, sha256_of_json, write_json
-from msd_deploy.data.images import PixelArray
 from msd_deploy.data.preprocess import IdArray, Preprocessor
+from msd_deploy.data.resize import PixelArray
 from msd_deploy.data.source_types import SkippedRow, SourceData
 from msd_deploy.errors import DataError
 from msd_deploy.problem import Problem

@@ -29,7 +29,8 @@ from msd_deploy.artifacts import (
     write_json,
     write_text,
 )
-from msd_deploy.data.images import ImageSpec, PixelArray, load_pixels
+from msd_deploy.data.images import ImageSpec, load_pixels
+from msd_deploy.data.resize import PixelArray
 from msd_deploy.errors import ArtifactError, ConfigError
 
 PREPROCESS_NAME = "preprocess.json"

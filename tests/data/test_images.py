@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from msd_deploy.data import resize
 from msd_deploy.data.images import ImageSpec, decode_image, load_pixels, resize_to_spec, to_rgb
 from msd_deploy.errors import DataError
 
@@ -83,6 +84,50 @@ def test_fit_pads_with_white_and_crop_cuts_the_longer_side(
         expected = np.full((48, 48, 3), 255, np.uint8)
         expected[top : top + whole.shape[0], left : left + whole.shape[1]] = whole
         assert np.array_equal(result, expected)
+
+
+def stripes(width: int, height: int) -> Image.Image:
+    """A picture one pixel wide or high whose colour changes slowly along its length."""
+    values = (np.arange(width * height) * 251 // (width * height)).astype(np.uint8)
+    return Image.fromarray(values.reshape(height, width)).convert("RGB")
+
+
+@pytest.mark.parametrize("mode", ["fit", "crop"])
+@pytest.mark.parametrize(("width", "height"), [(1, 2_000_000), (2_000_000, 1)])
+def test_a_line_of_a_picture_is_resized_without_gigabytes(
+    width: int, height: int, mode: str
+) -> None:
+    """Scaled before it is cut, the line would have 48 x 96,000,000 pixels."""
+    pixels = resize_to_spec(stripes(width, height), ImageSpec((48, 48), mode))  # type: ignore[arg-type]
+    along = pixels[:, 23, 0] if height > 1 else pixels[23, :, 0]
+    # fit shows the whole line, crop the pixel in its middle.
+    expected = np.linspace(0, 250, 48) if mode == "fit" else np.full(48, 125)
+    np.testing.assert_allclose(along, expected, atol=3)
+
+
+@pytest.mark.parametrize("mode", ["fit", "crop"])
+def test_extreme_shapes_are_resized_to_the_same_bits_as_ordinary_ones(
+    monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    generator = np.random.default_rng(2)
+    for _ in range(40):
+        height, width = np.exp(generator.uniform(0, 6, 2)).astype(int)
+        noise = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        spec = ImageSpec((24, 17), mode)  # type: ignore[arg-type]
+        ordinary = resize_to_spec(Image.fromarray(noise), spec)
+        with monkeypatch.context() as patched:
+            patched.setattr(resize, "_LONGEST_ORDINARY_SIDE", 0)
+            patched.setattr(resize, "_BLOCK_PIXELS", 100)
+            extreme = resize_to_spec(Image.fromarray(noise), spec)
+        assert np.array_equal(ordinary, extreme), (width, height)
+
+
+def test_a_picture_that_cannot_be_resized_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "poster.png"
+    path.write_bytes(encoded(Image.new("RGB", (5, 3))))
+    larger_than_any_memory = ImageSpec((2**46, 2**46), "crop")
+    with pytest.raises(DataError, match=r"poster\.png: picture of 5 by 3 pixels cannot be resized"):
+        load_pixels(path, larger_than_any_memory)
 
 
 def test_transparency_is_composited_over_white() -> None:
