@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from msd_deploy.data.resize import PixelArray, SidePass, resize_window
 from msd_deploy.errors import DataError
 
 _WHITE = 255
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+# PNG's greys of 2 and 4 bits: what Pillow multiplies the pixels by, but not the transparent colour.
+_GREY_SCALE = {"L;2": 85, "L;4": 17}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ def decode_image(source: bytes | Path) -> Image.Image:
             warnings.simplefilter("ignore")
             with Image.open(stream) as image:
                 _refuse_bomb(image)
+                _mend_transparent_colour(image)
                 return to_rgb(ImageOps.exif_transpose(image))
     except DataError:
         raise
@@ -68,14 +71,31 @@ def _refuse_bomb(image: Image.Image) -> None:
         raise DataError(f"picture has {pixels:,} pixels, more than the limit of {limit:,}")
 
 
+def _mend_transparent_colour(image: Image.Image) -> None:
+    """State a PNG's transparent colour in the units that its pixels will have.
+
+    Pillow scales pixels of 2, 4 and 3 x 16 bits to 8 while it decodes, and leaves the colour as the
+    file has it: called before that, while the file's own depth is known.
+    """
+    if not isinstance(image, ImageFile.ImageFile) or image.format != "PNG" or not image.tile:
+        return
+    colour, depth = image.info.get("transparency"), image.tile[0].args
+    if isinstance(colour, int) and depth in _GREY_SCALE:
+        image.info["transparency"] = colour * _GREY_SCALE[depth]
+    elif isinstance(colour, tuple) and depth == "RGB;16B":
+        image.info["transparency"] = tuple(channel >> 8 for channel in colour)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any Pillow mode to 8-bit RGB; transparency is composited over white.
 
     A channel c with opacity a becomes (c * a + 255 * (255 - a) + 127) // 255. Sixteen-bit greys
-    keep their upper eight bits.
+    keep their upper eight bits, and are compared with a transparent grey in all sixteen.
     """
     if image.mode in _SIXTEEN_BIT_MODES:
-        grey = np.clip(np.asarray(image).astype(np.int64), 0, 0xFFFF) >> 8
+        stored = np.asarray(image).astype(np.int64)
+        grey = np.clip(stored, 0, 0xFFFF) >> 8
+        grey[stored == image.info.get("transparency", -1)] = _WHITE
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")

@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +157,47 @@ def test_palette_transparency_is_white() -> None:
     palette.putpalette([255, 0, 0, 0, 255, 0])
     pixels = load_pixels(encoded(palette, transparency=0), ImageSpec((4, 4)))
     assert (pixels == 255).all()
+
+
+def png_with_transparent_colour(
+    line: bytes, *, bits: int, colour_type: int, colour: tuple[int, ...]
+) -> bytes:
+    """A PNG of one line of two pixels, which Pillow cannot write at every depth."""
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 2, 1, bits, colour_type, 0, 0, 0)),
+        (b"tRNS", struct.pack(f">{len(colour)}H", *colour)),
+        (b"IDAT", zlib.compress(b"\0" + line)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "bits", "colour", "expected"),
+    [
+        (bytes([0b01_00_0000]), 1, (1,), [0, 255]),
+        (bytes([0b01_10_0000]), 2, (1,), [255, 170]),
+        (bytes([0x12]), 4, (1,), [255, 34]),
+        (bytes([9, 8]), 8, (9,), [255, 8]),
+        # 0x2c01 differs from the transparent 0x2c00 in its lower eight bits alone.
+        (struct.pack(">HH", 0x2C00, 0x2C01), 16, (0x2C00,), [255, 0x2C]),
+        (struct.pack(">HH", 0, 0xFFFF), 16, (0,), [255, 255]),
+    ],
+)
+def test_a_transparent_grey_is_white_at_every_depth(
+    line: bytes, bits: int, colour: tuple[int, ...], expected: list[int]
+) -> None:
+    png = png_with_transparent_colour(line, bits=bits, colour_type=0, colour=colour)
+    assert np.asarray(decode_image(png))[0].tolist() == [[value] * 3 for value in expected]
+
+
+def test_a_transparent_colour_of_sixteen_bits_is_known_by_its_upper_eight() -> None:
+    line = struct.pack(">6H", 0x9C40, 0x0100, 0x0200, 0x4001, 0x0100, 0x0200)
+    png = png_with_transparent_colour(line, bits=16, colour_type=2, colour=(0x9C40, 0x0100, 0x0200))
+    assert np.asarray(decode_image(png))[0].tolist() == [[255] * 3, [0x40, 1, 2]]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
