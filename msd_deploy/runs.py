@@ -13,7 +13,8 @@ from msd_deploy.artifacts import (
     write_json,
 )
 from msd_deploy.config import RunConfig, config_as_json, config_from_json
-from msd_deploy.data.prepared import OnImage, PreparedData, prepare
+from msd_deploy.data.pixel_cache import OnImage
+from msd_deploy.data.prepared import PreparedData, prepare
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.source_types import SourceOptions
 from msd_deploy.data.sources import load_source

@@ -18,6 +18,8 @@ from PIL import Image, ImageFile, ImageOps
 from msd_deploy.data.resize import PixelArray, SidePass, resize_window
 from msd_deploy.errors import DataError
 
+PIXELS_VERSION = 2
+"""Rises whenever a picture may become other pixels: pixels kept by another version are not read."""
 _WHITE = 255
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 # PNG's greys of 2 and 4 bits: what Pillow multiplies the pixels by, but not the transparent colour.

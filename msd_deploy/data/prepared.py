@@ -1,32 +1,25 @@
 """A data set made ready for models: pictures decoded and resized once, texts tokenized.
 
-Pixels are kept in a cache, keyed by the pictures' contents and the image specification, and read
-memory-mapped. Every consumer (training, export, bench, predict) reads `PreparedSplit`.
+Pixels come from `pixel_cache`. Every consumer (training, export, bench) reads `PreparedSplit`.
 """
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from huggingface_hub.constants import HF_HOME
 from numpy.typing import NDArray
 
-from msd_deploy.artifacts import new_folder, read_json, sha256_of_json, write_json
+from msd_deploy.artifacts import sha256_of_json
+from msd_deploy.data.pixel_cache import OnImage, cached_pixels, default_cache
 from msd_deploy.data.preprocess import IdArray, Preprocessor
 from msd_deploy.data.resize import PixelArray
-from msd_deploy.data.source_types import SkippedRow, SourceData
+from msd_deploy.data.source_types import SPLITS, SkippedRow, SourceData
 from msd_deploy.errors import DataError
 from msd_deploy.problem import Problem
 from msd_deploy.views import View
 
-SPLITS = ("train", "validation", "test")
 _NAMED_ROWS = 10
-_PIXELS_NAME, _FAILURES_NAME = "pixels.npy", "failures.json"
-
-OnImage = Callable[[int, int], None]
-"""Called with the pictures done and their total."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +106,6 @@ class PreparedData:
     notes: tuple[str, ...]
 
 
-def default_cache() -> Path:
-    """Return the folder of kept pixels, beside the other caches of Hugging Face libraries."""
-    return Path(HF_HOME) / "msd-deploy"
-
-
 def prepare(
     source: SourceData,
     preprocessor: Preprocessor,
@@ -138,10 +126,11 @@ def prepare(
     Raises:
         DataError: A picture is broken and strict is set, or a split is left without rows.
     """
-    pixels, index_of, failures = _pixel_store(
+    pixels, index_of, failures = cached_pixels(
         source, preprocessor, cache or default_cache(), on_image
     )
-    splits, skipped, row_digests = {}, list(source.skipped), {}
+    splits: dict[str, PreparedSplit] = {}
+    skipped, row_digests = list(source.skipped), {}
     for name in SPLITS:
         rows = source.dataset[name]
         digests = np.array(rows["image_sha256"], dtype=object)
@@ -215,68 +204,3 @@ def _digest_rows(source: SourceData, name: str, kept: NDArray[np.int64]) -> str:
     columns = (rows["image_sha256"], rows["text"], rows[target])
     digests, texts, targets = (list(column) for column in columns)
     return sha256_of_json([[digests[row], texts[row], targets[row]] for row in kept.tolist()])
-
-
-def _pixel_store(
-    source: SourceData, preprocessor: Preprocessor, cache: Path, on_image: OnImage
-) -> tuple[PixelArray, dict[str, int], dict[str, str]]:
-    """Return pixels, each good picture's position by content digest, and failures by digest."""
-    places = _distinct_images(source)
-    digests = sorted(places)
-    key = sha256_of_json([preprocessor.as_json()["image"], digests])
-    folder = cache / "pixels" / key
-    if not folder.is_dir():
-        with new_folder(folder) as building:
-            failures = _decode_all(source, preprocessor, places, building / _PIXELS_NAME, on_image)
-            write_json(building / _FAILURES_NAME, failures)
-    stated = read_json(folder / _FAILURES_NAME)
-    pixels = np.load(folder / _PIXELS_NAME, mmap_mode="r", allow_pickle=False)
-    failures = {digest: str(reason) for digest, reason in stated.items()}
-    return pixels, {digest: i for i, digest in enumerate(digests)}, failures
-
-
-def _distinct_images(source: SourceData) -> dict[str, tuple[str, int]]:
-    """Return one place (split, row) of each distinct picture, by content digest."""
-    places: dict[str, tuple[str, int]] = {}
-    for name in SPLITS:
-        for row, digest in enumerate(source.dataset[name]["image_sha256"]):
-            if digest:
-                places.setdefault(digest, (name, row))
-    return places
-
-
-def _decode_all(
-    source: SourceData,
-    preprocessor: Preprocessor,
-    places: Mapping[str, tuple[str, int]],
-    path: Path,
-    on_image: OnImage,
-) -> dict[str, str]:
-    """Decode every distinct picture into one array on disk; return the failures by digest."""
-    failures: dict[str, str] = {}
-    shape = (max(1, len(places)), *preprocessor.image.size, 3)
-    _reserve(path, shape)
-    pixels = np.lib.format.open_memmap(path, mode="r+")
-    for position, (digest, (split, row)) in enumerate(sorted(places.items())):
-        example = source.dataset[split][row]
-        encoded = example["image_bytes"]
-        try:
-            pixels[position] = preprocessor.pixels(
-                encoded if encoded is not None else Path(example["image_path"])
-            )
-        except DataError as error:
-            failures[digest] = error.what
-        on_image(position + 1, len(places))
-    pixels.flush()
-    return failures
-
-
-def _reserve(path: Path, shape: tuple[int, ...]) -> None:
-    """Create the array's file with its blocks allocated: a full disk is an error now.
-
-    Writing into a sparse memory map on a full disk would kill the process with SIGBUS.
-    """
-    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).flush()
-    with path.open("r+b") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

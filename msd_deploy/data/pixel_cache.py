@@ -1,0 +1,212 @@
+"""Decoded and resized pictures, kept on disk between runs and read memory-mapped.
+
+One folder per set of pictures and specification, with a manifest: a damaged one is made again, and
+what was not used for longest goes when the cache has grown too large. The key names the version of
+our arithmetic and of the decoder: pixels that this program would not make itself are never read.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import PIL
+from huggingface_hub.constants import HF_HOME
+
+from msd_deploy.artifacts import (
+    MANIFEST_NAME,
+    new_folder,
+    read_json,
+    read_manifest,
+    sha256_of_json,
+    write_json,
+    write_manifest,
+)
+from msd_deploy.data.images import PIXELS_VERSION
+from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.resize import PixelArray
+from msd_deploy.data.source_types import SPLITS, SourceData
+from msd_deploy.errors import ArtifactError, DataError
+
+logger = logging.getLogger(__name__)
+
+LIMIT_BYTES = 20 * 10**9
+"""The cache is pruned to this size whenever something is added."""
+_KIND = "pixels"
+_PIXELS_NAME, _FAILURES_NAME = "pixels.npy", "failures.json"
+# A process that has just opened an entry may still be verifying it.
+_IN_USE_SECONDS = 3600.0
+# No decoding takes longer: what is older was left by a process that died.
+_ABANDONED_SECONDS = 24 * 3600.0
+_KEY_DIGITS = 64
+
+OnImage = Callable[[int, int], None]
+"""Called with the pictures done and their total."""
+
+
+def default_cache() -> Path:
+    """Return the folder of kept pixels, beside the other caches of Hugging Face libraries."""
+    return Path(HF_HOME) / "msd-deploy"
+
+
+def cached_pixels(
+    source: SourceData, preprocessor: Preprocessor, cache: Path, on_image: OnImage
+) -> tuple[PixelArray, dict[str, int], dict[str, str]]:
+    """Return every distinct picture of a data set, decoded now or before.
+
+    Args:
+        source: The data set.
+        preprocessor: How pictures are resized.
+        cache: Folder of the cache; entries lie in its `pixels`.
+        on_image: Progress of decoding.
+
+    Returns:
+        uint8 [pictures, height, width, 3], memory-mapped; each picture's position in it by content
+        digest; the reasons of those that cannot be decoded, by content digest.
+    """
+    places = _distinct_images(source)
+    digests = sorted(places)
+    made_by = {"pixels_version": PIXELS_VERSION, "pillow": PIL.__version__}
+    key = sha256_of_json([made_by, preprocessor.as_json()["image"], digests])
+    folder = cache / "pixels" / key
+    if not _is_whole(folder):
+        with new_folder(folder) as building:
+            failures = _decode_all(source, preprocessor, places, building / _PIXELS_NAME, on_image)
+            write_json(building / _FAILURES_NAME, failures)
+            write_manifest(building, _KIND, made_by)
+        prune(folder.parent, limit_bytes=LIMIT_BYTES, keep=folder)
+    stated = read_json(folder / _FAILURES_NAME)
+    pixels = np.load(folder / _PIXELS_NAME, mmap_mode="r", allow_pickle=False)
+    reasons = {digest: str(reason) for digest, reason in stated.items()}
+    return pixels, {digest: i for i, digest in enumerate(digests)}, reasons
+
+
+def _is_whole(folder: Path) -> bool:
+    """Return whether an entry is there and every byte of it is as it was written."""
+    manifest = folder / MANIFEST_NAME
+    if not folder.is_dir():
+        return False
+    # Before verification, so that no other process prunes it meanwhile. A cache that others wrote
+    # may be read-only.
+    with contextlib.suppress(OSError):
+        os.utime(manifest)
+    try:
+        read_manifest(folder, _KIND)
+    except (ArtifactError, OSError) as error:
+        logger.warning("kept pixels are damaged, the pictures are decoded again (%s)", error)
+        return False
+    return True
+
+
+def prune(entries: Path, *, limit_bytes: int, keep: Path) -> None:
+    """Remove the entries that were not used for longest until the others fit, and abandoned ones.
+
+    What was used within the last hour stays, whatever its size: another process may be opening it.
+    Arrays that are already open stay readable. Nothing but entries is touched.
+
+    Args:
+        entries: The folder of the cache that holds them.
+        limit_bytes: What all of them may take on disk.
+        keep: An entry that stays.
+    """
+    now = time.time()
+    for pattern in (".*.building-*", ".*.retired-*"):
+        for path in entries.glob(pattern):
+            if now - _last_change(path) > _ABANDONED_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+    found = [path for path in entries.iterdir() if _is_entry(path)]
+    by_use = sorted(found, key=_last_use)
+    total = sum(_size_bytes(path) for path in found)
+    for path in by_use:
+        if total <= limit_bytes or now - _last_use(path) < _IN_USE_SECONDS:
+            return
+        if path != keep:
+            total -= _size_bytes(path)
+            _remove(path)
+
+
+def _is_entry(path: Path) -> bool:
+    is_key = len(path.name) == _KEY_DIGITS and set(path.name) <= set("0123456789abcdef")
+    return is_key and path.is_dir() and not path.is_symlink()
+
+
+def _remove(entry: Path) -> None:
+    """Remove an entry under a hidden name: half an entry is never seen."""
+    with contextlib.suppress(OSError):
+        retired = Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{entry.name}.retired-"))
+        entry.rename(retired / entry.name)
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def _last_use(entry: Path) -> float:
+    """Return when an entry was last opened, in seconds; entries without a manifest come first."""
+    try:
+        return (entry / MANIFEST_NAME).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _last_change(folder: Path) -> float:
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except OSError:  # its owner has just finished it
+        return time.time()
+
+
+def _size_bytes(entry: Path) -> int:
+    try:
+        return sum(path.stat().st_size for path in entry.rglob("*"))
+    except OSError:  # another process has just removed it
+        return 0
+
+
+def _distinct_images(source: SourceData) -> dict[str, tuple[str, int]]:
+    """Return one place (split, row) of each distinct picture, by content digest."""
+    places: dict[str, tuple[str, int]] = {}
+    for name in SPLITS:
+        for row, digest in enumerate(source.dataset[name]["image_sha256"]):
+            if digest:
+                places.setdefault(digest, (name, row))
+    return places
+
+
+def _decode_all(
+    source: SourceData,
+    preprocessor: Preprocessor,
+    places: Mapping[str, tuple[str, int]],
+    path: Path,
+    on_image: OnImage,
+) -> dict[str, str]:
+    """Decode every distinct picture into one array on disk; return the failures by digest."""
+    failures: dict[str, str] = {}
+    shape = (max(1, len(places)), *preprocessor.image.size, 3)
+    _reserve(path, shape)
+    pixels = np.lib.format.open_memmap(path, mode="r+")
+    for position, (digest, (split, row)) in enumerate(sorted(places.items())):
+        example = source.dataset[split][row]
+        encoded = example["image_bytes"]
+        try:
+            pixels[position] = preprocessor.pixels(
+                encoded if encoded is not None else Path(example["image_path"])
+            )
+        except DataError as error:
+            failures[digest] = error.what
+        on_image(position + 1, len(places))
+    pixels.flush()
+    return failures
+
+
+def _reserve(path: Path, shape: tuple[int, ...]) -> None:
+    """Create the array's file with its blocks allocated: a full disk is an error now.
+
+    Writing into a sparse memory map on a full disk would kill the process with SIGBUS.
+    """
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).flush()
+    with path.open("r+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
