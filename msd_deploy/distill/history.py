@@ -30,3 +30,25 @@ class History:
         if self.size_bytes() > size_bytes:
             with self.path.open("r+b") as file:
                 file.truncate(size_bytes)
+
+    def cut_before(self, phase: str) -> None:
+        """Drop what a training wrote that begins anew: all from its first line on.
+
+        A line that a kill cut short was its last one, so it goes too.
+        """
+        kept = 0
+        if self.path.exists():
+            for line in self.path.read_bytes().splitlines(keepends=True):
+                if _phase_of(line) in (phase, None):
+                    break
+                kept += len(line)
+        self.cut_to(kept)
+
+
+def _phase_of(line: bytes) -> str | None:
+    """Return whose line it is; None for one that is not whole."""
+    try:
+        value = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return str(value["phase"]) if isinstance(value, dict) and "phase" in value else None

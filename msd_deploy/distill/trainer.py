@@ -198,7 +198,7 @@ class _Training:
         self.views, self.optimizer, self.loader = self.accelerator.prepare(
             ViewLogits(model), optimizer, loader
         )
-        self.progress = Progress(history_bytes=history.size_bytes())
+        self.progress = Progress()
         self.steps = self._count_steps()
         self.metric: float | None = None
         self.saved_at = time.monotonic()
@@ -221,7 +221,9 @@ class _Training:
         progress = load_checkpoint(
             self.checkpoints, key=self.plan.key, model=self.model, optimizer=self._bare_optimizer()
         )
-        if progress is not None:
+        if progress is None:
+            self.history.cut_before(self.plan.phase)
+        else:
             self.progress = progress
             self.history.cut_to(progress.history_bytes)
 

@@ -71,6 +71,32 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     assert not run.checkpoints.exists()
 
 
+class KilledError(Exception):
+    """Stands for a kill: nothing is saved."""
+
+
+@pytest.mark.parametrize(("phase", "step"), [("teacher", 3), ("student", 2)])
+def test_a_run_killed_before_a_checkpoint_has_every_line_once_when_resumed(
+    small_config: RunConfig,
+    finished_run: RunDirectory,
+    tmp_path: Path,
+    phase: str,
+    step: int,
+) -> None:
+    def kill(report: StepReport) -> None:
+        if (report.phase, report.step) == (phase, step):
+            raise KilledError
+
+    never = replace(small_config.distill, checkpoint_seconds=1e6)
+    config, run = replace(small_config, distill=never), RunDirectory(tmp_path / "run")
+    with pytest.raises(KilledError):
+        run_distillation(config, run, hooks=RunHooks(training=Hooks(on_step=kill)))
+    with run.history.open("a") as file:
+        file.write('{"phase": "' + phase)
+    run_distillation(config, run, resume=True)
+    assert lines_of(run) == lines_of(finished_run)
+
+
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(
     small_config: RunConfig, finished_run: RunDirectory, tmp_path: Path
@@ -108,6 +134,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
             break
     assert kills >= 3
     assert not list(run.root.glob(".*"))
+    assert lines_of(run) == lines_of(finished_run)
     assert digest_of_weights(run) == digest_of_weights(finished_run)
 
 
