@@ -47,6 +47,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         _check_range("data.examples", self.examples, 50, 10_000_000)
         _check_range("data.label_noise", self.label_noise, 0.0, 1.0)
+        _check_range("data.seed", self.seed, 0, 2**31 - 1)
         _check_range("data.image_size", self.image_size, 16, 1024)
         _check_range("data.max_length", self.max_length, 4, 512)
         _check_range("data.vocabulary_size", self.vocabulary_size, 50, 200_000)
@@ -127,6 +128,7 @@ class DistillConfig:
         _check_range("distill.learning_rate", self.learning_rate, 1e-8, 10.0)
         _check_range("distill.weight_decay", self.weight_decay, 0.0, 10.0)
         _check_range("distill.warmup_share", self.warmup_share, 0.0, 0.9)
+        _check_range("distill.checkpoint_seconds", self.checkpoint_seconds, 0.0, 1e9)
         _check_range("distill.log_every", self.log_every, 1, 1_000_000)
 
 

@@ -1,4 +1,8 @@
+import math
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -35,6 +39,9 @@ def test_options_override_a_file(tmp_path: Path) -> None:
         ("data = 1", "data: must be a table"),
         ("[data", "cannot be read as TOML"),
         ("[distill]\nalpha = nan", r"distill\.alpha: must lie between"),
+        ("[distill]\ncheckpoint_seconds = -1", r"distill\.checkpoint_seconds: must lie between 0"),
+        ("[data]\nseed = -1", r"data\.seed: must lie between 0 and"),
+        ("seed = -1", r"seed: must lie between 0 and"),
     ],
 )
 def test_a_mistake_names_its_key(tmp_path: Path, text: str, message: str) -> None:
@@ -42,3 +49,25 @@ def test_a_mistake_names_its_key(tmp_path: Path, text: str, message: str) -> Non
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_config(file)
+
+
+def numbers_of(kind: type, prefix: str = "") -> Iterator[tuple[str, type]]:
+    """Yield the dotted key and the type of every number of a configuration."""
+    hints = get_type_hints(kind)
+    for item in fields(kind):
+        hint = hints[item.name]
+        kinds = {hint, *get_args(hint)} & {int, float}
+        if is_dataclass(hint):
+            yield from numbers_of(hint, f"{prefix}{item.name}.")
+        elif kinds:
+            yield prefix + item.name, kinds.pop()
+
+
+@pytest.mark.parametrize(("key", "kind"), list(numbers_of(RunConfig)))
+def test_every_number_has_a_range(key: str, kind: type) -> None:
+    impossible: tuple[object, ...] = (-1, 2**70)
+    if kind is float:
+        impossible = (-1.0, math.nan, math.inf, -math.inf)
+    for value in impossible:
+        with pytest.raises(ConfigError, match=f"^{key}: must lie between"):
+            with_options(RunConfig(), {key: value})
