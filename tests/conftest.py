@@ -25,7 +25,8 @@ from msd_deploy.data.prepared import PreparedData, prepare
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, train_tokenizer
 from msd_deploy.data.source_types import SourceOptions
 from msd_deploy.data.sources import load_source
-from msd_deploy.models.fusion import FusionConfig, FusionForClassification
+from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.fusion_config import FusionConfig
 from msd_deploy.pipeline import run_distillation
 
 

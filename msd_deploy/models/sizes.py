@@ -7,7 +7,8 @@ from typing import Any
 from msd_deploy.config import StudentConfig, StudentSize
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.models.fusion import FusionConfig, FusionForClassification
+from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.fusion_config import FusionConfig
 from msd_deploy.models.pretrained import load_backbone, load_efficientnet_lite0
 from msd_deploy.models.vision import TransformersBackbone
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from msd_deploy.errors import ArtifactError, ExportError
-from msd_deploy.models.fusion import FusionConfig, FusionForClassification
+from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.fusion_config import FusionConfig
 from msd_export.coreml_export import export_coreml
 from msd_export.coreml_package import SPEC_PATH, Spec, quiet_coremltools, read_spec
 from msd_export.coreml_quantize import count_int8_weights, quantize_coreml_int8

@@ -1,0 +1,53 @@
+"""FusionConfig: what a FusionForClassification is made of, kept by transformers in config.json."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+
+class FusionConfig(PreTrainedConfig):
+    """Configuration of a FusionForClassification.
+
+    Args:
+        vision: The vision encoder; see `build_vision_encoder`.
+        image_size: Height and width in pixels.
+        image_mean: Per RGB channel, in units of 0..255.
+        image_std: Per RGB channel, in units of 0..255.
+        vocab_size: Word pieces.
+        max_text_length: Most text tokens.
+        hidden_size: Width of the stream.
+        num_hidden_layers: Transformer layers.
+        num_attention_heads: Heads per layer.
+        intermediate_size: Width of the feed-forward part.
+        dropout: Probability, on embeddings and after each sublayer.
+    """
+
+    model_type = "msd_fusion"
+
+    def __init__(
+        self,
+        vision: dict[str, object] | None = None,
+        image_size: tuple[int, int] = (48, 48),
+        image_mean: tuple[float, float, float] = (127.5, 127.5, 127.5),
+        image_std: tuple[float, float, float] = (127.5, 127.5, 127.5),
+        vocab_size: int = 1000,
+        max_text_length: int = 32,
+        hidden_size: int = 48,
+        num_hidden_layers: int = 2,
+        num_attention_heads: int = 4,
+        intermediate_size: int = 96,
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        self.vision = vision or {"kind": "conv_stem", "channels": [16, 32, 48]}
+        self.image_size = list(image_size)
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+        self.vocab_size = vocab_size
+        self.max_text_length = max_text_length
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.dropout = dropout
+        super().__init__(**kwargs)
