@@ -1,8 +1,23 @@
 """FusionConfig: what a FusionForClassification is made of, kept by transformers in config.json."""
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
+import transformers
 from transformers import PreTrainedConfig
+
+from msd_deploy.errors import ConfigError
+
+# What PreTrainedConfig takes or keeps without having an attribute of that name.
+_KNOWN_TO_TRANSFORMERS = {
+    "attn_implementation",
+    "auto_map",
+    "experts_implementation",
+    "quantization_config",
+    "tie_last_hidden_states",
+    "tie_word_embeddings",
+}
 
 
 class FusionConfig(PreTrainedConfig):
@@ -20,6 +35,10 @@ class FusionConfig(PreTrainedConfig):
         num_attention_heads: Heads per layer.
         intermediate_size: Width of the feed-forward part.
         dropout: Probability, on embeddings and after each sublayer.
+        kwargs: What every configuration of transformers has, for example `num_labels`.
+
+    Raises:
+        ConfigError: Names a key that neither this class nor transformers knows.
     """
 
     model_type = "msd_fusion"
@@ -39,6 +58,8 @@ class FusionConfig(PreTrainedConfig):
         dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
+        if not _is_of_newer_transformers(kwargs.get("transformers_version")):
+            _refuse_unknown(kwargs)
         self.vision = vision or {"kind": "conv_stem", "channels": [16, 32, 48]}
         self.image_size = list(image_size)
         self.image_mean = list(image_mean)
@@ -51,3 +72,24 @@ class FusionConfig(PreTrainedConfig):
         self.intermediate_size = intermediate_size
         self.dropout = dropout
         super().__init__(**kwargs)
+
+
+def _is_of_newer_transformers(stated: object) -> bool:
+    """Return whether a config.json may hold keys that the installed transformers does not know."""
+    return _release(str(stated)) > _release(transformers.__version__)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"[0-9]+", version)[:3])
+
+
+def _refuse_unknown(keys: Iterable[str]) -> None:
+    """Refuse what transformers would silently keep as an attribute that nothing reads."""
+    for key in keys:
+        is_known = hasattr(PreTrainedConfig, key) or key in _KNOWN_TO_TRANSFORMERS
+        if not is_known and not key.startswith("_"):
+            raise ConfigError(
+                "unknown key of a FusionConfig",
+                where=key,
+                fix="Correct its spelling, or leave it out",
+            )

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,37 @@ def test_a_model_is_loaded_through_the_auto_classes(
     # Mapped weights may lie unaligned, and other kernels sum in another order.
     torch.testing.assert_close(loaded(**inputs).logits, tiny_model(**inputs).logits)
     assert loaded(**inputs, labels=torch.tensor([1])).loss > 0
+
+
+@pytest.mark.parametrize("key", ["hiden_size", "image_sizes", "temperature"])
+def test_a_mistyped_key_of_the_configuration_is_named(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{key}: unknown key"):
+        FusionConfig(**{key: 64})
+    with pytest.raises(ConfigError, match=f"^{key}: unknown key"):
+        AutoConfig.for_model("msd_fusion", **{key: 64})
+
+
+def test_a_mistyped_key_of_a_saved_configuration_is_named(tmp_path: Path) -> None:
+    FusionConfig().save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"hiden_size": 64}))
+    with pytest.raises(ConfigError, match=r"^hiden_size: unknown key"):
+        AutoConfig.from_pretrained(tmp_path)
+
+
+def test_what_transformers_knows_stays_allowed(tmp_path: Path) -> None:
+    config = FusionConfig(
+        num_labels=3, problem_type="multi_label_classification", attn_implementation="eager"
+    )
+    assert FusionConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
+    config.save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path, output_attentions=True, num_labels=4)
+    assert (loaded.num_labels, loaded.problem_type) == (4, "multi_label_classification")
+
+
+def test_a_configuration_of_a_newer_transformers_may_have_its_keys() -> None:
+    config = FusionConfig(transformers_version="999.0.0", key_of_the_future=1)
+    assert config.hidden_size == 48
 
 
 def parameters(model: torch.nn.Module) -> int:
