@@ -4,7 +4,8 @@ On disk: one safetensors per split, "logits" float32 [examples, views, classes],
 the cache's key: digests of teacher, data and preprocessing decide whether it is used again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from msd_deploy.artifacts import MANIFEST_NAME, new_folder, read_json, read_manifest, write_manifest
 from msd_deploy.data.prepared import PreparedData
+from msd_deploy.errors import ArtifactError
 from msd_deploy.evaluation import LogitArray, LogitsByView, predict_views
 from msd_deploy.models.teachers import Teacher
 from msd_deploy.views import View
@@ -62,13 +64,18 @@ def cache_predictions(
         data: Prepared by the teacher's own preprocessor.
         folder: Where they are kept.
         on_batch: Called with the examples done and their total over all splits.
+
+    Raises:
+        ArtifactError: As `read_predictions`.
     """
     key = {
         "teacher": teacher.digest,
         "data": data.digest,
         "preprocess": teacher.preprocessor.digest(),
     }
-    if not _is_cached(folder, key):
+    with _saying_how_to_write_again(folder):
+        is_cached = _is_cached(folder, key)
+    if not is_cached:
         with new_folder(folder) as building:
             _compute(teacher, data, building, on_batch)
             write_manifest(building, "teacher_predictions", {"key": key, "views": list(_VIEWS)})
@@ -78,10 +85,14 @@ def cache_predictions(
 def read_predictions(folder: Path) -> TeacherPredictions:
     """Read cached predictions, memory-mapped.
 
+    Args:
+        folder: A run's `teacher_predictions`.
+
     Raises:
-        ArtifactError: The folder is incomplete or altered.
+        ArtifactError: The folder is incomplete or altered; says how to have it written again.
     """
-    manifest = read_manifest(folder, "teacher_predictions")
+    with _saying_how_to_write_again(folder):
+        manifest = read_manifest(folder, "teacher_predictions")
     files = manifest["files"]
     assert isinstance(files, dict)  # read_manifest verified it
     logits = {}
@@ -94,6 +105,18 @@ def read_predictions(folder: Path) -> TeacherPredictions:
 def _is_cached(folder: Path, key: Mapping[str, str]) -> bool:
     manifest = folder / MANIFEST_NAME
     return manifest.is_file() and read_json(manifest).get("key") == key
+
+
+@contextmanager
+def _saying_how_to_write_again(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except ArtifactError as error:
+        fix = (
+            f"Remove the folder {folder} and have it written again by"
+            f" `msd distill --resume --out {folder.parent}`"
+        )
+        raise ArtifactError(error.what, where=error.where, fix=fix) from error
 
 
 def _compute(

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,6 +187,30 @@ def test_the_cache_holds_the_teachers_logits(finished_run: RunDirectory) -> None
     cached = read_predictions(finished_run.teacher_predictions)
     for view, logits in predict_views(loaded.model, data.splits["test"].head(64)).items():
         np.testing.assert_allclose(cached.of_view("test", view)[:64], logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["test.safetensors", "manifest.json"])
+def test_damaged_predictions_say_what_to_type_and_that_mends_them(
+    small_config: RunConfig, own_run: RunDirectory, name: str
+) -> None:
+    damaged = own_run.teacher_predictions / name
+    written = read_predictions(own_run.teacher_predictions).by_view("test")
+    before = {view: logits.copy() for view, logits in written.items()}  # out of the mapped file
+    damaged.write_bytes(damaged.read_bytes()[:-3])
+    advice = (
+        rf"Remove the folder {own_run.teacher_predictions} and .*"
+        rf"`msd distill --resume --out {own_run.root}`"
+    )
+    for ask in (
+        lambda: read_predictions(own_run.teacher_predictions),
+        lambda: run_distillation(small_config, own_run, resume=True),
+    ):
+        with pytest.raises(ArtifactError, match=rf"{name}: .*{advice}"):
+            ask()
+    shutil.rmtree(own_run.teacher_predictions)
+    run_distillation(small_config, own_run, resume=True)
+    after = read_predictions(own_run.teacher_predictions).by_view("test")
+    assert all(np.array_equal(before[view], after[view]) for view in View)
 
 
 def test_metrics_cover_both_models_all_views_and_splits(finished_run: RunDirectory) -> None:
