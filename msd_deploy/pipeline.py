@@ -21,7 +21,6 @@ from msd_deploy.data.preprocess import (
     train_tokenizer,
 )
 from msd_deploy.data.source_types import SourceData
-from msd_deploy.data.sources import load_source
 from msd_deploy.distill.history import History
 from msd_deploy.distill.losses import fixed_weights
 from msd_deploy.distill.objectives import DistillationObjective, LabelObjective
@@ -39,7 +38,14 @@ from msd_deploy.models.folders import WEIGHTS_NAME, load_model, save_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.sizes import DEFAULT_IMAGE_SIZE, build_student, build_teacher
 from msd_deploy.models.teachers import Teacher, load_teacher
-from msd_deploy.runs import begin_run, check_output, source_options
+from msd_deploy.runs import (
+    begin_run,
+    check_output,
+    read_source,
+    source_of_run,
+    with_absolute_paths,
+    without_paths,
+)
 from msd_deploy.views import View
 
 _TEACHER_STEPS, _STUDENT_STEPS = 625, 750
@@ -98,10 +104,10 @@ def run_distillation(
         MsdError: Bad input; nothing is written then. See `msd_deploy.errors`.
         StoppedError: Asked to stop; the run can be resumed.
     """
-    hooks = hooks or RunHooks()
+    hooks, config = hooks or RunHooks(), with_absolute_paths(config)
     check_output(config, run, resume=resume, overwrite=overwrite)
     hooks.on_stage(f"Reading {config.data.spec}")
-    source = load_source(config.data.spec, options=source_options(config))
+    source = source_of_run(config, run) if resume else read_source(config)
     preprocessor = _build_preprocessor(config, source)
     task = _Task(config, run, _prepare(source, preprocessor, config, hooks), preprocessor, hooks)
     for note in notes_of(task.data):
@@ -156,10 +162,10 @@ def _prepare(
 
 def _given_teacher(task: _Task, source: SourceData) -> tuple[PreparedData, Teacher | None]:
     """Load the teacher that the configuration names, and the data as it wants it."""
-    path, data = task.config.teacher.path, task.data
-    if path is None:
+    folder, data = task.config.teacher.path, task.data
+    if folder is None:
         return data, None
-    teacher = load_teacher(path, labels=data.labels, problem=data.problem)
+    teacher = load_teacher(folder, labels=data.labels, problem=data.problem)
     return _prepare(source, teacher.preprocessor, task.config, task.hooks), teacher
 
 
@@ -218,7 +224,10 @@ def _plan(
         log_every=common.log_every,
         checkpoint_seconds=common.checkpoint_seconds,
         key=plan_key(
-            phase, config_as_json(task.config), task.data.digest, task.preprocessor.digest()
+            phase,
+            config_as_json(without_paths(task.config)),
+            task.data.digest,
+            task.preprocessor.digest(),
         ),
     )
 

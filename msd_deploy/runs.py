@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 from msd_deploy import __version__
 from msd_deploy.artifacts import (
@@ -16,23 +18,72 @@ from msd_deploy.config import RunConfig, config_as_json, config_from_json
 from msd_deploy.data.pixel_cache import OnImage
 from msd_deploy.data.prepared import PreparedData, prepare
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.data.source_types import SourceOptions
-from msd_deploy.data.sources import load_source
+from msd_deploy.data.source_types import SourceData, SourceOptions
+from msd_deploy.data.sources import is_file_spec, load_source
 from msd_deploy.errors import ArtifactError, DataError
 from msd_deploy.models.teachers import Teacher
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy", "pillow")
 
 
-def source_options(config: RunConfig) -> SourceOptions:
-    """Return how the run's data set is read."""
+def read_source(config: RunConfig) -> SourceData:
+    """Read the data set that a configuration names, as it says.
+
+    Raises:
+        DataError: It cannot be read.
+    """
     data = config.data
-    return SourceOptions(
+    options = SourceOptions(
         seed=data.seed,
         examples=data.examples,
         label_noise=data.label_noise,
         labels=data.labels,
         strict=data.strict,
+    )
+    return load_source(data.spec, options=options)
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Return a configuration that means the same from any folder.
+
+    What is not there stays as it was stated, for the error that names it.
+    """
+    data, teacher, student = config.data, config.teacher, config.student
+    return replace(
+        config,
+        data=replace(
+            data,
+            spec=_absolute_file(data.spec) if is_file_spec(data.spec) else data.spec,
+            tokenizer=None if data.tokenizer is None else data.tokenizer.resolve(),
+        ),
+        teacher=replace(teacher, path=None if teacher.path is None else teacher.path.resolve()),
+        student=replace(student, vision=student.vision and _absolute_folder(student.vision)),
+    )
+
+
+def _absolute_file(stated: str) -> str:
+    """Return a file's absolute path; a link stays one, since its rows name pictures beside it."""
+    path = Path(stated)
+    try:
+        is_there = path.is_file()
+    except OSError:  # too long for a name, for example
+        return stated
+    return str(path.parent.resolve() / path.name) if is_there else stated
+
+
+def _absolute_folder(stated: str) -> str:
+    """Return a folder's absolute path; a name on the hub stays as it is."""
+    path = Path(stated)
+    return str(path.resolve()) if path.is_dir() else stated
+
+
+def without_paths(config: RunConfig) -> RunConfig:
+    """Return what decides a result, not where it lies; digests stand for the files' contents."""
+    spec = "" if is_file_spec(config.data.spec) else config.data.spec
+    return replace(
+        config,
+        data=replace(config.data, spec=spec, tokenizer=None),
+        teacher=replace(config.teacher, path=None),
     )
 
 
@@ -58,9 +109,8 @@ def check_output(config: RunConfig, run: RunDirectory, *, resume: bool, overwrit
 
 
 def _check_same_config(config: RunConfig, run: RunDirectory) -> None:
-    stated, ours = run.read().get("config"), config_as_json(config)
-    if not isinstance(stated, dict):
-        raise ArtifactError("states no config", where=run.run_json)
+    stated = config_as_json(with_absolute_paths(config_of_run(run)))
+    ours = config_as_json(config)
     if stated != ours:
         raise ArtifactError(
             f"was started with other settings ({_first_difference(stated, ours)})",
@@ -80,7 +130,10 @@ def _first_difference(stated: Json, ours: Json, prefix: str = "") -> str:
 
 
 def begin_run(
-    config: RunConfig, run: RunDirectory, data: PreparedData, given: Teacher | None
+    config: RunConfig,
+    run: RunDirectory,
+    data: PreparedData,
+    given: Teacher | None,
 ) -> None:
     """Write run.json, and a copy of a given teacher, so that the run is complete in itself.
 
@@ -97,7 +150,10 @@ def begin_run(
 
 
 def _write_run_json(
-    config: RunConfig, run: RunDirectory, data: PreparedData, given: Teacher | None
+    config: RunConfig,
+    run: RunDirectory,
+    data: PreparedData,
+    given: Teacher | None,
 ) -> None:
     is_new = not run.root.exists()
     stated: Json = {
@@ -142,10 +198,26 @@ def data_of_run(
         DataError: It has changed since the run, or cannot be read.
     """
     config = config_of_run(run)
-    source = load_source(config.data.spec, options=source_options(config))
+    source = source_of_run(config, run)
     data = prepare(source, preprocessor, strict=config.data.strict, on_image=on_image)
     _check_same_data(config, run, data)
     return data
+
+
+def source_of_run(config: RunConfig, run: RunDirectory) -> SourceData:
+    """Read the data set of a run that was begun.
+
+    Raises:
+        DataError: It is not where it was, or cannot be read.
+    """
+    spec = config.data.spec
+    if is_file_spec(spec) and not Path(spec).exists():
+        raise DataError(
+            "the run's data set is not there",
+            where=spec,
+            fix=f"Put it back, or state its absolute path as config.data.spec in {run.run_json}",
+        )
+    return read_source(config)
 
 
 def _check_same_data(config: RunConfig, run: RunDirectory, data: PreparedData) -> None:

@@ -127,7 +127,7 @@ def _data_by_model(run: RunDirectory) -> dict[Who, PreparedData]:
 def _data_facts(run: RunDirectory, data: PreparedData, rows: Sequence[Row]) -> DataFacts:
     spec = config_of_run(run).data.spec
     return {
-        "name": Path(spec).name if spec.endswith(".jsonl") else spec,
+        "name": Path(spec).name if spec.lower().endswith(".jsonl") else spec,
         "split": SPLIT,
         "examples": rows[0]["scores"][View.MULTIMODAL]["examples"],
         "digest": data.digest,

@@ -10,8 +10,8 @@ from msd_deploy.errors import ConfigError, DataError
 
 __all__ = ["SkippedRow", "SourceData", "SourceOptions", "load_source"]
 
-_SYNTHETIC = "synthetic:"
-_KNOWN = f"Use {_SYNTHETIC}{'|'.join(TASK_NAMES)}, easy-vqa, or the path of a FILE.jsonl"
+_SYNTHETIC, _EASY_VQA = "synthetic:", "easy-vqa"
+_KNOWN = f"Use {_SYNTHETIC}{'|'.join(TASK_NAMES)}, {_EASY_VQA}, or the path of a FILE.jsonl"
 
 
 def load_source(spec: str, *, options: SourceOptions) -> SourceData:
@@ -33,10 +33,15 @@ def load_source(spec: str, *, options: SourceOptions) -> SourceData:
         spec,
         {"examples": options.examples is not None, "label_noise": options.label_noise != 0.0},
     )
-    if spec == "easy-vqa":
+    if spec == _EASY_VQA:
         _refuse_unused(spec, {"labels": options.labels is not None})
         return load_easy_vqa()
     return load_jsonl(_jsonl_path(spec), options)
+
+
+def is_file_spec(spec: str) -> bool:
+    """Return whether a SPEC names a file, not a data set by its name."""
+    return spec != _EASY_VQA and not spec.startswith(_SYNTHETIC)
 
 
 def _refuse_unused(spec: str, used: dict[str, bool]) -> None:

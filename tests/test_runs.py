@@ -1,0 +1,110 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from msd_deploy.artifacts import RunDirectory
+from msd_deploy.config import (
+    DataConfig,
+    DistillConfig,
+    RunConfig,
+    StudentConfig,
+    TeacherConfig,
+    with_options,
+)
+from msd_deploy.data.preprocess import train_tokenizer
+from msd_deploy.distill.trainer import Hooks
+from msd_deploy.errors import DataError, StoppedError
+from msd_deploy.models.folders import load_model
+from msd_deploy.pipeline import RunHooks, run_distillation
+from msd_deploy.runs import config_of_run, data_of_run, with_absolute_paths
+
+QUICK = RunConfig(
+    data=DataConfig(spec="rows.jsonl", image_size=16),
+    teacher=TeacherConfig(epochs=1, batch_size=4),
+    distill=DistillConfig(epochs=1, batch_size=4),
+)
+STOP_AT_ONCE = RunHooks(training=Hooks(should_stop=lambda: True))
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with 40 rows of text in rows.jsonl and one picture beside it."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "a.png")
+    rows = [{"text": f"row {i} of {'ab'[i % 2]}", "label": "ab"[i % 2]} for i in range(40)]
+    rows.append({"image": "a.png", "label": "a"})
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def go_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    def go() -> None:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+
+    return go
+
+
+def stop_at_once(config: RunConfig, run: RunDirectory, *, resume: bool = False) -> None:
+    with pytest.raises(StoppedError):
+        run_distillation(config, run, resume=resume, hooks=STOP_AT_ONCE)
+
+
+def test_a_run_begun_with_relative_paths_is_used_from_anywhere(
+    project: Path, go_elsewhere: Callable[[], None]
+) -> None:
+    train_tokenizer(["row of a or b"], vocabulary_size=60).save("words.json")
+    config = with_options(QUICK, {"data.tokenizer": Path("words.json")})
+    stop_at_once(config, RunDirectory(Path("run")))
+    go_elsewhere()
+    run = RunDirectory(project / "run")
+    run_distillation(config_of_run(run), run, resume=True)
+    assert len(data_of_run(run, load_model(run.student).preprocessor).splits["train"]) > 20
+    stated = config_of_run(run).data
+    assert (stated.spec, stated.tokenizer) == (str(project / "rows.jsonl"), project / "words.json")
+
+
+def test_a_run_is_resumed_with_the_path_spelled_otherwise(project: Path) -> None:
+    run = RunDirectory(project / "run")
+    stop_at_once(QUICK, run)
+    for spec in ("./rows.jsonl", "../project/rows.jsonl", str(project / "rows.jsonl")):
+        stop_at_once(with_options(QUICK, {"data.spec": spec}), run, resume=True)
+
+
+def test_a_data_set_that_is_gone_gets_advice_that_every_command_can_follow(
+    project: Path, go_elsewhere: Callable[[], None]
+) -> None:
+    run = RunDirectory(project / "run")
+    stop_at_once(QUICK, run)
+    (project / "rows.jsonl").rename(project / "moved.jsonl")
+    go_elsewhere()
+    advice = rf"rows\.jsonl: .*not there.*config\.data\.spec in {run.run_json}"
+    with pytest.raises(DataError, match=advice):
+        run_distillation(config_of_run(run), run, resume=True)
+    stated = run.run_json.read_text().replace("rows.jsonl", "moved.jsonl")
+    run.run_json.write_text(stated)
+    run_distillation(config_of_run(run), run, resume=True)
+    assert run.metrics.is_file()
+
+
+def test_a_link_to_a_data_file_keeps_its_folder(project: Path, tmp_path: Path) -> None:
+    """Its rows name pictures beside the link."""
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "rows.jsonl"
+    link.symlink_to(project / "rows.jsonl")
+    config = with_absolute_paths(with_options(QUICK, {"data.spec": str(link)}))
+    assert config.data.spec == str(link)
+
+
+def test_names_that_are_no_paths_stay_as_they_are(project: Path) -> None:
+    config = RunConfig(student=StudentConfig(vision="google/vit-base"))
+    assert with_absolute_paths(config) == config
+    easy = with_options(config, {"data.spec": "easy-vqa"})
+    assert with_absolute_paths(easy) == easy
