@@ -41,6 +41,7 @@ from msd_deploy.models.teachers import Teacher, load_teacher
 from msd_deploy.runs import (
     begin_run,
     check_output,
+    given_teacher_folder,
     read_source,
     source_of_run,
     with_absolute_paths,
@@ -112,10 +113,10 @@ def run_distillation(
     task = _Task(config, run, _prepare(source, preprocessor, config, hooks), preprocessor, hooks)
     for note in notes_of(task.data):
         hooks.on_note(note)
-    teacher_data, given = _given_teacher(task, source)
+    teacher_data, given = _given_teacher(task, source, resume=resume)
     if overwrite and not resume:
         shutil.rmtree(run.root, ignore_errors=True)
-    begin_run(config, run, task.data, given)
+    begin_run(config, run, task.data, preprocessor, given)
     teacher = given or _trained_teacher(task)
     predictions = _cached_predictions(task, teacher, teacher_data)
     student = _distilled_student(task, predictions)
@@ -160,9 +161,11 @@ def _prepare(
     )
 
 
-def _given_teacher(task: _Task, source: SourceData) -> tuple[PreparedData, Teacher | None]:
+def _given_teacher(
+    task: _Task, source: SourceData, *, resume: bool
+) -> tuple[PreparedData, Teacher | None]:
     """Load the teacher that the configuration names, and the data as it wants it."""
-    folder, data = task.config.teacher.path, task.data
+    folder, data = given_teacher_folder(task.config, task.run, resume=resume), task.data
     if folder is None:
         return data, None
     teacher = load_teacher(folder, labels=data.labels, problem=data.problem)

@@ -133,26 +133,56 @@ def begin_run(
     config: RunConfig,
     run: RunDirectory,
     data: PreparedData,
+    preprocessor: Preprocessor,
     given: Teacher | None,
 ) -> None:
     """Write run.json, and a copy of a given teacher, so that the run is complete in itself.
 
     Raises:
         DataError: The run is resumed, and its data set is not what it was.
+        ArtifactError: The run is resumed, and its tokenizer or teacher is not what it was.
     """
     if run.run_json.is_file():
         _check_same_data(config, run, data)
+        _check_same_inputs(config, run, preprocessor, given)
     else:
-        _write_run_json(config, run, data, given)
+        _write_run_json(config, run, data, preprocessor, given)
     if given is not None and config.teacher.path is not None and not run.teacher.is_dir():
         with new_folder(run.teacher) as building:
             shutil.copytree(config.teacher.path, building, dirs_exist_ok=True)
+
+
+def given_teacher_folder(config: RunConfig, run: RunDirectory, *, resume: bool) -> Path | None:
+    """Return where a given teacher is read: once the run has its own copy, there."""
+    if config.teacher.path is not None and resume and run.teacher.is_dir():
+        return run.teacher
+    return config.teacher.path
+
+
+def _check_same_inputs(
+    config: RunConfig, run: RunDirectory, preprocessor: Preprocessor, given: Teacher | None
+) -> None:
+    stated = run.read()
+    # Runs of 0.1.0 do not state it.
+    if stated.get("preprocess_digest") not in (None, preprocessor.digest()):
+        raise ArtifactError(
+            "the tokenizer has changed since the run was begun",
+            where=config.data.tokenizer or run.root,
+            fix="Restore it, or distil again with --overwrite",
+        )
+    if given is not None and stated.get("teacher_digest") != given.digest:
+        raise ArtifactError(
+            "the teacher has changed since the run was begun",
+            where=given_teacher_folder(config, run, resume=True),
+            fix="Restore it, or distil again with --overwrite",
+        )
 
 
 def _write_run_json(
     config: RunConfig,
     run: RunDirectory,
     data: PreparedData,
+    preprocessor: Preprocessor,
     given: Teacher | None,
 ) -> None:
     is_new = not run.root.exists()
@@ -163,6 +193,7 @@ def _write_run_json(
         "seed": config.seed,
         "config": config_as_json(config),
         "dataset_digest": data.digest,
+        "preprocess_digest": preprocessor.digest(),
         "teacher_digest": given.digest if given else None,
         "examples": {name: len(split) for name, split in data.splits.items()},
         "skipped_rows": [str(row) for row in data.skipped],

@@ -1,12 +1,14 @@
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from msd_deploy.artifacts import RunDirectory
+from msd_deploy.artifacts import RunDirectory, write_manifest
 from msd_deploy.config import (
     DataConfig,
     DistillConfig,
@@ -17,7 +19,7 @@ from msd_deploy.config import (
 )
 from msd_deploy.data.preprocess import train_tokenizer
 from msd_deploy.distill.trainer import Hooks
-from msd_deploy.errors import DataError, StoppedError
+from msd_deploy.errors import ArtifactError, DataError, StoppedError
 from msd_deploy.models.folders import load_model
 from msd_deploy.pipeline import RunHooks, run_distillation
 from msd_deploy.runs import config_of_run, data_of_run, with_absolute_paths
@@ -55,6 +57,13 @@ def go_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[]
 def stop_at_once(config: RunConfig, run: RunDirectory, *, resume: bool = False) -> None:
     with pytest.raises(StoppedError):
         run_distillation(config, run, resume=resume, hooks=STOP_AT_ONCE)
+
+
+def alter_teacher(folder: Path) -> None:
+    """Give a teacher another digest while it stays whole."""
+    config = folder / "config.json"
+    config.write_text(config.read_text() + "\n")
+    write_manifest(folder, "model", {})
 
 
 def test_a_run_begun_with_relative_paths_is_used_from_anywhere(
@@ -108,3 +117,53 @@ def test_names_that_are_no_paths_stay_as_they_are(project: Path) -> None:
     assert with_absolute_paths(config) == config
     easy = with_options(config, {"data.spec": "easy-vqa"})
     assert with_absolute_paths(easy) == easy
+
+
+@pytest.fixture
+def teacher(project: Path) -> Path:
+    """A teacher of the rows' classes."""
+    run_distillation(QUICK, RunDirectory(Path("first")))
+    return Path(shutil.copytree("first/teacher", "teacher"))
+
+
+def test_a_resumed_run_reads_its_own_copy_of_a_given_teacher(
+    teacher: Path, go_elsewhere: Callable[[], None], project: Path
+) -> None:
+    config = replace(QUICK, teacher=replace(QUICK.teacher, path=teacher))
+    run = RunDirectory(project / "run")
+    stop_at_once(config, run)
+    digest = load_model(run.teacher).digest
+    alter_teacher(project / teacher)
+    stop_at_once(config_of_run(run), run, resume=True)
+    shutil.rmtree(project / teacher)
+    go_elsewhere()
+    run_distillation(config_of_run(run), run, resume=True)
+    predictions = json.loads((run.teacher_predictions / "manifest.json").read_text())
+    stated = json.loads(run.run_json.read_text())
+    assert digest == load_model(run.teacher).digest
+    assert digest == predictions["key"]["teacher"] == stated["teacher_digest"]
+
+
+@pytest.mark.parametrize("is_copied", [True, False])
+def test_another_teacher_than_the_run_began_with_is_refused(
+    teacher: Path, project: Path, is_copied: bool
+) -> None:
+    config = replace(QUICK, teacher=replace(QUICK.teacher, path=teacher))
+    run = RunDirectory(project / "run")
+    stop_at_once(config, run)
+    changed = run.teacher if is_copied else project / teacher
+    if not is_copied:
+        shutil.rmtree(run.teacher)
+    alter_teacher(changed)
+    with pytest.raises(ArtifactError, match=rf"{changed}: the teacher has changed since the run"):
+        run_distillation(config, run, resume=True)
+
+
+def test_another_tokenizer_than_the_run_began_with_is_refused(project: Path) -> None:
+    train_tokenizer(["row of a or b"], vocabulary_size=60).save("words.json")
+    config = with_options(QUICK, {"data.tokenizer": Path("words.json")})
+    run = RunDirectory(project / "run")
+    stop_at_once(config, run)
+    train_tokenizer(["quite other words"], vocabulary_size=60).save("words.json")
+    with pytest.raises(ArtifactError, match=r"words\.json: the tokenizer has changed"):
+        run_distillation(config, run, resume=True)
