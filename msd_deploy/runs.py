@@ -92,7 +92,8 @@ def check_output(config: RunConfig, run: RunDirectory, *, resume: bool, overwrit
 
     Raises:
         ArtifactError: It exists and is neither resumed nor overwritten; there is nothing to resume;
-            it was started with other settings; or the folder to overwrite is no run.
+            it was started with other settings; or the folder to overwrite is no run, or holds
+            what the new run reads.
     """
     if resume:
         _check_same_config(config, run)
@@ -106,6 +107,19 @@ def check_output(config: RunConfig, run: RunDirectory, *, resume: bool, overwrit
         raise ArtifactError(
             "is not a run, so it is not overwritten", where=run.root, fix="Use another --out"
         )
+    elif run.root.exists():
+        _refuse_overwriting_input(config, run)
+
+
+def _refuse_overwriting_input(config: RunConfig, run: RunDirectory) -> None:
+    file = Path(config.data.spec) if is_file_spec(config.data.spec) else None
+    for path in (file, config.data.tokenizer, config.teacher.path):
+        if path is not None and path.resolve().is_relative_to(run.root.resolve()):
+            raise ArtifactError(
+                "lies in the run that would be overwritten",
+                where=path,
+                fix="Copy it elsewhere first, or use another --out",
+            )
 
 
 def _check_same_config(config: RunConfig, run: RunDirectory) -> None:

@@ -167,3 +167,17 @@ def test_another_tokenizer_than_the_run_began_with_is_refused(project: Path) -> 
     train_tokenizer(["quite other words"], vocabulary_size=60).save("words.json")
     with pytest.raises(ArtifactError, match=r"words\.json: the tokenizer has changed"):
         run_distillation(config, run, resume=True)
+
+
+@pytest.mark.parametrize("key", ["teacher.path", "data.spec"])
+def test_what_a_run_reads_is_not_deleted_by_overwriting_it(project: Path, key: str) -> None:
+    run = RunDirectory(project / "run")
+    run.root.mkdir()
+    run.run_json.write_text("{}")
+    inside = run.root / "teacher" / "rows.jsonl"
+    inside.parent.mkdir()
+    shutil.copyfile("rows.jsonl", inside)
+    value = run.teacher if key == "teacher.path" else str(inside)
+    with pytest.raises(ArtifactError, match="lies in the run that would be overwritten"):
+        run_distillation(with_options(QUICK, {key: value}), run, overwrite=True)
+    assert inside.is_file()
