@@ -30,17 +30,17 @@ def bench(
         msd bench runs/demo --threads 2 --samples 300
     """
     from msd_deploy.artifacts import RunDirectory
-    from msd_export.pipeline import ExportHooks, export_teacher_reference
+    from msd_export.pipeline import export_teacher_reference
     from msd_mobile_bench.config import BenchConfig
-    from msd_mobile_bench.pipeline import BenchHooks, run_bench
+    from msd_mobile_bench.pipeline import run_bench
     from msd_mobile_bench.schema import Bench
     from msd_mobile_bench.tables import summary_table
 
     directory, display = RunDirectory(run), ProgressDisplay()
     config = BenchConfig(threads=threads, examples=examples, samples=samples, batch_size=batch_size)
     with display.running():
-        export_teacher_reference(directory, ExportHooks(display.on_stage, display.on_count))
-        result = run_bench(directory, config, BenchHooks(display.on_stage, display.on_count))
+        export_teacher_reference(directory, display.stages())
+        result = run_bench(directory, config, display.stages())
     if as_json:
         print_json(result)
         return

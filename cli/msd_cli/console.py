@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 from msd_deploy.errors import StoppedError
+from msd_deploy.hooks import StageHooks
 
 if TYPE_CHECKING:
     from msd_deploy.distill.trainer import StepReport
@@ -78,7 +79,7 @@ class ProgressDisplay:
         self._raise_if_stopped()
 
     def on_note(self, sentence: str) -> None:
-        """Show what the user should know of the data."""
+        """Show what the user should know."""
         self._console.print(f"  {sentence}", soft_wrap=True, markup=False)
 
     def on_count(self, what: str, done: int, total: int) -> None:
@@ -99,6 +100,10 @@ class ProgressDisplay:
             f"  {self._speed:.0f} examples/s{metric}"
         )
         self._update(f"{report.phase} steps", report.step, report.steps, facts)
+
+    def stages(self) -> StageHooks:
+        """Return the hooks of whatever goes in stages."""
+        return StageHooks(self.on_stage, self.on_count, self.on_note)
 
     def should_stop(self) -> bool:
         """Return whether the user pressed Ctrl-C."""

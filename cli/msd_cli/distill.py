@@ -114,12 +114,7 @@ def distill(
     settings, run = run_settings(options, config_file=config, out=out, resume=resume)
     display = ProgressDisplay(stopped_fix="Finished stages are kept; continue with --resume")
     with display.running():
-        hooks = RunHooks(
-            display.on_stage,
-            display.on_count,
-            display.on_note,
-            Hooks(display.on_step, display.should_stop),
-        )
+        hooks = RunHooks(display.stages(), Hooks(display.on_step, display.should_stop))
         metrics = run_distillation(settings, run, resume=resume, overwrite=overwrite, hooks=hooks)
     if as_json:
         print_json({"run": str(run.root), **metrics})

@@ -43,8 +43,7 @@ def evaluate(
             options=SourceOptions(labels=split_labels(labels), strict=strict),
             split=split,
             threads=threads,
-            on_stage=display.on_stage,
-            on_count=display.on_count,
+            hooks=display.stages(),
         )
     if as_json:
         print_json(result)

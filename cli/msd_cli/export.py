@@ -54,7 +54,7 @@ def export(
     """
     from msd_deploy.artifacts import RunDirectory, read_json
     from msd_export.export_folder import PARITY_NAME
-    from msd_export.pipeline import PRECISIONS, ExportConfig, ExportHooks, export_student, forms_of
+    from msd_export.pipeline import PRECISIONS, ExportConfig, export_student, forms_of
 
     chosen = {name.value for name in target or (TargetName.ALL,)}
     targets = tuple(name for name in PRECISIONS if name in chosen or "all" in chosen)
@@ -62,8 +62,7 @@ def export(
     config = ExportConfig(forms_of(targets, wanted), max_drop, examples, overwrite=overwrite)
     display = ProgressDisplay()
     with display.running():
-        hooks = ExportHooks(display.on_stage, display.on_count)
-        exports = export_student(RunDirectory(run), config, hooks)
+        exports = export_student(RunDirectory(run), config, display.stages())
     parities = {item.name: read_json(item.folder / PARITY_NAME) for item in exports}
     if as_json:
         sizes = {item.name: item.size_bytes() for item in exports}

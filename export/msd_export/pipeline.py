@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from msd_deploy.artifacts import (
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.errors import ConfigError, ExportError
 from msd_deploy.evaluation import LogitsByView
+from msd_deploy.hooks import StageHooks
 from msd_deploy.models.folders import LABELS_NAME, LoadedModel, load_model
 from msd_deploy.runs import config_of_run, data_of_run
 from msd_deploy.views import View
@@ -74,19 +75,6 @@ class ExportConfig:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class ExportHooks:
-    """How a caller watches an export.
-
-    Attributes:
-        on_stage: Called with a sentence when a stage begins.
-        on_count: Called with what is counted, how many are done, and their total.
-    """
-
-    on_stage: Callable[[str], None] = lambda sentence: None
-    on_count: Callable[[str, int, int], None] = lambda what, done, total: None
-
-
 def forms_of(targets: Iterable[Target], precisions: Collection[str]) -> tuple[Form, ...]:
     """Return every wanted target in every wanted precision that it has; no precisions: all of them.
 
@@ -106,7 +94,7 @@ def forms_of(targets: Iterable[Target], precisions: Collection[str]) -> tuple[Fo
 
 
 def export_student(
-    run: RunDirectory, config: ExportConfig, hooks: ExportHooks
+    run: RunDirectory, config: ExportConfig, hooks: StageHooks | None = None
 ) -> list[ExportFolder]:
     """Export a run's student in every wanted form, each verified on the run's test split.
 
@@ -115,6 +103,7 @@ def export_student(
         ExportError: A converter failed.
         ParityError: A form is beyond tolerance; it is not written, those before it stay.
     """
+    hooks = hooks or StageHooks()
     run.require_finished()
     for target, precision in config.forms:
         refuse_existing(
@@ -130,11 +119,12 @@ def export_student(
         return [exporter.export(form, run.exports) for form in config.forms]
 
 
-def export_teacher_reference(run: RunDirectory, hooks: ExportHooks) -> ExportFolder:
+def export_teacher_reference(run: RunDirectory, hooks: StageHooks | None = None) -> ExportFolder:
     """Export a run's teacher to float32 ONNX, the reference that `msd bench` compares with.
 
     An export of the same teacher is used again.
     """
+    hooks = hooks or StageHooks()
     run.require_finished()
     loaded = load_model(run.teacher)
     folder = run.teacher_exports / "onnx-fp32"
@@ -158,7 +148,7 @@ class _Exporter:
         loaded: LoadedModel,
         data: PreparedData,
         config: ExportConfig,
-        hooks: ExportHooks,
+        hooks: StageHooks,
         *,
         name: str,
         scratch: Path,

@@ -17,7 +17,7 @@ from msd_export.export_folder import open_export
 from msd_export.graph import ExportGraph
 from msd_export.opening import open_model
 from msd_export.parity import check_parity, compare_logits
-from msd_export.pipeline import ExportConfig, ExportHooks, export_student, forms_of
+from msd_export.pipeline import ExportConfig, export_student, forms_of
 
 ROWS = 200
 ONNX = (("onnx", "fp32"),)
@@ -81,7 +81,7 @@ def test_nan_is_refused(split: PreparedSplit, value: float) -> None:
 def test_every_form_is_exported_and_verified(own_run: RunDirectory) -> None:
     forms = forms_of(("onnx", "coreml"), ())
     config = ExportConfig(forms, max_drop_points=3.0, examples=100)
-    for export in export_student(own_run, config, ExportHooks()):
+    for export in export_student(own_run, config):
         parity = json.loads((export.folder / "parity.json").read_text())
         assert parity["views"]["multimodal"]["export"]["examples"] == 100
         opened = open_model(export.folder)
@@ -106,25 +106,25 @@ def test_a_failed_verification_leaves_nothing(
 
     monkeypatch.setattr(pipeline, "ExportGraph", damaged)
     with pytest.raises(ParityError, match="logits differ"):
-        export_student(own_run, ExportConfig(ONNX, examples=100), ExportHooks())
+        export_student(own_run, ExportConfig(ONNX, examples=100))
     assert list(own_run.exports.iterdir()) == []
 
 
 @pytest.mark.slow
 def test_an_existing_export_is_replaced_only_when_asked(own_run: RunDirectory) -> None:
     config = ExportConfig(ONNX, examples=50)
-    (first,) = export_student(own_run, config, ExportHooks())
+    (first,) = export_student(own_run, config)
     with pytest.raises(ArtifactError, match=r"onnx-fp32: already exists.*--overwrite"):
-        export_student(own_run, config, ExportHooks())
+        export_student(own_run, config)
     again = ExportConfig(ONNX, examples=50, overwrite=True)
-    (second,) = export_student(own_run, again, ExportHooks())
+    (second,) = export_student(own_run, again)
     assert second.manifest["files"]["model.onnx"] == first.manifest["files"]["model.onnx"]  # type: ignore[index]
 
 
 def test_an_unfinished_run_is_not_exported(own_run: RunDirectory) -> None:
     own_run.metrics.unlink()
     with pytest.raises(ArtifactError, match=r"unfinished.*msd distill --resume"):
-        export_student(own_run, ExportConfig(ONNX), ExportHooks())
+        export_student(own_run, ExportConfig(ONNX))
 
 
 def test_a_precision_that_a_target_lacks_is_refused() -> None:
