@@ -18,6 +18,7 @@ from msd_deploy.artifacts import (
     write_json,
     write_manifest,
 )
+from msd_deploy.config import check_range
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.errors import ConfigError, ExportError
 from msd_deploy.evaluation import LogitsByView
@@ -69,10 +70,8 @@ class ExportConfig:
                 raise ConfigError(
                     f"{target} has no {precision}", fix=f"It has {', '.join(PRECISIONS[target])}"
                 )
-        if not 0 <= self.max_drop_points <= 100:
-            raise ConfigError(
-                f"must lie between 0 and 100, not {self.max_drop_points}", where="--max-drop"
-            )
+        check_range("--max-drop", self.max_drop_points, 0.0, 100.0)
+        check_range("--examples", self.examples, 1, 100_000_000)
 
 
 def forms_of(targets: Iterable[Target], precisions: Collection[str]) -> tuple[Form, ...]:
