@@ -29,9 +29,11 @@ from msd_deploy.views import View
 from msd_export.export_folder import KIND, MODEL_FILE, PARITY_NAME, ExportFolder, open_export
 from msd_export.graph import ExportGraph, signature_of
 from msd_export.parity import (
+    Gate,
     ViewParity,
     check_parity,
     compare_logits,
+    notes_on_source,
     parity_as_json,
     predict_split,
 )
@@ -168,8 +170,16 @@ class _Exporter:
             self.hooks.on_stage(f"Verifying {name} on {len(self.test)} test examples")
             predictor = open_predictor(ExportFolder(building, *form, manifest={}), threads=1)
             parity = self._compare(predictor, name)
-            check_parity(parity, form=form, max_drop=self.config.max_drop_points / 100)
-            self._complete(building, form, predictor, parity)
+            gate = Gate(form, self.config.max_drop_points / 100, self.config.examples)
+            check_parity(parity, gate)
+            report = parity_as_json(
+                parity,
+                gate,
+                runtime=predictor.runtime,
+                problem=self.loaded.problem,
+                notes=notes_on_source(self._source(), self.loaded.problem),
+            )
+            self._complete(building, form, report)
         return open_export(final)
 
     def _convert(self, form: Form, path: Path) -> None:
@@ -227,11 +237,17 @@ class _Exporter:
         }
 
     def _compare(self, predictor: Predictor, name: str) -> dict[View, ViewParity]:
+        exported = self._predict(predictor, name)
+        return compare_logits(exported, self._source(), self.test, self.loaded.problem)
+
+    def _source(self) -> LogitsByView:
+        """Return the source's logits; at the first call, tell what weakens a comparison."""
         if self._source_logits is None:
             source = TorchPredictor(self.loaded.folder, threads=1)
             self._source_logits = self._predict(source, "source")
-        exported = self._predict(predictor, name)
-        return compare_logits(exported, self._source_logits, self.test, self.loaded.problem)
+            for note in notes_on_source(self._source_logits, self.loaded.problem):
+                self.hooks.on_note(note)
+        return self._source_logits
 
     def _predict(self, predictor: Predictor, name: str) -> LogitsByView:
         total, done = len(View) * len(self.test), 0
@@ -243,18 +259,10 @@ class _Exporter:
 
         return {view: predict_split(predictor, self.test, view, on_rows=count) for view in View}
 
-    def _complete(
-        self,
-        building: Path,
-        form: Form,
-        predictor: Predictor,
-        parity: Mapping[View, ViewParity],
-    ) -> None:
+    def _complete(self, building: Path, form: Form, report: Json) -> None:
         """Add what an app needs beside the model, and the manifest last."""
         self.loaded.preprocessor.save(building)
         shutil.copyfile(self.loaded.folder / LABELS_NAME, building / LABELS_NAME)
-        problem = self.loaded.problem
-        report = parity_as_json(parity, runtime=predictor.runtime, form=form, problem=problem)
         write_json(building / PARITY_NAME, report)
         facts: Json = {
             "target": form[0],
