@@ -28,6 +28,7 @@ from msd_deploy.distill.teacher_cache import TeacherPredictions, cache_predictio
 from msd_deploy.distill.trainer import (
     Hooks,
     Objective,
+    TrainingJob,
     TrainingPlan,
     epochs_for_steps,
     plan_key,
@@ -226,13 +227,15 @@ def _train(
     task: _Task, model: FusionForClassification, objective: Objective, plan: TrainingPlan
 ) -> None:
     train(
-        model,
-        objective,
-        task.data,
-        plan,
-        checkpoints=task.run.checkpoints / plan.phase,
-        history=History(task.run.history),
-        hooks=task.training,
+        TrainingJob(
+            model,
+            objective,
+            task.data,
+            plan,
+            checkpoints=task.run.checkpoints / plan.phase,
+            history=History(task.run.history),
+            hooks=task.training,
+        )
     )
 
 
