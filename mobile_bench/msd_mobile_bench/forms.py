@@ -1,5 +1,6 @@
 """What a run has to measure: teacher and student in PyTorch, and every export, files verified."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,8 +52,14 @@ class Form:
         return self.runtime != MilPredictor.runtime
 
 
-def find_forms(run: RunDirectory) -> list[Form]:
+def find_forms(
+    run: RunDirectory, *, on_note: Callable[[str], None] = lambda sentence: None
+) -> list[Form]:
     """Find everything that a run has to measure; every file is checked against its digest.
+
+    Args:
+        run: A finished run.
+        on_note: Called with a sentence for each thing among its exports that is none.
 
     Returns:
         The teacher's forms, then the student's; the teacher's export only where there is one.
@@ -65,7 +72,7 @@ def find_forms(run: RunDirectory) -> list[Form]:
     teacher, student = _read_model(run.teacher), _read_model(run.student)
     reference = run.teacher_exports / "onnx-fp32"
     references = [open_export(reference)] if reference.is_dir() else []
-    exports = sorted(exports_below(run.exports), key=_order)
+    exports = sorted(exports_below(run.exports, on_note=on_note), key=_order)
     return [
         _torch_form("teacher", run.teacher, teacher),
         *(_exported_form("teacher", export, teacher) for export in references),

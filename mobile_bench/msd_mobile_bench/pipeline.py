@@ -59,7 +59,7 @@ def run_bench(
     config, hooks = config or BenchConfig(), hooks or StageHooks()
     host = describe_host()
     hooks.on_stage("Verifying the models' files")
-    forms = find_forms(run)
+    forms = find_forms(run, on_note=hooks.on_note)
     hooks.on_stage("Reading the test split")
     data = _data_by_model(run)
     with tempfile.TemporaryDirectory(prefix="msd-bench-") as scratch, ExitStack() as stack:
