@@ -32,6 +32,7 @@ def bench(
     from msd_deploy.artifacts import RunDirectory
     from msd_export.pipeline import export_teacher_reference
     from msd_mobile_bench.config import BenchConfig
+    from msd_mobile_bench.forms import find_exports
     from msd_mobile_bench.pipeline import run_bench
     from msd_mobile_bench.schema import Bench
     from msd_mobile_bench.tables import summary_table
@@ -39,6 +40,7 @@ def bench(
     directory, display = RunDirectory(run), ProgressDisplay()
     config = BenchConfig(threads=threads, examples=examples, samples=samples, batch_size=batch_size)
     with display.running():
+        find_exports(directory)  # a stale one is refused before the teacher's export takes its time
         export_teacher_reference(directory, display.stages())
         result = run_bench(directory, config, display.stages())
     if as_json:

@@ -73,6 +73,18 @@ def open_export(folder: Path) -> ExportFolder:
     return ExportFolder(folder, cast(Target, target), precision, manifest)
 
 
+def stated_source(folder: Path) -> str | None:
+    """Return the digest of the model that an export says it was made from.
+
+    None where there is no export, or one so damaged that whoever opens it will say so.
+    """
+    try:
+        source = read_versioned_json(folder / MANIFEST_NAME).get("source_digest")
+    except ArtifactError:
+        return None
+    return source if isinstance(source, str) else None
+
+
 def exports_below(
     folder: Path, *, on_note: Callable[[str], None] = lambda sentence: None
 ) -> list[ExportFolder]:

@@ -26,7 +26,14 @@ from msd_deploy.hooks import StageHooks
 from msd_deploy.models.folders import LABELS_NAME, LoadedModel, load_model
 from msd_deploy.runs import config_of_run, data_of_run
 from msd_deploy.views import View
-from msd_export.export_folder import KIND, MODEL_FILE, PARITY_NAME, ExportFolder, open_export
+from msd_export.export_folder import (
+    KIND,
+    MODEL_FILE,
+    PARITY_NAME,
+    ExportFolder,
+    open_export,
+    stated_source,
+)
 from msd_export.graph import ExportGraph, signature_of
 from msd_export.parity import (
     Gate,
@@ -106,18 +113,32 @@ def export_student(
     """
     hooks = hooks or StageHooks()
     run.require_finished()
-    for target, precision in config.forms:
-        refuse_existing(
-            run.exports / f"{target}-{precision}",
-            overwrite=config.overwrite,
-            option="Use --overwrite",
-        )
-    hooks.on_stage(f"Reading {config_of_run(run).data.spec}")
     loaded = load_model(run.student)
+    for form in config.forms:
+        _refuse_existing(run.exports / "-".join(form), loaded, overwrite=config.overwrite)
+    for path in _others_of_another_student(run, loaded, config):
+        hooks.on_note(f"{path} was made from another student: export it too, with --overwrite")
+    hooks.on_stage(f"Reading {config_of_run(run).data.spec}")
     data = data_of_run(run, loaded.preprocessor)
     with tempfile.TemporaryDirectory() as scratch:
         exporter = _Exporter(loaded, data, config, hooks, name=run.root.name, scratch=Path(scratch))
         return [exporter.export(form, run.exports) for form in config.forms]
+
+
+def _refuse_existing(path: Path, student: LoadedModel, *, overwrite: bool) -> None:
+    option = "Use --overwrite"
+    if stated_source(path) not in (None, student.digest):
+        option = "It was made from another student; replace it with --overwrite"
+    refuse_existing(path, overwrite=overwrite, option=option)
+
+
+def _others_of_another_student(
+    run: RunDirectory, student: LoadedModel, config: ExportConfig
+) -> list[Path]:
+    """Return the exports that are not about to be replaced and that `msd bench` will refuse."""
+    forms = ((target, precision) for target in PRECISIONS for precision in PRECISIONS[target])
+    paths = [run.exports / "-".join(form) for form in forms if form not in config.forms]
+    return [path for path in paths if stated_source(path) not in (None, student.digest)]
 
 
 def export_teacher_reference(run: RunDirectory, hooks: StageHooks | None = None) -> ExportFolder:

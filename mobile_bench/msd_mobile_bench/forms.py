@@ -72,13 +72,40 @@ def find_forms(
     teacher, student = _read_model(run.teacher), _read_model(run.student)
     reference = run.teacher_exports / "onnx-fp32"
     references = [open_export(reference)] if reference.is_dir() else []
-    exports = sorted(exports_below(run.exports, on_note=on_note), key=_order)
+    for export in references:
+        _check_source(export, "teacher", teacher, "Remove it; `msd bench` makes it again")
+    exports = sorted(find_exports(run, on_note=on_note), key=_order)
     return [
         _torch_form("teacher", run.teacher, teacher),
         *(_exported_form("teacher", export, teacher) for export in references),
         _torch_form("student", run.student, student),
         *(_exported_form("student", export, student) for export in exports),
     ]
+
+
+def find_exports(
+    run: RunDirectory, *, on_note: Callable[[str], None] = lambda sentence: None
+) -> list[ExportFolder]:
+    """Open every export of a run's student, its files and its source verified.
+
+    Raises:
+        ArtifactError: The run is unfinished; or an export is incomplete, altered, or was made from
+            another student.
+    """
+    run.require_finished()
+    student = _read_model(run.student)
+    exports = exports_below(run.exports, on_note=on_note)
+    for export in exports:
+        fix = f"Export again with `msd export {run.root} --overwrite`, or remove it"
+        _check_source(export, "student", student, fix)
+    return exports
+
+
+def _check_source(export: ExportFolder, model: Who, source: Json, fix: str) -> None:
+    if export.manifest.get("source_digest") != sha256_of_json(source["files"]):
+        raise ArtifactError(
+            f"was not made from the run's present {model}", where=export.folder, fix=fix
+        )
 
 
 def _order(export: ExportFolder) -> tuple[bool, str]:
@@ -106,12 +133,6 @@ def _torch_form(model: Who, folder: Path, manifest: Json) -> Form:
 
 
 def _exported_form(model: Who, export: ExportFolder, source: Json) -> Form:
-    if export.manifest.get("source_digest") != sha256_of_json(source["files"]):
-        raise ArtifactError(
-            f"was not made from the run's present {model}",
-            where=export.folder,
-            fix="Export again with `msd export --overwrite`",
-        )
     return Form(
         model=model,
         target=export.target,

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from msd_deploy.artifacts import RunDirectory
+from msd_deploy.artifacts import RunDirectory, write_manifest
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.errors import ArtifactError, ConfigError, ParityError
 from msd_deploy.evaluation import LogitsByView
 from msd_deploy.hooks import StageHooks
+from msd_deploy.models.folders import load_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.problem import Problem
 from msd_deploy.views import View
@@ -166,6 +167,38 @@ def test_an_existing_export_is_replaced_only_when_asked(own_run: RunDirectory) -
     again = ExportConfig(ONNX, examples=50, overwrite=True)
     (second,) = export_student(own_run, again)
     assert second.manifest["files"]["model.onnx"] == first.manifest["files"]["model.onnx"]  # type: ignore[index]
+
+
+@pytest.fixture
+def run_with_an_older_export(own_run: RunDirectory) -> RunDirectory:
+    """A run that holds an export, coreml-fp16, of what was its student once: of its teacher."""
+    folder = own_run.exports / "coreml-fp16"
+    folder.mkdir(parents=True)
+    facts = {"target": "coreml", "precision": "fp16"}
+    write_manifest(folder, "export", {**facts, "source_digest": load_model(own_run.teacher).digest})
+    return own_run
+
+
+def test_an_export_of_an_older_student_is_refused_as_such(
+    run_with_an_older_export: RunDirectory,
+) -> None:
+    config = ExportConfig((("coreml", "fp16"),))
+    message = r"coreml-fp16: already exists\. It was made from another student; .*--overwrite"
+    with pytest.raises(ArtifactError, match=message):
+        export_student(run_with_an_older_export, config)
+
+
+@pytest.mark.slow
+def test_an_export_of_an_older_student_that_stays_is_named(
+    run_with_an_older_export: RunDirectory,
+) -> None:
+    told: list[str] = []
+    hooks = StageHooks(on_note=told.append)
+    export_student(run_with_an_older_export, ExportConfig(ONNX, examples=50), hooks)
+    assert [note for note in told if "made from another student" in note] == [
+        f"{run_with_an_older_export.exports / 'coreml-fp16'} was made from another student: export"
+        " it too, with --overwrite"
+    ]
 
 
 def test_an_unfinished_run_is_not_exported(own_run: RunDirectory) -> None:

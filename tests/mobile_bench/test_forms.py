@@ -60,9 +60,14 @@ def test_an_altered_byte_is_refused_before_anything_is_measured(
 def test_an_export_of_an_earlier_student_is_refused(run: RunDirectory) -> None:
     shutil.rmtree(run.student)
     shutil.copytree(run.teacher, run.student)
-    with pytest.raises(
-        ArtifactError, match=r"not made from the run's present student.*--overwrite"
-    ):
+    message = rf"onnx-fp32: was not made from the run's present student.*{run.root} --overwrite"
+    with pytest.raises(ArtifactError, match=message):
+        find_forms(run)
+
+
+def test_a_reference_of_an_earlier_teacher_is_refused(run: RunDirectory) -> None:
+    shutil.copytree(run.exports, run.teacher_exports)
+    with pytest.raises(ArtifactError, match=r"run's present teacher\. Remove it"):
         find_forms(run)
 
 
