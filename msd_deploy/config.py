@@ -152,7 +152,7 @@ def check_range(key: str, value: float | None, low: float, high: float) -> None:
         ConfigError: It does not; names the key.
     """
     if value is not None and not low <= value <= high:
-        raise ConfigError(f"must lie between {low:g} and {high:g}, not {value!r}", where=key)
+        raise ConfigError(f"must lie between {low:.10g} and {high:.10g}, not {value!r}", where=key)
 
 
 def config_as_json(config: RunConfig) -> dict[str, object]:

@@ -159,5 +159,6 @@ def new_table(title: str, *columns: str) -> Table:
     """Return an empty table: its first column aligned left, the others right."""
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        # A name that is too long for a narrow terminal goes on in the next line, whole.
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     return table

@@ -6,74 +6,141 @@ from typing import Annotated, Literal
 import typer
 
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say, score_text
-from msd_cli.options import DataOption, JsonOption, LabelsOption, OverwriteOption, split_labels
+from msd_cli.options import (
+    DATA_PANEL,
+    DataOption,
+    JsonOption,
+    LabelsOption,
+    OverwriteOption,
+    StrictOption,
+    split_labels,
+)
+from msd_deploy.config import RunConfig
 
-_DATA, _TEACHER, _STUDENT = "Data", "Teacher", "Student"
-_NAMED_ROWS = 20
+_TEACHER, _STUDENT = "Teacher", "Student"
+_DEFAULTS = RunConfig()
 
 
 def distill(
     data: DataOption = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Run folder; runs/ and the data's name by default.")
+        Path | None,
+        typer.Option("--out", help="Run folder.", show_default="runs/ and the data's name"),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file; options override it.")
+        Path | None,
+        typer.Option("--config", help="TOML file; options override it.", show_default="none"),
     ] = None,
     examples: Annotated[
         int | None,
-        typer.Option(help="Training examples of a generated task.", rich_help_panel=_DATA),
+        typer.Option(
+            help="Training examples of a generated task.",
+            show_default="the task's own number",
+            rich_help_panel=DATA_PANEL,
+        ),
     ] = None,
     labels: LabelsOption = None,
     image_size: Annotated[
         int | None,
-        typer.Option(help="Side of the model's image in pixels.", rich_help_panel=_DATA),
+        typer.Option(
+            help="Side of the model's image in pixels.",
+            show_default="48 (tiny), 64 (small), 128 (mobile)",
+            rich_help_panel=DATA_PANEL,
+        ),
     ] = None,
-    strict: Annotated[
-        bool | None,
-        typer.Option("--strict", help="Unusable rows are an error.", rich_help_panel=_DATA),
-    ] = None,
+    strict: StrictOption = False,
     teacher: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of a trained teacher; without it one is trained on the labels.",
+            help="Folder of a trained teacher.",
+            show_default="one is trained on the labels",
             rich_help_panel=_TEACHER,
         ),
     ] = None,
     teacher_epochs: Annotated[
-        int | None, typer.Option(help="Passes of the teacher's training.", rich_help_panel=_TEACHER)
+        int | None,
+        typer.Option(
+            help="Passes of the teacher's training.",
+            show_default="about 625 steps, at least 5 passes",
+            rich_help_panel=_TEACHER,
+        ),
     ] = None,
     student: Annotated[
         Literal["tiny", "small", "mobile"] | None,
         typer.Option(
-            help="tiny (50 k parameters), small (500 k) or mobile (4 to 5 M). Default: tiny.",
+            help="tiny (50 k parameters), small (500 k) or mobile (4 to 5 M).",
+            show_default=_DEFAULTS.student.size,
             rich_help_panel=_STUDENT,
         ),
     ] = None,
     method: Annotated[
         Literal["none", "kd", "msd"] | None,
         typer.Option(
-            help="msd: all three views of the teacher; kd: the pair only; none: labels only."
-            " Default: msd.",
+            help="msd: all three views of the teacher; kd: the pair only; none: labels only.",
+            show_default=_DEFAULTS.distill.method,
             rich_help_panel=_STUDENT,
         ),
     ] = None,
     image_weight: Annotated[
-        float | None, typer.Option(help="Weight of the image view's loss. Default: 1.")
+        float | None,
+        typer.Option(
+            help="Weight of the image view's loss.",
+            show_default=f"{_DEFAULTS.distill.image_weight:g}",
+            rich_help_panel=_STUDENT,
+        ),
     ] = None,
     text_weight: Annotated[
-        float | None, typer.Option(help="Weight of the text view's loss. Default: 1.")
+        float | None,
+        typer.Option(
+            help="Weight of the text view's loss.",
+            show_default=f"{_DEFAULTS.distill.text_weight:g}",
+            rich_help_panel=_STUDENT,
+        ),
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="Of the soft targets. Default: 2.")
+        float | None,
+        typer.Option(
+            help="Of the soft targets.",
+            show_default=f"{_DEFAULTS.distill.temperature:g}",
+            rich_help_panel=_STUDENT,
+        ),
     ] = None,
     alpha: Annotated[
-        float | None, typer.Option(help="Weight of the labels' loss. Default: 0.1.")
+        float | None,
+        typer.Option(
+            help="Weight of the labels' loss; the teacher's has the rest of 1.",
+            show_default=f"{_DEFAULTS.distill.alpha:g}",
+            rich_help_panel=_STUDENT,
+        ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes of the student's training.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows a step of the student.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak, of the student.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, order and dropout.")] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Passes of the student's training.",
+            show_default="about 750 steps, at least 5 passes",
+            rich_help_panel=_STUDENT,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Rows a step.",
+            show_default=f"{_DEFAULTS.distill.batch_size}",
+            rich_help_panel=_STUDENT,
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Peak of the schedule.",
+            show_default=f"{_DEFAULTS.distill.learning_rate:g}",
+            rich_help_panel=_STUDENT,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of weights, order and dropout.", show_default=f"{_DEFAULTS.seed}"),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run, with its settings.")
     ] = False,
@@ -81,6 +148,9 @@ def distill(
     as_json: JsonOption = False,
 ) -> None:
     """Train or load a teacher and distil a small student from it.
+
+    The student learns from the teacher's answers to both modalities and to each
+    alone. Ctrl-C leaves a run that --resume continues.
 
     Examples:
         msd distill --out runs/demo
@@ -97,7 +167,7 @@ def distill(
         "data.examples": examples,
         "data.labels": split_labels(labels),
         "data.image_size": image_size,
-        "data.strict": strict,
+        "data.strict": strict or None,
         "teacher.path": teacher,
         "teacher.epochs": teacher_epochs,
         "student.size": student,

@@ -7,6 +7,7 @@ import typer
 
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
 from msd_cli.options import JsonOption, OverwriteOption, RunArgument
+from msd_cli.usage import usage_errors
 
 if TYPE_CHECKING:
     from msd_deploy.artifacts import Json
@@ -32,17 +33,17 @@ def export(
     run: RunArgument,
     target: Annotated[
         list[TargetName] | None,
-        typer.Option(help="Format, repeatable. Default: all."),
+        typer.Option(help="Format, repeatable.", show_default="all"),
     ] = None,
     precision: Annotated[
         list[PrecisionName] | None,
-        typer.Option(help="Precision, repeatable. Default: all that a format has."),
+        typer.Option(help="Precision, repeatable.", show_default="all that a format has"),
     ] = None,
     max_drop: Annotated[
         float, typer.Option(help="Most points of the test metric that a form may lose.")
     ] = 1.0,
     examples: Annotated[
-        int | None, typer.Option(min=1, help="Test examples to verify with. Default: all.")
+        int | None, typer.Option(help="Test examples to verify with.", show_default="all")
     ] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -62,7 +63,8 @@ def export(
     chosen = {name.value for name in target or (TargetName.ALL,)}
     targets = tuple(name for name in PRECISIONS if name in chosen or "all" in chosen)
     wanted = {name.value for name in precision or ()}
-    config = ExportConfig(forms_of(targets, wanted), max_drop, examples, overwrite=overwrite)
+    with usage_errors():
+        config = ExportConfig(forms_of(targets, wanted), max_drop, examples, overwrite=overwrite)
     display = ProgressDisplay()
     with display.running():
         exports = export_student(RunDirectory(run), config, display.stages())

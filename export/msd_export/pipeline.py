@@ -95,6 +95,7 @@ def forms_of(targets: Iterable[Target], precisions: Collection[str]) -> tuple[Fo
         if not matching:
             raise ConfigError(
                 f"{target} has none of the precisions {', '.join(sorted(precisions))}",
+                where="--precision",
                 fix=f"It has {', '.join(PRECISIONS[target])}",
             )
         forms += [(target, precision) for precision in matching]
