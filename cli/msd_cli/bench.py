@@ -19,12 +19,27 @@ def bench(
     examples: Annotated[
         int | None, typer.Option(help="Test examples for the metrics.", show_default="all")
     ] = _DEFAULTS.examples,
+    rounds: Annotated[
+        int,
+        typer.Option(help="Times that every model is sampled; even.", rich_help_panel=_LATENCY),
+    ] = _DEFAULTS.rounds,
+    warm_up: Annotated[
+        int,
+        typer.Option(help="Predictions before a round's samples.", rich_help_panel=_LATENCY),
+    ] = _DEFAULTS.warm_up,
     samples: Annotated[
         int, typer.Option(help="Samples of a model in a round.", rich_help_panel=_LATENCY)
     ] = _DEFAULTS.samples,
+    round_seconds: Annotated[
+        float,
+        typer.Option(help="Most seconds of a model in a round.", rich_help_panel=_LATENCY),
+    ] = _DEFAULTS.round_seconds,
     batch_size: Annotated[
         int, typer.Option(help="Rows a batch.", rich_help_panel=_THROUGHPUT)
     ] = _DEFAULTS.batch_size,
+    batches: Annotated[
+        int, typer.Option(help="Batches that are timed.", rich_help_panel=_THROUGHPUT)
+    ] = _DEFAULTS.batches,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a run's teacher, student and exports: speed, memory, size, accuracy.
@@ -48,8 +63,12 @@ def bench(
     with usage_errors():
         config = BenchConfig(
             threads=threads,
+            rounds=rounds,
+            warm_up=warm_up,
             samples=samples,
+            round_seconds=round_seconds,
             batch_size=batch_size,
+            batches=batches,
             examples=examples,
         )
     with display.running():

@@ -93,10 +93,13 @@ def run_bench(
 
 
 def command_line(run: RunDirectory, config: BenchConfig) -> str:
-    """Return the command that repeats a benchmark; a run outside the working folder by its name."""
+    """Return the command that repeats a benchmark: every setting is an option of `msd bench`.
+
+    A run outside the working folder is told by its name: reports state no folder of this machine.
+    """
     root, here = run.root.resolve(), Path.cwd().resolve()
-    path = root.relative_to(here) if root.is_relative_to(here) else Path(root.name)
-    words = ["msd", "bench", path.as_posix()]
+    path = (root.relative_to(here) if root.is_relative_to(here) else Path(root.name)).as_posix()
+    words = ["msd", "bench", f"./{path}" if path.startswith("-") else path]
     for field in fields(config):
         value = getattr(config, field.name)
         if value != field.default:

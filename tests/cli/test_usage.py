@@ -1,5 +1,7 @@
 """What the options say and refuse, in this process: nothing here gets as far as the work."""
 
+import shlex
+from dataclasses import fields, replace
 from io import StringIO
 from pathlib import Path
 
@@ -10,7 +12,10 @@ from typer.testing import CliRunner
 
 from msd_cli.console import new_table
 from msd_cli.main import app
+from msd_deploy.artifacts import RunDirectory
 from msd_deploy.errors import ConfigError
+from msd_mobile_bench.config import BenchConfig
+from msd_mobile_bench.pipeline import command_line
 
 STUDENT = {
     *("student", "method", "image_weight", "text_weight", "temperature", "alpha"),
@@ -51,8 +56,12 @@ COMMANDS = ("distill", "export", "bench", "evaluate", "predict", "doctor")
         "export nowhere --examples 0",
         "bench nowhere --threads 0",
         "bench nowhere --examples 0",
+        "bench nowhere --rounds 0",
+        "bench nowhere --warm-up -1",
         "bench nowhere --samples 4",
+        "bench nowhere --round-seconds 0",
         "bench nowhere --batch-size 0",
+        "bench nowhere --batches 0",
         "evaluate nowhere --threads 257",
         "predict nowhere --top 0",
     ],
@@ -97,6 +106,25 @@ def test_every_option_with_a_value_shows_its_default(name: str) -> None:
 def test_the_students_options_stand_in_the_students_panel() -> None:
     panels = {option.name: option.rich_help_panel for option in options_of("distill")}
     assert {name for name, panel in panels.items() if panel == "Student"} == STUDENT
+
+
+def test_a_reports_command_means_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every setting differs from its default, so that none is left out."""
+    monkeypatch.chdir(tmp_path)
+    default = BenchConfig()
+    changes = {
+        field.name: 7 if field.default is None else field.default * 2 for field in fields(default)
+    }
+    for config in (default, replace(default, **changes)):
+        for folder in ("runs/my memes", "-run"):
+            words = shlex.split(command_line(RunDirectory(tmp_path / folder), config))
+            assert words[:2] == ["msd", "bench"]
+            parsed = command_of("bench").make_context("bench", words[2:]).params
+            assert parsed["run"].resolve() == tmp_path / folder
+            read = BenchConfig(**{field.name: parsed[field.name] for field in fields(default)})
+            assert read == config
 
 
 def test_a_long_name_in_a_table_is_broken_and_not_cut() -> None:
