@@ -148,13 +148,6 @@ class ProgressDisplay:
         self._task, self._task_name, self._speed = None, "", None
 
 
-def score_text(score: object) -> str:
-    """Return a score of metrics.json for a table: 93.1 % (92.0 to 94.2)."""
-    assert isinstance(score, dict)
-    low, high = score["interval"]
-    return f"{score['value']:.1%} ({low:.1%} to {high:.1%})"
-
-
 def new_table(title: str, *columns: str) -> Table:
     """Return an empty table: its first column aligned left, the others right."""
     table = Table(title=title, title_justify="left")

@@ -1,11 +1,12 @@
 """`msd distill`: teacher to student."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import typer
+from typer.models import OptionInfo
 
-from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say, score_text
+from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
 from msd_cli.options import (
     DATA_PANEL,
     DataOption,
@@ -21,6 +22,12 @@ _TEACHER, _STUDENT = "Teacher", "Student"
 _DEFAULTS = RunConfig()
 
 
+def _option(panel: str, explanation: str, default: object) -> OptionInfo:
+    """Describe an option that is None unless given: only then does it override the TOML file."""
+    option = typer.Option(help=explanation, show_default=str(default), rich_help_panel=panel)
+    return cast(OptionInfo, option)
+
+
 def distill(
     data: DataOption = None,
     out: Annotated[
@@ -33,109 +40,77 @@ def distill(
     ] = None,
     examples: Annotated[
         int | None,
-        typer.Option(
-            help="Training examples of a generated task.",
-            show_default="the task's own number",
-            rich_help_panel=DATA_PANEL,
-        ),
+        _option(DATA_PANEL, "Training examples of a generated task.", "the task's own number"),
     ] = None,
     labels: LabelsOption = None,
     image_size: Annotated[
         int | None,
-        typer.Option(
-            help="Side of the model's image in pixels.",
-            show_default="48 (tiny), 64 (small), 128 (mobile)",
-            rich_help_panel=DATA_PANEL,
+        _option(
+            DATA_PANEL,
+            "Side of the model's image in pixels.",
+            "48 (tiny), 64 (small), 128 (mobile)",
         ),
     ] = None,
     strict: StrictOption = False,
     teacher: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of a trained teacher.",
-            show_default="one is trained on the labels",
-            rich_help_panel=_TEACHER,
-        ),
+        _option(_TEACHER, "Folder of a trained teacher.", "one is trained on the labels"),
     ] = None,
     teacher_epochs: Annotated[
         int | None,
-        typer.Option(
-            help="Passes of the teacher's training.",
-            show_default="about 625 steps, at least 5 passes",
-            rich_help_panel=_TEACHER,
+        _option(
+            _TEACHER, "Passes of the teacher's training.", "about 625 steps, at least 5 passes"
         ),
     ] = None,
     student: Annotated[
         Literal["tiny", "small", "mobile"] | None,
-        typer.Option(
-            help="tiny (50 k parameters), small (500 k) or mobile (4 to 5 M).",
-            show_default=_DEFAULTS.student.size,
-            rich_help_panel=_STUDENT,
+        _option(
+            _STUDENT,
+            "tiny (50 k parameters), small (500 k) or mobile (4 to 5 M).",
+            _DEFAULTS.student.size,
         ),
     ] = None,
     method: Annotated[
         Literal["none", "kd", "msd"] | None,
-        typer.Option(
-            help="msd: all three views of the teacher; kd: the pair only; none: labels only.",
-            show_default=_DEFAULTS.distill.method,
-            rich_help_panel=_STUDENT,
+        _option(
+            _STUDENT,
+            "msd: all three views of the teacher; kd: the pair only; none: labels only.",
+            _DEFAULTS.distill.method,
         ),
     ] = None,
     image_weight: Annotated[
         float | None,
-        typer.Option(
-            help="Weight of the image view's loss.",
-            show_default=f"{_DEFAULTS.distill.image_weight:g}",
-            rich_help_panel=_STUDENT,
-        ),
+        _option(_STUDENT, "Weight of the image view's loss.", _DEFAULTS.distill.image_weight),
     ] = None,
     text_weight: Annotated[
         float | None,
-        typer.Option(
-            help="Weight of the text view's loss.",
-            show_default=f"{_DEFAULTS.distill.text_weight:g}",
-            rich_help_panel=_STUDENT,
-        ),
+        _option(_STUDENT, "Weight of the text view's loss.", _DEFAULTS.distill.text_weight),
     ] = None,
     temperature: Annotated[
         float | None,
-        typer.Option(
-            help="Of the soft targets.",
-            show_default=f"{_DEFAULTS.distill.temperature:g}",
-            rich_help_panel=_STUDENT,
-        ),
+        _option(_STUDENT, "Of the soft targets.", _DEFAULTS.distill.temperature),
     ] = None,
     alpha: Annotated[
         float | None,
-        typer.Option(
-            help="Weight of the labels' loss; the teacher's has the rest of 1.",
-            show_default=f"{_DEFAULTS.distill.alpha:g}",
-            rich_help_panel=_STUDENT,
+        _option(
+            _STUDENT,
+            "Weight of the labels' loss; the teacher's has the rest of 1.",
+            _DEFAULTS.distill.alpha,
         ),
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(
-            help="Passes of the student's training.",
-            show_default="about 750 steps, at least 5 passes",
-            rich_help_panel=_STUDENT,
+        _option(
+            _STUDENT, "Passes of the student's training.", "about 750 steps, at least 5 passes"
         ),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(
-            help="Rows a step.",
-            show_default=f"{_DEFAULTS.distill.batch_size}",
-            rich_help_panel=_STUDENT,
-        ),
+        _option(_STUDENT, "Rows a step.", _DEFAULTS.distill.batch_size),
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(
-            help="Peak of the schedule.",
-            show_default=f"{_DEFAULTS.distill.learning_rate:g}",
-            rich_help_panel=_STUDENT,
-        ),
+        _option(_STUDENT, "Peak of the schedule.", _DEFAULTS.distill.learning_rate),
     ] = None,
     seed: Annotated[
         int | None,
@@ -194,6 +169,8 @@ def distill(
 
 
 def _print_metrics(metrics: dict[str, object]) -> None:
+    from msd_mobile_bench.tables import score_text
+
     table = new_table(f"Test {metrics['metric']} (95 % interval)", "view", "teacher", "student")
     teacher, student = metrics["teacher"], metrics["student"]
     assert isinstance(teacher, dict)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, score_text
+from msd_cli.console import ProgressDisplay, new_table, print_json, result_console
 from msd_cli.options import (
     DEFAULT_DATA,
     DataOption,
@@ -40,6 +40,7 @@ def evaluate(
     """
     from msd_deploy.data.source_types import SourceOptions
     from msd_export.assessment import evaluate_model
+    from msd_mobile_bench.tables import score_text
 
     with usage_errors():
         check_range("--threads", threads, 1, 256)

@@ -11,9 +11,8 @@ from msd_deploy.data.sources import load_source
 from msd_deploy.errors import ConfigError, DataError
 from msd_deploy.evaluation import metric_name, score_logits
 from msd_deploy.hooks import StageHooks
-from msd_deploy.views import View
 from msd_export.opening import OpenedModel, open_model
-from msd_export.parity import predict_split
+from msd_export.parity import predict_every_view
 from msd_export.signature import ModelInputs
 
 
@@ -54,18 +53,13 @@ def evaluate_model(
     )
     rows = data.splits[split]
     order = [opened.labels.index(label) for label in source.labels]
-    done = 0
-
-    def count(examples: int) -> None:
-        nonlocal done
-        done += examples
-        hooks.on_count("examples", done, len(View) * len(rows))
-
     hooks.on_stage(f"Asking {model} in {opened.predictor.runtime}")
+    by_view = predict_every_view(
+        opened.predictor, rows, on_count=lambda done, total: hooks.on_count("examples", done, total)
+    )
     views = {}
-    for view in View:
-        logits = predict_split(opened.predictor, rows, view, on_rows=count)
-        logits = _with_known_classes(logits, order, len(opened.labels))
+    for view, answers in by_view.items():
+        logits = _with_known_classes(answers, order, len(opened.labels))
         views[view.value] = score_logits(logits, rows.labels, data.problem).as_json()
     return {
         "model": str(model),

@@ -113,6 +113,29 @@ def predict_split(
     return np.concatenate(parts)
 
 
+def predict_every_view(
+    predictor: Predictor,
+    split: PreparedSplit,
+    *,
+    on_count: Callable[[int, int], None] = lambda done, total: None,
+) -> LogitsByView:
+    """Return a predictor's logits of a whole split under each view.
+
+    Args:
+        predictor: The model.
+        split: The rows.
+        on_count: Called with the rows of all views that are done, and their total.
+    """
+    done, total = 0, len(View) * len(split)
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        on_count(done, total)
+
+    return {view: predict_split(predictor, split, view, on_rows=count) for view in View}
+
+
 def compare_logits(
     exported: LogitsByView, source: LogitsByView, split: PreparedSplit, problem: Problem
 ) -> dict[View, ViewParity]:

@@ -42,7 +42,7 @@ from msd_export.parity import (
     compare_logits,
     notes_on_source,
     parity_as_json,
-    predict_split,
+    predict_every_view,
 )
 from msd_export.predictors import Predictor, TorchPredictor, open_predictor
 from msd_export.signature import ModelInputs, Precision, Target
@@ -272,14 +272,12 @@ class _Exporter:
         return self._source_logits
 
     def _predict(self, predictor: Predictor, name: str) -> LogitsByView:
-        total, done = len(View) * len(self.test), 0
-
-        def count(rows: int) -> None:
-            nonlocal done
-            done += rows
-            self.hooks.on_count(f"examples through {predictor.runtime} ({name})", done, total)
-
-        return {view: predict_split(predictor, self.test, view, on_rows=count) for view in View}
+        what = f"examples through {predictor.runtime} ({name})"
+        return predict_every_view(
+            predictor,
+            self.test,
+            on_count=lambda done, total: self.hooks.on_count(what, done, total),
+        )
 
     def _complete(self, building: Path, form: Form, report: Json) -> None:
         """Add what an app needs beside the model, and the manifest last."""
