@@ -19,6 +19,8 @@ os.environ["NO_COLOR"] = "1"
 os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # typer colours on GitHub's machines
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cli"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "export"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "mobile_bench"))
 
 import typer
 from typer.testing import CliRunner
@@ -40,8 +42,8 @@ traceback.
 | Exit code | Meaning |
 | --- | --- |
 | 0 | Done. |
-| 1 | Something that you can mend: data, settings, files, a full disk. |
-| 2 | Usage: an unknown command or option, or a value of the wrong type. |
+| 1 | Something that you can mend: data, a TOML file's settings, files, a full disk. |
+| 2 | Usage: an unknown command or option, a value of the wrong type or out of range. |
 | 3 | An export is beyond its tolerance, or loses more than `--max-drop`. |
 | 130 | Stopped by Ctrl-C; what was done is kept. |
 """

@@ -22,6 +22,7 @@ from msd_deploy.errors import ArtifactError
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 _CHUNK_BYTES = 1 << 20
+_DROPPINGS = frozenset({".ds_store", "thumbs.db", "desktop.ini"})
 
 Json = dict[str, object]
 
@@ -42,13 +43,28 @@ def sha256_of_json(value: object) -> str:
 
 
 def digests_of_folder(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file below a folder but its manifest, by POSIX path."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Return the SHA-256 of every file below a folder but its manifest, by POSIX path.
+
+    What a file manager leaves behind does not count; see `is_dropping`.
+    """
     return {
         path.relative_to(folder).as_posix(): sha256_of_file(path)
-        for path in files
+        for path in files_below(folder)
         if path != folder / MANIFEST_NAME
     }
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return every file below a folder, sorted, but for droppings."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not is_dropping(path))
+
+
+def is_dropping(path: Path) -> bool:
+    """Return whether a name is one under which macOS or Windows leave files in any folder shown.
+
+    Nothing of ours reads such a file, so that one more or less changes no model.
+    """
+    return path.name.casefold() in _DROPPINGS or path.name.startswith("._")
 
 
 def read_json(path: Path) -> Json:
@@ -175,7 +191,7 @@ def read_manifest(folder: Path, kind: str) -> Json:
 
     Raises:
         ArtifactError: No manifest, another kind, a newer schema, or a file that is missing, added
-            or whose bytes differ from its digest.
+            (but for droppings) or whose bytes differ from its digest.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():

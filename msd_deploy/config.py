@@ -45,12 +45,12 @@ class DataConfig:
     """Unusable rows are an error instead of being skipped."""
 
     def __post_init__(self) -> None:
-        _check_range("data.examples", self.examples, 50, 10_000_000)
-        _check_range("data.label_noise", self.label_noise, 0.0, 1.0)
-        _check_range("data.seed", self.seed, 0, 2**31 - 1)
-        _check_range("data.image_size", self.image_size, 16, 1024)
-        _check_range("data.max_length", self.max_length, 4, 512)
-        _check_range("data.vocabulary_size", self.vocabulary_size, 50, 200_000)
+        check_range("data.examples", self.examples, 50, 10_000_000)
+        check_range("data.label_noise", self.label_noise, 0.0, 1.0)
+        check_range("data.seed", self.seed, 0, 2**31 - 1)
+        check_range("data.image_size", self.image_size, 16, 1024)
+        check_range("data.max_length", self.max_length, 4, 512)
+        check_range("data.vocabulary_size", self.vocabulary_size, 50, 200_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +69,10 @@ class TeacherConfig:
     """Share of steps on a single view, half of them each: makes single views mean something."""
 
     def __post_init__(self) -> None:
-        _check_range("teacher.epochs", self.epochs, 1, 10_000)
-        _check_range("teacher.batch_size", self.batch_size, 1, 65_536)
-        _check_range("teacher.learning_rate", self.learning_rate, 1e-8, 10.0)
-        _check_range("teacher.modality_dropout", self.modality_dropout, 0.0, 0.9)
+        check_range("teacher.epochs", self.epochs, 1, 10_000)
+        check_range("teacher.batch_size", self.batch_size, 1, 65_536)
+        check_range("teacher.learning_rate", self.learning_rate, 1e-8, 10.0)
+        check_range("teacher.modality_dropout", self.modality_dropout, 0.0, 0.9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +119,17 @@ class DistillConfig:
     """Steps between two lines of history.jsonl."""
 
     def __post_init__(self) -> None:
-        _check_range("distill.alpha", self.alpha, 0.0, 1.0)
-        _check_range("distill.temperature", self.temperature, 0.05, 100.0)
+        check_range("distill.alpha", self.alpha, 0.0, 1.0)
+        check_range("distill.temperature", self.temperature, 0.05, 100.0)
         for name in ("multimodal_weight", "image_weight", "text_weight"):
-            _check_range(f"distill.{name}", getattr(self, name), 0.0, 1000.0)
-        _check_range("distill.epochs", self.epochs, 1, 10_000)
-        _check_range("distill.batch_size", self.batch_size, 1, 65_536)
-        _check_range("distill.learning_rate", self.learning_rate, 1e-8, 10.0)
-        _check_range("distill.weight_decay", self.weight_decay, 0.0, 10.0)
-        _check_range("distill.warmup_share", self.warmup_share, 0.0, 0.9)
-        _check_range("distill.checkpoint_seconds", self.checkpoint_seconds, 0.0, 1e9)
-        _check_range("distill.log_every", self.log_every, 1, 1_000_000)
+            check_range(f"distill.{name}", getattr(self, name), 0.0, 1000.0)
+        check_range("distill.epochs", self.epochs, 1, 10_000)
+        check_range("distill.batch_size", self.batch_size, 1, 65_536)
+        check_range("distill.learning_rate", self.learning_rate, 1e-8, 10.0)
+        check_range("distill.weight_decay", self.weight_decay, 0.0, 10.0)
+        check_range("distill.warmup_share", self.warmup_share, 0.0, 0.9)
+        check_range("distill.checkpoint_seconds", self.checkpoint_seconds, 0.0, 1e9)
+        check_range("distill.log_every", self.log_every, 1, 1_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +144,17 @@ class RunConfig:
     """Seed of initial weights, order and dropout."""
 
     def __post_init__(self) -> None:
-        _check_range("seed", self.seed, 0, 2**31 - 1)
+        check_range("seed", self.seed, 0, 2**31 - 1)
 
 
-def _check_range(key: str, value: float | None, low: float, high: float) -> None:
+def check_range(key: str, value: float | None, low: float, high: float) -> None:
+    """Check that a setting lies in its range, both ends included; None is always in range.
+
+    Raises:
+        ConfigError: It does not; names the key.
+    """
     if value is not None and not low <= value <= high:
-        raise ConfigError(f"must lie between {low:g} and {high:g}, not {value!r}", where=key)
+        raise ConfigError(f"must lie between {low:.10g} and {high:.10g}, not {value!r}", where=key)
 
 
 def config_as_json(config: RunConfig) -> dict[str, object]:

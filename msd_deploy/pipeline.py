@@ -4,7 +4,6 @@ Every stage leaves its result on disk and is passed over when a resumed run find
 """
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,12 +27,14 @@ from msd_deploy.distill.teacher_cache import TeacherPredictions, cache_predictio
 from msd_deploy.distill.trainer import (
     Hooks,
     Objective,
+    TrainingJob,
     TrainingPlan,
     epochs_for_steps,
     plan_key,
     train,
 )
 from msd_deploy.evaluation import agreement, metric_name, predict_views, score_views
+from msd_deploy.hooks import StageHooks
 from msd_deploy.models.folders import WEIGHTS_NAME, load_model, save_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.sizes import DEFAULT_IMAGE_SIZE, build_student, build_teacher
@@ -55,18 +56,14 @@ _NAMED_ROWS = 20
 
 @dataclass(frozen=True, slots=True)
 class RunHooks:
-    """How a caller watches a run.
+    """How a caller watches and stops a run.
 
     Attributes:
-        on_stage: Called with a sentence when a stage begins.
-        on_count: Called with what is counted, how many are done, and their total.
-        on_note: Called with what the user should know of the data, skipped rows included.
+        stages: Hooks of its stages; on_note tells of the data, skipped rows included.
         training: Hooks of both trainings.
     """
 
-    on_stage: Callable[[str], None] = lambda sentence: None
-    on_count: Callable[[str, int, int], None] = lambda what, done, total: None
-    on_note: Callable[[str], None] = lambda sentence: None
+    stages: StageHooks = field(default_factory=StageHooks)
     training: Hooks = field(default_factory=Hooks)
 
 
@@ -78,7 +75,8 @@ class _Task:
     run: RunDirectory
     data: PreparedData
     preprocessor: Preprocessor
-    hooks: RunHooks
+    hooks: StageHooks
+    training: Hooks
 
 
 def run_distillation(
@@ -105,14 +103,16 @@ def run_distillation(
         MsdError: Bad input; nothing is written then. See `msd_deploy.errors`.
         StoppedError: Asked to stop; the run can be resumed.
     """
-    hooks, config = hooks or RunHooks(), with_absolute_paths(config)
+    watching, config = hooks or RunHooks(), with_absolute_paths(config)
+    stages = watching.stages
     check_output(config, run, resume=resume, overwrite=overwrite)
-    hooks.on_stage(f"Reading {config.data.spec}")
+    stages.on_stage(f"Reading {config.data.spec}")
     source = source_of_run(config, run) if resume else read_source(config)
     preprocessor = _build_preprocessor(config, source)
-    task = _Task(config, run, _prepare(source, preprocessor, config, hooks), preprocessor, hooks)
+    data = _prepare(source, preprocessor, config, stages)
+    task = _Task(config, run, data, preprocessor, stages, watching.training)
     for note in notes_of(task.data):
-        hooks.on_note(note)
+        stages.on_note(note)
     teacher_data, given = _given_teacher(task, source, resume=resume)
     if overwrite and not resume:
         shutil.rmtree(run.root, ignore_errors=True)
@@ -120,7 +120,7 @@ def run_distillation(
     teacher = given or _trained_teacher(task)
     predictions = _cached_predictions(task, teacher, teacher_data)
     student = _distilled_student(task, predictions)
-    hooks.on_stage("Measuring teacher and student")
+    stages.on_stage("Measuring teacher and student")
     metrics = _measure(task, predictions, teacher.model, student)
     write_json(run.metrics, metrics)
     shutil.rmtree(run.checkpoints, ignore_errors=True)
@@ -151,7 +151,7 @@ def _build_preprocessor(config: RunConfig, source: SourceData) -> Preprocessor:
 
 
 def _prepare(
-    source: SourceData, preprocessor: Preprocessor, config: RunConfig, hooks: RunHooks
+    source: SourceData, preprocessor: Preprocessor, config: RunConfig, hooks: StageHooks
 ) -> PreparedData:
     return prepare(
         source,
@@ -239,13 +239,15 @@ def _train(
     task: _Task, model: FusionForClassification, objective: Objective, plan: TrainingPlan
 ) -> None:
     train(
-        model,
-        objective,
-        task.data,
-        plan,
-        checkpoints=task.run.checkpoints / plan.phase,
-        history=History(task.run.history),
-        hooks=task.hooks.training,
+        TrainingJob(
+            model,
+            objective,
+            task.data,
+            plan,
+            checkpoints=task.run.checkpoints / plan.phase,
+            history=History(task.run.history),
+            hooks=task.training,
+        )
     )
 
 

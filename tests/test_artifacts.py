@@ -63,6 +63,29 @@ def test_a_manifest_states_every_file(tmp_path: Path) -> None:
         read_manifest(tmp_path, "model")
 
 
+@pytest.mark.parametrize("name", [".DS_Store", "sub/Thumbs.db", "Desktop.ini", "sub/._file"])
+def test_droppings_of_file_managers_are_neither_stated_nor_refused(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "file").write_text("x")
+    (tmp_path / name).write_text("left before")
+    write_manifest(tmp_path, "thing", {})
+    assert list(read_manifest(tmp_path, "thing")["files"]) == ["sub/file"]  # type: ignore[call-overload]
+    (tmp_path / name).write_text("changed after")
+    read_manifest(tmp_path, "thing")
+
+
+@pytest.mark.parametrize("name", ["DS_Store", "sub/.hidden", ".DS_Store/file", "_file"])
+def test_any_other_file_that_is_added_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("x")
+    write_manifest(tmp_path, "thing", {})
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("x")
+    with pytest.raises(ArtifactError, match="was added or altered"):
+        read_manifest(tmp_path, "thing")
+
+
 @pytest.mark.parametrize("version", [0, -1, "1", None, True, 2])
 def test_an_unknown_schema_is_refused(tmp_path: Path, version: object) -> None:
     write_json(tmp_path / "manifest.json", {"schema_version": version, "kind": "t", "files": {}})

@@ -6,41 +6,75 @@ import typer
 
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
 from msd_cli.options import JsonOption, RunArgument, ThreadsOption
+from msd_cli.usage import usage_errors
+from msd_mobile_bench.config import BenchConfig
+
+_LATENCY, _THROUGHPUT = "Latency", "Throughput"
+_DEFAULTS = BenchConfig()
 
 
 def bench(
     run: RunArgument,
-    threads: ThreadsOption = 1,
+    threads: ThreadsOption = _DEFAULTS.threads,
     examples: Annotated[
-        int | None, typer.Option(min=1, help="Test examples for accuracy. Default: all.")
-    ] = None,
+        int | None, typer.Option(help="Test examples for the metrics.", show_default="all")
+    ] = _DEFAULTS.examples,
+    rounds: Annotated[
+        int,
+        typer.Option(help="Times that every model is sampled; even.", rich_help_panel=_LATENCY),
+    ] = _DEFAULTS.rounds,
+    warm_up: Annotated[
+        int,
+        typer.Option(help="Predictions before a round's samples.", rich_help_panel=_LATENCY),
+    ] = _DEFAULTS.warm_up,
     samples: Annotated[
-        int, typer.Option(min=5, help="Latency samples of a model in each of 4 rounds.")
-    ] = 100,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows a batch for throughput.")] = 32,
+        int, typer.Option(help="Samples of a model in a round.", rich_help_panel=_LATENCY)
+    ] = _DEFAULTS.samples,
+    round_seconds: Annotated[
+        float,
+        typer.Option(help="Most seconds of a model in a round.", rich_help_panel=_LATENCY),
+    ] = _DEFAULTS.round_seconds,
+    batch_size: Annotated[
+        int, typer.Option(help="Rows a batch.", rich_help_panel=_THROUGHPUT)
+    ] = _DEFAULTS.batch_size,
+    batches: Annotated[
+        int, typer.Option(help="Batches that are timed.", rich_help_panel=_THROUGHPUT)
+    ] = _DEFAULTS.batches,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a run's teacher, student and exports: speed, memory, size, accuracy.
 
-    Each model runs in a process of its own; latency is sampled in rounds that interleave the
-    models. Writes bench.json, bench.md and bench.html to the run's reports.
+    Each model runs in a process of its own; latency is sampled in rounds that
+    interleave the models. Writes bench.json, bench.md and bench.html to the run's
+    reports.
 
     Examples:
         msd bench runs/demo
         msd bench runs/demo --threads 2 --samples 300
     """
     from msd_deploy.artifacts import RunDirectory
-    from msd_export.pipeline import ExportHooks, export_teacher_reference
-    from msd_mobile_bench.config import BenchConfig
-    from msd_mobile_bench.pipeline import BenchHooks, run_bench
+    from msd_export.pipeline import export_teacher_reference
+    from msd_mobile_bench.forms import find_exports
+    from msd_mobile_bench.pipeline import run_bench
     from msd_mobile_bench.schema import Bench
     from msd_mobile_bench.tables import summary_table
 
     directory, display = RunDirectory(run), ProgressDisplay()
-    config = BenchConfig(threads=threads, examples=examples, samples=samples, batch_size=batch_size)
+    with usage_errors():
+        config = BenchConfig(
+            threads=threads,
+            rounds=rounds,
+            warm_up=warm_up,
+            samples=samples,
+            round_seconds=round_seconds,
+            batch_size=batch_size,
+            batches=batches,
+            examples=examples,
+        )
     with display.running():
-        export_teacher_reference(directory, ExportHooks(display.on_stage, display.on_count))
-        result = run_bench(directory, config, BenchHooks(display.on_stage, display.on_count))
+        find_exports(directory)  # a stale one is refused before the teacher's export takes its time
+        export_teacher_reference(directory, display.stages())
+        result = run_bench(directory, config, display.stages())
     if as_json:
         print_json(result)
         return

@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 from msd_deploy.errors import StoppedError
+from msd_deploy.hooks import StageHooks
 
 if TYPE_CHECKING:
     from msd_deploy.distill.trainer import StepReport
@@ -78,7 +79,7 @@ class ProgressDisplay:
         self._raise_if_stopped()
 
     def on_note(self, sentence: str) -> None:
-        """Show what the user should know of the data."""
+        """Show what the user should know."""
         self._console.print(f"  {sentence}", soft_wrap=True, markup=False)
 
     def on_count(self, what: str, done: int, total: int) -> None:
@@ -99,6 +100,10 @@ class ProgressDisplay:
             f"  {self._speed:.0f} examples/s{metric}"
         )
         self._update(f"{report.phase} steps", report.step, report.steps, facts)
+
+    def stages(self) -> StageHooks:
+        """Return the hooks of whatever goes in stages."""
+        return StageHooks(self.on_stage, self.on_count, self.on_note)
 
     def should_stop(self) -> bool:
         """Return whether the user pressed Ctrl-C."""
@@ -143,16 +148,10 @@ class ProgressDisplay:
         self._task, self._task_name, self._speed = None, "", None
 
 
-def score_text(score: object) -> str:
-    """Return a score of metrics.json for a table: 93.1 % (92.0 to 94.2)."""
-    assert isinstance(score, dict)
-    low, high = score["interval"]
-    return f"{score['value']:.1%} ({low:.1%} to {high:.1%})"
-
-
 def new_table(title: str, *columns: str) -> Table:
     """Return an empty table: its first column aligned left, the others right."""
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        # A name that is too long for a narrow terminal goes on in the next line, whole.
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     return table

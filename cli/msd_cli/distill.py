@@ -1,79 +1,121 @@
 """`msd distill`: teacher to student."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import typer
+from typer.models import OptionInfo
 
-from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say, score_text
-from msd_cli.options import DataOption, JsonOption, LabelsOption, OverwriteOption, split_labels
+from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
+from msd_cli.options import (
+    DATA_PANEL,
+    DataOption,
+    JsonOption,
+    LabelsOption,
+    OverwriteOption,
+    StrictOption,
+    split_labels,
+)
+from msd_deploy.config import RunConfig
 
-_DATA, _TEACHER, _STUDENT = "Data", "Teacher", "Student"
-_NAMED_ROWS = 20
+_TEACHER, _STUDENT = "Teacher", "Student"
+_DEFAULTS = RunConfig()
+
+
+def _option(panel: str, explanation: str, default: object) -> OptionInfo:
+    """Describe an option that is None unless given: only then does it override the TOML file."""
+    option = typer.Option(help=explanation, show_default=str(default), rich_help_panel=panel)
+    return cast(OptionInfo, option)
 
 
 def distill(
     data: DataOption = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Run folder; runs/ and the data's name by default.")
+        Path | None,
+        typer.Option("--out", help="Run folder.", show_default="runs/ and the data's name"),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file; options override it.")
+        Path | None,
+        typer.Option("--config", help="TOML file; options override it.", show_default="none"),
     ] = None,
     examples: Annotated[
         int | None,
-        typer.Option(help="Training examples of a generated task.", rich_help_panel=_DATA),
+        _option(DATA_PANEL, "Training examples of a generated task.", "the task's own number"),
     ] = None,
     labels: LabelsOption = None,
     image_size: Annotated[
         int | None,
-        typer.Option(help="Side of the model's image in pixels.", rich_help_panel=_DATA),
-    ] = None,
-    strict: Annotated[
-        bool | None,
-        typer.Option("--strict", help="Unusable rows are an error.", rich_help_panel=_DATA),
-    ] = None,
-    teacher: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of a trained teacher; without it one is trained on the labels.",
-            rich_help_panel=_TEACHER,
+        _option(
+            DATA_PANEL,
+            "Side of the model's image in pixels.",
+            "48 (tiny), 64 (small), 128 (mobile)",
         ),
     ] = None,
+    strict: StrictOption = False,
+    teacher: Annotated[
+        Path | None,
+        _option(_TEACHER, "Folder of a trained teacher.", "one is trained on the labels"),
+    ] = None,
     teacher_epochs: Annotated[
-        int | None, typer.Option(help="Passes of the teacher's training.", rich_help_panel=_TEACHER)
+        int | None,
+        _option(
+            _TEACHER, "Passes of the teacher's training.", "about 625 steps, at least 5 passes"
+        ),
     ] = None,
     student: Annotated[
         Literal["tiny", "small", "mobile"] | None,
-        typer.Option(
-            help="tiny (50 k parameters), small (500 k) or mobile (4 to 5 M). Default: tiny.",
-            rich_help_panel=_STUDENT,
+        _option(
+            _STUDENT,
+            "tiny (50 k parameters), small (500 k) or mobile (4 to 5 M).",
+            _DEFAULTS.student.size,
         ),
     ] = None,
     method: Annotated[
         Literal["none", "kd", "msd"] | None,
-        typer.Option(
-            help="msd: all three views of the teacher; kd: the pair only; none: labels only."
-            " Default: msd.",
-            rich_help_panel=_STUDENT,
+        _option(
+            _STUDENT,
+            "msd: all three views of the teacher; kd: the pair only; none: labels only.",
+            _DEFAULTS.distill.method,
         ),
     ] = None,
     image_weight: Annotated[
-        float | None, typer.Option(help="Weight of the image view's loss. Default: 1.")
+        float | None,
+        _option(_STUDENT, "Weight of the image view's loss.", _DEFAULTS.distill.image_weight),
     ] = None,
     text_weight: Annotated[
-        float | None, typer.Option(help="Weight of the text view's loss. Default: 1.")
+        float | None,
+        _option(_STUDENT, "Weight of the text view's loss.", _DEFAULTS.distill.text_weight),
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="Of the soft targets. Default: 2.")
+        float | None,
+        _option(_STUDENT, "Of the soft targets.", _DEFAULTS.distill.temperature),
     ] = None,
     alpha: Annotated[
-        float | None, typer.Option(help="Weight of the labels' loss. Default: 0.1.")
+        float | None,
+        _option(
+            _STUDENT,
+            "Weight of the labels' loss; the teacher's has the rest of 1.",
+            _DEFAULTS.distill.alpha,
+        ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes of the student's training.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows a step of the student.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak, of the student.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, order and dropout.")] = None,
+    epochs: Annotated[
+        int | None,
+        _option(
+            _STUDENT, "Passes of the student's training.", "about 750 steps, at least 5 passes"
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        _option(_STUDENT, "Rows a step.", _DEFAULTS.distill.batch_size),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        _option(_STUDENT, "Peak of the schedule.", _DEFAULTS.distill.learning_rate),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of weights, order and dropout.", show_default=f"{_DEFAULTS.seed}"),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run, with its settings.")
     ] = False,
@@ -81,6 +123,9 @@ def distill(
     as_json: JsonOption = False,
 ) -> None:
     """Train or load a teacher and distil a small student from it.
+
+    The student learns from the teacher's answers to both modalities and to each
+    alone. Ctrl-C leaves a run that --resume continues.
 
     Examples:
         msd distill --out runs/demo
@@ -97,7 +142,7 @@ def distill(
         "data.examples": examples,
         "data.labels": split_labels(labels),
         "data.image_size": image_size,
-        "data.strict": strict,
+        "data.strict": strict or None,
         "teacher.path": teacher,
         "teacher.epochs": teacher_epochs,
         "student.size": student,
@@ -114,12 +159,7 @@ def distill(
     settings, run = run_settings(options, config_file=config, out=out, resume=resume)
     display = ProgressDisplay(stopped_fix="Finished stages are kept; continue with --resume")
     with display.running():
-        hooks = RunHooks(
-            display.on_stage,
-            display.on_count,
-            display.on_note,
-            Hooks(display.on_step, display.should_stop),
-        )
+        hooks = RunHooks(display.stages(), Hooks(display.on_step, display.should_stop))
         metrics = run_distillation(settings, run, resume=resume, overwrite=overwrite, hooks=hooks)
     if as_json:
         print_json({"run": str(run.root), **metrics})
@@ -129,6 +169,8 @@ def distill(
 
 
 def _print_metrics(metrics: dict[str, object]) -> None:
+    from msd_mobile_bench.tables import score_text
+
     table = new_table(f"Test {metrics['metric']} (95 % interval)", "view", "teacher", "student")
     teacher, student = metrics["teacher"], metrics["student"]
     assert isinstance(teacher, dict)

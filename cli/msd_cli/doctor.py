@@ -27,6 +27,8 @@ _PARTS = (
 def doctor(as_json: JsonOption = False) -> None:
     """Show which runtimes and extras are here, in which version, and how to get the others.
 
+    Nothing is installed or changed.
+
     Examples:
         msd doctor
         msd doctor --json

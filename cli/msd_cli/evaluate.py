@@ -4,15 +4,19 @@ from typing import Annotated, Literal
 
 import typer
 
-from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, score_text
+from msd_cli.console import ProgressDisplay, new_table, print_json, result_console
 from msd_cli.options import (
+    DEFAULT_DATA,
     DataOption,
     JsonOption,
     LabelsOption,
     ModelArgument,
+    StrictOption,
     ThreadsOption,
     split_labels,
 )
+from msd_cli.usage import usage_errors
+from msd_deploy.config import check_range
 
 
 def evaluate(
@@ -22,11 +26,13 @@ def evaluate(
         Literal["train", "validation", "test"], typer.Option(help="Which rows.")
     ] = "test",
     labels: LabelsOption = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Unusable rows are an error.")] = False,
+    strict: StrictOption = False,
     threads: ThreadsOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a model on a data set: both modalities, the image alone, the text alone.
+
+    A run or a model folder runs in PyTorch, an export in its own runtime.
 
     Examples:
         msd evaluate runs/demo --data synthetic:memes
@@ -34,17 +40,19 @@ def evaluate(
     """
     from msd_deploy.data.source_types import SourceOptions
     from msd_export.assessment import evaluate_model
+    from msd_mobile_bench.tables import score_text
 
+    with usage_errors():
+        check_range("--threads", threads, 1, 256)
     display = ProgressDisplay()
     with display.running():
         result = evaluate_model(
             model,
-            data or "synthetic:memes",
+            data or DEFAULT_DATA,
             options=SourceOptions(labels=split_labels(labels), strict=strict),
             split=split,
             threads=threads,
-            on_stage=display.on_stage,
-            on_count=display.on_count,
+            hooks=display.stages(),
         )
     if as_json:
         print_json(result)

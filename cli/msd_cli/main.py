@@ -46,6 +46,8 @@ def root(
 ) -> None:
     """Distil a vision-and-language classifier into a small one, export it, verify it, measure it.
 
+    msd COMMAND --help explains each step.
+
     First ten minutes, on generated data:
 
         msd distill --out runs/demo

@@ -5,6 +5,11 @@ from typing import Annotated
 
 import typer
 
+from msd_deploy.config import RunConfig
+
+DATA_PANEL = "Data"
+DEFAULT_DATA = RunConfig().data.spec
+
 DataOption = Annotated[
     str | None,
     typer.Option(
@@ -12,6 +17,8 @@ DataOption = Annotated[
         metavar="SPEC",
         help="Data set: synthetic:memes, synthetic:posters, synthetic:entailment, easy-vqa, or a"
         " FILE.jsonl of your own.",
+        show_default=DEFAULT_DATA,
+        rich_help_panel=DATA_PANEL,
     ),
 ]
 LabelsOption = Annotated[
@@ -20,7 +27,13 @@ LabelsOption = Annotated[
         "--labels",
         metavar="A,B,...",
         help="Closed list of classes of FILE.jsonl; a row with another label is skipped and named.",
+        show_default="the classes found in it",
+        rich_help_panel=DATA_PANEL,
     ),
+]
+StrictOption = Annotated[
+    bool,
+    typer.Option("--strict", help="Unusable rows are an error.", rich_help_panel=DATA_PANEL),
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")
@@ -28,7 +41,7 @@ JsonOption = Annotated[
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace an output that exists.")
 ]
-ThreadsOption = Annotated[int, typer.Option("--threads", min=1, max=256, help="CPU threads.")]
+ThreadsOption = Annotated[int, typer.Option("--threads", help="CPU threads.")]
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder that `msd distill --out` wrote.")
 ]

@@ -7,16 +7,20 @@ import typer
 
 from msd_cli.console import new_table, print_json, result_console
 from msd_cli.options import JsonOption, ModelArgument
+from msd_cli.usage import usage_errors
+from msd_deploy.config import check_range
 
 
 def predict(
     model: ModelArgument,
-    image: Annotated[Path | None, typer.Option(help="A picture file.")] = None,
-    text: Annotated[str | None, typer.Option(help="A text.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="Classes to print.")] = 5,
+    image: Annotated[Path | None, typer.Option(help="A picture file.", show_default="none")] = None,
+    text: Annotated[str | None, typer.Option(help="A text.", show_default="none")] = None,
+    top: Annotated[int, typer.Option(help="Classes to print.")] = 5,
     as_json: JsonOption = False,
 ) -> None:
     """Classify a picture with its text, a picture alone, or a text alone.
+
+    Prints the probability of each class; with --json, of all of them.
 
     Examples:
         msd predict runs/demo --image cat.jpg --text "look at him go"
@@ -25,8 +29,11 @@ def predict(
     from msd_export.assessment import predict_one
     from msd_export.opening import open_model
 
+    with usage_errors():
+        check_range("--top", top, 1, 1_000_000)
     opened = open_model(model)
-    probabilities = predict_one(opened, image=image, text=text)
+    with usage_errors():
+        probabilities = predict_one(opened, image=image, text=text)
     ranked = sorted(probabilities.items(), key=lambda item: -item[1])
     if as_json:
         print_json(

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import typer
+
+from msd_cli.usage import usage_errors
 from msd_deploy.artifacts import RunDirectory
 from msd_deploy.config import RunConfig, read_config, with_options
-from msd_deploy.errors import ConfigError
 
 
 def run_settings(
@@ -20,18 +22,20 @@ def run_settings(
         resume: Start from the settings of the run that is there.
 
     Raises:
-        ConfigError: A value is out of range, or --resume was given without --out.
+        typer.BadParameter: An option is out of range, or --resume was given without --out.
+        ConfigError: The TOML file is wrong.
         ArtifactError: There is no run to resume.
     """
     if resume and out is None:
-        raise ConfigError("needs --out", where="--resume", fix="Name the run to continue")
+        raise typer.BadParameter("needs --out. Name the run to continue.", param_hint="--resume")
     if resume and out is not None and config_file is None:
         from msd_deploy.runs import config_of_run
 
         base = config_of_run(RunDirectory(out))
     else:
         base = RunConfig() if config_file is None else read_config(config_file)
-    settings = with_options(base, options)
+    with usage_errors():
+        settings = with_options(base, options)
     return settings, RunDirectory(out or default_run_folder(settings.data.spec))
 
 

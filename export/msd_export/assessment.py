@@ -1,6 +1,5 @@
 """Ask a model in any form: about a whole data set, or about one picture and text."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,9 @@ from msd_deploy.data.source_types import SourceOptions, Split
 from msd_deploy.data.sources import load_source
 from msd_deploy.errors import ConfigError, DataError
 from msd_deploy.evaluation import metric_name, score_logits
-from msd_deploy.views import View
+from msd_deploy.hooks import StageHooks
 from msd_export.opening import OpenedModel, open_model
-from msd_export.parity import predict_split
+from msd_export.parity import predict_every_view
 from msd_export.signature import ModelInputs
 
 
@@ -24,8 +23,7 @@ def evaluate_model(
     options: SourceOptions,
     split: Split,
     threads: int,
-    on_stage: Callable[[str], None],
-    on_count: Callable[[str, int, int], None],
+    hooks: StageHooks | None = None,
 ) -> Json:
     """Score a model on one split of a data set, under each view.
 
@@ -36,8 +34,9 @@ def evaluate_model(
         DataError: The data cannot be read, or its classes are not the model's.
         ArtifactError: The model cannot be opened.
     """
+    hooks = hooks or StageHooks()
     opened = open_model(model, threads=threads)
-    on_stage(f"Reading {spec}")
+    hooks.on_stage(f"Reading {spec}")
     source = load_source(spec, options=options)
     if source.problem != opened.problem or not set(source.labels) <= set(opened.labels):
         unknown = sorted(set(source.labels) - set(opened.labels))
@@ -50,22 +49,17 @@ def evaluate_model(
         source,
         opened.preprocessor,
         strict=options.strict,
-        on_image=lambda done, total: on_count("pictures", done, total),
+        on_image=lambda done, total: hooks.on_count("pictures", done, total),
     )
     rows = data.splits[split]
     order = [opened.labels.index(label) for label in source.labels]
-    done = 0
-
-    def count(examples: int) -> None:
-        nonlocal done
-        done += examples
-        on_count("examples", done, len(View) * len(rows))
-
-    on_stage(f"Asking {model} in {opened.predictor.runtime}")
+    hooks.on_stage(f"Asking {model} in {opened.predictor.runtime}")
+    by_view = predict_every_view(
+        opened.predictor, rows, on_count=lambda done, total: hooks.on_count("examples", done, total)
+    )
     views = {}
-    for view in View:
-        logits = predict_split(opened.predictor, rows, view, on_rows=count)
-        logits = _with_known_classes(logits, order, len(opened.labels))
+    for view, answers in by_view.items():
+        logits = _with_known_classes(answers, order, len(opened.labels))
         views[view.value] = score_logits(logits, rows.labels, data.problem).as_json()
     return {
         "model": str(model),

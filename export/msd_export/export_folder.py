@@ -4,12 +4,19 @@ model.onnx | model.mlpackage, labels.json, tokenizer.json, preprocess.json, pari
 manifest with the digest of every file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from msd_deploy.artifacts import Json, read_manifest
+from msd_deploy.artifacts import (
+    MANIFEST_NAME,
+    Json,
+    files_below,
+    is_dropping,
+    read_manifest,
+    read_versioned_json,
+)
 from msd_deploy.errors import ArtifactError
 from msd_export.signature import Precision, Target
 
@@ -47,7 +54,7 @@ class ExportFolder:
     def size_bytes(self) -> int:
         """Return the size of the model's file, or of all files of its package."""
         path = self.model_path
-        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        files = [path] if path.is_file() else files_below(path)
         return sum(file.stat().st_size for file in files)
 
 
@@ -66,13 +73,48 @@ def open_export(folder: Path) -> ExportFolder:
     return ExportFolder(folder, cast(Target, target), precision, manifest)
 
 
-def exports_below(folder: Path) -> list[ExportFolder]:
+def stated_source(folder: Path) -> str | None:
+    """Return the digest of the model that an export says it was made from.
+
+    None where there is no export, or one so damaged that whoever opens it will say so.
+    """
+    try:
+        source = read_versioned_json(folder / MANIFEST_NAME).get("source_digest")
+    except ArtifactError:
+        return None
+    return source if isinstance(source, str) else None
+
+
+def exports_below(
+    folder: Path, *, on_note: Callable[[str], None] = lambda sentence: None
+) -> list[ExportFolder]:
     """Open every export in a folder, by name; unfinished ones (hidden folders) do not count.
+
+    Args:
+        folder: A run's exports; need not exist.
+        on_note: Called with a sentence for each thing in it that is passed over.
 
     Raises:
         ArtifactError: As `open_export`.
     """
-    if not folder.is_dir():
-        return []
-    found = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
-    return [open_export(path) for path in found]
+    exports = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name[0] == "." or is_dropping(path):
+            continue
+        reason = _reason_against(path)
+        if reason:
+            on_note(f"{path}: {reason}, so it is passed over")
+        else:
+            exports.append(open_export(path))
+    return exports
+
+
+def _reason_against(path: Path) -> str:
+    """Return why a thing among exports is none of them; a damaged export still is one."""
+    if not (path / MANIFEST_NAME).is_file():
+        return f"is no export (it has no {MANIFEST_NAME})"
+    manifest = read_versioned_json(path / MANIFEST_NAME)
+    if manifest.get("kind") != KIND:
+        return f"is no export (it holds a {manifest.get('kind')!r})"
+    form = f"{manifest.get('target')}-{manifest.get('precision')}"
+    return "" if path.name == form else f"is not under its own name, {form}"

@@ -3,10 +3,11 @@
 An export that fails does not come to exist. Tolerances live here, each with its reason.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from msd_deploy.artifacts import SCHEMA_VERSION, Json
 from msd_deploy.data.prepared import PreparedSplit
@@ -16,6 +17,7 @@ from msd_deploy.evaluation import (
     LogitsByView,
     Score,
     agreement,
+    decisions,
     metric_name,
     score_logits,
 )
@@ -34,7 +36,7 @@ class Tolerance:
 
     Attributes:
         max_abs_error: Of any logit of any view; None where only decisions count.
-        min_agreement: Share of equal decisions, on the multimodal view.
+        min_agreement: Share of equal decisions, on each view.
     """
 
     max_abs_error: float | None
@@ -111,6 +113,29 @@ def predict_split(
     return np.concatenate(parts)
 
 
+def predict_every_view(
+    predictor: Predictor,
+    split: PreparedSplit,
+    *,
+    on_count: Callable[[int, int], None] = lambda done, total: None,
+) -> LogitsByView:
+    """Return a predictor's logits of a whole split under each view.
+
+    Args:
+        predictor: The model.
+        split: The rows.
+        on_count: Called with the rows of all views that are done, and their total.
+    """
+    done, total = 0, len(View) * len(split)
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        on_count(done, total)
+
+    return {view: predict_split(predictor, split, view, on_rows=count) for view in View}
+
+
 def compare_logits(
     exported: LogitsByView, source: LogitsByView, split: PreparedSplit, problem: Problem
 ) -> dict[View, ViewParity]:
@@ -139,61 +164,99 @@ def _compare_view(
     )
 
 
-def check_parity(
-    parity: Mapping[View, ViewParity], *, form: tuple[Target, Precision], max_drop: float
-) -> None:
-    """Hold a comparison against its tolerance.
+def notes_on_source(source: LogitsByView, problem: Problem) -> list[str]:
+    """Return what weakens a comparison with this source: views on which it decides nothing.
 
-    Args:
-        parity: Of each view.
+    Any export that answers always the same would agree with it there.
+    """
+    alike = [view for view, logits in source.items() if _is_constant(decisions(logits, problem))]
+    return [
+        f"On the {view} view the source decides all {len(source[view])} examples alike: agreement"
+        " says nothing there"
+        for view in alike
+    ]
+
+
+def _is_constant(decided: NDArray[np.int64]) -> bool:
+    return bool((decided == decided[0]).all())
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What an export is held against.
+
+    Attributes:
         form: Target and precision: choose the tolerance.
-        max_drop: Most that the multimodal metric may lose, 0 to 1.
+        max_drop: Most that the multimodal metric may lose, 0 to 1. Single views are reported, not
+            gated: what they lose shows in their agreement.
+        examples: Test examples asked for; None: all.
+    """
+
+    form: tuple[Target, Precision]
+    max_drop: float
+    examples: int | None = None
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """The tolerance of the form."""
+        return PARITY_TOLERANCE[self.form]
+
+
+def check_parity(parity: Mapping[View, ViewParity], gate: Gate) -> None:
+    """Hold a comparison against its gate, logits and decisions of every view.
 
     Raises:
         ParityError: Names what is beyond tolerance, and by how much.
     """
-    tolerance = PARITY_TOLERANCE[form]
-    where = "-".join(form)
+    where = "-".join(gate.form)
     for view, result in parity.items():
-        limit = tolerance.max_abs_error
-        if limit is not None and result.max_abs_error > limit:
-            raise ParityError(
-                f"{view} logits differ by up to {result.max_abs_error:.2e}, more than {limit:.0e}",
-                where=where,
-            )
+        _check_view(view, result, gate.tolerance, where)
     whole = parity[View.MULTIMODAL]
-    if whole.agreement < tolerance.min_agreement:
-        raise ParityError(
-            f"decides as the source in {whole.agreement:.2%} of {whole.export.examples} test"
-            f" examples, less than {tolerance.min_agreement:.1%}",
-            where=where,
-        )
-    if whole.drop > max_drop:
+    if whole.drop > gate.max_drop:
         raise ParityError(
             f"loses {whole.drop * _POINTS:.2f} points on {whole.export.examples} test examples,"
-            f" more than --max-drop {max_drop * _POINTS:g}",
+            f" more than --max-drop {gate.max_drop * _POINTS:g}",
             where=where,
             fix="Train longer, use another precision, or allow more",
         )
 
 
+def _check_view(view: View, result: ViewParity, tolerance: Tolerance, where: str) -> None:
+    limit = tolerance.max_abs_error
+    if limit is not None and result.max_abs_error > limit:
+        raise ParityError(
+            f"{view} logits differ by up to {result.max_abs_error:.2e}, more than {limit:.0e}",
+            where=where,
+        )
+    if result.agreement < tolerance.min_agreement:
+        raise ParityError(
+            f"on the {view} view it decides as the source in {result.agreement:.2%} of"
+            f" {result.export.examples} test examples, less than {tolerance.min_agreement:.1%}",
+            where=where,
+            fix="Use another precision, or train longer: an unsure model flips more easily",
+        )
+
+
 def parity_as_json(
     parity: Mapping[View, ViewParity],
+    gate: Gate,
     *,
     runtime: str,
-    form: tuple[Target, Precision],
     problem: Problem,
+    notes: Sequence[str] = (),
 ) -> Json:
     """Return parity.json."""
-    tolerance = PARITY_TOLERANCE[form]
     return {
         "schema_version": SCHEMA_VERSION,
         "runtime": runtime,
         "split": "test",
+        "examples_limit": gate.examples,
         "metric": metric_name(problem),
         "tolerance": {
-            "max_abs_error": tolerance.max_abs_error,
-            "min_agreement": tolerance.min_agreement,
+            "max_abs_error": gate.tolerance.max_abs_error,
+            "min_agreement": gate.tolerance.min_agreement,
+            "max_drop": gate.max_drop,
         },
         "views": {view.value: result.as_json() for view, result in parity.items()},
+        "notes": list(notes),
     }

@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,20 +18,31 @@ from msd_deploy.artifacts import (
     write_json,
     write_manifest,
 )
+from msd_deploy.config import check_range
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.errors import ConfigError, ExportError
 from msd_deploy.evaluation import LogitsByView
+from msd_deploy.hooks import StageHooks
 from msd_deploy.models.folders import LABELS_NAME, LoadedModel, load_model
 from msd_deploy.runs import config_of_run, data_of_run
 from msd_deploy.views import View
-from msd_export.export_folder import KIND, MODEL_FILE, PARITY_NAME, ExportFolder, open_export
+from msd_export.export_folder import (
+    KIND,
+    MODEL_FILE,
+    PARITY_NAME,
+    ExportFolder,
+    open_export,
+    stated_source,
+)
 from msd_export.graph import ExportGraph, signature_of
 from msd_export.parity import (
+    Gate,
     ViewParity,
     check_parity,
     compare_logits,
+    notes_on_source,
     parity_as_json,
-    predict_split,
+    predict_every_view,
 )
 from msd_export.predictors import Predictor, TorchPredictor, open_predictor
 from msd_export.signature import ModelInputs, Precision, Target
@@ -68,23 +79,8 @@ class ExportConfig:
                 raise ConfigError(
                     f"{target} has no {precision}", fix=f"It has {', '.join(PRECISIONS[target])}"
                 )
-        if not 0 <= self.max_drop_points <= 100:
-            raise ConfigError(
-                f"must lie between 0 and 100, not {self.max_drop_points}", where="--max-drop"
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class ExportHooks:
-    """How a caller watches an export.
-
-    Attributes:
-        on_stage: Called with a sentence when a stage begins.
-        on_count: Called with what is counted, how many are done, and their total.
-    """
-
-    on_stage: Callable[[str], None] = lambda sentence: None
-    on_count: Callable[[str, int, int], None] = lambda what, done, total: None
+        check_range("--max-drop", self.max_drop_points, 0.0, 100.0)
+        check_range("--examples", self.examples, 1, 100_000_000)
 
 
 def forms_of(targets: Iterable[Target], precisions: Collection[str]) -> tuple[Form, ...]:
@@ -99,6 +95,7 @@ def forms_of(targets: Iterable[Target], precisions: Collection[str]) -> tuple[Fo
         if not matching:
             raise ConfigError(
                 f"{target} has none of the precisions {', '.join(sorted(precisions))}",
+                where="--precision",
                 fix=f"It has {', '.join(PRECISIONS[target])}",
             )
         forms += [(target, precision) for precision in matching]
@@ -106,7 +103,7 @@ def forms_of(targets: Iterable[Target], precisions: Collection[str]) -> tuple[Fo
 
 
 def export_student(
-    run: RunDirectory, config: ExportConfig, hooks: ExportHooks
+    run: RunDirectory, config: ExportConfig, hooks: StageHooks | None = None
 ) -> list[ExportFolder]:
     """Export a run's student in every wanted form, each verified on the run's test split.
 
@@ -115,26 +112,42 @@ def export_student(
         ExportError: A converter failed.
         ParityError: A form is beyond tolerance; it is not written, those before it stay.
     """
+    hooks = hooks or StageHooks()
     run.require_finished()
-    for target, precision in config.forms:
-        refuse_existing(
-            run.exports / f"{target}-{precision}",
-            overwrite=config.overwrite,
-            option="Use --overwrite",
-        )
-    hooks.on_stage(f"Reading {config_of_run(run).data.spec}")
     loaded = load_model(run.student)
+    for form in config.forms:
+        _refuse_existing(run.exports / "-".join(form), loaded, overwrite=config.overwrite)
+    for path in _others_of_another_student(run, loaded, config):
+        hooks.on_note(f"{path} was made from another student: export it too, with --overwrite")
+    hooks.on_stage(f"Reading {config_of_run(run).data.spec}")
     data = data_of_run(run, loaded.preprocessor)
     with tempfile.TemporaryDirectory() as scratch:
         exporter = _Exporter(loaded, data, config, hooks, name=run.root.name, scratch=Path(scratch))
         return [exporter.export(form, run.exports) for form in config.forms]
 
 
-def export_teacher_reference(run: RunDirectory, hooks: ExportHooks) -> ExportFolder:
+def _refuse_existing(path: Path, student: LoadedModel, *, overwrite: bool) -> None:
+    option = "Use --overwrite"
+    if stated_source(path) not in (None, student.digest):
+        option = "It was made from another student; replace it with --overwrite"
+    refuse_existing(path, overwrite=overwrite, option=option)
+
+
+def _others_of_another_student(
+    run: RunDirectory, student: LoadedModel, config: ExportConfig
+) -> list[Path]:
+    """Return the exports that are not about to be replaced and that `msd bench` will refuse."""
+    forms = ((target, precision) for target in PRECISIONS for precision in PRECISIONS[target])
+    paths = [run.exports / "-".join(form) for form in forms if form not in config.forms]
+    return [path for path in paths if stated_source(path) not in (None, student.digest)]
+
+
+def export_teacher_reference(run: RunDirectory, hooks: StageHooks | None = None) -> ExportFolder:
     """Export a run's teacher to float32 ONNX, the reference that `msd bench` compares with.
 
     An export of the same teacher is used again.
     """
+    hooks = hooks or StageHooks()
     run.require_finished()
     loaded = load_model(run.teacher)
     folder = run.teacher_exports / "onnx-fp32"
@@ -158,7 +171,7 @@ class _Exporter:
         loaded: LoadedModel,
         data: PreparedData,
         config: ExportConfig,
-        hooks: ExportHooks,
+        hooks: StageHooks,
         *,
         name: str,
         scratch: Path,
@@ -179,8 +192,16 @@ class _Exporter:
             self.hooks.on_stage(f"Verifying {name} on {len(self.test)} test examples")
             predictor = open_predictor(ExportFolder(building, *form, manifest={}), threads=1)
             parity = self._compare(predictor, name)
-            check_parity(parity, form=form, max_drop=self.config.max_drop_points / 100)
-            self._complete(building, form, predictor, parity)
+            gate = Gate(form, self.config.max_drop_points / 100, self.config.examples)
+            check_parity(parity, gate)
+            report = parity_as_json(
+                parity,
+                gate,
+                runtime=predictor.runtime,
+                problem=self.loaded.problem,
+                notes=notes_on_source(self._source(), self.loaded.problem),
+            )
+            self._complete(building, form, report)
         return open_export(final)
 
     def _convert(self, form: Form, path: Path) -> None:
@@ -238,34 +259,30 @@ class _Exporter:
         }
 
     def _compare(self, predictor: Predictor, name: str) -> dict[View, ViewParity]:
+        exported = self._predict(predictor, name)
+        return compare_logits(exported, self._source(), self.test, self.loaded.problem)
+
+    def _source(self) -> LogitsByView:
+        """Return the source's logits; at the first call, tell what weakens a comparison."""
         if self._source_logits is None:
             source = TorchPredictor(self.loaded.folder, threads=1)
             self._source_logits = self._predict(source, "source")
-        exported = self._predict(predictor, name)
-        return compare_logits(exported, self._source_logits, self.test, self.loaded.problem)
+            for note in notes_on_source(self._source_logits, self.loaded.problem):
+                self.hooks.on_note(note)
+        return self._source_logits
 
     def _predict(self, predictor: Predictor, name: str) -> LogitsByView:
-        total, done = len(View) * len(self.test), 0
+        what = f"examples through {predictor.runtime} ({name})"
+        return predict_every_view(
+            predictor,
+            self.test,
+            on_count=lambda done, total: self.hooks.on_count(what, done, total),
+        )
 
-        def count(rows: int) -> None:
-            nonlocal done
-            done += rows
-            self.hooks.on_count(f"examples through {predictor.runtime} ({name})", done, total)
-
-        return {view: predict_split(predictor, self.test, view, on_rows=count) for view in View}
-
-    def _complete(
-        self,
-        building: Path,
-        form: Form,
-        predictor: Predictor,
-        parity: Mapping[View, ViewParity],
-    ) -> None:
+    def _complete(self, building: Path, form: Form, report: Json) -> None:
         """Add what an app needs beside the model, and the manifest last."""
         self.loaded.preprocessor.save(building)
         shutil.copyfile(self.loaded.folder / LABELS_NAME, building / LABELS_NAME)
-        problem = self.loaded.problem
-        report = parity_as_json(parity, runtime=predictor.runtime, form=form, problem=problem)
         write_json(building / PARITY_NAME, report)
         facts: Json = {
             "target": form[0],

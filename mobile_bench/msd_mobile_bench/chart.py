@@ -22,6 +22,7 @@ from msd_mobile_bench.schema import Who
 
 _LABEL_HEIGHT, _CHARACTER_WIDTH = 15.0, 7.9  # of 13 px sans-serif, on the wide side
 _MARK_RADIUS, _CAP = 6.0, 4.0
+_DIAMOND_RADIUS = 7.2  # looks as large as the circle
 _LEADER_FROM = 16.0  # a label farther from its mark than this gets a line to it
 
 
@@ -166,7 +167,7 @@ def _labels(plot: _Plot, points: Sequence[Point], style: ChartStyle) -> list[Mar
     marks = [plot.at(point) for point in points]
     sizes = [(_CHARACTER_WIDTH * len(point.label), _LABEL_HEIGHT) for point in points]
     bounds = Box(plot.x.start, plot.y.end, plot.x.end - plot.x.start, plot.y.start - plot.y.end)
-    obstacles = [_box_of_mark(mark) for mark in marks]
+    obstacles = [_box_of_mark(plot, point) for point in points]
     obstacles += [_box_of_whisker(plot, point) for point in points]
     boxes = place_labels(marks, sizes, bounds=bounds, obstacles=obstacles)
     parts = []
@@ -188,8 +189,9 @@ def _label(mark: tuple[float, float], box: Box, point: Point) -> Markup:
     return _text(x, box.top + 11.5, point.label, f"label {point.series}", anchor=anchor)
 
 
-def _box_of_mark(mark: tuple[float, float]) -> Box:
-    return Box(mark[0] - _MARK_RADIUS, mark[1] - _MARK_RADIUS, 2 * _MARK_RADIUS, 2 * _MARK_RADIUS)
+def _box_of_mark(plot: _Plot, point: Point) -> Box:
+    radius = _MARK_RADIUS if point.series == "student" else _DIAMOND_RADIUS
+    return Box(*plot.at(point), 0, 0).grown(radius)
 
 
 def _box_of_whisker(plot: _Plot, point: Point) -> Box:
@@ -198,12 +200,13 @@ def _box_of_whisker(plot: _Plot, point: Point) -> Box:
 
 
 def _mark(at: tuple[float, float], series: Who) -> Markup:
-    (x, y), radius = at, _MARK_RADIUS
+    x, y = at
     if series == "student":
         return Markup('<circle class="mark student" cx="{:.1f}" cy="{:.1f}" r="{}"/>').format(
-            x, y, radius
+            x, y, _MARK_RADIUS
         )
-    path = "M{:.1f} {:.1f}l{r} {r}l-{r} {r}l-{r} -{r}z".format(x, y - radius * 1.2, r=radius * 1.2)
+    r = _DIAMOND_RADIUS
+    path = f"M{x:.1f} {y - r:.1f}l{r} {r}l-{r} {r}l-{r} -{r}z"
     return Markup('<path class="mark teacher" d="{}"/>').format(path)
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 _DIRECTIONS = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1))
 """Right, left, above, below, then the corners: where a label stands, the best place first."""
-_DISTANCES = tuple(range(9, 180, 11))
+_DISTANCES = tuple(range(12, 180, 6))
+CLEARANCE = 4.0
+"""Least gap around a label; the outline of its letters alone takes 1.5."""
 _LABEL_COST, _OUTSIDE_COST, _MARK_COST = 1e6, 1e6, 1e3
 _TURN_COST = 1.5
 _MIN_SPAN = 0.02
@@ -28,6 +30,10 @@ class Box:
         bottom = min(self.top + self.height, other.top + other.height)
         width, height = right - max(self.left, other.left), bottom - max(self.top, other.top)
         return max(0.0, width) * max(0.0, height)
+
+    def grown(self, by: float) -> "Box":
+        """Return the rectangle with a margin all around."""
+        return Box(self.left - by, self.top - by, self.width + 2 * by, self.height + 2 * by)
 
     def nearest(self, x: float, y: float) -> tuple[float, float]:
         """Return the point of the rectangle that is nearest to a point."""
@@ -102,15 +108,16 @@ def place_labels(
     bounds: Box,
     obstacles: Sequence[Box],
 ) -> list[Box]:
-    """Choose a place for each mark's label: near it, inside, over no other label or obstacle.
+    """Choose a place for each mark's label: near it, inside, clear of other labels and obstacles.
 
     Args:
         marks: Positions.
         sizes: Width and height of each label.
         bounds: Where labels may stand.
-        obstacles: What they should not cover; they do where there is no other way.
+        obstacles: What they should keep clear of; they do not where there is no other way.
     """
     placed: list[Box] = []
+    obstacles = [obstacle.grown(CLEARANCE) for obstacle in obstacles]
     for mark, size in zip(marks, sizes, strict=True):
         costs = [
             (cost + _cost(box, bounds, placed, obstacles), order, box)
@@ -134,7 +141,7 @@ def _candidates(
 
 def _cost(box: Box, bounds: Box, placed: Sequence[Box], obstacles: Sequence[Box]) -> float:
     outside = box.width * box.height - box.overlap(bounds)
-    on_labels = sum(box.overlap(other) for other in placed)
+    on_labels = sum(box.overlap(other.grown(CLEARANCE)) for other in placed)
     on_obstacles = sum(box.overlap(other) > 0 for other in obstacles)
     cost = _OUTSIDE_COST * (outside > 1e-6) + _LABEL_COST * (on_labels > 0)
     return cost + _MARK_COST * on_obstacles

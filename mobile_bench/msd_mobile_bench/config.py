@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from msd_deploy.errors import ConfigError
+from msd_deploy.config import check_range
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +27,11 @@ class BenchConfig:
     """Test examples for the metrics, from the first on; None: all."""
 
     def __post_init__(self) -> None:
-        _check("threads", self.threads, 1, 256)
-        _check("rounds", self.rounds, 1, 1000)
-        _check("warm_up", self.warm_up, 0, 10_000)
-        _check("samples", self.samples, 5, 1_000_000)
-        _check("round_seconds", self.round_seconds, 0.01, 3600.0)
-        _check("batch_size", self.batch_size, 1, 4096)
-        _check("batches", self.batches, 1, 10_000)
-        _check("examples", self.examples, 1, 100_000_000)
-
-
-def _check(name: str, value: float | None, low: float, high: float) -> None:
-    if value is not None and not low <= value <= high:
-        raise ConfigError(
-            f"must lie between {low:g} and {high:g}, not {value!r}", where=f"bench.{name}"
-        )
+        check_range("bench.threads", self.threads, 1, 256)
+        check_range("bench.rounds", self.rounds, 1, 1000)
+        check_range("bench.warm_up", self.warm_up, 0, 10_000)
+        check_range("bench.samples", self.samples, 5, 1_000_000)
+        check_range("bench.round_seconds", self.round_seconds, 0.01, 3600.0)
+        check_range("bench.batch_size", self.batch_size, 1, 4096)
+        check_range("bench.batches", self.batches, 1, 10_000)
+        check_range("bench.examples", self.examples, 1, 100_000_000)

@@ -1,5 +1,6 @@
 """What a run has to measure: teacher and student in PyTorch, and every export, files verified."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,8 +52,14 @@ class Form:
         return self.runtime != MilPredictor.runtime
 
 
-def find_forms(run: RunDirectory) -> list[Form]:
+def find_forms(
+    run: RunDirectory, *, on_note: Callable[[str], None] = lambda sentence: None
+) -> list[Form]:
     """Find everything that a run has to measure; every file is checked against its digest.
+
+    Args:
+        run: A finished run.
+        on_note: Called with a sentence for each thing among its exports that is none.
 
     Returns:
         The teacher's forms, then the student's; the teacher's export only where there is one.
@@ -65,13 +72,40 @@ def find_forms(run: RunDirectory) -> list[Form]:
     teacher, student = _read_model(run.teacher), _read_model(run.student)
     reference = run.teacher_exports / "onnx-fp32"
     references = [open_export(reference)] if reference.is_dir() else []
-    exports = sorted(exports_below(run.exports), key=_order)
+    for export in references:
+        _check_source(export, "teacher", teacher, "Remove it; `msd bench` makes it again")
+    exports = sorted(find_exports(run, on_note=on_note), key=_order)
     return [
         _torch_form("teacher", run.teacher, teacher),
         *(_exported_form("teacher", export, teacher) for export in references),
         _torch_form("student", run.student, student),
         *(_exported_form("student", export, student) for export in exports),
     ]
+
+
+def find_exports(
+    run: RunDirectory, *, on_note: Callable[[str], None] = lambda sentence: None
+) -> list[ExportFolder]:
+    """Open every export of a run's student, its files and its source verified.
+
+    Raises:
+        ArtifactError: The run is unfinished; or an export is incomplete, altered, or was made from
+            another student.
+    """
+    run.require_finished()
+    student = _read_model(run.student)
+    exports = exports_below(run.exports, on_note=on_note)
+    for export in exports:
+        fix = f"Export again with `msd export {run.root} --overwrite`, or remove it"
+        _check_source(export, "student", student, fix)
+    return exports
+
+
+def _check_source(export: ExportFolder, model: Who, source: Json, fix: str) -> None:
+    if export.manifest.get("source_digest") != sha256_of_json(source["files"]):
+        raise ArtifactError(
+            f"was not made from the run's present {model}", where=export.folder, fix=fix
+        )
 
 
 def _order(export: ExportFolder) -> tuple[bool, str]:
@@ -99,12 +133,6 @@ def _torch_form(model: Who, folder: Path, manifest: Json) -> Form:
 
 
 def _exported_form(model: Who, export: ExportFolder, source: Json) -> Form:
-    if export.manifest.get("source_digest") != sha256_of_json(source["files"]):
-        raise ArtifactError(
-            f"was not made from the run's present {model}",
-            where=export.folder,
-            fix="Export again with `msd export --overwrite`",
-        )
     return Form(
         model=model,
         target=export.target,

@@ -3,9 +3,9 @@
 import itertools
 import shlex
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +17,7 @@ from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.distill.teacher_cache import read_predictions
 from msd_deploy.evaluation import metric_name
+from msd_deploy.hooks import StageHooks
 from msd_deploy.runs import config_of_run, data_of_run
 from msd_deploy.views import View
 from msd_mobile_bench.config import BenchConfig
@@ -34,21 +35,8 @@ from msd_mobile_bench.timing import Timing, count_turns, measure_timing, summari
 _TIMED_EXAMPLES = 64
 
 
-@dataclass(frozen=True, slots=True)
-class BenchHooks:
-    """How a caller watches a benchmark.
-
-    Attributes:
-        on_stage: Called with a sentence when a stage begins.
-        on_count: Called with what is counted, how many are done, and their total.
-    """
-
-    on_stage: Callable[[str], None] = lambda sentence: None
-    on_count: Callable[[str, int, int], None] = lambda what, done, total: None
-
-
 def run_bench(
-    run: RunDirectory, config: BenchConfig | None = None, hooks: BenchHooks | None = None
+    run: RunDirectory, config: BenchConfig | None = None, hooks: StageHooks | None = None
 ) -> Json:
     """Measure a run's teacher and student in every form, and write the reports.
 
@@ -68,10 +56,10 @@ def run_bench(
         DataError: The data set has changed since the run.
         MsdError: A model cannot be run.
     """
-    config, hooks = config or BenchConfig(), hooks or BenchHooks()
+    config, hooks = config or BenchConfig(), hooks or StageHooks()
     host = describe_host()
     hooks.on_stage("Verifying the models' files")
-    forms = find_forms(run)
+    forms = find_forms(run, on_note=hooks.on_note)
     hooks.on_stage("Reading the test split")
     data = _data_by_model(run)
     with tempfile.TemporaryDirectory(prefix="msd-bench-") as scratch, ExitStack() as stack:
@@ -105,10 +93,13 @@ def run_bench(
 
 
 def command_line(run: RunDirectory, config: BenchConfig) -> str:
-    """Return the command that repeats a benchmark; a run outside the working folder by its name."""
+    """Return the command that repeats a benchmark: every setting is an option of `msd bench`.
+
+    A run outside the working folder is told by its name: reports state no folder of this machine.
+    """
     root, here = run.root.resolve(), Path.cwd().resolve()
-    path = root.relative_to(here) if root.is_relative_to(here) else Path(root.name)
-    words = ["msd", "bench", path.as_posix()]
+    path = (root.relative_to(here) if root.is_relative_to(here) else Path(root.name)).as_posix()
+    words = ["msd", "bench", f"./{path}" if path.startswith("-") else path]
     for field in fields(config):
         value = getattr(config, field.name)
         if value != field.default:
@@ -155,7 +146,7 @@ def _prepare_workers(
 
 
 def _time(
-    workers: Sequence[WorkerProcess], config: BenchConfig, hooks: BenchHooks
+    workers: Sequence[WorkerProcess], config: BenchConfig, hooks: StageHooks
 ) -> dict[str, Timing]:
     """Return the timing of every form that this machine has the runtime of, by name."""
     timed = [worker for worker in workers if worker.form.is_timed]
@@ -173,7 +164,7 @@ def _judge(
     data: Mapping[Who, PreparedData],
     run: RunDirectory,
     config: BenchConfig,
-    hooks: BenchHooks,
+    hooks: StageHooks,
 ) -> list[Quality]:
     """Return how well each form answers on the examples that the configuration names."""
     splits = {

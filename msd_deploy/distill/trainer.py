@@ -7,7 +7,7 @@ Interrupted at any step, a training continues to bit-equal weights on the same m
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -137,51 +137,46 @@ def learning_rate_at(step: int, steps: int, plan: TrainingPlan) -> float:
     return plan.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def train(
-    model: FusionForClassification,
-    objective: Objective,
-    data: PreparedData,
-    plan: TrainingPlan,
-    *,
-    checkpoints: Path,
-    history: History,
-    hooks: Hooks,
-) -> None:
-    """Train a model in place, continuing from the newest checkpoint if there is one.
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """What is trained, on what, and where its traces go.
 
-    Args:
-        model: Ends in eval mode.
+    Attributes:
+        model: Trained in place.
         objective: The loss.
         data: Trains on its train split, measures on validation after each pass.
         plan: Length and speed.
         checkpoints: Folder of this training's checkpoints.
         history: Gets a line per `log_every` steps and per pass.
         hooks: Progress and stopping.
+    """
+
+    model: FusionForClassification
+    objective: Objective
+    data: PreparedData
+    plan: TrainingPlan
+    checkpoints: Path
+    history: History
+    hooks: Hooks = field(default_factory=Hooks)
+
+
+def train(job: TrainingJob) -> None:
+    """Train a model, continuing from the newest checkpoint if there is one; it ends in eval mode.
 
     Raises:
-        StoppedError: hooks.should_stop said so; a checkpoint is saved.
+        StoppedError: job.hooks.should_stop said so; a checkpoint is saved.
         ArtifactError: The checkpoint belongs to another training.
         MsdError: The loss became NaN or infinite.
     """
-    _Training(model, objective, data, plan, checkpoints, history, hooks).run()
+    _Training(job).run()
 
 
 class _Training:
-    def __init__(
-        self,
-        model: FusionForClassification,
-        objective: Objective,
-        data: PreparedData,
-        plan: TrainingPlan,
-        checkpoints: Path,
-        history: History,
-        hooks: Hooks,
-    ) -> None:
-        self.model, self.objective, self.data, self.plan = model, objective, data, plan
-        self.checkpoints, self.history, self.hooks = checkpoints, history, hooks
-        train_split = data.splits["train"]
+    def __init__(self, job: TrainingJob) -> None:
+        self.job, self.model, self.plan = job, job.model, job.plan
+        train_split = job.data.splits["train"]
         self.sampler = ImageGroupSampler(
-            train_split.image_index, batch_size=plan.batch_size, seed=plan.seed
+            train_split.image_index, batch_size=job.plan.batch_size, seed=job.plan.seed
         )
         loader = DataLoader(
             BatchDataset(train_split),
@@ -190,13 +185,13 @@ class _Training:
             # Without one, each iterator draws from the global generator, and so would a resume.
             generator=torch.Generator(),
         )
-        optimizer = torch.optim.AdamW(_parameter_groups(model, plan), betas=_BETAS)
+        optimizer = torch.optim.AdamW(_parameter_groups(job.model, job.plan), betas=_BETAS)
         self.accelerator = Accelerator(
             dataloader_config=DataLoaderConfiguration(even_batches=False)
         )
         self.views: ViewLogits
         self.views, self.optimizer, self.loader = self.accelerator.prepare(
-            ViewLogits(model), optimizer, loader
+            ViewLogits(job.model), optimizer, loader
         )
         self.progress = Progress()
         self.steps = self._count_steps()
@@ -219,13 +214,16 @@ class _Training:
 
     def _resume(self) -> None:
         progress = load_checkpoint(
-            self.checkpoints, key=self.plan.key, model=self.model, optimizer=self._bare_optimizer()
+            self.job.checkpoints,
+            key=self.plan.key,
+            model=self.model,
+            optimizer=self._bare_optimizer(),
         )
         if progress is None:
-            self.history.cut_before(self.plan.phase)
+            self.job.history.cut_before(self.plan.phase)
         else:
             self.progress = progress
-            self.history.cut_to(progress.history_bytes)
+            self.job.history.cut_to(progress.history_bytes)
 
     def _run_epoch(self) -> None:
         self.model.train()
@@ -245,7 +243,7 @@ class _Training:
         rate = learning_rate_at(self.progress.step, self.steps, self.plan)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        terms = self.objective(self.views, batch)
+        terms = self.job.objective(self.views, batch)
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             raise MsdError(
@@ -261,7 +259,7 @@ class _Training:
     def _report(self, terms: dict[str, float], examples_per_second: float) -> None:
         progress, plan = self.progress, self.plan
         if progress.step % plan.log_every == 0 or progress.step == self.steps:
-            self.history.append(
+            self.job.history.append(
                 {
                     "phase": plan.phase,
                     "step": progress.step,
@@ -271,7 +269,7 @@ class _Training:
                     "terms": terms,
                 }
             )
-        self.hooks.on_step(
+        self.job.hooks.on_step(
             StepReport(
                 plan.phase,
                 progress.step,
@@ -285,10 +283,10 @@ class _Training:
         )
 
     def _end_epoch(self) -> None:
-        split, problem = self.data.splits["validation"], self.data.problem
+        split, problem = self.job.data.splits["validation"], self.job.data.problem
         scores = score_views(predict_views(self.model, split), split.labels, problem)
         self.metric = scores[View.MULTIMODAL].value
-        self.history.append(
+        self.job.history.append(
             {
                 "phase": self.plan.phase,
                 "step": self.progress.step,
@@ -300,12 +298,12 @@ class _Training:
         self.progress = replace(self.progress, epoch=self.progress.epoch + 1, batch=0)
 
     def _save_or_stop(self) -> None:
-        must_stop = self.hooks.should_stop()
+        must_stop = self.job.hooks.should_stop()
         if must_stop or time.monotonic() - self.saved_at >= self.plan.checkpoint_seconds:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.job.checkpoints.mkdir(parents=True, exist_ok=True)
             save_checkpoint(
-                self.checkpoints,
-                replace(self.progress, history_bytes=self.history.size_bytes()),
+                self.job.checkpoints,
+                replace(self.progress, history_bytes=self.job.history.size_bytes()),
                 key=self.plan.key,
                 model=self.model,
                 optimizer=self._bare_optimizer(),

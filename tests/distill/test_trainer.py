@@ -23,6 +23,7 @@ from msd_deploy.distill.teacher_cache import read_predictions
 from msd_deploy.distill.trainer import (
     Hooks,
     StepReport,
+    TrainingJob,
     TrainingPlan,
     ViewLogits,
     epochs_for_steps,
@@ -255,16 +256,16 @@ def test_a_diverging_loss_is_an_error_that_names_the_learning_rate(
             return {name: term / 0.0 for name, term in terms.items()}
 
     plan = TrainingPlan("student", 1, 32, 0.25, 0.0, 0.1, 0, 1, 1e9, "")
+    job = TrainingJob(
+        tiny_model,
+        Diverging(0.0),
+        memes[0],
+        plan,
+        checkpoints=tmp_path / "checkpoints",
+        history=History(tmp_path / "history.jsonl"),
+    )
     with pytest.raises(MsdError, match=r"loss is inf at step 1\. .*learning rate \(now 0\.25\)"):
-        train(
-            tiny_model,
-            Diverging(0.0),
-            memes[0],
-            plan,
-            checkpoints=tmp_path / "checkpoints",
-            history=History(tmp_path / "history.jsonl"),
-            hooks=Hooks(),
-        )
+        train(job)
 
 
 def test_schedule_rises_linearly_then_falls_as_a_cosine() -> None:

@@ -6,18 +6,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from msd_deploy.artifacts import RunDirectory
+from msd_deploy.artifacts import RunDirectory, write_manifest
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.errors import ArtifactError, ConfigError, ParityError
 from msd_deploy.evaluation import LogitsByView
+from msd_deploy.hooks import StageHooks
+from msd_deploy.models.folders import load_model
 from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.problem import Problem
 from msd_deploy.views import View
 from msd_export import pipeline
 from msd_export.export_folder import open_export
 from msd_export.graph import ExportGraph
 from msd_export.opening import open_model
-from msd_export.parity import check_parity, compare_logits
-from msd_export.pipeline import ExportConfig, ExportHooks, export_student, forms_of
+from msd_export.parity import Gate, check_parity, compare_logits, notes_on_source, parity_as_json
+from msd_export.pipeline import ExportConfig, Form, export_student, forms_of
 
 ROWS = 200
 ONNX = (("onnx", "fp32"),)
@@ -38,7 +41,7 @@ def logits_of(value: float) -> LogitsByView:
 
 def test_equal_logits_pass(split: PreparedSplit) -> None:
     parity = compare_logits(logits_of(1.0), logits_of(1.0), split, "single_label")
-    check_parity(parity, form=("onnx", "fp32"), max_drop=0.0)
+    check_parity(parity, Gate(("onnx", "fp32"), max_drop=0.0))
     assert parity[View.IMAGE].max_abs_error == 0.0
 
 
@@ -48,25 +51,57 @@ def test_an_error_in_any_view_is_found_and_named(split: PreparedSplit, view: Vie
     exported[view][17, 1] += 2e-4
     parity = compare_logits(exported, logits_of(1.0), split, "single_label")
     with pytest.raises(ParityError, match=rf"{view} logits differ by up to 2\.00e-04") as caught:
-        check_parity(parity, form=("onnx", "fp32"), max_drop=1.0)
+        check_parity(parity, Gate(("onnx", "fp32"), max_drop=1.0))
     assert caught.value.exit_code == 3
 
 
-def test_too_many_other_decisions_are_refused(split: PreparedSplit) -> None:
+@pytest.mark.parametrize("form", [("onnx", "int8"), ("coreml", "int8")])
+@pytest.mark.parametrize("view", list(View))
+def test_too_many_other_decisions_on_any_view_are_refused(
+    split: PreparedSplit, view: View, form: Form
+) -> None:
     exported = logits_of(1.0)
-    exported[View.MULTIMODAL][:5, 0] = -1.0
+    exported[view][:5, 0] = -1.0
     parity = compare_logits(exported, logits_of(1.0), split, "single_label")
-    with pytest.raises(ParityError, match=r"in 97\.50% of 200 test examples, less than 98\.0%"):
-        check_parity(parity, form=("onnx", "int8"), max_drop=1.0)
+    message = rf"on the {view} view .* in 97\.50% of 200 test examples, less than 98\.0%"
+    with pytest.raises(ParityError, match=message):
+        check_parity(parity, Gate(form, max_drop=1.0))
 
 
 def test_a_drop_beyond_the_gate_is_refused(split: PreparedSplit) -> None:
     exported = logits_of(1.0)
     exported[View.MULTIMODAL][:3, 0] = -1.0
     parity = compare_logits(exported, logits_of(1.0), split, "single_label")
-    check_parity(parity, form=("onnx", "int8"), max_drop=0.016)
+    check_parity(parity, Gate(("onnx", "int8"), max_drop=0.016))
     with pytest.raises(ParityError, match=r"loses 1\.50 points .* more than --max-drop 1"):
-        check_parity(parity, form=("onnx", "int8"), max_drop=0.01)
+        check_parity(parity, Gate(("onnx", "int8"), max_drop=0.01))
+
+
+def test_a_drop_on_a_single_view_is_reported_but_not_gated(split: PreparedSplit) -> None:
+    exported = logits_of(1.0)
+    exported[View.IMAGE][:3, 0] = -1.0
+    parity = compare_logits(exported, logits_of(1.0), split, "single_label")
+    gate = Gate(("onnx", "int8"), max_drop=0.0)
+    check_parity(parity, gate)
+    report = parity_as_json(parity, gate, runtime="ONNX Runtime", problem="single_label")
+    assert report["views"]["image"]["drop"] == 0.015  # type: ignore[index]
+
+
+def test_the_report_states_every_limit(split: PreparedSplit) -> None:
+    parity = compare_logits(logits_of(1.0), logits_of(1.0), split, "single_label")
+    gate = Gate(("onnx", "int8"), max_drop=0.02, examples=ROWS)
+    report = parity_as_json(parity, gate, runtime="ONNX Runtime", problem="single_label")
+    assert report["tolerance"] == {"max_abs_error": None, "min_agreement": 0.98, "max_drop": 0.02}
+    assert report["examples_limit"] == ROWS
+
+
+@pytest.mark.parametrize("problem", ["single_label", "multi_label"])
+def test_a_source_that_decides_all_alike_is_noted_by_view(problem: Problem) -> None:
+    source = logits_of(1.0)
+    source[View.TEXT][7] = -1.0, 2.0
+    notes = notes_on_source(source, problem)
+    assert [note.partition(" view ")[0] for note in notes] == ["On the multimodal", "On the image"]
+    assert "decides all 200 examples alike" in notes[0]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -81,7 +116,7 @@ def test_nan_is_refused(split: PreparedSplit, value: float) -> None:
 def test_every_form_is_exported_and_verified(own_run: RunDirectory) -> None:
     forms = forms_of(("onnx", "coreml"), ())
     config = ExportConfig(forms, max_drop_points=3.0, examples=100)
-    for export in export_student(own_run, config, ExportHooks()):
+    for export in export_student(own_run, config):
         parity = json.loads((export.folder / "parity.json").read_text())
         assert parity["views"]["multimodal"]["export"]["examples"] == 100
         opened = open_model(export.folder)
@@ -91,6 +126,19 @@ def test_every_form_is_exported_and_verified(own_run: RunDirectory) -> None:
     }
     assert sizes["onnx-int8"] < sizes["onnx-fp32"]
     assert sizes["coreml-int8"] < sizes["coreml-fp16"]
+
+
+@pytest.mark.slow
+def test_a_note_on_the_source_is_told_once_and_stands_in_every_report(
+    own_run: RunDirectory,
+) -> None:
+    """One test example: whatever the source decides, it decides all alike."""
+    told: list[str] = []
+    config = ExportConfig((("onnx", "fp32"), ("onnx", "int8")), 100.0, examples=1)
+    exports = export_student(own_run, config, StageHooks(on_note=told.append))
+    assert len(told) == len(View)
+    for export in exports:
+        assert json.loads((export.folder / "parity.json").read_text())["notes"] == told
 
 
 @pytest.mark.slow
@@ -106,31 +154,71 @@ def test_a_failed_verification_leaves_nothing(
 
     monkeypatch.setattr(pipeline, "ExportGraph", damaged)
     with pytest.raises(ParityError, match="logits differ"):
-        export_student(own_run, ExportConfig(ONNX, examples=100), ExportHooks())
+        export_student(own_run, ExportConfig(ONNX, examples=100))
     assert list(own_run.exports.iterdir()) == []
 
 
 @pytest.mark.slow
 def test_an_existing_export_is_replaced_only_when_asked(own_run: RunDirectory) -> None:
     config = ExportConfig(ONNX, examples=50)
-    (first,) = export_student(own_run, config, ExportHooks())
+    (first,) = export_student(own_run, config)
     with pytest.raises(ArtifactError, match=r"onnx-fp32: already exists.*--overwrite"):
-        export_student(own_run, config, ExportHooks())
+        export_student(own_run, config)
     again = ExportConfig(ONNX, examples=50, overwrite=True)
-    (second,) = export_student(own_run, again, ExportHooks())
+    (second,) = export_student(own_run, again)
     assert second.manifest["files"]["model.onnx"] == first.manifest["files"]["model.onnx"]  # type: ignore[index]
+
+
+@pytest.fixture
+def run_with_an_older_export(own_run: RunDirectory) -> RunDirectory:
+    """A run that holds an export, coreml-fp16, of what was its student once: of its teacher."""
+    folder = own_run.exports / "coreml-fp16"
+    folder.mkdir(parents=True)
+    facts = {"target": "coreml", "precision": "fp16"}
+    write_manifest(folder, "export", {**facts, "source_digest": load_model(own_run.teacher).digest})
+    return own_run
+
+
+def test_an_export_of_an_older_student_is_refused_as_such(
+    run_with_an_older_export: RunDirectory,
+) -> None:
+    config = ExportConfig((("coreml", "fp16"),))
+    message = r"coreml-fp16: already exists\. It was made from another student; .*--overwrite"
+    with pytest.raises(ArtifactError, match=message):
+        export_student(run_with_an_older_export, config)
+
+
+@pytest.mark.slow
+def test_an_export_of_an_older_student_that_stays_is_named(
+    run_with_an_older_export: RunDirectory,
+) -> None:
+    told: list[str] = []
+    hooks = StageHooks(on_note=told.append)
+    export_student(run_with_an_older_export, ExportConfig(ONNX, examples=50), hooks)
+    assert [note for note in told if "made from another student" in note] == [
+        f"{run_with_an_older_export.exports / 'coreml-fp16'} was made from another student: export"
+        " it too, with --overwrite"
+    ]
 
 
 def test_an_unfinished_run_is_not_exported(own_run: RunDirectory) -> None:
     own_run.metrics.unlink()
     with pytest.raises(ArtifactError, match=r"unfinished.*msd distill --resume"):
-        export_student(own_run, ExportConfig(ONNX), ExportHooks())
+        export_student(own_run, ExportConfig(ONNX))
 
 
 def test_a_precision_that_a_target_lacks_is_refused() -> None:
     with pytest.raises(ConfigError, match="coreml has none of the precisions fp32"):
         forms_of(("coreml",), ("fp32",))
     assert forms_of(("onnx", "coreml"), ("int8",)) == (("onnx", "int8"), ("coreml", "int8"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"), [({"max_drop_points": 101.0}, "max-drop"), ({"examples": 0}, "examples")]
+)
+def test_a_setting_of_the_export_out_of_range_is_named(setting: dict[str, Any], name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"--{name}: must lie between"):
+        ExportConfig(ONNX, **setting)
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from msd_deploy.models.teachers import load_teacher
 from msd_export.export_folder import KIND, MODEL_FILE
 from msd_export.graph import ExportGraph, signature_of
 from msd_export.onnx_export import export_onnx
-from msd_export.pipeline import ExportConfig, ExportHooks, export_student
+from msd_export.pipeline import ExportConfig, export_student
 from msd_mobile_bench.schema import Bench, Distribution, Row, Who
 
 
@@ -78,7 +78,7 @@ def complete_run(
     run = RunDirectory(tmp_path_factory.mktemp("complete") / "untrained")
     shutil.copytree(untrained_run.root, run.root)
     config = ExportConfig((("coreml", "fp16"),), max_drop_points=100, examples=40)
-    export_student(run, config, ExportHooks())
+    export_student(run, config)
     export_by_hand(run.teacher, run.teacher_exports / "onnx-fp32")
     return run
 

@@ -5,6 +5,7 @@ import pytest
 
 from msd_mobile_bench.chart import ChartStyle, Point, draw_chart
 from msd_mobile_bench.chart_layout import (
+    CLEARANCE,
     Axis,
     Box,
     log_ticks,
@@ -87,3 +88,41 @@ def test_one_perfect_point_still_makes_a_chart() -> None:
 
 def test_markup_in_a_label_is_escaped() -> None:
     assert "<b>" not in draw_chart([_point("<b>", 1.0, 0.5)], _STYLE)
+
+
+def _label_boxes(svg: ElementTree.Element) -> list[Box]:
+    """Return the boxes of the forms' labels, not the legend's, in as wide a font as is expected."""
+    boxes = []
+    for text in svg.iter("text"):
+        if text.attrib["class"].startswith("label ") and text.text not in ("student", "teacher"):
+            width = 7.9 * len(text.text or "")
+            shift = {"start": 0.0, "middle": width / 2, "end": width}[text.attrib["text-anchor"]]
+            left, top = float(text.attrib["x"]) - shift, float(text.attrib["y"]) - 11.5
+            boxes.append(Box(left, top, width, 15.0))
+    return boxes
+
+
+def _mark_boxes(svg: ElementTree.Element) -> list[Box]:
+    marks = [mark for mark in svg.iter("circle") if mark.attrib["class"] == "mark student"]
+    centres = [(float(mark.attrib["cx"]), float(mark.attrib["cy"])) for mark in marks]
+    return [Box(x - 6, y - 6, 12, 12) for x, y in centres if y > 30]  # the legend's stands above
+
+
+@pytest.mark.parametrize("style", [_STYLE, ChartStyle("narrow", 356, 420, "Accuracy")])
+@pytest.mark.parametrize("ratio", [1.0, 1.08, 1.2, 1.45, 1.8, 2.5])
+def test_labels_keep_clear_of_every_mark_and_of_one_another(
+    style: ChartStyle, ratio: float
+) -> None:
+    """Three forms of one quality: the case in which a label used to end at its neighbour's mark."""
+    points = [
+        _point(label, 0.25 * ratio**index, 0.94)
+        for index, label in enumerate(("ONNX int8", "ONNX fp32", "PyTorch fp32"))
+    ]
+    svg = ElementTree.fromstring(draw_chart(points, style))
+    labels, marks = _label_boxes(svg), _mark_boxes(svg)
+    assert (len(labels), len(marks)) == (3, 3)
+    for label in labels:
+        gaps = [label.grown(CLEARANCE - 0.1).overlap(mark) for mark in marks]
+        assert gaps == [0, 0, 0]
+    for first, second in itertools.combinations(labels, 2):
+        assert first.grown(CLEARANCE - 0.1).overlap(second) == 0

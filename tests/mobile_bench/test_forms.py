@@ -60,10 +60,48 @@ def test_an_altered_byte_is_refused_before_anything_is_measured(
 def test_an_export_of_an_earlier_student_is_refused(run: RunDirectory) -> None:
     shutil.rmtree(run.student)
     shutil.copytree(run.teacher, run.student)
-    with pytest.raises(
-        ArtifactError, match=r"not made from the run's present student.*--overwrite"
-    ):
+    message = rf"onnx-fp32: was not made from the run's present student.*{run.root} --overwrite"
+    with pytest.raises(ArtifactError, match=message):
         find_forms(run)
+
+
+def test_a_reference_of_an_earlier_teacher_is_refused(run: RunDirectory) -> None:
+    shutil.copytree(run.exports, run.teacher_exports)
+    with pytest.raises(ArtifactError, match=r"run's present teacher\. Remove it"):
+        find_forms(run)
+
+
+def test_what_is_no_export_is_passed_over_with_a_line(run: RunDirectory) -> None:
+    (run.exports / "my notes").mkdir()
+    (run.exports / "my notes/ideas.txt").write_text("x")
+    (run.exports / "todo.txt").write_text("x")
+    shutil.copytree(run.student, run.exports / "a model")
+    shutil.copytree(run.exports / "onnx-fp32", run.exports / "onnx-fp32 copy")
+    for name in (".DS_Store", "Thumbs.db", ".onnx-int8.building-x"):
+        (run.exports / name).write_text("x")
+    notes: list[str] = []
+    forms = find_forms(run, on_note=notes.append)
+    assert [form.name for form in forms][2:] == ["student-onnx-fp32"]
+    assert [Path(note.partition(":")[0]).name for note in notes] == [
+        "a model",
+        "my notes",
+        "onnx-fp32 copy",
+        "todo.txt",
+    ]
+    assert "is no export (it has no manifest.json), so it is passed over" in notes[1]
+
+
+def test_a_damaged_export_is_refused_and_not_passed_over(run: RunDirectory) -> None:
+    (run.exports / "onnx-fp32/model.onnx").unlink()
+    with pytest.raises(ArtifactError, match=r"model\.onnx: is missing"):
+        find_forms(run)
+
+
+def test_what_a_file_manager_leaves_in_an_export_changes_nothing(run: RunDirectory) -> None:
+    before = find_forms(run)
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._model.onnx"):
+        (run.exports / "onnx-fp32" / name).write_text("x")
+    assert find_forms(run) == before
 
 
 def test_an_unfinished_run_is_refused(run: RunDirectory) -> None:

@@ -7,9 +7,10 @@ import pytest
 
 from msd_deploy.artifacts import RunDirectory, read_json
 from msd_deploy.errors import DataError
+from msd_deploy.hooks import StageHooks
 from msd_deploy.models.folders import load_model
 from msd_mobile_bench.config import BenchConfig
-from msd_mobile_bench.pipeline import BenchHooks, command_line, run_bench
+from msd_mobile_bench.pipeline import command_line, run_bench
 from msd_mobile_bench.schema import Bench
 
 _CONFIG = BenchConfig(rounds=2, warm_up=1, samples=5, batches=2, batch_size=4, examples=60)
@@ -24,7 +25,7 @@ def counts() -> list[tuple[str, int, int]]:
 @pytest.fixture(scope="module")
 def bench(complete_run: RunDirectory, counts: list[tuple[str, int, int]]) -> Bench:
     """The benchmark of that run, as its file holds it."""
-    hooks = BenchHooks(on_count=lambda what, done, total: counts.append((what, done, total)))
+    hooks = StageHooks(on_count=lambda what, done, total: counts.append((what, done, total)))
     stated = run_bench(complete_run, _CONFIG, hooks)
     written: Bench = json.loads((complete_run.reports / "bench.json").read_text(encoding="utf-8"))
     assert written == stated

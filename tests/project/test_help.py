@@ -40,11 +40,13 @@ finally:
 """
 
 
-def run_msd(*arguments: str, script: str = RUN) -> "subprocess.CompletedProcess[str]":
+def run_msd(
+    *arguments: str, script: str = RUN, columns: int = 100
+) -> "subprocess.CompletedProcess[str]":
     """Run `msd` in a fresh process, from a bare checkout or an installed one."""
     paths = os.pathsep.join(str(root) for root in ROOTS)
     # Typer colours its help on GitHub's machines unless it is told not to.
-    plain = {"COLUMNS": "100", "NO_COLOR": "1", "_TYPER_FORCE_DISABLE_TERMINAL": "1"}
+    plain = {"COLUMNS": str(columns), "NO_COLOR": "1", "_TYPER_FORCE_DISABLE_TERMINAL": "1"}
     return subprocess.run(
         [sys.executable, "-c", script, *arguments],
         capture_output=True,
@@ -76,7 +78,13 @@ def test_every_command_explains_itself_with_examples(name: str) -> None:
     assert answer.returncode == 0
     assert "Usage: msd" in answer.stdout
     assert "Examples:" in answer.stdout
-    assert f"msd {name}" in answer.stdout.partition("Examples:")[2]
+    example = answer.stdout.partition("Examples:")[2].splitlines()[1]
+    assert example.startswith(f"     msd {name}")  # a column of help's own, and four
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_word_of_help_is_cut_in_a_narrow_terminal(name: str) -> None:
+    assert "…" not in run_msd(name, "--help", columns=60).stdout
 
 
 @pytest.mark.parametrize("name", COMMANDS)

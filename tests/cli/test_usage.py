@@ -1,0 +1,138 @@
+"""What the options say and refuse, in this process: nothing here gets as far as the work."""
+
+import shlex
+from dataclasses import fields, replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from msd_cli.console import new_table
+from msd_cli.main import app
+from msd_deploy.artifacts import RunDirectory
+from msd_deploy.errors import ConfigError
+from msd_mobile_bench.config import BenchConfig
+from msd_mobile_bench.pipeline import command_line
+
+STUDENT = {
+    *("student", "method", "image_weight", "text_weight", "temperature", "alpha"),
+    *("epochs", "batch_size", "learning_rate"),
+}
+
+
+def command_of(name: str) -> typer.core.TyperCommand:
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    command = group.commands[name]
+    assert isinstance(command, typer.core.TyperCommand)
+    return command
+
+
+def options_of(name: str) -> list[typer.core.TyperOption]:
+    return [item for item in command_of(name).params if isinstance(item, typer.core.TyperOption)]
+
+
+COMMANDS = ("distill", "export", "bench", "evaluate", "predict", "doctor")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "distill --examples 49",
+        "distill --image-size 8",
+        "distill --teacher-epochs 0",
+        "distill --image-weight -1",
+        "distill --text-weight 1001",
+        "distill --temperature 0",
+        "distill --alpha 1.5",
+        "distill --epochs 0",
+        "distill --batch-size 0",
+        "distill --learning-rate nan",
+        "distill --seed -1",
+        "export nowhere --max-drop 101",
+        "export nowhere --examples 0",
+        "bench nowhere --threads 0",
+        "bench nowhere --examples 0",
+        "bench nowhere --rounds 0",
+        "bench nowhere --warm-up -1",
+        "bench nowhere --samples 4",
+        "bench nowhere --round-seconds 0",
+        "bench nowhere --batch-size 0",
+        "bench nowhere --batches 0",
+        "evaluate nowhere --threads 257",
+        "predict nowhere --top 0",
+    ],
+)
+def test_an_option_out_of_range_is_a_usage_error(line: str) -> None:
+    words = line.split()
+    answer = CliRunner(env={"COLUMNS": "100"}).invoke(app, words)
+    assert answer.exit_code == 2
+    assert answer.stdout == ""
+    assert f"Invalid value for {words[-2]}: must lie between" in answer.stderr
+
+
+def test_the_same_value_in_a_file_is_an_error_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("[distill]\nepochs = 0\n")
+    answer = CliRunner().invoke(app, ["distill", "--config", str(file), "--alpha", "0.5"])
+    assert isinstance(answer.exception, ConfigError)
+    assert answer.exception.exit_code == 1
+    assert f"{file}: distill.epochs: must lie between 1 and 10000, not 0" in str(answer.exception)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("distill --resume", "--resume: needs --out"),
+        ("export nowhere --target coreml --precision fp32", "--precision: coreml has none of the"),
+    ],
+)
+def test_options_that_do_not_go_together_are_a_usage_error(line: str, message: str) -> None:
+    answer = CliRunner(env={"COLUMNS": "100"}).invoke(app, line.split())
+    assert answer.exit_code == 2
+    assert message in answer.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_with_a_value_shows_its_default(name: str) -> None:
+    for option in options_of(name):
+        shown = isinstance(option.show_default, str) or option.default is not None
+        assert option.is_flag or shown, option.opts
+
+
+def test_the_students_options_stand_in_the_students_panel() -> None:
+    panels = {option.name: option.rich_help_panel for option in options_of("distill")}
+    assert {name for name, panel in panels.items() if panel == "Student"} == STUDENT
+
+
+def test_a_reports_command_means_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every setting differs from its default, so that none is left out."""
+    monkeypatch.chdir(tmp_path)
+    default = BenchConfig()
+    changes = {
+        field.name: 7 if field.default is None else field.default * 2 for field in fields(default)
+    }
+    for config in (default, replace(default, **changes)):
+        for folder in ("runs/my memes", "-run"):
+            words = shlex.split(command_line(RunDirectory(tmp_path / folder), config))
+            assert words[:2] == ["msd", "bench"]
+            parsed = command_of("bench").make_context("bench", words[2:]).params
+            assert parsed["run"].resolve() == tmp_path / folder
+            read = BenchConfig(**{field.name: parsed[field.name] for field in fields(default)})
+            assert read == config
+
+
+def test_a_long_name_in_a_table_is_broken_and_not_cut() -> None:
+    table = new_table("Classes", "class", "probability")
+    table.add_row("a_label_of_one_word_that_is_wider_than_the_terminal", "93.1%")
+    console = Console(width=30, file=StringIO())
+    console.print(table)
+    assert isinstance(console.file, StringIO)
+    shown = console.file.getvalue()
+    assert "…" not in shown
+    assert shown.count("_") == "a_label_of_one_word_that_is_wider_than_the_terminal".count("_")
