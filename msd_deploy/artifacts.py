@@ -261,6 +261,11 @@ class RunDirectory:
         return self.root / "teacher_predictions"
 
     @property
+    def example_weights(self) -> Path:
+        """Weights that the finished student's method gives to each training example."""
+        return self.root / "example_weights.safetensors"
+
+    @property
     def checkpoints(self) -> Path:
         """What an interrupted training continues from."""
         return self.root / "checkpoints"

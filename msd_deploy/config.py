@@ -15,6 +15,8 @@ from msd_deploy.errors import ConfigError
 
 StudentSize = Literal["tiny", "small", "mobile"]
 Method = Literal["none", "kd", "msd"]
+Weighting = Literal["fixed", "population", "instance", "meta"]
+Loss = Literal["kl", "dist", "dkd", "mse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class DataConfig:
     """Training examples of a generated task; None: the task's own number."""
     label_noise: float = 0.0
     """Share of training labels of a generated task that are flipped, 0 to 1."""
+    labelled_share: float = 1.0
+    """Share of training rows whose label is used; the others only have the teacher's answer."""
     seed: int = 0
     """Seed of a generated task's examples."""
     labels: tuple[str, ...] | None = None
@@ -47,6 +51,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         check_range("data.examples", self.examples, 50, 10_000_000)
         check_range("data.label_noise", self.label_noise, 0.0, 1.0)
+        check_range("data.labelled_share", self.labelled_share, 1e-6, 1.0)
         check_range("data.seed", self.seed, 0, 2**31 - 1)
         check_range("data.image_size", self.image_size, 16, 1024)
         check_range("data.max_length", self.max_length, 4, 512)
@@ -60,11 +65,11 @@ class TeacherConfig:
     path: Path | None = None
     """Folder of a trained teacher; None: one is trained on the labels."""
     epochs: int | None = None
-    """Passes over the training split; None: as many as make about 625 steps, at least 5."""
+    """Passes over the training split; None: as many as make about 750 steps, at least 5."""
     batch_size: int = 64
     """Rows a step."""
-    learning_rate: float = 5e-4
-    """Peak learning rate of AdamW; twice as much kept the teacher from seeing images at all."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
     modality_dropout: float = 0.3
     """Share of steps on a single view, half of them each: makes single views mean something."""
 
@@ -97,12 +102,46 @@ class DistillConfig:
     """Weight of the labels' loss; 1 - alpha is the teacher's."""
     temperature: float = 2.0
     """Softens teacher and student logits."""
+    loss: Loss = "kl"
+    """Distance to the teacher: kl, dist (Huang et al. 2022), dkd (Zhao et al. 2022) or mse."""
+    standardize: bool = False
+    """Standardise logits before the distance (Sun et al. 2024); 3 classes or more."""
+    dkd_target_weight: float = 1.0
+    """dkd: weight of the target class against the rest."""
+    dkd_other_weight: float = 8.0
+    """dkd: weight of the other classes among themselves."""
+    dist_inter_weight: float = 1.0
+    """dist: weight of the correlation over an example's classes."""
+    dist_intra_weight: float = 1.0
+    """dist: weight of the correlation over a batch's examples."""
+    modality_dropout: float = 0.0
+    """Share of steps in which the student sees one modality alone (none and kd only)."""
+    weighting: Weighting = "fixed"
+    """Who sets the views' weights: fixed, population, instance, or meta (learned); msd only."""
     multimodal_weight: float = 1.0
     """Weight of the multimodal view's distance."""
     image_weight: float = 1.0
     """Weight of the image view's distance (msd only)."""
     text_weight: float = 1.0
     """Weight of the text view's distance (msd only)."""
+    instance_floor: float = 0.5
+    """instance: share of the single views' weight that is split evenly, 0 to 1."""
+    meta_gradient: Literal["fast", "exact"] = "fast"
+    """meta: through the classifier alone in closed form, or through the whole student."""
+    meta_look_ahead: bool = True
+    """meta: the held-out loss is taken after a virtual step of the student."""
+    meta_rate: float = 0.1
+    """meta: SGD learning rate of the virtual step."""
+    meta_learning_rate: float = 3e-3
+    """meta: learning rate (Adam) of the network that sets the weights."""
+    meta_share: float = 0.1
+    """meta: share of the labelled training rows that is held out for it."""
+    meta_batch_size: int = 64
+    """meta: held-out rows a step."""
+    meta_multimodal_floor: float = 0.5
+    """meta: share of its fixed weight that the multimodal view keeps."""
+    meta_single_floor: float = 0.1
+    """meta: share of their fixed weights that the single views keep."""
     epochs: int | None = None
     """Passes over the training split; None: as many as make about 750 steps, at least 5."""
     batch_size: int = 64
@@ -117,8 +156,24 @@ class DistillConfig:
     """Least time between two checkpoints."""
     log_every: int = 20
     """Steps between two lines of history.jsonl."""
+    keep: Literal["last", "best"] = "last"
+    """Weights of the last step, or of the epoch with the best validation metric."""
+    patience: int | None = None
+    """Epochs without a better validation metric after which training stops; implies keep best."""
 
     def __post_init__(self) -> None:
+        for name in ("dkd_target_weight", "dkd_other_weight", "dist_inter_weight"):
+            check_range(f"distill.{name}", getattr(self, name), 0.0, 1000.0)
+        check_range("distill.dist_intra_weight", self.dist_intra_weight, 0.0, 1000.0)
+        check_range("distill.modality_dropout", self.modality_dropout, 0.0, 0.9)
+        check_range("distill.instance_floor", self.instance_floor, 0.0, 1.0)
+        check_range("distill.meta_rate", self.meta_rate, 1e-8, 1000.0)
+        check_range("distill.meta_learning_rate", self.meta_learning_rate, 1e-8, 10.0)
+        check_range("distill.meta_share", self.meta_share, 0.01, 0.5)
+        check_range("distill.meta_batch_size", self.meta_batch_size, 1, 65_536)
+        for name in ("meta_multimodal_floor", "meta_single_floor"):
+            check_range(f"distill.{name}", getattr(self, name), 0.0, 0.95)
+        check_range("distill.patience", self.patience, 1, 10_000)
         check_range("distill.alpha", self.alpha, 0.0, 1.0)
         check_range("distill.temperature", self.temperature, 0.05, 100.0)
         for name in ("multimodal_weight", "image_weight", "text_weight"):
@@ -130,6 +185,27 @@ class DistillConfig:
         check_range("distill.warmup_share", self.warmup_share, 0.0, 0.9)
         check_range("distill.checkpoint_seconds", self.checkpoint_seconds, 0.0, 1e9)
         check_range("distill.log_every", self.log_every, 1, 1_000_000)
+        self._check_method()
+
+    def _check_method(self) -> None:
+        if self.weighting != "fixed" and self.method != "msd":
+            raise ConfigError(
+                f"{self.weighting} weights the views of msd, and the method is {self.method}",
+                where="distill.weighting",
+                fix="Use --method msd, or leave --weighting out",
+            )
+        if self.modality_dropout > 0 and self.method == "msd":
+            raise ConfigError(
+                "msd trains on single views already",
+                where="distill.modality_dropout",
+                fix="Use it with --method kd or none",
+            )
+        weights = (self.multimodal_weight, self.image_weight, self.text_weight)
+        if self.weighting == "meta" and min(weights) <= 0:
+            raise ConfigError(
+                "meta needs a weight above 0 of every view to start from",
+                where="distill.weighting",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,18 +275,15 @@ def config_from_json(stated: Mapping[str, object]) -> RunConfig:
 
 def with_options(config: RunConfig, options: Mapping[str, object]) -> RunConfig:
     """Return the configuration with options set, by dotted key; None leaves a key as it is."""
+    by_section: dict[str, dict[str, Any]] = {}
     for key, value in options.items():
-        if value is None:
-            continue
         section, _, name = key.rpartition(".")
-        if section:
-            changed = replace(getattr(config, section), **{name: value})
-            changes: dict[str, Any] = {section: changed}
-            config = replace(config, **changes)
-        else:
-            own: dict[str, Any] = {name: value}
-            config = replace(config, **own)
-    return config
+        if value is not None:
+            by_section.setdefault(section, {})[name] = value
+    own = by_section.pop("", {})
+    # A section at once: what contradicts one by one may agree together.
+    sections = {name: replace(getattr(config, name), **new) for name, new in by_section.items()}
+    return replace(config, **own, **sections)
 
 
 _Config = TypeVar("_Config")

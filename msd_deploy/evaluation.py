@@ -99,7 +99,7 @@ def score_logits(logits: LogitArray, labels: LabelArray, problem: Problem) -> Sc
 
     The interval resamples rows with replacement, 1,000 times with a fixed seed.
     """
-    counts = _row_counts(decisions(logits, problem), labels, problem)
+    counts = row_counts(logits, labels, problem)
     value = float(_metric(counts.sum(axis=0, keepdims=True))[0])
     generator = np.random.default_rng(0)
     rows = len(counts)
@@ -118,13 +118,12 @@ def score_views(
     return {view: score_logits(values, labels, problem) for view, values in logits.items()}
 
 
-def _row_counts(
-    decided: NDArray[np.int64], labels: LabelArray, problem: Problem
-) -> NDArray[np.int64]:
+def row_counts(logits: LogitArray, labels: LabelArray, problem: Problem) -> NDArray[np.int64]:
     """Return numerator and denominator of the metric per row, int64 [rows, 2].
 
     Accuracy is right / rows; micro F1 is 2 tp / (2 tp + fp + fn): both are ratios of sums.
     """
+    decided = decisions(logits, problem)
     if problem == "single_label":
         right = (decided == labels).astype(np.int64)
         return np.stack([right, np.ones_like(right)], axis=1)

@@ -26,7 +26,7 @@ from msd_deploy.errors import StoppedError
 from msd_deploy.hooks import StageHooks
 
 if TYPE_CHECKING:
-    from msd_deploy.distill.trainer import StepReport
+    from msd_deploy.distill.steps import StepReport
 
 _PLAIN_SECONDS = 10.0
 _SMOOTHING = 0.95

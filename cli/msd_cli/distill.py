@@ -59,7 +59,7 @@ def distill(
     teacher_epochs: Annotated[
         int | None,
         _option(
-            _TEACHER, "Passes of the teacher's training.", "about 625 steps, at least 5 passes"
+            _TEACHER, "Passes of the teacher's training.", "about 750 steps, at least 5 passes"
         ),
     ] = None,
     student: Annotated[
@@ -76,6 +76,23 @@ def distill(
             _STUDENT,
             "msd: all three views of the teacher; kd: the pair only; none: labels only.",
             _DEFAULTS.distill.method,
+        ),
+    ] = None,
+    weighting: Annotated[
+        Literal["fixed", "population", "instance", "meta"] | None,
+        _option(
+            _STUDENT,
+            "Who weighs the views of msd: constants, each modality's mean saliency, each"
+            " example's saliency, or a network learned with the student.",
+            _DEFAULTS.distill.weighting,
+        ),
+    ] = None,
+    loss: Annotated[
+        Literal["kl", "dist", "dkd", "mse"] | None,
+        _option(
+            _STUDENT,
+            "Distance to the teacher's logits; dkd and dist need 3 classes or more.",
+            _DEFAULTS.distill.loss,
         ),
     ] = None,
     image_weight: Annotated[
@@ -112,6 +129,14 @@ def distill(
         float | None,
         _option(_STUDENT, "Peak of the schedule.", _DEFAULTS.distill.learning_rate),
     ] = None,
+    patience: Annotated[
+        int | None,
+        _option(
+            _STUDENT,
+            "Stop after so many passes without a better validation metric, keep the best.",
+            "train to the end",
+        ),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(help="Of weights, order and dropout.", show_default=f"{_DEFAULTS.seed}"),
@@ -131,10 +156,11 @@ def distill(
         msd distill --out runs/demo
         msd distill --data products.jsonl --student small --out runs/products
         msd distill --data easy-vqa --method kd --out runs/vqa-kd
+        msd distill --weighting meta --out runs/learned
         msd distill --resume --out runs/products
     """
     from msd_cli.run_settings import run_settings
-    from msd_deploy.distill.trainer import Hooks
+    from msd_deploy.distill.steps import Hooks
     from msd_deploy.pipeline import RunHooks, run_distillation
 
     options = {
@@ -147,6 +173,8 @@ def distill(
         "teacher.epochs": teacher_epochs,
         "student.size": student,
         "distill.method": method,
+        "distill.weighting": weighting,
+        "distill.loss": loss,
         "distill.image_weight": image_weight,
         "distill.text_weight": text_weight,
         "distill.temperature": temperature,
@@ -154,6 +182,7 @@ def distill(
         "distill.epochs": epochs,
         "distill.batch_size": batch_size,
         "distill.learning_rate": learning_rate,
+        "distill.patience": patience,
         "seed": seed,
     }
     settings, run = run_settings(options, config_file=config, out=out, resume=resume)

@@ -39,7 +39,8 @@ class ExportGraph(nn.Module):
         pixels = image.permute(0, 3, 1, 2) if self.image_layout == "nhwc" else image
         tokens = self.model.encode_image(pixels)
         text = self.model.embed_text(input_ids)
-        logits = self.model.fuse(text, attention_mask, tokens, image_present)
+        features = self.model.fuse(text, attention_mask, tokens, image_present)
+        logits = self.model.classifier(features)
         if self.problem == "single_label":
             return logits, torch.softmax(logits, dim=-1)
         return logits, torch.sigmoid(logits)

@@ -4,6 +4,7 @@ Several rows may share a picture (questions about one image). A batch then holds
 and `image_index` says which row shows which.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.views import View
+
+_PICTURES_PER_ROW = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +104,27 @@ class ImageGroupSampler(torch.utils.data.Sampler[list[int]]):
 
     Args:
         image_index: int64 [rows], the picture of each row; negative where it has none.
-        batch_size: Rows a batch; groups of a shared picture fill it to at least this number,
-            but for the last batch.
+        batch_size: Rows a batch; groups of a shared picture fill it to at least this number, and
+            to a quarter as many pictures, but for the last batch.
         seed: Decides the order, together with the epoch.
+        used: bool [rows], which rows are yielded; all if None.
     """
 
-    def __init__(self, image_index: NDArray[np.int64], *, batch_size: int, seed: int) -> None:
-        self._groups = _group_rows(image_index)
+    def __init__(
+        self,
+        image_index: NDArray[np.int64],
+        *,
+        batch_size: int,
+        seed: int,
+        used: NDArray[np.bool_] | None = None,
+    ) -> None:
+        groups = rows_by_image(image_index)
+        if used is not None:
+            groups = [[row for row in group if used[row]] for group in groups]
+        self._groups = [group for group in groups if group]
         self.rows_per_batch = batch_size
+        # BatchNorm needs pictures, however many questions are asked about each.
+        self._least_groups = math.ceil(batch_size * _PICTURES_PER_ROW)
         self.batch_size: int | None = None  # batches differ in size: read by accelerate
         self.seed = seed
         self.drop_last = False
@@ -131,14 +147,18 @@ class ImageGroupSampler(torch.utils.data.Sampler[list[int]]):
     def _batches(self) -> list[list[int]]:
         order = np.random.default_rng((self.seed, self._epoch)).permutation(len(self._groups))
         batches: list[list[int]] = [[]]
+        groups = 0
         for group in order:
-            if len(batches[-1]) >= self.rows_per_batch:
+            if len(batches[-1]) >= self.rows_per_batch and groups >= self._least_groups:
                 batches.append([])
+                groups = 0
             batches[-1].extend(self._groups[group])
+            groups += 1
         return batches
 
 
-def _group_rows(image_index: NDArray[np.int64]) -> list[list[int]]:
+def rows_by_image(image_index: NDArray[np.int64]) -> list[list[int]]:
+    """Group rows by the picture they show; a row without one is a group of its own."""
     groups: dict[int, list[int]] = {}
     for row, image in enumerate(image_index.tolist()):
         groups.setdefault(image if image >= 0 else -1 - row, []).append(row)

@@ -16,7 +16,7 @@ from msd_deploy.data.preprocess import IdArray, Preprocessor
 from msd_deploy.data.resize import PixelArray
 from msd_deploy.data.source_types import SPLITS, SkippedRow, SourceData
 from msd_deploy.errors import DataError
-from msd_deploy.problem import Problem
+from msd_deploy.problem import NO_LABEL, Problem
 from msd_deploy.views import View
 
 _NAMED_ROWS = 10
@@ -31,7 +31,8 @@ class PreparedSplit:
         image_index: int64 [rows], the row's picture; -1 where it has none.
         input_ids: int32 [rows, max_length].
         attention_mask: int32 [rows, max_length].
-        labels: int64 [rows] (single label) or float32 [rows, classes] (multi-label).
+        labels: int64 [rows] (single label) or float32 [rows, classes] (multi-label); NO_LABEL or
+            NaN where a row has none.
         source_rows: int64 [rows], the rows' positions in the source's split.
     """
 
@@ -44,6 +45,13 @@ class PreparedSplit:
 
     def __len__(self) -> int:
         return len(self.image_index)
+
+    def has_label(self) -> NDArray[np.bool_]:
+        """Return which rows have a label, bool [rows]."""
+        if self.labels.ndim == 2:
+            return np.asarray(~np.isnan(self.labels).any(axis=1), bool)
+        present: NDArray[np.bool_] = np.not_equal(self.labels, NO_LABEL)
+        return present
 
     def blank_pixels(self) -> PixelArray:
         """Return one black picture, uint8 [1, height, width, 3], for rows that have none."""

@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from msd_deploy.artifacts import new_folder, read_manifest, write_manifest
+from msd_deploy.distill.steps import Objective, StatefulObjective
 from msd_deploy.errors import ArtifactError
 
 _MODEL, _OPTIMIZER, _RANDOM = "model.safetensors", "optimizer.safetensors", "random.safetensors"
+_OBJECTIVE = "objective.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +31,16 @@ class Progress:
         epoch: The current pass over the data, from 0.
         batch: Batches of this pass that are done.
         history_bytes: Length of history.jsonl at this step.
+        best_metric: Best validation metric of the passes done; -1 before the first.
+        best_epoch: The pass, from 1, that it was measured after.
     """
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
     history_bytes: int = 0
+    best_metric: float = -1.0
+    best_epoch: int = 0
 
 
 def save_checkpoint(
@@ -44,6 +50,7 @@ def save_checkpoint(
     key: str,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    objective: Objective,
 ) -> None:
     """Write a checkpoint below a folder, then remove the older ones.
 
@@ -53,6 +60,7 @@ def save_checkpoint(
         key: What the training is; a checkpoint of another key is not continued.
         model: Its parameters and buffers are saved.
         optimizer: Its state tensors are saved, by parameter name.
+        objective: What it has learned is saved, if it learns.
     """
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     moments = {
@@ -67,6 +75,8 @@ def save_checkpoint(
             save_file(tensors, building / _MODEL)
             save_file(moments, building / _OPTIMIZER)
             save_file({"torch": torch.get_rng_state()}, building / _RANDOM)
+            if isinstance(objective, StatefulObjective):
+                save_file(objective.state_tensors(), building / _OBJECTIVE)
             write_manifest(building, "checkpoint", {"key": key, "progress": asdict(progress)})
     for other in folder.iterdir():
         if other != final:
@@ -74,7 +84,12 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, *, key: str, model: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path,
+    *,
+    key: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
 ) -> Progress | None:
     """Restore the newest whole checkpoint below a folder, the global random state included.
 
@@ -99,6 +114,8 @@ def load_checkpoint(
         model.load_state_dict(load_file(newest / _MODEL))
         _restore_moments(load_file(newest / _OPTIMIZER), model, optimizer)
         torch.set_rng_state(load_file(newest / _RANDOM)["torch"])
+        if isinstance(objective, StatefulObjective):
+            objective.restore(load_file(newest / _OBJECTIVE))
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise ArtifactError(f"checkpoint cannot be restored ({error})", where=newest) from error
     return _progress_of(manifest, newest)

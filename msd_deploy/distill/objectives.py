@@ -1,14 +1,17 @@
-"""What teacher and student minimise: the trainer's two objectives."""
+"""What teacher and student minimise: the trainer's objectives, the learned one apart (`meta`)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from msd_deploy.data.batch import Batch
-from msd_deploy.distill.losses import LABELS_TERM, ViewWeights, distillation_terms, label_loss
+from msd_deploy.distill.distances import Distance
+from msd_deploy.distill.losses import LABELS_TERM, distillation_terms, label_loss
+from msd_deploy.distill.steps import ModelOutputs, StepLoss, ViewOutputs
 from msd_deploy.distill.teacher_cache import TeacherPredictions
-from msd_deploy.distill.trainer import ViewLogits
+from msd_deploy.distill.weighting import Weighting
 from msd_deploy.views import View
 
 
@@ -22,16 +25,19 @@ class LabelObjective:
 
     modality_dropout: float
 
-    def __call__(self, model: ViewLogits, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
         """Return the loss as the term "labels"."""
-        view = self._draw_view()
-        return {LABELS_TERM: label_loss(model(batch, (view,))[view], batch.labels)}
+        view = draw_view(self.modality_dropout)
+        logits = model(batch, (view,)).logits[view]
+        return StepLoss({LABELS_TERM: label_loss(logits, batch.labels)}, {})
 
-    def _draw_view(self) -> View:
-        draw = torch.rand(()).item()
-        if draw < self.modality_dropout / 2:
-            return View.IMAGE
-        return View.TEXT if draw < self.modality_dropout else View.MULTIMODAL
+
+def draw_view(modality_dropout: float) -> View:
+    """Draw a view from torch's global generator: a single one with the given probability."""
+    draw = torch.rand(()).item()
+    if draw < modality_dropout / 2:
+        return View.IMAGE
+    return View.TEXT if draw < modality_dropout else View.MULTIMODAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +46,42 @@ class DistillationObjective:
 
     Attributes:
         predictions: The teacher's logits of the training split.
-        weights: Weights of the views.
+        distance: D.
+        weighting: w.
+        views: Those that have weights; none: labels alone.
         alpha: Weight of the labels' loss.
-        temperature: tau.
+        modality_dropout: Share of steps in which the student is shown one modality alone and is
+            still asked for what the labels and the teacher say of the pair.
     """
 
     predictions: TeacherPredictions
-    weights: ViewWeights
+    distance: Distance
+    weighting: Weighting
+    views: tuple[View, ...]
     alpha: float
-    temperature: float
+    modality_dropout: float = 0.0
 
-    def __call__(self, model: ViewLogits, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted terms by name."""
-        views = tuple(dict.fromkeys((View.MULTIMODAL, *self.weights.views())))
-        return distillation_terms(
-            model(batch, views),
-            self.predictions.of_rows("train", batch.rows),
-            batch.labels,
-            weights=self.weights,
-            alpha=self.alpha,
-            temperature=self.temperature,
+    def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
+        """Return the weighted terms and the weights."""
+        student = self._student_logits(model, batch)
+        teacher = self.predictions.of_rows("train", batch.rows)
+        distances = {
+            view: self.distance(student[view], teacher[view], batch.labels) for view in self.views
+        }
+        weights = self.weighting(batch.rows, detached(distances))
+        terms = distillation_terms(
+            student[View.MULTIMODAL], distances, batch.labels, weights=weights, alpha=self.alpha
         )
+        return StepLoss(terms, weights)
+
+    def _student_logits(self, model: ViewOutputs, batch: Batch) -> dict[View, Tensor]:
+        shown = draw_view(self.modality_dropout) if self.modality_dropout else View.MULTIMODAL
+        if shown is not View.MULTIMODAL:
+            return {View.MULTIMODAL: model(batch, (shown,)).logits[shown]}
+        outputs: ModelOutputs = model(batch, tuple(dict.fromkeys((View.MULTIMODAL, *self.views))))
+        return outputs.logits
+
+
+def detached(tensors: Mapping[View, Tensor]) -> dict[View, Tensor]:
+    """Return the tensors without their gradients."""
+    return {view: tensor.detach() for view, tensor in tensors.items()}

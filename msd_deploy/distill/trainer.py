@@ -4,24 +4,27 @@ What differs between them is the objective: a function from model and batch to n
 Interrupted at any step, a training continues to bit-equal weights on the same machine.
 """
 
-import math
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.utils.data import DataLoader
 
-from msd_deploy.artifacts import sha256_of_json
 from msd_deploy.data.batch import Batch, BatchDataset, ImageGroupSampler
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
 from msd_deploy.distill.history import History
+from msd_deploy.distill.plan import TrainingPlan, learning_rate_at
+from msd_deploy.distill.steps import Hooks, Objective, StepLoss, StepReport, ViewOutputs
+from msd_deploy.distill.weighting import ExampleWeights
 from msd_deploy.errors import MsdError, StoppedError
 from msd_deploy.evaluation import metric_name, predict_views, score_views
 from msd_deploy.models.fusion import FusionForClassification
@@ -30,111 +33,6 @@ from msd_deploy.views import View
 _BETAS = (0.9, 0.98)
 _GRADIENT_NORM = 1.0
 _FASTEST = 1e-9
-
-
-class ViewLogits(nn.Module):
-    """A model whose forward answers for several views, as data parallelism needs it.
-
-    Args:
-        model: The model.
-    """
-
-    def __init__(self, model: FusionForClassification) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch, views: tuple[View, ...]) -> dict[View, Tensor]:
-        """Return logits [batch, classes] of each view."""
-        return self.model.logits_by_view(batch, views)
-
-
-class Objective(Protocol):
-    """What a training minimises."""
-
-    def __call__(self, model: ViewLogits, batch: Batch) -> dict[str, Tensor]:
-        """Return scalar loss terms by name; their sum is the loss."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingPlan:
-    """How long and how fast.
-
-    Attributes:
-        phase: "teacher" or "student": names checkpoints and lines of the history.
-        epochs: Passes over the training split.
-        batch_size: Rows a step, at least.
-        learning_rate: Peak.
-        weight_decay: Of weight matrices; biases, norms and embeddings have none.
-        warmup_share: Share of the steps over which the learning rate rises linearly.
-        seed: Of the order.
-        log_every: Steps between two lines of the history.
-        checkpoint_seconds: Least time between two checkpoints.
-        key: Digest of all that decides the result; a checkpoint of another key is refused.
-    """
-
-    phase: str
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    warmup_share: float
-    seed: int
-    log_every: int
-    checkpoint_seconds: float
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """What a progress display shows of a step.
-
-    Attributes:
-        phase: "teacher" or "student".
-        step: Steps done, from 1.
-        steps: Steps in all.
-        epoch: Current pass, from 1.
-        epochs: Passes in all.
-        terms: Loss terms by name, already weighted.
-        examples_per_second: Rows trained on per second of this process, smoothed by the caller.
-        metric: The last validation value, 0 to 1; None before the first.
-    """
-
-    phase: str
-    step: int
-    steps: int
-    epoch: int
-    epochs: int
-    terms: Mapping[str, float]
-    examples_per_second: float
-    metric: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Hooks:
-    """How a caller watches and stops a training.
-
-    Attributes:
-        on_step: Called after each step.
-        should_stop: Asked after each step; true saves a checkpoint and raises StoppedError.
-    """
-
-    on_step: Callable[[StepReport], None] = lambda report: None
-    should_stop: Callable[[], bool] = lambda: False
-
-
-def epochs_for_steps(rows: int, batch_size: int, steps: int) -> int:
-    """Return the number of passes that make about this many steps, at least 5."""
-    return max(5, round(steps / max(1, math.ceil(rows / batch_size))))
-
-
-def learning_rate_at(step: int, steps: int, plan: TrainingPlan) -> float:
-    """Return the learning rate of a step (from 0): linear warm-up, then a cosine to 0."""
-    warmup = max(1, round(plan.warmup_share * steps))
-    if step < warmup:
-        return plan.learning_rate * (step + 1) / warmup
-    share = (step - warmup) / max(1, steps - warmup)
-    return plan.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +47,7 @@ class TrainingJob:
         checkpoints: Folder of this training's checkpoints.
         history: Gets a line per `log_every` steps and per pass.
         hooks: Progress and stopping.
+        used: bool [rows], which training rows are used; all if None.
     """
 
     model: FusionForClassification
@@ -158,6 +57,7 @@ class TrainingJob:
     checkpoints: Path
     history: History
     hooks: Hooks = field(default_factory=Hooks)
+    used: NDArray[np.bool_] | None = None
 
 
 def train(job: TrainingJob) -> None:
@@ -176,7 +76,10 @@ class _Training:
         self.job, self.model, self.plan = job, job.model, job.plan
         train_split = job.data.splits["train"]
         self.sampler = ImageGroupSampler(
-            train_split.image_index, batch_size=job.plan.batch_size, seed=job.plan.seed
+            train_split.image_index,
+            batch_size=job.plan.batch_size,
+            seed=job.plan.seed,
+            used=job.used,
         )
         loader = DataLoader(
             BatchDataset(train_split),
@@ -189,28 +92,40 @@ class _Training:
         self.accelerator = Accelerator(
             dataloader_config=DataLoaderConfiguration(even_batches=False)
         )
-        self.views: ViewLogits
+        self.views: ViewOutputs
         self.views, self.optimizer, self.loader = self.accelerator.prepare(
-            ViewLogits(job.model), optimizer, loader
+            ViewOutputs(job.model), optimizer, loader
         )
         self.progress = Progress()
-        self.steps = self._count_steps()
+        self.steps, self.epochs = self._count_steps()
         self.metric: float | None = None
         self.saved_at = time.monotonic()
 
-    def _count_steps(self) -> int:
-        total = 0
-        for epoch in range(self.plan.epochs):
+    def _count_steps(self) -> tuple[int, int]:
+        """Return the steps and the passes in all; passes may differ in their number of batches."""
+        wanted, total, epoch = self.plan.steps, 0, 0
+        while epoch < self.plan.epochs if wanted is None else total < wanted:
             self.sampler.start_at(epoch)
-            total += len(self.sampler)
-        return total
+            total, epoch = total + len(self.sampler), epoch + 1
+        return total if wanted is None else wanted, epoch
 
     def run(self) -> None:
         self._resume()
-        while self.progress.epoch < self.plan.epochs:
+        while not self._is_done():
             self._run_epoch()
             self._end_epoch()
+        if self.plan.keep_best:
+            self.model.load_state_dict(load_file(self._best))
         nn.Module.eval(self.model)
+
+    @property
+    def _best(self) -> Path:
+        return self.job.checkpoints / "best.safetensors"
+
+    def _is_done(self) -> bool:
+        progress, patience = self.progress, self.plan.patience
+        has_stalled = patience is not None and progress.epoch - progress.best_epoch >= patience
+        return progress.epoch >= self.epochs or has_stalled
 
     def _resume(self) -> None:
         progress = load_checkpoint(
@@ -218,6 +133,7 @@ class _Training:
             key=self.plan.key,
             model=self.model,
             optimizer=self._bare_optimizer(),
+            objective=self.job.objective,
         )
         if progress is None:
             self.job.history.cut_before(self.plan.phase)
@@ -231,20 +147,22 @@ class _Training:
         if len(self.sampler) == 0:
             return
         for batch in self.loader:
+            if self.progress.step == self.steps:
+                break
             started = time.perf_counter()
-            terms = self._step(batch)
+            loss = self._step(batch)
             self.progress = replace(
                 self.progress, step=self.progress.step + 1, batch=self.progress.batch + 1
             )
-            self._report(terms, len(batch) / max(_FASTEST, time.perf_counter() - started))
+            self._report(loss, len(batch) / max(_FASTEST, time.perf_counter() - started))
             self._save_or_stop()
 
-    def _step(self, batch: Batch) -> dict[str, float]:
+    def _step(self, batch: Batch) -> StepLoss:
         rate = learning_rate_at(self.progress.step, self.steps, self.plan)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        terms = self.job.objective(self.views, batch)
-        loss = torch.stack(list(terms.values())).sum()
+        answer = self.job.objective(self.views, batch)
+        loss = torch.stack(list(answer.terms.values())).sum()
         if not torch.isfinite(loss):
             raise MsdError(
                 f"the {self.plan.phase}'s loss is {loss.item()} at step {self.progress.step + 1}",
@@ -254,10 +172,11 @@ class _Training:
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.views.parameters(), _GRADIENT_NORM)
         self.optimizer.step()
-        return {name: term.item() for name, term in terms.items()}
+        return answer
 
-    def _report(self, terms: dict[str, float], examples_per_second: float) -> None:
+    def _report(self, loss: StepLoss, examples_per_second: float) -> None:
         progress, plan = self.progress, self.plan
+        terms = {name: term.item() for name, term in loss.terms.items()}
         if progress.step % plan.log_every == 0 or progress.step == self.steps:
             self.job.history.append(
                 {
@@ -267,6 +186,7 @@ class _Training:
                     "learning_rate": learning_rate_at(progress.step - 1, self.steps, plan),
                     "loss": sum(terms.values()),
                     "terms": terms,
+                    **_weights_line(loss.weights),
                 }
             )
         self.job.hooks.on_step(
@@ -275,7 +195,7 @@ class _Training:
                 progress.step,
                 self.steps,
                 progress.epoch + 1,
-                plan.epochs,
+                self.epochs,
                 terms,
                 examples_per_second,
                 self.metric,
@@ -295,7 +215,19 @@ class _Training:
                 metric_name(problem): {view.value: score.value for view, score in scores.items()},
             }
         )
-        self.progress = replace(self.progress, epoch=self.progress.epoch + 1, batch=0)
+        epoch = self.progress.epoch + 1
+        if self.metric >= self.progress.best_metric:
+            self.progress = replace(self.progress, best_metric=self.metric, best_epoch=epoch)
+            if self.plan.keep_best:
+                self._save_best()
+        self.progress = replace(self.progress, epoch=epoch, batch=0)
+
+    def _save_best(self) -> None:
+        """Keep the weights; a resume from before comes to the same and rewrites them."""
+        self.job.checkpoints.mkdir(parents=True, exist_ok=True)
+        unfinished = self._best.with_suffix(".unfinished")
+        save_file({n: t.contiguous() for n, t in self.model.state_dict().items()}, unfinished)
+        unfinished.replace(self._best)
 
     def _save_or_stop(self) -> None:
         must_stop = self.job.hooks.should_stop()
@@ -307,6 +239,7 @@ class _Training:
                 key=self.plan.key,
                 model=self.model,
                 optimizer=self._bare_optimizer(),
+                objective=self.job.objective,
             )
             self.saved_at = time.monotonic()
         if must_stop:
@@ -336,6 +269,12 @@ def _parameter_groups(model: nn.Module, plan: TrainingPlan) -> list[dict[str, ob
     ]
 
 
-def plan_key(*parts: object) -> str:
-    """Return the digest that tells one training from another."""
-    return sha256_of_json(parts)
+def _weights_line(weights: ExampleWeights) -> dict[str, object]:
+    """Return a batch's weights for the history: mean and standard deviation of each view's."""
+    if not weights:
+        return {}
+    spread = {
+        view.value: {"mean": values.mean().item(), "std": values.std(unbiased=False).item()}
+        for view, values in weights.items()
+    }
+    return {"weights": spread}

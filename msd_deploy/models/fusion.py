@@ -28,8 +28,6 @@ from msd_deploy.views import View
 # float32's minimum it stays finite in float16 (apple/coremltools PR 2669: NaN otherwise).
 MASKED_SCORE = -1e4
 _TEXT_TYPE, _IMAGE_TYPE = 0, 1
-# Of embeddings: BERT's 0.02 drowns beside the image tokens, whose scale is 1.
-_INITIAL_STD = 0.15
 
 
 class _Attention(nn.Module):
@@ -129,7 +127,7 @@ class FusionForClassification(PreTrainedModel):
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=_INITIAL_STD)
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
         """Encode pictures as tokens of the stream.
@@ -157,7 +155,7 @@ class FusionForClassification(PreTrainedModel):
         image: Tensor | None = None,
         image_present: Tensor | None = None,
     ) -> Tensor:
-        """Classify text and image tokens.
+        """Fuse text and image tokens into what the classifier reads.
 
         Args:
             text: float32 [batch, length, hidden_size].
@@ -166,7 +164,7 @@ class FusionForClassification(PreTrainedModel):
             image_present: [batch], 1 where a row shows its picture; None if all do.
 
         Returns:
-            Logits, float32 [batch, classes].
+            Features, float32 [batch, hidden_size].
         """
         present = attention_mask.to(text.dtype)
         states = text
@@ -182,7 +180,7 @@ class FusionForClassification(PreTrainedModel):
         states = self.dropout(states)
         for layer in self.layers:
             states = layer(states, mask)
-        return cast(Tensor, self.classifier(self.norm(states[:, 0])))
+        return cast(Tensor, self.norm(states[:, 0]))
 
     def forward(
         self,
@@ -209,22 +207,29 @@ class FusionForClassification(PreTrainedModel):
         image = self.encode_image(pixel_values)
         if image_index is not None:
             image = image[image_index]
-        logits = self.fuse(self.embed_text(input_ids), attention_mask, image, image_present)
+        features = self.fuse(self.embed_text(input_ids), attention_mask, image, image_present)
+        logits = self.classifier(features)
         loss = None if labels is None else _label_loss(logits, labels)
         return SequenceClassifierOutput(loss=cast(torch.FloatTensor | None, loss), logits=logits)
 
     def logits_by_view(self, batch: Batch, views: Iterable[View]) -> dict[View, Tensor]:
-        """Return the logits [batch, classes] of each view, every picture encoded once.
+        """Return the logits [batch, classes] of each view; see `features_by_view`."""
+        features = self.features_by_view(batch, views)
+        return {view: self.classifier(values) for view, values in features.items()}
 
-        The image view is computed once a picture and handed to all rows that share it.
+    def features_by_view(self, batch: Batch, views: Iterable[View]) -> dict[View, Tensor]:
+        """Return what the classifier reads [batch, hidden_size] of each view.
+
+        Every picture is encoded once, and the image view computed once a picture and handed to all
+        rows that share it.
         """
         wanted = list(views)
         text = self.embed_text(batch.input_ids)
         needs_image = any(view.has_image for view in wanted)
         image = self.encode_image(batch.pixel_values) if needs_image else None
-        return {view: self._logits_of_view(batch, view, text, image) for view in wanted}
+        return {view: self._features_of_view(batch, view, text, image) for view in wanted}
 
-    def _logits_of_view(
+    def _features_of_view(
         self, batch: Batch, view: View, text: Tensor, image: Tensor | None
     ) -> Tensor:
         if view is View.TEXT or image is None:

@@ -35,6 +35,7 @@ class FusionConfig(PreTrainedConfig):
         num_attention_heads: Heads per layer.
         intermediate_size: Width of the feed-forward part.
         dropout: Probability, on embeddings and after each sublayer.
+        initializer_range: Standard deviation of fresh embeddings.
         kwargs: What every configuration of transformers has, for example `num_labels`.
 
     Raises:
@@ -56,6 +57,7 @@ class FusionConfig(PreTrainedConfig):
         num_attention_heads: int = 4,
         intermediate_size: int = 96,
         dropout: float = 0.0,
+        initializer_range: float = 0.15,
         **kwargs: Any,
     ) -> None:
         if not _is_of_newer_transformers(kwargs.get("transformers_version")):
@@ -71,6 +73,7 @@ class FusionConfig(PreTrainedConfig):
         self.num_attention_heads = num_attention_heads
         self.intermediate_size = intermediate_size
         self.dropout = dropout
+        self.initializer_range = initializer_range
         super().__init__(**kwargs)
 
 

@@ -20,6 +20,9 @@ from msd_mobile_bench.pipeline import command_line
 STUDENT = {
     *("student", "method", "image_weight", "text_weight", "temperature", "alpha"),
     *("epochs", "batch_size", "learning_rate"),
+    "weighting",
+    "loss",
+    "patience",
 }
 
 

@@ -56,6 +56,20 @@ def test_sampler_keeps_rows_of_a_picture_together_and_yields_every_row_once() ->
         assert sum(1 for batch in batches if rows & set(batch)) == 1
 
 
+def test_a_batch_has_pictures_enough_however_many_rows_share_one() -> None:
+    shared = np.repeat(np.arange(64), 10)
+    batches = list(ImageGroupSampler(shared, batch_size=32, seed=0))
+    assert [len(set(shared[batch])) for batch in batches] == [8] * 8
+    alone = list(ImageGroupSampler(np.arange(64), batch_size=32, seed=0))
+    assert [len(batch) for batch in alone] == [32, 32]
+
+
+def test_sampler_leaves_out_rows_that_are_not_used() -> None:
+    used = np.array([True, False] * 4)
+    sampler = ImageGroupSampler(IMAGE_INDEX, batch_size=2, seed=3, used=used)
+    assert sorted(row for batch in sampler for row in batch) == [0, 2, 4, 6]
+
+
 def test_sampler_order_depends_on_seed_and_epoch_alone() -> None:
     def order(seed: int, epoch: int, skip: int = 0) -> list[list[int]]:
         sampler = ImageGroupSampler(IMAGE_INDEX, batch_size=2, seed=seed)

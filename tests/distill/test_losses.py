@@ -5,16 +5,11 @@ import pytest
 import torch
 
 from msd_deploy.config import DistillConfig
-from msd_deploy.distill.losses import (
-    ViewWeights,
-    distillation_terms,
-    fixed_weights,
-    kl_distance,
-    label_loss,
-)
+from msd_deploy.distill.distances import kl_distance
+from msd_deploy.distill.losses import distillation_terms, label_loss
+from msd_deploy.distill.weighting import fixed_weights
+from msd_deploy.problem import NO_LABEL
 from msd_deploy.views import View
-
-ALL = ViewWeights(1.0, 0.5, 2.0)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -78,45 +73,59 @@ def test_label_loss_is_cross_entropy_in_nats() -> None:
     assert math.isclose(label_loss(logits[:1], hot).item(), bernoulli, rel_tol=1e-6)
 
 
-def views_of(values: torch.Tensor) -> dict[View, torch.Tensor]:
-    return {view: values + index for index, view in enumerate(View)}
+LABELS = torch.tensor([0, 1, 2, 3, 0])
 
 
-def test_terms_are_weighted_and_named(logits: tuple[torch.Tensor, torch.Tensor]) -> None:
-    student, teacher = (views_of(values * 2) for values in logits)
-    labels = torch.tensor([0, 1, 2, 3, 0])
-    terms = distillation_terms(student, teacher, labels, weights=ALL, alpha=0.2, temperature=2.0)
-    assert set(terms) == {"labels", "multimodal", "image", "text"}
-    for view, weight in zip(View, (1.0, 0.5, 2.0), strict=True):
-        plain = kl_distance(student[view], teacher[view], temperature=2.0, multi_label=False).mean()
-        assert math.isclose(terms[view.value].item(), 0.8 * weight * plain.item(), rel_tol=1e-9)
-    plain_labels = label_loss(student[View.MULTIMODAL], labels)
+def kl_by_view(student: torch.Tensor, teacher: torch.Tensor) -> dict[View, torch.Tensor]:
+    return {
+        view: kl_distance(student + index, teacher * (1 + index), temperature=2, multi_label=False)
+        for index, view in enumerate(View)
+    }
+
+
+def test_terms_are_weighted_by_example_and_named(logits: tuple[torch.Tensor, torch.Tensor]) -> None:
+    student, teacher = logits
+    distances = kl_by_view(student, teacher)
+    weights = {view: torch.arange(5.0, dtype=torch.float64) + i for i, view in enumerate(View)}
+    terms = distillation_terms(student, distances, LABELS, weights=weights, alpha=0.2)
+    assert list(terms) == ["labels", "multimodal", "image", "text"]
+    for view in View:
+        by_hand = 0.8 * float(np.mean(weights[view].numpy() * distances[view].numpy()))
+        assert math.isclose(terms[view.value].item(), by_hand, rel_tol=1e-9)
+    plain_labels = label_loss(student, LABELS)
     assert math.isclose(terms["labels"].item(), 0.2 * plain_labels.item(), rel_tol=1e-9)
 
 
-def test_msd_with_zero_single_view_weights_is_plain_distillation(
-    logits: tuple[torch.Tensor, torch.Tensor],
-) -> None:
-    student, teacher = (views_of(values) for values in logits)
-    labels = torch.tensor([0, 1, 2, 3, 0])
+def test_msd_with_zero_single_view_weights_is_plain_distillation() -> None:
     msd = fixed_weights(DistillConfig(method="msd", image_weight=0.0, text_weight=0.0))
-    kd = fixed_weights(DistillConfig(method="kd"))
-    assert msd == kd
-    terms = distillation_terms(student, teacher, labels, weights=kd, alpha=0.1, temperature=2.0)
-    assert set(terms) == {"labels", "multimodal"}
+    assert msd == fixed_weights(DistillConfig(method="kd")) == {View.MULTIMODAL: 1.0}
 
 
 def test_without_distillation_the_labels_loss_has_full_weight(
     logits: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
     student, _ = logits
-    labels = torch.tensor([0, 1, 2, 3, 0])
-    weights = fixed_weights(DistillConfig(method="none"))
-    terms = distillation_terms(
-        {View.MULTIMODAL: student}, {}, labels, weights=weights, alpha=0.1, temperature=2.0
-    )
+    assert fixed_weights(DistillConfig(method="none")) == {}
+    terms = distillation_terms(student, {}, LABELS, weights={}, alpha=0.1)
     assert list(terms) == ["labels"]
-    assert torch.equal(terms["labels"], label_loss(student, labels))
+    assert torch.equal(terms["labels"], label_loss(student, LABELS))
+
+
+def test_rows_without_a_label_do_not_count(logits: tuple[torch.Tensor, torch.Tensor]) -> None:
+    student, _ = logits
+    some = torch.tensor([0, NO_LABEL, 2, NO_LABEL, 0])
+    assert torch.isclose(label_loss(student, some), label_loss(student[::2], LABELS[::2]))
+    none = torch.full((5,), NO_LABEL)
+    assert label_loss(student.requires_grad_(), none).item() == 0.0
+    hot = torch.tensor([[1.0, 0.0, 0.0, 1.0]] * 5, dtype=torch.float64)
+    partly = hot.clone()
+    partly[1] = torch.nan
+    kept = [0, 2, 3, 4]
+    loss = label_loss(student, partly)
+    assert torch.isclose(loss, label_loss(student[kept], hot[kept]))
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert torch.isfinite(gradient).all()
+    assert (gradient[1] == 0).all()
 
 
 def test_gradient_of_the_distance_is_the_difference_of_softened_predictions() -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torch import Tensor
 
 from msd_deploy.artifacts import RunDirectory, read_json, sha256_of_file
 from msd_deploy.config import RunConfig
@@ -19,17 +18,10 @@ from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.distill.history import History
 from msd_deploy.distill.objectives import LabelObjective
+from msd_deploy.distill.plan import TrainingPlan, default_epochs, learning_rate_at
+from msd_deploy.distill.steps import Hooks, StepLoss, StepReport, ViewOutputs
 from msd_deploy.distill.teacher_cache import read_predictions
-from msd_deploy.distill.trainer import (
-    Hooks,
-    StepReport,
-    TrainingJob,
-    TrainingPlan,
-    ViewLogits,
-    epochs_for_steps,
-    learning_rate_at,
-    train,
-)
+from msd_deploy.distill.trainer import TrainingJob, train
 from msd_deploy.errors import ArtifactError, DataError, MsdError, StoppedError
 from msd_deploy.evaluation import predict_views
 from msd_deploy.models.folders import load_model
@@ -56,6 +48,44 @@ class StopAt:
     def __call__(self) -> bool:
         self.left -= 1
         return self.left <= 0
+
+
+@pytest.fixture(scope="module")
+def meta_run(
+    tmp_path_factory: pytest.TempPathFactory, small_config: RunConfig
+) -> tuple[RunConfig, RunDirectory]:
+    """A run whose weights are learned, which keeps its best epoch."""
+    learned = replace(small_config.distill, weighting="meta", keep="best", epochs=3)
+    config = replace(small_config, distill=learned)
+    run = RunDirectory(tmp_path_factory.mktemp("runs") / "meta")
+    run_distillation(config, run)
+    return config, run
+
+
+@pytest.mark.parametrize("stops", [(5, 3), (6,)])
+def test_a_stopped_run_with_learned_weights_resumes_to_the_same_bits(
+    meta_run: tuple[RunConfig, RunDirectory], tmp_path: Path, stops: tuple[int, ...]
+) -> None:
+    config, finished = meta_run
+    run = RunDirectory(tmp_path / "run")
+    for index, step in enumerate(stops):
+        hooks = RunHooks(training=Hooks(should_stop=StopAt(step)))
+        with pytest.raises(StoppedError):
+            run_distillation(config, run, resume=index > 0, hooks=hooks)
+    run_distillation(config, run, resume=True)
+    assert digest_of_weights(run) == digest_of_weights(finished)
+    assert lines_of(run) == lines_of(finished)
+
+
+def test_the_weights_of_every_view_are_logged(
+    meta_run: tuple[RunConfig, RunDirectory],
+) -> None:
+    steps = [line for line in lines_of(meta_run[1]) if "weights" in line]
+    assert len(steps) == 9  # 180 of 200 rows in batches of 64, three passes
+    spreads = [line["weights"]["image"]["std"] for line in steps]  # type: ignore[index]
+    totals = [sum(view["mean"] for view in line["weights"].values()) for line in steps]  # type: ignore[attr-defined]
+    assert totals == pytest.approx([3.0] * 9, rel=1e-5)
+    assert len(set(spreads)) == 9
 
 
 @pytest.mark.parametrize("stops", [(1,), (3, 1), (4, 2, 5), (9,)])
@@ -251,9 +281,9 @@ def test_a_diverging_loss_is_an_error_that_names_the_learning_rate(
     tmp_path: Path,
 ) -> None:
     class Diverging(LabelObjective):
-        def __call__(self, model: ViewLogits, batch: Batch) -> dict[str, Tensor]:
-            terms = LabelObjective.__call__(self, model, batch)
-            return {name: term / 0.0 for name, term in terms.items()}
+        def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
+            answer = LabelObjective.__call__(self, model, batch)
+            return StepLoss({name: term / 0.0 for name, term in answer.terms.items()}, {})
 
     plan = TrainingPlan("student", 1, 32, 0.25, 0.0, 0.1, 0, 1, 1e9, "")
     job = TrainingJob(
@@ -277,5 +307,6 @@ def test_schedule_rises_linearly_then_falls_as_a_cosine() -> None:
 
 
 def test_automatic_epochs_make_about_the_wanted_steps() -> None:
-    assert epochs_for_steps(4000, 64, 2000) == 32
-    assert epochs_for_steps(10_000_000, 64, 2000) == 5
+    assert default_epochs(6000, 64, 94) == 8
+    assert default_epochs(10_000_000, 64, 156_250) == 5
+    assert default_epochs(34_773, 64, 226) == 12  # ten questions a picture, 16 pictures a batch

@@ -111,7 +111,7 @@ def test_fully_masked_rows_stay_finite_in_half_precision(
     half = tiny_model.to(torch.float16)
     text = half.embed_text(torch.ones(2, 5, dtype=torch.long))
     image = half.image_positions.weight.expand(2, -1, -1)
-    logits = half.fuse(text, torch.zeros(2, 5), image, torch.zeros(2))
+    logits = half.classifier(half.fuse(text, torch.zeros(2, 5), image, torch.zeros(2)))
     assert torch.isfinite(logits).all()
 
 

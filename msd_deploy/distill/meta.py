@@ -1,0 +1,207 @@
+"""Distillation whose weights are learned: each step first teaches the weights, then the student."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.func import functional_call
+
+from msd_deploy.config import DistillConfig
+from msd_deploy.data.batch import Batch, collate, rows_by_image
+from msd_deploy.data.prepared import PreparedSplit
+from msd_deploy.distill.distances import Distance
+from msd_deploy.distill.losses import distillation_terms, label_loss
+from msd_deploy.distill.meta_gradient import (
+    LastLayer,
+    VirtualStep,
+    exact_gradient,
+    last_layer_gradient,
+)
+from msd_deploy.distill.meta_weighting import MetaWeighting
+from msd_deploy.distill.objectives import detached
+from msd_deploy.distill.steps import ModelOutputs, StepLoss, ViewOutputs
+from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.views import View
+
+_VIEWS = tuple(View)
+
+
+@dataclass(frozen=True, slots=True)
+class MetaTask:
+    """What the learned weighting needs besides the student.
+
+    Attributes:
+        predictions: The teacher's logits of the training split.
+        distance: D.
+        split: The training split.
+        held_out: int64 [rows], its labelled rows that the student does not train on.
+        seed: Of the order of meta batches.
+    """
+
+    predictions: TeacherPredictions
+    distance: Distance
+    split: PreparedSplit
+    held_out: NDArray[np.int64]
+    seed: int
+
+
+class MetaObjective:
+    """Bi-level distillation (Jin et al. 2021, in our reading); see `meta_gradient`.
+
+    Args:
+        weighting: The network that sets the weights, and is trained here with Adam.
+        task: Data and teacher.
+        config: alpha and the settings named meta_*.
+    """
+
+    def __init__(self, weighting: MetaWeighting, task: MetaTask, config: DistillConfig) -> None:
+        self.weighting, self.task, self.config = weighting, task, config
+        self.step = VirtualStep(config.meta_rate, config.alpha, config.meta_look_ahead)
+        self.optimizer = torch.optim.Adam(
+            weighting.net.parameters(), lr=config.meta_learning_rate, eps=1e-12
+        )
+        self.steps_done = 0
+
+    def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
+        """Update the weighting, then return the terms that it weighs, and the weights."""
+        outputs = model(batch, _VIEWS)
+        distances = self._distances(outputs.logits, batch)
+        self._teach(model, batch, outputs, detached(distances))
+        with torch.no_grad():
+            weights = self.weighting(batch.rows, detached(distances))
+        terms = distillation_terms(
+            outputs.logits[View.MULTIMODAL],
+            distances,
+            batch.labels,
+            weights=weights,
+            alpha=self.config.alpha,
+        )
+        return StepLoss(terms, weights)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return all that changes while it trains, by name."""
+        state = {f"net.{name}": value for name, value in self.weighting.net.state_dict().items()}
+        for index, parameter in enumerate(self.weighting.net.parameters()):
+            for entry, value in self.optimizer.state.get(parameter, {}).items():
+                state[f"adam.{index}.{entry}"] = value
+        return {**state, "steps_done": torch.tensor(self.steps_done)}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from `state_tensors`.
+
+        Raises:
+            KeyError: Something is missing.
+            RuntimeError: A shape differs.
+        """
+        self.steps_done = int(tensors["steps_done"])
+        net = {n.removeprefix("net."): v for n, v in tensors.items() if n.startswith("net.")}
+        self.weighting.net.load_state_dict(net)
+        for index, parameter in enumerate(self.weighting.net.parameters()):
+            prefix = f"adam.{index}."
+            for name, value in tensors.items():
+                if name.startswith(prefix):
+                    self.optimizer.state[parameter][name.removeprefix(prefix)] = value.clone()
+
+    def gradient(
+        self, model: ViewOutputs, batch: Batch, outputs: ModelOutputs, weights: Tensor
+    ) -> Tensor:
+        """Return dL_meta / dw [views, batch] of the next meta batch, as the configuration asks."""
+        meta = self._meta_batch().to(batch.rows.device)
+        if self.config.meta_gradient == "exact":
+            return self._exact_gradient(model, batch, meta, weights)
+        return last_layer_gradient(
+            self._last_layer(model, batch, outputs, meta), weights, self.step
+        )
+
+    def _teach(
+        self, model: ViewOutputs, batch: Batch, outputs: ModelOutputs, distances: dict[View, Tensor]
+    ) -> None:
+        weights = self.weighting.stacked(batch.rows, distances)
+        gradient = self.gradient(model, batch, outputs, weights.detach())
+        self.optimizer.zero_grad()
+        weights.backward(gradient)
+        self.optimizer.step()
+        self.steps_done += 1
+
+    def _distances(self, logits: Mapping[View, Tensor], batch: Batch) -> dict[View, Tensor]:
+        teacher = self.task.predictions.of_rows("train", batch.rows)
+        return {v: self.task.distance(logits[v], teacher[v], batch.labels) for v in _VIEWS}
+
+    def _meta_batch(self) -> Batch:
+        """Draw held-out rows; by the step's number alone, so that a resumed run draws the same."""
+        rng = np.random.default_rng((self.task.seed, self.steps_done))
+        held_out = self.task.held_out
+        size = min(self.config.meta_batch_size, len(held_out))
+        rows = np.sort(rng.choice(held_out, size, replace=False))
+        return collate(self.task.split, rows)
+
+    def _last_layer(
+        self, model: ViewOutputs, batch: Batch, outputs: ModelOutputs, meta: Batch
+    ) -> LastLayer:
+        logits = {view: outputs.logits[view].detach().requires_grad_() for view in _VIEWS}
+        distances = torch.stack(list(self._distances(logits, batch).values()))
+        slopes = torch.autograd.grad(distances.sum(), list(logits.values()))
+        pair = logits[View.MULTIMODAL]
+        (label_slopes,) = torch.autograd.grad(label_loss(pair, batch.labels), pair)
+        with torch.no_grad():
+            meta_outputs = _outputs(model, dict(model.named_parameters()), meta, (View.MULTIMODAL,))
+        classifier = model.model.classifier
+        return LastLayer(
+            weight=classifier.weight.detach(),
+            bias=classifier.bias.detach(),
+            features=torch.stack([outputs.features[view].detach() for view in _VIEWS]),
+            slopes=torch.stack(slopes),
+            label_features=outputs.features[View.MULTIMODAL].detach(),
+            label_slopes=label_slopes,
+            meta_features=meta_outputs.features[View.MULTIMODAL],
+            meta_labels=meta.labels,
+        )
+
+    def _exact_gradient(
+        self, model: ViewOutputs, batch: Batch, meta: Batch, weights: Tensor
+    ) -> Tensor:
+        def losses(parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+            logits = _outputs(model, parameters, batch, _VIEWS).logits
+            distances = torch.stack(list(self._distances(logits, batch).values()))
+            return distances, label_loss(logits[View.MULTIMODAL], batch.labels)
+
+        def meta_loss(parameters: dict[str, Tensor]) -> Tensor:
+            logits = _outputs(model, parameters, meta, (View.MULTIMODAL,)).logits
+            return label_loss(logits[View.MULTIMODAL], meta.labels)
+
+        return exact_gradient(model, losses, meta_loss, weights, self.step)
+
+
+def _outputs(
+    model: ViewOutputs, parameters: Mapping[str, Tensor], batch: Batch, views: tuple[View, ...]
+) -> ModelOutputs:
+    """Run the student on a batch that must leave no trace: BatchNorm counts in copies."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    result = functional_call(model, {**parameters, **buffers}, (batch, views))
+    assert isinstance(result, ModelOutputs)
+    return result
+
+
+def hold_out(split: PreparedSplit, share: float, *, seed: int) -> NDArray[np.int64]:
+    """Choose the rows that the learned weighting is judged on, whole pictures at a time.
+
+    Args:
+        split: The training split.
+        share: Of its labelled rows.
+        seed: Decides which.
+
+    Returns:
+        Sorted int64 [rows]: all rows that share a chosen picture, unlabelled ones left out.
+    """
+    labelled = split.has_label()
+    groups = rows_by_image(split.image_index)
+    wanted = max(1, round(share * int(labelled.sum())))
+    chosen: list[int] = []
+    for group in np.random.default_rng((seed, 1)).permutation(len(groups)):
+        if len(chosen) >= wanted:
+            break
+        chosen += [row for row in groups[group] if labelled[row]]
+    return np.sort(np.array(chosen, np.int64))

@@ -1,0 +1,130 @@
+"""How the loss on held-out examples changes with each example's weight: fast and exact.
+
+A virtual SGD step of the student with the weighted loss, theta' = theta - r * grad, and the loss on
+a meta batch afterwards (Shu et al. 2019, Meta-Weight-Net; Ren et al. 2018):
+
+    dL_meta / dw_ik = -r * (1 - alpha) / B * < grad L_meta(theta'), grad l_ik(theta) >
+
+for example i and view k. `exact_gradient` takes it over all parameters, `last_layer_gradient` over
+the classifier alone, where the inner product has a closed form and needs no second backward pass.
+Without look-ahead L_meta's gradient is taken at theta instead of theta'.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from msd_deploy.distill.losses import label_loss
+
+
+@dataclass(frozen=True, slots=True)
+class LastLayer:
+    """The student's classifier and what enters it, all without gradient.
+
+    Attributes:
+        weight: float [classes, hidden].
+        bias: float [classes].
+        features: float [views, batch, hidden], the classifier's input under each weighted view.
+        slopes: float [views, batch, classes], d l_ik / d logits.
+        label_features: float [batch, hidden], the multimodal view's.
+        label_slopes: float [batch, classes], d CE_i / d logits, summing to the mean loss's.
+        meta_features: float [meta batch, hidden].
+        meta_labels: As `label_loss` takes them.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    features: Tensor
+    slopes: Tensor
+    label_features: Tensor
+    label_slopes: Tensor
+    meta_features: Tensor
+    meta_labels: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualStep:
+    """The virtual step.
+
+    Attributes:
+        rate: r, its SGD learning rate.
+        alpha: Weight of the labels' loss.
+        look_ahead: Whether the meta loss is taken after the step.
+    """
+
+    rate: float
+    alpha: float
+    look_ahead: bool = True
+
+
+def last_layer_gradient(layer: LastLayer, weights: Tensor, step: VirtualStep) -> Tensor:
+    """Return dL_meta / dw over the classifier's parameters, in closed form.
+
+    With delta_ik = d l_ik / d logits, h_ik the features, and G, g the gradient of the meta loss
+    with respect to the classifier's weight and bias:
+
+        dL_meta / dw_ik = -r * (1 - alpha) / B * delta_ik^T (G h_ik + g)
+
+    Args:
+        layer: The classifier and its inputs.
+        weights: float [views, batch], the current w_ik.
+        step: The virtual step.
+
+    Returns:
+        float [views, batch].
+    """
+    scale = step.rate * (1 - step.alpha) / weights.shape[1]
+    weight, bias = layer.weight, layer.bias
+    if step.look_ahead:
+        weighted = weights[..., None] * layer.slopes
+        of_labels = step.rate * step.alpha * layer.label_slopes
+        weight = weight - scale * torch.einsum("kbc,kbh->ch", weighted, layer.features)
+        weight = weight - of_labels.T @ layer.label_features
+        bias = bias - scale * weighted.sum(dim=(0, 1)) - of_labels.sum(dim=0)
+    with torch.enable_grad():
+        logits = (layer.meta_features @ weight.T + bias).requires_grad_()
+        (slope,) = torch.autograd.grad(label_loss(logits, layer.meta_labels), logits)
+    moved = layer.features @ (slope.T @ layer.meta_features).T + slope.sum(dim=0)
+    return -scale * (layer.slopes * moved).sum(dim=-1)
+
+
+def exact_gradient(
+    model: nn.Module,
+    losses: Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]],
+    meta_loss: Callable[[dict[str, Tensor]], Tensor],
+    weights: Tensor,
+    step: VirtualStep,
+) -> Tensor:
+    """Return dL_meta / dw over all parameters that require gradients, by a second backward pass.
+
+    Args:
+        model: The student; its gradients stay as they are.
+        losses: From parameters to the distances [views, batch] and the labels' scalar loss.
+        meta_loss: From parameters to the scalar loss on the meta batch.
+        weights: float [views, batch], the current w_ik.
+        step: The virtual step.
+
+    Returns:
+        float [views, batch].
+    """
+    parameters: dict[str, Tensor] = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
+    leaves = list(parameters.values())
+    weights = weights.detach().requires_grad_()
+    distances, of_labels = losses(parameters)
+    total = (1 - step.alpha) * (weights * distances).sum(dim=0).mean() + step.alpha * of_labels
+    slopes = torch.autograd.grad(total, leaves, create_graph=True, materialize_grads=True)
+    at = parameters
+    if step.look_ahead:
+        moved = (
+            (p - step.rate * s).detach().requires_grad_()
+            for p, s in zip(leaves, slopes, strict=True)
+        )
+        at = dict(zip(parameters, moved, strict=True))
+    meta_slopes = torch.autograd.grad(meta_loss(at), list(at.values()), materialize_grads=True)
+    inner = torch.stack([(s * m).sum() for s, m in zip(slopes, meta_slopes, strict=True)]).sum()
+    (gradient,) = torch.autograd.grad(inner, weights)
+    return -step.rate * gradient

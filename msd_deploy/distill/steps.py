@@ -1,0 +1,115 @@
+"""One step of a training: what a model is asked, what an objective answers, what is reported."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from msd_deploy.data.batch import Batch
+from msd_deploy.distill.weighting import ExampleWeights
+from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.views import View
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutputs:
+    """What a model says of a batch.
+
+    Attributes:
+        logits: Per view float [batch, classes].
+        features: Per view float [batch, hidden], what the classifier read.
+    """
+
+    logits: dict[View, Tensor]
+    features: dict[View, Tensor]
+
+
+class ViewOutputs(nn.Module):
+    """A model whose forward answers for several views, as data parallelism needs it.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: FusionForClassification) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, views: tuple[View, ...]) -> ModelOutputs:
+        """Answer for each view; every picture is encoded once."""
+        features = self.model.features_by_view(batch, views)
+        logits = {view: self.model.classifier(values) for view, values in features.items()}
+        return ModelOutputs(logits, features)
+
+
+@dataclass(frozen=True, slots=True)
+class StepLoss:
+    """What an objective returns.
+
+    Attributes:
+        terms: Scalar loss terms by name; their sum is the loss.
+        weights: The views' weights of each example; empty where there are none.
+    """
+
+    terms: dict[str, Tensor]
+    weights: ExampleWeights
+
+
+class Objective(Protocol):
+    """What a training minimises."""
+
+    def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
+        """Return the loss of a batch."""
+        ...
+
+
+@runtime_checkable
+class StatefulObjective(Protocol):
+    """An objective that learns too: its state is kept in every checkpoint."""
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return all that changes while it trains, by name."""
+        ...
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from `state_tensors`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What a progress display shows of a step.
+
+    Attributes:
+        phase: "teacher" or "student".
+        step: Steps done, from 1.
+        steps: Steps in all.
+        epoch: Current pass, from 1.
+        epochs: Passes in all.
+        terms: Loss terms by name, already weighted.
+        examples_per_second: Rows trained on per second of this process, smoothed by the caller.
+        metric: The last validation value, 0 to 1; None before the first.
+    """
+
+    phase: str
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    terms: Mapping[str, float]
+    examples_per_second: float
+    metric: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """How a caller watches and stops a training.
+
+    Attributes:
+        on_step: Called after each step.
+        should_stop: Asked after each step; true saves a checkpoint and raises StoppedError.
+    """
+
+    on_step: Callable[[StepReport], None] = lambda report: None
+    should_stop: Callable[[], bool] = lambda: False

@@ -1,0 +1,129 @@
+"""From a configuration to the objective of a student's training, and the rows it trains on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from msd_deploy.config import DistillConfig
+from msd_deploy.data.prepared import PreparedData, PreparedSplit
+from msd_deploy.distill.distances import Distance, build_distance, check_distance
+from msd_deploy.distill.meta import MetaObjective, MetaTask, hold_out
+from msd_deploy.distill.meta_weighting import MetaWeighting
+from msd_deploy.distill.objectives import DistillationObjective
+from msd_deploy.distill.saliency import Saliency, teacher_saliency
+from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.distill.weighting import (
+    FixedWeighting,
+    Weighting,
+    fixed_weights,
+    instance_weighting,
+    population_weights,
+)
+from msd_deploy.problem import Problem
+from msd_deploy.views import View
+
+
+@dataclass(frozen=True, slots=True)
+class StudentObjective:
+    """How a student learns.
+
+    Attributes:
+        objective: The loss.
+        weighting: Who sets the weights, whatever the objective.
+        predictions: The teacher's logits.
+        distance: D.
+        used: bool [rows], the training rows that it uses; None: all.
+    """
+
+    objective: DistillationObjective | MetaObjective
+    weighting: Weighting
+    predictions: TeacherPredictions
+    distance: Distance
+    used: NDArray[np.bool_] | None
+
+
+def build_student_objective(
+    config: DistillConfig, data: PreparedData, predictions: TeacherPredictions, *, seed: int
+) -> StudentObjective:
+    """Return the objective that a configuration asks for.
+
+    The global random state is left as it was, so that students of different methods that start
+    from one seed start from the same weights.
+
+    Raises:
+        ConfigError: The distance means nothing for the task.
+    """
+    check_distance(config, data.problem, len(data.labels))
+    distance = build_distance(config, data.problem)
+    if config.weighting == "meta":
+        return _meta_objective(config, data, predictions, distance, seed)
+    weighting = _hand_set_weighting(config, data.problem, predictions)
+    views = tuple(View) if config.weighting == "instance" else tuple(fixed_weights(config))
+    used = None if views else data.splits["train"].has_label()
+    objective = DistillationObjective(
+        predictions, distance, weighting, views, config.alpha, config.modality_dropout
+    )
+    return StudentObjective(objective, weighting, predictions, distance, used)
+
+
+def _hand_set_weighting(
+    config: DistillConfig, problem: Problem, predictions: TeacherPredictions
+) -> Weighting:
+    if config.weighting == "fixed":
+        return FixedWeighting(fixed_weights(config))
+    saliency = _saliency(config, problem, predictions)
+    if config.weighting == "population":
+        return FixedWeighting(population_weights(config, saliency))
+    return instance_weighting(config, saliency)
+
+
+def _saliency(config: DistillConfig, problem: Problem, predictions: TeacherPredictions) -> Saliency:
+    return teacher_saliency(predictions, "train", problem=problem, temperature=config.temperature)
+
+
+def _meta_objective(
+    config: DistillConfig,
+    data: PreparedData,
+    predictions: TeacherPredictions,
+    distance: Distance,
+    seed: int,
+) -> StudentObjective:
+    train = data.splits["train"]
+    held_out = hold_out(train, config.meta_share, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        weighting = MetaWeighting(
+            fixed_weights(config),
+            _saliency(config, data.problem, predictions),
+            multimodal_floor=config.meta_multimodal_floor,
+            single_floor=config.meta_single_floor,
+        )
+    task = MetaTask(predictions, distance, train, held_out, seed)
+    used = np.ones(len(train), bool)
+    used[held_out] = False
+    objective = MetaObjective(weighting, task, config)
+    return StudentObjective(objective, weighting, predictions, distance, used)
+
+
+def example_weights(
+    built: StudentObjective, student: Mapping[View, NDArray[np.float32]], split: PreparedSplit
+) -> dict[View, NDArray[np.float32]]:
+    """Return the weights that a finished training would give to its examples, per view [rows].
+
+    Args:
+        built: Its objective.
+        student: The student's logits [rows, classes] on the training split, of every view.
+        split: The training split.
+    """
+    rows, labels = torch.arange(len(split)), torch.from_numpy(split.labels)
+    teacher = built.predictions.of_rows("train", rows)
+    distances = {
+        view: built.distance(torch.from_numpy(logits), teacher[view], labels)
+        for view, logits in student.items()
+    }
+    with torch.no_grad():
+        weights = built.weighting(rows, distances)
+    return {view: values.numpy() for view, values in weights.items()}

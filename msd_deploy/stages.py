@@ -1,0 +1,310 @@
+"""The stages of a run; each leaves its result on disk and is passed over when it is there."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from msd_deploy.artifacts import SCHEMA_VERSION, Json, RunDirectory
+from msd_deploy.config import DistillConfig, RunConfig, TeacherConfig, config_as_json
+from msd_deploy.data.batch import ImageGroupSampler
+from msd_deploy.data.images import ImageSpec
+from msd_deploy.data.labelled import hide_labels
+from msd_deploy.data.prepared import PreparedData, prepare
+from msd_deploy.data.preprocess import (
+    Preprocessor,
+    build_preprocessor,
+    load_tokenizer,
+    train_tokenizer,
+)
+from msd_deploy.data.source_types import SourceData
+from msd_deploy.distill.history import History
+from msd_deploy.distill.objectives import LabelObjective
+from msd_deploy.distill.plan import TrainingPlan, default_epochs, plan_key
+from msd_deploy.distill.steps import Hooks, Objective
+from msd_deploy.distill.student_objective import (
+    StudentObjective,
+    build_student_objective,
+    example_weights,
+)
+from msd_deploy.distill.teacher_cache import TeacherPredictions, cache_predictions
+from msd_deploy.distill.trainer import TrainingJob, train
+from msd_deploy.evaluation import agreement, metric_name, predict_views, score_views
+from msd_deploy.hooks import StageHooks
+from msd_deploy.models.folders import WEIGHTS_NAME, load_model, save_model
+from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.sizes import DEFAULT_IMAGE_SIZE, build_student, build_teacher
+from msd_deploy.models.teachers import Teacher, load_teacher
+from msd_deploy.runs import (
+    given_teacher_folder,
+    read_source,
+    source_of_run,
+    without_paths,
+)
+from msd_deploy.views import View
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What the stages share.
+
+    Attributes:
+        config: Of the run.
+        run: Where results go; stages whose result is there are passed over.
+        data: Prepared for the student.
+        preprocessor: The student's.
+        hooks: Of stages.
+        training: Of trainings.
+    """
+
+    config: RunConfig
+    run: RunDirectory
+    data: PreparedData
+    preprocessor: Preprocessor
+    hooks: StageHooks
+    training: Hooks
+
+
+def read_task(
+    config: RunConfig,
+    run: RunDirectory,
+    hooks: StageHooks,
+    training: Hooks,
+    *,
+    resume: bool = False,
+) -> tuple[Task, SourceData]:
+    """Read and prepare the data; return the task, and the source for a teacher of other inputs.
+
+    Args:
+        config: Of the run.
+        run: Where results go.
+        hooks: Of stages.
+        training: Of trainings.
+        resume: Whether the run was begun: its data set is one that was there.
+
+    Raises:
+        MsdError: The data cannot be read or used.
+    """
+    hooks.on_stage(f"Reading {config.data.spec}")
+    source = source_of_run(config, run) if resume else read_source(config)
+    preprocessor = _build_preprocessor(config, source)
+    data = _prepare(source, preprocessor, config, hooks)
+    data = hide_labels(data, config.data.labelled_share, seed=config.data.seed)
+    return Task(config, run, data, preprocessor, hooks, training), source
+
+
+def _build_preprocessor(config: RunConfig, source: SourceData) -> Preprocessor:
+    side = config.data.image_size or DEFAULT_IMAGE_SIZE[config.student.size]
+    spec = ImageSpec((side, side), config.data.image_mode)
+    if config.data.tokenizer is not None:
+        tokenizer = load_tokenizer(config.data.tokenizer)
+    else:
+        texts = (text for text in source.dataset["train"]["text"] if text)
+        tokenizer = train_tokenizer(texts, vocabulary_size=config.data.vocabulary_size)
+    return build_preprocessor(tokenizer, spec, max_length=config.data.max_length)
+
+
+def _prepare(
+    source: SourceData, preprocessor: Preprocessor, config: RunConfig, hooks: StageHooks
+) -> PreparedData:
+    return prepare(
+        source,
+        preprocessor,
+        strict=config.data.strict,
+        on_image=lambda done, total: hooks.on_count("pictures", done, total),
+    )
+
+
+def given_teacher(
+    task: Task, source: SourceData, *, resume: bool = False
+) -> tuple[PreparedData, Teacher | None]:
+    """Load the teacher that the configuration names, and the data as it wants it."""
+    folder, data = given_teacher_folder(task.config, task.run, resume=resume), task.data
+    if folder is None:
+        return data, None
+    teacher = load_teacher(folder, labels=data.labels, problem=data.problem)
+    return _prepare(source, teacher.preprocessor, task.config, task.hooks), teacher
+
+
+def trained_teacher(task: Task) -> Teacher:
+    """Train the teacher on the labelled rows, unless the run has it."""
+    run, data, settings = task.run, task.data, task.config.teacher
+    if not run.teacher.is_dir():
+        task.hooks.on_stage("Training the teacher on the labels")
+        torch.manual_seed(task.config.seed)
+        model = build_teacher(data, task.preprocessor)
+        objective = LabelObjective(settings.modality_dropout)
+        plan = _plan(task, "teacher", settings)
+        _train(task, model, objective, plan, used=data.splits["train"].has_label())
+        _save(task, run.teacher, model)
+    return load_teacher(run.teacher, labels=data.labels, problem=data.problem)
+
+
+def cached_predictions(
+    task: Task, teacher: Teacher, teacher_data: PreparedData
+) -> TeacherPredictions:
+    """Return the teacher's logits of every split and view, computed once."""
+    task.hooks.on_stage("Caching the teacher's predictions of all three views")
+    return cache_predictions(
+        teacher,
+        teacher_data,
+        task.run.teacher_predictions,
+        on_batch=lambda done, total: task.hooks.on_count("examples", done, total),
+    )
+
+
+def distilled_student(
+    task: Task, predictions: TeacherPredictions, *, steps: int | None = None
+) -> FusionForClassification:
+    """Distil the student, unless the run has it; then write the weights it gave to its examples.
+
+    Args:
+        task: The task.
+        predictions: The teacher's.
+        steps: Length of the training instead of the configuration's epochs.
+    """
+    run, settings = task.run, task.config.distill
+    if not run.student.is_dir():
+        task.hooks.on_stage(
+            f"Distilling the {task.config.student.size} student ({settings.method})"
+        )
+        torch.manual_seed(task.config.seed)
+        model = build_student(task.config.student, task.data, task.preprocessor)
+        built = build_student_objective(settings, task.data, predictions, seed=task.config.seed)
+        plan = _plan(task, "student", settings)
+        plan = replace(
+            plan,
+            steps=steps,
+            keep_best=settings.keep == "best" or settings.patience is not None,
+            patience=settings.patience,
+        )
+        _train(task, model, built.objective, plan, used=built.used)
+        _write_weights(task, built, model)
+        _save(task, run.student, model)
+    return load_model(run.student).model
+
+
+def _write_weights(task: Task, built: StudentObjective, model: FusionForClassification) -> None:
+    """Write the final weights of each training example, for the report, if the method has any."""
+    train_split = task.data.splits["train"]
+    weights = example_weights(built, predict_views(model, train_split), train_split)
+    if weights:
+        path = task.run.example_weights
+        unfinished = path.with_suffix(".unfinished")
+        save_file({view.value: values for view, values in weights.items()}, unfinished)
+        unfinished.replace(path)
+
+
+def ordinary_steps(task: Task) -> int:
+    """Return the steps of the student's training on all rows."""
+    settings = task.config.distill
+    return _epochs(task, settings) * _steps_per_epoch(task, settings)
+
+
+def _steps_per_epoch(task: Task, settings: TeacherConfig | DistillConfig) -> int:
+    index = task.data.splits["train"].image_index
+    return len(ImageGroupSampler(index, batch_size=settings.batch_size, seed=task.config.seed))
+
+
+def _epochs(task: Task, settings: TeacherConfig | DistillConfig) -> int:
+    rows = len(task.data.splits["train"])
+    return settings.epochs or default_epochs(
+        rows, settings.batch_size, _steps_per_epoch(task, settings)
+    )
+
+
+def _plan(task: Task, phase: str, settings: TeacherConfig | DistillConfig) -> TrainingPlan:
+    common = task.config.distill
+    return TrainingPlan(
+        phase=phase,
+        epochs=_epochs(task, settings),
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        weight_decay=common.weight_decay,
+        warmup_share=common.warmup_share,
+        seed=task.config.seed,
+        log_every=common.log_every,
+        checkpoint_seconds=common.checkpoint_seconds,
+        key=plan_key(
+            phase,
+            config_as_json(without_paths(task.config)),
+            task.data.digest,
+            task.preprocessor.digest(),
+        ),
+    )
+
+
+def _train(
+    task: Task,
+    model: FusionForClassification,
+    objective: Objective,
+    plan: TrainingPlan,
+    *,
+    used: NDArray[np.bool_] | None = None,
+) -> None:
+    train(
+        TrainingJob(
+            model,
+            objective,
+            task.data,
+            plan,
+            checkpoints=task.run.checkpoints / plan.phase,
+            history=History(task.run.history),
+            hooks=task.training,
+            used=used,
+        )
+    )
+
+
+def _save(task: Task, folder: Path, model: FusionForClassification) -> None:
+    save_model(
+        folder,
+        model,
+        task.preprocessor,
+        labels=task.data.labels,
+        problem=task.data.problem,
+        facts={"dataset_digest": task.data.digest, "parameters": parameter_count(model)},
+    )
+
+
+def parameter_count(model: torch.nn.Module) -> int:
+    """Return the number of trainable parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def measure(
+    task: Task,
+    predictions: TeacherPredictions,
+    teacher: FusionForClassification,
+    student: FusionForClassification,
+) -> Json:
+    """Return metrics.json: both models on validation and test, all three views."""
+    problem = task.data.problem
+    of_teacher, of_student = _facts(teacher, task.run.teacher), _facts(student, task.run.student)
+    agreements = {}
+    for name in ("validation", "test"):
+        split = task.data.splits[name]
+        expected, found = predictions.by_view(name), predict_views(student, split)
+        for facts, logits in ((of_teacher, expected), (of_student, found)):
+            scores = score_views(logits, split.labels, problem)
+            facts[name] = {view.value: score.as_json() for view, score in scores.items()}
+        agreements[name] = {
+            view.value: round(agreement(expected[view], found[view], problem), 6) for view in View
+        }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "metric": metric_name(problem),
+        "teacher": of_teacher,
+        "student": of_student,
+        "agreement": agreements,
+    }
+
+
+def _facts(model: FusionForClassification, folder: Path) -> Json:
+    return {
+        "parameters": parameter_count(model),
+        "size_bytes": (folder / WEIGHTS_NAME).stat().st_size,
+    }
