@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from msd_cli.bench import bench
+from msd_cli.compare import compare
 from msd_cli.console import say
 from msd_cli.distill import distill
 from msd_cli.doctor import doctor
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-for command in (distill, export, bench, evaluate, predict, doctor):
+for command in (distill, export, bench, compare, evaluate, predict, doctor):
     app.command()(command)
 
 

@@ -39,6 +39,17 @@ def run_settings(
     return settings, RunDirectory(out or default_run_folder(settings.data.spec))
 
 
+def base_config(options: Mapping[str, object], *, config_file: Path | None) -> RunConfig:
+    """Return the configuration of a file, or the default one, with options set.
+
+    Raises:
+        ConfigError: A value is out of range or the file cannot be read.
+    """
+    base = RunConfig() if config_file is None else read_config(config_file)
+    with usage_errors():
+        return with_options(base, options)
+
+
 def default_run_folder(spec: str) -> Path:
     """Return runs/NAME for a data set: its task, or its file's stem."""
     name = Path(spec).stem if spec.endswith(".jsonl") else spec.rpartition(":")[2]

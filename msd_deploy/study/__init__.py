@@ -1,0 +1,1 @@
+"""Methods side by side on one task: the evidence that a way of distilling helps."""

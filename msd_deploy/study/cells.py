@@ -1,0 +1,83 @@
+"""One student of a study: trained, measured on the test split, and kept.
+
+A cell is a folder cells/METHOD/seed-N: student/, history.jsonl, metrics.json (written last) and the
+student's logits on the test split, from which every figure of the study can be computed again.
+"""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from msd_deploy.artifacts import SCHEMA_VERSION, Json, RunDirectory, read_json, write_json
+from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.evaluation import LogitsByView, agreement, predict_views, score_views
+from msd_deploy.stages import Task, distilled_student
+from msd_deploy.study.config import StudyConfig
+from msd_deploy.views import View
+
+_LOGITS = "test_logits.safetensors"
+
+
+def cell_directory(out: Path, method: str, seed: int) -> RunDirectory:
+    """Return where a cell lies."""
+    return RunDirectory(out / "cells" / method / f"seed-{seed}")
+
+
+def is_done(cell: RunDirectory) -> bool:
+    """Return whether a cell is finished."""
+    return cell.metrics.is_file()
+
+
+def train_cell(
+    study: StudyConfig,
+    task: Task,
+    predictions: TeacherPredictions,
+    *,
+    cell: tuple[str, int],
+    steps: int,
+) -> None:
+    """Train and measure one student; a cell that was interrupted goes on from its checkpoint.
+
+    Args:
+        study: The study.
+        task: Its task; the run is the study's.
+        predictions: The teacher's.
+        cell: Method and seed.
+        steps: Length of the training.
+    """
+    method, seed = cell
+    directory = cell_directory(task.run.root, method, seed)
+    directory.root.mkdir(parents=True, exist_ok=True)
+    is_fresh = not directory.history.exists()
+    own = replace(task, config=study.of_cell(method, seed), run=directory)
+    started = time.process_time()
+    student = distilled_student(own, predictions, steps=steps)
+    seconds = time.process_time() - started
+    test = task.data.splits["test"]
+    logits = predict_views(student, test)
+    save_file({view.value: values for view, values in logits.items()}, directory.root / _LOGITS)
+    problem, teacher = task.data.problem, predictions.by_view("test")
+    scores = score_views(logits, test.labels, problem)
+    write_json(
+        directory.metrics,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "method": method,
+            "seed": seed,
+            "steps": steps,
+            "cpu_seconds": round(seconds, 2) if is_fresh else None,
+            "test": {view.value: score.as_json() for view, score in scores.items()},
+            "agreement": {
+                v.value: round(agreement(teacher[v], logits[v], problem), 6) for v in View
+            },
+        },
+    )
+
+
+def read_cell(cell: RunDirectory) -> tuple[Json, LogitsByView]:
+    """Return a finished cell's metrics, and its logits [rows, classes] on the test split."""
+    tensors = load_file(cell.root / _LOGITS)
+    return read_json(cell.metrics), {view: np.asarray(tensors[view.value]) for view in View}

@@ -1,0 +1,260 @@
+"""`run_study`: one teacher, every method and seed, and what may be said about them."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from msd_deploy import __version__
+from msd_deploy.artifacts import (
+    SCHEMA_VERSION,
+    Json,
+    RunDirectory,
+    read_versioned_json,
+    utc_now,
+    write_json,
+    write_text,
+)
+from msd_deploy.config import config_as_json
+from msd_deploy.distill.steps import Hooks
+from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.errors import ArtifactError
+from msd_deploy.evaluation import metric_name, row_counts
+from msd_deploy.hooks import StageHooks
+from msd_deploy.runs import begin_run, with_absolute_paths
+from msd_deploy.stages import (
+    Task,
+    cached_predictions,
+    given_teacher,
+    ordinary_steps,
+    read_task,
+    trained_teacher,
+)
+from msd_deploy.study.cells import cell_directory, is_done, read_cell
+from msd_deploy.study.compute import measure_flops, steps_by_method
+from msd_deploy.study.config import StudyConfig
+from msd_deploy.study.statistics import (
+    Counts,
+    PairedDifference,
+    gap_closed,
+    paired_difference,
+    spread_of,
+)
+from msd_deploy.study.tables import study_markdown
+from msd_deploy.study.workers import train_cells
+from msd_deploy.views import View
+
+STUDY_NAME, RESULT_NAME, TABLE_NAME = "study.json", "compare.json", "compare.md"
+_BASELINES = ("kd", "kd-dropout", "msd-fixed")
+
+CountsByCell = dict[str, dict[int, dict[View, Counts]]]
+"""Method to seed to view to counts [test rows, 2]."""
+
+
+def run_study(
+    study: StudyConfig,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    facts: Mapping[str, object] | None = None,
+    hooks: StageHooks | None = None,
+    training: Hooks | None = None,
+) -> Json:
+    """Train what is missing of a study, and write compare.json and compare.md.
+
+    A study that exists is gone on with: methods and seeds may be added, all else must be the same.
+
+    Args:
+        study: The study.
+        out: Its folder.
+        overwrite: Start anew.
+        facts: What the result should state besides, such as the command and the machine.
+        hooks: Progress.
+        training: Progress of the teacher's training, and stopping.
+
+    Returns:
+        The content of compare.json.
+
+    Raises:
+        MsdError: Bad input. See `msd_deploy.errors`.
+        StoppedError: Asked to stop; run it again to go on.
+    """
+    hooks, training = hooks or StageHooks(), training or Hooks()
+    study = replace(study, base=with_absolute_paths(study.base))
+    _begin(study, out, overwrite=overwrite)
+    run = RunDirectory(out)
+    is_begun = run.run_json.is_file()
+    task, source = read_task(study.base, run, hooks, training, resume=is_begun)
+    teacher_data, given = given_teacher(task, source, resume=is_begun)
+    begin_run(study.base, run, task.data, task.preprocessor, given)
+    teacher = given or trained_teacher(task)
+    predictions = cached_predictions(task, teacher, teacher_data)
+    hooks.on_stage("Counting what a step of each method costs")
+    flops, reference = measure_flops(study, task, predictions)
+    steps = steps_by_method(study, flops, reference, ordinary_steps(task))
+    _train_missing(study, out, steps, hooks, training)
+    hooks.on_stage("Comparing")
+    result = {
+        **_head(study, task, facts or {}),
+        **_results(study, out, task, predictions),
+        "steps": steps,
+        "flops_per_step": {method: round(value) for method, value in flops.items()},
+    }
+    write_json(out / RESULT_NAME, result)
+    write_text(out / TABLE_NAME, study_markdown(result))
+    shutil.rmtree(task.run.checkpoints, ignore_errors=True)
+    return result
+
+
+def _begin(study: StudyConfig, out: Path, *, overwrite: bool) -> None:
+    stated = {"schema_version": SCHEMA_VERSION, "study": _identity(study)}
+    path = out / STUDY_NAME
+    if out.exists() and overwrite and path.is_file():
+        shutil.rmtree(out)
+    if path.is_file():
+        before = read_versioned_json(path).get("study")
+        if before != stated["study"]:
+            raise ArtifactError(
+                "is a study of other data, teacher, student or settings",
+                where=out,
+                fix="Use another --out, or --overwrite it",
+            )
+        return
+    if out.exists() and any(out.iterdir()):
+        raise ArtifactError("exists and is no study", where=out, fix="Use another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, stated)
+
+
+def _identity(study: StudyConfig) -> Json:
+    """Return all but what may be added to a study: methods, seeds, processes."""
+    return {
+        "base": config_as_json(study.base),
+        "budget": study.budget,
+        "dropout": study.dropout,
+    }
+
+
+def _train_missing(
+    study: StudyConfig, out: Path, steps: Mapping[str, int], hooks: StageHooks, training: Hooks
+) -> None:
+    cells = study.cells()
+    missing = [cell for cell in cells if not is_done(cell_directory(out, *cell))]
+    before = len(cells) - len(missing)
+    if not missing:
+        return
+    known = f", {before} are there already" if before else ""
+    hooks.on_stage(f"Distilling {len(cells)} students{known}")
+
+    def on_done(cell: tuple[str, int], finished: int) -> None:
+        hooks.on_count("students", before + finished, len(cells))
+
+    hooks.on_count("students", before, len(cells))
+    train_cells(study, out, missing, steps, on_done=on_done, should_stop=training.should_stop)
+
+
+def _head(study: StudyConfig, task: Task, facts: Mapping[str, object]) -> Json:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "msd_deploy": __version__,
+        "created_utc": utc_now(),
+        "data": Path(study.base.data.spec).name,
+        "dataset_digest": task.data.digest,
+        "examples": {name: len(split) for name, split in task.data.splits.items()},
+        "labelled": int(task.data.splits["train"].has_label().sum()),
+        "student": study.base.student.size,
+        "metric": metric_name(task.data.problem),
+        "budget": study.budget,
+        "settings": asdict(study.base.distill),
+        **facts,
+    }
+
+
+def _results(study: StudyConfig, out: Path, task: Task, predictions: TeacherPredictions) -> Json:
+    labels, problem = task.data.splits["test"].labels, task.data.problem
+    counts: CountsByCell = {method: {} for method in study.methods}
+    seconds: dict[str, list[float]] = {method: [] for method in study.methods}
+    for method, seed in study.cells():
+        metrics, logits = read_cell(cell_directory(out, method, seed))
+        counts[method][seed] = {v: row_counts(logits[v], labels, problem) for v in View}
+        if isinstance(metrics["cpu_seconds"], float):
+            seconds[method].append(metrics["cpu_seconds"])
+    of_teacher = {v: row_counts(predictions.of_view("test", v), labels, problem) for v in View}
+    teacher = {view: _value(values) for view, values in of_teacher.items()}
+    methods = _spreads(counts)
+    return {
+        "teacher": {view.value: round(value, 6) for view, value in teacher.items()},
+        "methods": methods,
+        "paired": _paired(counts),
+        "gap_closed": _gaps(counts, teacher),
+        "cpu_seconds": {m: round(float(np.mean(s)), 2) for m, s in seconds.items() if s},
+    }
+
+
+def _value(counts: Counts) -> float:
+    numerator, denominator = counts.sum(axis=0)
+    return float(numerator / max(denominator, 1))
+
+
+def _values(by_seed: Mapping[int, Mapping[View, Counts]], view: View) -> dict[int, float]:
+    return {seed: _value(views[view]) for seed, views in by_seed.items()}
+
+
+def _spreads(counts: CountsByCell) -> Json:
+    return {
+        method: {v.value: spread_of(_values(by_seed, v)).as_json() for v in View}
+        for method, by_seed in counts.items()
+    }
+
+
+def _paired(counts: CountsByCell) -> Json:
+    """Compare every method with each baseline that stands before it, by view."""
+    order = list(counts)
+    pairs = [
+        (method, baseline)
+        for baseline in _BASELINES
+        for method in order
+        if baseline in order and order.index(method) > order.index(baseline)
+    ]
+    return {
+        f"{method} - {baseline}": {
+            view.value: difference.as_json()
+            for view in View
+            if (difference := _difference(counts, method, baseline, view)) is not None
+        }
+        for method, baseline in pairs
+    }
+
+
+def _difference(
+    counts: CountsByCell, first: str, second: str, view: View
+) -> PairedDifference | None:
+    return paired_difference(
+        {seed: views[view] for seed, views in counts[first].items()},
+        {seed: views[view] for seed, views in counts[second].items()},
+    )
+
+
+def _gaps(counts: CountsByCell, teacher: Mapping[View, float]) -> Json:
+    """Return the share of the way from the undistilled student to the teacher, by method."""
+    if "none" not in counts:
+        return {}
+    gaps: Json = {}
+    for method, by_seed in counts.items():
+        if method == "none":
+            continue
+        gaps[method] = {v.value: _gap(by_seed, counts["none"], v, teacher[v]) for v in View}
+    return gaps
+
+
+def _gap(
+    method: Mapping[int, Mapping[View, Counts]],
+    without: Mapping[int, Mapping[View, Counts]],
+    view: View,
+    teacher: float,
+) -> float | None:
+    mean, base = (float(np.mean(list(_values(c, view).values()))) for c in (method, without))
+    gap = gap_closed(mean, base, teacher)
+    return None if gap is None else round(gap, 4)

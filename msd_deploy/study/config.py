@@ -1,0 +1,61 @@
+"""What a study compares. Torch-free."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from msd_deploy.config import RunConfig, check_range
+from msd_deploy.errors import ConfigError
+from msd_deploy.study.methods import METHODS
+
+Budget = Literal["steps", "compute", "converged"]
+ALL_METHODS = tuple(METHODS)
+CONVERGED_FACTOR = 4
+"""At convergence, how many times the ordinary steps a student has."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyConfig:
+    """Methods and seeds on one task."""
+
+    base: RunConfig = field(default_factory=RunConfig)
+    """Data, teacher, student and settings that all methods share."""
+    methods: tuple[str, ...] = ALL_METHODS
+    """Names of METHODS."""
+    seeds: int = 3
+    """Students of each method."""
+    first_seed: int = 1
+    """Their seeds count up from this one."""
+    budget: Budget = "steps"
+    """steps: as many for all; compute: as many floating-point operations; converged: four times the
+    steps, and the epoch with the best validation metric."""
+    dropout: float = 0.3
+    """kd-dropout: share of steps in which the student sees one modality alone."""
+    jobs: int | None = None
+    """Students trained at a time, a processor core each; None: as many as there are cores."""
+
+    def __post_init__(self) -> None:
+        for name in self.methods:
+            if name not in METHODS:
+                raise ConfigError(
+                    f"unknown method {name!r}",
+                    where="methods",
+                    fix=f"Known are {', '.join(METHODS)}",
+                )
+        if len(set(self.methods)) < len(self.methods) or not self.methods:
+            raise ConfigError("must name each method once, at least one", where="methods")
+        check_range("seeds", self.seeds, 1, 1000)
+        check_range("first_seed", self.first_seed, 0, 1_000_000)
+        check_range("dropout", self.dropout, 0.01, 0.9)
+        check_range("jobs", self.jobs, 1, 1024)
+
+    def of_cell(self, method: str, seed: int) -> RunConfig:
+        """Return the configuration of one student."""
+        distill = METHODS[method](self.base.distill, self.dropout)
+        if self.budget == "converged":
+            distill = replace(distill, keep="best")
+        return replace(self.base, distill=distill, seed=seed)
+
+    def cells(self) -> list[tuple[str, int]]:
+        """Return every method and seed, seed by seed, so that early results compare methods."""
+        seeds = range(self.first_seed, self.first_seed + self.seeds)
+        return [(method, seed) for seed in seeds for method in self.methods]

@@ -1,0 +1,58 @@
+"""The methods that a study compares, each as a change of the distillation's settings."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from msd_deploy.config import DistillConfig
+
+_Change = Callable[[DistillConfig, float], DistillConfig]
+
+
+def _none(config: DistillConfig, dropout: float) -> DistillConfig:
+    return replace(config, method="none", weighting="fixed", modality_dropout=0.0)
+
+
+def _kd(config: DistillConfig, dropout: float) -> DistillConfig:
+    return replace(config, method="kd", weighting="fixed", modality_dropout=0.0)
+
+
+def _kd_dropout(config: DistillConfig, dropout: float) -> DistillConfig:
+    return replace(config, method="kd", weighting="fixed", modality_dropout=dropout)
+
+
+def _fixed(config: DistillConfig, dropout: float) -> DistillConfig:
+    return replace(config, method="msd", weighting="fixed", modality_dropout=0.0)
+
+
+def _population(config: DistillConfig, dropout: float) -> DistillConfig:
+    return replace(config, method="msd", weighting="population", modality_dropout=0.0)
+
+
+def _instance(config: DistillConfig, dropout: float) -> DistillConfig:
+    return replace(config, method="msd", weighting="instance", modality_dropout=0.0)
+
+
+def _meta(config: DistillConfig, dropout: float) -> DistillConfig:
+    return replace(config, method="msd", weighting="meta", modality_dropout=0.0)
+
+
+METHODS: Mapping[str, _Change] = {
+    "none": _none,
+    "kd": _kd,
+    "kd-dropout": _kd_dropout,
+    "msd-fixed": _fixed,
+    "msd-population": _population,
+    "msd-instance": _instance,
+    "msd-meta": _meta,
+}
+
+DESCRIPTIONS: Mapping[str, str] = {
+    "teacher": "the teacher",
+    "none": "labels alone",
+    "kd": "plain knowledge distillation: the teacher's answer to the pair",
+    "kd-dropout": "the same, the student shown one modality alone in some steps",
+    "msd-fixed": "MSD, constant weights",
+    "msd-population": "MSD, weights from each modality's mean saliency",
+    "msd-instance": "MSD, weights from each example's saliency",
+    "msd-meta": "MSD, weights learned with the student",
+}

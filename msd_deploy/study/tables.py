@@ -1,0 +1,113 @@
+"""A study as a table for people: rows are methods, columns views, as in the paper."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from msd_deploy.study.methods import DESCRIPTIONS
+from msd_deploy.views import View
+
+_VIEWS = tuple(view.value for view in View)
+_SIGNIFICANT = 0.05
+
+
+def study_markdown(result: Mapping[str, Any]) -> str:
+    """Return compare.md.
+
+    Args:
+        result: The content of compare.json.
+    """
+    return "\n".join(
+        [
+            f"# {result['data']}: methods of distillation compared",
+            "",
+            *_facts(result),
+            "",
+            *_table(result),
+            "",
+            *_paired_table(result),
+        ]
+    )
+
+
+def _facts(result: Mapping[str, Any]) -> list[str]:
+    rows, budget = result["examples"], result["budget"]
+    meaning = {
+        "steps": "equal steps",
+        "compute": "equal compute (floating-point operations of msd-fixed's ordinary run)",
+        "converged": "four times the ordinary steps, best epoch on validation",
+    }[budget]
+    lines = [
+        f"- {result['metric']} in % on {rows['test']:,} test examples; mean ± standard deviation"
+        f" over seeds {_seeds(result)}",
+        f"- {rows['train']:,} training rows, {result['labelled']:,} of them labelled;"
+        f" student {result['student']}; {meaning}",
+    ]
+    for key in ("command", "host", "created_utc"):
+        if result.get(key):
+            lines.append(f"- {key.removesuffix('_utc')}: {_quoted(key, result[key])}")
+    return lines
+
+
+def _quoted(key: str, value: object) -> str:
+    return f"`{value}`" if key == "command" else str(value)
+
+
+def _seeds(result: Mapping[str, Any]) -> str:
+    first = next(iter(result["methods"].values()))
+    return ", ".join(first["multimodal"]["per_seed"])
+
+
+def _table(result: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"| method | {' | '.join(_VIEWS)} | gap closed | steps | operations a step | CPU s |",
+        f"|---|{'---:|' * (len(_VIEWS) + 4)}",
+        f"| teacher | {' | '.join(_percent(result['teacher'][v]) for v in _VIEWS)} | | | | |",
+    ]
+    for method, spreads in result["methods"].items():
+        gap = result["gap_closed"].get(method, {}).get("multimodal")
+        seconds = result["cpu_seconds"].get(method)
+        cells = [
+            method,
+            *(_spread(spreads[view]) for view in _VIEWS),
+            "" if gap is None else f"{gap:.0%}",
+            f"{result['steps'][method]:,}",
+            f"{result['flops_per_step'][method] / 1e9:.2f} G",
+            "" if seconds is None else f"{seconds:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    legend = [f"{name}: {DESCRIPTIONS[name]}" for name in result["methods"]]
+    return [*lines, "", "; ".join(legend) + "."]
+
+
+def _paired_table(result: Mapping[str, Any]) -> list[str]:
+    if not result["paired"]:
+        return []
+    lines = [
+        "Differences in points, paired by seed: mean, 95 % bootstrap interval over seeds and test"
+        " examples, p of the paired t-test (**bold** below .05).",
+        "",
+        f"| difference | {' | '.join(_VIEWS)} |",
+        f"|---|{'---:|' * len(_VIEWS)}",
+    ]
+    for name, views in result["paired"].items():
+        lines.append(f"| {name} | {' | '.join(_difference(views[view]) for view in _VIEWS)} |")
+    return [*lines, ""]
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _spread(spread: Mapping[str, Any]) -> str:
+    deviation = "" if spread["std"] is None else f" ± {100 * spread['std']:.1f}"
+    return f"{_percent(spread['mean'])}{deviation}"
+
+
+def _difference(difference: Mapping[str, Any]) -> str:
+    low, high = difference["interval"]
+    p_value = difference["p_value"]
+    text = f"{100 * difference['mean']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    if p_value is None:
+        return text
+    stated = "p < .001" if p_value < 0.001 else f"p = {p_value:.3f}".replace("0.", ".")
+    return f"**{text} {stated}**" if p_value < _SIGNIFICANT else f"{text} {stated}"

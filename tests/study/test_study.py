@@ -1,0 +1,220 @@
+"""A small study end to end, through worker processes: results, resume, refusals."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from msd_deploy.artifacts import RunDirectory, sha256_of_file
+from msd_deploy.config import DataConfig, DistillConfig, RunConfig, TeacherConfig
+from msd_deploy.data.source_types import SourceOptions
+from msd_deploy.data.sources import load_source
+from msd_deploy.data.synthetic_tasks import MEMES_LABELS
+from msd_deploy.distill.steps import Hooks
+from msd_deploy.distill.teacher_cache import read_predictions
+from msd_deploy.errors import ArtifactError, ConfigError, MsdError, StoppedError
+from msd_deploy.hooks import StageHooks
+from msd_deploy.models.folders import load_model
+from msd_deploy.runs import data_of_run
+from msd_deploy.stages import read_task
+from msd_deploy.study.cells import cell_directory, read_cell
+from msd_deploy.study.compare import RESULT_NAME, TABLE_NAME, run_study
+from msd_deploy.study.compute import measure_flops, steps_by_method
+from msd_deploy.study.config import StudyConfig
+from msd_deploy.study.methods import METHODS
+from msd_deploy.study.workers import train_cells
+from msd_deploy.views import View
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
+    """Three methods on 240 generated memes as a FILE.jsonl, so that its test split is small."""
+    folder = tmp_path_factory.mktemp("memes")
+    rows = load_source("synthetic:memes", options=SourceOptions(examples=240)).dataset["train"]
+    with (folder / "memes.jsonl").open("w") as file:
+        for index, row in enumerate(rows):
+            (folder / f"{index}.png").write_bytes(row["image_bytes"])
+            label = MEMES_LABELS[row["label"]]
+            line = {"image": f"{index}.png", "text": row["text"], "label": label}
+            file.write(json.dumps(line) + "\n")
+    base = RunConfig(
+        data=DataConfig(spec=str(folder / "memes.jsonl")),
+        teacher=TeacherConfig(epochs=1),
+        distill=DistillConfig(epochs=1),
+    )
+    return StudyConfig(base, methods=("none", "kd", "msd-meta"), seeds=1, jobs=1)
+
+
+@pytest.fixture(scope="module")
+def finished_study(
+    study: StudyConfig, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, object]]:
+    out = tmp_path_factory.mktemp("studies") / "memes"
+    return out, run_study(study, out, facts={"command": "msd compare", "host": "a machine"})
+
+
+def test_the_result_states_every_method_view_and_pair(
+    finished_study: tuple[Path, dict[str, object]],
+) -> None:
+    out, result = finished_study
+    assert json.loads((out / RESULT_NAME).read_text()) == json.loads(json.dumps(result))
+    methods, paired = result["methods"], result["paired"]
+    assert isinstance(methods, dict)
+    assert isinstance(paired, dict)
+    assert list(methods) == ["none", "kd", "msd-meta"]
+    assert all(set(views) == {"multimodal", "image", "text"} for views in methods.values())
+    assert list(paired) == ["msd-meta - kd"]
+    assert result["steps"] == {"none": 3, "kd": 3, "msd-meta": 3}
+
+
+def test_the_figures_are_those_of_the_kept_students(
+    finished_study: tuple[Path, dict[str, object]],
+) -> None:
+    out, result = finished_study
+    cell = cell_directory(out, "kd", 1)
+    metrics, logits = read_cell(cell)
+    data = data_of_run(RunDirectory(out), load_model(cell.student).preprocessor)
+    right = logits[View.IMAGE].argmax(axis=1) == data.splits["test"].labels
+    stated = result["methods"]["kd"]["image"]["per_seed"]["1"]  # type: ignore[index]
+    assert stated == pytest.approx(right.mean(), abs=1e-6)
+    assert metrics["test"]["image"]["value"] == pytest.approx(right.mean(), abs=1e-6)  # type: ignore[index]
+
+
+def test_the_table_is_markdown_with_a_row_a_method(
+    finished_study: tuple[Path, dict[str, object]],
+) -> None:
+    table = (finished_study[0] / TABLE_NAME).read_text()
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in rows[:5]}) == 1
+    assert "| msd-meta | " in table
+    assert "command: `msd compare`" in table
+    assert "host: a machine" in table
+
+
+def test_a_study_goes_on_with_more_methods_and_keeps_its_students(
+    study: StudyConfig, finished_study: tuple[Path, dict[str, object]]
+) -> None:
+    out, before = finished_study
+    weights = cell_directory(out, "kd", 1).student / "model.safetensors"
+    digest, written = sha256_of_file(weights), weights.stat().st_mtime_ns
+    counted: list[tuple[int, int]] = []
+    hooks = StageHooks(
+        on_count=lambda what, done, total: (
+            counted.append((done, total)) if what == "students" else None
+        )
+    )
+    more = replace(study, methods=("none", "kd", "kd-dropout", "msd-meta"))
+    result = run_study(more, out, hooks=hooks)
+    assert counted == [(3, 4), (4, 4)]
+    assert (sha256_of_file(weights), weights.stat().st_mtime_ns) == (digest, written)
+    assert result["methods"]["kd"] == before["methods"]["kd"]  # type: ignore[index]
+    run_study(study, out)
+
+
+def test_students_of_one_seed_start_from_the_same_weights(
+    study: StudyConfig, finished_study: tuple[Path, dict[str, object]], tmp_path: Path
+) -> None:
+    """And so does the same cell, trained anew: to the same bits."""
+    out, _ = finished_study
+    again = tmp_path / "again"
+    run_study(replace(study, methods=("kd",)), again)
+    digests = {
+        sha256_of_file(cell_directory(folder, "kd", 1).student / "model.safetensors")
+        for folder in (out, again)
+    }
+    assert len(digests) == 1
+
+
+def test_a_stopped_study_says_how_to_go_on(study: StudyConfig, tmp_path: Path) -> None:
+    with pytest.raises(StoppedError, match="Run the same command again"):
+        run_study(study, tmp_path / "study", training=Hooks(should_stop=lambda: True))
+    assert not (tmp_path / "study" / RESULT_NAME).exists()
+
+
+def test_another_study_is_not_written_over(
+    study: StudyConfig, finished_study: tuple[Path, dict[str, object]], tmp_path: Path
+) -> None:
+    out, _ = finished_study
+    with pytest.raises(ArtifactError, match="is a study of other data"):
+        run_study(replace(study, budget="compute"), out)
+    (tmp_path / "thesis.txt").write_text("ten years of work")
+    with pytest.raises(ArtifactError, match="exists and is no study"):
+        run_study(study, tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_equal_compute_gives_cheaper_methods_more_steps(
+    study: StudyConfig, finished_study: tuple[Path, dict[str, object]]
+) -> None:
+    out, _ = finished_study
+    task, _ = read_task(study.base, RunDirectory(out), StageHooks(), Hooks())
+    predictions = read_predictions(RunDirectory(out).teacher_predictions)
+    compute = replace(study, budget="compute", methods=("kd", "msd-fixed", "msd-meta"))
+    flops, reference = measure_flops(compute, task, predictions)
+    assert flops["msd-fixed"] == reference
+    assert flops["kd"] < flops["msd-fixed"] < flops["msd-meta"]
+    steps = steps_by_method(compute, flops, reference, 1000)
+    assert steps["msd-fixed"] == 1000
+    for method in compute.methods:
+        assert steps[method] * flops[method] == pytest.approx(1000 * reference, rel=1e-3)
+    assert steps_by_method(
+        replace(study, budget="converged"), flops, reference, 10
+    ) == dict.fromkeys(study.methods, 40)
+
+
+def test_the_image_is_encoded_once_for_all_views(
+    study: StudyConfig,
+    finished_study: tuple[Path, dict[str, object]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from msd_deploy.data.batch import collate
+    from msd_deploy.distill.steps import ViewOutputs
+
+    loaded = load_model(cell_directory(finished_study[0], "kd", 1).student)
+    data = data_of_run(RunDirectory(finished_study[0]), loaded.preprocessor)
+    calls: list[int] = []
+    encode = loaded.model.vision.forward
+    monkeypatch.setattr(
+        loaded.model.vision,
+        "forward",
+        lambda pixels: (calls.append(len(pixels)), encode(pixels))[1],
+    )
+    ViewOutputs(loaded.model)(collate(data.splits["train"], np.arange(8)), tuple(View))
+    assert calls == [8]
+
+
+def test_a_worker_that_fails_stops_the_study_with_its_error(
+    study: StudyConfig, finished_study: tuple[Path, dict[str, object]]
+) -> None:
+    bad = replace(study.base, data=replace(study.base.data, spec="gone.jsonl"))
+    with pytest.raises(MsdError, match=r"gone\.jsonl"):
+        train_cells(
+            replace(study, base=bad),
+            finished_study[0],
+            [("kd", 9)],
+            {"kd": 1},
+            on_done=lambda cell, done: None,
+            should_stop=lambda: False,
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": ("kd", "magic")}, r"unknown method 'magic'.*msd-meta"),
+        ({"methods": ("kd", "kd")}, "each method once"),
+        ({"methods": ()}, "at least one"),
+        ({"seeds": 0}, "seeds"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        StudyConfig(**changes)  # type: ignore[arg-type]
+
+
+def test_every_method_is_a_configuration_of_its_own() -> None:
+    study = StudyConfig()
+    configs = [study.of_cell(method, 1).distill for method in METHODS]
+    assert len(set(configs)) == len(METHODS)
