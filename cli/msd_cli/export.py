@@ -50,7 +50,7 @@ def export(
 ) -> None:
     """Export a run's student and verify every form against it on the test split.
 
-    A form beyond its tolerance is not written: exit code 3.
+    A form beyond its tolerance is not written, all others are: exit code 3.
 
     Examples:
         msd export runs/demo

@@ -20,7 +20,7 @@ from msd_deploy.artifacts import (
 )
 from msd_deploy.config import check_range
 from msd_deploy.data.prepared import PreparedData
-from msd_deploy.errors import ConfigError, ExportError
+from msd_deploy.errors import ConfigError, ExportError, ParityError
 from msd_deploy.evaluation import LogitsByView
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.folders import LABELS_NAME, LoadedModel, load_model
@@ -110,7 +110,7 @@ def export_student(
     Raises:
         ArtifactError: The run is unfinished, or an export exists and overwrite is false.
         ExportError: A converter failed.
-        ParityError: A form is beyond tolerance; it is not written, those before it stay.
+        ParityError: Forms are beyond tolerance; they are not written, all others are.
     """
     hooks = hooks or StageHooks()
     run.require_finished()
@@ -123,7 +123,28 @@ def export_student(
     data = data_of_run(run, loaded.preprocessor)
     with tempfile.TemporaryDirectory() as scratch:
         exporter = _Exporter(loaded, data, config, hooks, name=run.root.name, scratch=Path(scratch))
-        return [exporter.export(form, run.exports) for form in config.forms]
+        return _export_all(exporter, config.forms, run.exports, hooks)
+
+
+def _export_all(
+    exporter: "_Exporter", forms: Iterable[Form], parent: Path, hooks: StageHooks
+) -> list[ExportFolder]:
+    """Export every form; one beyond tolerance does not keep the others from being written."""
+    written: list[ExportFolder] = []
+    refused: dict[str, ParityError] = {}
+    for form in forms:
+        try:
+            written.append(exporter.export(form, parent))
+        except ParityError as error:
+            hooks.on_note(f"not written: {error.what}")
+            refused["-".join(form)] = error
+    if refused:
+        kept = f"; written: {', '.join(item.name for item in written)}" if written else ""
+        raise ParityError(
+            "; ".join(f"{name}: {error.what}" for name, error in refused.items()) + kept,
+            fix=next(iter(refused.values())).fix,
+        )
+    return written
 
 
 def _refuse_existing(path: Path, student: LoadedModel, *, overwrite: bool) -> None:

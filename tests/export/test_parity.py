@@ -15,11 +15,19 @@ from msd_deploy.models.folders import load_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.problem import Problem
 from msd_deploy.views import View
+from msd_export import parity as parity_module
 from msd_export import pipeline
 from msd_export.export_folder import open_export
 from msd_export.graph import ExportGraph
 from msd_export.opening import open_model
-from msd_export.parity import Gate, check_parity, compare_logits, notes_on_source, parity_as_json
+from msd_export.parity import (
+    Gate,
+    Tolerance,
+    check_parity,
+    compare_logits,
+    notes_on_source,
+    parity_as_json,
+)
 from msd_export.pipeline import ExportConfig, Form, export_student, forms_of
 
 ROWS = 200
@@ -156,6 +164,18 @@ def test_a_failed_verification_leaves_nothing(
     with pytest.raises(ParityError, match="logits differ"):
         export_student(own_run, ExportConfig(ONNX, examples=100))
     assert list(own_run.exports.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_form_beyond_tolerance_does_not_keep_the_others_from_being_written(
+    own_run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = {**parity_module.PARITY_TOLERANCE, ("onnx", "fp32"): Tolerance(-1.0, 0.0)}
+    monkeypatch.setattr(parity_module, "PARITY_TOLERANCE", strict)
+    forms = (("onnx", "fp32"), ("coreml", "fp16"))
+    with pytest.raises(ParityError, match=r"onnx-fp32: .*; written: coreml-fp16"):
+        export_student(own_run, ExportConfig(forms, max_drop_points=100, examples=50))
+    assert [path.name for path in own_run.exports.iterdir()] == ["coreml-fp16"]
 
 
 @pytest.mark.slow
