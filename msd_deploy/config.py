@@ -200,6 +200,13 @@ class DistillConfig:
                 where="distill.modality_dropout",
                 fix="Use it with --method kd or none",
             )
+        is_closed_form = self.weighting == "meta" and self.meta_gradient == "fast"
+        if is_closed_form and self.loss == "dist" and self.dist_intra_weight > 0:
+            raise ConfigError(
+                "fast needs distances of single examples, and dist's intra-class term is a batch's",
+                where="distill.meta_gradient",
+                fix="Use exact, or set distill.dist_intra_weight = 0",
+            )
         weights = (self.multimodal_weight, self.image_weight, self.text_weight)
         if self.weighting == "meta" and min(weights) <= 0:
             raise ConfigError(

@@ -111,6 +111,11 @@ def score_logits(logits: LogitArray, labels: LabelArray, problem: Problem) -> Sc
     return Score(value, float(low), float(high), rows)
 
 
+def metric_of_logits(logits: LogitArray, labels: LabelArray, problem: Problem) -> float:
+    """Return the metric alone, 0 to 1; see `score_logits`."""
+    return float(_metric(row_counts(logits, labels, problem).sum(axis=0, keepdims=True))[0])
+
+
 def score_views(
     logits: Mapping[View, LogitArray], labels: LabelArray, problem: Problem
 ) -> dict[View, Score]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from msd_deploy.artifacts import Json, RunDirectory, write_json
 from msd_deploy.config import RunConfig
 from msd_deploy.data.prepared import PreparedData
+from msd_deploy.distill.distances import check_distance
 from msd_deploy.distill.steps import Hooks
 from msd_deploy.hooks import StageHooks
 from msd_deploy.runs import begin_run, check_output, with_absolute_paths
@@ -62,6 +63,7 @@ def run_distillation(
     stages = watching.stages
     check_output(config, run, resume=resume, overwrite=overwrite)
     task, source = read_task(config, run, stages, watching.training, resume=resume)
+    check_distance(config.distill, task.data.problem, len(task.data.labels))
     for note in notes_of(task.data):
         stages.on_note(note)
     teacher_data, given = given_teacher(task, source, resume=resume)

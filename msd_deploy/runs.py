@@ -103,15 +103,26 @@ def check_output(config: RunConfig, run: RunDirectory, *, resume: bool, overwrit
             where=run.root,
             fix="Use another --out, --resume it, or --overwrite it",
         )
+    elif run.root.exists() and (run.root / "study.json").is_file():
+        raise ArtifactError(
+            "is a study of `msd compare`, so it is not overwritten",
+            where=run.root,
+            fix="Use another --out",
+        )
     elif run.root.exists() and not run.run_json.is_file():
         raise ArtifactError(
             "is not a run, so it is not overwritten", where=run.root, fix="Use another --out"
         )
     elif run.root.exists():
-        _refuse_overwriting_input(config, run)
+        refuse_overwriting_input(config, run)
 
 
-def _refuse_overwriting_input(config: RunConfig, run: RunDirectory) -> None:
+def refuse_overwriting_input(config: RunConfig, run: RunDirectory) -> None:
+    """Refuse to overwrite a folder that holds what is to be read.
+
+    Raises:
+        ArtifactError: It does.
+    """
     file = Path(config.data.spec) if is_file_spec(config.data.spec) else None
     for path in (file, config.data.tokenizer, config.teacher.path):
         if path is not None and path.resolve().is_relative_to(run.root.resolve()):

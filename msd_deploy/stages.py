@@ -137,8 +137,8 @@ def trained_teacher(task: Task) -> Teacher:
         torch.manual_seed(task.config.seed)
         model = build_teacher(data, task.preprocessor)
         objective = LabelObjective(settings.modality_dropout)
-        plan = _plan(task, "teacher", settings)
-        _train(task, model, objective, plan, used=data.splits["train"].has_label())
+        used = data.splits["train"].has_label()
+        _train(task, model, objective, _plan(task, "teacher", settings, used), used=used)
         _save(task, run.teacher, model)
     return load_teacher(run.teacher, labels=data.labels, problem=data.problem)
 
@@ -174,10 +174,11 @@ def distilled_student(
         torch.manual_seed(task.config.seed)
         model = build_student(task.config.student, task.data, task.preprocessor)
         built = build_student_objective(settings, task.data, predictions, seed=task.config.seed)
-        plan = _plan(task, "student", settings)
+        plan = _plan(task, "student", settings, built.used)
         plan = replace(
             plan,
             steps=steps,
+            key=plan_key(plan.key, steps),
             keep_best=settings.keep == "best" or settings.patience is not None,
             patience=settings.patience,
         )
@@ -201,26 +202,38 @@ def _write_weights(task: Task, built: StudentObjective, model: FusionForClassifi
 def ordinary_steps(task: Task) -> int:
     """Return the steps of the student's training on all rows."""
     settings = task.config.distill
-    return _epochs(task, settings) * _steps_per_epoch(task, settings)
+    return _epochs(task, settings, None) * _steps_per_epoch(task, settings, None)
 
 
-def _steps_per_epoch(task: Task, settings: TeacherConfig | DistillConfig) -> int:
+def _steps_per_epoch(
+    task: Task, settings: TeacherConfig | DistillConfig, used: NDArray[np.bool_] | None
+) -> int:
     index = task.data.splits["train"].image_index
-    return len(ImageGroupSampler(index, batch_size=settings.batch_size, seed=task.config.seed))
+    sampler = ImageGroupSampler(
+        index, batch_size=settings.batch_size, seed=task.config.seed, used=used
+    )
+    return len(sampler)
 
 
-def _epochs(task: Task, settings: TeacherConfig | DistillConfig) -> int:
-    rows = len(task.data.splits["train"])
+def _epochs(
+    task: Task, settings: TeacherConfig | DistillConfig, used: NDArray[np.bool_] | None
+) -> int:
+    rows = len(task.data.splits["train"]) if used is None else int(used.sum())
     return settings.epochs or default_epochs(
-        rows, settings.batch_size, _steps_per_epoch(task, settings)
+        rows, settings.batch_size, _steps_per_epoch(task, settings, used)
     )
 
 
-def _plan(task: Task, phase: str, settings: TeacherConfig | DistillConfig) -> TrainingPlan:
+def _plan(
+    task: Task,
+    phase: str,
+    settings: TeacherConfig | DistillConfig,
+    used: NDArray[np.bool_] | None,
+) -> TrainingPlan:
     common = task.config.distill
     return TrainingPlan(
         phase=phase,
-        epochs=_epochs(task, settings),
+        epochs=_epochs(task, settings, used),
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         weight_decay=common.weight_decay,

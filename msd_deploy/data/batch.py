@@ -154,7 +154,7 @@ class ImageGroupSampler(torch.utils.data.Sampler[list[int]]):
                 groups = 0
             batches[-1].extend(self._groups[group])
             groups += 1
-        return batches
+        return batches if batches[0] else []
 
 
 def rows_by_image(image_index: NDArray[np.int64]) -> list[list[int]]:

@@ -78,7 +78,7 @@ def save_checkpoint(
             if isinstance(objective, StatefulObjective):
                 save_file(objective.state_tensors(), building / _OBJECTIVE)
             write_manifest(building, "checkpoint", {"key": key, "progress": asdict(progress)})
-    for other in folder.iterdir():
+    for other in folder.glob("step-*"):
         if other != final:
             shutil.rmtree(other, ignore_errors=True)
 

@@ -24,6 +24,7 @@ from msd_deploy.distill.meta_weighting import MetaWeighting
 from msd_deploy.distill.objectives import detached
 from msd_deploy.distill.steps import ModelOutputs, StepLoss, ViewOutputs
 from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.errors import ConfigError
 from msd_deploy.views import View
 
 _VIEWS = tuple(View)
@@ -67,6 +68,7 @@ class MetaObjective:
 
     def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
         """Update the weighting, then return the terms that it weighs, and the weights."""
+        self.weighting.to(batch.rows.device)
         outputs = model(batch, _VIEWS)
         distances = self._distances(outputs.logits, batch)
         self._teach(model, batch, outputs, detached(distances))
@@ -195,13 +197,23 @@ def hold_out(split: PreparedSplit, share: float, *, seed: int) -> NDArray[np.int
 
     Returns:
         Sorted int64 [rows]: all rows that share a chosen picture, unlabelled ones left out.
+
+    Raises:
+        ConfigError: Too few pictures are labelled to hold some of them out.
     """
     labelled = split.has_label()
+    total = int(labelled.sum())
     groups = rows_by_image(split.image_index)
-    wanted = max(1, round(share * int(labelled.sum())))
+    wanted = max(1, round(share * total))
     chosen: list[int] = []
     for group in np.random.default_rng((seed, 1)).permutation(len(groups)):
-        if len(chosen) >= wanted:
-            break
-        chosen += [row for row in groups[group] if labelled[row]]
+        rows = [row for row in groups[group] if labelled[row]]
+        if len(chosen) < wanted and len(chosen) + len(rows) <= min(2 * wanted, total // 2):
+            chosen += rows
+    if not chosen:
+        raise ConfigError(
+            f"meta holds out whole pictures, and {total} labelled rows show too few of them",
+            where="distill.weighting",
+            fix="Label more pictures, raise distill.meta_share, or use another --weighting",
+        )
     return np.sort(np.array(chosen, np.int64))

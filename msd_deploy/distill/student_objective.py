@@ -61,7 +61,7 @@ def build_student_objective(
     if config.weighting == "meta":
         return _meta_objective(config, data, predictions, distance, seed)
     weighting = _hand_set_weighting(config, data.problem, predictions)
-    views = tuple(View) if config.weighting == "instance" else tuple(fixed_weights(config))
+    views = tuple(fixed_weights(config)) if config.weighting == "fixed" else tuple(View)
     used = None if views else data.splits["train"].has_label()
     objective = DistillationObjective(
         predictions, distance, weighting, views, config.alpha, config.modality_dropout

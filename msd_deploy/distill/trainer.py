@@ -26,13 +26,15 @@ from msd_deploy.distill.plan import TrainingPlan, learning_rate_at
 from msd_deploy.distill.steps import Hooks, Objective, StepLoss, StepReport, ViewOutputs
 from msd_deploy.distill.weighting import ExampleWeights
 from msd_deploy.errors import MsdError, StoppedError
-from msd_deploy.evaluation import metric_name, predict_views, score_views
+from msd_deploy.evaluation import metric_name, metric_of_logits, predict_views
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.views import View
 
 _BETAS = (0.9, 0.98)
 _GRADIENT_NORM = 1.0
 _FASTEST = 1e-9
+# A pass over a few labelled rows is a step or two: validation would cost more than training.
+_MOST_VALIDATIONS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,24 +205,29 @@ class _Training:
         )
 
     def _end_epoch(self) -> None:
+        epoch = self.progress.epoch + 1
+        if epoch % max(1, self.epochs // _MOST_VALIDATIONS) == 0 or epoch == self.epochs:
+            self._validate(epoch)
+        self.progress = replace(self.progress, epoch=epoch, batch=0)
+
+    def _validate(self, epoch: int) -> None:
         split, problem = self.job.data.splits["validation"], self.job.data.problem
-        scores = score_views(predict_views(self.model, split), split.labels, problem)
-        self.metric = scores[View.MULTIMODAL].value
+        logits = predict_views(self.model, split)
+        metrics = {v: metric_of_logits(logits[v], split.labels, problem) for v in View}
+        self.metric = metrics[View.MULTIMODAL]
         self.job.history.append(
             {
                 "phase": self.plan.phase,
                 "step": self.progress.step,
-                "epoch": self.progress.epoch + 1,
+                "epoch": epoch,
                 "split": "validation",
-                metric_name(problem): {view.value: score.value for view, score in scores.items()},
+                metric_name(problem): {view.value: value for view, value in metrics.items()},
             }
         )
-        epoch = self.progress.epoch + 1
-        if self.metric >= self.progress.best_metric:
+        if self.metric > self.progress.best_metric:
             self.progress = replace(self.progress, best_metric=self.metric, best_epoch=epoch)
             if self.plan.keep_best:
                 self._save_best()
-        self.progress = replace(self.progress, epoch=epoch, batch=0)
 
     def _save_best(self) -> None:
         """Keep the weights; a resume from before comes to the same and rewrites them."""

@@ -1,7 +1,7 @@
 """How much each view's distance counts: fixed, by population, by instance; `meta` has its own file.
 
-Every weighting distributes the same total as the fixed one, so that what differs between methods
-is where the weight goes and not how strong distillation is against the labels.
+Every weighting of msd distributes the total of its fixed one, so that what differs is where the
+weight goes and not how strong distillation is against the labels.
 """
 
 from collections.abc import Mapping

@@ -4,6 +4,7 @@ A cell is a folder cells/METHOD/seed-N: student/, history.jsonl, metrics.json (w
 student's logits on the test split, from which every figure of the study can be computed again.
 """
 
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from msd_deploy.distill.teacher_cache import TeacherPredictions
 from msd_deploy.evaluation import LogitsByView, agreement, predict_views, score_views
 from msd_deploy.stages import Task, distilled_student
 from msd_deploy.study.config import StudyConfig
+from msd_deploy.study.methods import METHODS
 from msd_deploy.views import View
 
 _LOGITS = "test_logits.safetensors"
@@ -29,6 +31,19 @@ def cell_directory(out: Path, method: str, seed: int) -> RunDirectory:
 def is_done(cell: RunDirectory) -> bool:
     """Return whether a cell is finished."""
     return cell.metrics.is_file()
+
+
+def finished_cells(out: Path) -> list[tuple[str, int]]:
+    """Return every finished cell of a study, methods in their usual order, then by seed."""
+    return [
+        (method, seed)
+        for method in METHODS
+        for seed in sorted(
+            int(folder.name.removeprefix("seed-"))
+            for folder in (out / "cells" / method).glob("seed-*")
+            if is_done(RunDirectory(folder))
+        )
+    ]
 
 
 def train_cell(
@@ -75,6 +90,7 @@ def train_cell(
             },
         },
     )
+    shutil.rmtree(directory.checkpoints, ignore_errors=True)
 
 
 def read_cell(cell: RunDirectory) -> tuple[Json, LogitsByView]:

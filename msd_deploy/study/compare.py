@@ -18,12 +18,14 @@ from msd_deploy.artifacts import (
     write_text,
 )
 from msd_deploy.config import config_as_json
+from msd_deploy.data.batch import rows_by_image
+from msd_deploy.distill.distances import check_distance
 from msd_deploy.distill.steps import Hooks
 from msd_deploy.distill.teacher_cache import TeacherPredictions
-from msd_deploy.errors import ArtifactError
-from msd_deploy.evaluation import metric_name, row_counts
+from msd_deploy.errors import ArtifactError, StoppedError
+from msd_deploy.evaluation import LogitsByView, metric_name, row_counts
 from msd_deploy.hooks import StageHooks
-from msd_deploy.runs import begin_run, with_absolute_paths
+from msd_deploy.runs import begin_run, refuse_overwriting_input, with_absolute_paths
 from msd_deploy.stages import (
     Task,
     cached_predictions,
@@ -32,13 +34,15 @@ from msd_deploy.stages import (
     read_task,
     trained_teacher,
 )
-from msd_deploy.study.cells import cell_directory, is_done, read_cell
+from msd_deploy.study.cells import cell_directory, finished_cells, is_done, read_cell
 from msd_deploy.study.compute import measure_flops, steps_by_method
 from msd_deploy.study.config import StudyConfig
+from msd_deploy.study.methods import METHODS
 from msd_deploy.study.statistics import (
     Counts,
     PairedDifference,
     gap_closed,
+    metric_of_counts,
     paired_difference,
     spread_of,
 )
@@ -47,10 +51,10 @@ from msd_deploy.study.workers import train_cells
 from msd_deploy.views import View
 
 STUDY_NAME, RESULT_NAME, TABLE_NAME = "study.json", "compare.json", "compare.md"
-_BASELINES = ("kd", "kd-dropout", "msd-fixed")
+_BASELINES = ("none", "kd", "kd-dropout", "msd-fixed")
 
 CountsByCell = dict[str, dict[int, dict[View, Counts]]]
-"""Method to seed to view to counts [test rows, 2]."""
+"""Method to seed to view to counts [test pictures, 2]."""
 
 
 def run_study(
@@ -83,22 +87,32 @@ def run_study(
     """
     hooks, training = hooks or StageHooks(), training or Hooks()
     study = replace(study, base=with_absolute_paths(study.base))
-    _begin(study, out, overwrite=overwrite)
+    _check_output(study, out, overwrite=overwrite)
     run = RunDirectory(out)
-    is_begun = run.run_json.is_file()
+    is_begun = run.run_json.is_file() and not overwrite
     task, source = read_task(study.base, run, hooks, training, resume=is_begun)
+    for method in study.methods:
+        check_distance(study.of_cell(method, 0).distill, task.data.problem, len(task.data.labels))
     teacher_data, given = given_teacher(task, source, resume=is_begun)
+    if overwrite:
+        shutil.rmtree(out, ignore_errors=True)
     begin_run(study.base, run, task.data, task.preprocessor, given)
-    teacher = given or trained_teacher(task)
+    write_json(out / STUDY_NAME, _identity(study))
+    try:
+        teacher = given or trained_teacher(task)
+    except StoppedError as error:
+        raise StoppedError(error.what, fix="Run the same command again to go on") from error
     predictions = cached_predictions(task, teacher, teacher_data)
     hooks.on_stage("Counting what a step of each method costs")
-    flops, reference = measure_flops(study, task, predictions)
-    steps = steps_by_method(study, flops, reference, ordinary_steps(task))
+    known = dict.fromkeys([*study.methods, *(method for method, _ in finished_cells(out))])
+    whole = replace(study, methods=tuple(known))
+    flops, reference = measure_flops(whole, task, predictions)
+    steps = steps_by_method(whole, flops, reference, ordinary_steps(task))
     _train_missing(study, out, steps, hooks, training)
     hooks.on_stage("Comparing")
     result = {
         **_head(study, task, facts or {}),
-        **_results(study, out, task, predictions),
+        **_results(out, task, predictions),
         "steps": steps,
         "flops_per_step": {method: round(value) for method, value in flops.items()},
     }
@@ -108,29 +122,26 @@ def run_study(
     return result
 
 
-def _begin(study: StudyConfig, out: Path, *, overwrite: bool) -> None:
-    stated = {"schema_version": SCHEMA_VERSION, "study": _identity(study)}
+def _check_output(study: StudyConfig, out: Path, *, overwrite: bool) -> None:
+    """Check, before any work, that a study may be written or gone on with."""
     path = out / STUDY_NAME
-    if out.exists() and overwrite and path.is_file():
-        shutil.rmtree(out)
-    if path.is_file():
-        before = read_versioned_json(path).get("study")
-        if before != stated["study"]:
-            raise ArtifactError(
-                "is a study of other data, teacher, student or settings",
-                where=out,
-                fix="Use another --out, or --overwrite it",
-            )
-        return
-    if out.exists() and any(out.iterdir()):
-        raise ArtifactError("exists and is no study", where=out, fix="Use another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(path, stated)
+    if not path.is_file():
+        if out.exists() and any(out.iterdir()):
+            raise ArtifactError("exists and is no study", where=out, fix="Use another --out")
+    elif overwrite:
+        refuse_overwriting_input(study.base, RunDirectory(out))
+    elif read_versioned_json(path) != _identity(study):
+        raise ArtifactError(
+            "is a study of other data, teacher, student or settings",
+            where=out,
+            fix="Use another --out, or --overwrite it",
+        )
 
 
 def _identity(study: StudyConfig) -> Json:
     """Return all but what may be added to a study: methods, seeds, processes."""
     return {
+        "schema_version": SCHEMA_VERSION,
         "base": config_as_json(study.base),
         "budget": study.budget,
         "dropout": study.dropout,
@@ -172,30 +183,44 @@ def _head(study: StudyConfig, task: Task, facts: Mapping[str, object]) -> Json:
     }
 
 
-def _results(study: StudyConfig, out: Path, task: Task, predictions: TeacherPredictions) -> Json:
-    labels, problem = task.data.splits["test"].labels, task.data.problem
-    counts: CountsByCell = {method: {} for method in study.methods}
-    seconds: dict[str, list[float]] = {method: [] for method in study.methods}
-    for method, seed in study.cells():
+def _results(out: Path, task: Task, predictions: TeacherPredictions) -> Json:
+    """Return what all finished students of the folder show, those of earlier calls included."""
+    counts: CountsByCell = {}
+    seconds: dict[str, list[float]] = {}
+    for method, seed in finished_cells(out):
         metrics, logits = read_cell(cell_directory(out, method, seed))
-        counts[method][seed] = {v: row_counts(logits[v], labels, problem) for v in View}
+        counts.setdefault(method, {})[seed] = _counts_by_view(logits, task)
         if isinstance(metrics["cpu_seconds"], float):
-            seconds[method].append(metrics["cpu_seconds"])
-    of_teacher = {v: row_counts(predictions.of_view("test", v), labels, problem) for v in View}
-    teacher = {view: _value(values) for view, values in of_teacher.items()}
-    methods = _spreads(counts)
+            seconds.setdefault(method, []).append(metrics["cpu_seconds"])
+    teacher = {
+        view: _value(values)
+        for view, values in _counts_by_view(predictions.by_view("test"), task).items()
+    }
     return {
         "teacher": {view.value: round(value, 6) for view, value in teacher.items()},
-        "methods": methods,
+        "methods": _spreads(counts),
         "paired": _paired(counts),
         "gap_closed": _gaps(counts, teacher),
-        "cpu_seconds": {m: round(float(np.mean(s)), 2) for m, s in seconds.items() if s},
+        "cpu_seconds": {m: round(float(np.mean(s)), 2) for m, s in seconds.items()},
     }
 
 
+def _counts_by_view(logits: LogitsByView, task: Task) -> dict[View, Counts]:
+    """Return counts [pictures, 2]: rows of one picture are no independent examples."""
+    test = task.data.splits["test"]
+    groups = rows_by_image(test.image_index)
+    picture = np.empty(len(test), np.int64)
+    for index, rows in enumerate(groups):
+        picture[rows] = index
+    by_view = {}
+    for view in View:
+        by_view[view] = np.zeros((len(groups), 2), np.int64)
+        np.add.at(by_view[view], picture, row_counts(logits[view], test.labels, task.data.problem))
+    return by_view
+
+
 def _value(counts: Counts) -> float:
-    numerator, denominator = counts.sum(axis=0)
-    return float(numerator / max(denominator, 1))
+    return float(metric_of_counts(counts))
 
 
 def _values(by_seed: Mapping[int, Mapping[View, Counts]], view: View) -> dict[int, float]:
@@ -211,12 +236,12 @@ def _spreads(counts: CountsByCell) -> Json:
 
 def _paired(counts: CountsByCell) -> Json:
     """Compare every method with each baseline that stands before it, by view."""
-    order = list(counts)
+    order = list(METHODS)
     pairs = [
         (method, baseline)
         for baseline in _BASELINES
-        for method in order
-        if baseline in order and order.index(method) > order.index(baseline)
+        for method in counts
+        if baseline in counts and order.index(method) > order.index(baseline)
     ]
     return {
         f"{method} - {baseline}": {

@@ -1,47 +1,69 @@
 """What a training step costs, so that methods can be compared at equal compute."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from msd_deploy.config import RunConfig
-from msd_deploy.data.batch import ImageGroupSampler, collate
-from msd_deploy.distill.steps import ViewOutputs
+from msd_deploy.data.batch import Batch, ImageGroupSampler, collate
+from msd_deploy.distill.steps import ModelOutputs, Objective, ViewOutputs
 from msd_deploy.distill.student_objective import build_student_objective
 from msd_deploy.distill.teacher_cache import TeacherPredictions
 from msd_deploy.models.sizes import build_student
 from msd_deploy.stages import Task
 from msd_deploy.study.config import CONVERGED_FACTOR, StudyConfig
+from msd_deploy.views import View
 
-_COUNTED_STEPS = 20
+_COUNTED_BATCHES = 20
+_SINGLE = (View.IMAGE, View.TEXT)
 _REFERENCE = "msd-fixed"
 
 
 def step_flops(config: RunConfig, task: Task, predictions: TeacherPredictions) -> float:
-    """Count the floating-point operations of a training step, forward and backward.
+    """Return the floating-point operations of a training step, forward and backward.
 
-    Counted are matrix products and convolutions, mean of 20 real batches: steps of modality dropout
-    and batches of different lengths differ.
+    Counted are matrix products and convolutions, on the same first batches for every method. A step
+    of modality dropout counts as the mean of what it may be.
 
     Args:
         config: The student's and its method's.
         task: Its data.
         predictions: The teacher's.
     """
+    dropout = config.distill.modality_dropout
+    whole = replace(config, distill=replace(config.distill, modality_dropout=0.0))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = build_student(config.student, task.data, task.preprocessor)
-        built = build_student_objective(config.distill, task.data, predictions, seed=config.seed)
-        train = task.data.splits["train"]
-        sampler = ImageGroupSampler(
-            train.image_index, batch_size=config.distill.batch_size, seed=0, used=built.used
-        )
-        views = ViewOutputs(model.train())
-        batches = [rows for rows, _ in zip(sampler, range(_COUNTED_STEPS), strict=False)]
-        with FlopCounterMode(display=False) as counter:
-            for rows in batches:
-                answer = built.objective(views, collate(train, np.array(rows)))
-                torch.stack(list(answer.terms.values())).sum().backward()
+        model = ViewOutputs(build_student(config.student, task.data, task.preprocessor).train())
+        built = build_student_objective(whole.distill, task.data, predictions, seed=config.seed)
+        flops = _flops(task, lambda batch: _loss(built.objective, model, batch))
+        if dropout == 0:
+            return flops
+        single = [_flops(task, partial(_sum_of_logits, model, view)) for view in _SINGLE]
+    return (1 - dropout) * flops + dropout * sum(single) / len(single)
+
+
+def _sum_of_logits(model: ViewOutputs, view: View, batch: Batch) -> Tensor:
+    outputs: ModelOutputs = model(batch, (view,))
+    return outputs.logits[view].sum()
+
+
+def _loss(objective: Objective, model: ViewOutputs, batch: Batch) -> Tensor:
+    return torch.stack(list(objective(model, batch).terms.values())).sum()
+
+
+def _flops(task: Task, loss: Callable[[Batch], Tensor]) -> float:
+    """Return the mean operations of a batch, forward and backward."""
+    train, size = task.data.splits["train"], task.config.distill.batch_size
+    sampler = ImageGroupSampler(train.image_index, batch_size=size, seed=0)
+    batches = list(sampler)[:_COUNTED_BATCHES]
+    with FlopCounterMode(display=False) as counter:
+        for rows in batches:
+            loss(collate(train, np.array(rows))).backward()
     return float(counter.get_total_flops()) / len(batches)
 
 

@@ -8,7 +8,15 @@ from msd_deploy.errors import ConfigError
 from msd_deploy.study.methods import METHODS
 
 Budget = Literal["steps", "compute", "converged"]
-ALL_METHODS = tuple(METHODS)
+DEFAULT_METHODS = (
+    "none",
+    "kd",
+    "kd-dropout",
+    "msd-fixed",
+    "msd-population",
+    "msd-instance",
+    "msd-meta",
+)
 CONVERGED_FACTOR = 4
 """At convergence, how many times the ordinary steps a student has."""
 
@@ -19,7 +27,7 @@ class StudyConfig:
 
     base: RunConfig = field(default_factory=RunConfig)
     """Data, teacher, student and settings that all methods share."""
-    methods: tuple[str, ...] = ALL_METHODS
+    methods: tuple[str, ...] = DEFAULT_METHODS
     """Names of METHODS."""
     seeds: int = 3
     """Students of each method."""
@@ -47,12 +55,14 @@ class StudyConfig:
         check_range("first_seed", self.first_seed, 0, 1_000_000)
         check_range("dropout", self.dropout, 0.01, 0.9)
         check_range("jobs", self.jobs, 1, 1024)
+        for name in self.methods:
+            self.of_cell(name, self.first_seed)  # settings that contradict a method are named now
 
     def of_cell(self, method: str, seed: int) -> RunConfig:
         """Return the configuration of one student."""
         distill = METHODS[method](self.base.distill, self.dropout)
-        if self.budget == "converged":
-            distill = replace(distill, keep="best")
+        keep: Literal["last", "best"] = "best" if self.budget == "converged" else "last"
+        distill = replace(distill, keep=keep, patience=None)
         return replace(self.base, distill=distill, seed=seed)
 
     def cells(self) -> list[tuple[str, int]]:

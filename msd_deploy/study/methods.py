@@ -16,6 +16,11 @@ def _kd(config: DistillConfig, dropout: float) -> DistillConfig:
     return replace(config, method="kd", weighting="fixed", modality_dropout=0.0)
 
 
+def _kd_total(config: DistillConfig, dropout: float) -> DistillConfig:
+    total = config.multimodal_weight + config.image_weight + config.text_weight
+    return replace(_kd(config, dropout), multimodal_weight=total)
+
+
 def _kd_dropout(config: DistillConfig, dropout: float) -> DistillConfig:
     return replace(config, method="kd", weighting="fixed", modality_dropout=dropout)
 
@@ -39,6 +44,7 @@ def _meta(config: DistillConfig, dropout: float) -> DistillConfig:
 METHODS: Mapping[str, _Change] = {
     "none": _none,
     "kd": _kd,
+    "kd-total": _kd_total,
     "kd-dropout": _kd_dropout,
     "msd-fixed": _fixed,
     "msd-population": _population,
@@ -50,7 +56,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "teacher": "the teacher",
     "none": "labels alone",
     "kd": "plain knowledge distillation: the teacher's answer to the pair",
-    "kd-dropout": "the same, the student shown one modality alone in some steps",
+    "kd-total": "kd whose one distance has the weight of msd's three",
+    "kd-dropout": "kd, the student shown one modality alone in some steps",
     "msd-fixed": "MSD, constant weights",
     "msd-population": "MSD, weights from each modality's mean saliency",
     "msd-instance": "MSD, weights from each example's saliency",

@@ -1,7 +1,7 @@
 """What a study may claim: means and spreads over seeds, paired tests, bootstrap intervals.
 
-Seeds are paired: the same seed gives every method the same initial weights and order. The t-test
-asks whether the difference holds over seeds; the interval resamples seeds and test examples both.
+Seeds are paired: the same seed gives every method the same initial weights. The t-test asks whether
+the difference holds over seeds; the interval resamples seeds and test pictures both.
 """
 
 from collections.abc import Mapping
@@ -13,9 +13,13 @@ from scipy import stats
 
 _RESAMPLES, _CHUNK = 2000, 200
 _CONFIDENCE = 0.95
+_NO_SPREAD = 1e-9  # rounding alone
 
 Counts = NDArray[np.int64]
-"""Numerator and denominator of the metric per test row, [rows, 2]; see `evaluation.row_counts`."""
+"""Numerator and denominator of the metric per test picture, [pictures, 2].
+
+See `evaluation.row_counts`; the rows of a picture are summed, for they are resampled together.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +98,20 @@ def paired_difference(
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
         return None
-    differences = np.array([_metric(first[s]) - _metric(second[s]) for s in seeds])
+    differences = np.array(
+        [float(metric_of_counts(first[s]) - metric_of_counts(second[s])) for s in seeds]
+    )
     low, high = _bootstrap(
         np.stack([first[s] for s in seeds]), np.stack([second[s] for s in seeds])
     )
     std = float(differences.std(ddof=1)) if len(seeds) > 1 else None
     p_value = None
-    if std is not None and std > 0:
+    if std is not None and std > _NO_SPREAD:
         p_value = float(stats.ttest_1samp(differences, 0.0).pvalue)
     return PairedDifference(float(differences.mean()), std, p_value, low, high, len(seeds))
 
 
-def _metric(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+def metric_of_counts(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the metric of counts [..., rows, 2] over their rows."""
     return _ratio(counts.sum(axis=-2))
 
@@ -130,8 +136,8 @@ def _bootstrap(first: Counts, second: Counts) -> tuple[float, float]:
 
 
 def _ratio(sums: NDArray[np.int64]) -> NDArray[np.float64]:
-    ratio: NDArray[np.float64] = sums[..., 0] / np.maximum(sums[..., 1], 1)
-    return ratio
+    numerator, denominator = sums[..., 0], sums[..., 1]
+    return np.where(denominator > 0, numerator / np.maximum(denominator, 1), 1.0)
 
 
 def gap_closed(method: float, without: float, teacher: float) -> float | None:

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
@@ -48,7 +49,7 @@ def train_cells(
     context = multiprocessing.get_context("spawn")
     todo: Queue[Cell | None] = context.Queue()
     done: Queue[Cell | MsdError] = context.Queue()
-    count = min(study.jobs or os.cpu_count() or 1, len(cells))
+    count = min(study.jobs or _cores(), len(cells))
     for cell in [*cells, *[None] * count]:
         todo.put(cell)
     stop = context.Event()
@@ -66,6 +67,13 @@ def train_cells(
             worker.join(_LEAVE_SECONDS)
             if worker.is_alive():
                 worker.terminate()
+
+
+def _cores() -> int:
+    """Return the processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _collect(
@@ -138,3 +146,6 @@ def _work(
         pass
     except MsdError as error:
         done.put(error)
+    except Exception as error:  # it must reach the parent, whatever it is
+        traceback.print_exc()
+        done.put(MsdError(f"a student's training failed: {type(error).__name__}: {error}"))

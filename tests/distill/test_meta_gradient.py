@@ -24,6 +24,7 @@ from msd_deploy.distill.meta_gradient import (
 from msd_deploy.distill.steps import ViewOutputs
 from msd_deploy.distill.student_objective import build_student_objective
 from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.errors import ConfigError
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.views import View
 
@@ -155,6 +156,39 @@ def test_rows_of_one_picture_are_held_out_together(
     held_out = hold_out(shared, 0.2, seed=0)
     counts = np.bincount(shared.image_index[held_out])
     assert set(counts.tolist()) == {0, 10}
+
+
+def test_pictures_too_few_to_hold_out_are_refused(
+    memes: tuple[PreparedData, Preprocessor],
+) -> None:
+    train = memes[0].splits["train"]
+    one_picture = replace(train, image_index=np.zeros(len(train), np.int64))
+    with pytest.raises(ConfigError, match=r"distill\.weighting: .*Label more pictures"):
+        hold_out(one_picture, 0.1, seed=0)
+    one_label = replace(train, labels=np.where(np.arange(len(train)) == 5, 1, -100))
+    with pytest.raises(ConfigError, match="1 labelled rows"):
+        hold_out(one_label, 0.1, seed=0)
+
+
+@pytest.mark.parametrize("changes", [{"image_weight": 0.0}, {"multimodal_weight": 0.0}])
+@pytest.mark.parametrize("weighting", ["population", "instance"])
+def test_saliency_weightings_take_a_fixed_weight_of_zero(
+    memes: tuple[PreparedData, Preprocessor],
+    tiny_model: FusionForClassification,
+    weighting: str,
+    changes: dict[str, float],
+) -> None:
+    data = memes[0]
+    logits = torch.randn(
+        len(data.splits["train"]), 3, 2, generator=torch.Generator().manual_seed(0)
+    )
+    config = replace(DistillConfig(weighting=weighting), **changes)  # type: ignore[arg-type]
+    built = build_student_objective(config, data, TeacherPredictions({"train": logits}), seed=0)
+    batch = collate(data.splits["train"], np.arange(8))
+    answer = built.objective(ViewOutputs(tiny_model), batch)
+    total = torch.stack(list(answer.weights.values())).sum(dim=0)
+    assert torch.allclose(total, torch.full((8,), 2.0), atol=1e-4)
+    assert all(torch.isfinite(term) for term in answer.terms.values())
 
 
 @pytest.mark.parametrize("gradient", ["fast", "exact"])

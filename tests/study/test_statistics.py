@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from msd_deploy.study.statistics import gap_closed, paired_difference, spread_of
+from msd_deploy.study.statistics import (
+    gap_closed,
+    metric_of_counts,
+    paired_difference,
+    spread_of,
+)
 
 
 def counts(right: np.ndarray) -> np.ndarray:
@@ -58,6 +63,20 @@ def test_equal_methods_have_no_p_value_and_an_interval_of_zero() -> None:
     found = paired_difference(same, same)
     assert found is not None
     assert (found.mean, found.p_value, found.low, found.high) == (0.0, None, 0.0, 0.0)
+
+
+def test_a_spread_of_rounding_alone_has_no_p_value() -> None:
+    first, second = (
+        {seed: counts(np.arange(100) < right - 9 * seed) for seed in range(3)} for right in (90, 85)
+    )
+    found = paired_difference(first, second)
+    assert found is not None
+    assert found.mean == pytest.approx(0.05)
+    assert found.p_value is None
+
+
+def test_nothing_to_find_and_nothing_found_counts_as_right() -> None:
+    assert metric_of_counts(np.zeros((3, 2), np.int64)) == 1.0
 
 
 def test_the_gap_closed_is_a_share_of_the_way_to_the_teacher() -> None:

@@ -17,6 +17,7 @@ from msd_deploy.distill.teacher_cache import read_predictions
 from msd_deploy.errors import ArtifactError, ConfigError, MsdError, StoppedError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.folders import load_model
+from msd_deploy.pipeline import run_distillation
 from msd_deploy.runs import data_of_run
 from msd_deploy.stages import read_task
 from msd_deploy.study.cells import cell_directory, read_cell
@@ -65,7 +66,7 @@ def test_the_result_states_every_method_view_and_pair(
     assert isinstance(paired, dict)
     assert list(methods) == ["none", "kd", "msd-meta"]
     assert all(set(views) == {"multimodal", "image", "text"} for views in methods.values())
-    assert list(paired) == ["msd-meta - kd"]
+    assert list(paired) == ["kd - none", "msd-meta - none", "msd-meta - kd"]
     assert result["steps"] == {"none": 3, "kd": 3, "msd-meta": 3}
 
 
@@ -110,7 +111,8 @@ def test_a_study_goes_on_with_more_methods_and_keeps_its_students(
     assert counted == [(3, 4), (4, 4)]
     assert (sha256_of_file(weights), weights.stat().st_mtime_ns) == (digest, written)
     assert result["methods"]["kd"] == before["methods"]["kd"]  # type: ignore[index]
-    run_study(study, out)
+    fewer = run_study(replace(study, methods=("kd",)), out)
+    assert set(fewer["methods"]) == set(more.methods)  # type: ignore[arg-type]
 
 
 def test_students_of_one_seed_start_from_the_same_weights(
@@ -145,16 +147,44 @@ def test_another_study_is_not_written_over(
     assert (tmp_path / "thesis.txt").exists()
 
 
+def test_a_mistake_leaves_no_study_and_overwrites_none(
+    study: StudyConfig, finished_study: tuple[Path, dict[str, object]], tmp_path: Path
+) -> None:
+    out, _ = finished_study
+    typo = replace(study, base=replace(study.base, data=DataConfig(spec="typo.jsonl")))
+    with pytest.raises(MsdError, match=r"typo\.jsonl"):
+        run_study(typo, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(MsdError, match=r"typo\.jsonl"):
+        run_study(typo, out, overwrite=True)
+    own = replace(study.base, teacher=TeacherConfig(path=out / "teacher"))
+    with pytest.raises(ArtifactError, match="lies in the run that would be overwritten"):
+        run_study(replace(study, base=own), out, overwrite=True)
+    with pytest.raises(ArtifactError, match="is a study of `msd compare`"):
+        run_distillation(study.base, RunDirectory(out), overwrite=True)
+    assert (out / RESULT_NAME).is_file()
+
+
+def test_a_distance_that_means_nothing_is_refused_before_any_training(
+    study: StudyConfig, tmp_path: Path
+) -> None:
+    dkd = replace(study.base, distill=replace(study.base.distill, loss="dkd"))
+    with pytest.raises(ConfigError, match="Use kl or mse"):
+        run_study(replace(study, base=dkd), tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
 def test_equal_compute_gives_cheaper_methods_more_steps(
     study: StudyConfig, finished_study: tuple[Path, dict[str, object]]
 ) -> None:
     out, _ = finished_study
     task, _ = read_task(study.base, RunDirectory(out), StageHooks(), Hooks())
     predictions = read_predictions(RunDirectory(out).teacher_predictions)
-    compute = replace(study, budget="compute", methods=("kd", "msd-fixed", "msd-meta"))
+    methods = ("kd", "kd-dropout", "msd-fixed", "msd-meta")
+    compute = replace(study, budget="compute", methods=methods)
     flops, reference = measure_flops(compute, task, predictions)
     assert flops["msd-fixed"] == reference
-    assert flops["kd"] < flops["msd-fixed"] < flops["msd-meta"]
+    assert flops["kd-dropout"] < flops["kd"] < flops["msd-fixed"] < flops["msd-meta"]
     steps = steps_by_method(compute, flops, reference, 1000)
     assert steps["msd-fixed"] == 1000
     for method in compute.methods:
@@ -207,6 +237,10 @@ def test_a_worker_that_fails_stops_the_study_with_its_error(
         ({"methods": ("kd", "kd")}, "each method once"),
         ({"methods": ()}, "at least one"),
         ({"seeds": 0}, "seeds"),
+        (
+            {"base": RunConfig(distill=DistillConfig(image_weight=0.0))},
+            "above 0 of every view to start from",
+        ),
     ],
 )
 def test_a_study_that_cannot_be_is_refused(changes: dict[str, object], message: str) -> None:
