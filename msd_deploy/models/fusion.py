@@ -33,27 +33,34 @@ _TEXT_TYPE, _IMAGE_TYPE = 0, 1
 class _Attention(nn.Module):
     """Multi-head attention, spelled out: exporters turn the fused operator into many more nodes."""
 
-    def __init__(self, config: FusionConfig) -> None:
+    def __init__(self, config: FusionConfig, *, of_first: bool) -> None:
         super().__init__()
+        self.of_first = of_first
         self.heads = config.num_attention_heads
         width = config.hidden_size
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, width)
+        self.width = width
         self.scale = (width // self.heads) ** -0.5
 
     def forward(self, queries: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """Attend from queries [batch, n, width] to context [batch, tokens, width].
+        """Attend from queries to context [batch * tokens, width].
 
-        The mask, [batch, 1, 1, tokens], is added to the scores.
+        Queries are of all tokens too, or [batch, width] of the first ones. The mask,
+        [batch, 1, 1, tokens], is added to the scores.
         """
-        batch, tokens, width = context.shape
-        query = self.query(queries).view(batch, -1, self.heads, width // self.heads)
-        both = self.key_value(context).view(batch, tokens, 2, self.heads, width // self.heads)
-        key, value = both.permute(2, 0, 3, 1, 4).unbind(0)
-        scores = (query.transpose(1, 2) * self.scale) @ key.transpose(2, 3) + mask
+        key, value = self.key_value(context).chunk(2, dim=1)
+        tokens = mask.shape[-1]
+        key, value = self._by_head(key, tokens), self._by_head(value, tokens)
+        query = self._by_head(self.query(queries), 1 if self.of_first else tokens)
+        scores = (query * self.scale) @ key.transpose(2, 3) + mask
         attended = torch.softmax(scores, dim=-1) @ value
-        return cast(Tensor, self.output(attended.transpose(1, 2).reshape(batch, -1, width)))
+        return cast(Tensor, self.output(attended.transpose(1, 2).reshape(-1, self.width)))
+
+    def _by_head(self, states: Tensor, tokens: int) -> Tensor:
+        """Turn [batch * tokens, width] into [batch, heads, tokens, width of a head]."""
+        return states.view(-1, tokens, self.heads, self.width // self.heads).transpose(1, 2)
 
 
 class FusionLayer(nn.Module):
@@ -68,7 +75,7 @@ class FusionLayer(nn.Module):
         width = config.hidden_size
         self.is_last = is_last
         self.attention_norm = nn.LayerNorm(width)
-        self.attention = _Attention(config)
+        self.attention = _Attention(config, of_first=is_last)
         self.feed_forward_norm = nn.LayerNorm(width)
         self.feed_forward = nn.Sequential(
             nn.Linear(width, config.intermediate_size),
@@ -78,14 +85,18 @@ class FusionLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Return the next states [batch, tokens, width], or [batch, 1, width] of the last layer."""
+        """Return the next states [batch * tokens, width], or [batch, width] of the last layer."""
         context = self.attention_norm(states)
-        queries = context[:, :1] if self.is_last else context
-        states = states[:, :1] if self.is_last else states
+        queries = self._first(context, mask) if self.is_last else context
+        states = self._first(states, mask) if self.is_last else states
         states = states + self.dropout(self.attention(queries, context, mask))
         return states + cast(
             Tensor, self.dropout(self.feed_forward(self.feed_forward_norm(states)))
         )
+
+    def _first(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Return the first token's states [batch, width]."""
+        return states.view(-1, mask.shape[-1], states.shape[-1])[:, 0]
 
 
 class FusionForClassification(PreTrainedModel):
@@ -177,10 +188,11 @@ class FusionForClassification(PreTrainedModel):
             present = torch.cat([present, seen], dim=1)
             states = torch.cat([text, image], dim=1)
         mask = ((1.0 - present) * MASKED_SCORE)[:, None, None, :]
-        states = self.dropout(states)
+        # Two dimensions: exporters then write a linear layer as one Gemm instead of MatMul and Add.
+        states = self.dropout(states).reshape(-1, states.shape[-1])
         for layer in self.layers:
             states = layer(states, mask)
-        return cast(Tensor, self.norm(states[:, 0]))
+        return cast(Tensor, self.norm(states))
 
     def forward(
         self,
