@@ -100,20 +100,20 @@ def score_logits(logits: LogitArray, labels: LabelArray, problem: Problem) -> Sc
     The interval resamples rows with replacement, 1,000 times with a fixed seed.
     """
     counts = row_counts(logits, labels, problem)
-    value = float(_metric(counts.sum(axis=0, keepdims=True))[0])
+    value = float(metric_of_sums(counts.sum(axis=0)))
     generator = np.random.default_rng(0)
     rows = len(counts)
     resampled = np.stack(
         [counts[generator.integers(0, rows, rows)].sum(axis=0) for _ in range(_RESAMPLES)]
     )
     tail = (1 - _CONFIDENCE) / 2
-    low, high = np.quantile(_metric(resampled), [tail, 1 - tail])
+    low, high = np.quantile(metric_of_sums(resampled), [tail, 1 - tail])
     return Score(value, float(low), float(high), rows)
 
 
 def metric_of_logits(logits: LogitArray, labels: LabelArray, problem: Problem) -> float:
     """Return the metric alone, 0 to 1; see `score_logits`."""
-    return float(_metric(row_counts(logits, labels, problem).sum(axis=0, keepdims=True))[0])
+    return float(metric_of_sums(row_counts(logits, labels, problem).sum(axis=0)))
 
 
 def score_views(
@@ -138,7 +138,7 @@ def row_counts(logits: LogitArray, labels: LabelArray, problem: Problem) -> NDAr
     return np.stack([2 * true_positives, 2 * true_positives + wrong], axis=1)
 
 
-def _metric(sums: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Divide sums [n, 2]; nothing to find and nothing found counts as 1."""
-    numerator, denominator = sums[:, 0].astype(np.float64), sums[:, 1].astype(np.float64)
+def metric_of_sums(sums: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Divide sums of `row_counts` [..., 2]; nothing to find and nothing found counts as 1."""
+    numerator, denominator = sums[..., 0].astype(np.float64), sums[..., 1].astype(np.float64)
     return np.where(denominator > 0, numerator / np.maximum(denominator, 1), 1.0)

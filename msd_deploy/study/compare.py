@@ -3,9 +3,11 @@
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from msd_deploy import __version__
 from msd_deploy.artifacts import (
@@ -19,12 +21,14 @@ from msd_deploy.artifacts import (
 )
 from msd_deploy.config import config_as_json
 from msd_deploy.data.batch import rows_by_image
+from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.distill.distances import check_distance
 from msd_deploy.distill.steps import Hooks
 from msd_deploy.distill.teacher_cache import TeacherPredictions
 from msd_deploy.errors import ArtifactError, StoppedError
 from msd_deploy.evaluation import LogitsByView, metric_name, row_counts
 from msd_deploy.hooks import StageHooks
+from msd_deploy.problem import Problem
 from msd_deploy.runs import begin_run, refuse_overwriting_input, with_absolute_paths
 from msd_deploy.stages import (
     Task,
@@ -41,6 +45,7 @@ from msd_deploy.study.methods import METHODS
 from msd_deploy.study.statistics import (
     Counts,
     PairedDifference,
+    Spread,
     gap_closed,
     metric_of_counts,
     paired_difference,
@@ -55,6 +60,7 @@ _BASELINES = ("none", "kd", "kd-dropout", "msd-fixed")
 
 CountsByCell = dict[str, dict[int, dict[View, Counts]]]
 """Method to seed to view to counts [test pictures, 2]."""
+SpreadsByMethod = dict[str, dict[View, Spread]]
 
 
 def run_study(
@@ -185,53 +191,54 @@ def _head(study: StudyConfig, task: Task, facts: Mapping[str, object]) -> Json:
 
 def _results(out: Path, task: Task, predictions: TeacherPredictions) -> Json:
     """Return what all finished students of the folder show, those of earlier calls included."""
+    test = task.data.splits["test"]
+    count = partial(_counts_by_view, test, _picture_of_rows(test), task.data.problem)
     counts: CountsByCell = {}
     seconds: dict[str, list[float]] = {}
     for method, seed in finished_cells(out):
         metrics, logits = read_cell(cell_directory(out, method, seed))
-        counts.setdefault(method, {})[seed] = _counts_by_view(logits, task)
+        counts.setdefault(method, {})[seed] = count(logits)
         if isinstance(metrics["cpu_seconds"], float):
             seconds.setdefault(method, []).append(metrics["cpu_seconds"])
-    teacher = {
-        view: _value(values)
-        for view, values in _counts_by_view(predictions.by_view("test"), task).items()
+    of_teacher = count(predictions.by_view("test"))
+    teacher = {view: metric_of_counts(values) for view, values in of_teacher.items()}
+    spreads = {
+        method: {view: _spread(by_seed, view) for view in View}
+        for method, by_seed in counts.items()
     }
     return {
         "teacher": {view.value: round(value, 6) for view, value in teacher.items()},
-        "methods": _spreads(counts),
+        "methods": {
+            method: {view.value: spread.as_json() for view, spread in views.items()}
+            for method, views in spreads.items()
+        },
         "paired": _paired(counts),
-        "gap_closed": _gaps(counts, teacher),
+        "gap_closed": _gaps(spreads, teacher),
         "cpu_seconds": {m: round(float(np.mean(s)), 2) for m, s in seconds.items()},
     }
 
 
-def _counts_by_view(logits: LogitsByView, task: Task) -> dict[View, Counts]:
-    """Return counts [pictures, 2]: rows of one picture are no independent examples."""
-    test = task.data.splits["test"]
-    groups = rows_by_image(test.image_index)
-    picture = np.empty(len(test), np.int64)
-    for index, rows in enumerate(groups):
+def _picture_of_rows(split: PreparedSplit) -> NDArray[np.int64]:
+    """Return the number of each row's picture, int64 [rows]; a row without one has its own."""
+    picture = np.empty(len(split), np.int64)
+    for index, rows in enumerate(rows_by_image(split.image_index)):
         picture[rows] = index
+    return picture
+
+
+def _counts_by_view(
+    split: PreparedSplit, picture: NDArray[np.int64], problem: Problem, logits: LogitsByView
+) -> dict[View, Counts]:
+    """Return counts [pictures, 2]: rows of one picture are no independent examples."""
     by_view = {}
     for view in View:
-        by_view[view] = np.zeros((len(groups), 2), np.int64)
-        np.add.at(by_view[view], picture, row_counts(logits[view], test.labels, task.data.problem))
+        by_view[view] = np.zeros((picture.max() + 1, 2), np.int64)
+        np.add.at(by_view[view], picture, row_counts(logits[view], split.labels, problem))
     return by_view
 
 
-def _value(counts: Counts) -> float:
-    return float(metric_of_counts(counts))
-
-
-def _values(by_seed: Mapping[int, Mapping[View, Counts]], view: View) -> dict[int, float]:
-    return {seed: _value(views[view]) for seed, views in by_seed.items()}
-
-
-def _spreads(counts: CountsByCell) -> Json:
-    return {
-        method: {v.value: spread_of(_values(by_seed, v)).as_json() for v in View}
-        for method, by_seed in counts.items()
-    }
+def _spread(by_seed: Mapping[int, Mapping[View, Counts]], view: View) -> Spread:
+    return spread_of({seed: metric_of_counts(views[view]) for seed, views in by_seed.items()})
 
 
 def _paired(counts: CountsByCell) -> Json:
@@ -262,24 +269,17 @@ def _difference(
     )
 
 
-def _gaps(counts: CountsByCell, teacher: Mapping[View, float]) -> Json:
+def _gaps(spreads: SpreadsByMethod, teacher: Mapping[View, float]) -> Json:
     """Return the share of the way from the undistilled student to the teacher, by method."""
-    if "none" not in counts:
+    if "none" not in spreads:
         return {}
-    gaps: Json = {}
-    for method, by_seed in counts.items():
-        if method == "none":
-            continue
-        gaps[method] = {v.value: _gap(by_seed, counts["none"], v, teacher[v]) for v in View}
-    return gaps
-
-
-def _gap(
-    method: Mapping[int, Mapping[View, Counts]],
-    without: Mapping[int, Mapping[View, Counts]],
-    view: View,
-    teacher: float,
-) -> float | None:
-    mean, base = (float(np.mean(list(_values(c, view).values()))) for c in (method, without))
-    gap = gap_closed(mean, base, teacher)
-    return None if gap is None else round(gap, 4)
+    without = spreads["none"]
+    return {
+        method: {
+            view.value: None if gap is None else round(gap, 4)
+            for view in View
+            for gap in [gap_closed(views[view].mean, without[view].mean, teacher[view])]
+        }
+        for method, views in spreads.items()
+        if method != "none"
+    }

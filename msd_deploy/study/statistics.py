@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from msd_deploy.evaluation import metric_of_sums
+
 _RESAMPLES, _CHUNK = 2000, 200
 _CONFIDENCE = 0.95
 _NO_SPREAD = 1e-9  # rounding alone
@@ -99,7 +101,7 @@ def paired_difference(
     if not seeds:
         return None
     differences = np.array(
-        [float(metric_of_counts(first[s]) - metric_of_counts(second[s])) for s in seeds]
+        [metric_of_counts(first[s]) - metric_of_counts(second[s]) for s in seeds]
     )
     low, high = _bootstrap(
         np.stack([first[s] for s in seeds]), np.stack([second[s] for s in seeds])
@@ -111,9 +113,9 @@ def paired_difference(
     return PairedDifference(float(differences.mean()), std, p_value, low, high, len(seeds))
 
 
-def metric_of_counts(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the metric of counts [..., rows, 2] over their rows."""
-    return _ratio(counts.sum(axis=-2))
+def metric_of_counts(counts: Counts) -> float:
+    """Return the metric of a whole test split."""
+    return float(metric_of_sums(counts.sum(axis=0)))
 
 
 def _bootstrap(first: Counts, second: Counts) -> tuple[float, float]:
@@ -127,17 +129,12 @@ def _bootstrap(first: Counts, second: Counts) -> tuple[float, float]:
     means = np.empty(_RESAMPLES)
     for start in range(0, _RESAMPLES, _CHUNK):
         times = rng.multinomial(rows, np.full(rows, 1 / rows), size=_CHUNK)
-        by_seed = _ratio(times @ first) - _ratio(times @ second)  # [seeds, chunk]
+        by_seed = metric_of_sums(times @ first) - metric_of_sums(times @ second)  # [seeds, chunk]
         chosen = rng.integers(0, seeds, (seeds, _CHUNK))
         means[start : start + _CHUNK] = np.take_along_axis(by_seed, chosen, axis=0).mean(axis=0)
     tail = (1 - _CONFIDENCE) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
-
-
-def _ratio(sums: NDArray[np.int64]) -> NDArray[np.float64]:
-    numerator, denominator = sums[..., 0], sums[..., 1]
-    return np.where(denominator > 0, numerator / np.maximum(denominator, 1), 1.0)
 
 
 def gap_closed(method: float, without: float, teacher: float) -> float | None:
