@@ -104,20 +104,31 @@ def read_versioned_json(path: Path) -> Json:
     return value
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, flush it to disk, then rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+@contextmanager
+def new_file(final: Path) -> Iterator[Path]:
+    """Yield a temporary sibling file that becomes `final` when the block ends without an error.
+
+    It is flushed to disk first. On any error it is removed and `final` stays as it was.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.")
+    os.close(descriptor)
+    building = Path(name)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
+        yield building
+        with building.open("rb+") as file:
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+        building.chmod(0o644)
+        building.replace(final)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        building.unlink(missing_ok=True)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file; see `new_file`."""
+    with new_file(path) as building:
+        building.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from msd_deploy.artifacts import SCHEMA_VERSION, Json, RunDirectory
+from msd_deploy.artifacts import SCHEMA_VERSION, Json, RunDirectory, new_file
 from msd_deploy.config import DistillConfig, RunConfig, TeacherConfig, config_as_json
 from msd_deploy.data.batch import ImageGroupSampler
 from msd_deploy.data.images import ImageSpec
@@ -193,10 +193,8 @@ def _write_weights(task: Task, built: StudentObjective, model: FusionForClassifi
     train_split = task.data.splits["train"]
     weights = example_weights(built, predict_views(model, train_split), train_split)
     if weights:
-        path = task.run.example_weights
-        unfinished = path.with_suffix(".unfinished")
-        save_file({view.value: values for view, values in weights.items()}, unfinished)
-        unfinished.replace(path)
+        with new_file(task.run.example_weights) as building:
+            save_file({view.value: values for view, values in weights.items()}, building)
 
 
 def ordinary_steps(task: Task) -> int:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
+from msd_deploy.artifacts import new_file
 from msd_deploy.data.batch import Batch, BatchDataset, ImageGroupSampler
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -231,10 +232,8 @@ class _Training:
 
     def _save_best(self) -> None:
         """Keep the weights; a resume from before comes to the same and rewrites them."""
-        self.job.checkpoints.mkdir(parents=True, exist_ok=True)
-        unfinished = self._best.with_suffix(".unfinished")
-        save_file({n: t.contiguous() for n, t in self.model.state_dict().items()}, unfinished)
-        unfinished.replace(self._best)
+        with new_file(self._best) as building:
+            save_file({n: t.contiguous() for n, t in self.model.state_dict().items()}, building)
 
     def _save_or_stop(self) -> None:
         must_stop = self.job.hooks.should_stop()

@@ -12,7 +12,14 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from msd_deploy.artifacts import SCHEMA_VERSION, Json, RunDirectory, read_json, write_json
+from msd_deploy.artifacts import (
+    SCHEMA_VERSION,
+    Json,
+    RunDirectory,
+    new_file,
+    read_json,
+    write_json,
+)
 from msd_deploy.distill.teacher_cache import TeacherPredictions
 from msd_deploy.evaluation import LogitsByView, agreement, predict_views, score_views
 from msd_deploy.stages import Task, distilled_student
@@ -73,7 +80,8 @@ def train_cell(
     seconds = time.process_time() - started
     test = task.data.splits["test"]
     logits = predict_views(student, test)
-    save_file({view.value: values for view, values in logits.items()}, directory.root / _LOGITS)
+    with new_file(directory.root / _LOGITS) as building:
+        save_file({view.value: values for view, values in logits.items()}, building)
     problem, teacher = task.data.problem, predictions.by_view("test")
     scores = score_views(logits, test.labels, problem)
     write_json(
