@@ -62,18 +62,12 @@ def save_checkpoint(
         optimizer: Its state tensors are saved, by parameter name.
         objective: What it has learned is saved, if it learns.
     """
-    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
-    moments = {
-        f"{names[parameter]}|{entry}": torch.as_tensor(value).contiguous()
-        for parameter, state in optimizer.state.items()
-        for entry, value in state.items()
-    }
     final = folder / f"step-{progress.step:09d}"
     if not final.exists():
         with new_folder(final) as building:
             tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
             save_file(tensors, building / _MODEL)
-            save_file(moments, building / _OPTIMIZER)
+            save_file(moments_of(model, optimizer), building / _OPTIMIZER)
             save_file({"torch": torch.get_rng_state()}, building / _RANDOM)
             if isinstance(objective, StatefulObjective):
                 save_file(objective.state_tensors(), building / _OBJECTIVE)
@@ -112,7 +106,7 @@ def load_checkpoint(
         )
     try:
         model.load_state_dict(load_file(newest / _MODEL))
-        _restore_moments(load_file(newest / _OPTIMIZER), model, optimizer)
+        restore_moments(load_file(newest / _OPTIMIZER), model, optimizer)
         torch.set_rng_state(load_file(newest / _RANDOM)["torch"])
         if isinstance(objective, StatefulObjective):
             objective.restore(load_file(newest / _OBJECTIVE))
@@ -121,9 +115,24 @@ def load_checkpoint(
     return _progress_of(manifest, newest)
 
 
-def _restore_moments(
+def moments_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return an optimizer's state tensors by parameter name and entry, as PARAMETER|ENTRY."""
+    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
+    return {
+        f"{names[parameter]}|{entry}": torch.as_tensor(value).contiguous()
+        for parameter, state in optimizer.state.items()
+        for entry, value in state.items()
+    }
+
+
+def restore_moments(
     moments: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
+    """Put `moments_of` back.
+
+    Raises:
+        KeyError: The model has no such parameter.
+    """
     parameters = dict(model.named_parameters())
     for key, tensor in moments.items():
         name, _, entry = key.rpartition("|")

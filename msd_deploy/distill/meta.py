@@ -12,6 +12,7 @@ from torch.func import functional_call
 from msd_deploy.config import DistillConfig
 from msd_deploy.data.batch import Batch, collate, rows_by_image
 from msd_deploy.data.prepared import PreparedSplit
+from msd_deploy.distill.checkpoint import moments_of, restore_moments
 from msd_deploy.distill.distances import Distance
 from msd_deploy.distill.losses import distillation_terms, label_loss
 from msd_deploy.distill.meta_gradient import (
@@ -28,6 +29,7 @@ from msd_deploy.errors import ConfigError
 from msd_deploy.views import View
 
 _VIEWS = tuple(View)
+_NET, _ADAM = "net.", "adam."
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +87,12 @@ class MetaObjective:
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return all that changes while it trains, by name."""
-        state = {f"net.{name}": value for name, value in self.weighting.net.state_dict().items()}
-        for index, parameter in enumerate(self.weighting.net.parameters()):
-            for entry, value in self.optimizer.state.get(parameter, {}).items():
-                state[f"adam.{index}.{entry}"] = value
-        return {**state, "steps_done": torch.tensor(self.steps_done)}
+        net = self.weighting.net
+        return {
+            **{f"{_NET}{name}": value for name, value in net.state_dict().items()},
+            **{f"{_ADAM}{n}": value for n, value in moments_of(net, self.optimizer).items()},
+            "steps_done": torch.tensor(self.steps_done),
+        }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Continue from `state_tensors`.
@@ -99,13 +102,8 @@ class MetaObjective:
             RuntimeError: A shape differs.
         """
         self.steps_done = int(tensors["steps_done"])
-        net = {n.removeprefix("net."): v for n, v in tensors.items() if n.startswith("net.")}
-        self.weighting.net.load_state_dict(net)
-        for index, parameter in enumerate(self.weighting.net.parameters()):
-            prefix = f"adam.{index}."
-            for name, value in tensors.items():
-                if name.startswith(prefix):
-                    self.optimizer.state[parameter][name.removeprefix(prefix)] = value.clone()
+        self.weighting.net.load_state_dict(_with_prefix(tensors, _NET))
+        restore_moments(_with_prefix(tensors, _ADAM), self.weighting.net, self.optimizer)
 
     def gradient(
         self, model: ViewOutputs, batch: Batch, outputs: ModelOutputs, weights: Tensor
@@ -185,6 +183,10 @@ def _outputs(
     result = functional_call(model, {**parameters, **buffers}, (batch, views))
     assert isinstance(result, ModelOutputs)
     return result
+
+
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def hold_out(split: PreparedSplit, share: float, *, seed: int) -> NDArray[np.int64]:
