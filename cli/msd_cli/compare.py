@@ -105,17 +105,15 @@ def compare(
 
 
 def _print_table(result: dict[str, object]) -> None:
+    from msd_deploy.study.tables import percent_text, spread_text
+
     views = ("multimodal", "image", "text")
-    table = new_table(f"Test {result['metric']}, mean and deviation over seeds", "method", *views)
+    title = f"Test {result['metric']} in %, mean and deviation over seeds"
+    table = new_table(title, "method", *views)
     teacher, methods = result["teacher"], result["methods"]
     assert isinstance(teacher, dict)
     assert isinstance(methods, dict)
-    table.add_row("teacher", *(f"{teacher[view]:.1%}" for view in views))
+    table.add_row("teacher", *(percent_text(teacher[view]) for view in views))
     for name, spreads in methods.items():
-        table.add_row(name, *(_spread_text(spreads[view]) for view in views))
+        table.add_row(name, *(spread_text(spreads[view]) for view in views))
     result_console().print(table)
-
-
-def _spread_text(spread: dict[str, float | None]) -> str:
-    deviation = "" if spread["std"] is None else f" ± {100 * spread['std']:.1f}"
-    return f"{spread['mean']:.1%}{deviation}"

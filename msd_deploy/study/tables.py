@@ -61,14 +61,14 @@ def _table(result: Mapping[str, Any]) -> list[str]:
     lines = [
         f"| method | {' | '.join(_VIEWS)} | gap closed | steps | operations a step | CPU s |",
         f"|---|{'---:|' * (len(_VIEWS) + 4)}",
-        f"| teacher | {' | '.join(_percent(result['teacher'][v]) for v in _VIEWS)} | | | | |",
+        f"| teacher | {' | '.join(percent_text(result['teacher'][v]) for v in _VIEWS)} | | | | |",
     ]
     for method, spreads in result["methods"].items():
         gap = result["gap_closed"].get(method, {}).get("multimodal")
         seconds = result["cpu_seconds"].get(method)
         cells = [
             method,
-            *(_spread(spreads[view]) for view in _VIEWS),
+            *(spread_text(spreads[view]) for view in _VIEWS),
             "" if gap is None else f"{gap:.0%}",
             f"{result['steps'][method]:,}",
             f"{result['flops_per_step'][method] / 1e9:.2f} G",
@@ -95,13 +95,15 @@ def _paired_table(result: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _percent(value: float) -> str:
+def percent_text(value: float) -> str:
+    """Return a fraction in %, without the sign."""
     return f"{100 * value:.1f}"
 
 
-def _spread(spread: Mapping[str, Any]) -> str:
+def spread_text(spread: Mapping[str, Any]) -> str:
+    """Return a spread of compare.json in %: 93.1 ± 0.4."""
     deviation = "" if spread["std"] is None else f" ± {100 * spread['std']:.1f}"
-    return f"{_percent(spread['mean'])}{deviation}"
+    return f"{percent_text(spread['mean'])}{deviation}"
 
 
 def _difference(difference: Mapping[str, Any]) -> str:
