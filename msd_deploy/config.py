@@ -24,7 +24,7 @@ class DataConfig:
     """What is learned from."""
 
     spec: str = "synthetic:memes"
-    """Data set: synthetic:memes|posters|entailment, easy-vqa, or FILE.jsonl."""
+    """Data set: synthetic:memes|posters|entailment|listings, easy-vqa, or FILE.jsonl."""
     examples: int | None = None
     """Training examples of a generated task; None: the task's own number."""
     label_noise: float = 0.0

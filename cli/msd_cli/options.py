@@ -15,8 +15,8 @@ DataOption = Annotated[
     typer.Option(
         "--data",
         metavar="SPEC",
-        help="Data set: synthetic:memes, synthetic:posters, synthetic:entailment, easy-vqa, or a"
-        " FILE.jsonl of your own.",
+        help="Data set: synthetic:memes, synthetic:posters, synthetic:entailment,"
+        " synthetic:listings, easy-vqa, or a FILE.jsonl of your own.",
         show_default=DEFAULT_DATA,
         rich_help_panel=DATA_PANEL,
     ),

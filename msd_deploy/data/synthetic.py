@@ -1,8 +1,8 @@
-"""Generated tasks whose dependence on each modality is known: memes, posters, entailment.
+"""Generated tasks whose dependence on each modality is known: memes, posters, entailment, listings.
 
 The same seed gives the same bytes on every machine; a smaller training split is the beginning of a
 larger one; validation and test have seeds of their own and are the same for every training size.
-What the tasks are is `synthetic_tasks`, how they look `synthetic_images`.
+What the tasks are is `synthetic_tasks` and `synthetic_listings`, how they look `synthetic_images`.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from msd_deploy.data.source_types import (
     build_split,
 )
 from msd_deploy.data.synthetic_images import encode_png, render
+from msd_deploy.data.synthetic_listings import LISTINGS_LABELS, draw_listings
 from msd_deploy.data.synthetic_tasks import (
     ENTAILMENT_LABELS,
     MEMES_LABELS,
@@ -134,6 +135,13 @@ _TASKS: Mapping[str, Task] = {
         {**_SMALL, "train": 10_000},
         draw_entailment,
         {View.MULTIMODAL: 1.0, View.IMAGE: 0.380, View.TEXT: 0.433},
+    ),
+    "listings": Task(
+        LISTINGS_LABELS,
+        "single_label",
+        _SMALL,
+        draw_listings,
+        {View.MULTIMODAL: 0.950, View.IMAGE: 0.569, View.TEXT: 0.781},
     ),
 }
 TASK_NAMES = tuple(_TASKS)

@@ -150,10 +150,10 @@ def draw_memes(rng: np.random.Generator, size: int, ambiguity: float = MEMES_AMB
 def _meme_text(rng: np.random.Generator, trigger: bool) -> str:
     is_slur = trigger and rng.integers(2) == 0
     is_threat = trigger and not is_slur
-    return _pick(rng, _MEMES_TEMPLATES).format(
-        who=_pick(rng, _WHO_TRIGGER if is_slur else _WHO),
-        deed=_pick(rng, _DEED_TRIGGER if is_threat else _DEED),
-        when=_pick(rng, _WHEN),
+    return pick(rng, _MEMES_TEMPLATES).format(
+        who=pick(rng, _WHO_TRIGGER if is_slur else _WHO),
+        deed=pick(rng, _DEED_TRIGGER if is_threat else _DEED),
+        when=pick(rng, _WHEN),
     )
 
 
@@ -195,11 +195,11 @@ def _draw_pairs(
 
 def _poster_text(rng: np.random.Generator, cues: Sequence[int]) -> str:
     words = [
-        _pick(rng, _GENRES[genre][0 if cue == OWN else 1])
+        pick(rng, _GENRES[genre][0 if cue == OWN else 1])
         for genre, cue in zip(POSTERS_LABELS, cues, strict=True)
         if cue != NO_CUE
     ]
-    words += [_pick(rng, _POSTER_FILLERS) for _ in range(max(2, 6 - len(words)))]
+    words += [pick(rng, _POSTER_FILLERS) for _ in range(max(2, 6 - len(words)))]
     return " ".join(words[at] for at in rng.permutation(len(words)))
 
 
@@ -230,7 +230,7 @@ def draw_entailment(rng: np.random.Generator, size: int) -> Draw:
     return Draw(
         objects=rng.permuted(objects, axis=1),
         texts=tuple(
-            _pick(rng, (_AFFIRMATIONS, _NEGATIONS, _UNTELLABLES)[form]).format(
+            pick(rng, (_AFFIRMATIONS, _NEGATIONS, _UNTELLABLES)[form]).format(
                 shape=_ENTAILMENT_SHAPES[shape], colour=_ENTAILMENT_COLOURS[said]
             )
             for form, shape, said in zip(forms, shapes[:, 0], colour, strict=True)
@@ -259,5 +259,6 @@ def _scene(
     return np.where(rank >= count[:, None], NOTHING, np.where(others, BLACK, colours))
 
 
-def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
+def pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
+    """Draw one of several texts, all as likely."""
     return choices[int(rng.integers(len(choices)))]
