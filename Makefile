@@ -26,7 +26,7 @@ demo: install
 	$(BIN)/msd bench $(RUN)
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 format: install
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -1,7 +1,8 @@
 """Shared fixtures: a small data set, and one finished run that many tests read.
 
 The caches of Hugging Face libraries, and so ours, are sent to a folder of this test session, for
-subprocesses too; nothing asks a hub.
+subprocesses too; nothing asks a hub. Every process computes on one thread, so that test files can run
+side by side: two OpenMP threads that share a core with another process wait for each other.
 """
 
 import os
@@ -9,6 +10,7 @@ import tempfile
 
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="msd-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import shutil
 from collections.abc import Iterator
