@@ -1,8 +1,8 @@
 """Shared fixtures: a small data set, and one finished run that many tests read.
 
 The caches of Hugging Face libraries, and so ours, are sent to a folder of this test session, for
-subprocesses too; nothing asks a hub. Every process computes on one thread, so that test files can run
-side by side: two OpenMP threads that share a core with another process wait for each other.
+subprocesses too; nothing asks a hub. Every process computes on one thread, so that test files can
+run side by side: two OpenMP threads that share a core with another process wait for each other.
 """
 
 import os

@@ -69,6 +69,7 @@ def draw_listings(
     )
     return Draw(
         objects=_pictures(rng, shown, image_mark),
+        image_index=np.arange(size),
         texts=tuple(
             _title(rng, int(item), int(mark)) for item, mark in zip(named, text_mark, strict=True)
         ),

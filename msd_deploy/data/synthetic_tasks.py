@@ -60,7 +60,7 @@ _GENRES: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
 """Genre -> its own words, and words that only hint at it."""
 POSTERS_LABELS = tuple(_GENRES)
 POSTERS_PREVALENCE = 0.25
-POSTERS_AMBIGUITY = 0.06
+POSTERS_AMBIGUITY = 0.04
 NO_CUE, HINT, OWN = 0, 1, 2
 POSTERS_POSITIVE = {(OWN, NO_CUE): 0.27, (NO_CUE, OWN): 0.27, (OWN, OWN): 0.28, (HINT, HINT): 0.18}
 """P(image cue, text cue | the poster is of the genre)."""
@@ -69,8 +69,11 @@ POSTERS_NEGATIVE = {(HINT, NO_CUE): 0.15, (NO_CUE, HINT): 0.15, (NO_CUE, NO_CUE)
 _POSTER_FILLERS = ("one", "story", "of", "the", "year", "coming", "soon", "a", "film", "for", "all")
 
 ENTAILMENT_LABELS = ("entailment", "neutral", "contradiction")
+ENTAILMENT_AMBIGUITY = 0.05
+ENTAILMENT_HYPOTHESES = 4
 _ENTAILMENT_SHAPES, _ENTAILMENT_COLOURS = SHAPES[:4], tuple(COLOURS)[:4]
-_UNTELLABLE, _SINGLE, _NEGATED = 0.3, 0.2, 0.2
+_COLOUR_CHANCES = (0.4, 0.3, 0.2, 0.1)
+_SHADOW, _UNTELLABLE, _NEGATED = 0.3, 0.1, 0.2
 _AFFIRMATIONS = (
     "the {shape} is {colour}",
     "there is a {colour} {shape}",
@@ -92,8 +95,9 @@ class Draw:
     """Examples of a task before they are drawn as pictures.
 
     Attributes:
-        objects: int64 [examples, cells], what stands in each cell of a square grid, row by row:
+        objects: int64 [pictures, cells], what stands in each cell of a square grid, row by row:
             shape * len(COLOURS) + colour, or NOTHING.
+        image_index: int64 [examples], the picture of each.
         texts: One per example.
         labels: int64, class indices [examples], or 0 and 1 [examples, classes] if multi-label.
         image_cues: int64, shaped as labels: all that the picture alone tells about the label.
@@ -101,6 +105,7 @@ class Draw:
     """
 
     objects: IntArray
+    image_index: IntArray
     texts: tuple[str, ...]
     labels: IntArray
     image_cues: IntArray
@@ -140,6 +145,7 @@ def draw_memes(rng: np.random.Generator, size: int, ambiguity: float = MEMES_AMB
     labels = flip_labels((text_cue & image_cue).astype(np.int64), ambiguity, 2, rng)
     return Draw(
         objects=rng.permuted(ranked, axis=1),
+        image_index=np.arange(size),
         texts=tuple(_meme_text(rng, bool(trigger)) for trigger in text_cue),
         labels=labels,
         image_cues=image_cue.astype(np.int64),
@@ -178,6 +184,7 @@ def draw_posters(rng: np.random.Generator, size: int, ambiguity: float = POSTERS
     fillers[np.arange(8) >= rng.integers(1, 4, (size, 1))] = NOTHING
     return Draw(
         objects=rng.permuted(np.concatenate([motifs, fillers], axis=1), axis=1),
+        image_index=np.arange(size),
         texts=tuple(_poster_text(rng, cues) for cues in text_cues.tolist()),
         labels=flip_labels(applies.astype(np.int64), ambiguity, 2, rng),
         image_cues=image_cues,
@@ -203,60 +210,64 @@ def _poster_text(rng: np.random.Generator, cues: Sequence[int]) -> str:
     return " ".join(words[at] for at in rng.permutation(len(words)))
 
 
-def draw_entailment(rng: np.random.Generator, size: int) -> Draw:
-    """Draw scenes with a hypothesis: entailment, neutral or contradiction, a third each.
+def draw_entailment(
+    rng: np.random.Generator, size: int, ambiguity: float = ENTAILMENT_AMBIGUITY
+) -> Draw:
+    """Draw scenes, 4 hypotheses each: entailment, neutral or contradiction, about a third each.
 
-    A scene has 1 to 4 large objects of different shapes; some stand in the shadow: black, their
-    colour unknown. The hypothesis says of one object that it has a colour, or (20 %) that it has
-    not. It is neutral if the object stands in the shadow, or (30 % of the neutral ones) if it is
-    about something that no picture tells. In 20 % of the scenes the object is alone, in the others
-    there are both objects in the shadow and others, whatever the label: alone, either view tells
-    little more than chance.
+    A scene has 1 to 3 objects of different shapes; each stands in the shadow (30 %: black, its
+    colour unknown) or has a colour, red more often than yellow. A hypothesis says of one object
+    that it has a colour, or (20 %) that it has not; 10 % say what no picture tells. Those and what
+    is said of an object in the shadow are neutral. Of the others half are true; a false one names a
+    colour that is rare, as annotators do. So the picture alone hints at neutral, the words alone at
+    the rest, and both are needed to know. Then `ambiguity` of all labels, in every split, are
+    flipped.
     """
-    labels = rng.integers(0, 3, size)
-    neutral = labels == ENTAILMENT_LABELS.index("neutral")
-    untellable = neutral & (rng.random(size) < _UNTELLABLE)
-    single = rng.random(size) < _SINGLE
-    negated = rng.random(size) < _NEGATED
-    coin = rng.random(size) < 0.5
-    shadowed = (neutral & ~untellable) | (untellable & ~single & coin)
-    colour = rng.integers(0, 4, size)
-    true_colour = (labels == ENTAILMENT_LABELS.index("entailment")) != negated
-    shown = np.where(true_colour, colour, (colour + rng.integers(1, 4, size)) % 4)
-    shapes = rng.permuted(np.tile(np.arange(4), (size, 1)), axis=1)
-    scene = _scene(rng, single, shadowed, shown)
-    objects = np.where(scene == NOTHING, NOTHING, shapes * len(COLOURS) + scene)
+    scene = np.arange(size) // ENTAILMENT_HYPOTHESES
+    scenes = int(scene.max()) + 1
+    count = rng.integers(1, 4, scenes)
+    shapes = rng.permuted(np.tile(np.arange(4), (scenes, 1)), axis=1)
+    colours = rng.choice(4, (scenes, 4), p=_COLOUR_CHANCES)
+    in_shadow = rng.random((scenes, 4)) < _SHADOW
+    asked = rng.integers(0, count[scene])
+    untellable, negated = rng.random(size) < _UNTELLABLE, rng.random(size) < _NEGATED
+    is_true = rng.random(size) < 0.5
+    colour = colours[scene, asked]
+    said = np.where(is_true != negated, colour, _another_colour(rng, colour))
+    is_neutral = untellable | in_shadow[scene, asked]
+    labels = np.select([is_neutral, is_true], [1, 0], 2)
     forms = np.select([untellable, negated], [2, 1], 0)
+    stands = np.arange(4) < count[:, None]
     return Draw(
-        objects=rng.permuted(objects, axis=1),
+        objects=_scenes(rng, shapes, np.where(in_shadow, BLACK, colours), stands),
+        image_index=scene,
         texts=tuple(
             pick(rng, (_AFFIRMATIONS, _NEGATIONS, _UNTELLABLES)[form]).format(
-                shape=_ENTAILMENT_SHAPES[shape], colour=_ENTAILMENT_COLOURS[said]
+                shape=_ENTAILMENT_SHAPES[shape], colour=_ENTAILMENT_COLOURS[colour]
             )
-            for form, shape, said in zip(forms, shapes[:, 0], colour, strict=True)
+            for form, shape, colour in zip(forms, shapes[scene, asked], said, strict=True)
         ),
-        labels=labels,
-        image_cues=np.where(single, 1 + shadowed, 0),
-        text_cues=untellable.astype(np.int64),
+        labels=flip_labels(labels, ambiguity, 3, rng),
+        image_cues=(count * 4 + (in_shadow & stands).sum(axis=1))[scene],
+        text_cues=np.where(untellable, 0, 1 + 2 * said + negated),
     )
 
 
-def _scene(
-    rng: np.random.Generator, single: BoolArray, shadowed: BoolArray, shown: IntArray
-) -> IntArray:
-    """Return colours int64 [examples, 4], NOTHING where no object stands.
+def _another_colour(rng: np.random.Generator, colour: IntArray) -> IntArray:
+    """Return a colour that is not the given one, the rarer in scenes the likelier."""
+    chances = np.where(np.eye(4, dtype=bool), 0.0, _COLOUR_CHANCES[::-1])[colour]
+    chances /= chances.sum(axis=1, keepdims=True)
+    drawn: IntArray = (rng.random((len(colour), 1)) > chances.cumsum(axis=1)[:, :3]).sum(axis=1)
+    return drawn
 
-    The hypothesis' object comes first. Among several, 1 to all but one stand in the shadow; their
-    number is drawn before it is known whether the first is one of them.
-    """
-    size = len(single)
-    colours = rng.integers(0, 4, (size, 4))
-    colours[:, 0] = np.where(shadowed, BLACK, shown)
-    count = np.where(single, 1, rng.integers(2, 5, size))
-    in_shadow = rng.integers(1, np.maximum(count, 2))
-    rank = np.arange(4)
-    others = (rank >= 1) & (rank <= (in_shadow - shadowed)[:, None])
-    return np.where(rank >= count[:, None], NOTHING, np.where(others, BLACK, colours))
+
+def _scenes(
+    rng: np.random.Generator, shapes: IntArray, colours: IntArray, stands: BoolArray
+) -> IntArray:
+    """Return what stands in each of 16 cells, int64 [scenes, 16]."""
+    objects = np.full((len(shapes), 16), NOTHING)
+    objects[:, :4] = np.where(stands, shapes * len(COLOURS) + colours, NOTHING)
+    return rng.permuted(objects, axis=1)
 
 
 def pick(rng: np.random.Generator, choices: Sequence[str]) -> str:

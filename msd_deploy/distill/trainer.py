@@ -34,8 +34,8 @@ from msd_deploy.views import View
 _BETAS = (0.9, 0.98)
 _GRADIENT_NORM = 1.0
 _FASTEST = 1e-9
-# A pass over a few labelled rows is a step or two: validation would cost more than training.
-_MOST_VALIDATIONS = 100
+# A pass over a few rows is a few steps: validation after each would cost more than training.
+_MOST_VALIDATIONS = 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,155 @@
+"""Choose the settings of a study on its validation split, with seeds that it does not report.
+
+    python benchmarks/tune.py --config benchmarks/studies/memes.toml --teacher runs/memes/teacher \
+        --out runs/tune-memes
+
+Every candidate of a method changes one or two settings of the configuration. A line per candidate
+and seed goes to OUT/tuning.jsonl: the metric of each view on the validation split; nothing is
+measured on the test split. A call continues where another stopped; the summary is printed at the
+end. Two calls with different --methods and --out use two cores.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from msd_deploy.artifacts import RunDirectory
+from msd_deploy.config import RunConfig, read_config
+from msd_deploy.distill.steps import Hooks
+from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.evaluation import metric_of_logits, predict_views
+from msd_deploy.hooks import StageHooks
+from msd_deploy.runs import with_absolute_paths
+from msd_deploy.stages import (
+    Task,
+    cached_predictions,
+    distilled_student,
+    given_teacher,
+    ordinary_steps,
+    read_task,
+)
+from msd_deploy.study.compute import measure_flops, steps_by_method
+from msd_deploy.study.config import StudyConfig
+from msd_deploy.views import View
+
+CANDIDATES: Mapping[str, Mapping[str, Mapping[str, float]]] = {
+    "kd": {
+        "as configured": {},
+        "temperature 4": {"temperature": 4.0},
+        "alpha 0.5": {"alpha": 0.5},
+        "learning rate 0.006": {"learning_rate": 0.006},
+    },
+    "kd-dropout": {
+        "dropout 0.15": {"dropout": 0.15},
+        "dropout 0.3": {"dropout": 0.3},
+        "dropout 0.5": {"dropout": 0.5},
+    },
+    "msd-fixed": {
+        "as configured": {},
+        "temperature 4": {"temperature": 4.0},
+        "alpha 0.5": {"alpha": 0.5},
+        "learning rate 0.006": {"learning_rate": 0.006},
+        "single weights 0.5": {"image_weight": 0.5, "text_weight": 0.5},
+        "single weights 2": {"image_weight": 2.0, "text_weight": 2.0},
+    },
+    "msd-instance": {
+        "floor 0.5": {"instance_floor": 0.5},
+        "floor 0": {"instance_floor": 0.0},
+    },
+    "msd-meta": {
+        "as configured": {},
+        "rate 1": {"meta_rate": 1.0},
+        "learning rate 0.01": {"meta_learning_rate": 0.01},
+        "no look-ahead": {"meta_look_ahead": 0.0},
+    },
+}
+
+
+def candidate(base: RunConfig, method: str, changes: Mapping[str, float]) -> StudyConfig:
+    """Return the study of one candidate, at equal compute."""
+    settings = dict(changes)
+    dropout = settings.pop("dropout", 0.3)
+    distill = replace(base.distill, **settings)  # type: ignore[arg-type]  # by name, all numbers
+    return StudyConfig(
+        replace(base, distill=distill), methods=(method,), budget="compute", dropout=dropout
+    )
+
+
+def trained_metric(
+    task: Task, predictions: TeacherPredictions, study: StudyConfig, *, seed: int
+) -> dict[str, float]:
+    """Train one candidate with one seed, and return its metric by view on the validation split."""
+    (method,) = study.methods
+    flops, reference = measure_flops(study, task, predictions)
+    steps = steps_by_method(study, flops, reference, ordinary_steps(task))[method]
+    student = distilled_student(
+        replace(task, config=study.of_cell(method, seed)), predictions, steps=steps
+    )
+    split, problem = task.data.splits["validation"], task.data.problem
+    logits = predict_views(student, split)
+    return {v.value: metric_of_logits(logits[v], split.labels, problem) for v in View}
+
+
+def tune(base: RunConfig, methods: list[str], seeds: list[int], out: Path) -> None:
+    """Train what is missing of OUT/tuning.jsonl."""
+    path = out / "tuning.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    known = {tuple(json.loads(line)[k] for k in ("method", "candidate", "seed")) for line in lines}
+    task, source = read_task(base, RunDirectory(out), StageHooks(), Hooks())
+    teacher_data, teacher = given_teacher(task, source)
+    assert teacher is not None
+    predictions = cached_predictions(task, teacher, teacher_data)
+    for seed in seeds:
+        for method in methods:
+            for name, changes in CANDIDATES[method].items():
+                if (method, name, seed) in known:
+                    continue
+                folder = RunDirectory(out / "students" / f"{method}, {name}, {seed}")
+                folder.root.mkdir(parents=True, exist_ok=True)
+                study = candidate(base, method, changes)
+                found = trained_metric(replace(task, run=folder), predictions, study, seed=seed)
+                line = {"method": method, "candidate": name, "seed": seed, "validation": found}
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+
+
+def summary(out: Path) -> str:
+    """Return a table of the mean over seeds, by candidate and view, in %."""
+    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for line in (out / "tuning.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        found.setdefault((row["method"], row["candidate"]), []).append(row["validation"])
+    views = [view.value for view in View]
+    table = [f"| method | candidate | seeds | {' | '.join(views)} |", "|---|---|---|---|---|---|"]
+    for (method, name), rows in found.items():
+        means = (f"{100 * statistics.mean(row[view] for row in rows):.1f}" for view in views)
+        table.append(f"| {method} | {name} | {len(rows)} | {' | '.join(means)} |")
+    return "\n".join(table)
+
+
+def main() -> None:
+    """Tune, and print the summary."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, required=True, help="TOML file of the study")
+    parser.add_argument("--teacher", type=Path, required=True, help="folder of its teacher")
+    parser.add_argument("--methods", default="kd,kd-dropout,msd-fixed", help="comma-separated")
+    parser.add_argument("--seeds", type=int, default=2, help="seeds, from 101")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    base = read_config(arguments.config)
+    base = replace(base, teacher=replace(base.teacher, path=arguments.teacher))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    seeds = list(range(101, 101 + arguments.seeds))
+    tune(with_absolute_paths(base), arguments.methods.split(","), seeds, arguments.out)
+    sys.stdout.write(summary(arguments.out) + "\n")
+
+
+if __name__ == "__main__":
+    main()
