@@ -1,0 +1,73 @@
+"""Put studies of one task with different numbers of training rows into one table.
+
+    python benchmarks/curve.py runs/memes-500 runs/memes-1000 runs/memes-2000 --out curve-memes.md
+
+Each folder is one that `msd compare` wrote. A row is a number of training rows; its columns are the
+methods' test metric on the pair, and how far msd-fixed is ahead of each control, paired by seed.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from msd_deploy.artifacts import Json, read_versioned_json, write_text
+from msd_deploy.study.compare import RESULT_NAME
+from msd_deploy.study.tables import difference_text, percent_text, spread_text
+from msd_deploy.views import View
+
+_METHODS = ("none", "kd", "kd-dropout", "msd-fixed")
+_OURS, _CONTROLS = "msd-fixed", ("kd", "kd-dropout")
+
+
+def curve_markdown(studies: Sequence[Json]) -> str:
+    """Return the table of some studies, fewest training rows first.
+
+    Args:
+        studies: Contents of compare.json; of one data set's kind, each with all of `_METHODS`.
+    """
+    results: list[Any] = sorted(studies, key=lambda study: _labelled(study))
+    first = results[0]
+    lines = [
+        f"# {first['data']}: how much msd helps, by the number of training rows",
+        "",
+        f"- {first['metric']} in % on {first['examples']['test']:,} test examples, student"
+        f" {first['student']}, budget: {first['budget']}",
+        f"- teacher: {', '.join(f'{v} {percent_text(first["teacher"][v])}' for v in View)}",
+        f"- host: {first['host']}",
+    ]
+    lines += [f"- {_labelled(result):,} rows: `{result['command']}`" for result in results]
+    for view in View:
+        lines += ["", f"## {view.value}", "", *_table(results, view)]
+    return "\n".join(lines) + "\n"
+
+
+def _labelled(study: Any) -> int:
+    return int(study["labelled"])
+
+
+def _table(results: Sequence[Any], view: View) -> list[str]:
+    ahead = [f"{_OURS} - {control}" for control in _CONTROLS]
+    lines = [
+        f"| training rows | {' | '.join((*_METHODS, *ahead))} |",
+        f"|---:|{'---:|' * (len(_METHODS) + len(ahead))}",
+    ]
+    for result in results:
+        cells = [spread_text(result["methods"][method][view.value]) for method in _METHODS]
+        cells += [difference_text(result["paired"][name][view.value]) for name in ahead]
+        lines.append(f"| {_labelled(result):,} | {' | '.join(cells)} |")
+    return lines
+
+
+def main() -> None:
+    """Write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("studies", type=Path, nargs="+", help="folders of `msd compare`")
+    parser.add_argument("--out", type=Path, required=True, help="Markdown file to write")
+    arguments = parser.parse_args()
+    studies = [read_versioned_json(folder / RESULT_NAME) for folder in arguments.studies]
+    write_text(arguments.out, curve_markdown(studies))
+
+
+if __name__ == "__main__":
+    main()
