@@ -83,6 +83,6 @@ def bench(
         summary.title, "form", *(name for names in summary.groups.values() for name in names)
     )
     for line in summary.lines:
-        table.add_row(line.form, *line.cells)
+        table.add_row(line.name, *line.cells)
     result_console().print(table)
     say(f"Wrote {directory.reports / 'bench.html'}: open it in a browser.")

@@ -198,7 +198,7 @@ def distill(
 
 
 def _print_metrics(metrics: dict[str, object]) -> None:
-    from msd_mobile_bench.tables import score_text
+    from msd_deploy.report.words import score_text
 
     table = new_table(f"Test {metrics['metric']} (95 % interval)", "view", "teacher", "student")
     teacher, student = metrics["teacher"], metrics["student"]

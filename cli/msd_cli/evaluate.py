@@ -39,8 +39,8 @@ def evaluate(
         msd evaluate runs/demo/exports/onnx-int8 --data new-photos.jsonl
     """
     from msd_deploy.data.source_types import SourceOptions
+    from msd_deploy.report.words import score_text
     from msd_export.assessment import evaluate_model
-    from msd_mobile_bench.tables import score_text
 
     with usage_errors():
         check_range("--threads", threads, 1, 256)

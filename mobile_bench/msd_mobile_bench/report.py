@@ -6,16 +6,15 @@ bench.html is one file that asks nothing of any server: styles and charts are in
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from msd_deploy.artifacts import write_json, write_text
-from msd_mobile_bench.chart import ChartStyle, Point, draw_chart
+from msd_deploy.report.pages import render_page
+from msd_deploy.report.svg import Canvas
+from msd_deploy.report.tables import Table
+from msd_deploy.report.words import bytes_text, metric_title
+from msd_mobile_bench.chart import Point, draw_chart
 from msd_mobile_bench.schema import Bench, Row
 from msd_mobile_bench.tables import (
-    Table,
-    bytes_text,
     headline,
-    metric_title,
     quality_table,
     short_form,
     speed_table,
@@ -48,8 +47,8 @@ def render_markdown(bench: Bench) -> str:
 
 def _markdown_table(table: Table) -> str:
     headings = [f"{group}, {name}" for group, names in table.groups.items() for name in names]
-    lines = [["Form", *headings], ["---"] + ["---:"] * len(headings)]
-    lines += [[line.form, *line.cells] for line in table.lines]
+    lines = [[table.names, *headings], ["---"] + ["---:"] * len(headings)]
+    lines += [[line.name, *line.cells] for line in table.lines]
     return "\n".join(f"| {' | '.join(map(_in_markdown, line))} |" for line in lines)
 
 
@@ -63,20 +62,15 @@ def _bullets(sentences: Sequence[str]) -> str:
 
 def render_html(bench: Bench) -> str:
     """Return the report as one self-contained page."""
-    environment = Environment(
-        loader=PackageLoader("msd_mobile_bench", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    metric = metric_title(bench)
+    metric = metric_title(bench["metric"])
     points = [point for row in bench["rows"] if (point := _point(row)) is not None]
     charts = [
-        draw_chart(points, ChartStyle(name, width, height, metric))
+        draw_chart(points, Canvas(name, width, height), metric=metric)
         for name, width, height in (("wide", 860, 430), ("narrow", 356, 420))
     ]
-    return environment.get_template("bench.html.j2").render(
+    return render_page(
+        "msd_mobile_bench",
+        "bench.html.j2",
         bench=bench,
         subtitle=_subtitle(bench),
         metric=metric,

@@ -6,6 +6,8 @@ a file of an earlier benchmark in the same way.
 
 from typing import Literal, TypedDict
 
+from msd_deploy.report.words import ScoreJson
+
 Who = Literal["teacher", "student"]
 
 
@@ -18,14 +20,6 @@ class Distribution(TypedDict):
     mean: float
     p50_per_round: list[float]
     samples: list[list[float]]
-
-
-class ScoreJson(TypedDict):
-    """A metric with its 95 % bootstrap interval."""
-
-    value: float
-    interval: list[float]
-    examples: int
 
 
 class Row(TypedDict):

@@ -1,68 +1,23 @@
 """The words of a report: what stands in each cell, the same in Markdown and HTML."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
-from msd_mobile_bench.schema import Bench, Distribution, Row, ScoreJson
+from msd_deploy.report.tables import Line, Table, Tile
+from msd_deploy.report.words import (
+    NOTHING,
+    VIEW_NAMES,
+    bytes_text,
+    count_text,
+    metric_title,
+    percent,
+    score_text,
+)
+from msd_mobile_bench.schema import Bench, Distribution, Row
 
-NOTHING = "–"
 _TARGET_NAMES: Mapping[str, str] = {"torch": "PyTorch", "onnx": "ONNX", "coreml": "Core ML"}
-_METRIC_NAMES: Mapping[str, str] = {"accuracy": "Accuracy", "micro_f1": "Micro F1"}
-VIEW_NAMES: Mapping[str, str] = {
-    "multimodal": "image and text",
-    "image": "image alone",
-    "text": "text alone",
-}
-_MEGA = 1e6
 
 Cell = Callable[[Row], str]
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A table's row.
-
-    Attributes:
-        form: Its name.
-        model: teacher or student.
-        cells: In the order of the headings.
-    """
-
-    form: str
-    model: str
-    cells: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table; the form's own column is not among the headings.
-
-    Attributes:
-        title: What it shows.
-        notes: What to know of a form, by its title.
-        groups: Headings of the cells, by what they have in common.
-        lines: One per form.
-    """
-
-    title: str
-    notes: Mapping[str, str]
-    groups: Mapping[str, tuple[str, ...]]
-    lines: tuple[Line, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """A headline number: the student's share of the teacher's."""
-
-    name: str
-    share: str
-    detail: str
-
-
-def metric_title(bench: Bench) -> str:
-    """Return the metric's name, capitalized."""
-    return _METRIC_NAMES.get(bench["metric"], bench["metric"])
 
 
 def short_form(row: Row) -> str:
@@ -113,7 +68,7 @@ def summary_table(bench: Bench) -> Table:
 
 def quality_table(bench: Bench) -> Table:
     """Return the metric of every view with its interval, and the agreement with the teacher."""
-    metric = metric_title(bench)
+    metric = metric_title(bench["metric"])
     columns = {
         f"{metric} (95 % interval)": {name: _score_of(view) for view, name in VIEW_NAMES.items()},
         "Decides as the teacher": {name: _agreement_of(view) for view, name in VIEW_NAMES.items()},
@@ -141,7 +96,7 @@ def _table(
         Line(form_title(row), row["model"], tuple(cell(row) for cell in cells)) for row in rows
     )
     groups = {name: tuple(group) for name, group in columns.items()}
-    return Table(title, notes, groups, tuple(lines))
+    return Table(title, "Form", notes, groups, tuple(lines))
 
 
 def headline(bench: Bench) -> list[Tile]:
@@ -162,7 +117,7 @@ def headline(bench: Bench) -> list[Tile]:
 
     return [
         tile(
-            metric_title(bench),
+            metric_title(bench["metric"]),
             ratios["metric"],
             lambda row: percent(row["scores"]["multimodal"]["value"]),
         ),
@@ -172,39 +127,11 @@ def headline(bench: Bench) -> list[Tile]:
     ]
 
 
-def percent(share: float | None) -> str:
-    """Return a fraction as a percentage with one decimal."""
-    return NOTHING if share is None else f"{share * 100:.1f} %"
-
-
-def score_text(score: ScoreJson) -> str:
-    """Return a metric with its interval: 93.1 % (92.0 to 94.2)."""
-    low, high = score["interval"]
-    return f"{percent(score['value'])} ({low * 100:.1f} to {high * 100:.1f})"
-
-
 def milliseconds_text(milliseconds: float | None) -> str:
     """Return milliseconds with three significant digits or more."""
     if milliseconds is None:
         return NOTHING
     return f"{milliseconds:.3g} ms" if milliseconds < 100 else f"{milliseconds:,.0f} ms"
-
-
-def bytes_text(size: int | None) -> str:
-    """Return a size in decimal kB, MB or GB."""
-    if size is None:
-        return NOTHING
-    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size / 1e3:.3g} kB"
-
-
-def count_text(count: int | None) -> str:
-    """Return a number of parameters: 49.6 k, 4.12 M."""
-    if count is None:
-        return NOTHING
-    return f"{count / _MEGA:.3g} M" if count >= _MEGA else f"{count / 1e3:.3g} k"
 
 
 def _latency_text(latency: Distribution | None, key: Literal["p50", "p90", "p99"]) -> str:

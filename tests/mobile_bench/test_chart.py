@@ -3,8 +3,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from msd_mobile_bench.chart import ChartStyle, Point, draw_chart
-from msd_mobile_bench.chart_layout import (
+from msd_deploy.report.chart_layout import (
     CLEARANCE,
     Axis,
     Box,
@@ -13,8 +12,10 @@ from msd_mobile_bench.chart_layout import (
     share_range,
     share_ticks,
 )
+from msd_deploy.report.svg import Canvas
+from msd_mobile_bench.chart import Point, draw_chart
 
-_STYLE = ChartStyle("wide", 860, 430, "Accuracy")
+_CANVAS = Canvas("wide", 860, 430)
 
 
 def _point(label: str, latency_ms: float, value: float) -> Point:
@@ -64,7 +65,7 @@ def test_a_label_keeps_off_an_obstacle() -> None:
 
 def test_a_chart_is_well_formed_and_says_in_words_what_it_shows() -> None:
     points = [_point("ONNX int8", 0.25, 0.938), _point("ONNX fp32", 0.27, 0.941)]
-    svg = ElementTree.fromstring(draw_chart(points, _STYLE))
+    svg = ElementTree.fromstring(draw_chart(points, _CANVAS, metric="Accuracy"))
     assert svg.attrib["role"] == "img"
     told = {child.tag: child.text or "" for child in svg}
     assert told["title"] == "Accuracy against latency of every form"
@@ -75,7 +76,7 @@ def test_a_chart_is_well_formed_and_says_in_words_what_it_shows() -> None:
 
 def test_marks_of_every_form_stand_within_the_chart() -> None:
     points = [_point(f"form {number}", 10.0**number, 0.5) for number in range(-2, 4)]
-    svg = ElementTree.fromstring(draw_chart(points, _STYLE))
+    svg = ElementTree.fromstring(draw_chart(points, _CANVAS, metric="Accuracy"))
     marks = [mark for mark in svg.iter("circle") if "mark" in mark.attrib["class"]]
     assert len(marks) == len(points) + 1  # and the legend's
     assert all(0 < float(mark.attrib["cx"]) < 860 for mark in marks)
@@ -83,11 +84,11 @@ def test_marks_of_every_form_stand_within_the_chart() -> None:
 
 def test_one_perfect_point_still_makes_a_chart() -> None:
     point = Point("ONNX fp32", "teacher", 1.0, 1.0, 1.0, 1.0)
-    assert "ONNX fp32" in draw_chart([point], _STYLE)
+    assert "ONNX fp32" in draw_chart([point], _CANVAS, metric="Accuracy")
 
 
 def test_markup_in_a_label_is_escaped() -> None:
-    assert "<b>" not in draw_chart([_point("<b>", 1.0, 0.5)], _STYLE)
+    assert "<b>" not in draw_chart([_point("<b>", 1.0, 0.5)], _CANVAS, metric="Accuracy")
 
 
 def _label_boxes(svg: ElementTree.Element) -> list[Box]:
@@ -108,17 +109,15 @@ def _mark_boxes(svg: ElementTree.Element) -> list[Box]:
     return [Box(x - 6, y - 6, 12, 12) for x, y in centres if y > 30]  # the legend's stands above
 
 
-@pytest.mark.parametrize("style", [_STYLE, ChartStyle("narrow", 356, 420, "Accuracy")])
+@pytest.mark.parametrize("canvas", [_CANVAS, Canvas("narrow", 356, 420)])
 @pytest.mark.parametrize("ratio", [1.0, 1.08, 1.2, 1.45, 1.8, 2.5])
-def test_labels_keep_clear_of_every_mark_and_of_one_another(
-    style: ChartStyle, ratio: float
-) -> None:
+def test_labels_keep_clear_of_every_mark_and_of_one_another(canvas: Canvas, ratio: float) -> None:
     """Three forms of one quality: the case in which a label used to end at its neighbour's mark."""
     points = [
         _point(label, 0.25 * ratio**index, 0.94)
         for index, label in enumerate(("ONNX int8", "ONNX fp32", "PyTorch fp32"))
     ]
-    svg = ElementTree.fromstring(draw_chart(points, style))
+    svg = ElementTree.fromstring(draw_chart(points, canvas, metric="Accuracy"))
     labels, marks = _label_boxes(svg), _mark_boxes(svg)
     assert (len(labels), len(marks)) == (3, 3)
     for label in labels:

@@ -1,0 +1,86 @@
+"""Pieces of inline SVG: no script, no font, no request; colours are the page's, by class."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+Position = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """An <svg> element's frame.
+
+    Attributes:
+        name: Makes its element ids unique in the page.
+        width: In CSS pixels, at which text has its natural size.
+        height: As width.
+    """
+
+    name: str
+    width: int
+    height: int
+
+
+def draw_svg(canvas: Canvas, parts: Iterable[Markup], *, title: str, description: str) -> Markup:
+    """Return an <svg> element that says in words what it shows.
+
+    Args:
+        canvas: Its frame.
+        parts: What is drawn, the lowest first.
+        title: What it is.
+        description: What can be seen in it.
+    """
+    told = Markup('<title id="{0}-title">{1}</title><desc id="{0}-desc">{2}</desc>').format(
+        canvas.name, title, description
+    )
+    return Markup(
+        '<svg class="chart" viewBox="0 0 {width} {height}" role="img"'
+        ' aria-labelledby="{name}-title {name}-desc">{body}</svg>'
+    ).format(
+        width=canvas.width,
+        height=canvas.height,
+        name=canvas.name,
+        body=Markup("\n").join([told, *parts]),
+    )
+
+
+def line(start: Position, end: Position, kind: str) -> Markup:
+    """Return a straight line of a class."""
+    return Markup('<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(
+        kind, *start, *end
+    )
+
+
+def text(x: float, y: float, words: str, kind: str, *, anchor: str = "start") -> Markup:
+    """Return a text of a class, escaped.
+
+    Args:
+        x: Of its anchor.
+        y: Of its base line.
+        words: What it says.
+        kind: Its class.
+        anchor: Which part of it stands at x: start, middle or end.
+    """
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(
+        kind, x, y, anchor, escape(words)
+    )
+
+
+def circle(at: Position, radius: float, kind: str) -> Markup:
+    """Return a circle of a class."""
+    return Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{}"/>').format(kind, *at, radius)
+
+
+def diamond(at: Position, radius: float, kind: str) -> Markup:
+    """Return a square that stands on its corner; radius is half its diagonal."""
+    x, y = at
+    path = f"M{x:.1f} {y - radius:.1f}l{radius} {radius}l-{radius} {radius}l-{radius} -{radius}z"
+    return Markup('<path class="{}" d="{}"/>').format(kind, path)
+
+
+def curve(points: Sequence[Position], kind: str, *, is_closed: bool = False) -> Markup:
+    """Return straight pieces from point to point, closed to an area if asked for."""
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + ("z" if is_closed else "")
+    return Markup('<path class="{}" d="{}"/>').format(kind, path)

@@ -1,0 +1,54 @@
+"""The words of reports and of the command line: names of views and metrics, numbers with units."""
+
+from collections.abc import Mapping
+from typing import TypedDict
+
+NOTHING = "–"
+VIEW_NAMES: Mapping[str, str] = {
+    "multimodal": "image and text",
+    "image": "image alone",
+    "text": "text alone",
+}
+_METRIC_NAMES: Mapping[str, str] = {"accuracy": "Accuracy", "micro_f1": "Micro F1"}
+_MEGA = 1e6
+
+
+class ScoreJson(TypedDict):
+    """A metric with its 95 % bootstrap interval, fractions of 1."""
+
+    value: float
+    interval: list[float]
+    examples: int
+
+
+def metric_title(metric: str) -> str:
+    """Return a metric's name, capitalized."""
+    return _METRIC_NAMES.get(metric, metric)
+
+
+def percent(share: float | None) -> str:
+    """Return a fraction as a percentage with one decimal."""
+    return NOTHING if share is None else f"{share * 100:.1f} %"
+
+
+def score_text(score: ScoreJson) -> str:
+    """Return a metric with its interval: 93.1 % (92.0 to 94.2)."""
+    low, high = score["interval"]
+    return f"{percent(score['value'])} ({low * 100:.1f} to {high * 100:.1f})"
+
+
+def bytes_text(size: int | None) -> str:
+    """Return a size in decimal kB, MB or GB."""
+    if size is None:
+        return NOTHING
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size / 1e3:.3g} kB"
+
+
+def count_text(count: int | None) -> str:
+    """Return a number of parameters: 49.6 k, 4.12 M."""
+    if count is None:
+        return NOTHING
+    return f"{count / _MEGA:.3g} M" if count >= _MEGA else f"{count / 1e3:.3g} k"
