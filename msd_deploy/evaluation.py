@@ -89,6 +89,15 @@ def decisions(logits: LogitArray, problem: Problem) -> NDArray[np.int64]:
     return (logits >= 0).astype(np.int64)
 
 
+def probabilities(logits: LogitArray, problem: Problem) -> NDArray[np.float64]:
+    """Return softmax [rows, classes], or a sigmoid for each class if multi-label."""
+    wide = logits.astype(np.float64)
+    if problem == "multi_label":
+        return np.asarray(0.5 * (1 + np.tanh(wide / 2)), np.float64)
+    raised = np.exp(wide - wide.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float64)
+
+
 def agreement(first: LogitArray, second: LogitArray, problem: Problem) -> float:
     """Return the share of decisions (per row; multi-label: per row and class) that are equal."""
     return float((decisions(first, problem) == decisions(second, problem)).mean())

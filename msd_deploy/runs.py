@@ -253,8 +253,23 @@ def data_of_run(
     Raises:
         DataError: It has changed since the run, or cannot be read.
     """
+    source = source_of_run(config_of_run(run), run)
+    return prepare_for_run(run, source, preprocessor, on_image=on_image)
+
+
+def prepare_for_run(
+    run: RunDirectory,
+    source: SourceData,
+    preprocessor: Preprocessor,
+    *,
+    on_image: OnImage = lambda done, total: None,
+) -> PreparedData:
+    """Prepare a run's data set that was read again.
+
+    Raises:
+        DataError: It has changed since the run, or cannot be used.
+    """
     config = config_of_run(run)
-    source = source_of_run(config, run)
     data = prepare(source, preprocessor, strict=config.data.strict, on_image=on_image)
     _check_same_data(config, run, data)
     return data

@@ -15,6 +15,7 @@ from msd_cli.doctor import doctor
 from msd_cli.evaluate import evaluate
 from msd_cli.export import export
 from msd_cli.predict import predict
+from msd_cli.report import report
 from msd_deploy import __version__
 from msd_deploy.errors import MsdError
 
@@ -25,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-for command in (distill, export, bench, compare, evaluate, predict, doctor):
+for command in (distill, export, bench, report, compare, evaluate, predict, doctor):
     app.command()(command)
 
 
@@ -54,6 +55,7 @@ def root(
         msd distill --out runs/demo
         msd export runs/demo
         msd bench runs/demo
+        msd report runs/demo
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
 

@@ -13,11 +13,11 @@ from msd_deploy.report.axes import Frame, Ticks, draw_frame, share_labels
 from msd_deploy.report.chart_layout import (
     Axis,
     Box,
+    linear_ticks,
     log_range,
     log_ticks,
     place_labels,
     share_range,
-    share_ticks,
 )
 from msd_deploy.report.svg import Canvas, Position, circle, diamond, draw_svg, line, text
 from msd_mobile_bench.schema import Who
@@ -75,13 +75,13 @@ def _frame(points: Sequence[Point], canvas: Canvas, metric: str) -> Frame:
     latencies = log_range([point.latency_ms for point in points], margin=1.8)
     shares = share_range([point.low for point in points], [point.high for point in points])
     across = tuple(log_ticks(*latencies, most=canvas.width // 75))
-    up = tuple(share_ticks(*shares, most=7))
+    up = tuple(linear_ticks(*shares, most=7))
     caption = "Latency of one example, ms (median, log scale); left is faster"
     if canvas.width < _NARROW:
         caption = "Latency, ms (median, log scale)"
     return Frame(
         canvas,
-        Axis(*latencies, left, right, is_log=True),
+        Axis(*latencies, left, right, scale="log"),
         Axis(*shares, bottom, top),
         Ticks(across, tuple(f"{tick:g}" for tick in across), caption),
         Ticks(up, share_labels(up), f"{metric}, image and text"),

@@ -1,8 +1,10 @@
 """Where things go in a chart: scales, ticks, and labels that cover neither marks nor each other."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
+from typing import Literal
 
 _DIRECTIONS = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1))
 """Right, left, above, below, then the corners: where a label stands, the best place first."""
@@ -12,7 +14,13 @@ CLEARANCE = 4.0
 _LABEL_COST, _OUTSIDE_COST, _MARK_COST = 1e6, 1e6, 1e3
 _TURN_COST = 1.5
 _MIN_SPAN = 0.02
-_STEPS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5)
+
+Scale = Literal["linear", "log", "root"]
+_SHAPES: Mapping[Scale, Callable[[float], float]] = {
+    "linear": lambda value: value,
+    "log": math.log,
+    "root": math.sqrt,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +53,27 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Maps values to positions, linearly or by logarithm.
+    """Maps values to positions.
 
     Attributes:
         low: Value at `start`.
         high: Value at `end`.
         start: Position of low.
         end: Position of high.
-        is_log: Whether equal ratios are equal distances.
+        scale: What is even along the axis: the values, their logarithms or their square roots.
     """
 
     low: float
     high: float
     start: float
     end: float
-    is_log: bool = False
+    scale: Scale = "linear"
 
     def position(self, value: float) -> float:
         """Return where a value stands."""
-        low, high = self.low, self.high
-        if self.is_log:
-            low, high, value = math.log(low), math.log(high), math.log(value)
-        return self.start + (value - low) / (high - low) * (self.end - self.start)
+        shape = _SHAPES[self.scale]
+        low, high = shape(self.low), shape(self.high)
+        return self.start + (shape(value) - low) / (high - low) * (self.end - self.start)
 
 
 def log_range(values: Sequence[float], *, margin: float) -> tuple[float, float]:
@@ -92,9 +99,13 @@ def log_ticks(low: float, high: float, *, most: int) -> list[float]:
     return ticks
 
 
-def share_ticks(low: float, high: float, *, most: int) -> list[float]:
-    """Return round fractions within a range, at the finest step that gives no more than `most`."""
-    for step in _STEPS:
+def linear_ticks(low: float, high: float, *, most: int) -> list[float]:
+    """Return round values within a range, at the finest step that gives no more than `most`.
+
+    Steps are 1, 2 and 5 times powers of ten.
+    """
+    exponent = math.floor(math.log10((high - low) / most))
+    for step in (digit * 10.0**power for power in count(exponent) for digit in (1, 2, 5)):
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
         if last - first < most:
             break

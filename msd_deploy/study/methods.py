@@ -63,3 +63,10 @@ DESCRIPTIONS: Mapping[str, str] = {
     "msd-instance": "MSD, weights from each example's saliency",
     "msd-meta": "MSD, weights learned with the student",
 }
+
+
+def method_of(config: DistillConfig) -> str:
+    """Return the name of the method that a run's settings are; the weights' sizes do not count."""
+    if config.method == "msd":
+        return f"msd-{config.weighting}"
+    return "kd-dropout" if config.method == "kd" and config.modality_dropout else config.method

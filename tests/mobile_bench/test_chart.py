@@ -7,10 +7,10 @@ from msd_deploy.report.chart_layout import (
     CLEARANCE,
     Axis,
     Box,
+    linear_ticks,
     log_ticks,
     place_labels,
     share_range,
-    share_ticks,
 )
 from msd_deploy.report.svg import Canvas
 from msd_mobile_bench.chart import Point, draw_chart
@@ -23,7 +23,7 @@ def _point(label: str, latency_ms: float, value: float) -> Point:
 
 
 def test_a_log_axis_puts_equal_ratios_at_equal_distances() -> None:
-    axis = Axis(0.1, 10.0, 0.0, 200.0, is_log=True)
+    axis = Axis(0.1, 10.0, 0.0, 200.0, scale="log")
     assert [axis.position(value) for value in (0.1, 1.0, 10.0)] == pytest.approx([0, 100, 200])
 
 
@@ -37,9 +37,9 @@ def test_log_ticks_are_round_and_no_more_than_asked_for() -> None:
     assert log_ticks(0.15, 900.0, most=4) == pytest.approx([1, 10, 100])
 
 
-def test_share_ticks_are_round_and_no_more_than_asked_for() -> None:
-    assert share_ticks(0.905, 0.985, most=6) == pytest.approx([0.92, 0.94, 0.96, 0.98])
-    assert len(share_ticks(0.0, 1.0, most=6)) <= 6
+def test_linear_ticks_are_round_and_no_more_than_asked_for() -> None:
+    assert linear_ticks(0.905, 0.985, most=6) == pytest.approx([0.92, 0.94, 0.96, 0.98])
+    assert len(linear_ticks(0.0, 1.0, most=6)) <= 6
 
 
 def test_a_range_of_shares_stays_within_0_and_1() -> None:

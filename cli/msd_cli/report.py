@@ -1,0 +1,66 @@
+"""`msd report`: what distillations did, as one HTML page."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
+from msd_cli.options import JsonOption, OverwriteOption
+from msd_cli.usage import usage_errors
+
+if TYPE_CHECKING:
+    from msd_deploy.report.schema import DistillationJson
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN", help="Folders that `msd distill --out` wrote."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="HTML file; its figures go beside it as JSON.",
+            show_default="in the first RUN's reports",
+        ),
+    ] = None,
+    split: Annotated[
+        Literal["test", "validation"], typer.Option(help="Whose rows are looked at.")
+    ] = "test",
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show on one HTML page what distillations did: outputs, training, weights, examples.
+
+    Runs of one data set and one teacher stand side by side. Writes
+    distillation.html and distillation.json.
+
+    Examples:
+        msd report runs/demo
+        msd report runs/kd runs/msd --out kd-and-msd.html
+    """
+    from msd_deploy.artifacts import RunDirectory
+    from msd_deploy.report.distillation import ReportConfig, write_distillation_report
+
+    with usage_errors():
+        config = ReportConfig(split, out, overwrite)
+    display = ProgressDisplay()
+    with display.running():
+        folders = [RunDirectory(run) for run in runs]
+        page, figures = write_distillation_report(folders, config, display.stages())
+    if as_json:
+        print_json(figures)
+        return
+    _print_closeness(figures)
+    say(f"Wrote {page}: open it in a browser.")
+
+
+def _print_closeness(figures: "DistillationJson") -> None:
+    from msd_deploy.report.words import VIEW_NAMES, percent
+
+    table = new_table("Decisions that are the teacher's", "run", *VIEW_NAMES.values())
+    for student in figures["students"]:
+        shares = (percent(student["closeness"][view]["agreement"]) for view in VIEW_NAMES)
+        table.add_row(student["run"], *shares)
+    result_console().print(table)

@@ -1,0 +1,204 @@
+"""The figures of a report on distillations: all that stands in distillation.json."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from msd_deploy import __version__
+from msd_deploy.artifacts import SCHEMA_VERSION, utc_now
+from msd_deploy.distill.distances import kl_distance
+from msd_deploy.distill.saliency import teacher_saliency
+from msd_deploy.evaluation import (
+    LogitArray,
+    LogitsByView,
+    agreement,
+    decisions,
+    metric_name,
+    score_logits,
+)
+from msd_deploy.problem import Problem
+from msd_deploy.report.answers import RunAnswers, StudentAnswers
+from msd_deploy.report.densities import (
+    EDGES,
+    GRID,
+    Output,
+    density,
+    histogram,
+    output_of,
+    output_values,
+    total_variation,
+)
+from msd_deploy.report.examples import choose_examples
+from msd_deploy.report.schema import (
+    Closeness,
+    DistillationJson,
+    OutputJson,
+    StudentJson,
+    TeacherJson,
+    ViewAnswers,
+    WeightsJson,
+)
+from msd_deploy.report.training_log import read_training
+from msd_deploy.report.weights import read_weights
+from msd_deploy.report.words import VIEW_NAMES, ScoreJson
+from msd_deploy.study.methods import method_of
+from msd_deploy.views import View
+
+_TEMPERATURE = 1.0  # distances of the probabilities themselves, alike for runs of any temperature
+
+
+def figures_of(answers: RunAnswers, *, command: str) -> DistillationJson:
+    """Return the content of distillation.json.
+
+    Args:
+        answers: What teacher and students say.
+        command: Writes the report again.
+
+    Raises:
+        ArtifactError: A run's history or weights cannot be read.
+    """
+    data = answers.data
+    spec = answers.students[0].config.data.spec
+    output = output_of(data.labels, data.problem)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "distillation",
+        "msd_deploy": __version__,
+        "created_utc": utc_now(),
+        "command": command,
+        "data": {
+            "name": Path(spec).name if Path(spec).is_absolute() else spec,
+            "split": answers.split,
+            "examples": len(answers.rows),
+            "digest": data.digest,
+            "notes": list(data.notes),
+        },
+        "problem": data.problem,
+        "labels": list(data.labels),
+        "metric": metric_name(data.problem),
+        "output": _output_json(output, answers),
+        "teacher": _teacher(answers, output),
+        "students": [_student(student, answers, output) for student in answers.students],
+        "examples": choose_examples(answers),
+        "notes": _notes(answers),
+    }
+
+
+def _output_json(output: Output, answers: RunAnswers) -> OutputJson:
+    index = output.class_index
+    return {
+        "of": output.of,
+        "label": None if index is None else answers.data.labels[index],
+        "grid": [round(float(place), 4) for place in GRID],
+        "histogram_edges": [round(float(edge), 4) for edge in EDGES],
+    }
+
+
+def _teacher(answers: RunAnswers, output: Output) -> TeacherJson:
+    facts = answers.students[0].metrics["teacher"]
+    return {
+        "digest": answers.teacher_digest,
+        "parameters": facts["parameters"],
+        "size_bytes": facts["size_bytes"],
+        "views": _views(answers.predictions.by_view(answers.split), answers, output),
+        "validation": {view.value: facts["validation"][view.value]["value"] for view in View},
+    }
+
+
+def _student(student: StudentAnswers, answers: RunAnswers, output: Output) -> StudentJson:
+    settings, facts = student.config.distill, student.metrics["student"]
+    return {
+        "run": student.name,
+        "method": method_of(settings),
+        "alpha": settings.alpha,
+        "temperature": settings.temperature,
+        "loss": settings.loss,
+        "parameters": facts["parameters"],
+        "size_bytes": facts["size_bytes"],
+        "views": _views(student.logits, answers, output),
+        "closeness": {view.value: _closeness(student, answers, output, view) for view in View},
+        "training": read_training(student.run.history, metric=metric_name(answers.data.problem)),
+        "weights": _weights(student, answers),
+    }
+
+
+def _views(logits: LogitsByView, answers: RunAnswers, output: Output) -> dict[str, ViewAnswers]:
+    return {view.value: _view(logits[view], answers, output) for view in View}
+
+
+def _view(logits: LogitArray, answers: RunAnswers, output: Output) -> ViewAnswers:
+    labels, problem = answers.rows.labels, answers.data.problem
+    values = output_values(logits, labels, problem, output)
+    return {
+        "score": cast(ScoreJson, score_logits(logits, labels, problem).as_json()),
+        "density": [round(float(value), 5) for value in density(values)],
+        "histogram": [round(float(share), 6) for share in histogram(values)],
+    }
+
+
+def _closeness(
+    student: StudentAnswers, answers: RunAnswers, output: Output, view: View
+) -> Closeness:
+    labels, problem = answers.rows.labels, answers.data.problem
+    expected, found = answers.predictions.of_view(answers.split, view), student.logits[view]
+    shares = [
+        histogram(output_values(logits, labels, problem, output)) for logits in (expected, found)
+    ]
+    return {
+        "agreement": round(agreement(expected, found, problem), 6),
+        "distance": round(mean_distance(found, expected, problem), 6),
+        "total_variation": round(total_variation(*shares), 6),
+    }
+
+
+def mean_distance(student: LogitArray, teacher: LogitArray, problem: Problem) -> float:
+    """Return the mean over rows of KL(teacher || student) of the probabilities, nats.
+
+    Multi-label: of each row, the mean over classes of the two Bernoulli distributions' KL.
+
+    Args:
+        student: Logits [rows, classes].
+        teacher: As the student's.
+        problem: Decides between softmax and sigmoids.
+    """
+    distances = kl_distance(
+        torch.from_numpy(student),
+        torch.from_numpy(teacher),
+        temperature=_TEMPERATURE,
+        multi_label=problem == "multi_label",
+    )
+    return float(distances.double().mean())
+
+
+def _weights(student: StudentAnswers, answers: RunAnswers) -> WeightsJson | None:
+    """Return the weights against the saliency they were made from: of the run's temperature."""
+    saliency = teacher_saliency(
+        answers.predictions,
+        "train",
+        problem=answers.data.problem,
+        temperature=student.config.distill.temperature,
+    )
+    return read_weights(student.run, saliency)
+
+
+def _notes(answers: RunAnswers) -> list[str]:
+    """Return what weakens the figures: models that say the same of every example."""
+    models: Mapping[str, LogitsByView] = {
+        "The teacher": answers.predictions.by_view(answers.split),
+        **{f"The student of {student.name}": student.logits for student in answers.students},
+    }
+    return [
+        f"{name} decides every example alike from the view “{VIEW_NAMES[view]}”: agreement there"
+        " says nothing."
+        for name, logits in models.items()
+        for view in View
+        if _is_constant(decisions(logits[view], answers.data.problem))
+    ]
+
+
+def _is_constant(decided: NDArray[np.int64]) -> bool:
+    return bool((decided == decided[:1]).all())
