@@ -12,9 +12,13 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="msd-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import json
 import shutil
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from html import unescape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,3 +100,66 @@ def tiny_model() -> FusionForClassification:
         pixels = torch.from_numpy(generator.integers(0, 256, (16, 3, 48, 48), dtype=np.uint8))
         model.encode_image(pixels)
     return model.eval()
+
+
+_CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
+# A report runs no script itself, so another page, that holds it in a frame, looks at it.
+_PROBE = """<!doctype html><meta charset="utf-8">
+<iframe src="page.html" style="width: WIDTHpx; height: 3000px; border: 0"></iframe>
+<pre></pre>
+<script>
+onload = () => {
+  const page = document.querySelector("iframe").contentDocument;
+  const box = (item) => {
+    const { left, top, right, bottom } = item.getBoundingClientRect();
+    return [left, top, right, bottom];
+  };
+  const boxes = (names, inside = page) => [...inside.querySelectorAll(names)]
+    .filter((item) => item.getBoundingClientRect().width > 0).map(box);
+  const seen = SEEN;
+  seen.width = page.documentElement.clientWidth;
+  seen.needed = page.documentElement.scrollWidth;
+  document.querySelector("pre").textContent = JSON.stringify(seen);
+};
+</script>
+"""
+
+
+@pytest.fixture
+def chromium(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Opens a page in a headless Chromium and dumps it; skips the test where there is none."""
+    program = next(filter(None, map(shutil.which, _CHROMIUM_NAMES)), None)
+    if program is None:
+        pytest.skip("needs Chromium")
+
+    def run(page: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+        command = [
+            *(program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
+            *("--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}"),
+            *("--dump-dom", *options, page.as_uri()),
+        ]
+        return subprocess.run(command, capture_output=True, text=True, check=True)
+
+    return run
+
+
+@pytest.fixture
+def look_at(
+    chromium: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
+) -> Callable[..., dict[str, Any]]:
+    """Shows a page in a frame of a width in CSS pixels.
+
+    Returns what a JavaScript object says of it, which may use page, box(item) and
+    boxes(selector, inside), and the width that the page has and needs.
+    """
+
+    def look(html: str, width: int, seen: str = "{}") -> dict[str, Any]:
+        (tmp_path / "page.html").write_text(html, encoding="utf-8")
+        probe = _PROBE.replace("WIDTH", str(width)).replace("SEEN", seen)
+        (tmp_path / "probe.html").write_text(probe, encoding="utf-8")
+        shown = chromium(tmp_path / "probe.html", "--allow-file-access-from-files").stdout
+        answer = json.loads(unescape(shown.partition("<pre>")[2].partition("</pre>")[0]))
+        assert isinstance(answer, dict)
+        return answer
+
+    return look

@@ -105,7 +105,9 @@ def check_together(runs: Sequence[RunDirectory]) -> str:
                 fix="Open the compare.html in it, or name folders that `msd distill --out` wrote",
             )
         run.require_finished()
-    first = runs[0]
+    first, folders = runs[0], [run.root.resolve() for run in runs]
+    if len(set(folders)) < len(folders):
+        raise ArtifactError("a run is named twice", fix="Name each run once")
     for run in runs[1:]:
         if run.read().get("dataset_digest") != first.read().get("dataset_digest"):
             raise ArtifactError(

@@ -62,10 +62,12 @@ def output_values(
     """
     found = probabilities(logits, problem)
     if output.class_index is not None:
-        return found[:, output.class_index]
-    if problem == "multi_label":
-        return np.asarray(found[labels > 0], np.float64)
-    return found[np.arange(len(found)), labels.astype(np.int64)]
+        chosen = found[:, output.class_index]
+    elif problem == "multi_label":
+        chosen = found[labels > 0]
+    else:
+        chosen = found[np.arange(len(found)), labels.astype(np.int64)]
+    return np.asarray(chosen, np.float64)
 
 
 def density(values: Values) -> Values:

@@ -78,14 +78,14 @@ class Card:
         text: As the data has it, clipped.
         truth: Its true classes.
         origin: Where it stands in the data.
-        answers: By model, one a view.
+        answers: Each model's name, and its answer to each view.
     """
 
     picture: str
     text: str
     truth: str
     origin: str
-    answers: Mapping[str, tuple[Cell, ...]]
+    answers: tuple[tuple[str, tuple[Cell, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,23 +230,18 @@ def _sheet(report: DistillationJson, kind: str, thumbnails: Mapping[int, str]) -
 
 
 def _card(report: DistillationJson, example: ExampleJson, picture: str) -> Card:
-    models = {
-        "teacher": example["teacher"],
-        **{
-            student["run"]: answers
-            for student, answers in zip(report["students"], example["students"], strict=True)
-        },
-    }
+    names = ["teacher", *(student["run"] for student in report["students"])]
+    models = [example["teacher"], *example["students"]]
     truth = example["truth"]
     return Card(
         picture=picture,
         text=clipped(example["text"], _MOST_CHARACTERS),
         truth=", ".join(truth) or "none",
         origin=example["origin"],
-        answers={
-            name: tuple(_cell(answers[view], truth) for view in VIEW_NAMES)
-            for name, answers in models.items()
-        },
+        answers=tuple(
+            (name, tuple(_cell(answers[view], truth) for view in VIEW_NAMES))
+            for name, answers in zip(names, models, strict=True)
+        ),
     )
 
 

@@ -5,11 +5,13 @@ gives to the pair, and the other one alone does not.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msd_deploy.data.prepared import PreparedSplit
+from msd_deploy.data.sources import is_file_spec
 from msd_deploy.distill.saliency import Saliency, teacher_saliency
 from msd_deploy.evaluation import LogitArray, LogitsByView, decisions, probabilities
 from msd_deploy.problem import Problem
@@ -101,7 +103,7 @@ def _example(answers: RunAnswers, kind: Kind, row: int, saliency: Saliency) -> E
     return {
         "kind": kind,
         "row": row,
-        "origin": str(source["origin"]),
+        "origin": _short_origin(str(source["origin"]), answers),
         "text": str(source["text"]),
         "truth": _true_labels(rows, row, data.labels),
         "image_saliency": round(float(saliency.image[row]), 4),
@@ -109,6 +111,12 @@ def _example(answers: RunAnswers, kind: Kind, row: int, saliency: Saliency) -> E
         "teacher": _answers_of(answers.predictions.by_view(answers.split), row, answers),
         "students": [_answers_of(student.logits, row, answers) for student in answers.students],
     }
+
+
+def _short_origin(origin: str, answers: RunAnswers) -> str:
+    """Return where a row stands: of a file without its folder, which is nobody else's business."""
+    is_file = is_file_spec(answers.students[0].config.data.spec)
+    return PurePath(origin).name if is_file else origin
 
 
 def _true_labels(rows: PreparedSplit, row: int, labels: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from msd_deploy import __version__
 from msd_deploy.artifacts import SCHEMA_VERSION, utc_now
+from msd_deploy.data.sources import is_file_spec
 from msd_deploy.distill.distances import kl_distance
 from msd_deploy.distill.saliency import teacher_saliency
 from msd_deploy.evaluation import (
@@ -71,7 +72,7 @@ def figures_of(answers: RunAnswers, *, command: str) -> DistillationJson:
         "created_utc": utc_now(),
         "command": command,
         "data": {
-            "name": Path(spec).name if Path(spec).is_absolute() else spec,
+            "name": Path(spec).name if is_file_spec(spec) else spec,
             "split": answers.split,
             "examples": len(answers.rows),
             "digest": data.digest,

@@ -1,0 +1,57 @@
+"""What the report's tests share: runs of a data set whose words try to become markup."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from msd_deploy.artifacts import RunDirectory
+from msd_deploy.config import DataConfig, DistillConfig, RunConfig, TeacherConfig
+from msd_deploy.data.source_types import SourceOptions
+from msd_deploy.data.sources import load_source
+from msd_deploy.pipeline import run_distillation
+
+LABELS = ("<b>benign</b>", 'hateful & "so on" </svg><script>alert(1)</script>')
+
+
+@pytest.fixture(scope="session")
+def hostile_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 generated memes as a FILE.jsonl, markup in every text and label; some lack a modality."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = load_source("synthetic:memes", options=SourceOptions(examples=400)).dataset["train"]
+    with (folder / "memes.jsonl").open("w") as file:
+        for index, row in enumerate(rows):
+            (folder / f"{index}.png").write_bytes(row["image_bytes"])
+            text = f"{row['text']} </p><img src=x onerror=alert({index})> {'word ' * (index % 90)}"
+            line = {"image": f"{index}.png", "text": text, "label": LABELS[row["label"]]}
+            if index % 20 in (3, 4):
+                del line["image" if index % 20 == 3 else "text"]
+            file.write(json.dumps(line) + "\n")
+    return folder / "memes.jsonl"
+
+
+@pytest.fixture(scope="session")
+def msd_run(hostile_data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A run of MSD whose weights differ from example to example; read it only."""
+    run = RunDirectory(tmp_path_factory.mktemp("runs") / "<i>msd")
+    run_distillation(msd_config(hostile_data), run)
+    return run
+
+
+@pytest.fixture(scope="session")
+def kd_run(hostile_data: Path, msd_run: RunDirectory) -> RunDirectory:
+    """A run of plain distillation from the same teacher; read it only."""
+    run = RunDirectory(msd_run.root.parent / "kd")
+    config = msd_config(hostile_data)
+    distill = replace(config.distill, method="kd", weighting="fixed")
+    run_distillation(replace(config, distill=distill, teacher=TeacherConfig(msd_run.teacher)), run)
+    return run
+
+
+def msd_config(data: Path) -> RunConfig:
+    return RunConfig(
+        data=DataConfig(spec=str(data)),
+        teacher=TeacherConfig(epochs=12),
+        distill=DistillConfig(epochs=2, log_every=1, weighting="instance"),
+    )

@@ -1,0 +1,150 @@
+import copy
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from msd_deploy.artifacts import RunDirectory
+from msd_deploy.hooks import StageHooks
+from msd_deploy.report.answers import read_answers
+from msd_deploy.report.distillation_page import render_distillation
+from msd_deploy.report.figures import figures_of
+from msd_deploy.report.schema import DistillationJson
+from msd_deploy.report.thumbnails import thumbnails_of
+
+Report = tuple[DistillationJson, dict[int, str]]
+
+
+class _Seen(HTMLParser):
+    """Collects tags, whatever the page would request, and its text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loads: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        loading = ("src", "href", "xlink:href", "srcset", "action", "background", "poster")
+        self.loads += [str(value) for name, value in attrs if name in loading]
+        assert not [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def made(kd_run: RunDirectory, msd_run: RunDirectory) -> Report:
+    answers = read_answers([kd_run, msd_run], split="test", hooks=StageHooks())
+    report = figures_of(answers, command="msd report <b>runs/kd</b>")
+    return report, thumbnails_of(answers, report["examples"])
+
+
+@pytest.fixture(scope="module")
+def page(made: Report) -> str:
+    return render_distillation(*made)
+
+
+@pytest.fixture(scope="module")
+def seen(page: str) -> _Seen:
+    parser = _Seen()
+    parser.feed(page)
+    return parser
+
+
+def test_the_page_requests_nothing_from_anywhere(page: str, seen: _Seen) -> None:
+    assert seen.loads
+    assert all(one.startswith("data:image/jpeg;base64,") for one in seen.loads)
+    assert not re.search(r"https?://|url\(|@import|@font-face", page)
+    assert "default-src 'none'" in page
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & set(seen.tags)
+
+
+def test_words_of_the_data_are_text_and_not_markup(page: str, seen: _Seen, made: Report) -> None:
+    shown = made[0]["examples"]["shown"]
+    assert seen.tags.count("img") == len(shown)  # the texts' own <img> is none
+    assert "<script" not in page
+    assert "onerror=alert" in seen.text
+    assert "<i>msd" in seen.text
+    assert "<b>benign</b>" in seen.text
+    assert not {"b", "i"} & set(seen.tags)
+
+
+def test_every_chart_is_well_formed_and_says_what_it_shows(page: str) -> None:
+    charts = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    # Densities of three models; loss and validation of both runs, weights of one; two saliencies.
+    assert len(charts) == 3 + 2 + 2 + 1 + 2
+    names = set()
+    for chart in charts:
+        svg = ElementTree.fromstring(chart)
+        told = {child.tag: child.text for child in svg}
+        assert told["title"]
+        assert told["desc"]
+        names.add(svg.attrib["aria-labelledby"])
+    assert len(names) == len(charts)
+
+
+def test_densities_share_their_axes(page: str) -> None:
+    charts = [
+        ElementTree.fromstring(chart)
+        for chart in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)[:3]
+    ]
+    ticks = [
+        [(one.attrib["x"], one.attrib["y"], one.text) for one in chart.iter("text")]
+        for chart in charts
+    ]
+    assert ticks[0] == ticks[1] == ticks[2]
+    curves = [
+        len([c for c in chart.iter("path") if "line" in c.attrib["class"]]) for chart in charts
+    ]
+    assert curves == [3, 3, 3]
+
+
+def test_weights_that_are_constant_are_a_sentence(seen: _Seen) -> None:
+    assert "the same for all examples, whatever their saliency: image and text 1." in seen.text
+
+
+def test_every_figure_of_the_tables_is_that_of_the_json(seen: _Seen, made: Report) -> None:
+    for student in made[0]["students"]:
+        for view, closeness in student["closeness"].items():
+            assert f"{closeness['agreement'] * 100:.1f} %" in seen.text
+            assert f"{closeness['distance']:.3f}" in seen.text
+            assert f"{closeness['total_variation']:.3f}" in seen.text
+            assert f"{student['views'][view]['score']['value'] * 100:.1f} %" in seen.text
+
+
+def test_a_run_named_teacher_hides_nobody(made: Report) -> None:
+    report = copy.deepcopy(made[0])
+    report["students"][0]["run"] = "teacher"
+    parser = _Seen()
+    parser.feed(render_distillation(report, made[1]))
+    rows_of_cards = 3 * len(report["examples"]["shown"])
+    assert parser.tags.count("article") * 3 == rows_of_cards
+    assert parser.tags.count("td") >= 3 * rows_of_cards
+
+
+def test_a_run_without_history_or_weights_still_has_a_page(made: Report) -> None:
+    report = copy.deepcopy(made[0])
+    empty = {"steps": [], "views": {"multimodal": [], "image": [], "text": []}}
+    for student in report["students"]:
+        student["weights"] = None
+        student["training"] = {"steps": [], "terms": {}, "weights": {}, "validation": empty}
+    report["examples"] = {
+        "counts": dict.fromkeys(("image", "text", "both", "either"), 0),
+        "shown": [],
+    }
+    page = render_distillation(report, {})
+    assert page.count("<svg") == 3
+    assert "It has no weights of views." in page
+
+
+def test_terms_of_any_name_and_of_0_are_drawn(made: Report) -> None:
+    report = copy.deepcopy(made[0])
+    training = report["students"][0]["training"]
+    for name in ("hint", "relation_distance", "relation_angle", "another"):
+        training["terms"][name] = [0.0] * len(training["steps"])
+    page = render_distillation(report, made[1])
+    for name in ("hint", "relation_distance", "relation_angle", "another"):
+        assert f">{name}</text>" in page

@@ -1,0 +1,136 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from msd_deploy.artifacts import RunDirectory, read_manifest, write_json, write_manifest
+from msd_deploy.errors import ArtifactError, ConfigError, DataError, MsdError
+from msd_deploy.report.answers import unique_names
+from msd_deploy.report.distillation import ReportConfig, command_line, write_distillation_report
+
+
+@pytest.fixture
+def own(msd_run: RunDirectory, tmp_path: Path) -> RunDirectory:
+    """A copy of the run, to break."""
+    return RunDirectory(Path(shutil.copytree(msd_run.root, tmp_path / "own")))
+
+
+def _refusal(*runs: RunDirectory, config: ReportConfig | None = None) -> MsdError:
+    with pytest.raises(MsdError) as caught:
+        write_distillation_report(runs, config or ReportConfig())
+    assert not runs[0].reports.exists()
+    return caught.value
+
+
+def test_an_unfinished_run_says_how_to_go_on(own: RunDirectory) -> None:
+    own.metrics.unlink()
+    error = _refusal(own)
+    assert isinstance(error, ArtifactError)
+    assert "is unfinished" in str(error)
+    assert "--resume" in error.fix
+
+
+def test_a_study_is_pointed_to_its_own_page(own: RunDirectory) -> None:
+    write_json(own.root / "study.json", {"schema_version": 1})
+    assert "is a study of `msd compare`" in str(_refusal(own))
+
+
+def test_a_run_without_its_teachers_predictions_says_how_to_get_them(own: RunDirectory) -> None:
+    shutil.rmtree(own.teacher_predictions)
+    error = _refusal(own)
+    assert "teacher_predictions" in str(error)
+    assert "msd distill --resume" in error.fix
+
+
+def test_predictions_for_other_data_are_refused(own: RunDirectory) -> None:
+    _change_key(own, data="0" * 64)
+    assert "predictions for another data set" in str(_refusal(own))
+
+
+def _change_key(run: RunDirectory, **changes: str) -> None:
+    stated = read_manifest(run.teacher_predictions, "teacher_predictions")
+    key = stated["key"]
+    assert isinstance(key, dict)
+    facts = {"key": {**key, **changes}, "views": stated["views"]}
+    write_manifest(run.teacher_predictions, "teacher_predictions", facts)
+
+
+def test_runs_of_two_data_sets_do_not_go_together(own: RunDirectory, kd_run: RunDirectory) -> None:
+    write_json(own.run_json, {**own.read(), "dataset_digest": "0" * 64})
+    error = _refusal(kd_run, own)
+    assert f"{own.root}: is of another data set than {kd_run.root}" in str(error)
+
+
+def test_runs_of_two_teachers_do_not_go_together(own: RunDirectory, kd_run: RunDirectory) -> None:
+    _change_key(own, teacher="0" * 64)
+    error = _refusal(kd_run, own)
+    assert f"{own.root}: has another teacher than {kd_run.root}" in str(error)
+    assert f"--teacher {kd_run.teacher}" in error.fix
+
+
+def test_a_run_is_named_once(kd_run: RunDirectory) -> None:
+    again = RunDirectory(kd_run.root / ".." / kd_run.root.name)
+    assert "named twice" in str(_refusal(kd_run, again))
+
+
+def test_data_that_is_not_there_is_named(own: RunDirectory) -> None:
+    stated = own.read()
+    stated["config"]["data"]["spec"] = str(own.root / "moved.jsonl")  # type: ignore[index]
+    write_json(own.run_json, stated)
+    error = _refusal(own)
+    assert isinstance(error, DataError)
+    assert "moved.jsonl: the run's data set is not there" in str(error)
+
+
+def test_data_that_has_changed_is_refused(own: RunDirectory, hostile_data: Path) -> None:
+    changed = Path(shutil.copytree(hostile_data.parent, own.root.parent / "data"))
+    lines = (changed / "memes.jsonl").read_text().splitlines()
+    first = {**json.loads(lines[0]), "text": "another text"}
+    (changed / "memes.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]))
+    stated = own.read()
+    stated["config"]["data"]["spec"] = str(changed / "memes.jsonl")  # type: ignore[index]
+    write_json(own.run_json, stated)
+    assert "the data set has changed" in str(_refusal(own))
+
+
+@pytest.mark.parametrize("ending", [".html", ".json"])
+def test_a_file_of_the_users_own_is_kept_unless_overwritten(
+    own: RunDirectory, tmp_path: Path, ending: str
+) -> None:
+    (tmp_path / f"mine{ending}").write_text("mine")
+    config = ReportConfig(out=tmp_path / "mine.html")
+    assert "already exists" in str(_refusal(own, config=config))
+    assert (tmp_path / f"mine{ending}").read_text() == "mine"
+    write_distillation_report([own], replace(config, overwrite=True))
+    assert (tmp_path / "mine.html").read_text().startswith("<!doctype html>")
+    assert json.loads((tmp_path / "mine.json").read_text())["kind"] == "distillation"
+
+
+def test_a_runs_own_report_is_replaced(own: RunDirectory) -> None:
+    (own.reports).mkdir()
+    (own.reports / "distillation.html").write_text("the last one")
+    page, _ = write_distillation_report([own], ReportConfig())
+    assert page.read_text().startswith("<!doctype html>")
+    assert {path.name for path in own.reports.iterdir()} == {
+        "distillation.html",
+        "distillation.json",
+    }
+
+
+def test_a_page_that_is_no_html_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--out: must end in \.html, not 'report\.pdf'"):
+        ReportConfig(out=Path("report.pdf"))
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths() -> None:
+    runs = [RunDirectory(Path("first/run")), RunDirectory(Path("second/run"))]
+    assert unique_names(runs) == ["first/run", "second/run"]
+    assert unique_names(runs[:1]) == ["run"]
+
+
+def test_the_command_repeats_the_report() -> None:
+    config = ReportConfig("validation", Path("my page.html"))
+    command = command_line([RunDirectory(Path("runs/a b"))], config)
+    assert command == ("msd report 'runs/a b' --split validation --out 'my page.html' --overwrite")
