@@ -67,7 +67,7 @@ def compare(
     """
     from msd_cli.run_settings import base_config, default_run_folder
     from msd_deploy.distill.steps import Hooks
-    from msd_deploy.study.compare import TABLE_NAME, run_study
+    from msd_deploy.study.compare import PAGE_NAME, run_study
     from msd_deploy.study.config import StudyConfig
     from msd_mobile_bench.host import describe_host
 
@@ -101,7 +101,7 @@ def compare(
         print_json(result)
         return
     _print_table(result)
-    say(f"Wrote {folder / TABLE_NAME}")
+    say(f"Wrote {folder / PAGE_NAME}: open it in a browser.")
 
 
 def _print_table(result: dict[str, object]) -> None:

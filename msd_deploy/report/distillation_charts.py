@@ -1,7 +1,6 @@
 """What is drawn in a report on distillations, from the content of distillation.json alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 from markupsafe import Markup
@@ -16,6 +15,7 @@ from msd_deploy.report.line_chart import (
     root_range,
 )
 from msd_deploy.report.schema import DistillationJson, SalienceJson, StudentJson, ViewAnswers
+from msd_deploy.report.svg import Panel
 from msd_deploy.report.words import VIEW_NAMES, metric_title
 from msd_deploy.views import View
 
@@ -23,21 +23,6 @@ _VIEWS = tuple(view.value for view in View)
 _LEAST_LOSS, _LEAST_SALIENCY = 1e-4, 1e-3
 _SHORT_NAMES = {"multimodal": "image and text", "image": "image", "text": "text"}
 _OTHER_TERMS = 3  # hues for terms that are no view's, after which they repeat
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """A chart with its words.
-
-    Attributes:
-        title: Above it.
-        chart: The <svg> element.
-        caption: Below it; may be empty.
-    """
-
-    title: str
-    chart: Markup
-    caption: str
 
 
 def density_panels(report: DistillationJson) -> list[Panel]:

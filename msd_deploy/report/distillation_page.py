@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from msd_deploy.report.distillation_charts import (
-    Panel,
     clipped,
     density_panels,
     output_words,
@@ -14,6 +13,7 @@ from msd_deploy.report.distillation_charts import (
 )
 from msd_deploy.report.pages import render_page
 from msd_deploy.report.schema import KINDS, AnswerJson, DistillationJson, ExampleJson, StudentJson
+from msd_deploy.report.svg import Panel
 from msd_deploy.report.tables import Line, Table, Tile
 from msd_deploy.report.words import (
     VIEW_NAMES,

@@ -23,6 +23,21 @@ class Canvas:
     height: int
 
 
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A chart with its words.
+
+    Attributes:
+        title: Above it.
+        chart: The <svg> element.
+        caption: Below it; may be empty.
+    """
+
+    title: str
+    chart: Markup
+    caption: str
+
+
 def draw_svg(canvas: Canvas, parts: Iterable[Markup], *, title: str, description: str) -> Markup:
     """Return an <svg> element that says in words what it shows.
 

@@ -42,6 +42,7 @@ from msd_deploy.study.cells import cell_directory, finished_cells, is_done, read
 from msd_deploy.study.compute import measure_flops, steps_by_method
 from msd_deploy.study.config import StudyConfig
 from msd_deploy.study.methods import METHODS
+from msd_deploy.study.page import render_study
 from msd_deploy.study.statistics import (
     Counts,
     PairedDifference,
@@ -55,7 +56,8 @@ from msd_deploy.study.tables import study_markdown
 from msd_deploy.study.workers import train_cells
 from msd_deploy.views import View
 
-STUDY_NAME, RESULT_NAME, TABLE_NAME = "study.json", "compare.json", "compare.md"
+STUDY_NAME, RESULT_NAME = "study.json", "compare.json"
+TABLE_NAME, PAGE_NAME = "compare.md", "compare.html"
 _BASELINES = ("none", "kd", "kd-dropout", "msd-fixed")
 
 CountsByCell = dict[str, dict[int, dict[View, Counts]]]
@@ -72,7 +74,7 @@ def run_study(
     hooks: StageHooks | None = None,
     training: Hooks | None = None,
 ) -> Json:
-    """Train what is missing of a study, and write compare.json and compare.md.
+    """Train what is missing of a study, and write compare.json, compare.md and compare.html.
 
     A study that exists is gone on with: methods and seeds may be added, all else must be the same.
 
@@ -124,6 +126,7 @@ def run_study(
     }
     write_json(out / RESULT_NAME, result)
     write_text(out / TABLE_NAME, study_markdown(result))
+    write_text(out / PAGE_NAME, render_study(result))
     shutil.rmtree(task.run.checkpoints, ignore_errors=True)
     return result
 

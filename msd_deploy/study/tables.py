@@ -30,17 +30,12 @@ def study_markdown(result: Mapping[str, Any]) -> str:
 
 
 def _facts(result: Mapping[str, Any]) -> list[str]:
-    rows, budget = result["examples"], result["budget"]
-    meaning = {
-        "steps": "equal steps",
-        "compute": "equal compute (floating-point operations of msd-fixed's ordinary run)",
-        "converged": "four times the ordinary steps, best epoch on validation",
-    }[budget]
+    rows = result["examples"]
     lines = [
         f"- {result['metric']} in % on {rows['test']:,} test examples; mean ± standard deviation"
-        f" over seeds {_seeds(result)}",
+        f" over seeds {', '.join(seeds_of(result))}",
         f"- {rows['train']:,} training rows, {result['labelled']:,} of them labelled;"
-        f" student {result['student']}; {meaning}",
+        f" student {result['student']}; {budget_words(result)}",
     ]
     for key in ("command", "host", "created_utc"):
         if result.get(key):
@@ -52,9 +47,19 @@ def _quoted(key: str, value: object) -> str:
     return f"`{value}`" if key == "command" else str(value)
 
 
-def _seeds(result: Mapping[str, Any]) -> str:
+def budget_words(result: Mapping[str, Any]) -> str:
+    """Say what all methods have in common."""
+    return {
+        "steps": "equal steps",
+        "compute": "equal compute (floating-point operations of msd-fixed's ordinary run)",
+        "converged": "four times the ordinary steps, best epoch on validation",
+    }[result["budget"]]
+
+
+def seeds_of(result: Mapping[str, Any]) -> list[str]:
+    """Return the seeds of a study, as its first method has them."""
     first = next(iter(result["methods"].values()))
-    return ", ".join(first["multimodal"]["per_seed"])
+    return list(first["multimodal"]["per_seed"])
 
 
 def _table(result: Mapping[str, Any]) -> list[str]:
@@ -106,11 +111,22 @@ def spread_text(spread: Mapping[str, Any]) -> str:
     return f"{percent_text(spread['mean'])}{deviation}"
 
 
-def _difference(difference: Mapping[str, Any]) -> str:
+def difference_text(difference: Mapping[str, Any]) -> str:
+    """Return a paired difference of compare.json in points: +2.9 [+1.0, +4.5] p = .003."""
     low, high = difference["interval"]
     p_value = difference["p_value"]
     text = f"{100 * difference['mean']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
     if p_value is None:
         return text
     stated = "p < .001" if p_value < 0.001 else f"p = {p_value:.3f}".replace("0.", ".")
-    return f"**{text} {stated}**" if p_value < _SIGNIFICANT else f"{text} {stated}"
+    return f"{text} {stated}"
+
+
+def is_significant(difference: Mapping[str, Any]) -> bool:
+    """Return whether a paired difference's p is below .05."""
+    return difference["p_value"] is not None and difference["p_value"] < _SIGNIFICANT
+
+
+def _difference(difference: Mapping[str, Any]) -> str:
+    text = difference_text(difference)
+    return f"**{text}**" if is_significant(difference) else text

@@ -21,7 +21,7 @@ from msd_deploy.pipeline import run_distillation
 from msd_deploy.runs import data_of_run
 from msd_deploy.stages import read_task
 from msd_deploy.study.cells import cell_directory, read_cell
-from msd_deploy.study.compare import RESULT_NAME, TABLE_NAME, run_study
+from msd_deploy.study.compare import PAGE_NAME, RESULT_NAME, TABLE_NAME, run_study
 from msd_deploy.study.compute import measure_flops, steps_by_method
 from msd_deploy.study.config import StudyConfig
 from msd_deploy.study.methods import METHODS
@@ -92,6 +92,16 @@ def test_the_table_is_markdown_with_a_row_a_method(
     assert "| msd-meta | " in table
     assert "command: `msd compare`" in table
     assert "host: a machine" in table
+
+
+def test_the_page_tells_the_same_study(finished_study: tuple[Path, dict[str, object]]) -> None:
+    out, result = finished_study
+    page = (out / PAGE_NAME).read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    for view in ("multimodal", "image", "text"):
+        mean = result["methods"]["msd-meta"][view]["mean"]  # type: ignore[index]
+        assert f"<td>{100 * mean:.1f}</td>" in page
+    assert "Fewer than three seeds" in page
 
 
 def test_a_study_goes_on_with_more_methods_and_keeps_its_students(
