@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from msd_deploy.report.densities import BANDWIDTH, EDGES
 from msd_deploy.report.distillation_charts import (
     clipped,
     density_panels,
@@ -15,6 +16,7 @@ from msd_deploy.report.pages import render_page
 from msd_deploy.report.schema import KINDS, AnswerJson, DistillationJson, ExampleJson, StudentJson
 from msd_deploy.report.svg import Panel
 from msd_deploy.report.tables import Line, Table, Tile
+from msd_deploy.report.weights import BINS
 from msd_deploy.report.words import (
     VIEW_NAMES,
     bytes_text,
@@ -255,11 +257,12 @@ def _cell(answer: AnswerJson, truth: list[str]) -> Cell:
 
 def _method_sentences(report: DistillationJson) -> list[str]:
     return [
-        f"Densities: of the {output_words(report)}, a Gaussian kernel of deviation 0.03, reflected"
-        " at 0 and 1; the vertical scale is that of square roots, so that both a peak at an end and"
-        " a plateau can be seen. After figure 1 of Jin et al. 2021 (arXiv 2101.01881).",
+        f"Densities: of the {output_words(report)}, a Gaussian kernel of deviation {BANDWIDTH:g},"
+        " reflected at 0 and 1; the vertical scale is that of square roots, so that both a peak at"
+        " an end and a plateau can be seen. After figure 1 of Jin et al. 2021 (arXiv 2101.01881).",
         "Total variation: half the sum of the absolute differences of the two histograms of that"
-        " probability, in 20 bins; 0 is alike, 1 is apart. It compares densities, not examples.",
+        f" probability, in {len(EDGES) - 1} bins; 0 is alike, 1 is apart. It compares densities,"
+        " not examples.",
         "Mean distance: KL(teacher || student) of the probabilities, at temperature 1 whatever the"
         " training's was, the mean over the examples; of independent classes, over classes too.",
         "Intervals: 95 % bootstrap intervals over examples. Decides as the teacher: share of equal"
@@ -267,7 +270,7 @@ def _method_sentences(report: DistillationJson) -> list[str]:
         "Loss terms: of single batches, each already with its weight and scale, so that their sum"
         " is the loss. Validation: after each pass.",
         "Saliency: how far the teacher's prediction moves when the modality is withheld, in nats,"
-        " on the training examples and at the training's temperature. Curve: medians of twelve"
+        f" on the training examples and at the training's temperature. Curve: medians of {BINS}"
         " groups of as many examples each; band: from the first to the ninth decile; dots: single"
         " examples.",
         "Examples: a modality decides where it alone leads the teacher to the answer that it gives"
