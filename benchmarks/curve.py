@@ -28,12 +28,13 @@ def curve_markdown(studies: Sequence[Json]) -> str:
     """
     results: list[Any] = sorted(studies, key=lambda study: _labelled(study))
     first = results[0]
+    teacher = ", ".join(f"{view} {percent_text(first['teacher'][view])}" for view in View)
     lines = [
         f"# {first['data']}: how much msd helps, by the number of training rows",
         "",
         f"- {first['metric']} in % on {first['examples']['test']:,} test examples, student"
         f" {first['student']}, budget: {first['budget']}",
-        f"- teacher: {', '.join(f'{v} {percent_text(first["teacher"][v])}' for v in View)}",
+        f"- teacher: {teacher}",
         f"- host: {first['host']}",
     ]
     lines += [f"- {_labelled(result):,} rows: `{result['command']}`" for result in results]
