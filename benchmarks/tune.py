@@ -1,9 +1,9 @@
 """Choose the settings of a study on its validation split, with seeds that it does not report.
 
-    python benchmarks/tune.py --config benchmarks/studies/memes.toml --teacher runs/memes/teacher \
+    python benchmarks/tune.py --data synthetic:memes --examples 1000 --teacher runs/memes/teacher \
         --out runs/tune-memes
 
-Every candidate of a method changes one or two settings of the configuration. A line per candidate
+Every candidate of a method changes one or two settings. A line per candidate
 and seed goes to OUT/tuning.jsonl: the metric of each view on the validation split; nothing is
 measured on the test split. A call continues where another stopped; the summary is printed at the
 end. Two calls with different --methods and --out use two cores.
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from msd_deploy.artifacts import RunDirectory
-from msd_deploy.config import RunConfig, read_config
+from msd_deploy.config import DataConfig, RunConfig, TeacherConfig
 from msd_deploy.distill.steps import Hooks
 from msd_deploy.distill.teacher_cache import TeacherPredictions
 from msd_deploy.evaluation import metric_of_logits, predict_views
@@ -40,7 +40,7 @@ from msd_deploy.views import View
 
 CANDIDATES: Mapping[str, Mapping[str, Mapping[str, float]]] = {
     "kd": {
-        "as configured": {},
+        "defaults": {},
         "temperature 4": {"temperature": 4.0},
         "alpha 0.5": {"alpha": 0.5},
         "learning rate 0.006": {"learning_rate": 0.006},
@@ -51,7 +51,7 @@ CANDIDATES: Mapping[str, Mapping[str, Mapping[str, float]]] = {
         "dropout 0.5": {"dropout": 0.5},
     },
     "msd-fixed": {
-        "as configured": {},
+        "defaults": {},
         "temperature 4": {"temperature": 4.0},
         "alpha 0.5": {"alpha": 0.5},
         "learning rate 0.006": {"learning_rate": 0.006},
@@ -63,7 +63,7 @@ CANDIDATES: Mapping[str, Mapping[str, Mapping[str, float]]] = {
         "floor 0": {"instance_floor": 0.0},
     },
     "msd-meta": {
-        "as configured": {},
+        "defaults": {},
         "rate 1": {"meta_rate": 1.0},
         "learning rate 0.01": {"meta_learning_rate": 0.01},
         "no look-ahead": {"meta_look_ahead": 0.0},
@@ -136,15 +136,18 @@ def summary(out: Path) -> str:
 def main() -> None:
     """Tune, and print the summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, required=True, help="TOML file of the study")
+    parser.add_argument("--data", required=True, help="data set of the study")
+    parser.add_argument("--examples", type=int, help="training rows of a generated task")
     parser.add_argument("--teacher", type=Path, required=True, help="folder of its teacher")
     parser.add_argument("--methods", default="kd,kd-dropout,msd-fixed", help="comma-separated")
     parser.add_argument("--seeds", type=int, default=2, help="seeds, from 101")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    base = read_config(arguments.config)
-    base = replace(base, teacher=replace(base.teacher, path=arguments.teacher))
+    base = RunConfig(
+        data=DataConfig(spec=arguments.data, examples=arguments.examples),
+        teacher=TeacherConfig(path=arguments.teacher),
+    )
     arguments.out.mkdir(parents=True, exist_ok=True)
     seeds = list(range(101, 101 + arguments.seeds))
     tune(with_absolute_paths(base), arguments.methods.split(","), seeds, arguments.out)

@@ -215,7 +215,7 @@ def draw_entailment(
 ) -> Draw:
     """Draw scenes, 4 hypotheses each: entailment, neutral or contradiction, about a third each.
 
-    A scene has 1 to 3 objects of different shapes; each stands in the shadow (30 %: black, its
+    A scene has 1 or 2 objects of different shapes; each stands in the shadow (30 %: black, its
     colour unknown) or has a colour, red more often than yellow. A hypothesis says of one object
     that it has a colour, or (20 %) that it has not; 10 % say what no picture tells. Those and what
     is said of an object in the shadow are neutral. Of the others half are true; a false one names a
@@ -225,7 +225,7 @@ def draw_entailment(
     """
     scene = np.arange(size) // ENTAILMENT_HYPOTHESES
     scenes = int(scene.max()) + 1
-    count = rng.integers(1, 4, scenes)
+    count = rng.integers(1, 3, scenes)
     shapes = rng.permuted(np.tile(np.arange(4), (scenes, 1)), axis=1)
     colours = rng.choice(4, (scenes, 4), p=_COLOUR_CHANCES)
     in_shadow = rng.random((scenes, 4)) < _SHADOW

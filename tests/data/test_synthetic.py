@@ -232,7 +232,7 @@ def test_the_best_possible_score_of_entailments_single_views_is_the_one_stated()
     for view in (View.IMAGE, View.TEXT):
         found = best_accuracy(cue_of(view, draw), draw.labels)
         assert found == pytest.approx(best[view], abs=0.0075)
-    assert max(best[View.IMAGE], best[View.TEXT]) < 0.55
+    assert max(best[View.IMAGE], best[View.TEXT]) < 0.57
 
 
 def test_colours_in_a_scene_tell_nothing_of_the_entailment_label() -> None:
@@ -242,7 +242,7 @@ def test_colours_in_a_scene_tell_nothing_of_the_entailment_label() -> None:
     counts = [(colour == code).sum(axis=1) for code in (0, 1, 2, 3, BLACK)]
     seen = np.ravel_multi_index(counts, (4,) * 5)
     best = synthetic._TASKS["entailment"].best_score[View.IMAGE]
-    # A table of 55 cells overfits the draw by a little.
+    # A table of some 20 cells overfits the draw by a little.
     assert best_accuracy(seen, draw.labels) < best + 0.015
 
 
