@@ -66,6 +66,7 @@ def compare(
         msd compare --data products.jsonl --teacher runs/products/teacher --budget compute
     """
     from msd_cli.run_settings import base_config, default_run_folder
+    from msd_cli.usage import usage_errors
     from msd_deploy.distill.steps import Hooks
     from msd_deploy.study.compare import PAGE_NAME, run_study
     from msd_deploy.study.config import StudyConfig
@@ -80,7 +81,8 @@ def compare(
     }
     base = base_config(options, config_file=config)
     names = tuple(name.strip() for name in methods.split(",") if name.strip())
-    study = StudyConfig(base, names, seeds, first_seed, budget, dropout, jobs)
+    with usage_errors():
+        study = StudyConfig(base, names, seeds, first_seed, budget, dropout, jobs)
     folder = out or Path("runs") / f"compare-{default_run_folder(base.data.spec).name}"
     host = describe_host()
     facts = {

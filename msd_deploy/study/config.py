@@ -56,7 +56,16 @@ class StudyConfig:
         check_range("dropout", self.dropout, 0.01, 0.9)
         check_range("jobs", self.jobs, 1, 1024)
         for name in self.methods:
-            self.of_cell(name, self.first_seed)  # settings that contradict a method are named now
+            self._check_method(name)
+
+    def _check_method(self, name: str) -> None:
+        """Name a method that the settings contradict now, before any work."""
+        try:
+            self.of_cell(name, self.first_seed)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{name} cannot be: {error}", where="methods", fix="Leave it out, or change that"
+            ) from error
 
     def of_cell(self, method: str, seed: int) -> RunConfig:
         """Return the configuration of one student."""

@@ -67,6 +67,11 @@ COMMANDS = ("distill", "export", "bench", "evaluate", "predict", "doctor")
         "bench nowhere --batches 0",
         "evaluate nowhere --threads 257",
         "predict nowhere --top 0",
+        "compare --dropout 2",
+        "compare --seeds 1001",
+        "compare --first-seed 1000001",
+        "compare --jobs 1025",
+        "compare --labelled-share 0",
     ],
 )
 def test_an_option_out_of_range_is_a_usage_error(line: str) -> None:
@@ -75,6 +80,26 @@ def test_an_option_out_of_range_is_a_usage_error(line: str) -> None:
     assert answer.exit_code == 2
     assert answer.stdout == ""
     assert f"Invalid value for {words[-2]}: must lie between" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [("foo", "unknown method 'foo'"), ("kd,kd", "each method once"), (",", "at least one")],
+)
+def test_methods_that_cannot_be_compared_are_a_usage_error(methods: str, message: str) -> None:
+    answer = CliRunner(env={"COLUMNS": "100"}).invoke(app, ["compare", "--methods", methods])
+    assert answer.exit_code == 2
+    assert "Invalid value for --methods" in answer.stderr
+    assert message in answer.stderr
+
+
+def test_a_method_that_the_file_contradicts_is_named_with_the_reason(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("[distill]\ntext_weight = 0\n")
+    line = ["compare", "--config", str(file), "--methods", "msd-meta"]
+    answer = CliRunner(env={"COLUMNS": "200"}).invoke(app, line)
+    assert answer.exit_code == 2
+    assert "Invalid value for --methods: msd-meta cannot be: distill.weighting" in answer.stderr
 
 
 def test_the_same_value_in_a_file_is_an_error_of_the_file(tmp_path: Path) -> None:
