@@ -208,6 +208,13 @@ class DistillConfig:
                 fix="Use exact, or set distill.dist_intra_weight = 0",
             )
         weights = (self.multimodal_weight, self.image_weight, self.text_weight)
+        used = {"none": (1.0,), "kd": weights[:1], "msd": weights}[self.method]
+        if max(used) <= 0:
+            raise ConfigError(
+                f"all weights of {self.method} are 0, so it would learn from the labels alone",
+                where="distill.method",
+                fix="Raise a weight, or use --method none",
+            )
         if self.weighting == "meta" and min(weights) <= 0:
             raise ConfigError(
                 "meta needs a weight above 0 of every view to start from",

@@ -2,11 +2,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from msd_deploy.config import (
+    DistillConfig,
     RunConfig,
     config_as_json,
     config_from_json,
@@ -49,6 +50,19 @@ def test_a_mistake_names_its_key(tmp_path: Path, text: str, message: str) -> Non
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_config(file)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "msd", "multimodal_weight": 0.0, "image_weight": 0.0, "text_weight": 0.0},
+        {"method": "kd", "multimodal_weight": 0.0},
+    ],
+)
+def test_a_distillation_without_any_weight_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"distill\.method: all weights of .* labels alone\."):
+        DistillConfig(**settings)
+    DistillConfig(**settings | {"method": "none"})
 
 
 def numbers_of(kind: type, prefix: str = "") -> Iterator[tuple[str, type]]:
