@@ -68,7 +68,7 @@ def save_checkpoint(
             tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
             save_file(tensors, building / _MODEL)
             save_file(moments_of(model, optimizer), building / _OPTIMIZER)
-            save_file({"torch": torch.get_rng_state()}, building / _RANDOM)
+            save_file(_random_state(), building / _RANDOM)
             if isinstance(objective, StatefulObjective):
                 save_file(objective.state_tensors(), building / _OBJECTIVE)
             write_manifest(building, "checkpoint", {"key": key, "progress": asdict(progress)})
@@ -107,7 +107,7 @@ def load_checkpoint(
     try:
         model.load_state_dict(load_file(newest / _MODEL))
         restore_moments(load_file(newest / _OPTIMIZER), model, optimizer)
-        torch.set_rng_state(load_file(newest / _RANDOM)["torch"])
+        _restore_random_state(load_file(newest / _RANDOM))
         if isinstance(objective, StatefulObjective):
             objective.restore(load_file(newest / _OBJECTIVE))
     except (SafetensorError, RuntimeError, KeyError) as error:
@@ -137,6 +137,23 @@ def restore_moments(
     for key, tensor in moments.items():
         name, _, entry = key.rpartition("|")
         optimizer.state[parameters[name]][entry] = tensor.clone()  # out of the mapped file
+
+
+def _random_state() -> dict[str, Tensor]:
+    """Return the states of torch's global generators: the processor's, and every GPU's."""
+    states = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        of_gpus = enumerate(torch.cuda.get_rng_state_all())
+        states |= {f"cuda:{index}": state for index, state in of_gpus}
+    return states
+
+
+def _restore_random_state(states: Mapping[str, Tensor]) -> None:
+    """Put `_random_state` back; a GPU that is not here any more is passed over."""
+    torch.set_rng_state(states["torch"])
+    for index in range(torch.cuda.device_count()):
+        if (state := states.get(f"cuda:{index}")) is not None:
+            torch.cuda.set_rng_state(state, index)
 
 
 def _progress_of(manifest: Mapping[str, object], where: Path) -> Progress:
