@@ -247,6 +247,11 @@ class RunDirectory:
         return self.root / "run.json"
 
     @property
+    def study_json(self) -> Path:
+        """What `msd compare` compares; a run of `msd distill` has none."""
+        return self.root / "study.json"
+
+    @property
     def history(self) -> Path:
         """One JSON object a line: loss terms while training, metrics at each evaluation."""
         return self.root / "history.jsonl"

@@ -103,7 +103,7 @@ def check_output(config: RunConfig, run: RunDirectory, *, resume: bool, overwrit
             where=run.root,
             fix="Use another --out, --resume it, or --overwrite it",
         )
-    elif run.root.exists() and (run.root / "study.json").is_file():
+    elif run.root.exists() and run.study_json.is_file():
         raise ArtifactError(
             "is a study of `msd compare`, so it is not overwritten",
             where=run.root,

@@ -15,7 +15,14 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from msd_deploy.artifacts import MANIFEST_NAME, new_folder, read_json, read_manifest, write_manifest
+from msd_deploy.artifacts import (
+    MANIFEST_NAME,
+    RunDirectory,
+    new_folder,
+    read_json,
+    read_manifest,
+    write_manifest,
+)
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.errors import ArtifactError
 from msd_deploy.evaluation import LogitArray, LogitsByView, predict_views
@@ -112,10 +119,10 @@ def _saying_how_to_write_again(folder: Path) -> Iterator[None]:
     try:
         yield
     except ArtifactError as error:
-        fix = (
-            f"Remove the folder {folder} and have it written again by"
-            f" `msd distill --resume --out {folder.parent}`"
-        )
+        again = f"have it written again by `msd distill --resume --out {folder.parent}`"
+        if RunDirectory(folder.parent).study_json.is_file():
+            again = "run the same `msd compare` again"
+        fix = f"Remove the folder {folder} and {again}"
         raise ArtifactError(error.what, where=error.where, fix=fix) from error
 
 

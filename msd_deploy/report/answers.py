@@ -98,7 +98,7 @@ def check_together(runs: Sequence[RunDirectory]) -> str:
         ArtifactError: They are not; names the run.
     """
     for run in runs:
-        if (run.root / "study.json").is_file():
+        if run.study_json.is_file():
             raise ArtifactError(
                 "is a study of `msd compare`, not a run",
                 where=run.root,

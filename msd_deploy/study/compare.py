@@ -56,7 +56,7 @@ from msd_deploy.study.tables import study_markdown
 from msd_deploy.study.workers import train_cells
 from msd_deploy.views import View
 
-STUDY_NAME, RESULT_NAME = "study.json", "compare.json"
+RESULT_NAME = "compare.json"
 TABLE_NAME, PAGE_NAME = "compare.md", "compare.html"
 _BASELINES = ("none", "kd", "kd-dropout", "msd-fixed")
 
@@ -105,7 +105,7 @@ def run_study(
     if overwrite:
         shutil.rmtree(out, ignore_errors=True)
     begin_run(study.base, run, task.data, task.preprocessor, given)
-    write_json(out / STUDY_NAME, _identity(study))
+    write_json(run.study_json, _identity(study))
     try:
         teacher = given or trained_teacher(task)
     except StoppedError as error:
@@ -133,7 +133,7 @@ def run_study(
 
 def _check_output(study: StudyConfig, out: Path, *, overwrite: bool) -> None:
     """Check, before any work, that a study may be written or gone on with."""
-    path = out / STUDY_NAME
+    path = RunDirectory(out).study_json
     if not path.is_file():
         if out.exists() and any(out.iterdir()):
             raise ArtifactError("exists and is no study", where=out, fix="Use another --out")

@@ -1,6 +1,7 @@
 """A small study end to end, through worker processes: results, resume, refusals."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,6 +144,20 @@ def test_a_stopped_study_says_how_to_go_on(study: StudyConfig, tmp_path: Path) -
     with pytest.raises(StoppedError, match="Run the same command again"):
         run_study(study, tmp_path / "study", training=Hooks(should_stop=lambda: True))
     assert not (tmp_path / "study" / RESULT_NAME).exists()
+
+
+def test_a_studys_damaged_predictions_are_mended_by_msd_compare(
+    study: StudyConfig, finished_study: tuple[Path, dict[str, object]], tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(finished_study[0], tmp_path / "study"))
+    damaged = out / "teacher_predictions" / "test.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-3])
+    with pytest.raises(ArtifactError, match="run the same `msd compare` again") as caught:
+        run_study(study, out)
+    assert "msd distill" not in str(caught.value)
+    shutil.rmtree(damaged.parent)
+    mended, before = run_study(study, out)["methods"], finished_study[1]["methods"]
+    assert mended["kd"] == before["kd"]  # type: ignore[index]
 
 
 def test_another_study_is_not_written_over(
