@@ -1,11 +1,14 @@
 """Fewer labels: part of a training split whose labels are hidden, to be distilled from unlabelled.
 
 Rows of one picture keep or lose their labels together, and a smaller share is part of a larger one.
+Where a row has one label, every class keeps the same share of its pictures, the first of every
+class before the second of any; rows with several labels are chosen at random.
 """
 
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from msd_deploy.data.batch import rows_by_image
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
@@ -32,19 +35,51 @@ def hide_labels(data: PreparedData, share: float, *, seed: int) -> PreparedData:
         raise DataError(
             f"a share of {share:g} leaves no labelled row", fix="Raise data.labelled_share"
         )
-    note = f"{labelled:,} of {len(train):,} training rows keep their labels"
-    return replace(data, splits={**data.splits, "train": train}, notes=(*data.notes, note))
+    notes = [f"{labelled:,} of {len(train):,} training rows keep their labels"]
+    if missing := _classes_without_label(train, data.labels):
+        notes.append(f"classes whose labels are all hidden: {', '.join(missing)}")
+    return replace(data, splits={**data.splits, "train": train}, notes=(*data.notes, *notes))
 
 
 def _with_fewer_labels(split: PreparedSplit, share: float, seed: int) -> PreparedSplit:
-    groups = rows_by_image(split.image_index)
-    order = np.random.default_rng((seed, 2)).permutation(len(groups))
+    groups = [np.array(group) for group in rows_by_image(split.image_index)]
+    has_label = split.has_label()
     kept = np.zeros(len(split), bool)
-    wanted = share * int(split.has_label().sum())
-    for group in order:
-        if kept.sum() >= wanted:
+    wanted = share * int(has_label.sum())
+    for group in _order_of_groups(split, groups, seed):
+        if (kept & has_label).sum() >= wanted:
             break
         kept[groups[group]] = True
     labels = split.labels.copy()
     labels[~kept] = NO_LABEL if labels.ndim == 1 else np.nan
     return replace(split, labels=labels)
+
+
+def _order_of_groups(
+    split: PreparedSplit, groups: list[NDArray[np.int64]], seed: int
+) -> NDArray[np.int64]:
+    """Return the order, int64 [groups], in which pictures are given their labels back."""
+    order = np.random.default_rng((seed, 2)).permutation(len(groups))
+    if split.labels.ndim == 2:
+        return order
+    classes = _classes_of_groups(split, groups)[order]
+    place = np.empty(len(groups))
+    for name in np.unique(classes):
+        members = np.flatnonzero(classes == name)
+        place[members] = np.arange(len(members)) / len(members)
+    return np.asarray(order[np.argsort(place, kind="stable")], np.int64)
+
+
+def _classes_of_groups(split: PreparedSplit, groups: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return the class that each picture stands for, int64 [groups]: the rarest of its rows'."""
+    found, counts = np.unique(split.labels, return_counts=True)
+    counts[found == NO_LABEL] = len(split) + 1  # stands for a picture without any label only
+    rarity = counts[np.searchsorted(found, split.labels)]
+    return np.array([split.labels[group[rarity[group].argmin()]] for group in groups], np.int64)
+
+
+def _classes_without_label(split: PreparedSplit, classes: tuple[str, ...]) -> list[str]:
+    labels = split.labels[split.has_label()]
+    positions = np.arange(len(classes))
+    present = labels.any(axis=0) if labels.ndim == 2 else np.isin(positions, labels)
+    return [classes[index] for index in np.flatnonzero(np.logical_not(present))]
