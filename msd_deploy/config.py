@@ -124,6 +124,10 @@ class DistillConfig:
     """Weight of the image view's distance (msd only)."""
     text_weight: float = 1.0
     """Weight of the text view's distance (msd only)."""
+    hint_weight: float = 0.0
+    """Weight of the hint: the student's features, mapped linearly, match the teacher's."""
+    relation_weight: float = 0.0
+    """Weight of the distances between a batch's features; that of their angles is twice as much."""
     instance_floor: float = 0.5
     """instance: share of the single views' weight that is split evenly, 0 to 1."""
     meta_gradient: Literal["fast", "exact"] = "fast"
@@ -176,7 +180,8 @@ class DistillConfig:
         check_range("distill.patience", self.patience, 1, 10_000)
         check_range("distill.alpha", self.alpha, 0.0, 1.0)
         check_range("distill.temperature", self.temperature, 0.05, 100.0)
-        for name in ("multimodal_weight", "image_weight", "text_weight"):
+        weights = ("multimodal_weight", "image_weight", "text_weight")
+        for name in (*weights, "hint_weight", "relation_weight"):
             check_range(f"distill.{name}", getattr(self, name), 0.0, 1000.0)
         check_range("distill.epochs", self.epochs, 1, 10_000)
         check_range("distill.batch_size", self.batch_size, 1, 65_536)
@@ -187,12 +192,23 @@ class DistillConfig:
         check_range("distill.log_every", self.log_every, 1, 1_000_000)
         self._check_method()
 
+    @property
+    def needs_features(self) -> bool:
+        """Whether the student learns from the teacher's features, not from its logits alone."""
+        return self.hint_weight > 0 or self.relation_weight > 0
+
     def _check_method(self) -> None:
         if self.weighting != "fixed" and self.method != "msd":
             raise ConfigError(
                 f"{self.weighting} weights the views of msd, and the method is {self.method}",
                 where="distill.weighting",
                 fix="Use --method msd, or leave --weighting out",
+            )
+        if self.needs_features and self.method == "none":
+            raise ConfigError(
+                "the teacher's features are learned from, and method none has no teacher",
+                where=f"distill.{'hint_weight' if self.hint_weight > 0 else 'relation_weight'}",
+                fix="Use it with --method kd or msd",
             )
         if self.modality_dropout > 0 and self.method == "msd":
             raise ConfigError(

@@ -1,14 +1,15 @@
-"""Metrics per view from logits, with bootstrap intervals; pure numpy but for `predict_views`."""
+"""Metrics per view from logits, with bootstrap intervals; pure numpy but for what asks a model."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from msd_deploy.data.batch import batches_in_order
+from msd_deploy.data.batch import Batch, batches_in_order
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.problem import Problem
@@ -65,16 +66,41 @@ def predict_views(
     logits: LogitsByView = {
         view: np.empty((len(split), model.classifier.out_features), np.float32) for view in wanted
     }
+    ask = partial(model.logits_by_view, views=wanted)
+    _fill(logits, ask, model, split, batch_size=batch_size, on_batch=on_batch)
+    return logits
+
+
+def predict_features(
+    model: FusionForClassification, split: PreparedSplit, *, batch_size: int = 256
+) -> NDArray[np.float32]:
+    """Return what a model's classifier reads of both modalities, float32 [rows, hidden]."""
+    view = View.MULTIMODAL
+    features = {view: np.empty((len(split), model.classifier.in_features), np.float32)}
+    ask = partial(model.features_by_view, views=(view,))
+    _fill(features, ask, model, split, batch_size=batch_size)
+    return features[view]
+
+
+def _fill(
+    results: Mapping[View, NDArray[np.float32]],
+    ask: Callable[[Batch], Mapping[View, Tensor]],
+    model: FusionForClassification,
+    split: PreparedSplit,
+    *,
+    batch_size: int,
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write a model's answers to a whole split into arrays [rows, ...], in eval mode."""
     was_training, device = model.training, model.device
     nn.Module.eval(model)
     with torch.inference_mode():
         for batch in batches_in_order(split, batch_size=batch_size):
             rows = batch.rows.numpy()
-            for view, values in model.logits_by_view(batch.to(device), wanted).items():
-                logits[view][rows] = values.float().cpu().numpy()
+            for view, values in ask(batch.to(device)).items():
+                results[view][rows] = values.float().cpu().numpy()
             on_batch(int(rows[-1]) + 1, len(split))
     model.train(was_training)
-    return logits
 
 
 def metric_name(problem: Problem) -> str:

@@ -21,6 +21,7 @@ from msd_deploy.data.preprocess import (
     train_tokenizer,
 )
 from msd_deploy.data.source_types import SourceData
+from msd_deploy.distill.feature_losses import build_projection
 from msd_deploy.distill.history import History
 from msd_deploy.distill.objectives import LabelObjective
 from msd_deploy.distill.plan import TrainingPlan, default_epochs, plan_key
@@ -152,6 +153,7 @@ def cached_predictions(
         teacher,
         teacher_data,
         task.run.teacher_predictions,
+        with_features=task.config.distill.needs_features,
         on_batch=lambda done, total: task.hooks.on_count("examples", done, total),
     )
 
@@ -182,7 +184,10 @@ def distilled_student(
             keep_best=settings.keep == "best" or settings.patience is not None,
             patience=settings.patience,
         )
-        _train(task, model, built.objective, plan, used=built.used)
+        projection = build_projection(
+            settings, model.config.hidden_size, predictions, seed=task.config.seed
+        )
+        _train(task, model, built.objective, plan, used=built.used, projection=projection)
         _write_weights(task, built, model)
         _save(task, run.student, model)
     return load_model(run.student).model
@@ -255,6 +260,7 @@ def _train(
     plan: TrainingPlan,
     *,
     used: NDArray[np.bool_] | None = None,
+    projection: torch.nn.Linear | None = None,
 ) -> None:
     train(
         TrainingJob(
@@ -266,6 +272,7 @@ def _train(
             history=History(task.run.history),
             hooks=task.training,
             used=used,
+            projection=projection,
         )
     )
 

@@ -18,7 +18,7 @@ from msd_cli.options import (
 )
 from msd_deploy.config import RunConfig
 
-_TEACHER, _STUDENT = "Teacher", "Student"
+_TEACHER, _STUDENT, _FEATURES = "Teacher", "Student", "Features"
 _DEFAULTS = RunConfig()
 
 
@@ -103,6 +103,22 @@ def distill(
         float | None,
         _option(_STUDENT, "Weight of the text view's loss.", _DEFAULTS.distill.text_weight),
     ] = None,
+    hint_weight: Annotated[
+        float | None,
+        _option(
+            _FEATURES,
+            "Weight of the hint: features that map onto the teacher's.",
+            _DEFAULTS.distill.hint_weight,
+        ),
+    ] = None,
+    relation_weight: Annotated[
+        float | None,
+        _option(
+            _FEATURES,
+            "Weight of distances and angles between a batch's features, as the teacher has them.",
+            _DEFAULTS.distill.relation_weight,
+        ),
+    ] = None,
     temperature: Annotated[
         float | None,
         _option(_STUDENT, "Of the soft targets.", _DEFAULTS.distill.temperature),
@@ -177,6 +193,8 @@ def distill(
         "distill.loss": loss,
         "distill.image_weight": image_weight,
         "distill.text_weight": text_weight,
+        "distill.hint_weight": hint_weight,
+        "distill.relation_weight": relation_weight,
         "distill.temperature": temperature,
         "distill.alpha": alpha,
         "distill.epochs": epochs,

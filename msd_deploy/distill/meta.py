@@ -14,6 +14,7 @@ from msd_deploy.data.batch import Batch, collate, rows_by_image
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.distill.checkpoint import moments_of, restore_moments
 from msd_deploy.distill.distances import Distance
+from msd_deploy.distill.feature_losses import feature_terms
 from msd_deploy.distill.losses import distillation_terms, label_loss
 from msd_deploy.distill.meta_gradient import (
     LastLayer,
@@ -66,6 +67,7 @@ class MetaObjective:
         self.optimizer = torch.optim.Adam(
             weighting.net.parameters(), lr=config.meta_learning_rate, eps=1e-12
         )
+        self.of_features = feature_terms(config, task.predictions)
         self.steps_done = 0
 
     def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
@@ -83,6 +85,7 @@ class MetaObjective:
             weights=weights,
             alpha=self.config.alpha,
         )
+        terms |= self.of_features(outputs, View.MULTIMODAL, batch.rows)
         return StepLoss(terms, weights)
 
     def state_tensors(self) -> dict[str, Tensor]:
@@ -164,9 +167,11 @@ class MetaObjective:
         self, model: ViewOutputs, batch: Batch, meta: Batch, weights: Tensor
     ) -> Tensor:
         def losses(parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-            logits = _outputs(model, parameters, batch, _VIEWS).logits
-            distances = torch.stack(list(self._distances(logits, batch).values()))
-            return distances, label_loss(logits[View.MULTIMODAL], batch.labels)
+            outputs = _outputs(model, parameters, batch, _VIEWS)
+            distances = torch.stack(list(self._distances(outputs.logits, batch).values()))
+            of_labels = label_loss(outputs.logits[View.MULTIMODAL], batch.labels)
+            of_features = self.of_features(outputs, View.MULTIMODAL, batch.rows)
+            return distances, sum(of_features.values(), self.config.alpha * of_labels)
 
         def meta_loss(parameters: dict[str, Tensor]) -> Tensor:
             logits = _outputs(model, parameters, meta, (View.MULTIMODAL,)).logits

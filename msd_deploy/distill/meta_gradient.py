@@ -6,7 +6,8 @@ a meta batch afterwards (Shu et al. 2019, Meta-Weight-Net; Ren et al. 2018):
     dL_meta / dw_ik = -r * (1 - alpha) / B * < grad L_meta(theta'), grad l_ik(theta) >
 
 for example i and view k. `exact_gradient` takes it over all parameters, `last_layer_gradient` over
-the classifier alone, where the inner product has a closed form and needs no second backward pass.
+the classifier alone, where the inner product has a closed form and needs no second backward pass;
+losses on features do not move the classifier, so they have no part in it.
 Without look-ahead L_meta's gradient is taken at theta instead of theta'.
 """
 
@@ -101,7 +102,8 @@ def exact_gradient(
 
     Args:
         model: The student; its gradients stay as they are.
-        losses: From parameters to the distances [views, batch] and the labels' scalar loss.
+        losses: From parameters to the distances [views, batch] and the rest of the loss, a scalar:
+            all that has no w_ik, the labels' weighted loss included.
         meta_loss: From parameters to the scalar loss on the meta batch.
         weights: float [views, batch], the current w_ik.
         step: The virtual step.
@@ -114,8 +116,8 @@ def exact_gradient(
     }
     leaves = list(parameters.values())
     weights = weights.detach().requires_grad_()
-    distances, of_labels = losses(parameters)
-    total = (1 - step.alpha) * (weights * distances).sum(dim=0).mean() + step.alpha * of_labels
+    distances, rest = losses(parameters)
+    total = (1 - step.alpha) * (weights * distances).sum(dim=0).mean() + rest
     slopes = torch.autograd.grad(total, leaves, create_graph=True, materialize_grads=True)
     at = parameters
     if step.look_ahead:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from msd_deploy.data.batch import Batch
 from msd_deploy.distill.distances import Distance
+from msd_deploy.distill.feature_losses import FeatureTerms
 from msd_deploy.distill.losses import LABELS_TERM, distillation_terms, label_loss
 from msd_deploy.distill.steps import ModelOutputs, StepLoss, ViewOutputs
 from msd_deploy.distill.teacher_cache import TeacherPredictions
@@ -52,6 +53,7 @@ class DistillationObjective:
         alpha: Weight of the labels' loss.
         modality_dropout: Share of steps in which the student is shown one modality alone and is
             still asked for what the labels and the teacher say of the pair.
+        of_features: The terms on features; None: none.
     """
 
     predictions: TeacherPredictions
@@ -60,10 +62,13 @@ class DistillationObjective:
     views: tuple[View, ...]
     alpha: float
     modality_dropout: float = 0.0
+    of_features: FeatureTerms | None = None
 
     def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
         """Return the weighted terms and the weights."""
-        student = self._student_logits(model, batch)
+        shown = draw_view(self.modality_dropout) if self.modality_dropout else View.MULTIMODAL
+        outputs = self._outputs(model, batch, shown)
+        student = {**outputs.logits, View.MULTIMODAL: outputs.logits[shown]}
         teacher = self.predictions.of_rows("train", batch.rows)
         distances = {
             view: self.distance(student[view], teacher[view], batch.labels) for view in self.views
@@ -72,14 +77,14 @@ class DistillationObjective:
         terms = distillation_terms(
             student[View.MULTIMODAL], distances, batch.labels, weights=weights, alpha=self.alpha
         )
+        if self.of_features is not None:
+            terms |= self.of_features(outputs, shown, batch.rows)
         return StepLoss(terms, weights)
 
-    def _student_logits(self, model: ViewOutputs, batch: Batch) -> dict[View, Tensor]:
-        shown = draw_view(self.modality_dropout) if self.modality_dropout else View.MULTIMODAL
-        if shown is not View.MULTIMODAL:
-            return {View.MULTIMODAL: model(batch, (shown,)).logits[shown]}
-        outputs: ModelOutputs = model(batch, tuple(dict.fromkeys((View.MULTIMODAL, *self.views))))
-        return outputs.logits
+    def _outputs(self, model: ViewOutputs, batch: Batch, shown: View) -> ModelOutputs:
+        others = self.views if shown is View.MULTIMODAL else ()
+        outputs: ModelOutputs = model(batch, tuple(dict.fromkeys((shown, *others))))
+        return outputs
 
 
 def detached(tensors: Mapping[View, Tensor]) -> dict[View, Tensor]:

@@ -19,10 +19,13 @@ class ModelOutputs:
     Attributes:
         logits: Per view float [batch, classes].
         features: Per view float [batch, hidden], what the classifier read.
+        hint: float [batch, hidden of the teacher], the projection of the first view's features;
+            None without a projection.
     """
 
     logits: dict[View, Tensor]
     features: dict[View, Tensor]
+    hint: Tensor | None = None
 
 
 class ViewOutputs(nn.Module):
@@ -30,17 +33,19 @@ class ViewOutputs(nn.Module):
 
     Args:
         model: The model.
+        projection: Maps its features to the teacher's width; trained with it and then left.
     """
 
-    def __init__(self, model: FusionForClassification) -> None:
+    def __init__(self, model: FusionForClassification, projection: nn.Linear | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.projection = model, projection
 
     def forward(self, batch: Batch, views: tuple[View, ...]) -> ModelOutputs:
         """Answer for each view; every picture is encoded once."""
         features = self.model.features_by_view(batch, views)
         logits = {view: self.model.classifier(values) for view, values in features.items()}
-        return ModelOutputs(logits, features)
+        hint = None if self.projection is None else self.projection(features[views[0]])
+        return ModelOutputs(logits, features, hint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from msd_deploy.config import DistillConfig
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.distill.distances import Distance, build_distance, check_distance
+from msd_deploy.distill.feature_losses import feature_terms
 from msd_deploy.distill.meta import MetaObjective, MetaTask, hold_out
 from msd_deploy.distill.meta_weighting import MetaWeighting
 from msd_deploy.distill.objectives import DistillationObjective
@@ -64,7 +65,13 @@ def build_student_objective(
     views = tuple(fixed_weights(config)) if config.weighting == "fixed" else tuple(View)
     used = None if views else data.splits["train"].has_label()
     objective = DistillationObjective(
-        predictions, distance, weighting, views, config.alpha, config.modality_dropout
+        predictions,
+        distance,
+        weighting,
+        views,
+        config.alpha,
+        config.modality_dropout,
+        feature_terms(config, predictions),
     )
     return StudentObjective(objective, weighting, predictions, distance, used)
 

@@ -1,7 +1,9 @@
 """The teacher's logits of every example under every view, computed once and memory-mapped.
 
 On disk: one safetensors per split, "logits" float32 [examples, views, classes], and a manifest with
-the cache's key: digests of teacher, data and preprocessing decide whether it is used again.
+the cache's key: digests of teacher, data and preprocessing decide whether it is used again. Where
+the student learns from features, features.safetensors holds those of the training split, float32
+[examples, hidden]: what the teacher's classifier read of both modalities.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,28 +27,36 @@ from msd_deploy.artifacts import (
 )
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.errors import ArtifactError
-from msd_deploy.evaluation import LogitArray, LogitsByView, predict_views
+from msd_deploy.evaluation import LogitArray, LogitsByView, predict_features, predict_views
 from msd_deploy.models.teachers import Teacher
 from msd_deploy.views import View
 
-_TENSOR = "logits"
+_LOGITS, _FEATURES = "logits", "features"
+_FEATURES_NAME = "features.safetensors"
 _VIEWS = tuple(View)
 
 
 @dataclass(frozen=True, slots=True)
 class TeacherPredictions:
-    """A teacher's logits.
+    """A teacher's logits, and its features where they were asked for.
 
     Attributes:
         logits: Per split, float32 [examples, views, classes]; views in the order of `View`.
+        features: Of the training split, float32 [examples, hidden], multimodal; None if not asked.
     """
 
     logits: Mapping[str, Tensor]
+    features: Tensor | None = None
 
     def of_rows(self, split: str, rows: Tensor) -> dict[View, Tensor]:
         """Return the logits [batch, classes] of each view of some rows."""
         selected = self.logits[split][rows.cpu()].to(rows.device)
         return {view: selected[:, index] for index, view in enumerate(_VIEWS)}
+
+    def features_of_rows(self, rows: Tensor) -> Tensor:
+        """Return the features [batch, hidden] of some training rows."""
+        assert self.features is not None  # the cache's key states that they were asked for
+        return self.features[rows.cpu()].to(rows.device)
 
     def of_view(self, split: str, view: View) -> LogitArray:
         """Return a split's logits [examples, classes] of one view."""
@@ -62,6 +72,7 @@ def cache_predictions(
     data: PreparedData,
     folder: Path,
     *,
+    with_features: bool = False,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> TeacherPredictions:
     """Return the teacher's predictions, computed unless the folder holds those of its key.
@@ -70,6 +81,7 @@ def cache_predictions(
         teacher: The teacher.
         data: Prepared by the teacher's own preprocessor.
         folder: Where they are kept.
+        with_features: Whether the features of the training split are wanted too.
         on_batch: Called with the examples done and their total over all splits.
 
     Raises:
@@ -80,11 +92,16 @@ def cache_predictions(
         "data": data.digest,
         "preprocess": teacher.preprocessor.digest(),
     }
+    if with_features:
+        key["features"] = "multimodal"
     with _saying_how_to_write_again(folder):
         is_cached = _is_cached(folder, key)
     if not is_cached:
         with new_folder(folder) as building:
             _compute(teacher, data, building, on_batch)
+            if with_features:
+                features = predict_features(teacher.model, data.splits["train"])
+                save_file({_FEATURES: features}, building / _FEATURES_NAME)
             write_manifest(building, "teacher_predictions", {"key": key, "views": list(_VIEWS)})
     return read_predictions(folder)
 
@@ -102,11 +119,21 @@ def read_predictions(folder: Path) -> TeacherPredictions:
         manifest = read_manifest(folder, "teacher_predictions")
     files = manifest["files"]
     assert isinstance(files, dict)  # read_manifest verified it
-    logits = {}
-    for name in files:
-        with safe_open(folder / name, framework="pt") as tensors:
-            logits[Path(name).stem] = tensors.get_tensor(_TENSOR)
-    return TeacherPredictions(logits)
+    logits = {
+        Path(name).stem: _mapped(folder / name, _LOGITS) for name in files if name != _FEATURES_NAME
+    }
+    has_features = _FEATURES_NAME in files
+    return TeacherPredictions(
+        logits, _mapped(folder / _FEATURES_NAME, _FEATURES) if has_features else None
+    )
+
+
+def _mapped(path: Path, name: str) -> Tensor:
+    """Return a tensor of a file, memory-mapped."""
+    with safe_open(path, framework="pt") as tensors:
+        tensor = tensors.get_tensor(name)
+    assert isinstance(tensor, Tensor)
+    return tensor
 
 
 def _is_cached(folder: Path, key: Mapping[str, str]) -> bool:
@@ -136,7 +163,7 @@ def _compute(
         by_view = predict_views(teacher.model, split, on_batch=on_split)
         stacked = np.stack([by_view[view] for view in _VIEWS], axis=1)
         save_file(
-            {_TENSOR: np.ascontiguousarray(stacked[..., teacher.class_order])},
+            {_LOGITS: np.ascontiguousarray(stacked[..., teacher.class_order])},
             folder / f"{name}.safetensors",
         )
         before += len(split)

@@ -51,6 +51,7 @@ class TrainingJob:
         history: Gets a line per `log_every` steps and per pass.
         hooks: Progress and stopping.
         used: bool [rows], which training rows are used; all if None.
+        projection: Trained with the model for the objective's hint, kept in checkpoints alone.
     """
 
     model: FusionForClassification
@@ -61,6 +62,7 @@ class TrainingJob:
     history: History
     hooks: Hooks = field(default_factory=Hooks)
     used: NDArray[np.bool_] | None = None
+    projection: nn.Linear | None = None
 
 
 def train(job: TrainingJob) -> None:
@@ -91,13 +93,14 @@ class _Training:
             # Without one, each iterator draws from the global generator, and so would a resume.
             generator=torch.Generator(),
         )
-        optimizer = torch.optim.AdamW(_parameter_groups(job.model, job.plan), betas=_BETAS)
+        self.trained = ViewOutputs(job.model, job.projection)
+        optimizer = torch.optim.AdamW(_parameter_groups(self.trained, job.plan), betas=_BETAS)
         self.accelerator = Accelerator(
             dataloader_config=DataLoaderConfiguration(even_batches=False)
         )
         self.views: ViewOutputs
         self.views, self.optimizer, self.loader = self.accelerator.prepare(
-            ViewOutputs(job.model), optimizer, loader
+            self.trained, optimizer, loader
         )
         self.progress = Progress()
         self.steps, self.epochs = self._count_steps()
@@ -134,7 +137,7 @@ class _Training:
         progress = load_checkpoint(
             self.job.checkpoints,
             key=self.plan.key,
-            model=self.model,
+            model=self.trained,
             optimizer=self._bare_optimizer(),
             objective=self.job.objective,
         )
@@ -243,7 +246,7 @@ class _Training:
                 self.job.checkpoints,
                 replace(self.progress, history_bytes=self.job.history.size_bytes()),
                 key=self.plan.key,
-                model=self.model,
+                model=self.trained,
                 optimizer=self._bare_optimizer(),
                 objective=self.job.objective,
             )

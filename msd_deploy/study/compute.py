@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from msd_deploy.config import RunConfig
 from msd_deploy.data.batch import Batch, ImageGroupSampler, collate
+from msd_deploy.distill.feature_losses import build_projection
 from msd_deploy.distill.steps import ModelOutputs, Objective, ViewOutputs
 from msd_deploy.distill.student_objective import build_student_objective
 from msd_deploy.distill.teacher_cache import TeacherPredictions
@@ -38,7 +39,11 @@ def step_flops(config: RunConfig, task: Task, predictions: TeacherPredictions) -
     dropout = config.distill.modality_dropout
     whole = replace(config, distill=replace(config.distill, modality_dropout=0.0))
     with torch.random.fork_rng(devices=[]):
-        model = ViewOutputs(build_student(config.student, task.data, task.preprocessor).train())
+        student = build_student(config.student, task.data, task.preprocessor).train()
+        projection = build_projection(
+            config.distill, student.config.hidden_size, predictions, seed=config.seed
+        )
+        model = ViewOutputs(student, projection)
         built = build_student_objective(whole.distill, task.data, predictions, seed=config.seed)
         flops = _flops(task, lambda batch: _loss(built.objective, model, batch))
         if dropout == 0:

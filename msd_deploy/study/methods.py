@@ -9,7 +9,8 @@ _Change = Callable[[DistillConfig, float], DistillConfig]
 
 
 def _none(config: DistillConfig, dropout: float) -> DistillConfig:
-    return replace(config, method="none", weighting="fixed", modality_dropout=0.0)
+    without = replace(config, hint_weight=0.0, relation_weight=0.0)
+    return replace(without, method="none", weighting="fixed", modality_dropout=0.0)
 
 
 def _kd(config: DistillConfig, dropout: float) -> DistillConfig:

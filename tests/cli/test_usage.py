@@ -50,6 +50,8 @@ COMMANDS = ("distill", "export", "bench", "evaluate", "predict", "doctor")
         "distill --image-weight -1",
         "distill --text-weight 1001",
         "distill --temperature 0",
+        "distill --hint-weight -1",
+        "distill --relation-weight 1001",
         "distill --alpha 1.5",
         "distill --epochs 0",
         "distill --batch-size 0",

@@ -29,6 +29,7 @@ from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.views import View
 
 BATCH, META, HIDDEN, CLASSES = 5, 7, 6, 3
+ALPHA = 0.2
 
 
 class Problem:
@@ -49,7 +50,7 @@ class Problem:
 
     def losses(self, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         logits = functional_call(self.model, parameters, (self.features,))
-        return self.distances(logits), label_loss(logits[0], self.labels)
+        return self.distances(logits), ALPHA * label_loss(logits[0], self.labels)
 
     def meta_loss(self, parameters: dict[str, Tensor]) -> Tensor:
         logits = functional_call(self.model, parameters, (self.meta_features,))
@@ -57,8 +58,8 @@ class Problem:
 
     def after_step(self, weights: Tensor, step: VirtualStep) -> float:
         """Take the virtual step with these weights; return the meta loss."""
-        distances, of_labels = self.losses(dict(self.model.named_parameters()))
-        loss = (1 - step.alpha) * (weights * distances).sum(dim=0).mean() + step.alpha * of_labels
+        distances, rest = self.losses(dict(self.model.named_parameters()))
+        loss = (1 - step.alpha) * (weights * distances).sum(dim=0).mean() + rest
         gradients = torch.autograd.grad(loss, list(self.model.parameters()))
         moved = {
             name: parameter - step.rate * gradient
@@ -92,7 +93,7 @@ def problem() -> Problem:
 
 
 def test_the_exact_gradient_is_the_slope_of_the_loss_after_the_step(problem: Problem) -> None:
-    step = VirtualStep(rate=0.5, alpha=0.2)
+    step = VirtualStep(rate=0.5, alpha=ALPHA)
     found = exact_gradient(problem.model, problem.losses, problem.meta_loss, problem.weights, step)
     size = 1e-6
     for view, example in np.ndindex(3, BATCH):
@@ -107,7 +108,7 @@ def test_the_exact_gradient_is_the_slope_of_the_loss_after_the_step(problem: Pro
 def test_the_closed_form_is_exact_for_a_student_that_is_its_last_layer(
     problem: Problem, look_ahead: bool
 ) -> None:
-    step = VirtualStep(rate=0.5, alpha=0.2, look_ahead=look_ahead)
+    step = VirtualStep(rate=0.5, alpha=ALPHA, look_ahead=look_ahead)
     exact = exact_gradient(problem.model, problem.losses, problem.meta_loss, problem.weights, step)
     fast = last_layer_gradient(problem.last_layer(), problem.weights, step)
     assert exact.abs().max() > 1e-3
@@ -117,7 +118,7 @@ def test_the_closed_form_is_exact_for_a_student_that_is_its_last_layer(
 def test_looking_ahead_matters_only_for_a_finite_step(problem: Problem) -> None:
     def directions(rate: float) -> list[Tensor]:
         layer = problem.last_layer()
-        both = (VirtualStep(rate, 0.2, look_ahead) for look_ahead in (True, False))
+        both = (VirtualStep(rate, ALPHA, look_ahead) for look_ahead in (True, False))
         return [last_layer_gradient(layer, problem.weights, step) / rate for step in both]
 
     tiny, large = directions(1e-9), directions(1.0)
