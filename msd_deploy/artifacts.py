@@ -297,6 +297,11 @@ class RunDirectory:
         return self.root / "teacher_exports"
 
     @property
+    def trackers(self) -> Path:
+        """What a tracker of experiments writes, such as TensorBoard's events."""
+        return self.root / "trackers"
+
+    @property
     def reports(self) -> Path:
         """Benchmark results and pages."""
         return self.root / "reports"

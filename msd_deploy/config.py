@@ -17,6 +17,18 @@ StudentSize = Literal["tiny", "small", "mobile"]
 Method = Literal["none", "kd", "msd"]
 Weighting = Literal["fixed", "population", "instance", "meta"]
 Loss = Literal["kl", "dist", "dkd", "mse"]
+# Those of accelerate's `log_with`.
+TrackerName = Literal[
+    "tensorboard",
+    "wandb",
+    "mlflow",
+    "trackio",
+    "aim",
+    "clearml",
+    "comet_ml",
+    "dvclive",
+    "swanlab",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +252,7 @@ class DistillConfig:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """Everything that decides a run's result."""
+    """Everything that decides a run's result, and who watches it."""
 
     data: DataConfig = field(default_factory=DataConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
@@ -248,6 +260,8 @@ class RunConfig:
     distill: DistillConfig = field(default_factory=DistillConfig)
     seed: int = 0
     """Seed of initial weights, order and dropout."""
+    tracker: TrackerName | None = None
+    """Who is shown loss terms, weights and metrics, beside history.jsonl."""
 
     def __post_init__(self) -> None:
         check_range("seed", self.seed, 0, 2**31 - 1)

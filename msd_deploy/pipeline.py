@@ -8,6 +8,7 @@ from msd_deploy.config import RunConfig
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.distill.distances import check_distance
 from msd_deploy.distill.steps import Hooks
+from msd_deploy.distill.tracking import check_tracker
 from msd_deploy.hooks import StageHooks
 from msd_deploy.runs import begin_run, check_output, with_absolute_paths
 from msd_deploy.stages import (
@@ -61,6 +62,7 @@ def run_distillation(
     """
     watching, config = hooks or RunHooks(), with_absolute_paths(config)
     stages = watching.stages
+    check_tracker(config.tracker)
     check_output(config, run, resume=resume, overwrite=overwrite)
     task, source = read_task(config, run, stages, watching.training, resume=resume)
     check_distance(config.distill, task.data.problem, len(task.data.labels))

@@ -78,12 +78,16 @@ def _absolute_folder(stated: str) -> str:
 
 
 def without_paths(config: RunConfig) -> RunConfig:
-    """Return what decides a result, not where it lies; digests stand for the files' contents."""
+    """Return what decides a result, not where it lies, nor who watches.
+
+    Digests stand for the files' contents.
+    """
     spec = "" if is_file_spec(config.data.spec) else config.data.spec
     return replace(
         config,
         data=replace(config.data, spec=spec, tokenizer=None),
         teacher=replace(config.teacher, path=None),
+        tracker=None,
     )
 
 
@@ -134,8 +138,8 @@ def refuse_overwriting_input(config: RunConfig, run: RunDirectory) -> None:
 
 
 def _check_same_config(config: RunConfig, run: RunDirectory) -> None:
-    stated = config_as_json(with_absolute_paths(config_of_run(run)))
-    ours = config_as_json(config)
+    stated = config_as_json(replace(with_absolute_paths(config_of_run(run)), tracker=None))
+    ours = config_as_json(replace(config, tracker=None))
     if stated != ours:
         raise ArtifactError(
             f"was started with other settings ({_first_difference(stated, ours)})",

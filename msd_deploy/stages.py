@@ -32,6 +32,7 @@ from msd_deploy.distill.student_objective import (
     example_weights,
 )
 from msd_deploy.distill.teacher_cache import TeacherPredictions, cache_predictions
+from msd_deploy.distill.tracking import Tracker
 from msd_deploy.distill.trainer import TrainingJob, train
 from msd_deploy.evaluation import agreement, metric_name, predict_views, score_views
 from msd_deploy.hooks import StageHooks
@@ -273,8 +274,14 @@ def _train(
             hooks=task.training,
             used=used,
             projection=projection,
+            tracker=_tracker(task, plan.phase),
         )
     )
+
+
+def _tracker(task: Task, phase: str) -> Tracker | None:
+    name, run = task.config.tracker, task.run
+    return name and Tracker(name, run.trackers, f"{run.root.resolve().name}-{phase}")
 
 
 def _save(task: Task, folder: Path, model: FusionForClassification) -> None:

@@ -16,7 +16,7 @@ from msd_cli.options import (
     StrictOption,
     split_labels,
 )
-from msd_deploy.config import RunConfig
+from msd_deploy.config import RunConfig, TrackerName
 
 _TEACHER, _STUDENT, _FEATURES = "Teacher", "Student", "Features"
 _DEFAULTS = RunConfig()
@@ -157,6 +157,15 @@ def distill(
         int | None,
         typer.Option(help="Of weights, order and dropout.", show_default=f"{_DEFAULTS.seed}"),
     ] = None,
+    tracker: Annotated[
+        TrackerName | None,
+        typer.Option(
+            metavar="NAME",
+            help="Who is shown loss terms, weights and metrics: tensorboard (files in the run's"
+            " trackers/), wandb, mlflow, trackio, aim, clearml, comet_ml, dvclive or swanlab.",
+            show_default="none",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run, with its settings.")
     ] = False,
@@ -202,6 +211,7 @@ def distill(
         "distill.learning_rate": learning_rate,
         "distill.patience": patience,
         "seed": seed,
+        "tracker": tracker,
     }
     settings, run = run_settings(options, config_file=config, out=out, resume=resume)
     display = ProgressDisplay(stopped_fix="Finished stages are kept; continue with --resume")

