@@ -22,6 +22,7 @@ from msd_deploy.errors import ArtifactError
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 _CHUNK_BYTES = 1 << 20
+_BUILDING, _RETIRED = "building-", "retired-"
 _DROPPINGS = frozenset({".ds_store", "thumbs.db", "desktop.ini"})
 
 Json = dict[str, object]
@@ -111,7 +112,7 @@ def new_file(final: Path) -> Iterator[Path]:
     It is flushed to disk first. On any error it is removed and `final` stays as it was.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.")
+    descriptor, name = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.{_BUILDING}")
     os.close(descriptor)
     building = Path(name)
     try:
@@ -159,7 +160,7 @@ def new_folder(final: Path) -> Iterator[Path]:
     `final` stays as it was.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.building-"))
+    building = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.{_BUILDING}"))
     building.chmod(0o755)
     try:
         yield building
@@ -172,10 +173,32 @@ def _replace_folder(building: Path, final: Path) -> None:
     if not final.exists():
         building.rename(final)
         return
-    retired = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.retired-"))
+    retired = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.{_RETIRED}"))
     final.rename(retired / final.name)
     building.rename(final)
     shutil.rmtree(retired, ignore_errors=True)
+
+
+def left_by_a_kill(folder: Path) -> list[Path]:
+    """Return what `new_file` and `new_folder` left half-built in a folder when killed."""
+    found = (folder.glob(f".*.{kind}*") for kind in (_BUILDING, _RETIRED))
+    return [path for paths in found for path in paths]
+
+
+def remove_left_by_a_kill(folder: Path) -> None:
+    """Remove it; nobody else may be writing there."""
+    for path in left_by_a_kill(folder):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def holds_something(path: Path) -> bool:
+    """Return whether there is anything at a path, but for an empty folder or a killed start's."""
+    if not path.is_dir():
+        return path.exists()
+    return bool(set(path.iterdir()) - set(left_by_a_kill(path)))
 
 
 def write_manifest(folder: Path, kind: str, facts: Mapping[str, object]) -> None:

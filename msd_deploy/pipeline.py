@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import dataclass, field
 
-from msd_deploy.artifacts import Json, RunDirectory, write_json
+from msd_deploy.artifacts import Json, RunDirectory, remove_left_by_a_kill, write_json
 from msd_deploy.config import RunConfig
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.distill.distances import check_distance
@@ -79,8 +79,7 @@ def run_distillation(
     metrics = measure(task, predictions, teacher.model, student)
     write_json(run.metrics, metrics)
     shutil.rmtree(run.checkpoints, ignore_errors=True)
-    for left_by_a_kill in run.root.glob(".*.building-*"):
-        shutil.rmtree(left_by_a_kill, ignore_errors=True)
+    remove_left_by_a_kill(run.root)
     return metrics
 
 

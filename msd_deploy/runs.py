@@ -10,6 +10,7 @@ from msd_deploy.artifacts import (
     SCHEMA_VERSION,
     Json,
     RunDirectory,
+    holds_something,
     new_folder,
     utc_now,
     write_json,
@@ -101,23 +102,25 @@ def check_output(config: RunConfig, run: RunDirectory, *, resume: bool, overwrit
     """
     if resume:
         _check_same_config(config, run)
-    elif run.root.exists() and not overwrite:
+    elif not holds_something(run.root):
+        return
+    elif not overwrite:
         raise ArtifactError(
             "already exists",
             where=run.root,
             fix="Use another --out, --resume it, or --overwrite it",
         )
-    elif run.root.exists() and run.study_json.is_file():
+    elif run.study_json.is_file():
         raise ArtifactError(
             "is a study of `msd compare`, so it is not overwritten",
             where=run.root,
             fix="Use another --out",
         )
-    elif run.root.exists() and not run.run_json.is_file():
+    elif not run.run_json.is_file():
         raise ArtifactError(
             "is not a run, so it is not overwritten", where=run.root, fix="Use another --out"
         )
-    elif run.root.exists():
+    else:
         refuse_overwriting_input(config, run)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msd_deploy.artifacts import RunDirectory, write_manifest
+from msd_deploy.artifacts import RunDirectory, new_file, new_folder, write_manifest
 from msd_deploy.config import (
     DataConfig,
     DistillConfig,
@@ -181,3 +181,27 @@ def test_what_a_run_reads_is_not_deleted_by_overwriting_it(project: Path, key: s
     with pytest.raises(ArtifactError, match="lies in the run that would be overwritten"):
         run_distillation(with_options(QUICK, {key: value}), run, overwrite=True)
     assert inside.is_file()
+
+
+def test_a_start_that_was_killed_is_no_run_in_the_way(project: Path) -> None:
+    """It died while it wrote run.json; before that, it had made an empty folder."""
+    run = RunDirectory(Path("runs/killed"))
+    run.root.mkdir(parents=True)
+    writing = new_file(run.run_json)
+    writing.__enter__()  # and never leaves
+    assert [path.name[:10] for path in run.root.iterdir()] == [".run.json."]
+    run_distillation(QUICK, run)
+    assert not list(run.root.glob(".*"))
+    with pytest.raises(ArtifactError, match="already exists"):
+        run_distillation(QUICK, run)
+
+
+def test_what_kills_left_half_built_goes_when_the_run_is_finished(project: Path) -> None:
+    run = RunDirectory(Path("runs/killed"))
+    stop_at_once(QUICK, run)
+    left = [new_file(run.metrics), new_file(run.example_weights), new_folder(run.student)]
+    for building in left:
+        building.__enter__()
+    (run.root / ".notes").write_text("the user's own")
+    run_distillation(QUICK, run, resume=True)
+    assert [path.name for path in run.root.glob(".*")] == [".notes"]

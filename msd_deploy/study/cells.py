@@ -18,6 +18,7 @@ from msd_deploy.artifacts import (
     RunDirectory,
     new_file,
     read_json,
+    remove_left_by_a_kill,
     write_json,
 )
 from msd_deploy.distill.teacher_cache import TeacherPredictions
@@ -99,6 +100,7 @@ def train_cell(
         },
     )
     shutil.rmtree(directory.checkpoints, ignore_errors=True)
+    remove_left_by_a_kill(directory.root)
 
 
 def read_cell(cell: RunDirectory) -> tuple[Json, LogitsByView]:

@@ -14,7 +14,9 @@ from msd_deploy.artifacts import (
     SCHEMA_VERSION,
     Json,
     RunDirectory,
+    holds_something,
     read_versioned_json,
+    remove_left_by_a_kill,
     utc_now,
     write_json,
     write_text,
@@ -106,8 +108,9 @@ def run_study(
     teacher_data, given = given_teacher(task, source, resume=is_begun)
     if overwrite:
         shutil.rmtree(out, ignore_errors=True)
-    begin_run(study.base, run, task.data, task.preprocessor, given)
+    # First: with run.json alone, a killed start would look like a run.
     write_json(run.study_json, _identity(study))
+    begin_run(study.base, run, task.data, task.preprocessor, given)
     try:
         teacher = given or trained_teacher(task)
     except StoppedError as error:
@@ -130,6 +133,7 @@ def run_study(
     write_text(out / TABLE_NAME, study_markdown(result))
     write_text(out / PAGE_NAME, render_study(result))
     shutil.rmtree(task.run.checkpoints, ignore_errors=True)
+    remove_left_by_a_kill(out)
     return result
 
 
@@ -137,7 +141,7 @@ def _check_output(study: StudyConfig, out: Path, *, overwrite: bool) -> None:
     """Check, before any work, that a study may be written or gone on with."""
     path = RunDirectory(out).study_json
     if not path.is_file():
-        if out.exists() and any(out.iterdir()):
+        if holds_something(out):
             raise ArtifactError("exists and is no study", where=out, fix="Use another --out")
     elif overwrite:
         refuse_overwriting_input(study.base, RunDirectory(out))

@@ -1,0 +1,132 @@
+"""kill -9 of `msd distill` at any moment, and what --resume makes of what it left.
+
+What a kill leaves depends on what was written before it, and on nothing else. So the moments are
+counted in operations that change the run's folder: files opened for writing, folders made, renames,
+removals. The process kills itself before the n-th one, and every run of this test dies at the same
+places. (Interpreter and libraries announce these operations to audit hooks.)
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from msd_deploy.artifacts import RunDirectory
+from msd_deploy.data.source_types import SourceOptions
+from msd_deploy.data.sources import load_source
+from msd_deploy.data.synthetic_tasks import MEMES_LABELS
+
+ROOT = Path(__file__).parents[2]
+KILLS = 10
+WRITES_RUN_JSON = 4
+Ended = subprocess.CompletedProcess[str]
+_CHILD = """
+import atexit, os, signal, sys
+folder, last = os.path.realpath(sys.argv[1]), int(sys.argv[2])
+done = 0
+
+def is_change(event, args):
+    if event in ("os.remove", "os.rmdir") and args[-1] != -1:
+        return True  # inside a tree that is being removed: its names are relative
+    if event == "open" and not (args[2] & (os.O_WRONLY | os.O_RDWR)):
+        return False
+    changes = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
+    return event in changes and str(args[0]).startswith(folder)
+
+def count(event, args):
+    global done
+    if is_change(event, args):
+        done += 1
+        if done == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(count)
+atexit.register(lambda: sys.stderr.write(f"{done} operations\\n"))
+sys.argv = ["msd", *sys.argv[3:]]
+from msd_cli.main import main
+main()
+"""
+
+
+def msd(run: RunDirectory, *arguments: object, kill_before: int = 0) -> Ended:
+    """Run `msd distill` on a run's folder, and kill it before an operation on that folder."""
+    paths = os.pathsep.join(str(ROOT / name) for name in (".", "cli", "export", "mobile_bench"))
+    words = ["distill", "--out", run.root, *arguments]
+    command = [sys.executable, "-c", _CHILD, run.root, kill_before, *words]
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [str(word) for word in command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    """A TOML file: 200 memes, a checkpoint at every step, weights that are learned."""
+    rows = load_source("synthetic:memes", options=SourceOptions(examples=200)).dataset["train"]
+    with (tmp_path / "memes.jsonl").open("w") as file:
+        for index, row in enumerate(rows):
+            (tmp_path / f"{index}.png").write_bytes(row["image_bytes"])
+            label = MEMES_LABELS[row["label"]]
+            line = {"image": f"{index}.png", "text": row["text"], "label": label}
+            file.write(json.dumps(line) + "\n")
+    path = tmp_path / "run.toml"
+    path.write_text(
+        f'data.spec = "{tmp_path / "memes.jsonl"}"\n'
+        "teacher.epochs = 1\n"
+        '[distill]\nweighting = "meta"\nkeep = "best"\nhint_weight = 1.0\n'
+        "epochs = 4\nlog_every = 1\ncheckpoint_seconds = 0.0\n"
+    )
+    return path
+
+
+def weights_of(run: RunDirectory) -> list[bytes]:
+    return [(folder / "model.safetensors").read_bytes() for folder in (run.teacher, run.student)]
+
+
+def operations_of(ended: Ended) -> int:
+    assert ended.returncode == 0, ended.stderr
+    found = re.search(r"(\d+) operations", ended.stderr)
+    assert found is not None
+    return int(found.group(1))
+
+
+def where_it_died(run: RunDirectory) -> set[str]:
+    """What a killed run was about, from what it left."""
+    left = {folder.parent.name for folder in run.checkpoints.glob("*/step-*")}
+    if list(run.root.rglob(".*")):
+        left.add("half-built")
+    return left
+
+
+@pytest.mark.slow
+def test_ten_kills_each_followed_by_resume_leave_the_bits_of_an_undisturbed_run(
+    settings: Path, tmp_path: Path
+) -> None:
+    """Ten random moments, spread over the run, after a first kill while run.json is written."""
+    whole, killed = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "killed")
+    operations = operations_of(msd(whole, "--config", settings))
+    # At most a seventh each, of which a resumed run repeats some: none gets to the end.
+    moments = np.random.default_rng(0).integers(operations // 15, operations // 7, KILLS).tolist()
+    seen: list[set[str]] = []
+    for moment in (WRITES_RUN_JSON, *moments):
+        how = ["--resume"] if killed.run_json.is_file() else ["--config", settings]
+        ended = msd(killed, *how, kill_before=moment)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        seen.append(where_it_died(killed))
+    operations_of(msd(killed, "--resume"))
+    assert weights_of(killed) == weights_of(whole)
+    assert killed.history.read_bytes() == whole.history.read_bytes()
+    assert killed.metrics.read_bytes() == whole.metrics.read_bytes()
+    names = [sorted(path.name for path in run.root.iterdir()) for run in (killed, whole)]
+    assert names[0] == names[1]
+    assert set().union(*seen) >= {"teacher", "student", "half-built"}
