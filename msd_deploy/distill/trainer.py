@@ -27,7 +27,7 @@ from msd_deploy.distill.history import History
 from msd_deploy.distill.plan import TrainingPlan, learning_rate_at
 from msd_deploy.distill.steps import Hooks, Objective, StepLoss, StepReport, ViewOutputs
 from msd_deploy.distill.tracking import Tracker, start_tracker, track
-from msd_deploy.distill.weighting import ExampleWeights
+from msd_deploy.distill.weighting import weights_line
 from msd_deploy.errors import MsdError, StoppedError
 from msd_deploy.evaluation import metric_name, metric_of_logits, predict_views
 from msd_deploy.models.fusion import FusionForClassification
@@ -203,7 +203,7 @@ class _Training:
                     "learning_rate": learning_rate_at(progress.step - 1, self.steps, plan),
                     "loss": sum(terms.values()),
                     "terms": terms,
-                    **_weights_line(loss.weights),
+                    **weights_line(loss.weights),
                 }
             )
         self.job.hooks.on_step(
@@ -291,14 +291,3 @@ def _parameter_groups(model: nn.Module, plan: TrainingPlan) -> list[dict[str, ob
         {"params": decayed, "lr": plan.learning_rate, "weight_decay": plan.weight_decay},
         {"params": free, "lr": plan.learning_rate, "weight_decay": 0.0},
     ]
-
-
-def _weights_line(weights: ExampleWeights) -> dict[str, object]:
-    """Return a batch's weights for the history: mean and standard deviation of each view's."""
-    if not weights:
-        return {}
-    spread = {
-        view.value: {"mean": values.mean().item(), "std": values.std(unbiased=False).item()}
-        for view, values in weights.items()
-    }
-    return {"weights": spread}

@@ -120,3 +120,14 @@ def instance_weighting(config: DistillConfig, saliency: Saliency) -> InstanceWei
     )
     both = config.image_weight + config.text_weight
     return InstanceWeighting(config.multimodal_weight, both * share, both * (1 - share))
+
+
+def weights_line(weights: ExampleWeights) -> dict[str, object]:
+    """Return a batch's weights for the history: mean and standard deviation of each view's."""
+    if not weights:
+        return {}
+    spread = {
+        view.value: {"mean": values.mean().item(), "std": values.std(unbiased=False).item()}
+        for view, values in weights.items()
+    }
+    return {"weights": spread}
