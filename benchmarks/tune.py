@@ -64,9 +64,9 @@ CANDIDATES: Mapping[str, Mapping[str, Mapping[str, float]]] = {
     },
     "msd-meta": {
         "defaults": {},
+        "floors 0.75 and 0.5": {"meta_multimodal_floor": 0.75, "meta_single_floor": 0.5},
+        "learning rate 0.001": {"meta_learning_rate": 0.001},
         "rate 1": {"meta_rate": 1.0},
-        "learning rate 0.01": {"meta_learning_rate": 0.01},
-        "no look-ahead": {"meta_look_ahead": 0.0},
     },
 }
 

@@ -150,8 +150,10 @@ class DistillConfig:
     """meta: SGD learning rate of the virtual step."""
     meta_learning_rate: float = 3e-3
     """meta: learning rate (Adam) of the network that sets the weights."""
+    meta_rows: Literal["validation", "train"] = "validation"
+    """meta: rows that judge the weights: the validation split, or training rows held out for it."""
     meta_share: float = 0.1
-    """meta: share of the labelled training rows that is held out for it."""
+    """meta: with meta_rows train, the share of the labelled training rows that is held out."""
     meta_batch_size: int = 64
     """meta: held-out rows a step."""
     meta_multimodal_floor: float = 0.5

@@ -40,8 +40,8 @@ class MetaTask:
     Attributes:
         predictions: The teacher's logits of the training split.
         distance: D.
-        split: The training split.
-        held_out: int64 [rows], its labelled rows that the student does not train on.
+        split: The split whose rows judge the weights: validation, or the training split.
+        held_out: int64 [rows], labelled rows of it that the student does not train on.
         seed: Of the order of meta batches.
     """
 

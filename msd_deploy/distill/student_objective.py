@@ -23,6 +23,7 @@ from msd_deploy.distill.weighting import (
     instance_weighting,
     population_weights,
 )
+from msd_deploy.errors import ConfigError
 from msd_deploy.problem import Problem
 from msd_deploy.views import View
 
@@ -55,7 +56,7 @@ def build_student_objective(
     from one seed start from the same weights.
 
     Raises:
-        ConfigError: The distance means nothing for the task.
+        ConfigError: The distance means nothing for the task, or no rows can judge learned weights.
     """
     check_distance(config, data.problem, len(data.labels))
     distance = build_distance(config, data.problem)
@@ -98,8 +99,6 @@ def _meta_objective(
     distance: Distance,
     seed: int,
 ) -> StudentObjective:
-    train = data.splits["train"]
-    held_out = hold_out(train, config.meta_share, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         weighting = MetaWeighting(
@@ -108,11 +107,35 @@ def _meta_objective(
             multimodal_floor=config.meta_multimodal_floor,
             single_floor=config.meta_single_floor,
         )
-    task = MetaTask(predictions, distance, train, held_out, seed)
-    used = np.ones(len(train), bool)
-    used[held_out] = False
-    objective = MetaObjective(weighting, task, config)
-    return StudentObjective(objective, weighting, predictions, distance, used)
+    split, held_out, used = _meta_rows(config, data, seed)
+    task = MetaTask(predictions, distance, split, held_out, seed)
+    return StudentObjective(
+        MetaObjective(weighting, task, config), weighting, predictions, distance, used
+    )
+
+
+def _meta_rows(
+    config: DistillConfig, data: PreparedData, seed: int
+) -> tuple[PreparedSplit, NDArray[np.int64], NDArray[np.bool_] | None]:
+    """Return a split, its rows that judge the weights, and the training rows left to the student.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    train, validation = data.splits["train"], data.splits["validation"]
+    if config.meta_rows == "train":
+        held_out = hold_out(train, config.meta_share, seed=seed)
+        used = np.ones(len(train), bool)
+        used[held_out] = False
+        return train, held_out, used
+    labelled = np.flatnonzero(validation.has_label())
+    if not len(labelled):
+        raise ConfigError(
+            "the validation split has no labelled row that could judge the weights",
+            where="distill.weighting",
+            fix='Label some, set distill.meta_rows = "train", or use another --weighting',
+        )
+    return validation, labelled, None
 
 
 def example_weights(

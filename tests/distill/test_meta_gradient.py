@@ -140,13 +140,34 @@ def objective_on(
 
 def test_held_out_rows_are_not_trained_on(memes: tuple[PreparedData, Preprocessor]) -> None:
     train = memes[0].splits["train"]
-    objective, used = objective_on(memes, meta_share=0.25)
+    objective, used = objective_on(memes, meta_rows="train", meta_share=0.25)
     assert used is not None
     assert not used[objective.task.held_out].any()
     assert len(objective.task.held_out) == 30
     assert used.sum() == 90
     assert np.array_equal(hold_out(train, 0.25, seed=0), objective.task.held_out)
     assert not np.array_equal(hold_out(train, 0.25, seed=1), objective.task.held_out)
+
+
+def test_the_validation_split_judges_the_weights_and_no_training_row_is_lost(
+    memes: tuple[PreparedData, Preprocessor],
+) -> None:
+    objective, used = objective_on(memes)
+    validation = memes[0].splits["validation"]
+    assert used is None
+    assert objective.task.split is validation
+    assert np.array_equal(objective.task.held_out, np.arange(len(validation)))
+
+
+def test_a_validation_split_without_labels_is_refused(
+    memes: tuple[PreparedData, Preprocessor],
+) -> None:
+    data, preprocessor = memes
+    validation = data.splits["validation"]
+    unlabelled = replace(validation, labels=np.full(len(validation), -100))
+    without = replace(data, splits={**data.splits, "validation": unlabelled})
+    with pytest.raises(ConfigError, match=r"distill\.weighting: .*no labelled row"):
+        objective_on((without, preprocessor))
 
 
 def test_rows_of_one_picture_are_held_out_together(
@@ -234,7 +255,9 @@ def test_the_network_learns_to_trust_the_view_whose_teacher_is_right(
     train = data.splits["train"]
     right = torch.nn.functional.one_hot(torch.from_numpy(train.labels), 2) * 8.0 - 4.0
     logits = torch.stack([right, right, -right], dim=1)
-    config = DistillConfig(weighting="meta", meta_learning_rate=0.02, meta_share=0.3)
+    config = DistillConfig(
+        weighting="meta", meta_rows="train", meta_learning_rate=0.02, meta_share=0.3
+    )
     built = build_student_objective(config, data, TeacherPredictions({"train": logits}), seed=0)
     optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=2e-3)
     tiny_model.train()
