@@ -64,7 +64,7 @@ CANDIDATES: Mapping[str, Mapping[str, Mapping[str, float]]] = {
     },
     "msd-meta": {
         "defaults": {},
-        "floors 0.75 and 0.5": {"meta_multimodal_floor": 0.75, "meta_single_floor": 0.5},
+        "floors 0.5 and 0.1": {"meta_multimodal_floor": 0.5, "meta_single_floor": 0.1},
         "learning rate 0.001": {"meta_learning_rate": 0.001},
         "rate 1": {"meta_rate": 1.0},
     },

@@ -156,9 +156,9 @@ class DistillConfig:
     """meta: with meta_rows train, the share of the labelled training rows that is held out."""
     meta_batch_size: int = 64
     """meta: held-out rows a step."""
-    meta_multimodal_floor: float = 0.5
+    meta_multimodal_floor: float = 0.75
     """meta: share of its fixed weight that the multimodal view keeps."""
-    meta_single_floor: float = 0.1
+    meta_single_floor: float = 0.5
     """meta: share of their fixed weights that the single views keep."""
     epochs: int | None = None
     """Passes over the training split; None: as many as make about 750 steps, at least 5."""

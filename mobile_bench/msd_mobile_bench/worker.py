@@ -20,7 +20,7 @@ import numpy as np
 from msd_deploy.artifacts import Json
 from msd_deploy.errors import MsdError
 from msd_export.export_folder import ExportFolder
-from msd_export.predictors import Predictor, TorchPredictor, open_predictor
+from msd_export.predictors import TimedPredictor, TorchPredictor, open_predictor
 from msd_export.signature import ModelInputs, Precision, Target, single_example
 from msd_mobile_bench.exchange import load_arrays, save_arrays
 from msd_mobile_bench.footprint import peak_rss_bytes, rss_bytes
@@ -69,10 +69,9 @@ class Session:
         """Time the control kernel, then single examples, each time another one."""
         control = time_control_kernel()
         plan = SamplingPlan(warm_up, samples, most_seconds)
-        return {"control_ms": control, "latency_ms": time_calls(self._predict_example, plan)}
-
-    def _predict_example(self, number: int) -> object:
-        return self._predictor.predict(self._examples[number % self._rows])
+        calls = [self._predictor.prepare(example) for example in self._examples]
+        timed = time_calls(lambda number: calls[number % self._rows](), plan)
+        return {"control_ms": control, "latency_ms": timed}
 
     def memory(self) -> Json:
         """Return the most memory that was held so far."""
@@ -82,8 +81,9 @@ class Session:
         """Time batches, the examples repeated to fill them, after one batch that does not count."""
         rows = [self._examples[row % self._rows] for row in range(batch_size)]
         batch = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        call = self._predictor.prepare(batch)
         plan = SamplingPlan(1, batches, most_seconds)
-        return {"batch_ms": time_calls(lambda number: self._predictor.predict(batch), plan)}
+        return {"batch_ms": time_calls(lambda number: call(), plan)}
 
     def predict(self, *, inputs: str, outputs: str) -> Json:
         """Read a batch of inputs from one folder and write its logits into another."""
@@ -93,7 +93,7 @@ class Session:
         return {"rows": len(logits)}
 
 
-def _open(target: str, precision: str, folder: Path, threads: int) -> Predictor:
+def _open(target: str, precision: str, folder: Path, threads: int) -> TimedPredictor:
     if target == "torch":
         return TorchPredictor(folder, threads=threads)
     export = ExportFolder(folder, cast(Target, target), cast(Precision, precision), manifest={})

@@ -256,7 +256,12 @@ def test_the_network_learns_to_trust_the_view_whose_teacher_is_right(
     right = torch.nn.functional.one_hot(torch.from_numpy(train.labels), 2) * 8.0 - 4.0
     logits = torch.stack([right, right, -right], dim=1)
     config = DistillConfig(
-        weighting="meta", meta_rows="train", meta_learning_rate=0.02, meta_share=0.3
+        weighting="meta",
+        meta_rows="train",
+        meta_learning_rate=0.02,
+        meta_share=0.3,
+        meta_multimodal_floor=0.5,
+        meta_single_floor=0.1,
     )
     built = build_student_objective(config, data, TeacherPredictions({"train": logits}), seed=0)
     optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=2e-3)

@@ -68,6 +68,19 @@ def test_logits_equal_pytorchs_for_every_batch_and_view(
     np.testing.assert_allclose(OnnxPredictor(exported).predict(inputs), logits.numpy(), atol=1e-4)
 
 
+def test_a_prepared_call_answers_for_the_inputs_that_were_handed_over(
+    exported: Path, memes: Memes
+) -> None:
+    predictor = OnnxPredictor(exported)
+    first, second = (memes[0].splits["test"].inputs(slice(row, row + 1)) for row in (0, 1))
+    calls = [predictor.prepare(inputs) for inputs in (first, second)]
+    for call in (*calls, *calls):
+        call()
+    for call, inputs in zip(calls, (first, second), strict=True):
+        np.testing.assert_array_equal(call.logits(), predictor.predict(inputs))
+    assert not np.array_equal(calls[0].logits(), calls[1].logits())
+
+
 def test_the_file_is_read_again_in_a_fresh_process_without_torch(
     graph: ExportGraph, exported: Path, memes: Memes, tmp_path: Path
 ) -> None:
