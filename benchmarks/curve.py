@@ -7,6 +7,7 @@ methods' test metric on the pair, and how far msd-fixed is ahead of each control
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,19 +29,24 @@ def curve_markdown(studies: Sequence[Json]) -> str:
     """
     results: list[Any] = sorted(studies, key=lambda study: _labelled(study))
     first = results[0]
-    teacher = ", ".join(f"{view} {percent_text(first['teacher'][view])}" for view in View)
     lines = [
         f"# {first['data']}: how much msd helps, by the number of training rows",
         "",
         f"- {first['metric']} in % on {first['examples']['test']:,} test examples, student"
         f" {first['student']}, budget: {first['budget']}",
-        f"- teacher: {teacher}",
         f"- host: {first['host']}",
     ]
     lines += [f"- {_labelled(result):,} rows: `{result['command']}`" for result in results]
     for view in View:
         lines += ["", f"## {view.value}", "", *_table(results, view)]
     return "\n".join(lines) + "\n"
+
+
+def _read_study(folder: Path) -> Json:
+    study: Any = read_versioned_json(folder / RESULT_NAME)
+    if missing := [method for method in _METHODS if method not in study["methods"]]:
+        sys.exit(f"error: {folder}: has no {', '.join(missing)}; add them with msd compare")
+    return dict(study)
 
 
 def _labelled(study: Any) -> int:
@@ -50,13 +56,14 @@ def _labelled(study: Any) -> int:
 def _table(results: Sequence[Any], view: View) -> list[str]:
     ahead = [f"{_OURS} - {control}" for control in _CONTROLS]
     lines = [
-        f"| training rows | {' | '.join((*_METHODS, *ahead))} |",
-        f"|---:|{'---:|' * (len(_METHODS) + len(ahead))}",
+        f"| training rows | teacher | {' | '.join((*_METHODS, *ahead))} |",
+        f"|---:|---:|{'---:|' * (len(_METHODS) + len(ahead))}",
     ]
     for result in results:
         cells = [spread_text(result["methods"][method][view.value]) for method in _METHODS]
         cells += [difference_text(result["paired"][name][view.value]) for name in ahead]
-        lines.append(f"| {_labelled(result):,} | {' | '.join(cells)} |")
+        teacher = percent_text(result["teacher"][view])
+        lines.append(f"| {_labelled(result):,} | {teacher} | {' | '.join(cells)} |")
     return lines
 
 
@@ -66,7 +73,7 @@ def main() -> None:
     parser.add_argument("studies", type=Path, nargs="+", help="folders of `msd compare`")
     parser.add_argument("--out", type=Path, required=True, help="Markdown file to write")
     arguments = parser.parse_args()
-    studies = [read_versioned_json(folder / RESULT_NAME) for folder in arguments.studies]
+    studies = [_read_study(folder) for folder in arguments.studies]
     write_text(arguments.out, curve_markdown(studies))
 
 

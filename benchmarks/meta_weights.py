@@ -8,6 +8,7 @@ over the batch's examples. `msd report` draws the same curves for a single run.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -32,6 +33,8 @@ def weights_markdown(folders: Sequence[Path]) -> str:
             for method, seed in finished_cells(folder)
             if method == _METHOD
         ]
+        if not trainings or len(trainings[0]["steps"]) < _STRETCHES:
+            sys.exit(f"error: {folder}: has no {_METHOD} of {_STRETCHES} logged steps")
         lines += [f"## {study['data']}", "", *_table(trainings), ""]
     return "\n".join(lines)
 

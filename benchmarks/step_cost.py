@@ -52,8 +52,9 @@ class Bench:
     batches: list[Batch]
 
     def settings(self, method: str, **changes: object) -> DistillConfig:
-        """Return a method's settings, as `msd compare` has them, with some changed."""
-        return replace(METHODS[method](self.task.config.distill, 0.3), **changes)
+        """Return a method's settings, as `msd compare` has them, some changed; logits alone."""
+        own = replace(METHODS[method](self.task.config.distill, 0.3), **changes)
+        return replace(own, hint_weight=0.0, relation_weight=0.0)
 
     def objective(self, settings: DistillConfig) -> DistillationObjective | MetaObjective:
         """Return the objective of some settings."""
@@ -207,7 +208,7 @@ def _gradient(
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     outputs = model(batch, tuple(View))
     with torch.no_grad():
-        distances = other._distances(outputs.logits, batch)
+        distances = other.distances(outputs.logits, batch)
         weights = other.weighting.stacked(batch.rows, distances)
     gradient = other.gradient(model, batch, outputs, weights)
     for name, buffer in model.named_buffers():

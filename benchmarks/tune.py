@@ -3,10 +3,11 @@
     python benchmarks/tune.py --data synthetic:memes --examples 1000 --teacher runs/memes/teacher \
         --out runs/tune-memes
 
-Every candidate of a method changes one or two settings. A line per candidate
-and seed goes to OUT/tuning.jsonl: the metric of each view on the validation split; nothing is
-measured on the test split. A call continues where another stopped; the summary is printed at the
-end. Two calls with different --methods and --out use two cores.
+Every candidate of a method changes one or two settings. A line per candidate and seed goes to
+OUT/tuning.jsonl: the metric of each view on the validation split; nothing is measured on the test
+split. msd-meta's weights are judged by that split too, by default, so its candidates hold out
+training rows (meta_rows = "train"). A call continues where another stopped; the summary is printed
+at the end. Two calls with different --methods and --out use two cores.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from msd_deploy.artifacts import RunDirectory
 from msd_deploy.config import DataConfig, RunConfig, TeacherConfig
 from msd_deploy.distill.steps import Hooks
 from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.errors import MsdError
 from msd_deploy.evaluation import metric_of_logits, predict_views
 from msd_deploy.hooks import StageHooks
 from msd_deploy.runs import with_absolute_paths
@@ -75,6 +77,8 @@ def candidate(base: RunConfig, method: str, changes: Mapping[str, float]) -> Stu
     """Return the study of one candidate, at equal compute."""
     settings = dict(changes)
     dropout = settings.pop("dropout", 0.3)
+    if method == "msd-meta":
+        base = replace(base, distill=replace(base.distill, meta_rows="train"))
     distill = replace(base.distill, **settings)  # type: ignore[arg-type]  # by name, all numbers
     return StudyConfig(
         replace(base, distill=distill), methods=(method,), budget="compute", dropout=dropout
@@ -139,7 +143,9 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="data set of the study")
     parser.add_argument("--examples", type=int, help="training rows of a generated task")
     parser.add_argument("--teacher", type=Path, required=True, help="folder of its teacher")
-    parser.add_argument("--methods", default="kd,kd-dropout,msd-fixed", help="comma-separated")
+    parser.add_argument(
+        "--methods", nargs="+", choices=list(CANDIDATES), default=["kd", "kd-dropout", "msd-fixed"]
+    )
     parser.add_argument("--seeds", type=int, default=2, help="seeds, from 101")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args()
@@ -150,7 +156,10 @@ def main() -> None:
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
     seeds = list(range(101, 101 + arguments.seeds))
-    tune(with_absolute_paths(base), arguments.methods.split(","), seeds, arguments.out)
+    try:
+        tune(with_absolute_paths(base), arguments.methods, seeds, arguments.out)
+    except MsdError as error:
+        sys.exit(f"error: {error}")
     sys.stdout.write(summary(arguments.out) + "\n")
 
 

@@ -241,9 +241,15 @@ class DistillConfig:
         used = {"none": (1.0,), "kd": weights[:1], "msd": weights}[self.method]
         if max(used) <= 0:
             raise ConfigError(
-                f"all weights of {self.method} are 0, so it would learn from the labels alone",
+                f"all weights of {self.method} are 0, so the teacher's answers would count nothing",
                 where="distill.method",
                 fix="Raise a weight, or use --method none",
+            )
+        if self.alpha == 1 and self.method != "none":
+            raise ConfigError(
+                f"1 leaves the teacher no share of the loss, and the method is {self.method}",
+                where="distill.alpha",
+                fix="Lower it, or use --method none",
             )
         if self.weighting == "meta" and min(weights) <= 0:
             raise ConfigError(

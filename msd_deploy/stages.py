@@ -60,6 +60,7 @@ class Task:
         preprocessor: The student's.
         hooks: Of stages.
         training: Of trainings.
+        name: What a tracker calls it.
     """
 
     config: RunConfig
@@ -68,6 +69,7 @@ class Task:
     preprocessor: Preprocessor
     hooks: StageHooks
     training: Hooks
+    name: str
 
 
 def read_task(
@@ -95,7 +97,8 @@ def read_task(
     preprocessor = _build_preprocessor(config, source)
     data = _prepare(source, preprocessor, config, hooks)
     data = hide_labels(data, config.data.labelled_share, seed=config.data.seed)
-    return Task(config, run, data, preprocessor, hooks, training), source
+    name = run.root.resolve().name
+    return Task(config, run, data, preprocessor, hooks, training, name), source
 
 
 def _build_preprocessor(config: RunConfig, source: SourceData) -> Preprocessor:
@@ -281,7 +284,7 @@ def _train(
 
 def _tracker(task: Task, phase: str) -> Tracker | None:
     name, run = task.config.tracker, task.run
-    return name and Tracker(name, run.trackers, f"{run.root.resolve().name}-{phase}")
+    return name and Tracker(name, run.trackers, f"{task.name}-{phase}")
 
 
 def _save(task: Task, folder: Path, model: FusionForClassification) -> None:

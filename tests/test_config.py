@@ -8,6 +8,7 @@ import pytest
 
 from msd_deploy.config import (
     DistillConfig,
+    Method,
     RunConfig,
     config_as_json,
     config_from_json,
@@ -52,6 +53,13 @@ def test_a_mistake_names_its_key(tmp_path: Path, text: str, message: str) -> Non
         read_config(file)
 
 
+@pytest.mark.parametrize("method", ["kd", "msd"])
+def test_alpha_of_1_is_refused_where_there_is_a_teacher(method: Method) -> None:
+    with pytest.raises(ConfigError, match=r"distill\.alpha: 1 leaves the teacher no share"):
+        DistillConfig(method=method, alpha=1.0)
+    assert DistillConfig(method="none", alpha=1.0).alpha == 1.0
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -60,7 +68,7 @@ def test_a_mistake_names_its_key(tmp_path: Path, text: str, message: str) -> Non
     ],
 )
 def test_a_distillation_without_any_weight_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"distill\.method: all weights of .* labels alone\."):
+    with pytest.raises(ConfigError, match=r"distill\.method: all weights of .* count nothing\."):
         DistillConfig(**settings)
     DistillConfig(**settings | {"method": "none"})
 

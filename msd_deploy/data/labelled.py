@@ -45,11 +45,12 @@ def _with_fewer_labels(split: PreparedSplit, share: float, seed: int) -> Prepare
     groups = [np.array(group) for group in rows_by_image(split.image_index)]
     has_label = split.has_label()
     kept = np.zeros(len(split), bool)
-    wanted = share * int(has_label.sum())
+    wanted, found = share * int(has_label.sum()), 0
     for group in _order_of_groups(split, groups, seed):
-        if (kept & has_label).sum() >= wanted:
+        if found >= wanted:
             break
         kept[groups[group]] = True
+        found += int(has_label[groups[group]].sum())
     labels = split.labels.copy()
     labels[~kept] = NO_LABEL if labels.ndim == 1 else np.nan
     return replace(split, labels=labels)

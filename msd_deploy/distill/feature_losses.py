@@ -20,10 +20,10 @@ HINT_TERM = "hint"
 DISTANCE_TERM, ANGLE_TERM = "relation_distance", "relation_angle"
 _ANGLE_WEIGHT = 2.0
 """Of the angles against the distances, as in the paper."""
-_MOST_OF_ANGLES = 128
-"""Rows of a batch whose angles are compared: there are as many as the cube of the rows."""
+_MOST_ROWS = 128
+"""Rows of a batch that are compared: memory grows with their cube, or square times width."""
 _COINCIDE = 1e-8
-"""Squared distance below which two points have no direction from one to the other."""
+"""Squared distance, over the batch's mean one, below which two points have no direction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,51 +100,60 @@ def hint_loss(projected: Tensor, teacher: Tensor) -> Tensor:
 
 
 def relation_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean Huber loss of the distances between two examples (Park et al. 2019, eq. 5).
+    """Return the mean Huber loss of the distances between two examples (Park et al. 2019).
 
-    Each model's distances are divided by their mean over the batch. 0 for a batch of one.
+    Each model's distances are divided by their mean over the batch. 0 for a batch of one. Of a
+    batch above 128 rows, 128 that are spread evenly over it are compared.
 
     Args:
         student: float [batch, hidden].
         teacher: float [batch, hidden of the teacher].
     """
-    pairs = max(1, len(student) * (len(student) - 1))
-    found, wanted = (_scaled_distances(points, pairs) for points in (student, teacher))
+    rows = _compared_rows(student)
+    pairs = max(1, len(rows) * (len(rows) - 1))
+    found, wanted = (_scaled_distances(points[rows], pairs) for points in (student, teacher))
     return functional.smooth_l1_loss(found, wanted, reduction="sum") / pairs
 
 
 def relation_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean Huber loss of the cosines at one of three examples (ibid., eq. 7).
+    """Return the mean Huber loss of the cosines at one of three examples (ibid.).
 
-    Of a batch above 128 rows, 128 that are spread evenly over it. 0 for a batch below three.
+    0 for a batch below three. Rows as in `relation_distance_loss`.
 
     Args:
         student: float [batch, hidden].
         teacher: float [batch, hidden of the teacher].
     """
-    rows = torch.linspace(0, len(student) - 1, min(len(student), _MOST_OF_ANGLES)).round().long()
+    rows = _compared_rows(student)
     count = len(rows)
     triples = max(1, count * (count - 1) * (count - 2))
-    found, wanted = (_cosines(points[rows.to(points.device)]) for points in (student, teacher))
+    found, wanted = (_cosines(points[rows]) for points in (student, teacher))
     return functional.smooth_l1_loss(found, wanted, reduction="sum") / triples
+
+
+def _compared_rows(points: Tensor) -> Tensor:
+    """Return which rows of a batch are compared, int64."""
+    count = min(len(points), _MOST_ROWS)
+    return torch.linspace(0, len(points) - 1, count, device=points.device).round().long()
 
 
 def _scaled_distances(points: Tensor, pairs: int) -> Tensor:
     """Return distances [batch, batch] over their mean; 0 on the diagonal."""
     squared = (points[:, None] - points[None]).square().sum(dim=-1)
-    apart = squared > _COINCIDE
+    apart = squared > _COINCIDE * squared.mean()
     # The root of 0 has no slope: it is kept out of the graph, not only out of the result.
     distances = torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
-    return distances / (distances.sum() / pairs).clamp(min=_COINCIDE)
+    return distances / (distances.sum() / pairs).clamp(min=torch.finfo(points.dtype).tiny)
 
 
 def _cosines(points: Tensor) -> Tensor:
     """Return cosines [batch, batch, batch]: at [j, i, k] that of the angle from i over j to k.
 
-    Where i or k is j there is none, and it is 0; where i is k it is 1: equal for any two models.
+    It is 0 where two of the three are one.
     """
     difference = points[None] - points[:, None]
     squared = difference.square().sum(dim=-1, keepdim=True)
-    apart = squared > _COINCIDE
+    apart = squared > _COINCIDE * squared.mean()
     directions = torch.where(apart, difference * torch.where(apart, squared, 1.0).rsqrt(), 0.0)
-    return directions @ directions.transpose(1, 2)
+    distinct = 1 - torch.eye(len(points), dtype=points.dtype, device=points.device)
+    return directions @ directions.transpose(1, 2) * distinct

@@ -74,7 +74,7 @@ class MetaObjective:
         """Update the weighting, then return the terms that it weighs, and the weights."""
         self.weighting.to(batch.rows.device)
         outputs = model(batch, _VIEWS)
-        distances = self._distances(outputs.logits, batch)
+        distances = self.distances(outputs.logits, batch)
         self._teach(model, batch, outputs, detached(distances))
         with torch.no_grad():
             weights = self.weighting(batch.rows, detached(distances))
@@ -129,7 +129,8 @@ class MetaObjective:
         self.optimizer.step()
         self.steps_done += 1
 
-    def _distances(self, logits: Mapping[View, Tensor], batch: Batch) -> dict[View, Tensor]:
+    def distances(self, logits: Mapping[View, Tensor], batch: Batch) -> dict[View, Tensor]:
+        """Return the distance [batch] of each view to the teacher's answer."""
         teacher = self.task.predictions.of_rows("train", batch.rows)
         return {v: self.task.distance(logits[v], teacher[v], batch.labels) for v in _VIEWS}
 
@@ -145,7 +146,7 @@ class MetaObjective:
         self, model: ViewOutputs, batch: Batch, outputs: ModelOutputs, meta: Batch
     ) -> LastLayer:
         logits = {view: outputs.logits[view].detach().requires_grad_() for view in _VIEWS}
-        distances = torch.stack(list(self._distances(logits, batch).values()))
+        distances = torch.stack(list(self.distances(logits, batch).values()))
         slopes = torch.autograd.grad(distances.sum(), list(logits.values()))
         pair = logits[View.MULTIMODAL]
         (label_slopes,) = torch.autograd.grad(label_loss(pair, batch.labels), pair)
@@ -168,7 +169,7 @@ class MetaObjective:
     ) -> Tensor:
         def losses(parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
             outputs = _outputs(model, parameters, batch, _VIEWS)
-            distances = torch.stack(list(self._distances(outputs.logits, batch).values()))
+            distances = torch.stack(list(self.distances(outputs.logits, batch).values()))
             of_labels = label_loss(outputs.logits[View.MULTIMODAL], batch.labels)
             of_features = self.of_features(outputs, View.MULTIMODAL, batch.rows)
             return distances, sum(of_features.values(), self.config.alpha * of_labels)

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from msd_deploy.config import DistillConfig
+from msd_deploy.data.batch import rows_by_image
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.distill.distances import Distance, build_distance, check_distance
 from msd_deploy.distill.feature_losses import feature_terms
@@ -125,9 +126,7 @@ def _meta_rows(
     train, validation = data.splits["train"], data.splits["validation"]
     if config.meta_rows == "train":
         held_out = hold_out(train, config.meta_share, seed=seed)
-        used = np.ones(len(train), bool)
-        used[held_out] = False
-        return train, held_out, used
+        return train, held_out, _rows_of_other_pictures(train, held_out)
     labelled = np.flatnonzero(validation.has_label())
     if not len(labelled):
         raise ConfigError(
@@ -136,6 +135,14 @@ def _meta_rows(
             fix='Label some, set distill.meta_rows = "train", or use another --weighting',
         )
     return validation, labelled, None
+
+
+def _rows_of_other_pictures(split: PreparedSplit, held_out: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return bool [rows]; an unlabelled row of a held-out picture judges nothing, nor teaches."""
+    used = np.ones(len(split), bool)
+    for rows in rows_by_image(split.image_index):
+        used[rows] = not np.isin(rows, held_out).any()
+    return used
 
 
 def example_weights(

@@ -4,6 +4,7 @@ history.jsonl stays the record; a tracker is shown its lines. A training that is
 the lines from before again, so that whatever a tracker opens, it holds every step once.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from msd_deploy.config import TrackerName
 from msd_deploy.distill.history import History
 from msd_deploy.errors import RuntimeUnavailableError
 
+_log = logging.getLogger(__name__)
 # What places a line, and is no value of it.
 _PLACES = frozenset({"phase", "step", "epoch", "split"})
 _PACKAGES: Mapping[str, str] = {
@@ -82,8 +84,23 @@ def start_tracker(
 
 
 def track(accelerator: Accelerator, line: Mapping[str, object]) -> None:
-    """Show a line of the history to the accelerator's trackers, of which there may be none."""
-    accelerator.log(scalars_of(line), step=line["step"])
+    """Show a line of the history to the accelerator's trackers, of which there may be none.
+
+    What fails there costs no training: history.jsonl has the line, and a resume shows it again.
+    """
+    try:
+        accelerator.log(scalars_of(line), step=line["step"])
+    except Exception as error:  # every tracker has errors of its own
+        _log.warning("the tracker did not take step %s (%s)", line["step"], error)
+
+
+def close_trackers(accelerator: Accelerator) -> None:
+    """Let the accelerator's trackers write what they hold; see `track` for what fails."""
+    for tracker in accelerator.trackers:
+        try:
+            tracker.finish()
+        except Exception as error:  # every tracker has errors of its own
+            _log.warning("the tracker did not close (%s)", error)
 
 
 def scalars_of(line: Mapping[str, object]) -> dict[str, float]:

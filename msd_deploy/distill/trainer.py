@@ -26,7 +26,7 @@ from msd_deploy.distill.checkpoint import Progress, load_checkpoint, save_checkp
 from msd_deploy.distill.history import History
 from msd_deploy.distill.plan import TrainingPlan, learning_rate_at
 from msd_deploy.distill.steps import Hooks, Objective, StepLoss, StepReport, ViewOutputs
-from msd_deploy.distill.tracking import Tracker, start_tracker, track
+from msd_deploy.distill.tracking import Tracker, close_trackers, start_tracker, track
 from msd_deploy.distill.weighting import weights_line
 from msd_deploy.errors import MsdError, StoppedError
 from msd_deploy.evaluation import metric_name, metric_of_logits, predict_views
@@ -129,8 +129,7 @@ class _Training:
                 self._run_epoch()
                 self._end_epoch()
         finally:
-            for tracker in self.accelerator.trackers:
-                tracker.finish()
+            close_trackers(self.accelerator)
         if self.plan.keep_best:
             self.model.load_state_dict(load_file(self._best))
         nn.Module.eval(self.model)

@@ -75,7 +75,8 @@ def train_cell(
     directory = cell_directory(task.run.root, method, seed)
     directory.root.mkdir(parents=True, exist_ok=True)
     is_fresh = not directory.history.exists()
-    own = replace(task, config=study.of_cell(method, seed), run=directory)
+    name = f"{task.name}-{method}-seed-{seed}"
+    own = replace(task, config=study.of_cell(method, seed), run=directory, name=name)
     started = time.process_time()
     student = distilled_student(own, predictions, steps=steps)
     seconds = time.process_time() - started

@@ -64,7 +64,9 @@ class StudyConfig:
             self.of_cell(name, self.first_seed)
         except ConfigError as error:
             raise ConfigError(
-                f"{name} cannot be: {error}", where="methods", fix="Leave it out, or change that"
+                f"{name} cannot be with these settings: {error.what} ({error.where})",
+                where="methods",
+                fix="Leave the method out, or change the settings",
             ) from error
 
     def of_cell(self, method: str, seed: int) -> RunConfig:

@@ -109,6 +109,39 @@ def test_relations_have_the_gradient_that_differences_show(loss: object) -> None
 
 
 @pytest.mark.parametrize("loss", [relation_distance_loss, relation_angle_loss])
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_relations_mean_the_same_at_any_scale_of_features(loss: object, scale: float) -> None:
+    student = torch.from_numpy(points(6, 4, 7)).float()
+    teacher = torch.from_numpy(points(6, 4, 8)).float()
+    found = loss(student * scale, teacher).item()  # type: ignore[operator]
+    assert found == pytest.approx(loss(student, teacher).item(), rel=1e-4)  # type: ignore[operator]
+
+
+def test_two_rows_that_coincide_for_one_model_alone_have_no_angle_between_them() -> None:
+    """At j = 2, the angle from i over j to i again is none, and enters no sum."""
+    student = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    teacher = torch.tensor([[0.0, 1.0], [1.0, 0.0], [2.0, 0.0]])
+
+    def cosine(values: torch.Tensor, i: int, j: int, k: int) -> float:
+        first, second = values[i] - values[j], values[k] - values[j]
+        size = first.norm() * second.norm()
+        return 0.0 if size == 0 else float(first @ second / size)
+
+    expected = np.mean(
+        [huber(cosine(student, *t) - cosine(teacher, *t)) for t in permutations(range(3), 3)]
+    )
+    assert relation_angle_loss(student, teacher).item() == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [relation_distance_loss, relation_angle_loss])
+def test_a_large_batch_is_compared_by_128_of_its_rows(loss: object) -> None:
+    student, teacher = (torch.from_numpy(points(255, 3, seed)) for seed in (9, 10))
+    every_other = torch.arange(0, 255, 2)
+    found = loss(student, teacher)  # type: ignore[operator]
+    assert found == loss(student[every_other], teacher[every_other])  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("loss", [relation_distance_loss, relation_angle_loss])
 @pytest.mark.parametrize("rows", [1, 2, 6])
 def test_rows_that_coincide_leave_gradients_finite(loss: object, rows: int) -> None:
     """A picture and text twice in a batch; in a batch of one or two, a collapsed student too."""

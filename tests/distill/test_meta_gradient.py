@@ -149,6 +149,23 @@ def test_held_out_rows_are_not_trained_on(memes: tuple[PreparedData, Preprocesso
     assert not np.array_equal(hold_out(train, 0.25, seed=1), objective.task.held_out)
 
 
+def test_unlabelled_rows_of_a_held_out_picture_are_not_trained_on_either(
+    memes: tuple[PreparedData, Preprocessor],
+) -> None:
+    data, preprocessor = memes
+    train = data.splits["train"]
+    labels = np.where(np.arange(len(train)) % 3 == 0, -100, train.labels)
+    shared = replace(train, image_index=np.arange(len(train)) // 6, labels=labels)
+    objective, used = objective_on(
+        (replace(data, splits={**data.splits, "train": shared}), preprocessor), meta_rows="train"
+    )
+    assert used is not None
+    held_out = set(shared.image_index[objective.task.held_out].tolist())
+    assert held_out
+    assert held_out.isdisjoint(shared.image_index[used].tolist())
+    assert set(shared.image_index[~used].tolist()) == held_out
+
+
 def test_the_validation_split_judges_the_weights_and_no_training_row_is_lost(
     memes: tuple[PreparedData, Preprocessor],
 ) -> None:
