@@ -102,7 +102,7 @@ def test_a_method_that_the_file_contradicts_is_named_with_the_reason(tmp_path: P
     line = ["compare", "--config", str(file), "--methods", "msd-meta"]
     answer = CliRunner(env={"COLUMNS": "200"}).invoke(app, line)
     assert answer.exit_code == 2
-    assert "Invalid value for --methods: msd-meta cannot be: distill.weighting" in answer.stderr
+    assert "--methods: msd-meta cannot be with these settings: meta needs" in answer.stderr
 
 
 def test_a_tracker_that_is_not_here_is_named_with_its_command(tmp_path: Path) -> None:
