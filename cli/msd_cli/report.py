@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
-from msd_cli.options import JsonOption, OverwriteOption
+from msd_cli.options import JsonOption
 from msd_cli.usage import usage_errors
 
 if TYPE_CHECKING:
@@ -28,7 +28,12 @@ def report(
     split: Annotated[
         Literal["test", "validation"], typer.Option(help="Whose rows are looked at.")
     ] = "test",
-    overwrite: OverwriteOption = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace the page and an earlier report's .json beside it."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show on one HTML page what distillations did: outputs, training, weights, examples.

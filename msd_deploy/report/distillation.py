@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from msd_deploy.artifacts import RunDirectory, refuse_existing, write_json, write_text
+from msd_deploy.artifacts import RunDirectory, write_json, write_text
 from msd_deploy.errors import ConfigError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.report.answers import check_together, read_answers
 from msd_deploy.report.distillation_page import render_distillation
 from msd_deploy.report.figures import figures_of
+from msd_deploy.report.output import check_output
 from msd_deploy.report.schema import DistillationJson
 from msd_deploy.report.thumbnails import thumbnails_of
 
@@ -28,7 +29,7 @@ class ReportConfig:
     out: Path | None = None
     """The page; its figures go beside it as JSON. None: the first run's reports."""
     overwrite: bool = False
-    """Replace `out`; a run's own reports are always replaced."""
+    """Replace `out` and an earlier report's JSON beside it; a run's own are always replaced."""
 
     def __post_init__(self) -> None:
         if self.out is not None and self.out.suffix.lower() not in _SUFFIXES:
@@ -53,16 +54,15 @@ def write_distillation_report(
         The page's path, and the content of the JSON file beside it.
 
     Raises:
-        ArtifactError: A run cannot be reported, or the page exists.
+        ArtifactError: A run cannot be reported, or the page may not be written; see `check_output`.
         DataError: The data set is not there or has changed.
     """
     hooks = hooks or StageHooks()
     check_together(runs)
     page = config.out or runs[0].reports / HTML_NAME
     figures_path = page.with_suffix(".json")
-    for path in (page, figures_path):
-        may_replace = config.overwrite or config.out is None
-        refuse_existing(path, overwrite=may_replace, option="Use another --out, or --overwrite it")
+    if config.out is not None:
+        check_output(page, figures_path, runs, overwrite=config.overwrite)
     answers = read_answers(runs, split=config.split, hooks=hooks)
     hooks.on_stage("Drawing")
     report = figures_of(answers, command=command_line(runs, config))

@@ -96,16 +96,55 @@ def test_data_that_has_changed_is_refused(own: RunDirectory, hostile_data: Path)
 
 
 @pytest.mark.parametrize("ending", [".html", ".json"])
-def test_a_file_of_the_users_own_is_kept_unless_overwritten(
+def test_a_report_is_kept_unless_overwritten(
     own: RunDirectory, tmp_path: Path, ending: str
 ) -> None:
-    (tmp_path / f"mine{ending}").write_text("mine")
+    earlier = json.dumps({"kind": "distillation"})
+    (tmp_path / f"mine{ending}").write_text(earlier)
     config = ReportConfig(out=tmp_path / "mine.html")
     assert "already exists" in str(_refusal(own, config=config))
-    assert (tmp_path / f"mine{ending}").read_text() == "mine"
+    assert (tmp_path / f"mine{ending}").read_text() == earlier
     write_distillation_report([own], replace(config, overwrite=True))
     assert (tmp_path / "mine.html").read_text().startswith("<!doctype html>")
-    assert json.loads((tmp_path / "mine.json").read_text())["kind"] == "distillation"
+    assert json.loads((tmp_path / "mine.json").read_text())["schema_version"] == 1
+
+
+@pytest.mark.parametrize("content", ['{"kind": "bench"}', "[]", "no JSON"])
+def test_a_json_that_is_no_report_is_kept_whatever_the_options(
+    own: RunDirectory, tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "package.json").write_text(content)
+    error = _refusal(own, config=ReportConfig(out=tmp_path / "package.html", overwrite=True))
+    assert "package.json: holds no figures of an earlier report" in str(error)
+    assert (tmp_path / "package.json").read_text() == content
+
+
+@pytest.mark.parametrize("place", ["metrics.html", "student/page.html", "../own/run.html"])
+def test_a_page_in_a_run_is_refused(own: RunDirectory, kd_run: RunDirectory, place: str) -> None:
+    before = {path: path.read_bytes() for path in own.root.rglob("*") if path.is_file()}
+    error = _refusal(kd_run, own, config=ReportConfig(out=own.root / place, overwrite=True))
+    assert f"lies in the run {own.root}" in str(error)
+    assert str(own.reports) in error.fix
+    assert before == {path: path.read_bytes() for path in own.root.rglob("*") if path.is_file()}
+
+
+def test_a_page_may_go_into_a_runs_reports(own: RunDirectory) -> None:
+    config = ReportConfig(out=own.reports / "validation.html", split="validation")
+    page, _ = write_distillation_report([own], config)
+    assert page.with_suffix(".json").is_file()
+
+
+@pytest.mark.parametrize("ending", [".html", ".json"])
+def test_a_folder_is_not_replaced(own: RunDirectory, tmp_path: Path, ending: str) -> None:
+    (tmp_path / f"mine{ending}").mkdir()
+    error = _refusal(own, config=ReportConfig(out=tmp_path / "mine.html", overwrite=True))
+    assert f"mine{ending}: is a folder" in str(error)
+
+
+def test_a_page_below_a_file_is_refused_before_the_work(own: RunDirectory, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    error = _refusal(own, config=ReportConfig(out=tmp_path / "file" / "deep" / "page.html"))
+    assert f"cannot be created: {tmp_path / 'file'} is no folder" in str(error)
 
 
 def test_a_runs_own_report_is_replaced(own: RunDirectory) -> None:
