@@ -1,6 +1,5 @@
 """`msd compare`: methods and seeds side by side on one task."""
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -68,6 +67,7 @@ def compare(
     from msd_cli.run_settings import base_config, default_run_folder
     from msd_cli.usage import usage_errors
     from msd_deploy.distill.steps import Hooks
+    from msd_deploy.report.commands import told_command
     from msd_deploy.study.compare import PAGE_NAME, run_study
     from msd_deploy.study.config import StudyConfig
     from msd_mobile_bench.host import describe_host
@@ -86,7 +86,7 @@ def compare(
     folder = out or Path("runs") / f"compare-{default_run_folder(base.data.spec).name}"
     host = describe_host()
     facts = {
-        "command": shlex.join(["msd", *sys.argv[1:]]),
+        "command": told_command(["msd", *sys.argv[1:]]),
         "host": f"{host['cpu']}, {host['logical_cores']} cores, {host['os']}",
     }
     display = ProgressDisplay(stopped_fix="Run the same command again to go on")

@@ -18,6 +18,7 @@ from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.distill.teacher_cache import read_predictions
 from msd_deploy.evaluation import metric_name
 from msd_deploy.hooks import StageHooks
+from msd_deploy.report.commands import told_path
 from msd_deploy.runs import config_of_run, data_of_run
 from msd_deploy.views import View
 from msd_mobile_bench.config import BenchConfig
@@ -95,11 +96,9 @@ def run_bench(
 def command_line(run: RunDirectory, config: BenchConfig) -> str:
     """Return the command that repeats a benchmark: every setting is an option of `msd bench`.
 
-    A run outside the working folder is told by its name: reports state no folder of this machine.
+    The run is told as every report tells a path; see `told_path`.
     """
-    root, here = run.root.resolve(), Path.cwd().resolve()
-    path = (root.relative_to(here) if root.is_relative_to(here) else Path(root.name)).as_posix()
-    words = ["msd", "bench", f"./{path}" if path.startswith("-") else path]
+    words = ["msd", "bench", told_path(run.root)]
     for field in fields(config):
         value = getattr(config, field.name)
         if value != field.default:

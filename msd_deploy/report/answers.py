@@ -1,7 +1,8 @@
 """Finished runs read again with their data: what teacher and students answer on a split."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -142,11 +143,24 @@ def _teacher_of(run: RunDirectory) -> str:
 
 
 def unique_names(runs: Sequence[RunDirectory]) -> list[str]:
-    """Return each run's folder name, or whole paths where two runs share one."""
-    names = [run.root.resolve().name for run in runs]
-    if len(set(names)) == len(names):
-        return names
-    return [run.root.as_posix() for run in runs]
+    """Return for each run the shortest end of its path that no other run's path has.
+
+    Args:
+        runs: Of different folders.
+    """
+    folders = [run.root.resolve() for run in runs]
+    return [_shortest_end(folder, set(folders) - {folder}) for folder in folders]
+
+
+def _shortest_end(folder: Path, others: Set[Path]) -> str:
+    taken, own = {end for other in others for end in _ends(other)}, _ends(folder)
+    return next((end for end in own if end not in taken), own[-1])
+
+
+def _ends(folder: Path) -> list[str]:
+    """Return the last part of a path, the last two, and so on; no drive nor root."""
+    parts = folder.relative_to(folder.anchor).parts
+    return ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
 
 
 def _ask_student(

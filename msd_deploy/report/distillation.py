@@ -10,6 +10,7 @@ from msd_deploy.artifacts import RunDirectory, write_json, write_text
 from msd_deploy.errors import ConfigError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.report.answers import check_together, read_answers
+from msd_deploy.report.commands import told_path
 from msd_deploy.report.distillation_page import render_distillation
 from msd_deploy.report.figures import figures_of
 from msd_deploy.report.output import check_output
@@ -73,7 +74,7 @@ def write_distillation_report(
 
 
 def command_line(runs: Sequence[RunDirectory], config: ReportConfig) -> str:
-    """Return the command that writes the report again."""
+    """Return the command that writes the report again; see `told_path`."""
     options = [] if config.split == "test" else ["--split", config.split]
-    out = [] if config.out is None else ["--out", str(config.out), "--overwrite"]
-    return shlex.join(["msd", "report", *(str(run.root) for run in runs), *options, *out])
+    out = [] if config.out is None else ["--out", told_path(config.out), "--overwrite"]
+    return shlex.join(["msd", "report", *(told_path(run.root) for run in runs), *options, *out])

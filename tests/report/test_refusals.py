@@ -7,8 +7,7 @@ import pytest
 
 from msd_deploy.artifacts import RunDirectory, read_manifest, write_json, write_manifest
 from msd_deploy.errors import ArtifactError, ConfigError, DataError, MsdError
-from msd_deploy.report.answers import unique_names
-from msd_deploy.report.distillation import ReportConfig, command_line, write_distillation_report
+from msd_deploy.report.distillation import ReportConfig, write_distillation_report
 
 
 @pytest.fixture
@@ -161,15 +160,3 @@ def test_a_runs_own_report_is_replaced(own: RunDirectory) -> None:
 def test_a_page_that_is_no_html_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"--out: must end in \.html, not 'report\.pdf'"):
         ReportConfig(out=Path("report.pdf"))
-
-
-def test_runs_of_one_name_are_told_apart_by_their_paths() -> None:
-    runs = [RunDirectory(Path("first/run")), RunDirectory(Path("second/run"))]
-    assert unique_names(runs) == ["first/run", "second/run"]
-    assert unique_names(runs[:1]) == ["run"]
-
-
-def test_the_command_repeats_the_report() -> None:
-    config = ReportConfig("validation", Path("my page.html"))
-    command = command_line([RunDirectory(Path("runs/a b"))], config)
-    assert command == ("msd report 'runs/a b' --split validation --out 'my page.html' --overwrite")
