@@ -14,6 +14,7 @@ from msd_deploy.report.distillation_charts import (
 )
 from msd_deploy.report.pages import render_page
 from msd_deploy.report.schema import KINDS, AnswerJson, DistillationJson, ExampleJson, StudentJson
+from msd_deploy.report.settings import settings_words
 from msd_deploy.report.svg import Panel
 from msd_deploy.report.tables import Line, Table, Tile
 from msd_deploy.report.weights import BINS
@@ -25,9 +26,12 @@ from msd_deploy.report.words import (
     percent,
     score_text,
 )
-from msd_deploy.study.methods import DESCRIPTIONS
+from msd_deploy.study.methods import description_of
 
 _MOST_CHARACTERS = 280
+_TOLD_ALREADY = tuple(
+    f"distill.{name}" for name in ("method", "weighting", "alpha", "temperature", "loss")
+)
 _KIND_TITLES = {
     "image": "The image decides",
     "text": "The text decides",
@@ -132,7 +136,7 @@ def _run_section(report: DistillationJson, number: int) -> RunSection:
     student = report["students"][number]
     return RunSection(
         title=student_title(student),
-        method=_method_words(student),
+        method=method_words(student),
         tiles=tuple(headline(report, student)),
         training=tuple(training_panels(report, number)),
         saliency=tuple(saliency_panels(student, number)),
@@ -140,14 +144,17 @@ def _run_section(report: DistillationJson, number: int) -> RunSection:
     )
 
 
-def _method_words(student: StudentJson) -> str:
-    words = f"{student['method']}: {DESCRIPTIONS[student['method']]}"
-    if student["method"] == "none":
-        return f"{words}."
-    return (
-        f"{words}; alpha {student['alpha']:g}, temperature {student['temperature']:g},"
-        f" loss {student['loss']}."
-    )
+def method_words(student: StudentJson) -> str:
+    """Say how a student learned, and with which settings that are not the defaults."""
+    settings = student["settings"]
+    words = student["method"] + ": " + description_of(student["method"], settings)
+    if student["method"] != "none":
+        words += (
+            f"; alpha {student['alpha']:g}, temperature {student['temperature']:g},"
+            f" loss {student['loss']}"
+        )
+    others = {key: value for key, value in settings.items() if key not in _TOLD_ALREADY}
+    return f"{words}. Not the defaults: {settings_words(others)}." if others else f"{words}."
 
 
 def weights_words(student: StudentJson) -> str:

@@ -1,12 +1,9 @@
 """The figures of a report on distillations: all that stands in distillation.json."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from msd_deploy import __version__
 from msd_deploy.artifacts import SCHEMA_VERSION, utc_now
@@ -17,7 +14,6 @@ from msd_deploy.evaluation import (
     LogitArray,
     LogitsByView,
     agreement,
-    decisions,
     metric_name,
     score_logits,
 )
@@ -34,6 +30,7 @@ from msd_deploy.report.densities import (
     total_variation,
 )
 from msd_deploy.report.examples import choose_examples
+from msd_deploy.report.notes import notes_of
 from msd_deploy.report.schema import (
     Closeness,
     DistillationJson,
@@ -43,9 +40,10 @@ from msd_deploy.report.schema import (
     ViewAnswers,
     WeightsJson,
 )
+from msd_deploy.report.settings import changed_settings
 from msd_deploy.report.training_log import read_training
 from msd_deploy.report.weights import read_weights
-from msd_deploy.report.words import VIEW_NAMES, ScoreJson
+from msd_deploy.report.words import ScoreJson
 from msd_deploy.study.methods import method_of
 from msd_deploy.views import View
 
@@ -85,7 +83,7 @@ def figures_of(answers: RunAnswers, *, command: str) -> DistillationJson:
         "teacher": _teacher(answers, output),
         "students": [_student(student, answers, output) for student in answers.students],
         "examples": choose_examples(answers),
-        "notes": _notes(answers),
+        "notes": notes_of(answers),
     }
 
 
@@ -118,6 +116,7 @@ def _student(student: StudentAnswers, answers: RunAnswers, output: Output) -> St
         "alpha": settings.alpha,
         "temperature": settings.temperature,
         "loss": settings.loss,
+        "settings": changed_settings(student.config),
         "parameters": facts["parameters"],
         "size_bytes": facts["size_bytes"],
         "views": _views(student.logits, answers, output),
@@ -184,22 +183,3 @@ def _weights(student: StudentAnswers, answers: RunAnswers) -> WeightsJson | None
         temperature=student.config.distill.temperature,
     )
     return read_weights(student.run, saliency)
-
-
-def _notes(answers: RunAnswers) -> list[str]:
-    """Return what weakens the figures: models that say the same of every example."""
-    models: Mapping[str, LogitsByView] = {
-        "The teacher": answers.predictions.by_view(answers.split),
-        **{f"The student of {student.name}": student.logits for student in answers.students},
-    }
-    return [
-        f"{name} decides every example alike from the view “{VIEW_NAMES[view]}”: agreement there"
-        " says nothing."
-        for name, logits in models.items()
-        for view in View
-        if _is_constant(decisions(logits[view], answers.data.problem))
-    ]
-
-
-def _is_constant(decided: NDArray[np.int64]) -> bool:
-    return bool((decided == decided[:1]).all())

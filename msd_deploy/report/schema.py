@@ -7,6 +7,7 @@ are those of `View`.
 from typing import Literal, TypedDict
 
 from msd_deploy.problem import Problem
+from msd_deploy.report.settings import Settings
 from msd_deploy.report.words import ScoreJson
 
 OutputOf = Literal["positive_class", "true_class", "true_classes"]
@@ -124,13 +125,14 @@ class TeacherJson(TypedDict):
 
 
 class StudentJson(TypedDict):
-    """One run's student."""
+    """One run's student; `settings` are those that are not the defaults, by dotted key."""
 
     run: str
     method: str
     alpha: float
     temperature: float
     loss: str
+    settings: Settings
     parameters: int
     size_bytes: int
     views: dict[str, ViewAnswers]

@@ -194,6 +194,7 @@ def _head(study: StudyConfig, task: Task, facts: Mapping[str, object]) -> Json:
         "metric": metric_name(task.data.problem),
         "budget": study.budget,
         "settings": asdict(study.base.distill),
+        "changed_settings": study.changed_settings(),
         **facts,
     }
 

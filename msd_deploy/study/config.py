@@ -5,6 +5,7 @@ from typing import Literal
 
 from msd_deploy.config import RunConfig, check_range
 from msd_deploy.errors import ConfigError
+from msd_deploy.report.settings import Settings, changed_settings
 from msd_deploy.study.methods import METHODS
 
 Budget = Literal["steps", "compute", "converged"]
@@ -17,6 +18,7 @@ DEFAULT_METHODS = (
     "msd-instance",
     "msd-meta",
 )
+_DROPOUT = 0.3
 CONVERGED_FACTOR = 4
 """At convergence, how many times the ordinary steps a student has."""
 
@@ -36,7 +38,7 @@ class StudyConfig:
     budget: Budget = "steps"
     """steps: as many for all; compute: as many floating-point operations; converged: four times the
     steps, and the epoch with the best validation metric."""
-    dropout: float = 0.3
+    dropout: float = _DROPOUT
     """kd-dropout: share of steps in which the student sees one modality alone."""
     jobs: int | None = None
     """Students trained at a time, a processor core each; None: as many as there are cores."""
@@ -75,6 +77,16 @@ class StudyConfig:
         keep: Literal["last", "best"] = "best" if self.budget == "converged" else "last"
         distill = replace(distill, keep=keep, patience=None)
         return replace(self.base, distill=distill, seed=seed)
+
+    def changed_settings(self) -> Settings:
+        """Return what is not the default and is not a method's, a seed's or the budget's own."""
+        own = ("method", "weighting", "modality_dropout", "keep", "patience")
+        left_out = {"seed", *(f"distill.{name}" for name in own)}
+        changed = {
+            key: value for key, value in changed_settings(self.base).items() if key not in left_out
+        }
+        has_dropout = self.dropout != _DROPOUT and "kd-dropout" in self.methods
+        return {**changed, "dropout": self.dropout} if has_dropout else changed
 
     def cells(self) -> list[tuple[str, int]]:
         """Return every method and seed, seed by seed, so that early results compare methods."""

@@ -71,3 +71,21 @@ def method_of(config: DistillConfig) -> str:
     if config.method == "msd":
         return f"msd-{config.weighting}"
     return "kd-dropout" if config.method == "kd" and config.modality_dropout else config.method
+
+
+def description_of(method: str, settings: Mapping[str, object]) -> str:
+    """Return a method's description, with what it learns beside the teacher's answers.
+
+    Args:
+        method: Its name.
+        settings: Those that are not the defaults, by dotted key.
+    """
+    learned = {
+        "hints": "distill.hint_weight",
+        "relations between examples": "distill.relation_weight",
+    }
+    told = " and ".join(name for name, key in learned.items() if key in settings)
+    if not told or method in ("teacher", "none"):
+        return DESCRIPTIONS[method]
+    words = DESCRIPTIONS[method].removeprefix("plain ")
+    return f"{words}, and {told} from the teacher's features"

@@ -8,9 +8,10 @@ from msd_deploy.report.svg import Panel
 from msd_deploy.report.tables import Line, Table
 from msd_deploy.report.words import NOTHING, VIEW_NAMES, metric_title
 from msd_deploy.study.chart import MethodDots, draw_dots
-from msd_deploy.study.methods import DESCRIPTIONS
 from msd_deploy.study.tables import (
     budget_words,
+    changed_words,
+    descriptions,
     difference_text,
     is_significant,
     percent_text,
@@ -39,7 +40,7 @@ def render_study(result: Result) -> str:
         results=results_table(result),
         panels=_panels(result),
         paired=paired_tables(result),
-        methods={name: DESCRIPTIONS[name] for name in result["methods"]},
+        methods=descriptions(result),
         notes=_notes(result),
         sentences=_sentences(result),
     )
@@ -132,6 +133,8 @@ def _notes(result: Result) -> list[str]:
         "All of it rests on one teacher and one test split; p-values are not corrected for the"
         " number of comparisons."
     ]
+    if result["changed_settings"]:
+        notes.append(f"{changed_words(result)}.")
     if len(seeds_of(result)) < _FEW_SEEDS:
         notes.append("Fewer than three seeds: a difference of means may be luck.")
     return notes

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from msd_deploy.study.methods import DESCRIPTIONS
+from msd_deploy.report.settings import settings_words
+from msd_deploy.study.methods import description_of
 from msd_deploy.views import View
 
 _VIEWS = tuple(view.value for view in View)
@@ -37,6 +38,8 @@ def _facts(result: Mapping[str, Any]) -> list[str]:
         f"- {rows['train']:,} training rows, {result['labelled']:,} of them labelled;"
         f" student {result['student']}; {budget_words(result)}",
     ]
+    if result["changed_settings"]:
+        lines.append(f"- {changed_words(result)}")
     for key in ("command", "host", "created_utc"):
         if result.get(key):
             lines.append(f"- {key.removesuffix('_utc')}: {_quoted(key, result[key])}")
@@ -54,6 +57,17 @@ def budget_words(result: Mapping[str, Any]) -> str:
         "compute": "equal compute (floating-point operations of msd-fixed's ordinary run)",
         "converged": "four times the ordinary steps, best epoch on validation",
     }[result["budget"]]
+
+
+def changed_words(result: Mapping[str, Any]) -> str:
+    """Say which settings of all methods are not the defaults; there must be some."""
+    return f"Not the defaults: {settings_words(result['changed_settings'])}"
+
+
+def descriptions(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return what each method of a study is, by its name."""
+    changed = result["changed_settings"]
+    return {name: description_of(name, changed) for name in result["methods"]}
 
 
 def seeds_of(result: Mapping[str, Any]) -> list[str]:
@@ -80,7 +94,7 @@ def _table(result: Mapping[str, Any]) -> list[str]:
             "" if seconds is None else f"{seconds:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    legend = [f"{name}: {DESCRIPTIONS[name]}" for name in result["methods"]]
+    legend = [f"{name}: {words}" for name, words in descriptions(result).items()]
     return [*lines, "", "; ".join(legend) + "."]
 
 

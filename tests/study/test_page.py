@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from msd_deploy.study.page import paired_tables, render_study, results_table
+from msd_deploy.study.tables import study_markdown
 
 Result = dict[str, Any]
 VIEWS = ("multimodal", "image", "text")
@@ -39,6 +40,7 @@ def result() -> Result:
             "student": "tiny",
             "metric": "accuracy",
             "budget": "steps",
+            "changed_settings": {},
             "command": "msd compare --seeds 3",
             "host": "an invented machine",
             "teacher": dict(zip(VIEWS, (0.8, 0.62, 0.65), strict=True)),
@@ -117,6 +119,17 @@ def test_every_student_is_a_dot_where_its_value_stands(result: Result) -> None:
         steps = [places[i + 1] - places[i] for i in (0, 1, 3, 4)]
         assert steps == pytest.approx([steps[0]] * 4, abs=0.11)  # seeds a point apart; a decimal
         assert steps[0] > 0
+
+
+def test_settings_that_are_not_the_defaults_are_told(result: Result) -> None:
+    for told in (render_study(result), study_markdown(result)):
+        assert "Not the defaults" not in told
+        assert "plain knowledge distillation" in told
+    result["changed_settings"] = {"data.labelled_share": 0.05, "distill.hint_weight": 5.0}
+    for told in (render_study(result), study_markdown(result)):
+        assert "Not the defaults: data.labelled_share = 0.05, distill.hint_weight = 5.0" in told
+        assert "plain knowledge distillation" not in told
+        assert told.count("and hints from the teacher") == len(METHODS) - 1  # none has no teacher
 
 
 def test_the_page_requests_nothing_and_escapes_what_is_not_its_own(result: Result) -> None:

@@ -68,6 +68,7 @@ def test_the_result_states_every_method_view_and_pair(
     assert list(methods) == ["none", "kd", "msd-meta"]
     assert all(set(views) == {"multimodal", "image", "text"} for views in methods.values())
     assert list(paired) == ["kd - none", "msd-meta - none", "msd-meta - kd"]
+    assert result["changed_settings"] == {"distill.epochs": 1}
     assert result["steps"] == {"none": 3, "kd": 3, "msd-meta": 3}
 
 
@@ -279,3 +280,14 @@ def test_every_method_is_a_configuration_of_its_own() -> None:
     study = StudyConfig()
     configs = [study.of_cell(method, 1).distill for method in METHODS]
     assert len(set(configs)) == len(METHODS)
+
+
+def test_a_study_states_the_settings_that_its_methods_share() -> None:
+    assert StudyConfig().changed_settings() == {}
+    distill = DistillConfig(temperature=4.0, weighting="population", keep="best", patience=2)
+    base = RunConfig(data=DataConfig(labelled_share=0.05), distill=distill, seed=5)
+    assert StudyConfig(base, dropout=0.5).changed_settings() == {
+        "data.labelled_share": 0.05,
+        "distill.temperature": 4.0,
+        "dropout": 0.5,
+    }

@@ -1,0 +1,90 @@
+"""What decides a student's result is stated, and what weakens its figures is noted."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from msd_deploy.artifacts import RunDirectory
+from msd_deploy.config import DataConfig, DistillConfig, RunConfig, StudentConfig
+from msd_deploy.report.answers import StudentAnswers
+from msd_deploy.report.distillation_page import method_words
+from msd_deploy.report.notes import difference_notes
+from msd_deploy.report.schema import StudentJson
+from msd_deploy.report.settings import changed_settings
+from msd_deploy.study.methods import method_of
+
+DEFAULT = RunConfig()
+
+
+def _words(config: RunConfig) -> str:
+    """Return the page's sentence on a run."""
+    distill = config.distill
+    student = {
+        "method": method_of(distill),
+        "alpha": distill.alpha,
+        "temperature": distill.temperature,
+        "loss": distill.loss,
+        "settings": changed_settings(config),
+    }
+    return method_words(cast(StudentJson, student))
+
+
+def _student(name: str, config: RunConfig) -> StudentAnswers:
+    return StudentAnswers(name, RunDirectory(Path(name)), config, {}, {})
+
+
+def test_defaults_are_not_told() -> None:
+    assert changed_settings(DEFAULT) == {}
+    assert "Not the defaults" not in _words(DEFAULT)
+
+
+def test_what_decides_a_result_is_told_under_its_key() -> None:
+    config = RunConfig(
+        DataConfig(labelled_share=0.1, spec="easy-vqa"),
+        student=StudentConfig(size="small"),
+        distill=DistillConfig(hint_weight=5.0, keep="best", log_every=1, alpha=0.2),
+        seed=3,
+    )
+    assert changed_settings(config) == {
+        "data.labelled_share": 0.1,
+        "student.size": "small",
+        "distill.alpha": 0.2,
+        "distill.hint_weight": 5.0,
+        "distill.keep": "best",
+        "seed": 3,
+    }
+    assert _words(config).endswith(
+        'Not the defaults: data.labelled_share = 0.1, student.size = "small",'
+        ' distill.hint_weight = 5.0, distill.keep = "best", seed = 3.'
+    )
+
+
+def test_a_vision_encoders_folder_is_told_by_its_name(tmp_path: Path) -> None:
+    config = replace(DEFAULT, student=StudentConfig(vision=str(tmp_path / "encoder")))
+    assert changed_settings(config) == {"student.vision": "encoder"}
+    hub = replace(DEFAULT, student=StudentConfig(vision="timm/some-encoder"))
+    assert changed_settings(hub) == {"student.vision": "timm/some-encoder"}
+
+
+@pytest.mark.parametrize("key", ["hint_weight", "relation_weight"])
+def test_distillation_of_features_is_not_called_plain(key: str) -> None:
+    plain = replace(DEFAULT, distill=DistillConfig(method="kd"))
+    assert "plain knowledge distillation" in _words(plain)
+    words = _words(replace(DEFAULT, distill=replace(plain.distill, **{key: 2.0})))
+    assert "plain" not in words
+    assert "from the teacher's features" in words
+    assert f"distill.{key} = 2.0" in words
+
+
+def test_runs_of_other_labels_sizes_or_seeds_are_noted() -> None:
+    other = RunConfig(DataConfig(labelled_share=0.1), student=StudentConfig(size="small"), seed=1)
+    notes = difference_notes([_student("a", DEFAULT), _student("b", other)])
+    assert [note.partition(": ")[2].partition(". ")[0] for note in notes] == [
+        "1.0 (a), 0.1 (b)",
+        '"tiny" (a), "small" (b)',
+        "0 (a), 1 (b)",
+    ]
+    method = replace(DEFAULT, distill=DistillConfig(method="kd"))
+    assert difference_notes([_student("a", DEFAULT), _student("b", method)]) == []
