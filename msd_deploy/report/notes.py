@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from msd_deploy.config import RunConfig
+from msd_deploy.config import DistillConfig, RunConfig
 from msd_deploy.evaluation import LogitsByView, decisions
 from msd_deploy.report.answers import RunAnswers, StudentAnswers
 from msd_deploy.report.words import VIEW_NAMES
@@ -21,7 +21,12 @@ _COMPARED: Mapping[str, Callable[[RunConfig], object]] = {
 
 def notes_of(answers: RunAnswers) -> list[str]:
     """Return the notes on a report, the widest in reach first."""
-    return [*difference_notes(answers.students), *_constant_notes(answers)]
+    return [
+        *difference_notes(answers.students),
+        *validation_notes(answers.students),
+        *picture_notes(answers.rows.image_index),
+        *_constant_notes(answers),
+    ]
 
 
 def difference_notes(students: Sequence[StudentAnswers]) -> list[str]:
@@ -33,6 +38,44 @@ def difference_notes(students: Sequence[StudentAnswers]) -> list[str]:
             told = ", ".join(f"{json.dumps(value)} ({name})" for name, value in values.items())
             notes.append(f"The runs differ in {key}: {told}. That moves the figures too.")
     return notes
+
+
+def validation_notes(students: Sequence[StudentAnswers]) -> list[str]:
+    """Say whose training saw the validation split, whose figures a page shows in any case."""
+    notes = []
+    for student in students:
+        told = " and ".join(_uses_of_validation(student.config.distill))
+        if told:
+            notes.append(
+                f"The validation split took part in the training of {student.name}: {told}."
+                " Its figures on validation flatter it."
+            )
+    return notes
+
+
+def _uses_of_validation(config: DistillConfig) -> list[str]:
+    uses = []
+    if config.weighting == "meta" and config.meta_rows == "validation":
+        uses.append("it judged the views' weights")
+    if config.keep == "best" or config.patience is not None:
+        uses.append("it chose the epoch that was kept")
+    return uses
+
+
+def picture_notes(image_index: NDArray[np.int64]) -> list[str]:
+    """Say that rows of one picture are no independent examples, where there are such rows.
+
+    Args:
+        image_index: Each row's picture, int64 [rows]; negative where it has none.
+    """
+    shown = image_index[image_index >= 0]
+    pictures = len(np.unique(shown))
+    if pictures == len(shown):
+        return []
+    return [
+        f"{len(shown):,} examples share {pictures:,} pictures, and those of one picture are not"
+        " independent. The intervals are taken over examples, so they are too narrow."
+    ]
 
 
 def _constant_notes(answers: RunAnswers) -> list[str]:

@@ -170,5 +170,7 @@ def test_tasks_of_several_labels_and_of_three_classes_have_a_report(
     assert set(weights["fixed"]) == {"multimodal", "image", "text"}
     expected = {"synthetic:posters": "true_classes", "synthetic:entailment": "true_class"}
     assert report["output"]["of"] == expected[spec]
+    has_note = any("not independent" in note for note in report["notes"])
+    assert has_note == (spec == "synthetic:entailment")  # four hypotheses a scene
     shares = report["teacher"]["views"]["text"]["histogram"]
     assert sum(shares) == pytest.approx(1, abs=1e-5)

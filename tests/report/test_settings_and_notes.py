@@ -4,13 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 
 from msd_deploy.artifacts import RunDirectory
 from msd_deploy.config import DataConfig, DistillConfig, RunConfig, StudentConfig
 from msd_deploy.report.answers import StudentAnswers
 from msd_deploy.report.distillation_page import method_words
-from msd_deploy.report.notes import difference_notes
+from msd_deploy.report.notes import difference_notes, picture_notes, validation_notes
 from msd_deploy.report.schema import StudentJson
 from msd_deploy.report.settings import changed_settings
 from msd_deploy.study.methods import method_of
@@ -88,3 +89,38 @@ def test_runs_of_other_labels_sizes_or_seeds_are_noted() -> None:
     ]
     method = replace(DEFAULT, distill=DistillConfig(method="kd"))
     assert difference_notes([_student("a", DEFAULT), _student("b", method)]) == []
+
+
+@pytest.mark.parametrize(
+    ("distill", "words"),
+    [
+        (DistillConfig(weighting="meta"), "it judged the views' weights"),
+        (DistillConfig(keep="best"), "it chose the epoch that was kept"),
+        (DistillConfig(patience=2), "it chose the epoch that was kept"),
+        (
+            DistillConfig(weighting="meta", keep="best"),
+            "it judged the views' weights and it chose the epoch that was kept",
+        ),
+    ],
+)
+def test_a_training_that_saw_the_validation_split_is_noted(
+    distill: DistillConfig, words: str
+) -> None:
+    students = [_student("plain", DEFAULT), _student("seen", replace(DEFAULT, distill=distill))]
+    assert validation_notes(students) == [
+        f"The validation split took part in the training of seen: {words}."
+        " Its figures on validation flatter it."
+    ]
+
+
+def test_weights_judged_by_training_rows_leave_validation_alone() -> None:
+    own = DistillConfig(weighting="meta", meta_rows="train")
+    assert validation_notes([_student("own", replace(DEFAULT, distill=own))]) == []
+
+
+def test_examples_that_share_pictures_are_noted_to_be_dependent() -> None:
+    notes = picture_notes(np.array([0, 0, 1, 1, 2, -1, -1], np.int64))
+    assert len(notes) == 1
+    assert "5 examples share 3 pictures" in notes[0]
+    assert "too narrow" in notes[0]
+    assert picture_notes(np.array([2, 0, 1, -1, -1], np.int64)) == []
