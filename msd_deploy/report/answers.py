@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from msd_deploy.artifacts import RunDirectory, read_manifest, read_versioned_json
+from msd_deploy.artifacts import RunDirectory, read_manifest
 from msd_deploy.config import RunConfig
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.preprocess import Preprocessor
@@ -17,6 +17,7 @@ from msd_deploy.errors import ArtifactError
 from msd_deploy.evaluation import LogitsByView, predict_views
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.folders import load_model
+from msd_deploy.report.metrics import read_metrics
 from msd_deploy.runs import config_of_run, prepare_for_run, source_of_run
 
 
@@ -173,15 +174,14 @@ def _ask_student(
     hooks: StageHooks,
 ) -> StudentAnswers:
     """Answer for one run; data that is prepared alike for several runs is prepared once."""
-    student = load_model(run.student)
+    metrics, student = read_metrics(run), load_model(run.student)
     rows = _prepared_once(run, source, student.preprocessor, prepared, hooks).splits[split]
     logits = predict_views(
         student.model, rows, on_batch=lambda done, total: hooks.on_count("examples", done, total)
     )
     if not all(np.isfinite(values).all() for values in logits.values()):
         raise ArtifactError("gives NaN or infinite logits", where=run.student)
-    metrics = read_versioned_json(run.metrics)
-    return StudentAnswers(name, run, config_of_run(run), cast("Mapping[str, Any]", metrics), logits)
+    return StudentAnswers(name, run, config_of_run(run), metrics, logits)
 
 
 def _prepared_once(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from msd_deploy.errors import ArtifactError
+from msd_deploy.report.metrics import is_number
 from msd_deploy.report.schema import SpreadSeries, TrainingJson
 from msd_deploy.views import View
 
@@ -20,11 +21,15 @@ def read_training(path: Path, *, metric: str) -> TrainingJson:
         metric: Under which name evaluations state their values.
 
     Raises:
-        ArtifactError: It is missing, or a line is no JSON object.
+        ArtifactError: It is missing, or a line is no JSON object or lacks what it should state.
     """
-    lines = [line for line in _read_lines(path) if line.get("phase") == _PHASE]
+    lines = []
+    for number, line in enumerate(_read_lines(path), start=1):
+        if line.get("phase") == _PHASE:
+            _check_line(line, metric, where=f"{path}:{number}")
+            lines.append(line)
     steps = [line for line in lines if "terms" in line]
-    evaluations = [line for line in lines if isinstance(line.get(metric), dict)]
+    evaluations = [line for line in lines if metric in line]
     names = dict.fromkeys(name for line in steps for name in line["terms"])
     return {
         "steps": [line["step"] for line in steps],
@@ -37,6 +42,30 @@ def read_training(path: Path, *, metric: str) -> TrainingJson:
             },
         },
     }
+
+
+def _check_line(line: Mapping[str, Any], metric: str, *, where: str) -> None:
+    views, step = [view.value for view in View], line.get("step")
+    spreads = line.get("weights", {})
+    is_valid = {
+        "step": isinstance(step, int) and is_number(step) and step >= 0,
+        "terms": _are_numbers(line.get("terms", {})),
+        "weights": isinstance(spreads, dict)
+        and all(_are_numbers(spread, ("mean", "std")) for spread in spreads.values()),
+        metric: metric not in line or _are_numbers(line[metric], views),
+    }
+    for key, holds in is_valid.items():
+        if not holds:
+            raise ArtifactError(
+                f"has no valid {key} ({line.get(key)!r})", where=where, fix="Restore the file"
+            )
+
+
+def _are_numbers(found: object, keys: Sequence[str] = ()) -> bool:
+    """Return whether a JSON value is an object of finite numbers, which has certain keys."""
+    if not isinstance(found, dict) or not all(map(is_number, found.values())):
+        return False
+    return all(key in found for key in keys)
 
 
 def _weights(steps: Sequence[Mapping[str, Any]]) -> dict[str, SpreadSeries]:

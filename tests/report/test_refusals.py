@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from msd_deploy.artifacts import RunDirectory, read_manifest, write_json, write_manifest
+from msd_deploy.artifacts import RunDirectory, read_json, read_manifest, write_json, write_manifest
 from msd_deploy.errors import ArtifactError, ConfigError, DataError, MsdError
 from msd_deploy.report.distillation import ReportConfig, write_distillation_report
 
@@ -29,6 +29,24 @@ def test_an_unfinished_run_says_how_to_go_on(own: RunDirectory) -> None:
     assert isinstance(error, ArtifactError)
     assert "is unfinished" in str(error)
     assert "--resume" in error.fix
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"teacher": {"parameters": 5, "size_bytes": 5}}, "teacher.validation.multimodal.value"),
+        ({"teacher": None}, "teacher.parameters"),
+        ({"student": {"parameters": 0, "size_bytes": 5}}, "student.parameters"),
+        ({"student": {"parameters": 5, "size_bytes": "5"}}, "student.size_bytes"),
+    ],
+)
+def test_metrics_that_lack_a_figure_are_refused(
+    own: RunDirectory, changes: dict[str, object], place: str
+) -> None:
+    write_json(own.metrics, {**read_json(own.metrics), **changes})
+    error = _refusal(own)
+    assert isinstance(error, ArtifactError)
+    assert f"metrics.json: has no valid {place} (" in str(error)
 
 
 def test_a_study_is_pointed_to_its_own_page(own: RunDirectory) -> None:

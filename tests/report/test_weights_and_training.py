@@ -116,6 +116,29 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
         read_training(history, metric="accuracy")
 
 
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ({"terms": {"labels": 0.5}}, "step"),
+        ({"step": "7", "terms": {"labels": 0.5}}, "step"),
+        ({"step": 7, "terms": None}, "terms"),
+        ({"step": 7, "terms": {"labels": None}}, "terms"),
+        ({"step": 7, "terms": {"labels": float("nan")}}, "terms"),
+        ({"step": 7, "terms": {}, "weights": None}, "weights"),
+        ({"step": 7, "terms": {}, "weights": {"image": {"mean": 1.0}}}, "weights"),
+        ({"step": 7, "accuracy": None}, "accuracy"),
+        ({"step": 7, "accuracy": {"multimodal": 0.5}}, "accuracy"),
+    ],
+)
+def test_a_line_that_lacks_what_it_should_state_is_named(
+    tmp_path: Path, line: dict[str, object], key: str
+) -> None:
+    history = tmp_path / "history.jsonl"
+    history.write_text(_line(step=1, terms={"labels": 1}) + _line(**line))
+    with pytest.raises(ArtifactError, match=rf"history\.jsonl:2: has no valid {key} \("):
+        read_training(history, metric="accuracy")
+
+
 def test_a_missing_history_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"history\.jsonl: cannot be read"):
         read_training(tmp_path / "history.jsonl", metric="accuracy")
