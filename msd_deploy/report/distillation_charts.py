@@ -1,7 +1,6 @@
 """What is drawn in a report on distillations, from the content of distillation.json alone."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -16,6 +15,7 @@ from msd_deploy.report.line_chart import (
 )
 from msd_deploy.report.schema import DistillationJson, SalienceJson, StudentJson, ViewAnswers
 from msd_deploy.report.svg import Panel
+from msd_deploy.report.weights import are_apart
 from msd_deploy.report.words import VIEW_NAMES, metric_title
 from msd_deploy.views import View
 
@@ -180,8 +180,9 @@ def _weights_panel(student: StudentJson, number: int, steps: Range) -> list[Pane
 
 def _is_varied(series: Series) -> bool:
     """Return whether weights differ within a batch or change from step to step."""
-    spread = any(high > low for _, low, high in series.band)
-    return spread or any(first[1] != second[1] for first, second in pairwise(series.points))
+    means = [mean for _, mean in series.points]
+    spread = any(are_apart(low, high) for _, low, high in series.band)
+    return spread or (bool(means) and are_apart(min(means), max(means)))
 
 
 def _validation_panel(

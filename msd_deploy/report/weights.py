@@ -16,7 +16,7 @@ Values = NDArray[np.float64]
 
 BINS = 12
 _MOST_POINTS = 400
-_SAME = 1e-6  # rounding alone
+_SAME = 1e-6  # float32's rounding, as a share of what is rounded, with room for its mean
 _DECILES = (0.1, 0.5, 0.9)
 
 
@@ -36,7 +36,7 @@ def read_weights(run: RunDirectory, saliency: Saliency) -> WeightsJson | None:
     if not run.example_weights.is_file():
         return None
     weights = _load(run)
-    if all(np.ptp(values) <= _SAME for values in weights.values()):
+    if not any(_is_varied(values) for values in weights.values()):
         fixed = {view: round(float(values.mean()), 6) for view, values in weights.items()}
         return {"fixed": fixed, "by_saliency": {}}
     of_view = {View.IMAGE.value: saliency.image, View.TEXT.value: saliency.text}
@@ -50,6 +50,15 @@ def read_weights(run: RunDirectory, saliency: Saliency) -> WeightsJson | None:
             )
     by_saliency = {view: against_saliency(moved[view], weights[view]) for view in moved}
     return {"fixed": {}, "by_saliency": by_saliency}
+
+
+def are_apart(low: float, high: float) -> bool:
+    """Return whether two values differ by more than rounding does."""
+    return high - low > _SAME * max(1.0, abs(high))
+
+
+def _is_varied(values: Values) -> bool:
+    return are_apart(float(values.min()), float(values.max()))
 
 
 def _load(run: RunDirectory) -> dict[str, Values]:
@@ -94,6 +103,6 @@ def _bin(saliency: Values, weights: Values) -> BinJson:
 
 
 def _rank_correlation(first: Values, second: Values) -> float | None:
-    if np.ptp(first) <= _SAME or np.ptp(second) <= _SAME:
+    if not (_is_varied(first) and _is_varied(second)):
         return None
     return round(float(stats.spearmanr(first, second).statistic), 4)

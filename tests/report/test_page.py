@@ -8,6 +8,7 @@ import pytest
 from msd_deploy.artifacts import RunDirectory
 from msd_deploy.hooks import StageHooks
 from msd_deploy.report.answers import read_answers
+from msd_deploy.report.distillation_charts import training_panels
 from msd_deploy.report.distillation_page import render_distillation
 from msd_deploy.report.figures import figures_of
 from msd_deploy.report.schema import DistillationJson
@@ -148,3 +149,18 @@ def test_terms_of_any_name_and_of_0_are_drawn(made: Report) -> None:
     page = render_distillation(report, made[1])
     for name in ("hint", "relation_distance", "relation_angle", "another"):
         assert f">{name}</text>" in page
+
+
+def _panel_titles(report: DistillationJson) -> list[str]:
+    return [panel.title for panel in training_panels(report, 0)]
+
+
+def test_weights_that_differ_by_rounding_alone_are_not_drawn(made: Report) -> None:
+    report = copy.deepcopy(made[0])
+    training = report["students"][0]["training"]
+    training["steps"] = [1, 2, 3]
+    training["weights"] = {"text": {"mean": [1.3, 1.3000001, 1.2999999], "std": [0, 1e-7, 2e-7]}}
+    training["terms"] = {}
+    assert "Weights of the views" not in _panel_titles(report)
+    training["weights"]["text"]["mean"][2] = 1.301
+    assert "Weights of the views" in _panel_titles(report)
