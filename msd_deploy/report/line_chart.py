@@ -15,6 +15,7 @@ _LEGEND_LEFT, _LEGEND_TOP, _LEGEND_ROW = 8.0, 34.0, 17.0
 _SAMPLE_WIDTH, _LEGEND_GAP = 22.0, 11.0
 _CHARACTER_WIDTH = 6.6  # of 12 px sans-serif, on the wide side
 _DOT_RADIUS = 1.6
+_POINT_RADIUS = 3.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,9 @@ def _curve(frame: Frame, series: Series, *, is_filled: bool) -> list[Markup]:
     if points and is_filled:
         feet = [(points[-1][0], frame.y.start), (points[0][0], frame.y.start)]
         parts.append(curve([*points, *feet], f"area {series.kind}", is_closed=True))
-    if points:
+    if len(points) == 1:  # A line of one point is invisible.
+        parts.append(circle(points[0], _POINT_RADIUS, f"point {series.kind}"))
+    elif points:
         parts.append(curve(points, f"line {series.kind}"))
     return parts
 

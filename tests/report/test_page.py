@@ -13,6 +13,7 @@ from msd_deploy.report.distillation_page import render_distillation
 from msd_deploy.report.figures import figures_of
 from msd_deploy.report.schema import DistillationJson
 from msd_deploy.report.thumbnails import thumbnails_of
+from msd_deploy.report.words import VIEW_NAMES
 
 Report = tuple[DistillationJson, dict[int, str]]
 
@@ -164,3 +165,16 @@ def test_weights_that_differ_by_rounding_alone_are_not_drawn(made: Report) -> No
     assert "Weights of the views" not in _panel_titles(report)
     training["weights"]["text"]["mean"][2] = 1.301
     assert "Weights of the views" in _panel_titles(report)
+
+
+def test_a_training_of_one_logged_step_is_seen_as_points(made: Report) -> None:
+    report = copy.deepcopy(made[0])
+    training = report["students"][0]["training"]
+    training["steps"], training["weights"] = [7], {}
+    training["terms"] = {"labels": [0.5], "multimodal": [0.25]}
+    training["validation"] = {"steps": [7], "views": {view: [0.5] for view in VIEW_NAMES}}
+    terms, validation = (str(panel.chart) for panel in training_panels(report, 0))
+    assert terms.count('<circle class="point ') == 2
+    assert validation.count('<circle class="point ') == 3
+    training["steps"], training["terms"] = [7, 8], {"labels": [0.5, 0.25]}
+    assert "<circle" not in str(training_panels(report, 0)[0].chart)
