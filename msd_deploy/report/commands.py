@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def told_path(path: Path) -> str:
-    """Return a path as a report tells it, so that no option is taken for it.
+def told_path(path: Path, *, outside: str | None = None) -> str:
+    """Return a path as a report tells it, so that it is not taken for an option.
 
-    In the working folder it is relative to it; outside, it is its last part alone.
+    Args:
+        path: In the working folder it is told relative to it.
+        outside: How it is called outside; None: by its last part.
     """
     whole, here = path.resolve(), Path.cwd().resolve()
-    told = whole.relative_to(here) if whole.is_relative_to(here) else Path(whole.name)
+    told = whole.relative_to(here) if whole.is_relative_to(here) else Path(outside or whole.name)
     return f"./{told.as_posix()}" if told.as_posix().startswith("-") else told.as_posix()
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 from msd_deploy.artifacts import RunDirectory, write_json, write_text
 from msd_deploy.errors import ConfigError
 from msd_deploy.hooks import StageHooks
-from msd_deploy.report.answers import check_together, read_answers
+from msd_deploy.report.answers import check_together, read_answers, unique_names
 from msd_deploy.report.commands import told_path
 from msd_deploy.report.distillation_page import render_distillation
 from msd_deploy.report.figures import figures_of
@@ -74,7 +74,9 @@ def write_distillation_report(
 
 
 def command_line(runs: Sequence[RunDirectory], config: ReportConfig) -> str:
-    """Return the command that writes the report again; see `told_path`."""
+    """Return the command that writes the report again; runs of one name stay apart in it."""
+    named = zip(runs, unique_names(runs), strict=True)
+    folders = [told_path(run.root, outside=name) for run, name in named]
     options = [] if config.split == "test" else ["--split", config.split]
     out = [] if config.out is None else ["--out", told_path(config.out), "--overwrite"]
-    return shlex.join(["msd", "report", *(told_path(run.root) for run in runs), *options, *out])
+    return shlex.join(["msd", "report", *folders, *options, *out])

@@ -67,6 +67,12 @@ def test_the_reports_command_states_no_folder_of_this_machine(here: Path) -> Non
     assert command == "msd report msd ./-kd --out both.html --overwrite"
 
 
+def test_the_reports_command_tells_runs_of_one_name_apart(here: Path) -> None:
+    roots = (here / "run", here.parent / "b/run", here.parent / "c/run")
+    command = command_line([RunDirectory(root) for root in roots], ReportConfig())
+    assert command == "msd report run b/run c/run"
+
+
 def test_a_typed_command_keeps_all_but_the_folders_of_this_machine(here: Path) -> None:
     outside, inside = here.parent / "data/my memes.jsonl", here / "runs/study"
     typed = ["msd", "compare", "--data", str(outside), f"--out={inside}", "--methods", "kd,none"]
