@@ -25,8 +25,12 @@ def bench(
     ] = _DEFAULTS.rounds,
     warm_up: Annotated[
         int,
-        typer.Option(help="Predictions before a round's samples.", rich_help_panel=_LATENCY),
+        typer.Option(help="Least predictions before a round's samples.", rich_help_panel=_LATENCY),
     ] = _DEFAULTS.warm_up,
+    warm_up_seconds: Annotated[
+        float,
+        typer.Option(help="Least seconds before a round's samples.", rich_help_panel=_LATENCY),
+    ] = _DEFAULTS.warm_up_seconds,
     samples: Annotated[
         int, typer.Option(help="Samples of a model in a round.", rich_help_panel=_LATENCY)
     ] = _DEFAULTS.samples,
@@ -65,6 +69,7 @@ def bench(
             threads=threads,
             rounds=rounds,
             warm_up=warm_up,
+            warm_up_seconds=warm_up_seconds,
             samples=samples,
             round_seconds=round_seconds,
             batch_size=batch_size,

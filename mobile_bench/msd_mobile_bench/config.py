@@ -14,7 +14,9 @@ class BenchConfig:
     rounds: int = 4
     """Times that every model's latency is sampled; even, so that both orders count the same."""
     warm_up: int = 10
-    """Predictions before the samples of a round; they do not count."""
+    """Least predictions before the samples of a round; they do not count."""
+    warm_up_seconds: float = 0.25
+    """Least seconds of them: a processor that waited is slow at first."""
     samples: int = 100
     """Latency samples of a model in a round, one example each."""
     round_seconds: float = 1.5
@@ -30,6 +32,7 @@ class BenchConfig:
         check_range("bench.threads", self.threads, 1, 256)
         check_range("bench.rounds", self.rounds, 1, 1000)
         check_range("bench.warm_up", self.warm_up, 0, 10_000)
+        check_range("bench.warm_up_seconds", self.warm_up_seconds, 0.0, 3600.0)
         check_range("bench.samples", self.samples, 5, 1_000_000)
         check_range("bench.round_seconds", self.round_seconds, 0.01, 3600.0)
         check_range("bench.batch_size", self.batch_size, 1, 4096)

@@ -25,14 +25,16 @@ class SamplingPlan:
     """How many times something is timed.
 
     Attributes:
-        warm_up: Calls before the first sample.
+        warm_up: Least calls before the first sample.
         samples: Most samples.
         most_seconds: No sample begins after this many seconds, once there are five.
+        warm_up_seconds: Least seconds of calls before the first sample.
     """
 
     warm_up: int
     samples: int
     most_seconds: float = float("inf")
+    warm_up_seconds: float = 0.0
 
 
 def time_calls(call: Callable[[int], object], plan: SamplingPlan) -> list[float]:
@@ -47,21 +49,28 @@ def time_calls(call: Callable[[int], object], plan: SamplingPlan) -> list[float]
     Returns:
         Milliseconds of each sample.
     """
-    for number in range(plan.warm_up):
-        call(number)
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        return _samples(call, plan)
+        return _samples(call, plan, first=_warm_up(call, plan))
     finally:
         if was_enabled:
             gc.enable()
 
 
-def _samples(call: Callable[[int], object], plan: SamplingPlan) -> list[float]:
+def _warm_up(call: Callable[[int], object], plan: SamplingPlan) -> int:
+    """Call until the plan's calls and seconds are over; return how many calls it took."""
+    begin, number = time.perf_counter_ns(), 0
+    while number < plan.warm_up or (time.perf_counter_ns() - begin) / 1e9 < plan.warm_up_seconds:
+        call(number)
+        number += 1
+    return number
+
+
+def _samples(call: Callable[[int], object], plan: SamplingPlan, *, first: int) -> list[float]:
     samples: list[float] = []
     begin = time.perf_counter_ns()
-    for number in range(plan.warm_up, plan.warm_up + plan.samples):
+    for number in range(first, first + plan.samples):
         start = time.perf_counter_ns()
         if len(samples) >= _MIN_SAMPLES and (start - begin) / 1e9 > plan.most_seconds:
             break

@@ -115,7 +115,8 @@ def method_sentences(bench: Bench) -> list[str]:
         "Every form runs in a fresh process of its own: PyTorch forms in eager mode, ONNX forms in"
         " ONNX Runtime (its process holds no PyTorch), Core ML forms in Core ML on a Mac only.",
         f"Latency: {config['rounds']} rounds in turns over all forms, the order reversed every"
-        f" other round; in each, {config['warm_up']} predictions to warm up, then up to"
+        f" other round; in each, at least {config['warm_up']} predictions and"
+        f" {config['warm_up_seconds']} s to warm up, then up to"
         f" {config['samples']} samples (at most {config['round_seconds']} s) of one test example"
         " each, another one every time. Percentiles are over the samples of all rounds; every"
         " sample is in bench.json.",

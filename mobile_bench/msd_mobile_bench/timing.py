@@ -94,6 +94,7 @@ def _sample_latency(worker: WorkerProcess, timing: Timing, config: BenchConfig) 
     answer = worker.ask(
         "latency",
         warm_up=config.warm_up,
+        warm_up_seconds=config.warm_up_seconds,
         samples=config.samples,
         most_seconds=config.round_seconds,
     )

@@ -65,10 +65,12 @@ class Session:
             "rss_before_load_bytes": self._rss_before_load,
         }
 
-    def latency(self, *, warm_up: int, samples: int, most_seconds: float) -> Json:
+    def latency(
+        self, *, warm_up: int, warm_up_seconds: float, samples: int, most_seconds: float
+    ) -> Json:
         """Time the control kernel, then single examples, each time another one."""
         control = time_control_kernel()
-        plan = SamplingPlan(warm_up, samples, most_seconds)
+        plan = SamplingPlan(warm_up, samples, most_seconds, warm_up_seconds)
         calls = [self._predictor.prepare(example) for example in self._examples]
         timed = time_calls(lambda number: calls[number % self._rows](), plan)
         return {"control_ms": control, "latency_ms": timed}

@@ -135,6 +135,7 @@ _EXAMPLE: Bench = {
         "threads": 1,
         "rounds": 2,
         "warm_up": 10,
+        "warm_up_seconds": 0.25,
         "samples": 100,
         "round_seconds": 1.5,
         "batch_size": 32,

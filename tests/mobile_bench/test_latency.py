@@ -59,6 +59,14 @@ def test_samples_are_milliseconds_and_leave_the_warm_up_out(clock: _Clock) -> No
     assert time_calls(call, SamplingPlan(warm_up=2, samples=3)) == [2.0, 2.0, 2.0]
 
 
+def test_a_warm_up_lasts_its_seconds_too(clock: _Clock) -> None:
+    def call(number: int) -> None:
+        clock.now += 10_000_000 * (100 if number < 25 else 1)
+
+    plan = SamplingPlan(warm_up=2, samples=3, warm_up_seconds=25.0)
+    assert time_calls(call, plan) == [10.0, 10.0, 10.0]
+
+
 def test_every_call_gets_its_number_so_that_inputs_vary() -> None:
     numbers: list[int] = []
     time_calls(numbers.append, SamplingPlan(warm_up=2, samples=3))

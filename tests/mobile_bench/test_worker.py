@@ -121,7 +121,7 @@ def test_a_worker_that_was_killed_is_named_with_its_model(onnx_worker: WorkerPro
     assert process is not None
     os.kill(process.pid, signal.SIGKILL)
     with pytest.raises(MsdError, match=r"onnx-fp32: .*died during 'latency' .*killed by signal 9"):
-        onnx_worker.ask("latency", warm_up=1, samples=5, most_seconds=1.0)
+        onnx_worker.ask("latency", warm_up=1, warm_up_seconds=0.0, samples=5, most_seconds=1.0)
 
 
 def test_a_traceback_of_a_worker_is_told_by_its_last_line(onnx_worker: WorkerProcess) -> None:
