@@ -127,9 +127,11 @@ def test_useless_data_is_one_clear_error(
 
 def test_an_existing_output_is_one_clear_error(msd: Msd, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
     answer = msd("distill", "--data", photos, "--out", "run")
     assert answer.code == 1
     assert "already exists" in answer.error()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
 
 
 @pytest.fixture
