@@ -115,6 +115,12 @@ def decisions(logits: LogitArray, problem: Problem) -> NDArray[np.int64]:
     return (logits >= 0).astype(np.int64)
 
 
+def decides_all_alike(logits: LogitArray, problem: Problem) -> bool:
+    """Return whether logits [rows, classes] decide every row alike, so agreement says nothing."""
+    decided = decisions(logits, problem)
+    return bool((decided == decided[:1]).all())
+
+
 def probabilities(logits: LogitArray, problem: Problem) -> NDArray[np.float64]:
     """Return softmax [rows, classes], or a sigmoid for each class if multi-label."""
     wide = logits.astype(np.float64)

@@ -31,9 +31,12 @@ from msd_deploy.data.prepared import PreparedData, prepare
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, train_tokenizer
 from msd_deploy.data.source_types import SourceOptions
 from msd_deploy.data.sources import load_source
+from msd_deploy.data.synthetic_tasks import MEMES_LABELS
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.fusion_config import FusionConfig
 from msd_deploy.pipeline import run_distillation
+
+WriteMemes = Callable[..., Path]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -65,6 +68,32 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, small_config: RunConf
 def own_run(finished_run: RunDirectory, tmp_path: Path) -> RunDirectory:
     """A copy of the finished run, to write into."""
     return RunDirectory(Path(shutil.copytree(finished_run.root, tmp_path / "run")))
+
+
+@pytest.fixture(scope="session")
+def write_memes() -> WriteMemes:
+    """Write generated memes as FILE.jsonl and pictures into a folder; return the file.
+
+    `change` gets each row's number and its line, and may alter the line.
+    """
+
+    def write(
+        folder: Path,
+        examples: int,
+        change: Callable[[int, dict[str, str]], None] = lambda index, line: None,
+    ) -> Path:
+        options = SourceOptions(examples=examples)
+        rows = load_source("synthetic:memes", options=options).dataset["train"]
+        with (folder / "memes.jsonl").open("w") as file:
+            for index, row in enumerate(rows):
+                (folder / f"{index}.png").write_bytes(row["image_bytes"])
+                label = MEMES_LABELS[row["label"]]
+                line = {"image": f"{index}.png", "text": row["text"], "label": label}
+                change(index, line)
+                file.write(json.dumps(line) + "\n")
+        return folder / "memes.jsonl"
+
+    return write
 
 
 @pytest.fixture(scope="session")

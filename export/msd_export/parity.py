@@ -17,6 +17,7 @@ from msd_deploy.evaluation import (
     LogitsByView,
     Score,
     agreement,
+    decides_all_alike,
     decisions,
     metric_name,
     score_logits,
@@ -193,16 +194,12 @@ def notes_on_source(source: LogitsByView, problem: Problem) -> list[str]:
 
     Any export that answers always the same would agree with it there.
     """
-    alike = [view for view, logits in source.items() if _is_constant(decisions(logits, problem))]
+    alike = [view for view, logits in source.items() if decides_all_alike(logits, problem)]
     return [
         f"On the {view} view the source decides all {len(source[view])} examples alike: agreement"
         " says nothing there"
         for view in alike
     ]
-
-
-def _is_constant(decided: NDArray[np.int64]) -> bool:
-    return bool((decided == decided[0]).all())
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,11 +146,17 @@ def _saying_how_to_write_again(folder: Path) -> Iterator[None]:
     try:
         yield
     except ArtifactError as error:
-        again = f"have it written again by `msd distill --resume --out {folder.parent}`"
-        if RunDirectory(folder.parent).study_json.is_file():
-            again = "run the same `msd compare` again"
-        fix = f"Remove the folder {folder} and {again}"
-        raise ArtifactError(error.what, where=error.where, fix=fix) from error
+        raise ArtifactError(
+            error.what, where=error.where, fix=how_to_write_again(folder)
+        ) from error
+
+
+def how_to_write_again(folder: Path) -> str:
+    """Return what to do about unusable predictions in a run's or a study's folder."""
+    again = f"have it written again by `msd distill --resume --out {folder.parent}`"
+    if RunDirectory(folder.parent).study_json.is_file():
+        again = "run the same `msd compare` again"
+    return f"Remove the folder {folder} and {again}"
 
 
 def _compute(

@@ -12,7 +12,11 @@ from msd_deploy.config import RunConfig
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.source_types import SourceData
-from msd_deploy.distill.teacher_cache import TeacherPredictions, read_predictions
+from msd_deploy.distill.teacher_cache import (
+    TeacherPredictions,
+    how_to_write_again,
+    read_predictions,
+)
 from msd_deploy.errors import ArtifactError
 from msd_deploy.evaluation import LogitsByView, predict_views
 from msd_deploy.hooks import StageHooks
@@ -137,8 +141,7 @@ def _teacher_of(run: RunDirectory) -> str:
         raise ArtifactError(
             "are predictions for another data set than the run's",
             where=run.teacher_predictions,
-            fix=f"Remove the folder and have it written again by `msd distill --resume --out"
-            f" {run.root}`",
+            fix=how_to_write_again(run.teacher_predictions),
         )
     return str(stated.get("teacher"))
 
@@ -210,6 +213,5 @@ def _check_rows(
         raise ArtifactError(
             f"holds {found} rows of the {split} split, which has {len(rows)}",
             where=run.teacher_predictions,
-            fix=f"Remove the folder and have it written again by `msd distill --resume --out"
-            f" {run.root}`",
+            fix=how_to_write_again(run.teacher_predictions),
         )

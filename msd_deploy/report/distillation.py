@@ -9,7 +9,7 @@ from typing import Literal
 from msd_deploy.artifacts import RunDirectory, write_json, write_text
 from msd_deploy.errors import ConfigError
 from msd_deploy.hooks import StageHooks
-from msd_deploy.report.answers import check_together, read_answers, unique_names
+from msd_deploy.report.answers import read_answers, unique_names
 from msd_deploy.report.commands import told_path
 from msd_deploy.report.distillation_page import render_distillation
 from msd_deploy.report.figures import figures_of
@@ -59,7 +59,6 @@ def write_distillation_report(
         DataError: The data set is not there or has changed.
     """
     hooks = hooks or StageHooks()
-    check_together(runs)
     page = config.out or runs[0].reports / HTML_NAME
     figures_path = page.with_suffix(".json")
     if config.out is not None:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd_deploy.config import DistillConfig, RunConfig
-from msd_deploy.evaluation import LogitsByView, decisions
+from msd_deploy.evaluation import LogitsByView, decides_all_alike
 from msd_deploy.report.answers import RunAnswers, StudentAnswers
 from msd_deploy.report.words import VIEW_NAMES
 from msd_deploy.views import View
@@ -89,9 +89,5 @@ def _constant_notes(answers: RunAnswers) -> list[str]:
         " says nothing."
         for name, logits in models.items()
         for view in View
-        if _is_constant(decisions(logits[view], answers.data.problem))
+        if decides_all_alike(logits[view], answers.data.problem)
     ]
-
-
-def _is_constant(decided: NDArray[np.int64]) -> bool:
-    return bool((decided == decided[:1]).all())

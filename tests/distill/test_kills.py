@@ -6,21 +6,18 @@ removals. The process kills itself before the n-th one, and every run of this te
 places. (Interpreter and libraries announce these operations to audit hooks.)
 """
 
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from msd_deploy.artifacts import RunDirectory
-from msd_deploy.data.source_types import SourceOptions
-from msd_deploy.data.sources import load_source
-from msd_deploy.data.synthetic_tasks import MEMES_LABELS
 
 ROOT = Path(__file__).parents[2]
 KILLS = 10
@@ -70,18 +67,12 @@ def msd(run: RunDirectory, *arguments: object, kill_before: int = 0) -> Ended:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Path:
+def settings(tmp_path: Path, write_memes: Callable[..., Path]) -> Path:
     """A TOML file: 200 memes, a checkpoint at every step, weights that are learned."""
-    rows = load_source("synthetic:memes", options=SourceOptions(examples=200)).dataset["train"]
-    with (tmp_path / "memes.jsonl").open("w") as file:
-        for index, row in enumerate(rows):
-            (tmp_path / f"{index}.png").write_bytes(row["image_bytes"])
-            label = MEMES_LABELS[row["label"]]
-            line = {"image": f"{index}.png", "text": row["text"], "label": label}
-            file.write(json.dumps(line) + "\n")
+    memes = write_memes(tmp_path, 200)
     path = tmp_path / "run.toml"
     path.write_text(
-        f'data.spec = "{tmp_path / "memes.jsonl"}"\n'
+        f'data.spec = "{memes}"\n'
         "teacher.epochs = 1\n"
         '[distill]\nweighting = "meta"\nkeep = "best"\nhint_weight = 1.0\n'
         "epochs = 4\nlog_every = 1\ncheckpoint_seconds = 0.0\n"

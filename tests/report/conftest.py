@@ -1,6 +1,6 @@
 """What the report's tests share: runs of a data set whose words try to become markup."""
 
-import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,27 +8,26 @@ import pytest
 
 from msd_deploy.artifacts import RunDirectory
 from msd_deploy.config import DataConfig, DistillConfig, RunConfig, TeacherConfig
-from msd_deploy.data.source_types import SourceOptions
-from msd_deploy.data.sources import load_source
+from msd_deploy.data.synthetic_tasks import MEMES_LABELS
 from msd_deploy.pipeline import run_distillation
 
 LABELS = ("<b>benign</b>", 'hateful & "so on" </svg><script>alert(1)</script>')
 
 
 @pytest.fixture(scope="session")
-def hostile_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hostile_data(
+    tmp_path_factory: pytest.TempPathFactory, write_memes: Callable[..., Path]
+) -> Path:
     """400 generated memes as a FILE.jsonl, markup in every text and label; some lack a modality."""
-    folder = tmp_path_factory.mktemp("data")
-    rows = load_source("synthetic:memes", options=SourceOptions(examples=400)).dataset["train"]
-    with (folder / "memes.jsonl").open("w") as file:
-        for index, row in enumerate(rows):
-            (folder / f"{index}.png").write_bytes(row["image_bytes"])
-            text = f"{row['text']} </p><img src=x onerror=alert({index})> {'word ' * (index % 90)}"
-            line = {"image": f"{index}.png", "text": text, "label": LABELS[row["label"]]}
-            if index % 20 in (3, 4):
-                del line["image" if index % 20 == 3 else "text"]
-            file.write(json.dumps(line) + "\n")
-    return folder / "memes.jsonl"
+
+    def make_hostile(index: int, line: dict[str, str]) -> None:
+        markup = f"</p><img src=x onerror=alert({index})>"
+        line["text"] = f"{line['text']} {markup} {'word ' * (index % 90)}"
+        line["label"] = LABELS[MEMES_LABELS.index(line["label"])]
+        if index % 20 in (3, 4):
+            del line["image" if index % 20 == 3 else "text"]
+
+    return write_memes(tmp_path_factory.mktemp("data"), 400, make_hostile)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,6 @@ import pytest
 
 from msd_deploy.artifacts import RunDirectory, sha256_of_file
 from msd_deploy.config import DataConfig, DistillConfig, RunConfig, TeacherConfig
-from msd_deploy.data.source_types import SourceOptions
-from msd_deploy.data.sources import load_source
-from msd_deploy.data.synthetic_tasks import MEMES_LABELS
 from msd_deploy.distill.steps import Hooks
 from msd_deploy.distill.teacher_cache import read_predictions
 from msd_deploy.errors import ArtifactError, ConfigError, MsdError, StoppedError
@@ -31,18 +29,13 @@ from msd_deploy.views import View
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
+def study(
+    tmp_path_factory: pytest.TempPathFactory, write_memes: Callable[..., Path]
+) -> StudyConfig:
     """Three methods on 240 generated memes as a FILE.jsonl, so that its test split is small."""
     folder = tmp_path_factory.mktemp("memes")
-    rows = load_source("synthetic:memes", options=SourceOptions(examples=240)).dataset["train"]
-    with (folder / "memes.jsonl").open("w") as file:
-        for index, row in enumerate(rows):
-            (folder / f"{index}.png").write_bytes(row["image_bytes"])
-            label = MEMES_LABELS[row["label"]]
-            line = {"image": f"{index}.png", "text": row["text"], "label": label}
-            file.write(json.dumps(line) + "\n")
     base = RunConfig(
-        data=DataConfig(spec=str(folder / "memes.jsonl")),
+        data=DataConfig(spec=str(write_memes(folder, 240))),
         teacher=TeacherConfig(epochs=1),
         distill=DistillConfig(epochs=1),
     )
