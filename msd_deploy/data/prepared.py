@@ -157,8 +157,26 @@ def prepare(
         source.problem,
         sha256_of_json([source.labels, source.problem, row_digests]),
         tuple(skipped),
-        source.notes,
+        (*source.notes, *_notes_on_length(source, splits, preprocessor)),
     )
+
+
+def _notes_on_length(
+    source: SourceData, splits: Mapping[str, PreparedSplit], preprocessor: Preprocessor
+) -> list[str]:
+    """Say how many texts lose their end: what was cut can neither be learned nor judged."""
+    cut = {}
+    for name, split in splits.items():
+        full = split.source_rows[split.attention_mask[:, -1] == 1]
+        texts = source.dataset[name].select(full)["text"]
+        cut[name] = preprocessor.count_cut([text or "" for text in texts])
+    if not any(cut.values()):
+        return []
+    told = ", ".join(f"{count:,} of {len(splits[name]):,} in {name}" for name, count in cut.items())
+    return [
+        f"texts are cut after {preprocessor.max_length} tokens ({told}): "
+        "set max_length under [data] to keep more"
+    ]
 
 
 def _check_rows(

@@ -37,6 +37,8 @@ PREPROCESS_NAME = "preprocess.json"
 TOKENIZER_NAME = "tokenizer.json"
 PAD, UNKNOWN, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 _INSIDE_WORD = "##"
+# Vectors of 8 float32 fill a register; a shape that is no multiple costs as much.
+_LENGTH_MULTIPLE = 8
 SPECIAL_TOKENS = (PAD, UNKNOWN, CLS, SEP, MASK)
 _RESIZE = "pillow-bilinear-antialiased-uint8"
 
@@ -78,6 +80,11 @@ class Preprocessor:
             input_ids[row, : len(ids)] = ids
             attention_mask[row, : len(ids)] = 1
         return input_ids, attention_mask
+
+    def count_cut(self, texts: Sequence[str]) -> int:
+        """Return how many texts are longer than max_length."""
+        encodings = self.tokenizer.encode_batch(list(texts))
+        return sum(bool(encoding.overflowing) for encoding in encodings)
 
     @property
     def pad_id(self) -> int:
@@ -150,6 +157,20 @@ def build_preprocessor(tokenizer: Tokenizer, image: ImageSpec, *, max_length: in
     tokenizer.enable_truncation(max_length)
     tokenizer.encode_special_tokens = True
     return Preprocessor(image, tokenizer, max_length)
+
+
+def fitting_length(tokenizer: Tokenizer, texts: Iterable[str], *, most: int) -> int:
+    """Return the fewest tokens that hold every text whole, as a multiple of 8, up to a limit.
+
+    Args:
+        tokenizer: Its truncation is turned off.
+        texts: The training texts.
+        most: The limit.
+    """
+    tokenizer.no_truncation()
+    tokenizer.encode_special_tokens = True
+    longest = max((len(one.ids) for one in tokenizer.encode_batch(sorted(set(texts)))), default=1)
+    return min(most, -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE)
 
 
 def _image_spec(stated: Json, path: Path) -> ImageSpec:

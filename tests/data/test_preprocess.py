@@ -8,6 +8,7 @@ from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.preprocess import (
     Preprocessor,
     build_preprocessor,
+    fitting_length,
     load_tokenizer,
     train_tokenizer,
 )
@@ -30,6 +31,22 @@ def test_texts_are_cut_and_padded_to_the_maximum(preprocessor: Preprocessor) -> 
     assert ids[1][0] == preprocessor.cls_id
     assert mask[1].all()
     assert ids[0][mask[0] == 0].tolist() == [preprocessor.pad_id] * int((mask[0] == 0).sum())
+
+
+def test_the_fitting_length_holds_the_longest_text(preprocessor: Preprocessor) -> None:
+    words = "the blue square is here "
+    tokenizer = preprocessor.tokenizer  # with a truncation that must not count
+    assert fitting_length(tokenizer, ["red", "the blue square is here"], most=32) == 8
+    assert fitting_length(tokenizer, ["red", words * 3], most=32) == 24  # 15 words, [CLS], [SEP]
+    assert fitting_length(tokenizer, [words * 3], most=20) == 20
+    assert fitting_length(tokenizer, [], most=32) == 8
+
+
+def test_texts_that_lose_their_end_are_counted(preprocessor: Preprocessor) -> None:
+    exactly = "the blue square is here here"  # 6 words, [CLS] and [SEP]: 8 tokens
+    assert preprocessor.tokens([exactly])[1].all()
+    assert preprocessor.count_cut(["", "red circle", exactly]) == 0
+    assert preprocessor.count_cut([exactly + " red", "red", exactly * 3]) == 2
 
 
 def test_a_blank_text_is_cls_alone(preprocessor: Preprocessor) -> None:

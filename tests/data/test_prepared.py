@@ -1,0 +1,47 @@
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from msd_deploy.data.images import ImageSpec
+from msd_deploy.data.jsonl import load_jsonl
+from msd_deploy.data.prepared import PreparedData, prepare
+from msd_deploy.data.preprocess import build_preprocessor, train_tokenizer
+from msd_deploy.data.source_types import SourceOptions
+
+SHORT, LONG = "a red square", "a red square and a blue circle and a green one"
+
+
+def prepared(folder: Path, texts: list[str], max_length: int) -> PreparedData:
+    rng = np.random.default_rng(0)
+    with (folder / "rows.jsonl").open("w") as file:
+        for row, text in enumerate(texts):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{row}.png")
+            split = ("train", "validation", "test")[row % 3]
+            record = {
+                "image": f"{row}.png",
+                "text": text,
+                "label": "ab"[row // 3 % 2],
+                "split": split,
+            }
+            file.write(json.dumps(record) + "\n")
+    tokenizer = train_tokenizer([SHORT, LONG], vocabulary_size=200)
+    preprocessor = build_preprocessor(tokenizer, ImageSpec((8, 8)), max_length=max_length)
+    source = load_jsonl(folder / "rows.jsonl", SourceOptions())
+    return prepare(source, preprocessor, cache=folder / "cache")
+
+
+def test_texts_that_lose_their_end_are_noted_by_split(tmp_path: Path) -> None:
+    texts = [SHORT] * 12
+    texts[3] = texts[6] = texts[8] = LONG  # two in train, one in test
+    assert prepared(tmp_path, texts, max_length=8).notes[-1] == (
+        "texts are cut after 8 tokens (2 of 4 in train, 0 of 4 in validation, 1 of 4 in test): "
+        "set max_length under [data] to keep more"
+    )
+
+
+def test_texts_that_fit_are_not_noted(tmp_path: Path) -> None:
+    notes = prepared(tmp_path, [SHORT, LONG] * 6, max_length=13).notes  # 11 words, [CLS], [SEP]
+    assert not any("cut after" in note for note in notes)
