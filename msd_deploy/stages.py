@@ -17,6 +17,7 @@ from msd_deploy.data.prepared import PreparedData, prepare
 from msd_deploy.data.preprocess import (
     Preprocessor,
     build_preprocessor,
+    fitting_length,
     load_tokenizer,
     train_tokenizer,
 )
@@ -24,7 +25,7 @@ from msd_deploy.data.source_types import SourceData
 from msd_deploy.distill.feature_losses import build_projection
 from msd_deploy.distill.history import History
 from msd_deploy.distill.objectives import LabelObjective
-from msd_deploy.distill.plan import TrainingPlan, default_epochs, plan_key
+from msd_deploy.distill.plan import Phase, TrainingPlan, default_epochs, plan_key
 from msd_deploy.distill.steps import Hooks, Objective
 from msd_deploy.distill.student_objective import (
     StudentObjective,
@@ -47,6 +48,9 @@ from msd_deploy.runs import (
     without_paths,
 )
 from msd_deploy.views import View
+
+# Of a text whose length the user leaves open: attention over more costs a phone dearly.
+_MOST_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +108,13 @@ def read_task(
 def _build_preprocessor(config: RunConfig, source: SourceData) -> Preprocessor:
     side = config.data.image_size or DEFAULT_IMAGE_SIZE[config.student.size]
     spec = ImageSpec((side, side), config.data.image_mode)
+    texts = [text for text in source.dataset["train"]["text"] if text]
     if config.data.tokenizer is not None:
         tokenizer = load_tokenizer(config.data.tokenizer)
     else:
-        texts = (text for text in source.dataset["train"]["text"] if text)
         tokenizer = train_tokenizer(texts, vocabulary_size=config.data.vocabulary_size)
-    return build_preprocessor(tokenizer, spec, max_length=config.data.max_length)
+    max_length = config.data.max_length or fitting_length(tokenizer, texts, most=_MOST_TOKENS)
+    return build_preprocessor(tokenizer, spec, max_length=max_length)
 
 
 def _prepare(
@@ -209,7 +214,7 @@ def _write_weights(task: Task, built: StudentObjective, model: FusionForClassifi
 def ordinary_steps(task: Task) -> int:
     """Return the steps of the student's training on all rows."""
     settings = task.config.distill
-    return _epochs(task, settings, None) * _steps_per_epoch(task, settings, None)
+    return _epochs(task, "student", settings, None) * _steps_per_epoch(task, settings, None)
 
 
 def _steps_per_epoch(
@@ -223,24 +228,27 @@ def _steps_per_epoch(
 
 
 def _epochs(
-    task: Task, settings: TeacherConfig | DistillConfig, used: NDArray[np.bool_] | None
+    task: Task,
+    phase: Phase,
+    settings: TeacherConfig | DistillConfig,
+    used: NDArray[np.bool_] | None,
 ) -> int:
     rows = len(task.data.splits["train"]) if used is None else int(used.sum())
     return settings.epochs or default_epochs(
-        rows, settings.batch_size, _steps_per_epoch(task, settings, used)
+        phase, rows, settings.batch_size, _steps_per_epoch(task, settings, used)
     )
 
 
 def _plan(
     task: Task,
-    phase: str,
+    phase: Phase,
     settings: TeacherConfig | DistillConfig,
     used: NDArray[np.bool_] | None,
 ) -> TrainingPlan:
     common = task.config.distill
     return TrainingPlan(
         phase=phase,
-        epochs=_epochs(task, settings, used),
+        epochs=_epochs(task, phase, settings, used),
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         weight_decay=common.weight_decay,
@@ -282,7 +290,7 @@ def _train(
     )
 
 
-def _tracker(task: Task, phase: str) -> Tracker | None:
+def _tracker(task: Task, phase: Phase) -> Tracker | None:
     name, run = task.config.tracker, task.run
     return name and Tracker(name, run.trackers, f"{task.name}-{phase}")
 

@@ -2,10 +2,17 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from msd_deploy.artifacts import sha256_of_json
 
-_STEPS, _LEAST_PASSES = 750, 5
+_STEPS = 750
+# A teacher learns from labels alone; a student, told what the teacher thinks of each example,
+# needs fewer passes.
+_LEAST_PASSES = {"teacher": 8, "student": 5}
+
+
+Phase = Literal["teacher", "student"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +20,7 @@ class TrainingPlan:
     """How long and how fast.
 
     Attributes:
-        phase: "teacher" or "student": names checkpoints and lines of the history.
+        phase: Names checkpoints and lines of the history.
         epochs: Passes over the training split.
         batch_size: Rows a step, at least.
         learning_rate: Peak.
@@ -28,7 +35,7 @@ class TrainingPlan:
         patience: Epochs without a better validation metric after which it stops.
     """
 
-    phase: str
+    phase: Phase
     epochs: int
     batch_size: int
     learning_rate: float
@@ -43,19 +50,21 @@ class TrainingPlan:
     patience: int | None = None
 
 
-def default_epochs(rows: int, batch_size: int, steps_per_epoch: int) -> int:
+def default_epochs(phase: Phase, rows: int, batch_size: int, steps_per_epoch: int) -> int:
     """Return the passes of a training whose length is not given: about 750 steps, or more.
 
-    No fewer than the steps of 5 passes in batches of batch_size rows. Where rows share pictures,
-    batches are larger and passes have fewer steps, so there are more of them.
+    No fewer than the steps of 5 passes (of a teacher, 8) in batches of batch_size rows. Where rows
+    share pictures, batches are larger and passes have fewer steps, so there are more of them.
 
     Args:
+        phase: Whose training.
         rows: Of the training split.
         batch_size: Least rows a step.
         steps_per_epoch: Of its real batches.
     """
-    steps = max(_STEPS, _LEAST_PASSES * rows / batch_size)
-    return max(_LEAST_PASSES, round(steps / max(1, steps_per_epoch)))
+    passes = _LEAST_PASSES[phase]
+    steps = max(_STEPS, passes * rows / batch_size)
+    return max(passes, round(steps / max(1, steps_per_epoch)))
 
 
 def learning_rate_at(step: int, steps: int, plan: TrainingPlan) -> float:

@@ -261,6 +261,8 @@ def test_schedule_rises_linearly_then_falls_as_a_cosine() -> None:
 
 
 def test_automatic_epochs_make_about_the_wanted_steps() -> None:
-    assert default_epochs(6000, 64, 94) == 8
-    assert default_epochs(10_000_000, 64, 156_250) == 5
-    assert default_epochs(34_773, 64, 226) == 12  # ten questions a picture, 16 pictures a batch
+    assert default_epochs("student", 6000, 64, 94) == 8
+    assert default_epochs("student", 10_000_000, 64, 156_250) == 5
+    # Ten questions a picture, 16 pictures a batch; nobody tells a teacher what they mean.
+    assert default_epochs("student", 34_773, 64, 226) == 12
+    assert default_epochs("teacher", 34_773, 64, 226) == 19
