@@ -39,7 +39,8 @@ from msd_deploy.study.methods import METHODS
 from msd_deploy.views import View
 from msd_mobile_bench.host import describe_host
 
-_ROUNDS, _STEPS = 15, 6
+# A multiple of meta_every, so that a round has its share of updates of the weights.
+_ROUNDS, _STEPS = 15, 8
 _TRAINING_STEPS, _COMPARE_EVERY = 400, 50
 
 
@@ -123,9 +124,10 @@ def measure_ratios(bench: Bench, teacher: FusionForClassification) -> dict[str, 
         name: bench.objective(bench.settings(name))
         for name in ("kd", "msd-fixed", "msd-instance", "msd-meta")
     }
-    ways["msd-meta, exact gradient"] = bench.objective(
-        bench.settings("msd-meta", meta_gradient="exact")
-    )
+    for gradient in ("fast", "exact"):
+        ways[f"msd-meta, {gradient} gradient each step"] = bench.objective(
+            bench.settings("msd-meta", meta_gradient=gradient, meta_every=1)
+        )
     ways["msd-fixed, teacher asked each step"] = AskingTheTeacher(bench, teacher)
     steppers = {name: Stepper(bench, objective) for name, objective in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}

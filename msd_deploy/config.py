@@ -51,8 +51,8 @@ class DataConfig:
     """Side of the model's square image in pixels; None: 48 (tiny), 64 (small), 128 (mobile)."""
     image_mode: Literal["fit", "crop"] = "fit"
     """fit pads with white, crop cuts the longer side."""
-    max_length: int = 32
-    """Most text tokens, [CLS] and [SEP] included."""
+    max_length: int | None = None
+    """Most text tokens, [CLS] and [SEP] included; None: the longest training text's, at most 32."""
     vocabulary_size: int = 2000
     """Most word pieces of a tokenizer that is trained."""
     tokenizer: Path | None = None
@@ -77,7 +77,7 @@ class TeacherConfig:
     path: Path | None = None
     """Folder of a trained teacher; None: one is trained on the labels."""
     epochs: int | None = None
-    """Passes over the training split; None: as many as make about 750 steps, at least 5."""
+    """Passes over the training split; None: as many as make about 750 steps, at least 8."""
     batch_size: int = 64
     """Rows a step."""
     learning_rate: float = 1e-3
@@ -155,7 +155,9 @@ class DistillConfig:
     meta_share: float = 0.1
     """meta: with meta_rows train, the share of the labelled training rows that is held out."""
     meta_batch_size: int = 64
-    """meta: held-out rows a step."""
+    """meta: held-out rows an update."""
+    meta_every: int = 4
+    """meta: steps of the student from one update of the weights to the next."""
     meta_multimodal_floor: float = 0.75
     """meta: share of its fixed weight that the multimodal view keeps."""
     meta_single_floor: float = 0.5
@@ -189,6 +191,7 @@ class DistillConfig:
         check_range("distill.meta_learning_rate", self.meta_learning_rate, 1e-8, 10.0)
         check_range("distill.meta_share", self.meta_share, 0.01, 0.5)
         check_range("distill.meta_batch_size", self.meta_batch_size, 1, 65_536)
+        check_range("distill.meta_every", self.meta_every, 1, 10_000)
         for name in ("meta_multimodal_floor", "meta_single_floor"):
             check_range(f"distill.{name}", getattr(self, name), 0.0, 0.95)
         check_range("distill.patience", self.patience, 1, 10_000)

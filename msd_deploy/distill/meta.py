@@ -1,4 +1,4 @@
-"""Distillation whose weights are learned: each step first teaches the weights, then the student."""
+"""Distillation whose weights are learned: a step first teaches the weights, then the student."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -71,11 +71,13 @@ class MetaObjective:
         self.steps_done = 0
 
     def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
-        """Update the weighting, then return the terms that it weighs, and the weights."""
+        """Update the weighting if it is its turn; return the terms it weighs, and the weights."""
         self.weighting.to(batch.rows.device)
         outputs = model(batch, _VIEWS)
         distances = self.distances(outputs.logits, batch)
-        self._teach(model, batch, outputs, detached(distances))
+        if self.steps_done % self.config.meta_every == 0:
+            self._teach(model, batch, outputs, detached(distances))
+        self.steps_done += 1
         with torch.no_grad():
             weights = self.weighting(batch.rows, detached(distances))
         terms = distillation_terms(
@@ -127,7 +129,6 @@ class MetaObjective:
         self.optimizer.zero_grad()
         weights.backward(gradient)
         self.optimizer.step()
-        self.steps_done += 1
 
     def distances(self, logits: Mapping[View, Tensor], batch: Batch) -> dict[View, Tensor]:
         """Return the distance [batch] of each view to the teacher's answer."""

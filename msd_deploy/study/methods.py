@@ -62,7 +62,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "msd-fixed": "MSD, constant weights",
     "msd-population": "MSD, weights from each modality's mean saliency",
     "msd-instance": "MSD, weights from each example's saliency",
-    "msd-meta": "MSD, weights learned with the student",
+    "msd-meta": "MSD, weights learned from labels that the student does not train on",
 }
 
 

@@ -249,6 +249,22 @@ def test_a_meta_step_leaves_the_student_as_it_was(
     assert all(parameter.grad is None for parameter in tiny_model.parameters())
 
 
+def test_the_weighting_is_updated_in_the_first_and_then_in_every_nth_step(
+    memes: tuple[PreparedData, Preprocessor], tiny_model: FusionForClassification
+) -> None:
+    objective, _ = objective_on(memes, meta_every=3)
+    model, batch = ViewOutputs(tiny_model), collate(memes[0].splits["train"], np.arange(16))
+    changed = []
+    for _ in range(7):
+        before = {name: value.clone() for name, value in objective.state_tensors().items()}
+        objective(model, batch)
+        after = objective.state_tensors()
+        net = [name for name in after if name.startswith("net.")]
+        changed.append(any(not torch.equal(before[name], after[name]) for name in net))
+    assert changed == [True, False, False, True, False, False, True]
+    assert int(objective.state_tensors()["steps_done"]) == 7
+
+
 def test_the_closed_form_is_the_exact_gradient_of_a_student_with_a_frozen_body(
     memes: tuple[PreparedData, Preprocessor], tiny_model: FusionForClassification
 ) -> None:
@@ -276,6 +292,7 @@ def test_the_network_learns_to_trust_the_view_whose_teacher_is_right(
         weighting="meta",
         meta_rows="train",
         meta_learning_rate=0.02,
+        meta_every=1,
         meta_share=0.3,
         meta_multimodal_floor=0.5,
         meta_single_floor=0.1,
