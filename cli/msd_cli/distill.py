@@ -51,6 +51,14 @@ def distill(
             "48 (tiny), 64 (small), 128 (mobile)",
         ),
     ] = None,
+    max_length: Annotated[
+        int | None,
+        _option(
+            DATA_PANEL,
+            "Most tokens of a text; a longer one is cut.",
+            "the longest training text's, at most 32",
+        ),
+    ] = None,
     strict: StrictOption = False,
     teacher: Annotated[
         Path | None,
@@ -59,7 +67,7 @@ def distill(
     teacher_epochs: Annotated[
         int | None,
         _option(
-            _TEACHER, "Passes of the teacher's training.", "about 750 steps, at least 5 passes"
+            _TEACHER, "Passes of the teacher's training.", "about 750 steps, at least 8 passes"
         ),
     ] = None,
     student: Annotated[
@@ -193,6 +201,7 @@ def distill(
         "data.examples": examples,
         "data.labels": split_labels(labels),
         "data.image_size": image_size,
+        "data.max_length": max_length,
         "data.strict": strict or None,
         "teacher.path": teacher,
         "teacher.epochs": teacher_epochs,

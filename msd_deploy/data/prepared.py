@@ -174,8 +174,7 @@ def _notes_on_length(
         return []
     told = ", ".join(f"{count:,} of {len(splits[name]):,} in {name}" for name, count in cut.items())
     return [
-        f"texts are cut after {preprocessor.max_length} tokens ({told}): "
-        "set max_length under [data] to keep more"
+        f"texts are cut after {preprocessor.max_length} tokens ({told}): --max-length keeps more"
     ]
 
 

@@ -38,7 +38,7 @@ def test_texts_that_lose_their_end_are_noted_by_split(tmp_path: Path) -> None:
     texts[3] = texts[6] = texts[8] = LONG  # two in train, one in test
     assert prepared(tmp_path, texts, max_length=8).notes[-1] == (
         "texts are cut after 8 tokens (2 of 4 in train, 0 of 4 in validation, 1 of 4 in test): "
-        "set max_length under [data] to keep more"
+        "--max-length keeps more"
     )
 
 
