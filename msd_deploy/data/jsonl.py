@@ -9,7 +9,7 @@ from pathlib import Path
 
 from msd_deploy.data.from_rows import FoundRows, source_from_rows
 from msd_deploy.data.jsonl_rows import Scan, scan_rows
-from msd_deploy.data.rows import Row
+from msd_deploy.data.rows import Row, shown
 from msd_deploy.data.source_types import SkippedRow, SourceData, SourceOptions
 from msd_deploy.errors import DataError
 
@@ -63,11 +63,11 @@ def _rows_with_known_labels(scan: Scan, closed: tuple[str, ...] | None) -> list[
     for row in scan.rows:
         for name in row.labels:
             if closed is not None and name not in closed:
-                scan.skipped[row.line] = f"unknown label {name!r}"
+                scan.skipped[row.line] = f"unknown label {shown(name)}"
             elif closed is None and scan.class_rows[name] == 1:
                 scan.skipped[row.line] = (
-                    f"unknown label {name!r}: no other row has it; name the classes with --labels"
-                    " to keep it"
+                    f"unknown label {shown(name)}: no other row has it; name the classes with"
+                    " --labels to keep it"
                 )
         if row.line not in scan.skipped:
             known.append(row)

@@ -15,11 +15,12 @@ from msd_deploy.data.rows import (
     UnusableRowError,
     parse_object,
     parse_text,
+    read_lines,
+    shown,
     type_name,
     without_surrogates,
 )
 from msd_deploy.data.source_types import Split
-from msd_deploy.errors import DataError
 
 _SPLIT_NAMES: Mapping[str, Split] = {
     "train": "train",
@@ -54,22 +55,15 @@ def scan_rows(path: Path) -> Scan:
         DataError: The file is missing or cannot be read.
     """
     scan, pictures = Scan(), PictureFiles(path.parent)
-    try:
-        with path.open("rb") as file:
-            for line, raw in enumerate(file, start=1):
-                if raw.strip():
-                    _scan_line(scan, (path, line), raw, pictures)
-    except FileNotFoundError as error:
-        raise DataError("no such file", where=path, fix="Check --data") from error
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=path) from error
+    for line, raw in read_lines(path):
+        _scan_line(scan, (path, line), raw, pictures)
     return scan
 
 
 def _scan_line(scan: Scan, place: tuple[Path, int], raw: bytes, pictures: PictureFiles) -> None:
     path, line = place
     try:
-        values = parse_object(raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw)
+        values = parse_object(raw)
         for key in ("label", "labels"):
             if values.get(key) is not None:
                 scan.first_line_with.setdefault(key, line)
@@ -110,5 +104,5 @@ def _parse_split(value: object) -> Split | None:
     if value is None:
         return None
     if not isinstance(value, str) or value not in _SPLIT_NAMES:
-        raise UnusableRowError(f"unknown split {value!r}: use train, validation or test")
+        raise UnusableRowError(f"unknown split {shown(value)}: use train, validation or test")
     return _SPLIT_NAMES[value]

@@ -4,7 +4,7 @@ import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from msd_deploy.artifacts import sha256_of_file
-from msd_deploy.data.rows import UnusableRowError, type_name, without_surrogates
+from msd_deploy.data.rows import UnusableRowError, shown, type_name, without_surrogates
 
 
 class PictureFiles:
@@ -39,7 +39,7 @@ class PictureFiles:
             try:
                 self._found[name] = str(path), sha256_of_file(path)
             except OSError as error:
-                reason = f"{key} {name!r} cannot be read ({error.strerror})"
+                reason = f"{key} {shown(name)} cannot be read ({error.strerror})"
                 raise UnusableRowError(reason) from error
         return self._found[name]
 
@@ -58,17 +58,18 @@ def file_inside(folder: Path, name: str, root: Path, *, what: str) -> Path:
     """
     absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute()
     if absolute or "\0" in name or ".." in re.split(r"[\\/]", name):
-        raise UnusableRowError(f"{what} {name!r} leaves the data folder")
+        raise UnusableRowError(f"{what} {shown(name)} leaves the data folder")
     try:
         path = (folder / name).resolve(strict=True)
     except FileNotFoundError as error:
-        raise UnusableRowError(f"{what} {name!r} is missing") from error
+        raise UnusableRowError(f"{what} {shown(name)} is missing") from error
     # Before Python 3.13 a loop of links is a RuntimeError.
     except (OSError, RuntimeError) as error:
-        raise UnusableRowError(f"{what} {name!r} cannot be read ({error})") from error
+        why = getattr(error, "strerror", None) or "a loop of links"
+        raise UnusableRowError(f"{what} {shown(name)} cannot be read ({why})") from error
     if not path.is_relative_to(root):
-        raise UnusableRowError(f"{what} {name!r} leaves the data folder")
+        raise UnusableRowError(f"{what} {shown(name)} leaves the data folder")
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "no regular file"
-        raise UnusableRowError(f"{what} {name!r} is {kind}")
+        raise UnusableRowError(f"{what} {shown(name)} is {kind}")
     return path

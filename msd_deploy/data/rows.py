@@ -6,13 +6,17 @@ the place. What the rows make together is `from_rows`.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, cast
 
 from msd_deploy.data.source_types import Split
+from msd_deploy.errors import DataError
 
+MOST_LINE_BYTES = 1 << 20
+"""A longer line is no row, but a file that lost its line ends, or an attack."""
+_SHOWN_CHARACTERS = 80
 _JSON_TYPES = {
     bool: "a boolean",
     int: "a number",
@@ -66,14 +70,69 @@ def type_name(value: object) -> str:
     return _JSON_TYPES[type(value)]
 
 
-def parse_object(raw: bytes) -> Mapping[str, object]:
+def shown(value: object) -> str:
+    """Return a JSON value as a reason shows it: short, whatever the file holds."""
+    if isinstance(value, list | dict):
+        return type_name(value)
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the number, from 1, and the bytes of each line that is not blank.
+
+    A byte-order mark is left out. Of a line that is too long, one byte more than
+    `MOST_LINE_BYTES` is yielded, for `parse_object` to refuse.
+
+    Raises:
+        DataError: The file is missing, is no regular file, or cannot be read.
+    """
+    check_regular_file(path)
+    try:
+        with path.open("rb") as file:
+            line = 0
+            while raw := file.readline(MOST_LINE_BYTES + 1):
+                line += 1
+                rest = raw
+                while len(rest) > MOST_LINE_BYTES and not rest.endswith(b"\n"):
+                    rest = file.readline(MOST_LINE_BYTES + 1)
+                if raw.strip():
+                    yield line, raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=path) from error
+
+
+def check_regular_file(path: Path) -> None:
+    """Refuse what cannot be read as a file; to open a pipe would wait for ever.
+
+    Raises:
+        DataError: The file is missing, or is a folder, a pipe or a device.
+    """
+    if path.is_dir():
+        raise DataError("is a folder", where=path)
+    if not path.exists():
+        raise DataError("no such file", where=path, fix="Check --data")
+    if not path.is_file():
+        raise DataError("is no regular file", where=path)
+
+
+def parse_object(raw: bytes, *, most_bytes: int = MOST_LINE_BYTES) -> Mapping[str, object]:
     """Return the JSON object that bytes hold.
 
     Raises:
-        UnusableRowError: They hold anything else.
+        UnusableRowError: They hold anything else, an object that names a key twice, or are too
+            many.
     """
+    if len(raw) > most_bytes:
+        raise UnusableRowError(f"is longer than {most_bytes:,} bytes")
     try:
-        value = json.loads(raw.rstrip().decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(
+            raw.rstrip().decode("utf-8"),
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_without_repeats,
+        )
+    except UnusableRowError:
+        raise
     except UnicodeDecodeError as error:
         raise UnusableRowError(f"is not UTF-8 (byte {error.start + 1})") from error
     except RecursionError as error:
@@ -91,6 +150,15 @@ def parse_object(raw: bytes) -> Mapping[str, object]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value")
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for key, value in pairs:
+        if key in values:
+            raise UnusableRowError(f"has the key {shown(key)} twice")
+        values[key] = value
+    return values
 
 
 def parse_text(value: object, what: str) -> str | None:

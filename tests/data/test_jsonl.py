@@ -7,6 +7,7 @@ import pytest
 
 from msd_deploy.data import source_types
 from msd_deploy.data.jsonl import load_jsonl
+from msd_deploy.data.rows import shown
 from msd_deploy.data.source_types import SourceData, SourceOptions
 from msd_deploy.data.synthetic_images import encode_png
 from msd_deploy.errors import DataError
@@ -119,6 +120,10 @@ def test_an_unwritable_cache_is_a_data_error(
         (b"7", "is a number, not a JSON object"),
         (b'{"text": "\xff", "label": "a"}', "is not UTF-8 (byte 11)"),
         (b'{"text": "\\ud800", "label": "a"}', "text holds half a surrogate pair, no character"),
+        (b'{"text": "x", "label": "a", "label": "b"}', "has the key 'label' twice"),
+        pytest.param(
+            {"text": "x" * (1 << 20), "label": "a"}, "is longer than 1,048,576 bytes", id="huge"
+        ),
         ({"text": 3, "label": "a"}, "text is a number, not a string"),
         ({"label": "a"}, "has neither image nor text"),
         ({"text": " ", "image": "", "label": "a"}, "has neither image nor text"),
@@ -140,6 +145,11 @@ def test_an_unwritable_cache_is_a_data_error(
         (
             {"text": "x", "label": "a", "split": 1},
             "unknown split 1: use train, validation or test",
+        ),
+        pytest.param(
+            b'{"text": "x", "label": "a", "split": ' + b"[" * 900 + b"]" * 900 + b"}",
+            "unknown split a list: use train, validation or test",
+            id="nested split",
         ),
         ({"image": 5, "label": "a"}, "image is a number, not a string"),
         ({"image": "no.png", "label": "a"}, "image 'no.png' is missing"),
@@ -171,7 +181,21 @@ def test_a_row_that_cannot_be_used_is_named_with_its_reason(
 def test_a_path_that_the_system_refuses_is_a_named_row(tmp_path: Path, name: str) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (reason,) = reasons(tmp_path, {"image": name, "label": "a"})
-    assert reason.startswith(f"image {name!r} cannot be read (")
+    assert reason.startswith(f"image {shown(name)} cannot be read (")
+    assert len(reason) < 200
+
+
+def test_a_row_after_one_that_is_too_long_keeps_its_number(tmp_path: Path) -> None:
+    rows = [{"text": "x" * size, "label": "a"} for size in ((1 << 20) - 20, 3 << 20, 1)]
+    path = write_rows(tmp_path, *rows, b"no JSON", *good_rows(20))
+    data = load_jsonl(path, SourceOptions())
+    assert [row.origin for row in data.skipped] == [f"{path}:{line}" for line in (1, 2, 4)]
+
+
+def test_a_pipe_in_the_files_place_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rows.jsonl")
+    with pytest.raises(DataError, match=r"rows\.jsonl: is no regular file"):
+        load_jsonl(tmp_path / "rows.jsonl", SourceOptions())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
