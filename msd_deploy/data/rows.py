@@ -138,7 +138,8 @@ def parse_object(raw: bytes, *, most_bytes: int = MOST_LINE_BYTES) -> Mapping[st
     except RecursionError as error:
         raise UnusableRowError("is not JSON that can be read (nested too deeply)") from error
     except json.JSONDecodeError as error:
-        reason = f"is not JSON ({error.msg} at column {error.colno})"
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        reason = f"is not JSON ({error.msg} at {line}column {error.colno})"
         raise UnusableRowError(reason) from error
     # A forbidden constant, or an integer of more digits than Python converts.
     except ValueError as error:
