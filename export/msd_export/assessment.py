@@ -57,10 +57,10 @@ def evaluate_model(
     by_view = predict_every_view(
         opened.predictor, rows, on_count=lambda done, total: hooks.on_count("examples", done, total)
     )
-    views = {}
+    views, labelled = {}, rows.has_label()
     for view, answers in by_view.items():
-        logits = _with_known_classes(answers, order, len(opened.labels))
-        views[view.value] = score_logits(logits, rows.labels, data.problem).as_json()
+        logits = _with_known_classes(answers, order, len(opened.labels))[labelled]
+        views[view.value] = score_logits(logits, rows.labels[labelled], data.problem).as_json()
     return {
         "model": str(model),
         "runtime": opened.predictor.runtime,

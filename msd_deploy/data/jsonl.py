@@ -1,8 +1,9 @@
 """FILE.jsonl: one JSON object a line with image, text, label or labels, and perhaps split.
 
 A row that cannot be used is named and left out, never a crash. Pictures are hashed here, not
-decoded: a broken one is found when the set is prepared. Rows without a label are not used yet. How
-one row is read is `jsonl_rows`, what the rows make together `from_rows`.
+decoded: a broken one is found when the set is prepared. Rows without a label are trained on, with
+the teacher's answers alone. How one row is read is `jsonl_rows`, what they make together
+`from_rows`.
 """
 
 from pathlib import Path
@@ -61,7 +62,7 @@ def _rows_with_known_labels(scan: Scan, closed: tuple[str, ...] | None) -> list[
     """Return the rows whose classes are known; name the others in `scan.skipped`."""
     known = []
     for row in scan.rows:
-        for name in row.labels:
+        for name in row.labels or ():
             if closed is not None and name not in closed:
                 scan.skipped[row.line] = f"unknown label {shown(name)}"
             elif closed is None and scan.class_rows[name] == 1:

@@ -68,8 +68,10 @@ def _scan_line(scan: Scan, place: tuple[Path, int], raw: bytes, pictures: Pictur
             if values.get(key) is not None:
                 scan.first_line_with.setdefault(key, line)
         labels = _parse_labels(values)
-        scan.class_rows.update(labels)
+        scan.class_rows.update(labels or ())
         split = _parse_split(values.get("split"))
+        if labels is None and split not in (None, "train"):
+            raise UnusableRowError(f"has no label, and the {split} split is judged by labels")
         text = parse_text(values.get("text"), "text")
         image_path, image_sha256 = pictures.find(values.get("image"))
         if not image_path and text is None:
@@ -80,12 +82,10 @@ def _scan_line(scan: Scan, place: tuple[Path, int], raw: bytes, pictures: Pictur
         scan.rows.append(Row(path, line, image_path, image_sha256, text, labels, split))
 
 
-def _parse_labels(values: Mapping[str, object]) -> tuple[str, ...]:
+def _parse_labels(values: Mapping[str, object]) -> tuple[str, ...] | None:
     several = values.get("labels")
     if several is None:
-        if values.get("label") is None:
-            raise UnusableRowError("has no label (unlabelled rows are not used yet)")
-        return (_class_name(values["label"], "label"),)
+        return None if values.get("label") is None else (_class_name(values["label"], "label"),)
     if not isinstance(several, list):
         raise UnusableRowError(f"labels is {type_name(several)}, not a list")
     return tuple(sorted({_class_name(value, "an entry of labels") for value in several}))

@@ -216,10 +216,11 @@ def _label_array(
 ) -> NDArray[np.int64] | NDArray[np.float32]:
     rows = source.dataset[name]
     if source.problem == "single_label":
-        return np.array(rows["label"], np.int64).reshape(-1)[kept]
+        labels = [NO_LABEL if label is None else label for label in rows["label"]]
+        return np.array(labels, np.int64).reshape(-1)[kept]
     hot = np.zeros((len(rows), len(source.labels)), np.float32)
     for row, classes in enumerate(rows["labels"]):
-        hot[row, classes] = 1.0
+        hot[row, slice(None) if classes is None else classes] = np.nan if classes is None else 1.0
     return hot[kept]
 
 

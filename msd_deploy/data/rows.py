@@ -42,7 +42,7 @@ class Row:
         image_path: Absolute path of its picture, or "".
         image_sha256: SHA-256 of the picture's bytes, or "".
         text: Its text, or None.
-        labels: Its class names, sorted; exactly one in a single-label problem.
+        labels: Its class names, sorted; exactly one in a single-label problem. None: no label.
         split: The split that it states, if any.
     """
 
@@ -51,7 +51,7 @@ class Row:
     image_path: str
     image_sha256: str
     text: str | None
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] | None
     split: Split | None
 
     @property
