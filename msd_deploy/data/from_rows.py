@@ -19,7 +19,7 @@ from msd_deploy.data.source_types import (
     build_split,
 )
 from msd_deploy.errors import DataError
-from msd_deploy.problem import Problem
+from msd_deploy.problem import FurtherMetric, Problem
 
 _NAMED_ROWS = 10
 
@@ -36,6 +36,7 @@ class FoundRows:
         labels: The classes in their order; None: those that the rows have.
         form: What a usable row is, as a sentence that tells a user what to do.
         notes: What a user should know.
+        further_metrics: What the data set's paper reports beside accuracy or micro F1.
     """
 
     where: Path
@@ -45,6 +46,7 @@ class FoundRows:
     labels: tuple[str, ...] | None
     form: str
     notes: tuple[str, ...] = ()
+    further_metrics: tuple[FurtherMetric, ...] = ()
 
 
 def source_from_rows(found: FoundRows, *, strict: bool) -> SourceData:
@@ -73,7 +75,12 @@ def source_from_rows(found: FoundRows, *, strict: bool) -> SourceData:
     }
     notes += of_unlabelled
     return SourceData(
-        datasets.DatasetDict(dataset), labels, found.problem, found.skipped, tuple(notes)
+        datasets.DatasetDict(dataset),
+        labels,
+        found.problem,
+        found.skipped,
+        tuple(notes),
+        found.further_metrics,
     )
 
 

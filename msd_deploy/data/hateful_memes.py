@@ -68,6 +68,7 @@ def load_hateful_memes(stated: str, *, strict: bool) -> SourceData:
             labels=LABELS,
             form=COMPLETE,
             notes=tuple(notes),
+            further_metrics=("auroc",),
         ),
         strict=strict,
     )

@@ -71,6 +71,7 @@ def load_mm_imdb(stated: str, *, strict: bool) -> SourceData:
             labels=GENRES,
             form=COMPLETE,
             notes=genres.notes(),
+            further_metrics=("macro_f1", "weighted_f1"),
         ),
         strict=strict,
     )

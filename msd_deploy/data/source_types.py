@@ -17,7 +17,7 @@ import pyarrow as pa
 from datasets.table import MemoryMappedTable, Table
 
 from msd_deploy.errors import ConfigError, DataError
-from msd_deploy.problem import Problem
+from msd_deploy.problem import FurtherMetric, Problem
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -88,6 +88,7 @@ class SourceData:
         problem: Whether a row has one class or any number of them.
         skipped: The rows that were left out, in the file's order.
         notes: What a user should be told, a sentence each.
+        further_metrics: What the data set's paper reports beside accuracy or micro F1.
     """
 
     dataset: datasets.DatasetDict
@@ -95,6 +96,7 @@ class SourceData:
     problem: Problem
     skipped: tuple[SkippedRow, ...]
     notes: tuple[str, ...]
+    further_metrics: tuple[FurtherMetric, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from msd_deploy.errors import ArtifactError, ConfigError, DataError
 from msd_deploy.models.folders import load_model
 from msd_deploy.pipeline import run_distillation
 from msd_deploy.runs import config_of_run, data_of_run, with_absolute_paths
+from msd_export.assessment import evaluate_model
 
 WriteFolder = Callable[[str], Path]
 STRICT = SourceOptions(strict=True)
@@ -192,6 +193,20 @@ def test_a_name_without_its_folder_is_refused(name: str, stated: str, message: s
     assert len(str(caught.value)) < 200
 
 
+@pytest.mark.parametrize(
+    ("form", "metrics"),
+    [
+        ("hateful-memes", ("auroc",)),
+        ("mm-imdb", ("macro_f1", "weighted_f1")),
+        ("snli-ve", ()),
+    ],
+)
+def test_a_set_states_what_its_paper_reports_beside_the_usual(
+    write_published: WriteFolder, form: str, metrics: tuple[str, ...]
+) -> None:
+    assert load(form, write_published(form)).further_metrics == metrics
+
+
 def test_a_run_on_a_folder_is_read_again_from_anywhere(
     write_published: WriteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,7 +218,14 @@ def test_a_run_on_a_folder_is_read_again_from_anywhere(
         distill=DistillConfig(epochs=1, batch_size=4),
     )
     run = RunDirectory(tmp_path / "run")
-    run_distillation(config, run)
+    metrics = run_distillation(config, run)
+    answer = evaluate_model(
+        run.root, config.data.spec, options=SourceOptions(), split="test", threads=1
+    )
+    assert set(answer["further"]) == {"auroc"}
+    of_run = metrics["student"]["further"]["test"]["auroc"]["multimodal"]
+    assert answer["further"]["auroc"]["multimodal"]["value"] == of_run["value"]
+    assert answer["metric"] == metrics["metric"] == "accuracy"
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert config_of_run(run).data.spec == f"hateful-memes:{folder}"
