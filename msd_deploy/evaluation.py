@@ -1,6 +1,6 @@
 """Metrics per view from logits, with bootstrap intervals; pure numpy but for what asks a model."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -142,14 +142,23 @@ def score_logits(logits: LogitArray, labels: LabelArray, problem: Problem) -> Sc
     """
     counts = row_counts(logits, labels, problem)
     value = float(metric_of_sums(counts.sum(axis=0)))
-    generator = np.random.default_rng(0)
     rows = len(counts)
-    resampled = np.stack(
-        [counts[generator.integers(0, rows, rows)].sum(axis=0) for _ in range(_RESAMPLES)]
-    )
+    resampled = np.stack([counts[drawn].sum(axis=0) for drawn in bootstrap_rows(rows)])
+    return Score(value, *percentile_interval(metric_of_sums(resampled)), rows)
+
+
+def bootstrap_rows(rows: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the rows, int64 [rows], of each resample: always the same ones."""
+    generator = np.random.default_rng(0)
+    for _ in range(_RESAMPLES):
+        yield generator.integers(0, rows, rows)
+
+
+def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return both ends of the 95 % percentile interval of a metric's resampled values."""
     tail = (1 - _CONFIDENCE) / 2
-    low, high = np.quantile(metric_of_sums(resampled), [tail, 1 - tail])
-    return Score(value, float(low), float(high), rows)
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def metric_of_logits(logits: LogitArray, labels: LabelArray, problem: Problem) -> float:

@@ -20,7 +20,7 @@ from msd_deploy.data.pixel_cache import OnImage
 from msd_deploy.data.prepared import PreparedData, prepare
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.source_types import SourceData, SourceOptions
-from msd_deploy.data.sources import is_file_spec, load_source
+from msd_deploy.data.sources import kind_of_spec, load_source, path_of_spec, with_path
 from msd_deploy.errors import ArtifactError, DataError
 from msd_deploy.models.teachers import Teacher
 
@@ -54,7 +54,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         config,
         data=replace(
             data,
-            spec=_absolute_file(data.spec) if is_file_spec(data.spec) else data.spec,
+            spec=_absolute_spec(data.spec),
             tokenizer=None if data.tokenizer is None else data.tokenizer.resolve(),
         ),
         teacher=replace(teacher, path=None if teacher.path is None else teacher.path.resolve()),
@@ -62,14 +62,16 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     )
 
 
-def _absolute_file(stated: str) -> str:
-    """Return a file's absolute path; a link stays one, since its rows name pictures beside it."""
-    path = Path(stated)
+def _absolute_spec(stated: str) -> str:
+    """Return a SPEC with an absolute path; a link stays one, as rows name pictures beside it."""
+    path = path_of_spec(stated)
     try:
-        is_there = path.is_file()
+        is_there = path is not None and path.exists()
     except OSError:  # too long for a name, for example
         return stated
-    return str(path.parent.resolve() / path.name) if is_there else stated
+    if path is None or not is_there:
+        return stated
+    return with_path(stated, path.resolve() if path.is_dir() else path.parent.resolve() / path.name)
 
 
 def _absolute_folder(stated: str) -> str:
@@ -83,10 +85,9 @@ def without_paths(config: RunConfig) -> RunConfig:
 
     Digests stand for the files' contents.
     """
-    spec = "" if is_file_spec(config.data.spec) else config.data.spec
     return replace(
         config,
-        data=replace(config.data, spec=spec, tokenizer=None),
+        data=replace(config.data, spec=kind_of_spec(config.data.spec), tokenizer=None),
         teacher=replace(config.teacher, path=None),
         tracker=None,
     )
@@ -130,8 +131,7 @@ def refuse_overwriting_input(config: RunConfig, run: RunDirectory) -> None:
     Raises:
         ArtifactError: It does.
     """
-    file = Path(config.data.spec) if is_file_spec(config.data.spec) else None
-    for path in (file, config.data.tokenizer, config.teacher.path):
+    for path in (path_of_spec(config.data.spec), config.data.tokenizer, config.teacher.path):
         if path is not None and path.resolve().is_relative_to(run.root.resolve()):
             raise ArtifactError(
                 "lies in the run that would be overwritten",
@@ -289,10 +289,11 @@ def source_of_run(config: RunConfig, run: RunDirectory) -> SourceData:
         DataError: It is not where it was, or cannot be read.
     """
     spec = config.data.spec
-    if is_file_spec(spec) and not Path(spec).exists():
+    path = path_of_spec(spec)
+    if path is not None and not path.exists():
         raise DataError(
             "the run's data set is not there",
-            where=spec,
+            where=path,
             fix=f"Put it back, or state its absolute path as config.data.spec in {run.run_json}",
         )
     return read_source(config)

@@ -36,6 +36,7 @@ from msd_deploy.distill.teacher_cache import TeacherPredictions, cache_predictio
 from msd_deploy.distill.tracking import Tracker
 from msd_deploy.distill.trainer import TrainingJob, train
 from msd_deploy.evaluation import agreement, metric_name, predict_views, score_views
+from msd_deploy.further_metrics import further_as_json, score_further
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.folders import WEIGHTS_NAME, load_model, save_model
 from msd_deploy.models.fusion import FusionForClassification
@@ -327,6 +328,10 @@ def measure(
         for facts, logits in ((of_teacher, expected), (of_student, found)):
             scores = score_views(logits, split.labels, problem)
             facts[name] = {view.value: score.as_json() for view, score in scores.items()}
+            if further := score_further(logits, split.labels, task.data.further_metrics):
+                of_splits = facts.setdefault("further", {})
+                assert isinstance(of_splits, dict)
+                of_splits[name] = further_as_json(further)
         agreements[name] = {
             view.value: round(agreement(expected[view], found[view], problem), 6) for view in View
         }

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from msd_deploy.artifacts import RunDirectory, new_file, new_folder, write_manifest
 from msd_deploy.config import (
@@ -85,6 +86,28 @@ def test_a_run_is_resumed_with_the_path_spelled_otherwise(project: Path) -> None
     stop_at_once(QUICK, run)
     for spec in ("./rows.jsonl", "../project/rows.jsonl", str(project / "rows.jsonl")):
         stop_at_once(with_options(QUICK, {"data.spec": spec}), run, resume=True)
+
+
+@pytest.mark.parametrize(("method", "all_rows"), [("msd", True), ("none", False)])
+def test_rows_without_a_label_teach_only_by_the_teachers_answers(
+    project: Path, method: str, all_rows: bool
+) -> None:
+    rows = [{"text": f"row {i} of {'ab'[i % 2]} without"} for i in range(200)]
+    with Path("rows.jsonl").open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+    config = with_options(QUICK, {"distill.method": method, "distill.log_every": 1})
+    run = RunDirectory(project / "run")
+    run_distillation(config, run)
+    lines = [json.loads(line) for line in run.history.read_text().splitlines()]
+    steps = {
+        phase: max(line["step"] for line in lines if line["phase"] == phase)
+        for phase in ("teacher", "student")
+    }
+    labelled = -(-33 // 4)  # rows of text and a picture, 4 a step
+    assert abs(steps["teacher"] - labelled) <= 1
+    assert abs(steps["student"] - (labelled + 200 // 4 if all_rows else labelled)) <= 1
+    trained = np.asarray(load_file(run.teacher_predictions / "train.safetensors")["logits"])
+    assert len(trained) == json.loads(run.run_json.read_text())["examples"]["train"] > 200
 
 
 def test_a_data_set_that_is_gone_gets_advice_that_every_command_can_follow(

@@ -243,5 +243,9 @@ def _print_metrics(metrics: dict[str, object]) -> None:
     assert isinstance(student, dict)
     for view, score in teacher["test"].items():
         table.add_row(view, score_text(score), score_text(student["test"][view]))
+    for metric, by_view in teacher.get("further", {}).get("test", {}).items():
+        for view, score in by_view.items():
+            of_student = student["further"]["test"][metric][view]
+            table.add_row(f"{view}, {metric}", score_text(score), score_text(of_student))
     table.add_row("parameters", f"{teacher['parameters']:,}", f"{student['parameters']:,}")
     result_console().print(table)

@@ -57,10 +57,11 @@ def evaluate(
     if as_json:
         print_json(result)
         return
-    title = f"{result['metric']} on {split} (95 % interval), {result['runtime']}"
-    table = new_table(title, "view", "score", "examples")
-    views = result["views"]
-    assert isinstance(views, dict)
-    for view, score in views.items():
-        table.add_row(view, score_text(score), str(score["examples"]))
-    result_console().print(table)
+    further = result.get("further", {})
+    assert isinstance(further, dict)
+    for metric, views in {str(result["metric"]): result["views"], **further}.items():
+        title = f"{metric} on {split} (95 % interval), {result['runtime']}"
+        table = new_table(title, "view", "score", "examples")
+        for view, score in views.items():
+            table.add_row(view, score_text(score), str(score["examples"]))
+        result_console().print(table)

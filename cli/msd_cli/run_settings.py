@@ -51,6 +51,8 @@ def base_config(options: Mapping[str, object], *, config_file: Path | None) -> R
 
 
 def default_run_folder(spec: str) -> Path:
-    """Return runs/NAME for a data set: its task, or its file's stem."""
-    name = Path(spec).stem if spec.endswith(".jsonl") else spec.rpartition(":")[2]
-    return Path("runs") / name
+    """Return runs/NAME for a data set: its task, its name, or its file's stem."""
+    kind, _, rest = spec.partition(":")
+    if spec.lower().endswith(".jsonl"):
+        return Path("runs") / Path(spec).stem
+    return Path("runs") / Path(rest if kind == "synthetic" else kind).name

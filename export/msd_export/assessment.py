@@ -9,7 +9,8 @@ from msd_deploy.data.prepared import prepare
 from msd_deploy.data.source_types import SourceOptions, Split
 from msd_deploy.data.sources import load_source
 from msd_deploy.errors import ConfigError, DataError
-from msd_deploy.evaluation import metric_name, score_logits
+from msd_deploy.evaluation import metric_name, score_views
+from msd_deploy.further_metrics import further_as_json, score_further
 from msd_deploy.hooks import StageHooks
 from msd_export.opening import OpenedModel, open_model
 from msd_export.parity import predict_every_view
@@ -28,7 +29,8 @@ def evaluate_model(
     """Score a model on one split of a data set, under each view.
 
     Returns:
-        metric, runtime, split, skipped rows, and per view the value, interval and examples.
+        metric, runtime, split, skipped rows, and per view the value, interval and examples; under
+        further the same by metric, where the data set's paper reports others.
 
     Raises:
         DataError: The data cannot be read, or its classes are not the model's.
@@ -57,10 +59,14 @@ def evaluate_model(
     by_view = predict_every_view(
         opened.predictor, rows, on_count=lambda done, total: hooks.on_count("examples", done, total)
     )
-    views = {}
-    for view, answers in by_view.items():
-        logits = _with_known_classes(answers, order, len(opened.labels))
-        views[view.value] = score_logits(logits, rows.labels, data.problem).as_json()
+    labelled = rows.has_label()
+    labels = rows.labels[labelled]
+    logits = {
+        view: _with_known_classes(answers, order, len(opened.labels))[labelled]
+        for view, answers in by_view.items()
+    }
+    scores = score_views(logits, labels, data.problem)
+    further = score_further(logits, labels, data.further_metrics)
     return {
         "model": str(model),
         "runtime": opened.predictor.runtime,
@@ -68,7 +74,8 @@ def evaluate_model(
         "split": split,
         "skipped_rows": len(data.skipped),
         "metric": metric_name(data.problem),
-        "views": views,
+        "views": {view.value: score.as_json() for view, score in scores.items()},
+        **({"further": further_as_json(further)} if further else {}),
     }
 
 

@@ -15,6 +15,7 @@ from msd_deploy import __version__
 from msd_deploy.artifacts import SCHEMA_VERSION, Json, RunDirectory, utc_now
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.sources import name_of_spec
 from msd_deploy.distill.teacher_cache import read_predictions
 from msd_deploy.evaluation import metric_name
 from msd_deploy.hooks import StageHooks
@@ -115,9 +116,8 @@ def _data_by_model(run: RunDirectory) -> dict[Who, PreparedData]:
 
 
 def _data_facts(run: RunDirectory, data: PreparedData, rows: Sequence[Row]) -> DataFacts:
-    spec = config_of_run(run).data.spec
     return {
-        "name": Path(spec).name if spec.lower().endswith(".jsonl") else spec,
+        "name": name_of_spec(config_of_run(run).data.spec),
         "split": SPLIT,
         "examples": rows[0]["scores"][View.MULTIMODAL]["examples"],
         "digest": data.digest,

@@ -13,6 +13,7 @@ from msd_deploy.artifacts import sha256_of_file
 from msd_deploy.data.source_types import SourceData, SourceRow, build_split, hash_fraction
 from msd_deploy.errors import DataError, RuntimeUnavailableError
 
+NAME = "easy-vqa"
 _VALIDATION_SHARE = 0.1
 _INSTALL = 'Install it with `pip install "msd-deploy[demo]"`'
 

@@ -16,7 +16,7 @@ from msd_deploy.data.preprocess import IdArray, Preprocessor
 from msd_deploy.data.resize import PixelArray
 from msd_deploy.data.source_types import SPLITS, SkippedRow, SourceData
 from msd_deploy.errors import DataError
-from msd_deploy.problem import NO_LABEL, Problem
+from msd_deploy.problem import NO_LABEL, FurtherMetric, Problem
 from msd_deploy.views import View
 
 _NAMED_ROWS = 10
@@ -104,6 +104,7 @@ class PreparedData:
         digest: SHA-256 over every row that is used: pictures' contents, texts, labels.
         skipped: Rows left out, each with its place and reason.
         notes: What the user should know of how the data was read.
+        further_metrics: What the data set's paper reports beside accuracy or micro F1.
     """
 
     splits: Mapping[str, PreparedSplit]
@@ -112,6 +113,7 @@ class PreparedData:
     digest: str
     skipped: tuple[SkippedRow, ...]
     notes: tuple[str, ...]
+    further_metrics: tuple[FurtherMetric, ...] = ()
 
 
 def prepare(
@@ -158,6 +160,7 @@ def prepare(
         sha256_of_json([source.labels, source.problem, row_digests]),
         tuple(skipped),
         (*source.notes, *_notes_on_length(source, splits, preprocessor)),
+        source.further_metrics,
     )
 
 
@@ -216,10 +219,11 @@ def _label_array(
 ) -> NDArray[np.int64] | NDArray[np.float32]:
     rows = source.dataset[name]
     if source.problem == "single_label":
-        return np.array(rows["label"], np.int64).reshape(-1)[kept]
+        labels = [NO_LABEL if label is None else label for label in rows["label"]]
+        return np.array(labels, np.int64).reshape(-1)[kept]
     hot = np.zeros((len(rows), len(source.labels)), np.float32)
     for row, classes in enumerate(rows["labels"]):
-        hot[row, classes] = 1.0
+        hot[row, slice(None) if classes is None else classes] = np.nan if classes is None else 1.0
     return hot[kept]
 
 

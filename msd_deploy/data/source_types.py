@@ -17,7 +17,7 @@ import pyarrow as pa
 from datasets.table import MemoryMappedTable, Table
 
 from msd_deploy.errors import ConfigError, DataError
-from msd_deploy.problem import Problem
+from msd_deploy.problem import FurtherMetric, Problem
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -82,11 +82,13 @@ class SourceData:
         dataset: The splits train, validation and test, each with at least one row. Columns:
             image_path ("" when the picture is in image_bytes or absent), image_bytes (null when by
             path), image_sha256 ("" for no picture), text (null for none), label (ClassLabel) or
-            labels (class indices), origin (FILE:LINE, or TASK/SPLIT:INDEX).
+            labels (class indices), null for a training row without, origin (FILE:LINE, or
+            TASK/SPLIT:INDEX).
         labels: Class names by index.
         problem: Whether a row has one class or any number of them.
         skipped: The rows that were left out, in the file's order.
         notes: What a user should be told, a sentence each.
+        further_metrics: What the data set's paper reports beside accuracy or micro F1.
     """
 
     dataset: datasets.DatasetDict
@@ -94,6 +96,7 @@ class SourceData:
     problem: Problem
     skipped: tuple[SkippedRow, ...]
     notes: tuple[str, ...]
+    further_metrics: tuple[FurtherMetric, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ class SourceRow:
         image_bytes: The encoded picture, or None.
         image_sha256: SHA-256 of the picture's encoded bytes, or "".
         text: The text, or None.
-        labels: Class indices; exactly one for single_label.
+        labels: Class indices; exactly one for single_label. None: no label.
         origin: Where the row comes from.
     """
 
@@ -113,7 +116,7 @@ class SourceRow:
     image_bytes: bytes | None
     image_sha256: str
     text: str | None
-    labels: tuple[int, ...]
+    labels: tuple[int, ...] | None
     origin: str
 
 
@@ -170,9 +173,11 @@ def _batches(
 
 
 def _columns(row: SourceRow, problem: Problem) -> dict[str, object]:
-    target: dict[str, object] = {"labels": list(row.labels)}
-    if problem == "single_label":
-        (label,) = row.labels
+    target: dict[str, object]
+    if problem == "multi_label":
+        target = {"labels": None if row.labels is None else list(row.labels)}
+    else:
+        (label,) = row.labels or (None,)
         target = {"label": label}
     return {
         "image_path": row.image_path,

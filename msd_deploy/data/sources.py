@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from msd_deploy.data.easy_vqa import load_easy_vqa
+from msd_deploy.data import easy_vqa, hateful_memes, mm_imdb, snli_ve
 from msd_deploy.data.jsonl import load_jsonl
 from msd_deploy.data.source_types import SkippedRow, SourceData, SourceOptions
 from msd_deploy.data.synthetic import TASK_NAMES, load_synthetic
@@ -10,15 +10,20 @@ from msd_deploy.errors import ConfigError, DataError
 
 __all__ = ["SkippedRow", "SourceData", "SourceOptions", "load_source"]
 
-_SYNTHETIC, _EASY_VQA = "synthetic:", "easy-vqa"
-_KNOWN = f"Use {_SYNTHETIC}{'|'.join(TASK_NAMES)}, {_EASY_VQA}, or the path of a FILE.jsonl"
+_SYNTHETIC = "synthetic:"
+_PUBLISHED = (hateful_memes.NAME, mm_imdb.NAME, snli_ve.NAME)
+_KNOWN = (
+    f"Use {_SYNTHETIC}{'|'.join(TASK_NAMES)}, {easy_vqa.NAME},"
+    f" {', '.join(f'{name}:DIR' for name in _PUBLISHED)}, or the path of a FILE.jsonl"
+)
 
 
 def load_source(spec: str, *, options: SourceOptions) -> SourceData:
     """Read or generate a data set.
 
     Args:
-        spec: `synthetic:TASK`, `easy-vqa`, or the path of a FILE.jsonl.
+        spec: `synthetic:TASK`, `easy-vqa`, `NAME:DIR` of a published data set, or the path of a
+            FILE.jsonl.
         options: How; an option that the source has no use for must keep its default.
 
     Raises:
@@ -33,15 +38,53 @@ def load_source(spec: str, *, options: SourceOptions) -> SourceData:
         spec,
         {"examples": options.examples is not None, "label_noise": options.label_noise != 0.0},
     )
-    if spec == _EASY_VQA:
+    name, path = _name_and_path(spec)
+    if name:
         _refuse_unused(spec, {"labels": options.labels is not None})
-        return load_easy_vqa()
-    return load_jsonl(_jsonl_path(spec), options)
+    match name:
+        case easy_vqa.NAME:
+            return easy_vqa.load_easy_vqa()
+        case hateful_memes.NAME:
+            return hateful_memes.load_hateful_memes(path, strict=options.strict)
+        case mm_imdb.NAME:
+            return mm_imdb.load_mm_imdb(path, strict=options.strict)
+        case snli_ve.NAME:
+            return snli_ve.load_snli_ve(path, strict=options.strict)
+        case _:
+            return load_jsonl(_jsonl_path(spec), options)
 
 
-def is_file_spec(spec: str) -> bool:
-    """Return whether a SPEC names a file, not a data set by its name."""
-    return spec != _EASY_VQA and not spec.startswith(_SYNTHETIC)
+def _name_and_path(spec: str) -> tuple[str, str]:
+    """Return the name of a data set ("" for a FILE.jsonl), and the path that its SPEC states."""
+    name, _, path = spec.partition(":")
+    if name in _PUBLISHED:
+        return name, path
+    if spec == easy_vqa.NAME or spec.startswith(_SYNTHETIC):
+        return spec, ""
+    return "", spec
+
+
+def path_of_spec(spec: str) -> Path | None:
+    """Return the file or folder that a SPEC names; None for a data set without one."""
+    path = _name_and_path(spec)[1]
+    return Path(path) if path else None
+
+
+def kind_of_spec(spec: str) -> str:
+    """Return a SPEC without its path: "" for a FILE.jsonl."""
+    return _name_and_path(spec)[0]
+
+
+def with_path(spec: str, path: Path) -> str:
+    """Return a SPEC of the same form for another file or folder."""
+    name = _name_and_path(spec)[0]
+    return f"{name}:{path}" if name else str(path)
+
+
+def name_of_spec(spec: str) -> str:
+    """Return what to call a data set where its place is nobody's business."""
+    name, path = _name_and_path(spec)
+    return name or Path(path).name
 
 
 def _refuse_unused(spec: str, used: dict[str, bool]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd_deploy.data.prepared import PreparedSplit
-from msd_deploy.data.sources import is_file_spec
+from msd_deploy.data.sources import path_of_spec
 from msd_deploy.distill.saliency import Saliency, teacher_saliency
 from msd_deploy.evaluation import LogitArray, LogitsByView, decisions, probabilities
 from msd_deploy.problem import Problem
@@ -115,7 +115,7 @@ def _example(answers: RunAnswers, kind: Kind, row: int, saliency: Saliency) -> E
 
 def _short_origin(origin: str, answers: RunAnswers) -> str:
     """Return where a row stands: of a file without its folder, which is nobody else's business."""
-    is_file = is_file_spec(answers.students[0].config.data.spec)
+    is_file = path_of_spec(answers.students[0].config.data.spec) is not None
     return PurePath(origin).name if is_file else origin
 
 

@@ -1,13 +1,12 @@
 """The figures of a report on distillations: all that stands in distillation.json."""
 
-from pathlib import Path
 from typing import cast
 
 import torch
 
 from msd_deploy import __version__
 from msd_deploy.artifacts import SCHEMA_VERSION, utc_now
-from msd_deploy.data.sources import is_file_spec
+from msd_deploy.data.sources import name_of_spec
 from msd_deploy.distill.distances import kl_distance
 from msd_deploy.distill.saliency import teacher_saliency
 from msd_deploy.evaluation import (
@@ -70,7 +69,7 @@ def figures_of(answers: RunAnswers, *, command: str) -> DistillationJson:
         "created_utc": utc_now(),
         "command": command,
         "data": {
-            "name": Path(spec).name if is_file_spec(spec) else spec,
+            "name": name_of_spec(spec),
             "split": answers.split,
             "examples": len(answers.rows),
             "digest": data.digest,

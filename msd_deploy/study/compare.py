@@ -24,6 +24,7 @@ from msd_deploy.artifacts import (
 from msd_deploy.config import config_as_json
 from msd_deploy.data.batch import rows_by_image
 from msd_deploy.data.prepared import PreparedSplit
+from msd_deploy.data.sources import name_of_spec
 from msd_deploy.distill.distances import check_distance
 from msd_deploy.distill.steps import Hooks
 from msd_deploy.distill.teacher_cache import TeacherPredictions
@@ -186,7 +187,7 @@ def _head(study: StudyConfig, task: Task, facts: Mapping[str, object]) -> Json:
         "schema_version": SCHEMA_VERSION,
         "msd_deploy": __version__,
         "created_utc": utc_now(),
-        "data": Path(study.base.data.spec).name,
+        "data": name_of_spec(study.base.data.spec),
         "dataset_digest": task.data.digest,
         "examples": {name: len(split) for name, split in task.data.splits.items()},
         "labelled": int(task.data.splits["train"].has_label().sum()),

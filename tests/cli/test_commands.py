@@ -21,6 +21,20 @@ def test_evaluate_repeats_the_runs_metrics(msd: Msd, finished_run: RunDirectory)
         assert score["value"] == pytest.approx(stated[view]["value"], abs=1e-3)
 
 
+def test_evaluate_scores_the_rows_that_have_a_label(
+    msd: Msd, finished_run: RunDirectory, tmp_path: Path
+) -> None:
+    rows = [
+        {"text": f"guests {n}", "split": ("train", "validation", "test")[n % 3]} for n in range(30)
+    ]
+    labelled = [{**row, "label": ("benign", "hateful")[n % 2]} for n, row in enumerate(rows)]
+    unlabelled = [{"text": f"more guests {n}"} for n in range(20)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*labelled, *unlabelled]))
+    answer = msd("evaluate", finished_run.root, "--data", path, "--split", "train", "--json")
+    assert {score["examples"] for score in answer.json()["views"].values()} == {10}
+
+
 def test_evaluate_refuses_data_of_other_classes(msd: Msd, finished_run: RunDirectory) -> None:
     answer = msd("evaluate", finished_run.root, "--data", "synthetic:entailment")
     assert answer.code == 1

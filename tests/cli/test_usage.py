@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from msd_cli.console import new_table
 from msd_cli.main import app
+from msd_cli.run_settings import default_run_folder
 from msd_deploy.artifacts import RunDirectory
 from msd_deploy.errors import ConfigError, RuntimeUnavailableError
 from msd_mobile_bench.config import BenchConfig
@@ -179,3 +180,17 @@ def test_a_long_name_in_a_table_is_broken_and_not_cut() -> None:
     shown = console.file.getvalue()
     assert "…" not in shown
     assert shown.count("_") == "a_label_of_one_word_that_is_wider_than_the_terminal".count("_")
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("synthetic:memes", "memes"),
+        ("easy-vqa", "easy-vqa"),
+        ("photos/rows.jsonl", "rows"),
+        ("hateful-memes:/data/memes", "hateful-memes"),
+        ("/no/data/set", "set"),
+    ],
+)
+def test_a_run_without_out_is_named_after_its_data(spec: str, name: str) -> None:
+    assert default_run_folder(spec) == Path("runs") / name

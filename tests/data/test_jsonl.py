@@ -7,6 +7,7 @@ import pytest
 
 from msd_deploy.data import source_types
 from msd_deploy.data.jsonl import load_jsonl
+from msd_deploy.data.rows import shown
 from msd_deploy.data.source_types import SourceData, SourceOptions
 from msd_deploy.data.synthetic_images import encode_png
 from msd_deploy.errors import DataError
@@ -119,11 +120,21 @@ def test_an_unwritable_cache_is_a_data_error(
         (b"7", "is a number, not a JSON object"),
         (b'{"text": "\xff", "label": "a"}', "is not UTF-8 (byte 11)"),
         (b'{"text": "\\ud800", "label": "a"}', "text holds half a surrogate pair, no character"),
+        (b'{"text": "x", "label": "a", "label": "b"}', "has the key 'label' twice"),
+        pytest.param(
+            {"text": "x" * (1 << 20), "label": "a"}, "is longer than 1,048,576 bytes", id="huge"
+        ),
         ({"text": 3, "label": "a"}, "text is a number, not a string"),
         ({"label": "a"}, "has neither image nor text"),
         ({"text": " ", "image": "", "label": "a"}, "has neither image nor text"),
-        ({"text": "x"}, "has no label (unlabelled rows are not used yet)"),
-        ({"text": "x", "label": None}, "has no label (unlabelled rows are not used yet)"),
+        (
+            {"text": "x", "split": "test"},
+            "has no label, and the test split is judged by labels",
+        ),
+        (
+            {"text": "x", "label": None, "labels": None, "split": "val"},
+            "has no label, and the validation split is judged by labels",
+        ),
         ({"text": "x", "label": True}, "label is a boolean, not a string or integer"),
         ({"text": "x", "label": 1.0}, "label is a number, not a string or integer"),
         ({"text": "x", "label": ["a"]}, "label is a list, not a string or integer"),
@@ -140,6 +151,11 @@ def test_an_unwritable_cache_is_a_data_error(
         (
             {"text": "x", "label": "a", "split": 1},
             "unknown split 1: use train, validation or test",
+        ),
+        pytest.param(
+            b'{"text": "x", "label": "a", "split": ' + b"[" * 900 + b"]" * 900 + b"}",
+            "unknown split a list: use train, validation or test",
+            id="nested split",
         ),
         ({"image": 5, "label": "a"}, "image is a number, not a string"),
         ({"image": "no.png", "label": "a"}, "image 'no.png' is missing"),
@@ -171,7 +187,21 @@ def test_a_row_that_cannot_be_used_is_named_with_its_reason(
 def test_a_path_that_the_system_refuses_is_a_named_row(tmp_path: Path, name: str) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (reason,) = reasons(tmp_path, {"image": name, "label": "a"})
-    assert reason.startswith(f"image {name!r} cannot be read (")
+    assert reason.startswith(f"image {shown(name)} cannot be read (")
+    assert len(reason) < 200
+
+
+def test_a_row_after_one_that_is_too_long_keeps_its_number(tmp_path: Path) -> None:
+    rows = [{"text": "x" * size, "label": "a"} for size in ((1 << 20) - 20, 3 << 20, 1)]
+    path = write_rows(tmp_path, *rows, b"no JSON", *good_rows(20))
+    data = load_jsonl(path, SourceOptions())
+    assert [row.origin for row in data.skipped] == [f"{path}:{line}" for line in (1, 2, 4)]
+
+
+def test_a_pipe_in_the_files_place_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rows.jsonl")
+    with pytest.raises(DataError, match=r"rows\.jsonl: is no regular file"):
+        load_jsonl(tmp_path / "rows.jsonl", SourceOptions())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
@@ -232,6 +262,60 @@ def test_a_row_with_malformed_labels_is_named(tmp_path: Path, labels: object, re
     rows = [{"text": f"{n}", "labels": ["a", "b"][: n % 3]} for n in range(30)]
     data = load_jsonl(write_rows(tmp_path, {"text": "x", "labels": labels}, *rows), SourceOptions())
     assert [row.reason for row in data.skipped] == [reason]
+
+
+def unlabelled(data: SourceData) -> dict[str, set[str]]:
+    """The texts without a label, by split."""
+    target = "label" if data.problem == "single_label" else "labels"
+    return {
+        name: {row["text"] for row in rows if row[target] is None}
+        for name, rows in data.dataset.items()
+    }
+
+
+@pytest.mark.parametrize("label", [{}, {"label": None}, {"labels": None}], ids=str)
+@pytest.mark.parametrize("target", ["label", "labels"])
+def test_rows_without_a_label_are_trained_on_and_counted(
+    tmp_path: Path, label: dict[str, None], target: str
+) -> None:
+    classes = ["a", "b"] if target == "label" else [["a"], []]
+    good = [{"text": f"text {n}", target: classes[n % 2]} for n in range(40)]
+    rows = [{"text": f"new {n}", **label} for n in range(30)]
+    path = write_rows(tmp_path, *good, *rows)
+    data = load_jsonl(path, SourceOptions(strict=True))
+    without = {"train": {f"new {n}" for n in range(30)}, "validation": set(), "test": set()}
+    assert unlabelled(data) == without
+    assert data.notes[-1] == (
+        "30 more rows have no label: they are trained on by the teacher's answers"
+    )
+    alone = load_jsonl(write_rows(tmp_path, *good), SourceOptions())
+    for split in ("validation", "test"):
+        assert data.dataset[split].to_list() == alone.dataset[split].to_list()
+
+
+def test_no_row_without_a_label_shows_what_is_tested_on(tmp_path: Path) -> None:
+    rows = [
+        {"image": write_picture(tmp_path, f"{n}.png", n), "text": f"{n}", "label": n % 2}
+        for n in range(100)
+    ]
+    asked_again = [{"image": f"{n}.png", "text": f"{n} again"} for n in range(100)]
+    data = load_jsonl(write_rows(tmp_path, *rows, *asked_again), SourceOptions())
+    shown_in = {split: keys(data, split) for split in data.dataset}
+    assert not shown_in["train"] & (shown_in["validation"] | shown_in["test"])
+    left_out = len(data.dataset["validation"]) + len(data.dataset["test"])
+    assert len(unlabelled(data)["train"]) == 100 - left_out == len(data.dataset["train"]) / 2
+    assert data.notes[-1].startswith(f"{left_out} rows without a label show pictures or texts of")
+
+
+def test_a_row_follows_one_without_a_label_into_training(tmp_path: Path) -> None:
+    rows = [
+        {"image": write_picture(tmp_path, f"{n}.png", n), "text": f"{n}", "label": n % 2}
+        for n in range(200)
+    ]
+    stated = [{"image": f"{n}.png", "text": "new", "split": "train"} for n in range(50)]
+    data = load_jsonl(write_rows(tmp_path, *rows, *stated), SourceOptions())
+    assert {f"{n}" for n in range(50)} < set(data.dataset["train"]["text"])
+    assert data.notes[-1].startswith("50 more rows have no label")
 
 
 def test_without_splits_no_picture_stands_in_two(tmp_path: Path) -> None:
@@ -316,11 +400,13 @@ def test_a_class_that_is_never_trained_on_is_noted(tmp_path: Path) -> None:
 
 
 def test_strict_lists_the_first_ten_rows_and_their_number(tmp_path: Path) -> None:
-    path = write_rows(tmp_path, *good_rows(20), *[{"text": f"{n}"} for n in range(12)])
+    path = write_rows(
+        tmp_path, *good_rows(20), *[{"text": f"{n}", "label": " "} for n in range(12)]
+    )
     with pytest.raises(DataError) as caught:
         load_jsonl(path, SourceOptions(strict=True))
     message = str(caught.value)
-    assert message.startswith(f"{path}: 12 rows cannot be used: {path}:21: has no label")
+    assert message.startswith(f"{path}: 12 rows cannot be used: {path}:21: label is empty")
     assert f"{path}:30: " in message
     assert f"{path}:31: " not in message
     assert message.endswith("; and 2 more. Mend them, or leave out --strict.")
@@ -331,7 +417,8 @@ def test_strict_lists_the_first_ten_rows_and_their_number(tmp_path: Path) -> Non
     ("rows", "message"),
     [
         ([], r"is empty\. Write one JSON object a line"),
-        ([{"text": "x"}], r"has no usable row: .*rows\.jsonl:1: has no label .*\. Write one"),
+        ([{"text": " "}], r"has no usable row: .*rows\.jsonl:1: has neither .*\. Write one"),
+        ([{"text": "x"}, {"text": "y", "label": None}], r"has no labelled row\. Write one"),
         (
             [{"text": "x", "label": "a"}, {"text": "y", "labels": ["a"]}],
             r"mixes label \(line 1\) and labels \(line 2\)\. Give every row a label",

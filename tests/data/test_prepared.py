@@ -2,13 +2,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.jsonl import load_jsonl
 from msd_deploy.data.prepared import PreparedData, prepare
-from msd_deploy.data.preprocess import build_preprocessor, train_tokenizer
+from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, train_tokenizer
 from msd_deploy.data.source_types import SourceOptions
+from msd_deploy.problem import NO_LABEL
 
 SHORT, LONG = "a red square", "a red square and a blue circle and a green one"
 
@@ -40,6 +42,26 @@ def test_texts_that_lose_their_end_are_noted_by_split(tmp_path: Path) -> None:
         "texts are cut after 8 tokens (2 of 4 in train, 0 of 4 in validation, 1 of 4 in test): "
         "--max-length keeps more"
     )
+
+
+@pytest.mark.parametrize("target", ["label", "labels"])
+def test_rows_without_a_label_are_marked(
+    tmp_path: Path, memes: tuple[PreparedData, Preprocessor], target: str
+) -> None:
+    labels = ["a", "b"] if target == "label" else [["a"], ["b"]]
+    rows = [{"text": f"text {row}", target: labels[row % 2]} for row in range(30)]
+    rows += [{"text": f"new {row}"} for row in range(5)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = load_jsonl(path, SourceOptions())
+    data = prepare(source, memes[1], cache=tmp_path / "cache")
+    has_label = data.splits["train"].has_label()
+    is_new = [text.startswith("new") for text in source.dataset["train"]["text"]]
+    assert has_label.tolist() == [not new for new in is_new]
+    assert has_label.sum() == len(has_label) - 5
+    assert all(data.splits[name].has_label().all() for name in ("validation", "test"))
+    without = data.splits["train"].labels[~has_label]
+    assert np.isnan(without).all() if target == "labels" else (without == NO_LABEL).all()
 
 
 def test_texts_that_fit_are_not_noted(tmp_path: Path) -> None:

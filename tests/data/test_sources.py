@@ -33,7 +33,10 @@ def test_a_jsonl_path_is_read_as_a_file(tmp_path: Path) -> None:
             "synthetic:cats",
             r"synthetic:cats: unknown generated task 'cats'\. Use synthetic:memes\|",
         ),
-        ("hateful-memes", r"unknown data set 'hateful-memes'\. Use synthetic:memes\|"),
+        (
+            "memes",
+            r"unknown data set 'memes'\. Use synthetic:memes\|.* easy-vqa, hateful-memes:DIR,",
+        ),
         ("", r"\.: is a folder\. Name the FILE\.jsonl in it"),
         ("x" * 5000, r"unknown data set 'x+' \(File name too long\)"),
         ("a\0b.jsonl", r"unknown data set 'a\\x00b\.jsonl'"),
