@@ -250,7 +250,7 @@ def _verify_digests(folder: Path, kind: str, manifest: Json) -> None:
                 f"{state} since the {kind} was written (its SHA-256 does not match"
                 f" {MANIFEST_NAME})",
                 where=folder / name,
-                fix=f"Write the {kind} again",
+                fix=f"Remove {folder} and write the {kind} again",
             )
 
 

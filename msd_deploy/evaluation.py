@@ -138,13 +138,21 @@ def agreement(first: LogitArray, second: LogitArray, problem: Problem) -> float:
 def score_logits(logits: LogitArray, labels: LabelArray, problem: Problem) -> Score:
     """Score logits [rows, classes] against labels: accuracy, or micro-averaged F1 if multi-label.
 
-    The interval resamples rows with replacement, 1,000 times with a fixed seed.
+    The interval resamples rows with replacement, 1,000 times with a fixed seed. Where all rows are
+    right, or all wrong, that cannot vary, and the exact bound is given (Clopper & Pearson 1934): at
+    a value of .025^(1/rows) all rows are right with a probability of 2.5 %.
     """
     counts = row_counts(logits, labels, problem)
     value = float(metric_of_sums(counts.sum(axis=0)))
     rows = len(counts)
     resampled = np.stack([counts[drawn].sum(axis=0) for drawn in bootstrap_rows(rows)])
-    return Score(value, *percentile_interval(metric_of_sums(resampled)), rows)
+    low, high = percentile_interval(metric_of_sums(resampled))
+    bound = float(((1 - _CONFIDENCE) / 2) ** (1 / rows))
+    if low == high == 1:
+        low = bound
+    elif low == high == 0:
+        high = 1 - bound
+    return Score(value, low, high, rows)
 
 
 def bootstrap_rows(rows: int) -> Iterator[NDArray[np.int64]]:

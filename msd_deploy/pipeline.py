@@ -1,5 +1,6 @@
 """The road from a data set to a distilled student: `run_distillation`."""
 
+import shlex
 import shutil
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ from msd_deploy.data.prepared import PreparedData
 from msd_deploy.distill.distances import check_distance
 from msd_deploy.distill.steps import Hooks
 from msd_deploy.distill.tracking import check_tracker
+from msd_deploy.errors import StoppedError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.runs import begin_run, check_output, with_absolute_paths
 from msd_deploy.stages import (
@@ -72,9 +74,13 @@ def run_distillation(
     if overwrite and not resume:
         shutil.rmtree(run.root, ignore_errors=True)
     begin_run(config, run, task.data, task.preprocessor, given)
-    teacher = given or trained_teacher(task)
-    predictions = cached_predictions(task, teacher, teacher_data)
-    student = distilled_student(task, predictions)
+    try:
+        teacher = given or trained_teacher(task)
+        predictions = cached_predictions(task, teacher, teacher_data)
+        student = distilled_student(task, predictions)
+    except StoppedError as error:
+        command = f"msd distill --resume --out {shlex.quote(str(run.root))}"
+        raise StoppedError(error.what, fix=f"Continue with `{command}`") from error
     stages.on_stage("Measuring teacher and student")
     metrics = measure(task, predictions, teacher.model, student)
     write_json(run.metrics, metrics)

@@ -137,7 +137,11 @@ def given_teacher(
     if folder is None:
         return data, None
     teacher = load_teacher(folder, labels=data.labels, problem=data.problem)
-    return _prepare(source, teacher.preprocessor, task.config, task.hooks), teacher
+    of_teacher = _prepare(source, teacher.preprocessor, task.config, task.hooks)
+    for note in of_teacher.notes:
+        if note not in data.notes:
+            task.hooks.on_note(f"for the teacher: {note}")
+    return of_teacher, teacher
 
 
 def trained_teacher(task: Task) -> Teacher:

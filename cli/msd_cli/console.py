@@ -21,6 +21,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from msd_deploy.errors import StoppedError
 from msd_deploy.hooks import StageHooks
@@ -33,8 +34,8 @@ _SMOOTHING = 0.95
 
 
 def result_console() -> Console:
-    """Return the console of results: stdout."""
-    return Console(highlight=False)
+    """Return the console of results: stdout; names of classes and files are no markup."""
+    return Console(highlight=False, markup=False)
 
 
 def print_json(value: Mapping[str, object]) -> None:
@@ -63,10 +64,10 @@ class ProgressDisplay:
     ) -> None:
         self._stopped_fix, self._clock = stopped_fix, clock
         # Bound now: converters replace sys.stderr while they run.
-        self._console = Console(file=sys.stderr, highlight=False)
+        self._console = Console(file=sys.stderr, highlight=False, markup=False)
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[facts]}", markup=False),
@@ -85,12 +86,12 @@ class ProgressDisplay:
     def on_stage(self, sentence: str) -> None:
         """Show that a stage begins."""
         self._end_task()
-        self._console.print(f"[bold]>[/bold] {sentence}", soft_wrap=True)
+        self._console.print(Text.assemble((">", "bold"), f" {sentence}"), soft_wrap=True)
         self._raise_if_stopped()
 
     def on_note(self, sentence: str) -> None:
         """Show what the user should know."""
-        self._console.print(f"  {sentence}", soft_wrap=True, markup=False)
+        self._console.print(f"  {sentence}", soft_wrap=True)
 
     def on_count(self, what: str, done: int, total: int) -> None:
         """Show how much of something countable is done."""
@@ -152,7 +153,7 @@ class ProgressDisplay:
         if self._progress.disable and (is_due or done == total):
             self._printed_at = now
             line = "  ".join(part for part in (f"  {what} {done}/{total}", left, facts) if part)
-            self._console.print(line, soft_wrap=True, markup=False)
+            self._console.print(line, soft_wrap=True)
 
     def _end_task(self) -> None:
         if self._task is not None:

@@ -1,5 +1,6 @@
 """`msd distill`: teacher to student."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -231,7 +232,7 @@ def distill(
         print_json({"run": str(run.root), **metrics})
         return
     _print_metrics(metrics)
-    say(f"Wrote {run.root}. Next: msd export {run.root}")
+    say(f"Wrote {run.root}. Next: msd export {shlex.quote(str(run.root))}")
 
 
 def _print_metrics(metrics: dict[str, object]) -> None:

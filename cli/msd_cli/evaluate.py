@@ -23,7 +23,8 @@ def evaluate(
     model: ModelArgument,
     data: DataOption = None,
     split: Annotated[
-        Literal["train", "validation", "test"], typer.Option(help="Which rows.")
+        Literal["train", "validation", "test", "all"],
+        typer.Option(help="Which rows; all: the whole file, if the model learned from none of it."),
     ] = "test",
     labels: LabelsOption = None,
     strict: StrictOption = False,
@@ -36,7 +37,7 @@ def evaluate(
 
     Examples:
         msd evaluate runs/demo --data synthetic:memes
-        msd evaluate runs/demo/exports/onnx-int8 --data new-photos.jsonl
+        msd evaluate runs/demo/exports/onnx-int8 --data new-photos.jsonl --split all
     """
     from msd_deploy.data.source_types import SourceOptions
     from msd_deploy.report.words import score_text

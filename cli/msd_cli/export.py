@@ -1,5 +1,6 @@
 """`msd export`: student to verified ONNX and Core ML."""
 
+import shlex
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -81,7 +82,7 @@ def export(
         size = f"{item.size_bytes() / 1e3:,.0f} kB"
         table.add_row(item.name, size, *_parity_cells(parities[item.name]))
     result_console().print(table)
-    say(f"Wrote {run / 'exports'}. Next: msd bench {run}")
+    say(f"Wrote {run / 'exports'}. Next: msd bench {shlex.quote(str(run))}")
 
 
 def _parity_cells(parity: "Json") -> tuple[str, ...]:

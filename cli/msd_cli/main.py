@@ -75,7 +75,10 @@ def main() -> None:
         _fail(_DISK_FULL, error, exit_code=1)
 
 
-_DISK_FULL = "no space is left on the device; nothing half-written was kept. Free some and repeat."
+_DISK_FULL = (
+    "no space is left on the device; nothing half-written was kept. Free some and repeat, a run of"
+    " `msd distill` with --resume."
+)
 
 
 def _fail(line: str, error: Exception, *, exit_code: int) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from msd_cli.console import new_table, print_json, result_console
+from msd_cli.console import new_table, print_json, result_console, say
 from msd_cli.options import JsonOption, ModelArgument
 from msd_cli.usage import usage_errors
 from msd_deploy.config import check_range
@@ -34,6 +34,8 @@ def predict(
     opened = open_model(model)
     with usage_errors():
         probabilities = predict_one(opened, image=image, text=text)
+    if text and opened.preprocessor.count_cut([text]):
+        say(f"The text is cut after {opened.preprocessor.max_length} tokens.")
     ranked = sorted(probabilities.items(), key=lambda item: -item[1])
     if as_json:
         print_json(

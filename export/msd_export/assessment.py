@@ -6,12 +6,13 @@ import numpy as np
 
 from msd_deploy.artifacts import Json
 from msd_deploy.data.prepared import prepare
-from msd_deploy.data.source_types import SourceOptions, Split
-from msd_deploy.data.sources import load_source
+from msd_deploy.data.source_types import JudgedSplit, SourceOptions
+from msd_deploy.data.sources import load_source_to_judge
 from msd_deploy.errors import ConfigError, DataError
 from msd_deploy.evaluation import metric_name, score_views
 from msd_deploy.further_metrics import further_as_json, score_further
 from msd_deploy.hooks import StageHooks
+from msd_deploy.pipeline import notes_of
 from msd_export.opening import OpenedModel, open_model
 from msd_export.parity import predict_every_view
 from msd_export.signature import ModelInputs
@@ -22,11 +23,11 @@ def evaluate_model(
     spec: str,
     *,
     options: SourceOptions,
-    split: Split,
+    split: JudgedSplit,
     threads: int,
     hooks: StageHooks | None = None,
 ) -> Json:
-    """Score a model on one split of a data set, under each view.
+    """Score a model on one split of a data set, or all rows of a FILE.jsonl, under each view.
 
     Returns:
         metric, runtime, split, skipped rows, and per view the value, interval and examples; under
@@ -39,7 +40,7 @@ def evaluate_model(
     hooks = hooks or StageHooks()
     opened = open_model(model, threads=threads)
     hooks.on_stage(f"Reading {spec}")
-    source = load_source(spec, options=options)
+    source = load_source_to_judge(spec, options=options, split=split, labels=opened.labels)
     if source.problem != opened.problem or not set(source.labels) <= set(opened.labels):
         unknown = sorted(set(source.labels) - set(opened.labels))
         raise DataError(
@@ -53,7 +54,9 @@ def evaluate_model(
         strict=options.strict,
         on_image=lambda done, total: hooks.on_count("pictures", done, total),
     )
-    rows = data.splits[split]
+    for note in notes_of(data):
+        hooks.on_note(note)
+    rows = data.splits["test" if split == "all" else split]
     order = [opened.labels.index(label) for label in source.labels]
     hooks.on_stage(f"Asking {model} in {opened.predictor.runtime}")
     by_view = predict_every_view(

@@ -11,6 +11,7 @@ import datasets
 from msd_deploy.data.rows import Row
 from msd_deploy.data.source_types import (
     SPLITS,
+    JudgedSplit,
     SkippedRow,
     SourceData,
     SourceRow,
@@ -81,6 +82,34 @@ def source_from_rows(found: FoundRows, *, strict: bool) -> SourceData:
         found.skipped,
         tuple(notes),
         found.further_metrics,
+    )
+
+
+def judged_from_rows(found: FoundRows, split: JudgedSplit, *, strict: bool) -> SourceData:
+    """Build a data set of one split, by whose labels a model is judged: nothing is trained.
+
+    Args:
+        found: Its labels are the model's; rows without a label judge nothing and are left out.
+        split: The split that is wanted, and that the result has alone; all: every row, as test.
+        strict: A row that cannot be used is an error.
+
+    Raises:
+        DataError: The split has no labelled row; with strict, a row cannot be used.
+    """
+    labelled = [row for row in found.rows if row.labels is not None]
+    _refuse_without_rows(found, labelled, strict=strict)
+    notes = [f"{len(labelled):,} rows, all of them judged"]
+    name: Split = "test" if split == "all" else split
+    if split != "all":
+        splits, notes = _assign(found.rows, labelled)
+        labelled = splits[split]
+    if not labelled:
+        fix = "Name another --split, or all"
+        raise DataError(f"has no rows of {split}", where=found.where, fix=fix)
+    labels = found.labels or _ordered_classes(labelled)
+    dataset = build_split(_source_rows(labelled, labels), labels=labels, problem=found.problem)
+    return SourceData(
+        datasets.DatasetDict({name: dataset}), labels, found.problem, found.skipped, tuple(notes)
     )
 
 

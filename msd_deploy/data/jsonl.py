@@ -8,10 +8,10 @@ the teacher's answers alone. How one row is read is `jsonl_rows`, what they make
 
 from pathlib import Path
 
-from msd_deploy.data.from_rows import FoundRows, source_from_rows
+from msd_deploy.data.from_rows import FoundRows, judged_from_rows, source_from_rows
 from msd_deploy.data.jsonl_rows import Scan, scan_rows
 from msd_deploy.data.rows import Row, shown
-from msd_deploy.data.source_types import SkippedRow, SourceData, SourceOptions
+from msd_deploy.data.source_types import JudgedSplit, SkippedRow, SourceData, SourceOptions
 from msd_deploy.errors import DataError
 
 _FORM = "Write one JSON object a line with image or text, and label"
@@ -34,18 +34,48 @@ def load_jsonl(path: Path, options: SourceOptions) -> SourceData:
         DataError: The file is missing, holds no usable row, mixes `label` and `labels`, has one
             single class or no training rows; with strict, any row cannot be used.
     """
+    return source_from_rows(_find(path, scan_rows(path), options.labels), strict=options.strict)
+
+
+def load_jsonl_to_judge(
+    path: Path, options: SourceOptions, *, split: JudgedSplit, labels: tuple[str, ...]
+) -> SourceData:
+    """Read the rows of a FILE.jsonl by which a model is judged.
+
+    Nothing is trained on them: they may all say test, or show one class.
+
+    Args:
+        path: The file.
+        options: With `labels`, rows of other classes are named and left out; `strict` is used.
+        split: Which rows; see `load_jsonl` for those that state none.
+        labels: The model's classes.
+
+    Raises:
+        DataError: As `load_jsonl`; or a class is not the model's, or the split has no rows.
+    """
     scan = scan_rows(path)
+    unknown = sorted(set(options.labels or scan.class_rows) - set(labels))
+    if unknown:
+        raise DataError(
+            f"classes are not the model's ({', '.join(unknown[:5])})",
+            where=path,
+            fix=f"The model knows {', '.join(labels[:10])}",
+        )
+    found = _find(path, scan, options.labels or labels)
+    return judged_from_rows(found, split, strict=options.strict)
+
+
+def _find(path: Path, scan: Scan, labels: tuple[str, ...] | None) -> FoundRows:
     _refuse_mixed_labels(path, scan)
-    rows = _rows_with_known_labels(scan, options.labels)
-    found = FoundRows(
+    rows = _rows_with_known_labels(scan, labels)
+    return FoundRows(
         where=path,
         rows=rows,
         skipped=tuple(SkippedRow(f"{path}:{at}", scan.skipped[at]) for at in sorted(scan.skipped)),
         problem="multi_label" if "labels" in scan.first_line_with else "single_label",
-        labels=options.labels,
+        labels=labels,
         form=_FORM,
     )
-    return source_from_rows(found, strict=options.strict)
 
 
 def _refuse_mixed_labels(path: Path, scan: Scan) -> None:

@@ -14,7 +14,7 @@ from msd_deploy.artifacts import sha256_of_json
 from msd_deploy.data.pixel_cache import OnImage, cached_pixels, default_cache
 from msd_deploy.data.preprocess import IdArray, Preprocessor
 from msd_deploy.data.resize import PixelArray
-from msd_deploy.data.source_types import SPLITS, SkippedRow, SourceData
+from msd_deploy.data.source_types import SkippedRow, SourceData
 from msd_deploy.errors import DataError
 from msd_deploy.problem import NO_LABEL, FurtherMetric, Problem
 from msd_deploy.views import View
@@ -98,7 +98,7 @@ class PreparedData:
     """All splits of a data set, ready for models.
 
     Attributes:
-        splits: train, validation and test.
+        splits: train, validation and test; to judge a model by, those that its source has.
         labels: Names of the classes.
         problem: single_label or multi_label.
         digest: SHA-256 over every row that is used: pictures' contents, texts, labels.
@@ -141,7 +141,7 @@ def prepare(
     )
     splits: dict[str, PreparedSplit] = {}
     skipped, row_digests = list(source.skipped), {}
-    for name in SPLITS:
+    for name in source.dataset:
         rows = source.dataset[name]
         digests = np.array(rows["image_sha256"], dtype=object)
         broken = np.array([digest in failures for digest in digests], dtype=bool)
@@ -177,7 +177,8 @@ def _notes_on_length(
         return []
     told = ", ".join(f"{count:,} of {len(splits[name]):,} in {name}" for name, count in cut.items())
     return [
-        f"texts are cut after {preprocessor.max_length} tokens ({told}): --max-length keeps more"
+        f"texts are cut after {preprocessor.max_length} tokens ({told}); a model distilled with a"
+        " larger --max-length reads more"
     ]
 
 

@@ -163,11 +163,12 @@ def fitting_length(tokenizer: Tokenizer, texts: Iterable[str], *, most: int) -> 
     """Return the fewest tokens that hold every text whole, as a multiple of 8, up to a limit.
 
     Args:
-        tokenizer: Its truncation is turned off.
+        tokenizer: Its truncation and padding are turned off.
         texts: The training texts.
         most: The limit.
     """
     tokenizer.no_truncation()
+    tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
     longest = max((len(one.ids) for one in tokenizer.encode_batch(sorted(set(texts)))), default=1)
     return min(most, -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE)

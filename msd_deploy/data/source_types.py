@@ -20,6 +20,7 @@ from msd_deploy.errors import ConfigError, DataError
 from msd_deploy.problem import FurtherMetric, Problem
 
 Split = Literal["train", "validation", "test"]
+JudgedSplit = Literal["train", "validation", "test", "all"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 IN_MEMORY_BYTES = 128 << 20
@@ -79,7 +80,8 @@ class SourceData:
     """A data set that is ready to be prepared.
 
     Attributes:
-        dataset: The splits train, validation and test, each with at least one row. Columns:
+        dataset: The splits train, validation and test, or one of them to judge a model by, each
+            with at least one row. Columns:
             image_path ("" when the picture is in image_bytes or absent), image_bytes (null when by
             path), image_sha256 ("" for no picture), text (null for none), label (ClassLabel) or
             labels (class indices), null for a training row without, origin (FILE:LINE, or

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from msd_deploy.data import easy_vqa, hateful_memes, mm_imdb, snli_ve
-from msd_deploy.data.jsonl import load_jsonl
-from msd_deploy.data.source_types import SkippedRow, SourceData, SourceOptions
+from msd_deploy.data.jsonl import load_jsonl, load_jsonl_to_judge
+from msd_deploy.data.source_types import JudgedSplit, SkippedRow, SourceData, SourceOptions
 from msd_deploy.data.synthetic import TASK_NAMES, load_synthetic
 from msd_deploy.errors import ConfigError, DataError
 
@@ -52,6 +52,30 @@ def load_source(spec: str, *, options: SourceOptions) -> SourceData:
             return snli_ve.load_snli_ve(path, strict=options.strict)
         case _:
             return load_jsonl(_jsonl_path(spec), options)
+
+
+def load_source_to_judge(
+    spec: str, *, options: SourceOptions, split: JudgedSplit, labels: tuple[str, ...]
+) -> SourceData:
+    """Read what a model is judged by; a FILE.jsonl needs no training rows then.
+
+    Args:
+        spec: See `load_source`.
+        options: See `load_source`.
+        split: The split that is wanted; all only of a FILE.jsonl.
+        labels: The model's classes.
+
+    Raises:
+        ConfigError: An option does not apply to the source.
+        DataError: The source cannot be used; see `load_source` and `load_jsonl_to_judge`.
+    """
+    if not kind_of_spec(spec):
+        return load_jsonl_to_judge(_jsonl_path(spec), options, split=split, labels=labels)
+    if split == "all":
+        raise ConfigError(
+            f"all rows of {spec} would be its training rows too", fix="Name another --split"
+        )
+    return load_source(spec, options=options)
 
 
 def _name_and_path(spec: str) -> tuple[str, str]:

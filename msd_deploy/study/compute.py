@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from msd_deploy.config import RunConfig
+from msd_deploy.config import DistillConfig, RunConfig
 from msd_deploy.data.batch import Batch, ImageGroupSampler, collate
 from msd_deploy.distill.feature_losses import build_projection
+from msd_deploy.distill.meta import MetaObjective
 from msd_deploy.distill.steps import ModelOutputs, Objective, ViewOutputs
 from msd_deploy.distill.student_objective import build_student_objective
 from msd_deploy.distill.teacher_cache import TeacherPredictions
@@ -29,7 +30,7 @@ def step_flops(config: RunConfig, task: Task, predictions: TeacherPredictions) -
     """Return the floating-point operations of a training step, forward and backward.
 
     Counted are matrix products and convolutions, on the same first batches for every method. A step
-    of modality dropout counts as the mean of what it may be.
+    of modality dropout, or of learned weights, counts as the mean of what it may be.
 
     Args:
         config: The student's and its method's.
@@ -44,12 +45,29 @@ def step_flops(config: RunConfig, task: Task, predictions: TeacherPredictions) -
             config.distill, student.config.hidden_size, predictions, seed=config.seed
         )
         model = ViewOutputs(student, projection)
-        built = build_student_objective(whole.distill, task.data, predictions, seed=config.seed)
-        flops = _flops(task, lambda batch: _loss(built.objective, model, batch))
+        flops = _flops_of_objective(whole, task, predictions, model)
         if dropout == 0:
             return flops
         single = [_flops(task, partial(_sum_of_logits, model, view)) for view in _SINGLE]
     return (1 - dropout) * flops + dropout * sum(single) / len(single)
+
+
+def _flops_of_objective(
+    config: RunConfig, task: Task, predictions: TeacherPredictions, model: ViewOutputs
+) -> float:
+    def flops(settings: DistillConfig, steps_done: int = 0) -> float:
+        built = build_student_objective(settings, task.data, predictions, seed=config.seed)
+        if isinstance(built.objective, MetaObjective):
+            built.objective.steps_done = steps_done
+        return _flops(task, lambda batch: _loss(built.objective, model, batch))
+
+    settings = config.distill
+    if settings.weighting != "meta":
+        return flops(settings)
+    # With an update of the weights in every counted batch, and in none.
+    share, never = 1 / settings.meta_every, replace(settings, meta_every=10 * _COUNTED_BATCHES)
+    updated = flops(replace(settings, meta_every=1))
+    return share * updated + (1 - share) * flops(never, steps_done=1)
 
 
 def _sum_of_logits(model: ViewOutputs, view: View, batch: Batch) -> Tensor:

@@ -39,8 +39,8 @@ def test_texts_that_lose_their_end_are_noted_by_split(tmp_path: Path) -> None:
     texts = [SHORT] * 12
     texts[3] = texts[6] = texts[8] = LONG  # two in train, one in test
     assert prepared(tmp_path, texts, max_length=8).notes[-1] == (
-        "texts are cut after 8 tokens (2 of 4 in train, 0 of 4 in validation, 1 of 4 in test): "
-        "--max-length keeps more"
+        "texts are cut after 8 tokens (2 of 4 in train, 0 of 4 in validation, 1 of 4 in test); a"
+        " model distilled with a larger --max-length reads more"
     )
 
 
