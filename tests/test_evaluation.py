@@ -43,3 +43,19 @@ def test_agreement_counts_equal_decisions() -> None:
 
 def test_a_class_is_decided_from_probability_one_half_on() -> None:
     assert decisions(np.array([[0.0, -0.1]], np.float32), "multi_label").tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_rows_that_are_all_right_or_all_wrong_have_an_interval_by_their_number(
+    is_right: bool,
+) -> None:
+    """Clopper and Pearson's bound: 1 - .025^(1/n), so 97.5 % for one row, 3.6 % for 100."""
+    for rows, bound in ((1, 0.975), (100, 0.0362)):
+        logits = np.tile(np.array([[1.0, 0.0]], np.float32), (rows, 1))
+        labels = np.full(rows, 0 if is_right else 1)
+        score = score_logits(logits, labels, "single_label")
+        low, high = (1 - bound, 1.0) if is_right else (0.0, bound)
+        assert (score.low, score.high) == (
+            pytest.approx(low, abs=1e-4),
+            pytest.approx(high, abs=1e-4),
+        )

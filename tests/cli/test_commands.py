@@ -35,6 +35,34 @@ def test_evaluate_scores_the_rows_that_have_a_label(
     assert {score["examples"] for score in answer.json()["views"].values()} == {10}
 
 
+def test_evaluate_takes_a_file_that_was_made_for_it(
+    msd: Msd, finished_run: RunDirectory, tmp_path: Path
+) -> None:
+    """All rows say test and show one class; nothing is left to train on, and nothing need be."""
+    rows = [{"text": f"guests {n} " * 30, "label": "hateful", "split": "test"} for n in range(8)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"text": "no label"}]))
+    for options in ((), ("--split", "all")):
+        answer = msd("evaluate", finished_run.root, "--data", path, *options, "--json")
+        assert answer.code == 0, answer.stderr
+        assert {score["examples"] for score in answer.json()["views"].values()} == {8}
+        assert "texts are cut after" in answer.stderr
+    for options, message in (
+        (("--data", path, "--split", "validation"), "has no rows of validation"),
+        (("--data", "synthetic:memes", "--split", "all"), "would be its training rows too"),
+    ):
+        assert message in msd("evaluate", finished_run.root, *options).error()
+    path.write_text('{"text": "a", "label": "cat"}\n{"text": "b", "label": "benign"}\n')
+    refused = msd("evaluate", finished_run.root, "--data", path, "--split", "all")
+    assert "classes are not the model's (cat)" in refused.error()
+
+
+def test_predict_says_that_it_cut_a_text(msd: Msd, finished_run: RunDirectory) -> None:
+    answer = msd("predict", finished_run.root, "--text", "look at him go " * 30)
+    assert answer.code == 0
+    assert "The text is cut after 16 tokens." in answer.stderr
+
+
 def test_evaluate_refuses_data_of_other_classes(msd: Msd, finished_run: RunDirectory) -> None:
     answer = msd("evaluate", finished_run.root, "--data", "synthetic:entailment")
     assert answer.code == 1
@@ -107,7 +135,7 @@ def test_ctrl_c_leaves_a_run_that_resume_continues(
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()
     assert process.returncode == 130, stderr
-    assert "--resume" in stderr
+    assert f"msd distill --resume --out {run.root.name}" in stderr
     assert not run.metrics.exists()
     assert "unfinished" in msd("export", "run").error()
     resumed = msd("distill", "--resume", "--out", "run", "--json")

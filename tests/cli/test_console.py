@@ -2,7 +2,7 @@
 
 import pytest
 
-from msd_cli.console import ProgressDisplay, time_left
+from msd_cli.console import ProgressDisplay, new_table, result_console, time_left
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,17 @@ def test_every_count_has_a_speed_of_its_own(capsys: pytest.CaptureFixture[str]) 
     display.on_count("students", 0, 3)
     display.on_count("students", 1, 3)
     assert capsys.readouterr().err.splitlines()[-1] == "  students 1/3  0:02:00 left"
+
+
+def test_names_in_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """Rich would take them for markup: lose them, or fail over a closing tag."""
+    display = ProgressDisplay()
+    display.on_stage("Reading a[/b].jsonl")
+    display.on_note("[red].jsonl:1: unknown label")
+    table = new_table("set [v2] in PyTorch", "class", "[bold]share")
+    table.add_row("[/x]", "1 %")
+    result_console().print(table)
+    shown = capsys.readouterr()
+    assert shown.err.splitlines() == ["> Reading a[/b].jsonl", "  [red].jsonl:1: unknown label"]
+    for name in ("set [v2] in PyTorch", "[bold]share", "[/x]"):
+        assert name in shown.out

@@ -40,6 +40,8 @@ def test_the_fitting_length_holds_the_longest_text(preprocessor: Preprocessor) -
     assert fitting_length(tokenizer, ["red", words * 3], most=32) == 24  # 15 words, [CLS], [SEP]
     assert fitting_length(tokenizer, [words * 3], most=20) == 20
     assert fitting_length(tokenizer, [], most=32) == 8
+    tokenizer.enable_padding(length=30)  # as many tokenizers that are brought along are saved
+    assert fitting_length(tokenizer, ["red"], most=32) == 8
 
 
 def test_texts_that_lose_their_end_are_counted(preprocessor: Preprocessor) -> None:

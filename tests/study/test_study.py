@@ -206,6 +206,13 @@ def test_equal_compute_gives_cheaper_methods_more_steps(
     flops, reference = measure_flops(compute, task, predictions)
     assert flops["msd-fixed"] == reference
     assert flops["kd-dropout"] < flops["kd"] < flops["msd-fixed"] < flops["msd-meta"]
+    rarely = replace(study.base, distill=replace(study.base.distill, meta_every=100))
+    of_updates = flops["msd-meta"] - reference
+    (rare,) = measure_flops(
+        replace(compute, base=rarely, methods=("msd-meta",)), task, predictions
+    )[0].values()
+    # The weights' network costs a little in every step, an update in every 4th or 100th.
+    assert 0 < rare - reference < 0.1 * of_updates
     steps = steps_by_method(compute, flops, reference, 1000)
     assert steps["msd-fixed"] == 1000
     for method in compute.methods:
