@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from msd_deploy.artifacts import Json, RunDirectory, remove_left_by_a_kill, write_json
 from msd_deploy.config import RunConfig
-from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.prepared import notes_of
 from msd_deploy.distill.distances import check_distance
 from msd_deploy.distill.steps import Hooks
 from msd_deploy.distill.tracking import check_tracker
@@ -21,8 +21,6 @@ from msd_deploy.stages import (
     read_task,
     trained_teacher,
 )
-
-_NAMED_ROWS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +76,12 @@ def run_distillation(
         teacher = given or trained_teacher(task)
         predictions = cached_predictions(task, teacher, teacher_data)
         student = distilled_student(task, predictions)
+        stages.on_stage("Measuring teacher and student")
+        metrics = measure(task, predictions, teacher.model, student)
     except StoppedError as error:
         command = f"msd distill --resume --out {shlex.quote(str(run.root))}"
         raise StoppedError(error.what, fix=f"Continue with `{command}`") from error
-    stages.on_stage("Measuring teacher and student")
-    metrics = measure(task, predictions, teacher.model, student)
     write_json(run.metrics, metrics)
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     remove_left_by_a_kill(run.root)
     return metrics
-
-
-def notes_of(data: PreparedData) -> list[str]:
-    """Return what a user should know of a data set: its notes, then its skipped rows by name."""
-    skipped = [str(row) for row in data.skipped[:_NAMED_ROWS]]
-    if len(data.skipped) > _NAMED_ROWS:
-        skipped.append(f"... and {len(data.skipped) - _NAMED_ROWS} more, named in run.json")
-    rows = "row was" if len(data.skipped) == 1 else "rows were"
-    count = [f"{len(data.skipped)} {rows} skipped:"] if skipped else []
-    return [*data.notes, *count, *skipped]

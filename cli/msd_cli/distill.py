@@ -224,7 +224,7 @@ def distill(
         "tracker": tracker,
     }
     settings, run = run_settings(options, config_file=config, out=out, resume=resume)
-    display = ProgressDisplay(stopped_fix="Finished stages are kept; continue with --resume")
+    display = ProgressDisplay()
     with display.running():
         hooks = RunHooks(display.stages(), Hooks(display.on_step, display.should_stop))
         metrics = run_distillation(settings, run, resume=resume, overwrite=overwrite, hooks=hooks)

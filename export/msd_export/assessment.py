@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 
 from msd_deploy.artifacts import Json
-from msd_deploy.data.prepared import prepare
+from msd_deploy.data.from_rows import other_classes
+from msd_deploy.data.prepared import notes_of, prepare
 from msd_deploy.data.source_types import JudgedSplit, SourceOptions
 from msd_deploy.data.sources import load_source_to_judge
-from msd_deploy.errors import ConfigError, DataError
+from msd_deploy.errors import ConfigError
 from msd_deploy.evaluation import metric_name, score_views
 from msd_deploy.further_metrics import further_as_json, score_further
 from msd_deploy.hooks import StageHooks
-from msd_deploy.pipeline import notes_of
 from msd_export.opening import OpenedModel, open_model
 from msd_export.parity import predict_every_view
 from msd_export.signature import ModelInputs
@@ -43,11 +43,7 @@ def evaluate_model(
     source = load_source_to_judge(spec, options=options, split=split, labels=opened.labels)
     if source.problem != opened.problem or not set(source.labels) <= set(opened.labels):
         unknown = sorted(set(source.labels) - set(opened.labels))
-        raise DataError(
-            f"classes are not the model's ({', '.join(unknown[:5]) or source.problem})",
-            where=spec,
-            fix=f"The model knows {', '.join(opened.labels[:10])}",
-        )
+        raise other_classes(", ".join(unknown[:5]) or source.problem, opened.labels, spec)
     data = prepare(
         source,
         opened.preprocessor,

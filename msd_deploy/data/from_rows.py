@@ -106,7 +106,8 @@ def judged_from_rows(found: FoundRows, split: JudgedSplit, *, strict: bool) -> S
     if not labelled:
         fix = "Name another --split, or all"
         raise DataError(f"has no rows of {split}", where=found.where, fix=fix)
-    labels = found.labels or _ordered_classes(labelled)
+    labels = found.labels
+    assert labels is not None  # the model's
     dataset = build_split(_source_rows(labelled, labels), labels=labels, problem=found.problem)
     return SourceData(
         datasets.DatasetDict({name: dataset}), labels, found.problem, found.skipped, tuple(notes)
@@ -155,6 +156,15 @@ def _unlabelled(
             " are left out"
         )
     return kept, notes
+
+
+def other_classes(told: str, labels: Sequence[str], where: object) -> DataError:
+    """Return the error of data whose classes are not those of the model that it is to judge."""
+    return DataError(
+        f"classes are not the model's ({told})",
+        where=where,
+        fix=f"The model knows {', '.join(labels[:10])}",
+    )
 
 
 def refuse(what: str, where: Path, skipped: Sequence[SkippedRow], fix: str) -> NoReturn:

@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from msd_deploy.data.from_rows import FoundRows, source_from_rows
 from msd_deploy.data.picture_files import PictureFiles
 from msd_deploy.data.published import (
-    COMPLETE,
     Example,
     PublishedRows,
     find_file,
@@ -59,18 +57,13 @@ def load_hateful_memes(stated: str, *, strict: bool) -> SourceData:
     found = PublishedRows()
     for path, split in files:
         found.read_file(path, split, partial(_example, pictures))
-    return source_from_rows(
-        FoundRows(
-            where=folder,
-            rows=found.rows,
-            skipped=tuple(found.skipped),
-            problem="single_label",
-            labels=LABELS,
-            form=COMPLETE,
-            notes=tuple(notes),
-            further_metrics=("auroc",),
-        ),
+    return found.source(
+        folder,
         strict=strict,
+        problem="single_label",
+        labels=LABELS,
+        notes=notes,
+        further_metrics=("auroc",),
     )
 
 

@@ -6,9 +6,10 @@ the teacher's answers alone. How one row is read is `jsonl_rows`, what they make
 `from_rows`.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
-from msd_deploy.data.from_rows import FoundRows, judged_from_rows, source_from_rows
+from msd_deploy.data.from_rows import FoundRows, judged_from_rows, other_classes, source_from_rows
 from msd_deploy.data.jsonl_rows import Scan, scan_rows
 from msd_deploy.data.rows import Row, shown
 from msd_deploy.data.source_types import JudgedSplit, SkippedRow, SourceData, SourceOptions
@@ -56,13 +57,9 @@ def load_jsonl_to_judge(
     scan = scan_rows(path)
     unknown = sorted(set(options.labels or scan.class_rows) - set(labels))
     if unknown:
-        raise DataError(
-            f"classes are not the model's ({', '.join(unknown[:5])})",
-            where=path,
-            fix=f"The model knows {', '.join(labels[:10])}",
-        )
+        raise other_classes(", ".join(unknown[:5]), labels, path)
     found = _find(path, scan, options.labels or labels)
-    return judged_from_rows(found, split, strict=options.strict)
+    return judged_from_rows(replace(found, labels=labels), split, strict=options.strict)
 
 
 def _find(path: Path, scan: Scan, labels: tuple[str, ...] | None) -> FoundRows:

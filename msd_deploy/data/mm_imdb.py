@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from msd_deploy.data.from_rows import FoundRows, source_from_rows
 from msd_deploy.data.picture_files import PictureFiles, file_inside
 from msd_deploy.data.published import (
     COMPLETE,
@@ -62,18 +61,13 @@ def load_mm_imdb(stated: str, *, strict: bool) -> SourceData:
     else:
         for name, films in _read_splits(split_file).items():
             _read_films(found, split_file, (name, films), partial(_film, pictures, genres))
-    return source_from_rows(
-        FoundRows(
-            where=folder,
-            rows=found.rows,
-            skipped=tuple(found.skipped),
-            problem="multi_label",
-            labels=GENRES,
-            form=COMPLETE,
-            notes=genres.notes(),
-            further_metrics=("macro_f1", "weighted_f1"),
-        ),
+    return found.source(
+        folder,
         strict=strict,
+        problem="multi_label",
+        labels=GENRES,
+        notes=genres.notes(),
+        further_metrics=("macro_f1", "weighted_f1"),
     )
 
 

@@ -19,7 +19,7 @@ from msd_deploy.errors import DataError
 from msd_deploy.problem import NO_LABEL, FurtherMetric, Problem
 from msd_deploy.views import View
 
-_NAMED_ROWS = 10
+_NAMED_ROWS, _TOLD_ROWS = 10, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +162,16 @@ def prepare(
         (*source.notes, *_notes_on_length(source, splits, preprocessor)),
         source.further_metrics,
     )
+
+
+def notes_of(data: PreparedData) -> list[str]:
+    """Return what a user should know of a data set: its notes, then its skipped rows by name."""
+    skipped = [str(row) for row in data.skipped[:_TOLD_ROWS]]
+    if len(data.skipped) > _TOLD_ROWS:
+        skipped.append(f"... and {len(data.skipped) - _TOLD_ROWS} more, named in run.json")
+    rows = "row was" if len(data.skipped) == 1 else "rows were"
+    count = [f"{len(data.skipped)} {rows} skipped:"] if skipped else []
+    return [*data.notes, *count, *skipped]
 
 
 def _notes_on_length(

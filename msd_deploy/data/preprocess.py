@@ -170,7 +170,7 @@ def fitting_length(tokenizer: Tokenizer, texts: Iterable[str], *, most: int) -> 
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
-    longest = max((len(one.ids) for one in tokenizer.encode_batch(sorted(set(texts)))), default=1)
+    longest = max((len(one.ids) for one in tokenizer.encode_batch(list(set(texts)))), default=1)
     return min(most, -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE)
 
 

@@ -7,16 +7,17 @@ is not the published one (a file is missing, empty or of no use) is refused as a
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from msd_deploy.data.from_rows import refuse
+from msd_deploy.data.from_rows import FoundRows, refuse, source_from_rows
 from msd_deploy.data.picture_files import file_inside
 from msd_deploy.data.rows import Row, UnusableRowError, parse_object, read_lines, shown, type_name
-from msd_deploy.data.source_types import SkippedRow, Split
+from msd_deploy.data.source_types import SkippedRow, SourceData, Split
 from msd_deploy.errors import DataError
+from msd_deploy.problem import FurtherMetric, Problem
 
 COMPLETE = "Give the folder as it was published"
 LONGEST_ID = 64
@@ -60,6 +61,33 @@ class PublishedRows:
         for line, raw in read_lines(path):
             self.add(path, line, split, partial(_read_line, read, raw))
         self.check_any(path, before, already)
+
+    def source(
+        self,
+        folder: Path,
+        *,
+        strict: bool,
+        problem: Problem,
+        labels: tuple[str, ...],
+        notes: Iterable[str] = (),
+        further_metrics: tuple[FurtherMetric, ...] = (),
+    ) -> SourceData:
+        """Build the data set of what was gathered; see `FoundRows`.
+
+        Raises:
+            DataError: As `source_from_rows`.
+        """
+        found = FoundRows(
+            where=folder,
+            rows=self.rows,
+            skipped=tuple(self.skipped),
+            problem=problem,
+            labels=labels,
+            form=COMPLETE,
+            notes=tuple(notes),
+            further_metrics=further_metrics,
+        )
+        return source_from_rows(found, strict=strict)
 
     def check_any(self, path: Path, rows: int, skipped: int) -> None:
         """Check that a part of the set added a usable record.

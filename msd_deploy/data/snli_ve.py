@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from msd_deploy.data.from_rows import FoundRows, source_from_rows
 from msd_deploy.data.picture_files import PictureFiles
 from msd_deploy.data.published import (
-    COMPLETE,
     LONGEST_ID,
     Example,
     PublishedRows,
@@ -61,17 +59,7 @@ def load_snli_ve(stated: str, *, strict: bool) -> SourceData:
     found = PublishedRows()
     for name, split in _SPLITS.items():
         found.read_file(files[name], split, partial(_example, pictures))
-    return source_from_rows(
-        FoundRows(
-            where=folder,
-            rows=found.rows,
-            skipped=tuple(found.skipped),
-            problem="single_label",
-            labels=LABELS,
-            form=COMPLETE,
-        ),
-        strict=strict,
-    )
+    return found.source(folder, strict=strict, problem="single_label", labels=LABELS)
 
 
 def _places(name: str) -> list[str]:

@@ -269,7 +269,6 @@ class _Training:
             raise StoppedError(
                 f"stopped at step {self.progress.step} of {self.steps} of the {self.plan.phase}'s"
                 " training; a checkpoint is saved",
-                fix="Continue with `msd distill --resume --out` and the run's folder",
             )
 
     def _bare_optimizer(self) -> torch.optim.Optimizer:

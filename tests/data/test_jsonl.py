@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from msd_deploy.data import source_types
-from msd_deploy.data.jsonl import load_jsonl
+from msd_deploy.data.jsonl import load_jsonl, load_jsonl_to_judge
 from msd_deploy.data.rows import shown
 from msd_deploy.data.source_types import SourceData, SourceOptions
 from msd_deploy.data.synthetic_images import encode_png
@@ -462,3 +462,19 @@ def test_a_file_of_no_use_is_one_line_that_says_why(
         load_jsonl(path, SourceOptions())
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_rows_to_judge_by_have_the_models_classes(tmp_path: Path) -> None:
+    """The columns of a multi-label target are the model's, also those that no row names."""
+    path = write_rows(
+        tmp_path,
+        *({"text": f"t{n}", "labels": ["b"], "split": "test"} for n in range(3)),
+        {"text": "other", "labels": ["a"], "split": "test"},
+        {"text": "none"},
+    )
+    options = SourceOptions(labels=("b",))
+    data = load_jsonl_to_judge(path, options, split="all", labels=("a", "b", "c"))
+    assert data.labels == ("a", "b", "c")
+    assert data.problem == "multi_label"
+    assert {name: rows["labels"][:] for name, rows in data.dataset.items()} == {"test": [[1]] * 3}
+    assert [row.reason for row in data.skipped] == ["unknown label 'a'"]

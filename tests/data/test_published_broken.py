@@ -258,18 +258,21 @@ def pipe_instead(path: Path) -> None:
     os.mkfifo(path)
 
 
-@pytest.mark.parametrize("form", PICTURE)
-@pytest.mark.parametrize(
+NO_FILE_OF_THE_FOLDER = pytest.mark.parametrize(
     ("change", "reason"),
     [
         (Path.unlink, "is missing"),
         (folder_instead, "is a folder"),
         (pipe_instead, "is no regular file"),
         (loop, "cannot be read (a loop of links)"),
-        (None, "leaves the data folder"),
+        (None, "leaves the data folder"),  # a link
     ],
     ids=["missing", "folder", "pipe", "loop", "link out"],
 )
+
+
+@pytest.mark.parametrize("form", PICTURE)
+@NO_FILE_OF_THE_FOLDER
 def test_a_picture_that_is_no_file_of_the_folder_is_named(
     write_published: WriteFolder, form: str, change: Change | None, reason: str
 ) -> None:
@@ -423,17 +426,7 @@ def test_a_films_file_that_cannot_be_used_is_named(
     assert_named("mm-imdb", folder, "dataset/0000100.json:1", reason)
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (Path.unlink, "is missing"),
-        (folder_instead, "is a folder"),
-        (pipe_instead, "is no regular file"),
-        (loop, "cannot be read (a loop of links)"),
-        (None, "leaves the data folder"),
-    ],
-    ids=["missing", "folder", "pipe", "loop", "link out"],
-)
+@NO_FILE_OF_THE_FOLDER
 def test_a_film_without_its_file_is_named(
     write_published: WriteFolder, change: Change | None, reason: str
 ) -> None:
