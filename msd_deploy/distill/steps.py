@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from msd_deploy.data.batch import Batch
 from msd_deploy.distill.weighting import ExampleWeights
-from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.views import View
 
 
@@ -36,7 +36,7 @@ class ViewOutputs(nn.Module):
         projection: Maps its features to the teacher's width; trained with it and then left.
     """
 
-    def __init__(self, model: FusionForClassification, projection: nn.Linear | None = None) -> None:
+    def __init__(self, model: ViewClassifier, projection: nn.Linear | None = None) -> None:
         super().__init__()
         self.model, self.projection = model, projection
 

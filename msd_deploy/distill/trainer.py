@@ -30,7 +30,7 @@ from msd_deploy.distill.tracking import Tracker, close_trackers, start_tracker, 
 from msd_deploy.distill.weighting import weights_line
 from msd_deploy.errors import MsdError, StoppedError
 from msd_deploy.evaluation import metric_name, metric_of_logits, predict_views
-from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.views import View
 
 _BETAS = (0.9, 0.98)
@@ -57,7 +57,7 @@ class TrainingJob:
         tracker: Is shown the history's lines.
     """
 
-    model: FusionForClassification
+    model: ViewClassifier
     objective: Objective
     data: PreparedData
     plan: TrainingPlan
