@@ -57,7 +57,9 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
             spec=_absolute_file(data.spec) if is_file_spec(data.spec) else data.spec,
             tokenizer=None if data.tokenizer is None else data.tokenizer.resolve(),
         ),
-        teacher=replace(teacher, path=None if teacher.path is None else teacher.path.resolve()),
+        teacher=replace(
+            teacher, path=teacher.path and Path(_absolute_folder(teacher.path.as_posix()))
+        ),
         student=replace(student, vision=student.vision and _absolute_folder(student.vision)),
     )
 
@@ -179,9 +181,9 @@ def begin_run(
         _check_same_inputs(config, run, preprocessor, given)
     else:
         _write_run_json(config, run, data, preprocessor, given)
-    if given is not None and config.teacher.path is not None and not run.teacher.is_dir():
+    if given is not None and not run.teacher.is_dir():
         with new_folder(run.teacher) as building:
-            shutil.copytree(config.teacher.path, building, dirs_exist_ok=True)
+            shutil.copytree(given.folder, building, dirs_exist_ok=True)
 
 
 def given_teacher_folder(config: RunConfig, run: RunDirectory, *, resume: bool) -> Path | None:

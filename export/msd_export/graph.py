@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import LoadedModel
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.problem import Problem
@@ -46,7 +47,7 @@ class ExportGraph(nn.Module):
         return logits, torch.sigmoid(logits)
 
 
-def signature_of(loaded: LoadedModel) -> ModelSignature:
+def signature_of(loaded: LoadedModel[ViewClassifier]) -> ModelSignature:
     """Return the signature of a model's exported forms."""
     return ModelSignature(
         image_size=loaded.preprocessor.image.size,

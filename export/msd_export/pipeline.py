@@ -24,6 +24,7 @@ from msd_deploy.errors import ConfigError, ExportError, ParityError
 from msd_deploy.evaluation import LogitsByView
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.folders import LABELS_NAME, LoadedModel, load_model
+from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.runs import config_of_run, data_of_run
 from msd_deploy.views import View
 from msd_export.export_folder import (
@@ -48,6 +49,7 @@ from msd_export.predictors import Predictor, TorchPredictor, open_predictor
 from msd_export.signature import ModelInputs, Precision, Target
 
 Form = tuple[Target, Precision]
+Exportable = LoadedModel[FusionForClassification]
 
 PRECISIONS: Mapping[Target, tuple[Precision, ...]] = {
     "onnx": ("fp32", "int8"),
@@ -147,7 +149,7 @@ def _export_all(
     return written
 
 
-def _refuse_existing(path: Path, student: LoadedModel, *, overwrite: bool) -> None:
+def _refuse_existing(path: Path, student: Exportable, *, overwrite: bool) -> None:
     option = "Use --overwrite"
     if stated_source(path) not in (None, student.digest):
         option = "It was made from another student; replace it with --overwrite"
@@ -155,7 +157,7 @@ def _refuse_existing(path: Path, student: LoadedModel, *, overwrite: bool) -> No
 
 
 def _others_of_another_student(
-    run: RunDirectory, student: LoadedModel, config: ExportConfig
+    run: RunDirectory, student: Exportable, config: ExportConfig
 ) -> list[Path]:
     """Return the exports that are not about to be replaced and that `msd bench` will refuse."""
     forms = ((target, precision) for target in PRECISIONS for precision in PRECISIONS[target])
@@ -189,7 +191,7 @@ class _Exporter:
 
     def __init__(
         self,
-        loaded: LoadedModel,
+        loaded: Exportable,
         data: PreparedData,
         config: ExportConfig,
         hooks: StageHooks,

@@ -1,0 +1,79 @@
+"""FamilyForClassification: a teacher around a transformers checkpoint of a known family.
+
+No code of a checkpoint is ever run: the families' own classes of transformers are built from the
+configuration. Images are normalised inside: pixels are 0..255 everywhere.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from msd_deploy.data.batch import Batch
+from msd_deploy.errors import ConfigError
+from msd_deploy.models.classifier import ViewClassifier
+from msd_deploy.models.family_config import FAMILIES, FamilyConfig
+from msd_deploy.models.towers import Towers
+from msd_deploy.views import View
+
+
+class FamilyForClassification(ViewClassifier):
+    """A vision-and-language classifier on a pretrained model; see the module's docstring."""
+
+    config_class = FamilyConfig
+    base_model_prefix = "encoder"
+    main_input_name = "pixel_values"
+    config: FamilyConfig
+    image_mean: Tensor
+    image_std: Tensor
+
+    def __init__(self, config: FamilyConfig) -> None:
+        super().__init__(config)
+        self.encoder = _build_encoder(config)
+        assert config.id2label is not None  # PreTrainedConfig fills it
+        self.classifier = nn.Linear(self.encoder.width, len(config.id2label))
+        self.register_buffer("image_mean", torch.tensor(config.image_mean).view(1, 3, 1, 1))
+        self.register_buffer("image_std", torch.tensor(config.image_std).view(1, 3, 1, 1))
+        self.post_init()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Leave modules as they were made; the checkpoint's weights come after."""
+
+    def features_by_view(self, batch: Batch, views: Iterable[View]) -> dict[View, Tensor]:
+        """Return features [batch, width] of each view; see `ViewClassifier`."""
+        wanted = tuple(views)
+        pixels = None
+        if any(view.has_image for view in wanted):
+            values = batch.pixel_values.to(self.image_mean.dtype)
+            pixels = (values - self.image_mean) / self.image_std
+        return self.encoder.features_by_view(batch, pixels, wanted)
+
+
+def _build_encoder(config: FamilyConfig) -> Towers:
+    backbone = build_backbone(config.backbone)
+    if config.family == "clip":
+        return Towers(config, backbone)
+    raise ConfigError(
+        f"unknown family {config.family!r}", fix=f"Known are {', '.join(FAMILIES.values())}"
+    )
+
+
+def build_backbone(stated: Mapping[str, object]) -> PreTrainedModel:
+    """Build a transformers model with random weights from its configuration.
+
+    Raises:
+        ConfigError: transformers cannot make it.
+    """
+    settings: dict[str, Any] = dict(stated)
+    try:
+        model = AutoModel.from_config(AutoConfig.for_model(**settings), trust_remote_code=False)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"no transformers model can be made: {error}") from error
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+AutoConfig.register(FamilyConfig.model_type, FamilyConfig, exist_ok=True)
+AutoModel.register(FamilyConfig, FamilyForClassification, exist_ok=True)
