@@ -55,6 +55,7 @@ class TrainingJob:
         used: bool [rows], which training rows are used; all if None.
         projection: Trained with the model for the objective's hint, kept in checkpoints alone.
         tracker: Is shown the history's lines.
+        command: What continues it with --resume.
     """
 
     model: ViewClassifier
@@ -67,6 +68,7 @@ class TrainingJob:
     used: NDArray[np.bool_] | None = None
     projection: nn.Linear | None = None
     tracker: Tracker | None = None
+    command: str = "msd distill"
 
 
 def train(job: TrainingJob) -> None:
@@ -269,7 +271,7 @@ class _Training:
             raise StoppedError(
                 f"stopped at step {self.progress.step} of {self.steps} of the {self.plan.phase}'s"
                 " training; a checkpoint is saved",
-                fix="Continue with `msd distill --resume --out` and the run's folder",
+                fix=f"Continue with `{self.job.command} --resume --out` and the same folder",
             )
 
     def _bare_optimizer(self) -> torch.optim.Optimizer:
