@@ -181,7 +181,7 @@ def build_from_checkpoint(
         problem_type=f"{problem}_classification",
     )
     model = FamilyForClassification(config)
-    model.encoder.backbone.load_state_dict(backbone.state_dict())
+    model.backbone.load_state_dict(backbone.state_dict())
     return model
 
 

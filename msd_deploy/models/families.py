@@ -15,6 +15,7 @@ from msd_deploy.data.batch import Batch
 from msd_deploy.errors import ConfigError
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.family_config import FAMILIES, FamilyConfig
+from msd_deploy.models.streams import Stream, ViltParts
 from msd_deploy.models.towers import Towers
 from msd_deploy.views import View
 
@@ -41,6 +42,11 @@ class FamilyForClassification(ViewClassifier):
     def _init_weights(self, module: nn.Module) -> None:
         """Leave modules as they were made; the checkpoint's weights come after."""
 
+    @property
+    def backbone(self) -> nn.Module:
+        """The family's own model, which a checkpoint fills."""
+        return self.encoder.model if isinstance(self.encoder, Towers) else self.encoder.parts.model
+
     def features_by_view(self, batch: Batch, views: Iterable[View]) -> dict[View, Tensor]:
         """Return features [batch, width] of each view; see `ViewClassifier`."""
         wanted = tuple(views)
@@ -51,10 +57,12 @@ class FamilyForClassification(ViewClassifier):
         return self.encoder.features_by_view(batch, pixels, wanted)
 
 
-def _build_encoder(config: FamilyConfig) -> Towers:
+def _build_encoder(config: FamilyConfig) -> Towers | Stream:
     backbone = build_backbone(config.backbone)
     if config.family == "clip":
         return Towers(config, backbone)
+    if config.family == "vilt":
+        return Stream(config, ViltParts(backbone), width=int(backbone.config.hidden_size))
     raise ConfigError(
         f"unknown family {config.family!r}", fix=f"Known are {', '.join(FAMILIES.values())}"
     )

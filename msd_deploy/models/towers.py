@@ -23,7 +23,7 @@ class Towers(nn.Module):
 
     def __init__(self, config: FamilyConfig, backbone: PreTrainedModel) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.model = backbone
         self.encode_image = _clip_image
         self.encode_text = _clip_text
         self.width = int(backbone.config.projection_dim)
@@ -40,10 +40,10 @@ class Towers(nn.Module):
             views: Which views.
         """
         wanted = tuple(views)
-        image = None if pixels is None else self.encode_image(self.backbone, pixels)
+        image = None if pixels is None else self.encode_image(self.model, pixels)
         image = None if image is None else image[batch.image_index]
         has_text = any(view.has_text for view in wanted)
-        text = self.encode_text(self.backbone, batch) if has_text else None
+        text = self.encode_text(self.model, batch) if has_text else None
         return {
             view: self.head(
                 image if view.has_image else None,

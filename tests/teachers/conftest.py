@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
-from transformers import CLIPConfig, CLIPModel, PreTrainedModel
+from transformers import CLIPConfig, CLIPModel, PreTrainedModel, ViltConfig, ViltModel
+
+from msd_deploy.data.preprocess import train_tokenizer
 
 TEXTS = ["look the guests came", "a red circle on the left", "two blue squares at night"]
 SIDE = 32
@@ -66,7 +68,28 @@ def write_clip(folder: Path) -> Path:
     )
 
 
-WRITERS = {"clip": write_clip}
+def words() -> Tokenizer:
+    """BERT's kind: word pieces, [CLS] text [SEP]."""
+    return train_tokenizer(TEXTS, vocabulary_size=100)
+
+
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+
+
+def write_vilt(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = ViltConfig(
+        **SMALL, vocab_size=120, max_position_embeddings=40, image_size=SIDE, patch_size=8
+    )
+    return write_checkpoint(folder, ViltModel(config), words(), "[PAD]")
+
+
+WRITERS = {"clip": write_clip, "vilt": write_vilt}
 
 
 @pytest.fixture(scope="session")

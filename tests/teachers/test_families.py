@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPModel
+from transformers import CLIPModel, ViltModel
 
 from msd_deploy.data.batch import Batch
 from msd_deploy.data.images import ImageSpec
@@ -54,12 +54,18 @@ def batch_of(preprocessor: Preprocessor, texts: list[str], *, seed: int = 0) -> 
     )
 
 
+def normalised(batch: Batch) -> torch.Tensor:
+    """What the checkpoint's own processor makes of a batch's pixels."""
+    mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
+    return (batch.pixel_values / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+
+
 TEXTS = ["look the guests came", "a red circle"]
 OTHERS = ["two blue squares at night", "left"]
 
 
 def every_family(function: object) -> object:
-    return pytest.mark.parametrize("family", ["clip"])(function)
+    return pytest.mark.parametrize("family", ["clip", "vilt"])(function)
 
 
 @every_family
@@ -132,22 +138,44 @@ def test_clips_embeddings_are_those_of_transformers(published: dict[str, Path]) 
     ).eval()
     whole = CLIPModel.from_pretrained(published["clip"]).eval()
     batch = batch_of(preprocessor, TEXTS)
-    mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
-    pixels = (batch.pixel_values / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
     seen: list[torch.Tensor] = []
     model.encoder.head.register_forward_hook(lambda module, inputs, output: seen.extend(inputs))
     with torch.inference_mode():
         model.features_by_view(batch, (View.MULTIMODAL,))
         expected = whole(
-            pixel_values=pixels, input_ids=batch.input_ids, attention_mask=batch.attention_mask
+            pixel_values=normalised(batch),
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
         )
     for ours, theirs in zip(seen, (expected.image_embeds, expected.text_embeds), strict=True):
         direction = torch.nn.functional.normalize(ours, dim=-1)
         assert torch.allclose(direction, theirs, atol=1e-5)  # normalisation in another order
 
 
+def test_vilts_pooled_states_are_those_of_transformers(published: dict[str, Path]) -> None:
+    checkpoint = open_checkpoint(str(published["vilt"]))
+    preprocessor = checkpoint_preprocessor(checkpoint, TEXTS)
+    model = build_from_checkpoint(
+        checkpoint, preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
+    ).eval()
+    whole = ViltModel.from_pretrained(published["vilt"]).eval()
+    batch = batch_of(preprocessor, TEXTS)
+    with torch.inference_mode():
+        ours = model.features_by_view(batch, (View.MULTIMODAL,))[View.MULTIMODAL]
+        theirs = whole(
+            pixel_values=normalised(batch),
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+        ).pooler_output
+    # It shuffles the patches: float32 sums in another order.
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
 def test_preprocessing_is_the_checkpoints_own(published: dict[str, Path]) -> None:
     preprocessor = checkpoint_preprocessor(open_checkpoint(str(published["clip"])), TEXTS)
+    whole = checkpoint_preprocessor(open_checkpoint(str(published["vilt"])), TEXTS)
+    assert whole.image == ImageSpec((32, 32), "fit")
+    assert whole.as_json()["schema_version"] == 1
     assert preprocessor.image == ImageSpec((32, 32), "crop")
     assert preprocessor.pad_token == "<|endoftext|>"
     assert preprocessor.absent_token == "<|startoftext|>"

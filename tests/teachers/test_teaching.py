@@ -35,7 +35,7 @@ FILES = {
 
 
 def every_family(function: object) -> object:
-    return pytest.mark.parametrize("family", ["clip"])(function)
+    return pytest.mark.parametrize("family", ["clip", "vilt"])(function)
 
 
 @pytest.fixture(scope="module")
