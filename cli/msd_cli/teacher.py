@@ -28,7 +28,7 @@ def teacher(
         str | None,
         typer.Option(
             metavar="PATH|HUB_ID",
-            help="Checkpoint of CLIP or ViLT: a folder, or a name on the hub.",
+            help="Checkpoint of CLIP, SigLIP or ViLT: a folder, or a name on the hub.",
             show_default="none; needed unless --resume",
         ),
     ] = None,

@@ -16,7 +16,7 @@ from msd_deploy.errors import ConfigError
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.family_config import FAMILIES, FamilyConfig
 from msd_deploy.models.streams import Stream, ViltParts
-from msd_deploy.models.towers import Towers
+from msd_deploy.models.towers import ClipParts, SiglipParts, Towers
 from msd_deploy.views import View
 
 
@@ -45,7 +45,7 @@ class FamilyForClassification(ViewClassifier):
     @property
     def backbone(self) -> nn.Module:
         """The family's own model, which a checkpoint fills."""
-        return self.encoder.model if isinstance(self.encoder, Towers) else self.encoder.parts.model
+        return self.encoder.parts.model
 
     def features_by_view(self, batch: Batch, views: Iterable[View]) -> dict[View, Tensor]:
         """Return features [batch, width] of each view; see `ViewClassifier`."""
@@ -59,10 +59,13 @@ class FamilyForClassification(ViewClassifier):
 
 def _build_encoder(config: FamilyConfig) -> Towers | Stream:
     backbone = build_backbone(config.backbone)
-    if config.family == "clip":
-        return Towers(config, backbone)
-    if config.family == "vilt":
-        return Stream(config, ViltParts(backbone), width=int(backbone.config.hidden_size))
+    match config.family:
+        case "clip":
+            return Towers(config, ClipParts(backbone))
+        case "siglip":
+            return Towers(config, SiglipParts(backbone, padding=config.text_padding))
+        case "vilt":
+            return Stream(config, ViltParts(backbone), width=int(backbone.config.hidden_size))
     raise ConfigError(
         f"unknown family {config.family!r}", fix=f"Known are {', '.join(FAMILIES.values())}"
     )

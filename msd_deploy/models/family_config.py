@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-FAMILIES = {"clip": "CLIP", "vilt": "ViLT"}
+FAMILIES = {"clip": "CLIP", "vilt": "ViLT", "siglip": "SigLIP"}
 """Names of the families, by the model_type of their checkpoints."""
 
 

@@ -1,16 +1,78 @@
-"""Two towers, one for pictures and one for texts, and the head that fuses what they say: CLIP."""
+"""Two towers, for pictures and for texts, and the head that fuses what they say: CLIP, SigLIP."""
 
 from collections.abc import Iterable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPModel, PreTrainedModel
+from transformers import CLIPModel, PreTrainedModel, SiglipModel
 
 from msd_deploy.data.batch import Batch
 from msd_deploy.models.family_config import FamilyConfig
 from msd_deploy.views import View
+
+
+class ClipParts(nn.Module):
+    """CLIP's towers with their projections.
+
+    Args:
+        backbone: The checkpoint's model.
+    """
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        super().__init__()
+        assert isinstance(backbone, CLIPModel)
+        self.model = backbone
+        config: Any = backbone.config
+        self.width = int(config.projection_dim)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Return embeddings [images, width] of normalised pixels [images, 3, h, w]."""
+        pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+        return cast(Tensor, self.model.visual_projection(pooled))
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return embeddings [batch, width] of token ids [batch, length]."""
+        pooled = self.model.text_model(
+            input_ids=input_ids, attention_mask=attention_mask
+        ).pooler_output
+        return cast(Tensor, self.model.text_projection(pooled))
+
+
+class SiglipParts(nn.Module):
+    """SigLIP's towers.
+
+    Its texts were always filled up to the longest, without a mask, and the last token, padding or
+    not, is what is read: so do we, or its answers would depend on the other texts of a batch.
+
+    Args:
+        backbone: The checkpoint's model.
+        padding: Identifier of the padding token.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, *, padding: int) -> None:
+        super().__init__()
+        assert isinstance(backbone, SiglipModel)
+        self.model = backbone
+        self.padding = padding
+        config: Any = backbone.config  # its parts are typed as dictionaries
+        self.length = int(config.text_config.max_position_embeddings)
+        self.width = int(config.vision_config.hidden_size)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Return embeddings [images, width]; see `ClipParts`."""
+        answer = self.model.vision_model(pixel_values=pixels)
+        if answer.pooler_output is None:  # configured without its pooling head
+            return cast(Tensor, answer.last_hidden_state.mean(dim=1))
+        return cast(Tensor, answer.pooler_output)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return embeddings [batch, width]; see `ClipParts`."""
+        filled = input_ids.masked_fill(attention_mask == 0, self.padding)
+        missing = self.length - input_ids.shape[1]
+        whole = functional.pad(filled, (0, missing), value=self.padding)
+        return cast(Tensor, self.model.text_model(input_ids=whole).pooler_output)
 
 
 class Towers(nn.Module):
@@ -18,15 +80,13 @@ class Towers(nn.Module):
 
     Args:
         config: The family's.
-        backbone: Its model.
+        parts: The towers.
     """
 
-    def __init__(self, config: FamilyConfig, backbone: PreTrainedModel) -> None:
+    def __init__(self, config: FamilyConfig, parts: ClipParts | SiglipParts) -> None:
         super().__init__()
-        self.model = backbone
-        self.encode_image = _clip_image
-        self.encode_text = _clip_text
-        self.width = int(backbone.config.projection_dim)
+        self.parts = parts
+        self.width = parts.width
         self.head = FusionHead(self.width, dropout=config.dropout)
 
     def features_by_view(
@@ -40,10 +100,11 @@ class Towers(nn.Module):
             views: Which views.
         """
         wanted = tuple(views)
-        image = None if pixels is None else self.encode_image(self.model, pixels)
-        image = None if image is None else image[batch.image_index]
-        has_text = any(view.has_text for view in wanted)
-        text = self.encode_text(self.model, batch) if has_text else None
+        image = text = None
+        if pixels is not None:
+            image = self.parts.encode_image(pixels)[batch.image_index]
+        if any(view.has_text for view in wanted):
+            text = self.parts.encode_text(batch.input_ids, batch.attention_mask)
         return {
             view: self.head(
                 image if view.has_image else None,
@@ -98,19 +159,3 @@ def _or_absent(embedding: Tensor | None, present: Tensor, absent: Tensor) -> Ten
 def text_is_present(batch: Batch) -> Tensor:
     """Return which rows have a text, bool [batch]: an absent one is a single token."""
     return batch.attention_mask.sum(dim=1) > 1
-
-
-def _clip_image(backbone: PreTrainedModel, pixels: Tensor) -> Tensor:
-    """Return CLIP's projected embedding of pictures, [images, width]."""
-    assert isinstance(backbone, CLIPModel)
-    pooled = backbone.vision_model(pixel_values=pixels).pooler_output
-    return cast(Tensor, backbone.visual_projection(pooled))
-
-
-def _clip_text(backbone: PreTrainedModel, batch: Batch) -> Tensor:
-    """Return CLIP's projected embedding of texts, [batch, width]."""
-    assert isinstance(backbone, CLIPModel)
-    pooled = backbone.text_model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask
-    ).pooler_output
-    return cast(Tensor, backbone.text_projection(pooled))

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
-from transformers import CLIPConfig, CLIPModel, PreTrainedModel, ViltConfig, ViltModel
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    PreTrainedModel,
+    SiglipConfig,
+    SiglipModel,
+    ViltConfig,
+    ViltModel,
+)
 
 from msd_deploy.data.preprocess import train_tokenizer
 
@@ -89,7 +97,34 @@ def write_vilt(folder: Path) -> Path:
     return write_checkpoint(folder, ViltModel(config), words(), "[PAD]")
 
 
-WRITERS = {"clip": write_clip, "vilt": write_vilt}
+def unigrams() -> Tokenizer:
+    """SigLIP's kind: unigrams, text </s>, padded with </s>; nothing marks a text's start."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=60,
+        special_tokens=["<unk>", "</s>"],
+        unk_token="<unk>",
+        initial_alphabet=list("abcdefghijklmnopqrstuvwxyz"),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    return tokenizer
+
+
+def write_siglip(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = SiglipConfig(
+        text_config=SMALL | {"vocab_size": 80, "max_position_embeddings": 40},
+        vision_config=SMALL | {"image_size": SIDE, "patch_size": 8},
+    )
+    return write_checkpoint(folder, SiglipModel(config), unigrams(), "</s>")
+
+
+WRITERS = {"clip": write_clip, "vilt": write_vilt, "siglip": write_siglip}
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPModel, ViltModel
+from transformers import CLIPModel, SiglipModel, ViltModel
 
 from msd_deploy.data.batch import Batch
 from msd_deploy.data.images import ImageSpec
@@ -65,7 +65,7 @@ OTHERS = ["two blue squares at night", "left"]
 
 
 def every_family(function: object) -> object:
-    return pytest.mark.parametrize("family", ["clip", "vilt"])(function)
+    return pytest.mark.parametrize("family", ["clip", "vilt", "siglip"])(function)
 
 
 @every_family
@@ -146,6 +146,29 @@ def test_clips_embeddings_are_those_of_transformers(published: dict[str, Path]) 
             pixel_values=normalised(batch),
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
+        )
+    for ours, theirs in zip(seen, (expected.image_embeds, expected.text_embeds), strict=True):
+        direction = torch.nn.functional.normalize(ours, dim=-1)
+        assert torch.allclose(direction, theirs, atol=1e-5)  # normalisation in another order
+
+
+def test_siglips_embeddings_are_those_of_texts_filled_up_to_the_longest(
+    published: dict[str, Path],
+) -> None:
+    checkpoint = open_checkpoint(str(published["siglip"]))
+    preprocessor = checkpoint_preprocessor(checkpoint, TEXTS, max_length=40)
+    model = build_from_checkpoint(
+        checkpoint, preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
+    ).eval()
+    whole = SiglipModel.from_pretrained(published["siglip"]).eval()
+    batch = batch_of(preprocessor, TEXTS)
+    seen: list[torch.Tensor] = []
+    model.encoder.head.register_forward_hook(lambda module, inputs, output: seen.extend(inputs))
+    with torch.inference_mode():
+        model.features_by_view(batch, (View.MULTIMODAL,))
+        expected = whole(
+            pixel_values=normalised(batch),
+            input_ids=torch.from_numpy(preprocessor.tokens(TEXTS)[0].astype(np.int64)),
         )
     for ours, theirs in zip(seen, (expected.image_embeds, expected.text_embeds), strict=True):
         direction = torch.nn.functional.normalize(ours, dim=-1)

@@ -35,7 +35,7 @@ FILES = {
 
 
 def every_family(function: object) -> object:
-    return pytest.mark.parametrize("family", ["clip", "vilt"])(function)
+    return pytest.mark.parametrize("family", ["clip", "vilt", "siglip"])(function)
 
 
 @pytest.fixture(scope="module")
