@@ -128,20 +128,24 @@ def teaching_of(folder: Path) -> TeachingConfig:
 
 def _absolute(config: TeachingConfig) -> TeachingConfig:
     """Return a configuration that means the same from any folder."""
-    finetune = replace(config.finetune, model=absolute_folder(config.finetune.model))
+    model, vision = config.finetune.model, config.finetune.vision
+    finetune = replace(
+        config.finetune, model=absolute_folder(model), vision=vision and absolute_folder(vision)
+    )
     return replace(config, data=absolute_data(config.data), finetune=finetune)
 
 
 def _without_paths(config: TeachingConfig) -> TeachingConfig:
     """Return what decides a result, not where it lies; a name on the hub or of a task stays."""
-    spec, model = config.data.spec, config.finetune.model
-    return replace(
-        config,
-        data=replace(config.data, spec="" if is_file_spec(spec) else spec, tokenizer=None),
-        finetune=replace(
-            config.finetune, model=Path(model).name if Path(model).is_dir() else model
-        ),
-    )
+    spec = "" if is_file_spec(config.data.spec) else config.data.spec
+    model, vision = config.finetune.model, config.finetune.vision
+    finetune = replace(config.finetune, model=_name(model), vision=vision and _name(vision))
+    return replace(config, data=replace(config.data, spec=spec, tokenizer=None), finetune=finetune)
+
+
+def _name(stated: str) -> str:
+    """Return a folder's name without where it lies; a name on the hub stays."""
+    return Path(stated).name if Path(stated).is_dir() else stated
 
 
 def _check_output(config: TeachingConfig, folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -181,7 +185,7 @@ def _check_replaceable(config: TeachingConfig, folder: Path) -> None:
             "is no teacher, so it is not overwritten", where=folder, fix="Use another --out"
         )
     spec = config.data.spec if is_file_spec(config.data.spec) else None
-    inputs = (spec, config.data.tokenizer, config.finetune.model)
+    inputs = (spec, config.data.tokenizer, config.finetune.model, config.finetune.vision)
     for path in (Path(stated) for stated in inputs if stated is not None):
         if path.resolve().is_relative_to(folder.resolve()):
             raise ArtifactError(
@@ -193,7 +197,7 @@ def _check_replaceable(config: TeachingConfig, folder: Path) -> None:
 
 def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _Teaching:
     hooks.stages.on_stage(f"Reading {config.data.spec}")
-    checkpoint = open_checkpoint(config.finetune.model)
+    checkpoint = open_checkpoint(config.finetune.model, vision=config.finetune.vision)
     source = read_source(RunConfig(data=config.data))
     texts = [text for text in source.dataset["train"]["text"] if text]
     preprocessor = checkpoint_preprocessor(
@@ -246,8 +250,13 @@ def _begin(teaching: _Teaching) -> None:
 
 def _digest(checkpoint: Checkpoint) -> str:
     """Return the SHA-256 of a checkpoint's configuration and weights."""
-    files = [checkpoint.folder / "config.json", *sorted(checkpoint.folder.glob("*.safetensors"))]
-    return sha256_of_json({file.name: sha256_of_file(file) for file in files})
+    return sha256_of_json(
+        [
+            {file.name: sha256_of_file(file) for file in sorted(folder.glob(pattern))}
+            for folder in (checkpoint.folder, checkpoint.eyes)
+            for pattern in ("config.json", "preprocessor_config.json", "*.safetensors")
+        ]
+    )
 
 
 def _train(teaching: _Teaching) -> FamilyForClassification:

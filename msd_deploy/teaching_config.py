@@ -11,6 +11,8 @@ class FineTuneConfig:
 
     model: str = ""
     """Checkpoint: a folder, or a name on the Hugging Face hub."""
+    vision: str | None = None
+    """Vision backbone of VisualBERT: a folder, or a name on the hub."""
     epochs: int = 5
     """Passes over the training split."""
     batch_size: int = 32

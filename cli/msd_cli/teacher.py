@@ -28,8 +28,16 @@ def teacher(
         str | None,
         typer.Option(
             metavar="PATH|HUB_ID",
-            help="Checkpoint of CLIP, SigLIP or ViLT: a folder, or a name on the hub.",
+            help="Checkpoint of CLIP, SigLIP, ViLT or VisualBERT: a folder, or a name on the hub.",
             show_default="none; needed unless --resume",
+        ),
+    ] = None,
+    vision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH|HUB_ID",
+            help="Vision backbone whose grid features VisualBERT is shown, such as a ResNet.",
+            show_default="none; VisualBERT needs one",
         ),
     ] = None,
     data: DataOption = None,
@@ -101,6 +109,7 @@ def teacher(
         "data.max_length": max_length,
         "data.strict": strict or None,
         "finetune.model": model,
+        "finetune.vision": vision,
         "finetune.epochs": epochs,
         "finetune.batch_size": batch_size,
         "finetune.learning_rate": learning_rate,

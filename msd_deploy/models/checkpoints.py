@@ -33,6 +33,7 @@ from msd_deploy.models.folders import quiet_transformers
 from msd_deploy.models.hub import checkpoint_folder
 from msd_deploy.problem import Problem
 
+_WITHOUT_EYES = "visual_bert"
 _OUR_TYPES = ("msd_fusion", "msd_family")
 # Of tokenizers without a tokenizer.json: WordPiece, byte pairs.
 _VOCABULARIES = ("vocab.txt", "vocab.json")
@@ -54,21 +55,30 @@ class Checkpoint:
         folder: Where it lies.
         family: A key of FAMILIES.
         config: Its configuration, the family's defaults filled in.
+        vision: Where the backbone lies whose grid features VisualBERT is shown; else None.
     """
 
     folder: Path
     family: str
     config: PreTrainedConfig
+    vision: Path | None = None
+
+    @property
+    def eyes(self) -> Path:
+        """The folder of what sees, with its preprocessor_config.json."""
+        return self.vision or self.folder
 
 
-def open_checkpoint(stated: str) -> Checkpoint:
+def open_checkpoint(stated: str, *, vision: str | None = None) -> Checkpoint:
     """Find a checkpoint and check that a teacher can start from it.
 
     Args:
         stated: A folder, or a name on the hub.
+        vision: The same of a vision backbone, which VisualBERT needs and no other family takes.
 
     Raises:
         ArtifactError: It is not there, is of an unknown family, or has no safetensors weights.
+        ConfigError: A vision backbone is missing, or there is one too many.
     """
     folder = checkpoint_folder(stated)
     kind = read_json(folder / "config.json").get("model_type")
@@ -89,7 +99,27 @@ def open_checkpoint(stated: str) -> Checkpoint:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"has no usable config.json ({error})", where=stated) from error
-    return Checkpoint(folder, kind, config)
+    return Checkpoint(folder, kind, config, _open_vision(kind, vision))
+
+
+def _open_vision(kind: str, stated: str | None) -> Path | None:
+    """Find the vision backbone that a family needs."""
+    if (kind == _WITHOUT_EYES) == (stated is not None):
+        folder = None if stated is None else checkpoint_folder(stated)
+        if folder is not None:
+            check_safetensors(folder, str(stated))
+        return folder
+    if stated is None:
+        raise ConfigError(
+            f"{FAMILIES[kind]} has no vision encoder of its own",
+            where="finetune.vision",
+            fix="Name one, for example --vision microsoft/resnet-50",
+        )
+    raise ConfigError(
+        f"{FAMILIES[kind]} has a vision encoder of its own",
+        where="finetune.vision",
+        fix="Leave --vision out",
+    )
 
 
 def check_safetensors(folder: Path, stated: str) -> None:
@@ -167,10 +197,12 @@ def build_from_checkpoint(
         ArtifactError: The weights cannot be loaded, or are not all there.
     """
     backbone = load_pretrained(checkpoint.folder)
-    mean, std = normalisation(read_processor(checkpoint.folder))
+    vision = None if checkpoint.vision is None else _load_vision(checkpoint.vision)
+    mean, std = normalisation(read_processor(checkpoint.eyes))
     config = FamilyConfig(
         family=checkpoint.family,
         backbone=plain_config(backbone),
+        vision=None if vision is None else plain_config(vision),
         image_size=preprocessor.image.size,
         image_mean=mean,
         image_std=std,
@@ -182,6 +214,19 @@ def build_from_checkpoint(
     )
     model = FamilyForClassification(config)
     model.backbone.load_state_dict(backbone.state_dict())
+    if vision is not None and model.vision is not None:
+        model.vision.load_state_dict(vision.state_dict())
+    return model
+
+
+def _load_vision(folder: Path) -> PreTrainedModel:
+    model = load_pretrained(folder)
+    if model.main_input_name != "pixel_values":
+        raise ArtifactError(
+            f"is no vision model ({model.config.model_type})",
+            where=folder,
+            fix="Name one that takes pixels, for example ResNet, ConvNeXt or ViT",
+        )
     return model
 
 
@@ -228,11 +273,26 @@ def _text_limits(checkpoint: Checkpoint) -> tuple[int, int]:
 
 
 def _image_spec(checkpoint: Checkpoint) -> ImageSpec:
-    vision = getattr(checkpoint.config, "vision_config", checkpoint.config)
-    stated = vision.image_size
+    """Return the picture size: the model's, or its processor's where any size will do."""
+    config = checkpoint.config
+    if checkpoint.vision is not None:
+        config = AutoConfig.from_pretrained(checkpoint.vision, trust_remote_code=False)
+    processor = read_processor(checkpoint.eyes)
+    is_cut = bool(processor.get("do_center_crop"))
+    stated = getattr(getattr(config, "vision_config", config), "image_size", None)
+    if stated is None:
+        stated = _side(processor.get("crop_size" if is_cut else "size"), checkpoint.eyes)
     height, width = (stated, stated) if isinstance(stated, int) else stated
-    is_cut = bool(read_processor(checkpoint.folder).get("do_center_crop"))
     return ImageSpec((height, width), "crop" if is_cut else "fit")
+
+
+def _side(stated: object, folder: Path) -> int:
+    """Return the side in pixels that a processor states, in one of its ways."""
+    if isinstance(stated, dict):
+        stated = next((stated[key] for key in ("height", "shortest_edge") if key in stated), None)
+    if not isinstance(stated, int) or stated < 1:
+        raise ArtifactError("states no picture size in preprocessor_config.json", where=folder)
+    return stated
 
 
 def read_processor(folder: Path) -> Json:

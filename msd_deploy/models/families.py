@@ -15,8 +15,9 @@ from msd_deploy.data.batch import Batch
 from msd_deploy.errors import ConfigError
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.family_config import FAMILIES, FamilyConfig
-from msd_deploy.models.streams import Stream, ViltParts
+from msd_deploy.models.streams import Stream, ViltParts, VisualBertParts
 from msd_deploy.models.towers import ClipParts, SiglipParts, Towers
+from msd_deploy.models.vision import TransformersBackbone
 from msd_deploy.views import View
 
 
@@ -47,6 +48,12 @@ class FamilyForClassification(ViewClassifier):
         """The family's own model, which a checkpoint fills."""
         return self.encoder.parts.model
 
+    @property
+    def vision(self) -> nn.Module | None:
+        """The backbone of grid features; None where the family has its own eyes."""
+        parts = self.encoder.parts
+        return parts.vision.backbone if isinstance(parts, VisualBertParts) else None
+
     def features_by_view(self, batch: Batch, views: Iterable[View]) -> dict[View, Tensor]:
         """Return features [batch, width] of each view; see `ViewClassifier`."""
         wanted = tuple(views)
@@ -66,6 +73,12 @@ def _build_encoder(config: FamilyConfig) -> Towers | Stream:
             return Towers(config, SiglipParts(backbone, padding=config.text_padding))
         case "vilt":
             return Stream(config, ViltParts(backbone), width=int(backbone.config.hidden_size))
+        case "visual_bert" if config.vision is not None:
+            height, width = config.image_size
+            parts = VisualBertParts(
+                backbone, TransformersBackbone(config.vision), image_size=(height, width)
+            )
+            return Stream(config, parts, width=int(backbone.config.hidden_size))
     raise ConfigError(
         f"unknown family {config.family!r}", fix=f"Known are {', '.join(FAMILIES.values())}"
     )

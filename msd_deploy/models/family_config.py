@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-FAMILIES = {"clip": "CLIP", "vilt": "ViLT", "siglip": "SigLIP"}
+FAMILIES = {"clip": "CLIP", "vilt": "ViLT", "siglip": "SigLIP", "visual_bert": "VisualBERT"}
 """Names of the families, by the model_type of their checkpoints."""
 
 
@@ -14,6 +14,7 @@ class FamilyConfig(PreTrainedConfig):
     Args:
         family: A key of FAMILIES.
         backbone: Configuration of the family's own model, as its checkpoint states it.
+        vision: Configuration of the backbone whose grid features it is shown; None: its own eyes.
         image_size: Height and width in pixels.
         image_mean: Per RGB channel, in units of 0..255.
         image_std: Per RGB channel, in units of 0..255.
@@ -28,6 +29,7 @@ class FamilyConfig(PreTrainedConfig):
         self,
         family: str = "clip",
         backbone: dict[str, Any] | None = None,
+        vision: dict[str, Any] | None = None,
         image_size: tuple[int, int] = (224, 224),
         image_mean: tuple[float, float, float] = (127.5, 127.5, 127.5),
         image_std: tuple[float, float, float] = (127.5, 127.5, 127.5),
@@ -37,6 +39,7 @@ class FamilyConfig(PreTrainedConfig):
     ) -> None:
         self.family = family
         self.backbone = backbone or {}
+        self.vision = vision
         self.image_size = list(image_size)
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)

@@ -1,4 +1,4 @@
-"""One stream over the tokens of text and picture: ViLT.
+"""One stream over the tokens of text and picture: ViLT, and VisualBERT with grid features.
 
 A withheld modality's tokens are absent: dropped where a view has none of them, masked in the rows
 that lack a picture (the same features to rounding).
@@ -9,11 +9,12 @@ from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, ViltModel
+from transformers import PreTrainedModel, ViltModel, VisualBertModel
 
 from msd_deploy.data.batch import Batch
 from msd_deploy.models.family_config import FamilyConfig
 from msd_deploy.models.fusion import MASKED_SCORE
+from msd_deploy.models.vision import TransformersBackbone, token_shape
 from msd_deploy.views import View
 
 _TEXT_TYPE, _IMAGE_TYPE = 0, 1
@@ -81,6 +82,51 @@ class ViltParts(nn.Module):
         return cast(Tensor, self.model.pooler(self.model.layernorm(states)))
 
 
+class VisualBertParts(nn.Module):
+    """VisualBERT, shown the last feature map of a vision backbone instead of detected objects.
+
+    Args:
+        backbone: The checkpoint's model.
+        vision: The vision backbone.
+        image_size: Height and width in pixels.
+    """
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        vision: TransformersBackbone,
+        *,
+        image_size: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        assert isinstance(backbone, VisualBertModel)
+        self.model = backbone
+        self.vision = vision
+        tokens, width = token_shape(vision, image_size)
+        visual_width = int(backbone.config.visual_embedding_dim)
+        self.projection = nn.Linear(width, visual_width)
+        # VisualBERT places no object; a grid without places would be a heap of patches.
+        self.places = nn.Parameter(torch.zeros(tokens, visual_width))
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Return projected grid features with their places; see `StreamParts`."""
+        return cast(Tensor, self.projection(self.vision(pixels)) + self.places)
+
+    def fuse(
+        self, input_ids: Tensor, attention_mask: Tensor, image: Tensor | None, present: Tensor
+    ) -> Tensor:
+        """Return the pooled [CLS]; see `StreamParts`."""
+        answer = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            visual_embeds=image,
+            visual_attention_mask=None
+            if image is None
+            else tokens_of(present, image).to(attention_mask.dtype),
+        )
+        return cast(Tensor, answer.pooler_output)
+
+
 def tokens_of(present: Tensor, image: Tensor) -> Tensor:
     """Return which image tokens are there, [batch, tokens], from which rows have a picture."""
     return present[:, None].expand(-1, image.shape[1])
@@ -95,7 +141,9 @@ class Stream(nn.Module):
         width: Of the pooled [CLS].
     """
 
-    def __init__(self, config: FamilyConfig, parts: ViltParts, *, width: int) -> None:
+    def __init__(
+        self, config: FamilyConfig, parts: ViltParts | VisualBertParts, *, width: int
+    ) -> None:
         super().__init__()
         self.parts = parts
         self.width = width

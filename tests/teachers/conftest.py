@@ -15,6 +15,10 @@ from transformers import (
     SiglipModel,
     ViltConfig,
     ViltModel,
+    VisualBertConfig,
+    VisualBertModel,
+    ViTConfig,
+    ViTModel,
 )
 
 from msd_deploy.data.preprocess import train_tokenizer
@@ -124,11 +128,37 @@ def write_siglip(folder: Path) -> Path:
     return write_checkpoint(folder, SiglipModel(config), unigrams(), "</s>")
 
 
-WRITERS = {"clip": write_clip, "vilt": write_vilt, "siglip": write_siglip}
+def write_visual_bert(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = VisualBertConfig(
+        **SMALL,
+        vocab_size=120,
+        max_position_embeddings=40,
+        visual_embedding_dim=20,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    return write_checkpoint(folder, VisualBertModel(config), words(), "[PAD]")
+
+
+def write_vision(folder: Path) -> Path:
+    """A backbone for VisualBERT, with no BatchNorm, whose statistics are a batch's."""
+    torch.manual_seed(0)
+    model = ViTModel(ViTConfig(**SMALL, image_size=SIDE, patch_size=16))
+    return write_checkpoint(folder, model, words(), "[PAD]")
+
+
+WRITERS = {
+    "clip": write_clip,
+    "siglip": write_siglip,
+    "vilt": write_vilt,
+    "visual_bert": write_visual_bert,
+    "vision": write_vision,
+}
 
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A tiny checkpoint of each family; read them, never write into them."""
+    """A tiny checkpoint of each family, and "vision" for VisualBERT; never write into them."""
     parent = tmp_path_factory.mktemp("published")
     return {name: write(parent / name) for name, write in WRITERS.items()}

@@ -5,13 +5,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPModel, SiglipModel, ViltModel
+from transformers import (
+    CLIPModel,
+    ResNetConfig,
+    ResNetModel,
+    SiglipModel,
+    ViltModel,
+    VisualBertModel,
+    ViTModel,
+)
 
 from msd_deploy.data.batch import Batch
 from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.preprocess import Preprocessor, read_tokenizer
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.models.checkpoints import (
+    Checkpoint,
     build_from_checkpoint,
     checkpoint_preprocessor,
     open_checkpoint,
@@ -23,8 +32,13 @@ from msd_deploy.views import View
 Built = tuple[FamilyForClassification, Preprocessor]
 
 
+def opened(folder: Path) -> Checkpoint:
+    vision = str(folder.parent / "vision") if folder.name == "visual_bert" else None
+    return open_checkpoint(str(folder), vision=vision)
+
+
 def build(folder: Path) -> Built:
-    checkpoint = open_checkpoint(str(folder))
+    checkpoint = opened(folder)
     preprocessor = checkpoint_preprocessor(checkpoint, ["a red circle on the left"])
     torch.manual_seed(0)
     model = build_from_checkpoint(
@@ -65,7 +79,7 @@ OTHERS = ["two blue squares at night", "left"]
 
 
 def every_family(function: object) -> object:
-    return pytest.mark.parametrize("family", ["clip", "vilt", "siglip"])(function)
+    return pytest.mark.parametrize("family", ["clip", "siglip", "vilt", "visual_bert"])(function)
 
 
 @every_family
@@ -192,6 +206,59 @@ def test_vilts_pooled_states_are_those_of_transformers(published: dict[str, Path
         ).pooler_output
     # It shuffles the patches: float32 sums in another order.
     assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_visual_berts_pooled_states_are_those_of_transformers(published: dict[str, Path]) -> None:
+    checkpoint = opened(published["visual_bert"])
+    preprocessor = checkpoint_preprocessor(checkpoint, TEXTS)
+    model = build_from_checkpoint(
+        checkpoint, preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
+    ).eval()
+    vision = ViTModel.from_pretrained(published["vision"]).eval()
+    whole = VisualBertModel.from_pretrained(published["visual_bert"]).eval()
+    batch = batch_of(preprocessor, TEXTS)
+    with torch.inference_mode():
+        ours = model.features_by_view(batch, (View.MULTIMODAL,))[View.MULTIMODAL]
+        grid = vision(pixel_values=normalised(batch)).last_hidden_state
+        theirs = whole(
+            visual_embeds=model.encoder.parts.projection(grid),
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+        ).pooler_output
+    assert torch.allclose(ours, theirs, atol=1e-5)  # normalisation in another order
+
+
+def test_a_backbone_of_convolutions_is_shown_what_its_processor_states(
+    published: dict[str, Path], tmp_path: Path
+) -> None:
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
+    ResNetModel(config).save_pretrained(tmp_path)
+    stated = {"size": {"shortest_edge": 48}, "crop_size": {"height": 40, "width": 40}}
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps(stated | {"do_center_crop": True, "image_mean": [0.5] * 3})
+    )
+    checkpoint = open_checkpoint(str(published["visual_bert"]), vision=str(tmp_path))
+    preprocessor = checkpoint_preprocessor(checkpoint, TEXTS)
+    assert preprocessor.image == ImageSpec((40, 40), "crop")
+    model = build_from_checkpoint(
+        checkpoint, preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
+    ).eval()
+    with torch.inference_mode():
+        logits = model.logits_by_view(batch_of(preprocessor, TEXTS), tuple(View))
+    assert all(values.shape == (2, 2) for values in logits.values())
+
+
+def test_only_visual_bert_takes_a_vision_backbone(published: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match=r"no vision encoder of its own.*--vision"):
+        open_checkpoint(str(published["visual_bert"]))
+    with pytest.raises(ConfigError, match=r"CLIP has a vision encoder of its own.*--vision"):
+        open_checkpoint(str(published["clip"]), vision=str(published["vision"]))
+    blind = open_checkpoint(str(published["visual_bert"]), vision=str(published["visual_bert"]))
+    preprocessor = checkpoint_preprocessor(opened(published["visual_bert"]), TEXTS)
+    with pytest.raises(ArtifactError, match=r"is no vision model \(visual_bert\)"):
+        build_from_checkpoint(
+            blind, preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
+        )
 
 
 def test_preprocessing_is_the_checkpoints_own(published: dict[str, Path]) -> None:

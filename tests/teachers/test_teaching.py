@@ -35,7 +35,7 @@ FILES = {
 
 
 def every_family(function: object) -> object:
-    return pytest.mark.parametrize("family", ["clip", "vilt", "siglip"])(function)
+    return pytest.mark.parametrize("family", ["clip", "siglip", "vilt", "visual_bert"])(function)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,7 @@ def config_of(published: dict[str, Path], memes_file: DataConfig) -> Callable[..
     def make(family: str = "clip", **changes: Any) -> TeachingConfig:
         finetune = FineTuneConfig(
             model=str(published[family]),
+            vision=str(published["vision"]) if family == "visual_bert" else None,
             epochs=1,
             batch_size=16,
             learning_rate=1e-3,
