@@ -312,9 +312,10 @@ def _save(teaching: _Teaching, model: FamilyForClassification) -> None:
     """Measure the teacher, and let its model folder take the place of the fine-tuning."""
     data = teaching.data
     teaching.hooks.stages.on_stage("Measuring the teacher")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     result: Json = {
         "family": FAMILIES[teaching.checkpoint.family],
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": parameters,
         "metric": metric_name(data.problem),
     }
     for name in ("validation", "test"):
@@ -329,6 +330,7 @@ def _save(teaching: _Teaching, model: FamilyForClassification) -> None:
         problem=data.problem,
         facts={
             "dataset_digest": data.digest,
+            "parameters": parameters,
             "checkpoint_digest": teaching.checkpoint_digest,
             "teaching": config_as_json(_without_paths(teaching.config)),
             "result": result,

@@ -23,7 +23,7 @@ from msd_deploy.data.prepared import PreparedData
 from msd_deploy.errors import ConfigError, ExportError, ParityError
 from msd_deploy.evaluation import LogitsByView
 from msd_deploy.hooks import StageHooks
-from msd_deploy.models.folders import LABELS_NAME, LoadedModel, load_model
+from msd_deploy.models.folders import LABELS_NAME, LoadedModel, family_of, load_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.runs import config_of_run, data_of_run
 from msd_deploy.views import View
@@ -165,13 +165,19 @@ def _others_of_another_student(
     return [path for path in paths if stated_source(path) not in (None, student.digest)]
 
 
-def export_teacher_reference(run: RunDirectory, hooks: StageHooks | None = None) -> ExportFolder:
+def export_teacher_reference(
+    run: RunDirectory, hooks: StageHooks | None = None
+) -> ExportFolder | None:
     """Export a run's teacher to float32 ONNX, the reference that `msd bench` compares with.
 
-    An export of the same teacher is used again.
+    An export of the same teacher is used again. A teacher of another family has none, since only
+    models of our own are exported: it is measured in PyTorch.
     """
     hooks = hooks or StageHooks()
     run.require_finished()
+    if (family := family_of(run.teacher)) is not None:
+        hooks.on_note(f"the {family} teacher is measured in PyTorch alone: it has no export")
+        return None
     loaded = load_model(run.teacher)
     folder = run.teacher_exports / "onnx-fp32"
     if folder.is_dir():

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from msd_cli.main import app
 from msd_deploy.artifacts import RunDirectory, read_json, sha256_of_file
 from msd_deploy.config import DataConfig, DistillConfig, RunConfig, TeacherConfig
+from msd_deploy.data.source_types import SourceOptions
 from msd_deploy.distill.steps import Hooks
 from msd_deploy.distill.teacher_cache import read_predictions
 from msd_deploy.errors import ArtifactError, MsdError, StoppedError
@@ -22,7 +23,8 @@ from msd_deploy.runs import data_of_run
 from msd_deploy.teaching import fine_tune_teacher
 from msd_deploy.teaching_config import FineTuneConfig, TeachingConfig
 from msd_deploy.views import View
-from msd_export.pipeline import ExportConfig, export_student
+from msd_export.assessment import evaluate_model
+from msd_export.pipeline import ExportConfig, export_student, export_teacher_reference
 
 FILES = {
     "config.json",
@@ -134,6 +136,15 @@ def test_a_student_distils_from_it_and_exports(
     for view, logits in predict_views(loaded.model, data.splits["test"]).items():
         # Rows in other batches: other orders of summation in float32.
         np.testing.assert_allclose(cached.of_view("test", view), logits, atol=1e-5)
+    assert export_teacher_reference(run) is None
+    evaluated = evaluate_model(
+        run.teacher, memes_file.spec, options=SourceOptions(), split="test", threads=1
+    )
+    stated = metrics["teacher"]["test"]  # type: ignore[index]
+    views = evaluated["views"]
+    assert {view: score["value"] for view, score in views.items()} == {  # type: ignore[attr-defined]
+        view: score["value"] for view, score in stated.items()
+    }
     (exported,) = export_student(run, ExportConfig((("onnx", "fp32"),), examples=50))
     assert (exported.folder / "model.onnx").is_file()
 
