@@ -20,6 +20,7 @@ StudentSize = Literal["tiny", "small", "mobile"]
 Method = Literal["none", "kd", "msd"]
 Weighting = Literal["fixed", "population", "instance", "meta"]
 Loss = Literal["kl", "dist", "dkd", "mse"]
+Precision = Literal["fp32", "bf16"]
 # Those of accelerate's `log_with`.
 TrackerName = Literal[
     "tensorboard",

@@ -271,6 +271,8 @@ def _train(teaching: _Teaching) -> FamilyForClassification:
         problem=data.problem,
         dropout=config.finetune.dropout,
     )
+    if config.finetune.gradient_checkpointing:
+        model.checkpoint_activations()
     train(
         TrainingJob(
             model,
@@ -299,6 +301,8 @@ def _plan(teaching: _Teaching) -> TrainingPlan:
         seed=teaching.config.seed,
         log_every=settings.log_every,
         checkpoint_seconds=settings.checkpoint_seconds,
+        parts=settings.accumulate,
+        precision=settings.precision,
         key=plan_key(
             config_as_json(_without_paths(teaching.config)),
             teaching.data.digest,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from msd_deploy.config import DataConfig, check_range
+from msd_deploy.config import DataConfig, Precision, check_range
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,12 @@ class FineTuneConfig:
     """Passes over the training split."""
     batch_size: int = 32
     """Rows a step."""
+    accumulate: int = 1
+    """Parts that a step's rows are computed in, one after the other, to save memory."""
+    precision: Precision = "fp32"
+    """bf16 multiplies matrices in bfloat16; weights and losses stay float32."""
+    gradient_checkpointing: bool = False
+    """Activations are computed again for the gradient instead of being kept."""
     learning_rate: float = 5e-5
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.01
@@ -35,6 +41,7 @@ class FineTuneConfig:
     def __post_init__(self) -> None:
         check_range("finetune.epochs", self.epochs, 1, 10_000)
         check_range("finetune.batch_size", self.batch_size, 1, 65_536)
+        check_range("finetune.accumulate", self.accumulate, 1, self.batch_size)
         check_range("finetune.learning_rate", self.learning_rate, 1e-8, 10.0)
         check_range("finetune.weight_decay", self.weight_decay, 0.0, 10.0)
         check_range("finetune.warmup_share", self.warmup_share, 0.0, 0.9)

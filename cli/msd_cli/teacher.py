@@ -1,7 +1,7 @@
 """`msd teacher`: a published checkpoint becomes a teacher."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,7 +18,7 @@ from msd_cli.options import (
 )
 from msd_deploy.teaching_config import TeachingConfig
 
-_TRAINING = "Training"
+_TRAINING, _MEMORY = "Training", "Memory"
 _DEFAULTS = TeachingConfig().finetune
 
 
@@ -65,6 +65,31 @@ def teacher(
     batch_size: Annotated[
         int | None, option(_TRAINING, "Rows a step.", _DEFAULTS.batch_size)
     ] = None,
+    accumulate: Annotated[
+        int | None,
+        option(
+            _MEMORY,
+            "Parts of a step's rows, computed one after the other to save memory; the step is the"
+            " same.",
+            _DEFAULTS.accumulate,
+        ),
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16"] | None,
+        option(
+            _TRAINING,
+            "bf16 multiplies matrices in bfloat16; weights and losses stay float32.",
+            _DEFAULTS.precision,
+        ),
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option(
+            "--grad-checkpointing",
+            help="Compute activations twice instead of keeping them: slower, with less memory.",
+            rich_help_panel=_MEMORY,
+        ),
+    ] = False,
     learning_rate: Annotated[
         float | None, option(_TRAINING, "Peak of the schedule.", _DEFAULTS.learning_rate)
     ] = None,
@@ -112,6 +137,9 @@ def teacher(
         "finetune.vision": vision,
         "finetune.epochs": epochs,
         "finetune.batch_size": batch_size,
+        "finetune.accumulate": accumulate,
+        "finetune.precision": precision,
+        "finetune.gradient_checkpointing": gradient_checkpointing or None,
         "finetune.learning_rate": learning_rate,
         "finetune.modality_dropout": modality_dropout,
         "seed": seed,

@@ -54,6 +54,15 @@ class FamilyForClassification(ViewClassifier):
         parts = self.encoder.parts
         return parts.vision.backbone if isinstance(parts, VisualBertParts) else None
 
+    def checkpoint_activations(self) -> None:
+        """Compute activations again for the gradient, in training, instead of keeping them."""
+        for module in (self.backbone, self.vision):
+            if isinstance(module, PreTrainedModel) and module.supports_gradient_checkpointing:
+                # The other kind needs an input with a gradient, which pixels and words have not.
+                # Newer releases of transformers warn of the older name.
+                new = getattr(module, "activation_checkpointing_enable", None)
+                (new or module.gradient_checkpointing_enable)({"use_reentrant": False})
+
     def features_by_view(self, batch: Batch, views: Iterable[View]) -> dict[View, Tensor]:
         """Return features [batch, width] of each view; see `ViewClassifier`."""
         wanted = tuple(views)

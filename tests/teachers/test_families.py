@@ -14,6 +14,7 @@ from transformers import (
     VisualBertModel,
     ViTModel,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from msd_deploy.data.batch import Batch
 from msd_deploy.data.images import ImageSpec
@@ -246,6 +247,24 @@ def test_a_backbone_of_convolutions_is_shown_what_its_processor_states(
     with torch.inference_mode():
         logits = model.logits_by_view(batch_of(preprocessor, TEXTS), tuple(View))
     assert all(values.shape == (2, 2) for values in logits.values())
+
+
+@every_family
+def test_activations_are_computed_again_for_the_gradient(
+    published: dict[str, Path], family: str
+) -> None:
+    model, preprocessor = build(published[family])
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    calls: list[object] = []
+    for layer in layers:
+        # The layer's own hooks stay outside of what is computed again.
+        inside = next(m for m in layer.modules() if isinstance(m, torch.nn.Linear))
+        inside.register_forward_pre_hook(lambda module, inputs: calls.append(module))
+    model.checkpoint_activations()
+    model.train()
+    logits = model.logits_by_view(batch_of(preprocessor, TEXTS), (View.MULTIMODAL,))
+    logits[View.MULTIMODAL].sum().backward()
+    assert len(calls) == 2 * len(layers) > 0
 
 
 def test_only_visual_bert_takes_a_vision_backbone(published: dict[str, Path]) -> None:
