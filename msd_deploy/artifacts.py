@@ -85,8 +85,12 @@ def read_json(path: Path) -> Json:
     return cast(Json, value)
 
 
-def read_versioned_json(path: Path) -> Json:
+def read_versioned_json(path: Path, *, newest: int = SCHEMA_VERSION) -> Json:
     """Read a JSON object that states its schema_version, and refuse a newer one.
+
+    Args:
+        path: The file.
+        newest: The highest version that is read.
 
     Raises:
         ArtifactError: As `read_json`, or the schema is unknown or newer than this version reads.
@@ -95,10 +99,9 @@ def read_versioned_json(path: Path) -> Json:
     version = value.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ArtifactError(f"has no valid schema_version ({version!r})", where=path)
-    if version > SCHEMA_VERSION:
+    if version > newest:
         raise ArtifactError(
-            f"has schema_version {version}, this msd-deploy {__version__} reads up to"
-            f" {SCHEMA_VERSION}",
+            f"has schema_version {version}, this msd-deploy {__version__} reads up to {newest}",
             where=path,
             fix="Install a newer msd-deploy",
         )

@@ -9,14 +9,18 @@ import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from msd_deploy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 StudentSize = Literal["tiny", "small", "mobile"]
 Method = Literal["none", "kd", "msd"]
 Weighting = Literal["fixed", "population", "instance", "meta"]
 Loss = Literal["kl", "dist", "dkd", "mse"]
+Precision = Literal["fp32", "bf16"]
 # Those of accelerate's `log_with`.
 TrackerName = Literal[
     "tensorboard",
@@ -288,7 +292,7 @@ def check_range(key: str, value: float | None, low: float, high: float) -> None:
         raise ConfigError(f"must lie between {low:.10g} and {high:.10g}, not {value!r}", where=key)
 
 
-def config_as_json(config: RunConfig) -> dict[str, object]:
+def config_as_json(config: "DataclassInstance") -> dict[str, object]:
     """Return a configuration as JSON values."""
     return {key: _plain(value) for key, value in asdict(config).items()}
 
@@ -325,10 +329,13 @@ def config_from_json(stated: Mapping[str, object]) -> RunConfig:
     Raises:
         ConfigError: Names the key that is unknown, mistyped or out of range.
     """
-    return _build(RunConfig, stated, prefix="")
+    return config_of(RunConfig, stated)
 
 
-def with_options(config: RunConfig, options: Mapping[str, object]) -> RunConfig:
+_Config = TypeVar("_Config", bound="DataclassInstance")
+
+
+def with_options(config: _Config, options: Mapping[str, object]) -> _Config:
     """Return the configuration with options set, by dotted key; None leaves a key as it is."""
     by_section: dict[str, dict[str, Any]] = {}
     for key, value in options.items():
@@ -341,12 +348,19 @@ def with_options(config: RunConfig, options: Mapping[str, object]) -> RunConfig:
     return replace(config, **own, **sections)
 
 
-_Config = TypeVar("_Config")
+def config_of(kind: type[_Config], stated: Mapping[str, object], *, prefix: str = "") -> _Config:
+    """Build a configuration of any kind from plain values.
 
+    Args:
+        kind: Its dataclass.
+        stated: Values by key, tables as mappings.
+        prefix: Of the keys in messages.
 
-def _build(kind: type[_Config], stated: Mapping[str, object], *, prefix: str) -> _Config:
+    Raises:
+        ConfigError: Names the key that is unknown, mistyped or out of range.
+    """
     hints = typing.get_type_hints(kind)
-    known = {item.name for item in fields(kind)}  # type: ignore[arg-type]  # always a dataclass here
+    known = {item.name for item in fields(kind)}
     values: dict[str, Any] = {}
     for name, value in stated.items():
         key = f"{prefix}{name}"
@@ -363,7 +377,7 @@ def _convert(hint: Any, value: object, key: str) -> object:
     if is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
             raise ConfigError(f"must be a table, not {value!r}", where=key)
-        return _build(hint, value, prefix=f"{key}.")
+        return config_of(hint, value, prefix=f"{key}.")
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from msd_deploy.data.batch import Batch, batches_in_order
 from msd_deploy.data.prepared import PreparedSplit
-from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.problem import Problem
 from msd_deploy.views import View
 
@@ -46,7 +46,7 @@ class Score:
 
 
 def predict_views(
-    model: FusionForClassification,
+    model: ViewClassifier,
     split: PreparedSplit,
     *,
     views: Iterable[View] = tuple(View),
@@ -72,7 +72,7 @@ def predict_views(
 
 
 def predict_features(
-    model: FusionForClassification, split: PreparedSplit, *, batch_size: int = 256
+    model: ViewClassifier, split: PreparedSplit, *, batch_size: int = 256
 ) -> NDArray[np.float32]:
     """Return what a model's classifier reads of both modalities, float32 [rows, hidden]."""
     view = View.MULTIMODAL
@@ -85,7 +85,7 @@ def predict_features(
 def _fill(
     results: Mapping[View, NDArray[np.float32]],
     ask: Callable[[Batch], Mapping[View, Tensor]],
-    model: FusionForClassification,
+    model: ViewClassifier,
     split: PreparedSplit,
     *,
     batch_size: int,

@@ -15,7 +15,7 @@ from msd_deploy.artifacts import (
     utc_now,
     write_json,
 )
-from msd_deploy.config import RunConfig, config_as_json, config_from_json
+from msd_deploy.config import DataConfig, RunConfig, config_as_json, config_from_json
 from msd_deploy.data.pixel_cache import OnImage
 from msd_deploy.data.prepared import PreparedData, prepare
 from msd_deploy.data.preprocess import Preprocessor
@@ -49,16 +49,23 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
     What is not there stays as it was stated, for the error that names it.
     """
-    data, teacher, student = config.data, config.teacher, config.student
+    teacher, student = config.teacher, config.student
     return replace(
         config,
-        data=replace(
-            data,
-            spec=_absolute_spec(data.spec),
-            tokenizer=None if data.tokenizer is None else data.tokenizer.resolve(),
+        data=absolute_data(config.data),
+        teacher=replace(
+            teacher, path=teacher.path and Path(absolute_folder(teacher.path.as_posix()))
         ),
-        teacher=replace(teacher, path=None if teacher.path is None else teacher.path.resolve()),
-        student=replace(student, vision=student.vision and _absolute_folder(student.vision)),
+        student=replace(student, vision=student.vision and absolute_folder(student.vision)),
+    )
+
+
+def absolute_data(data: DataConfig) -> DataConfig:
+    """Return settings of data that mean the same from any folder; see `with_absolute_paths`."""
+    return replace(
+        data,
+        spec=_absolute_spec(data.spec),
+        tokenizer=None if data.tokenizer is None else data.tokenizer.resolve(),
     )
 
 
@@ -74,7 +81,7 @@ def _absolute_spec(stated: str) -> str:
     return with_path(stated, path.resolve() if path.is_dir() else path.parent.resolve() / path.name)
 
 
-def _absolute_folder(stated: str) -> str:
+def absolute_folder(stated: str) -> str:
     """Return a folder's absolute path; a name on the hub stays as it is."""
     path = Path(stated)
     return str(path.resolve()) if path.is_dir() else stated
@@ -145,17 +152,18 @@ def _check_same_config(config: RunConfig, run: RunDirectory) -> None:
     ours = config_as_json(replace(config, tracker=None))
     if stated != ours:
         raise ArtifactError(
-            f"was started with other settings ({_first_difference(stated, ours)})",
+            f"was started with other settings ({first_difference(stated, ours)})",
             where=run.root,
             fix="Resume with the same options, or --overwrite it",
         )
 
 
-def _first_difference(stated: Json, ours: Json, prefix: str = "") -> str:
+def first_difference(stated: Json, ours: Json, prefix: str = "") -> str:
+    """Return the first key in which two configurations differ, and both values."""
     for key in sorted(stated.keys() | ours.keys()):
         before, now = stated.get(key), ours.get(key)
         if isinstance(before, dict) and isinstance(now, dict) and before != now:
-            return _first_difference(before, now, f"{prefix}{key}.")
+            return first_difference(before, now, f"{prefix}{key}.")
         if before != now:
             return f"{prefix}{key}: {before!r} then, {now!r} now"
     return "none found"
@@ -179,9 +187,9 @@ def begin_run(
         _check_same_inputs(config, run, preprocessor, given)
     else:
         _write_run_json(config, run, data, preprocessor, given)
-    if given is not None and config.teacher.path is not None and not run.teacher.is_dir():
+    if given is not None and not run.teacher.is_dir():
         with new_folder(run.teacher) as building:
-            shutil.copytree(config.teacher.path, building, dirs_exist_ok=True)
+            shutil.copytree(given.folder, building, dirs_exist_ok=True)
 
 
 def given_teacher_folder(config: RunConfig, run: RunDirectory, *, resume: bool) -> Path | None:

@@ -38,6 +38,7 @@ from msd_deploy.distill.trainer import TrainingJob, train
 from msd_deploy.evaluation import agreement, metric_name, predict_views, score_views
 from msd_deploy.further_metrics import further_as_json, score_further
 from msd_deploy.hooks import StageHooks
+from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import WEIGHTS_NAME, load_model, save_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.sizes import DEFAULT_IMAGE_SIZE, build_student, build_teacher
@@ -319,7 +320,7 @@ def parameter_count(model: torch.nn.Module) -> int:
 def measure(
     task: Task,
     predictions: TeacherPredictions,
-    teacher: FusionForClassification,
+    teacher: ViewClassifier,
     student: FusionForClassification,
 ) -> Json:
     """Return metrics.json: both models on validation and test, all three views."""
@@ -348,7 +349,7 @@ def measure(
     }
 
 
-def _facts(model: FusionForClassification, folder: Path) -> Json:
+def _facts(model: ViewClassifier, folder: Path) -> Json:
     return {
         "parameters": parameter_count(model),
         "size_bytes": (folder / WEIGHTS_NAME).stat().st_size,

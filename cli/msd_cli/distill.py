@@ -2,10 +2,9 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import typer
-from typer.models import OptionInfo
 
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
 from msd_cli.options import (
@@ -15,18 +14,13 @@ from msd_cli.options import (
     LabelsOption,
     OverwriteOption,
     StrictOption,
+    option,
     split_labels,
 )
 from msd_deploy.config import RunConfig, TrackerName
 
 _TEACHER, _STUDENT, _FEATURES = "Teacher", "Student", "Features"
 _DEFAULTS = RunConfig()
-
-
-def _option(panel: str, explanation: str, default: object) -> OptionInfo:
-    """Describe an option that is None unless given: only then does it override the TOML file."""
-    option = typer.Option(help=explanation, show_default=str(default), rich_help_panel=panel)
-    return cast(OptionInfo, option)
 
 
 def distill(
@@ -41,12 +35,12 @@ def distill(
     ] = None,
     examples: Annotated[
         int | None,
-        _option(DATA_PANEL, "Training examples of a generated task.", "the task's own number"),
+        option(DATA_PANEL, "Training examples of a generated task.", "the task's own number"),
     ] = None,
     labels: LabelsOption = None,
     image_size: Annotated[
         int | None,
-        _option(
+        option(
             DATA_PANEL,
             "Side of the model's image in pixels.",
             "48 (tiny), 64 (small), 128 (mobile)",
@@ -54,7 +48,7 @@ def distill(
     ] = None,
     max_length: Annotated[
         int | None,
-        _option(
+        option(
             DATA_PANEL,
             "Most tokens of a text; a longer one is cut.",
             "the longest training text's, at most 32",
@@ -63,17 +57,19 @@ def distill(
     strict: StrictOption = False,
     teacher: Annotated[
         Path | None,
-        _option(_TEACHER, "Folder of a trained teacher.", "one is trained on the labels"),
+        option(
+            _TEACHER,
+            "Folder of a trained teacher, or its name on the hub.",
+            "one is trained on the labels",
+        ),
     ] = None,
     teacher_epochs: Annotated[
         int | None,
-        _option(
-            _TEACHER, "Passes of the teacher's training.", "about 750 steps, at least 8 passes"
-        ),
+        option(_TEACHER, "Passes of the teacher's training.", "about 750 steps, at least 8 passes"),
     ] = None,
     student: Annotated[
         Literal["tiny", "small", "mobile"] | None,
-        _option(
+        option(
             _STUDENT,
             "tiny (50 k parameters), small (500 k) or mobile (4 to 5 M).",
             _DEFAULTS.student.size,
@@ -81,7 +77,7 @@ def distill(
     ] = None,
     method: Annotated[
         Literal["none", "kd", "msd"] | None,
-        _option(
+        option(
             _STUDENT,
             "msd: all three views of the teacher; kd: the pair only; none: labels only.",
             _DEFAULTS.distill.method,
@@ -89,7 +85,7 @@ def distill(
     ] = None,
     weighting: Annotated[
         Literal["fixed", "population", "instance", "meta"] | None,
-        _option(
+        option(
             _STUDENT,
             "Who weighs the views of msd: constants, each modality's mean saliency, each"
             " example's saliency, or a network learned with the student.",
@@ -98,7 +94,7 @@ def distill(
     ] = None,
     loss: Annotated[
         Literal["kl", "dist", "dkd", "mse"] | None,
-        _option(
+        option(
             _STUDENT,
             "Distance to the teacher's logits; dkd and dist need 3 classes or more.",
             _DEFAULTS.distill.loss,
@@ -106,15 +102,15 @@ def distill(
     ] = None,
     image_weight: Annotated[
         float | None,
-        _option(_STUDENT, "Weight of the image view's loss.", _DEFAULTS.distill.image_weight),
+        option(_STUDENT, "Weight of the image view's loss.", _DEFAULTS.distill.image_weight),
     ] = None,
     text_weight: Annotated[
         float | None,
-        _option(_STUDENT, "Weight of the text view's loss.", _DEFAULTS.distill.text_weight),
+        option(_STUDENT, "Weight of the text view's loss.", _DEFAULTS.distill.text_weight),
     ] = None,
     hint_weight: Annotated[
         float | None,
-        _option(
+        option(
             _FEATURES,
             "Weight of the hint: features that map onto the teacher's.",
             _DEFAULTS.distill.hint_weight,
@@ -122,7 +118,7 @@ def distill(
     ] = None,
     relation_weight: Annotated[
         float | None,
-        _option(
+        option(
             _FEATURES,
             "Weight of distances and angles between a batch's features, as the teacher has them.",
             _DEFAULTS.distill.relation_weight,
@@ -130,11 +126,11 @@ def distill(
     ] = None,
     temperature: Annotated[
         float | None,
-        _option(_STUDENT, "Of the soft targets.", _DEFAULTS.distill.temperature),
+        option(_STUDENT, "Of the soft targets.", _DEFAULTS.distill.temperature),
     ] = None,
     alpha: Annotated[
         float | None,
-        _option(
+        option(
             _STUDENT,
             "Weight of the labels' loss; the teacher's has the rest of 1.",
             _DEFAULTS.distill.alpha,
@@ -142,21 +138,19 @@ def distill(
     ] = None,
     epochs: Annotated[
         int | None,
-        _option(
-            _STUDENT, "Passes of the student's training.", "about 750 steps, at least 5 passes"
-        ),
+        option(_STUDENT, "Passes of the student's training.", "about 750 steps, at least 5 passes"),
     ] = None,
     batch_size: Annotated[
         int | None,
-        _option(_STUDENT, "Rows a step.", _DEFAULTS.distill.batch_size),
+        option(_STUDENT, "Rows a step.", _DEFAULTS.distill.batch_size),
     ] = None,
     learning_rate: Annotated[
         float | None,
-        _option(_STUDENT, "Peak of the schedule.", _DEFAULTS.distill.learning_rate),
+        option(_STUDENT, "Peak of the schedule.", _DEFAULTS.distill.learning_rate),
     ] = None,
     patience: Annotated[
         int | None,
-        _option(
+        option(
             _STUDENT,
             "Stop after so many passes without a better validation metric, keep the best.",
             "train to the end",

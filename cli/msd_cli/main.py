@@ -16,6 +16,7 @@ from msd_cli.evaluate import evaluate
 from msd_cli.export import export
 from msd_cli.predict import predict
 from msd_cli.report import report
+from msd_cli.teacher import teacher
 from msd_deploy import __version__
 from msd_deploy.errors import MsdError
 
@@ -26,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-for command in (distill, export, bench, report, compare, evaluate, predict, doctor):
+for command in (distill, teacher, export, bench, report, compare, evaluate, predict, doctor):
     app.command()(command)
 
 

@@ -1,9 +1,10 @@
 """Options that several commands share, each with its help text."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
+from typer.models import OptionInfo
 
 from msd_deploy.config import RunConfig
 
@@ -52,6 +53,12 @@ ModelArgument = Annotated[
         metavar="MODEL", help="A run (its student), a model folder, or a folder in a run's exports."
     ),
 ]
+
+
+def option(panel: str, explanation: str, default: object) -> OptionInfo:
+    """Describe an option that is None unless given: only then does it override what was stated."""
+    described = typer.Option(help=explanation, show_default=str(default), rich_help_panel=panel)
+    return cast(OptionInfo, described)
 
 
 def split_labels(stated: str | None) -> tuple[str, ...] | None:

@@ -8,6 +8,7 @@ import typer
 from msd_cli.usage import usage_errors
 from msd_deploy.artifacts import RunDirectory
 from msd_deploy.config import RunConfig, read_config, with_options
+from msd_deploy.teaching_config import TeachingConfig
 
 
 def run_settings(
@@ -37,6 +38,30 @@ def run_settings(
     with usage_errors():
         settings = with_options(base, options)
     return settings, RunDirectory(out or default_run_folder(settings.data.spec))
+
+
+def teaching_settings(options: Mapping[str, object], *, out: Path, resume: bool) -> TeachingConfig:
+    """Return the configuration of a teacher's fine-tuning.
+
+    Args:
+        options: By dotted key; None where the option was not given.
+        out: The teacher's folder.
+        resume: Start from the settings of the fine-tuning that is there.
+
+    Raises:
+        typer.BadParameter: An option is out of range, or no checkpoint is named.
+        ArtifactError: There is nothing to resume.
+    """
+    base = TeachingConfig()
+    if resume:
+        from msd_deploy.teaching import teaching_of
+
+        base = teaching_of(out)
+    with usage_errors():
+        settings = with_options(base, options)
+    if not settings.finetune.model:
+        raise typer.BadParameter("is needed: the checkpoint to start from.", param_hint="--model")
+    return settings
 
 
 def base_config(options: Mapping[str, object], *, config_file: Path | None) -> RunConfig:

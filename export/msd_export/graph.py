@@ -5,9 +5,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from msd_deploy.data.batch import Batch
+from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import LoadedModel
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.problem import Problem
+from msd_deploy.views import View
 from msd_export.signature import INPUT_NAMES, ModelInputs, ModelSignature
 
 ImageLayout = Literal["nhwc", "nchw"]
@@ -46,7 +49,36 @@ class ExportGraph(nn.Module):
         return logits, torch.sigmoid(logits)
 
 
-def signature_of(loaded: LoadedModel) -> ModelSignature:
+class FamilyGraph(nn.Module):
+    """A teacher of another family behind the same inputs, to be run and never to be exported.
+
+    Args:
+        model: Put into eval mode.
+    """
+
+    def __init__(self, model: ViewClassifier) -> None:
+        super().__init__()
+        self.model = model
+        nn.Module.eval(self.model)
+
+    def forward(
+        self, image: Tensor, image_present: Tensor, input_ids: Tensor, attention_mask: Tensor
+    ) -> Tensor:
+        """Return logits, float32 [batch, classes]; image is uint8 [batch, height, width, 3]."""
+        rows = torch.arange(len(image))
+        batch = Batch(
+            pixel_values=image.permute(0, 3, 1, 2),
+            image_index=rows,
+            image_present=image_present.bool(),
+            input_ids=input_ids.long(),
+            attention_mask=attention_mask.long(),
+            labels=torch.zeros_like(rows),
+            rows=rows,
+        )
+        return self.model.logits_by_view(batch, (View.MULTIMODAL,))[View.MULTIMODAL]
+
+
+def signature_of(loaded: LoadedModel[ViewClassifier]) -> ModelSignature:
     """Return the signature of a model's exported forms."""
     return ModelSignature(
         image_size=loaded.preprocessor.image.size,

@@ -23,7 +23,8 @@ from msd_deploy.data.prepared import PreparedData
 from msd_deploy.errors import ConfigError, ExportError, ParityError
 from msd_deploy.evaluation import LogitsByView
 from msd_deploy.hooks import StageHooks
-from msd_deploy.models.folders import LABELS_NAME, LoadedModel, load_model
+from msd_deploy.models.folders import LABELS_NAME, LoadedModel, family_of, load_model
+from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.runs import config_of_run, data_of_run
 from msd_deploy.views import View
 from msd_export.export_folder import (
@@ -48,6 +49,7 @@ from msd_export.predictors import Predictor, TorchPredictor, open_predictor
 from msd_export.signature import ModelInputs, Precision, Target
 
 Form = tuple[Target, Precision]
+Exportable = LoadedModel[FusionForClassification]
 
 PRECISIONS: Mapping[Target, tuple[Precision, ...]] = {
     "onnx": ("fp32", "int8"),
@@ -147,7 +149,7 @@ def _export_all(
     return written
 
 
-def _refuse_existing(path: Path, student: LoadedModel, *, overwrite: bool) -> None:
+def _refuse_existing(path: Path, student: Exportable, *, overwrite: bool) -> None:
     option = "Use --overwrite"
     if stated_source(path) not in (None, student.digest):
         option = "It was made from another student; replace it with --overwrite"
@@ -155,7 +157,7 @@ def _refuse_existing(path: Path, student: LoadedModel, *, overwrite: bool) -> No
 
 
 def _others_of_another_student(
-    run: RunDirectory, student: LoadedModel, config: ExportConfig
+    run: RunDirectory, student: Exportable, config: ExportConfig
 ) -> list[Path]:
     """Return the exports that are not about to be replaced and that `msd bench` will refuse."""
     forms = ((target, precision) for target in PRECISIONS for precision in PRECISIONS[target])
@@ -163,13 +165,19 @@ def _others_of_another_student(
     return [path for path in paths if stated_source(path) not in (None, student.digest)]
 
 
-def export_teacher_reference(run: RunDirectory, hooks: StageHooks | None = None) -> ExportFolder:
+def export_teacher_reference(
+    run: RunDirectory, hooks: StageHooks | None = None
+) -> ExportFolder | None:
     """Export a run's teacher to float32 ONNX, the reference that `msd bench` compares with.
 
-    An export of the same teacher is used again.
+    An export of the same teacher is used again. A teacher of another family has none, since only
+    models of our own are exported: it is measured in PyTorch.
     """
     hooks = hooks or StageHooks()
     run.require_finished()
+    if (family := family_of(run.teacher)) is not None:
+        hooks.on_note(f"the {family} teacher is measured in PyTorch alone: it has no export")
+        return None
     loaded = load_model(run.teacher)
     folder = run.teacher_exports / "onnx-fp32"
     if folder.is_dir():
@@ -189,7 +197,7 @@ class _Exporter:
 
     def __init__(
         self,
-        loaded: LoadedModel,
+        loaded: Exportable,
         data: PreparedData,
         config: ExportConfig,
         hooks: StageHooks,

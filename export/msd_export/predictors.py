@@ -64,12 +64,17 @@ class TorchPredictor:
     def __init__(self, folder: Path, *, threads: int = 1) -> None:
         import torch
 
-        from msd_deploy.models.folders import load_model
-        from msd_export.graph import ExportGraph
+        from msd_deploy.models.folders import load_classifier
+        from msd_deploy.models.fusion import FusionForClassification
+        from msd_export.graph import ExportGraph, FamilyGraph
 
         torch.set_num_threads(threads)
-        loaded = load_model(folder)
-        self._graph = ExportGraph(loaded.model, problem=loaded.problem, image_layout="nhwc")
+        loaded = load_classifier(folder)
+        self._graph: ExportGraph | FamilyGraph
+        if isinstance(loaded.model, FusionForClassification):
+            self._graph = ExportGraph(loaded.model, problem=loaded.problem, image_layout="nhwc")
+        else:
+            self._graph = FamilyGraph(loaded.model)
 
     def predict(self, inputs: ModelInputs) -> Logits:
         """Return logits; see `Predictor`."""
@@ -78,7 +83,8 @@ class TorchPredictor:
         from msd_export.graph import as_tensors
 
         with torch.inference_mode():
-            logits, _ = self._graph(*as_tensors(inputs))
+            answer = self._graph(*as_tensors(inputs))
+        logits = answer[0] if isinstance(answer, tuple) else answer
         return cast(Logits, logits.numpy())
 
     def prepare(self, inputs: ModelInputs) -> Callable[[], object]:

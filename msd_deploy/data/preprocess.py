@@ -1,7 +1,9 @@
 """The one preprocessing specification: image resize and tokenizer, saved beside every model.
 
 Training, export, bench and predict all read this; nothing else resizes or tokenizes. It is two
-files: preprocess.json (versioned) and tokenizer.json (Hugging Face tokenizers).
+files: preprocess.json (versioned) and tokenizer.json (Hugging Face tokenizers). Students have
+BERT-type WordPiece, schema_version 1; a teacher may bring any tokenizer, whose tokens of padding
+and of an absent text are then named, in schema_version 2.
 """
 
 from collections import Counter
@@ -40,6 +42,8 @@ _INSIDE_WORD = "##"
 # Vectors of 8 float32 fill a register; a shape that is no multiple costs as much.
 _LENGTH_MULTIPLE = 8
 SPECIAL_TOKENS = (PAD, UNKNOWN, CLS, SEP, MASK)
+_ANY_TOKENIZER_VERSION = 2
+"""schema_version of a preprocess.json that names the tokenizer's own special tokens."""
 _RESIZE = "pillow-bilinear-antialiased-uint8"
 
 IdArray = NDArray[np.int32]
@@ -51,13 +55,17 @@ class Preprocessor:
 
     Attributes:
         image: How a picture is resized.
-        tokenizer: WordPiece with its Unicode normalisation.
-        max_length: Tokens of text, [CLS] and [SEP] included.
+        tokenizer: With its Unicode normalisation and the special tokens that it adds.
+        max_length: Tokens of text, those included.
+        pad_token: Fills up a text.
+        absent_token: The only token of an absent text.
     """
 
     image: ImageSpec
     tokenizer: Tokenizer
     max_length: int
+    pad_token: str = PAD
+    absent_token: str = CLS
 
     def pixels(self, source: bytes | Path) -> PixelArray:
         """Decode and resize one picture to uint8 [height, width, 3].
@@ -68,7 +76,9 @@ class Preprocessor:
         return load_pixels(source, self.image)
 
     def tokens(self, texts: Sequence[str]) -> tuple[IdArray, IdArray]:
-        """Tokenize texts, cut on the right and padded to max_length; a blank one is [CLS] alone.
+        """Tokenize texts, cut on the right and padded to max_length.
+
+        A blank text is absent_token alone.
 
         Returns:
             input_ids and attention_mask, both int32 [texts, max_length].
@@ -88,18 +98,20 @@ class Preprocessor:
 
     @property
     def pad_id(self) -> int:
-        """The identifier of [PAD]."""
-        return _token_id(self.tokenizer, PAD)
+        """The identifier of the padding token."""
+        return _token_id(self.tokenizer, self.pad_token)
 
     @property
     def cls_id(self) -> int:
-        """The identifier of [CLS], the only token of an absent text."""
-        return _token_id(self.tokenizer, CLS)
+        """The identifier of the only token of an absent text: [CLS], or what stands for it."""
+        return _token_id(self.tokenizer, self.absent_token)
 
     def as_json(self) -> Json:
         """Return preprocess.json."""
+        has_own_tokens = (self.pad_token, self.absent_token) != (PAD, CLS)
+        own_tokens = {"pad_token": self.pad_token, "absent_token": self.absent_token}
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": _ANY_TOKENIZER_VERSION if has_own_tokens else SCHEMA_VERSION,
             "image": {
                 "size": list(self.image.size),
                 "mode": self.image.mode,
@@ -118,7 +130,8 @@ class Preprocessor:
                 "pad_id": self.pad_id,
                 "cls_id": self.cls_id,
                 "special_tokens_in_text": "ordinary text",
-                "absent": "[CLS] alone",
+                "absent": f"{self.absent_token} alone",
+                **(own_tokens if has_own_tokens else {}),
             },
         }
 
@@ -139,24 +152,38 @@ class Preprocessor:
             ArtifactError: A file is missing, malformed, or asks for something unknown.
         """
         path = folder / PREPROCESS_NAME
-        stated = read_versioned_json(path)
+        stated = read_versioned_json(path, newest=_ANY_TOKENIZER_VERSION)
         image, text = stated.get("image"), stated.get("text")
         if not isinstance(image, dict) or not isinstance(text, dict):
             raise ArtifactError("has no image and text part", where=path)
         if image.get("resize") != _RESIZE:
             raise ArtifactError(f"asks for an unknown resize {image.get('resize')!r}", where=path)
-        tokenizer = load_tokenizer(folder / TOKENIZER_NAME)
+        pad_token, absent_token = text.get("pad_token", PAD), text.get("absent_token", CLS)
+        if not isinstance(pad_token, str) or not isinstance(absent_token, str):
+            raise ArtifactError("names special tokens that are no strings", where=path)
+        tokenizer = read_tokenizer(folder / TOKENIZER_NAME, (pad_token, absent_token))
         return build_preprocessor(
-            tokenizer, _image_spec(image, path), max_length=_positive(text.get("max_length"), path)
+            tokenizer,
+            _image_spec(image, path),
+            max_length=_positive(text.get("max_length"), path),
+            pad_token=pad_token,
+            absent_token=absent_token,
         )
 
 
-def build_preprocessor(tokenizer: Tokenizer, image: ImageSpec, *, max_length: int) -> Preprocessor:
+def build_preprocessor(
+    tokenizer: Tokenizer,
+    image: ImageSpec,
+    *,
+    max_length: int,
+    pad_token: str = PAD,
+    absent_token: str = CLS,
+) -> Preprocessor:
     """Assemble a preprocessor; sets the tokenizer's truncation and turns its own padding off."""
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
     tokenizer.encode_special_tokens = True
-    return Preprocessor(image, tokenizer, max_length)
+    return Preprocessor(image, tokenizer, max_length, pad_token, absent_token)
 
 
 def fitting_length(tokenizer: Tokenizer, texts: Iterable[str], *, most: int) -> int:
@@ -242,6 +269,20 @@ def load_tokenizer(path: Path) -> Tokenizer:
         ArtifactError: The file is missing or malformed.
         ConfigError: It lacks one of [PAD], [UNK], [CLS] and [SEP].
     """
+    return read_tokenizer(path, (PAD, UNKNOWN, CLS, SEP))
+
+
+def read_tokenizer(path: Path, tokens: Iterable[str] = ()) -> Tokenizer:
+    """Read a tokenizer.json of any kind, or the one in a folder.
+
+    Args:
+        path: The file or its folder.
+        tokens: Those that it must have.
+
+    Raises:
+        ArtifactError: The file is missing or malformed.
+        ConfigError: It lacks one of the tokens.
+    """
     file = path / TOKENIZER_NAME if path.is_dir() else path
     if not file.is_file():
         raise ArtifactError("no such tokenizer file", where=file)
@@ -249,7 +290,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the Rust library raises Exception itself
         raise ArtifactError(f"is not a tokenizer ({error})", where=file) from error
-    for token in (PAD, UNKNOWN, CLS, SEP):
+    for token in tokens:
         if tokenizer.token_to_id(token) is None:
             raise ConfigError(
                 f"tokenizer has no {token}",
@@ -261,5 +302,5 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 def _token_id(tokenizer: Tokenizer, token: str) -> int:
     identifier = tokenizer.token_to_id(token)
-    assert identifier is not None  # load_tokenizer and train_tokenizer guarantee it
+    assert identifier is not None  # whoever made the tokenizer has looked
     return identifier

@@ -28,8 +28,26 @@ class LabelObjective:
 
     def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
         """Return the loss as the term "labels"."""
-        view = draw_view(self.modality_dropout)
-        logits = model(batch, (view,)).logits[view]
+        return self.drawn()(model, batch)
+
+    def drawn(self) -> "LabelsOfView":
+        """Draw the view that all rows of a step are shown."""
+        return LabelsOfView(draw_view(self.modality_dropout))
+
+
+@dataclass(frozen=True, slots=True)
+class LabelsOfView:
+    """Cross-entropy with the labels on one view.
+
+    Attributes:
+        view: What is shown.
+    """
+
+    view: View
+
+    def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
+        """Return the loss as the term "labels"."""
+        logits = model(batch, (self.view,)).logits[self.view]
         return StepLoss({LABELS_TERM: label_loss(logits, batch.labels)}, {})
 
 

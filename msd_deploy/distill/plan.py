@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from msd_deploy.artifacts import sha256_of_json
+from msd_deploy.config import Precision
 
 _STEPS = 750
 # A teacher learns from labels alone; a student, told what the teacher thinks of each example,
@@ -33,6 +34,8 @@ class TrainingPlan:
         steps: Steps in all instead of whole epochs.
         keep_best: Whether the model ends with the weights of its best epoch on validation.
         patience: Epochs without a better validation metric after which it stops.
+        parts: How many parts a step's rows are computed in, one after the other.
+        precision: bf16 multiplies matrices in bfloat16; weights and losses stay float32.
     """
 
     phase: Phase
@@ -48,6 +51,8 @@ class TrainingPlan:
     steps: int | None = None
     keep_best: bool = False
     patience: int | None = None
+    parts: int = 1
+    precision: Precision = "fp32"
 
 
 def default_epochs(phase: Phase, rows: int, batch_size: int, steps_per_epoch: int) -> int:

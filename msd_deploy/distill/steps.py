@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from msd_deploy.data.batch import Batch
 from msd_deploy.distill.weighting import ExampleWeights
-from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.views import View
 
 
@@ -36,14 +36,15 @@ class ViewOutputs(nn.Module):
         projection: Maps its features to the teacher's width; trained with it and then left.
     """
 
-    def __init__(self, model: FusionForClassification, projection: nn.Linear | None = None) -> None:
+    def __init__(self, model: ViewClassifier, projection: nn.Linear | None = None) -> None:
         super().__init__()
         self.model, self.projection = model, projection
 
     def forward(self, batch: Batch, views: tuple[View, ...]) -> ModelOutputs:
         """Answer for each view; every picture is encoded once."""
         features = self.model.features_by_view(batch, views)
-        logits = {view: self.model.classifier(values) for view, values in features.items()}
+        # Losses are taken in float32, also where matrices were multiplied in bfloat16.
+        logits = {view: self.model.classifier(values).float() for view, values in features.items()}
         hint = None if self.projection is None else self.projection(features[views[0]])
         return ModelOutputs(logits, features, hint)
 
@@ -66,6 +67,15 @@ class Objective(Protocol):
 
     def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
         """Return the loss of a batch."""
+        ...
+
+
+@runtime_checkable
+class DrawingObjective(Protocol):
+    """An objective that draws something for a whole step, whatever parts it is computed in."""
+
+    def drawn(self) -> "Objective":
+        """Return the objective of one step, its draws made."""
         ...
 
 

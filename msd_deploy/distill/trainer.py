@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from msd_deploy.artifacts import new_file
@@ -24,13 +24,21 @@ from msd_deploy.data.batch import Batch, BatchDataset, ImageGroupSampler
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
 from msd_deploy.distill.history import History
+from msd_deploy.distill.parts import parts_of
 from msd_deploy.distill.plan import TrainingPlan, learning_rate_at
-from msd_deploy.distill.steps import Hooks, Objective, StepLoss, StepReport, ViewOutputs
+from msd_deploy.distill.steps import (
+    DrawingObjective,
+    Hooks,
+    Objective,
+    StepLoss,
+    StepReport,
+    ViewOutputs,
+)
 from msd_deploy.distill.tracking import Tracker, close_trackers, start_tracker, track
 from msd_deploy.distill.weighting import weights_line
 from msd_deploy.errors import MsdError, StoppedError
 from msd_deploy.evaluation import metric_name, metric_of_logits, predict_views
-from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.views import View
 
 _BETAS = (0.9, 0.98)
@@ -57,7 +65,7 @@ class TrainingJob:
         tracker: Is shown the history's lines.
     """
 
-    model: FusionForClassification
+    model: ViewClassifier
     objective: Objective
     data: PreparedData
     plan: TrainingPlan
@@ -177,18 +185,40 @@ class _Training:
         rate = learning_rate_at(self.progress.step, self.steps, self.plan)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        answer = self.job.objective(self.views, batch)
-        loss = torch.stack(list(answer.terms.values())).sum()
+        self.optimizer.zero_grad()
+        answer = self._backward(batch)
+        self.accelerator.clip_grad_norm_(self.views.parameters(), _GRADIENT_NORM)
+        self.optimizer.step()
+        return answer
+
+    def _backward(self, batch: Batch) -> StepLoss:
+        """Add up the gradients of a batch's parts, each by its share of the rows."""
+        objective = self.job.objective
+        if isinstance(objective, DrawingObjective):
+            objective = objective.drawn()
+        terms: dict[str, Tensor] = {}
+        answer = StepLoss(terms, {})
+        for part in parts_of(batch, self.plan.parts):
+            with self._precision():
+                answer = objective(self.views, part)
+            share = len(part) / len(batch)
+            for name, term in answer.terms.items():
+                terms[name] = terms.get(name, 0.0) + share * term.detach()
+            loss = torch.stack(list(answer.terms.values())).sum()
+            self._check_finite(loss)
+            self.accelerator.backward(share * loss)
+        return StepLoss(terms, answer.weights)
+
+    def _precision(self) -> torch.autocast:
+        device, is_lower = self.accelerator.device.type, self.plan.precision == "bf16"
+        return torch.autocast(device, torch.bfloat16, enabled=is_lower)
+
+    def _check_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             raise MsdError(
                 f"the {self.plan.phase}'s loss is {loss.item()} at step {self.progress.step + 1}",
                 fix=f"Lower {self.plan.phase} learning rate (now {self.plan.learning_rate:g})",
             )
-        self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.views.parameters(), _GRADIENT_NORM)
-        self.optimizer.step()
-        return answer
 
     def _report(self, loss: StepLoss, examples_per_second: float) -> None:
         progress, plan = self.progress, self.plan

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from msd_deploy.artifacts import (
     SCHEMA_VERSION,
     new_folder,
+    read_json,
     read_manifest,
     read_versioned_json,
     sha256_of_json,
@@ -24,15 +26,22 @@ from msd_deploy.artifacts import (
 )
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.errors import ArtifactError
+from msd_deploy.models.classifier import ViewClassifier
+from msd_deploy.models.families import FamilyForClassification
+from msd_deploy.models.family_config import FAMILIES, FamilyConfig
 from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.fusion_config import FusionConfig
 from msd_deploy.problem import Problem
 
 LABELS_NAME = "labels.json"
+_CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+
+Model = TypeVar("Model", bound=ViewClassifier, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedModel:
+class LoadedModel(Generic[Model]):
     """A model with all that it needs to be used.
 
     Attributes:
@@ -44,7 +53,7 @@ class LoadedModel:
         folder: Where it was read.
     """
 
-    model: FusionForClassification
+    model: Model
     preprocessor: Preprocessor
     labels: tuple[str, ...]
     problem: Problem
@@ -54,7 +63,7 @@ class LoadedModel:
 
 def save_model(
     folder: Path,
-    model: FusionForClassification,
+    model: ViewClassifier,
     preprocessor: Preprocessor,
     *,
     labels: tuple[str, ...],
@@ -72,7 +81,7 @@ def save_model(
         facts: Further JSON values for the manifest.
     """
     with new_folder(folder) as building:
-        with _quiet_transformers():
+        with quiet_transformers():
             model.save_pretrained(building)
         preprocessor.save(building)
         write_json(building / LABELS_NAME, labels_as_json(labels, problem))
@@ -106,20 +115,59 @@ def read_labels(folder: Path) -> tuple[tuple[str, ...], Problem]:
     return tuple(labels), problem
 
 
-def load_model(folder: Path) -> LoadedModel:
-    """Load a model folder, its files verified against their digests.
+def load_model(folder: Path) -> LoadedModel[FusionForClassification]:
+    """Load the folder of a student, or of a teacher of its kind; see `load_classifier`.
 
     Raises:
-        ArtifactError: The folder is missing, incomplete, altered, or holds another kind of model.
+        ArtifactError: As there, or it holds a teacher of another family.
     """
+    if (family := family_of(folder)) is not None:
+        raise ArtifactError(
+            f"is a {family} teacher, which is distilled and not exported",
+            where=folder,
+            fix="Name a student, or a run of `msd distill`",
+        )
+    return _load(folder, FusionForClassification)
+
+
+def load_classifier(folder: Path) -> LoadedModel[ViewClassifier]:
+    """Load a model folder of any kind, its files verified against their digests.
+
+    Raises:
+        ArtifactError: The folder is missing, incomplete or altered.
+    """
+    kind = FusionForClassification if family_of(folder) is None else FamilyForClassification
+    return _load(folder, kind)
+
+
+def family_of(folder: Path) -> str | None:
+    """Return the name of a model folder's family, or None if it is a student's kind, or no model.
+
+    Raises:
+        ArtifactError: Its config.json is malformed, or asks for a kind that is unknown.
+    """
+    path = folder / _CONFIG_NAME
+    stated = read_json(path) if path.is_file() else {}
+    kind = stated.get("model_type", FusionConfig.model_type)
+    if kind == FusionConfig.model_type:
+        return None
+    if kind != FamilyConfig.model_type or stated.get("family") not in FAMILIES:
+        unknown = stated.get("family") if kind == FamilyConfig.model_type else kind
+        raise ArtifactError(f"holds an unknown kind of model ({unknown!r})", where=path)
+    return FAMILIES[str(stated["family"])]
+
+
+def _load(folder: Path, kind: type[Model]) -> LoadedModel[Model]:
     if not folder.is_dir():
         raise ArtifactError("no such model folder", where=folder)
     manifest = read_manifest(folder, "model")
     labels, problem = read_labels(folder)
     preprocessor = Preprocessor.load(folder)
     try:
-        with _quiet_transformers():
-            model = FusionForClassification.from_pretrained(folder, dtype=torch.float32)
+        with quiet_transformers():
+            model = kind.from_pretrained(
+                folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+            )
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ArtifactError(f"model cannot be loaded ({reason})", where=folder) from error
@@ -144,7 +192,7 @@ def _own_memory(model: torch.nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keep transformers' progress bars and advice off the terminal for a while."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()

@@ -15,11 +15,11 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
-    PreTrainedModel,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from msd_deploy.data.batch import Batch
+from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.fusion_config import FusionConfig
 from msd_deploy.models.vision import build_vision_encoder, token_shape
 from msd_deploy.views import View
@@ -99,7 +99,7 @@ class FusionLayer(nn.Module):
         return states.view(-1, mask.shape[-1], states.shape[-1])[:, 0]
 
 
-class FusionForClassification(PreTrainedModel):
+class FusionForClassification(ViewClassifier):
     """A vision-and-language classifier; see the module's docstring."""
 
     config_class = FusionConfig
@@ -223,11 +223,6 @@ class FusionForClassification(PreTrainedModel):
         logits = self.classifier(features)
         loss = None if labels is None else _label_loss(logits, labels)
         return SequenceClassifierOutput(loss=cast(torch.FloatTensor | None, loss), logits=logits)
-
-    def logits_by_view(self, batch: Batch, views: Iterable[View]) -> dict[View, Tensor]:
-        """Return the logits [batch, classes] of each view; see `features_by_view`."""
-        features = self.features_by_view(batch, views)
-        return {view: self.classifier(values) for view, values in features.items()}
 
     def features_by_view(self, batch: Batch, views: Iterable[View]) -> dict[View, Tensor]:
         """Return what the classifier reads [batch, hidden_size] of each view.

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.errors import ArtifactError
-from msd_deploy.models.folders import load_model
-from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.classifier import ViewClassifier
+from msd_deploy.models.folders import load_classifier
+from msd_deploy.models.hub import checkpoint_folder
 from msd_deploy.problem import Problem
 
 
@@ -22,26 +23,30 @@ class Teacher:
         preprocessor: Makes its inputs; may differ from the student's.
         digest: SHA-256 of what it is.
         class_order: int64 [classes], the position of each of the task's classes in its logits.
+        folder: Where it was read.
     """
 
-    model: FusionForClassification
+    model: ViewClassifier
     preprocessor: Preprocessor
     digest: str
     class_order: NDArray[np.int64]
+    folder: Path
 
 
-def load_teacher(folder: Path, *, labels: tuple[str, ...], problem: Problem) -> Teacher:
+def load_teacher(stated: Path, *, labels: tuple[str, ...], problem: Problem) -> Teacher:
     """Load a teacher for a task.
 
     Args:
-        folder: A model folder, for example a run's `teacher`.
+        stated: A model folder, for example a run's `teacher` or what `msd teacher` wrote, or the
+            name on the hub of such a folder.
         labels: The task's classes.
         problem: The task's kind.
 
     Raises:
         ArtifactError: The folder cannot be loaded, or the teacher answers another question.
     """
-    loaded = load_model(folder)
+    folder = checkpoint_folder(stated.as_posix())
+    loaded = load_classifier(folder)
     if loaded.problem != problem:
         raise ArtifactError(f"is a {loaded.problem} teacher, the data is {problem}", where=folder)
     if set(loaded.labels) != set(labels):
@@ -54,4 +59,4 @@ def load_teacher(folder: Path, *, labels: tuple[str, ...], problem: Problem) -> 
             fix="Use the data that it was trained on, or name its classes with --labels",
         )
     order = np.array([loaded.labels.index(label) for label in labels], np.int64)
-    return Teacher(loaded.model, loaded.preprocessor, loaded.digest, order)
+    return Teacher(loaded.model, loaded.preprocessor, loaded.digest, order, folder)

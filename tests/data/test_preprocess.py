@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.preprocess import (
@@ -110,8 +111,6 @@ def test_a_malformed_specification_is_refused(
 
 
 def test_a_tokenizer_without_cls_is_refused(tmp_path: Path) -> None:
-    from tokenizers import Tokenizer, models
-
     path = tmp_path / "tokenizer.json"
     Tokenizer(models.WordPiece({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]")).save(str(path))
     with pytest.raises(ConfigError, match=r"has no \[CLS\]"):
@@ -122,3 +121,46 @@ def test_training_a_tokenizer_twice_gives_the_same(preprocessor: Preprocessor) -
     again = train_tokenizer(TEXTS, vocabulary_size=200)
     built = build_preprocessor(again, ImageSpec((32, 24), "crop"), max_length=8)
     assert built.digest() == preprocessor.digest()
+
+
+def byte_pairs() -> Tokenizer:
+    """A tokenizer as CLIP has one: <s> text </s>, padded with </s>."""
+    tokenizer = Tokenizer(models.BPE(unk_token="</s>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0))
+    return tokenizer
+
+
+def test_any_tokenizer_keeps_its_own_special_tokens(tmp_path: Path) -> None:
+    built = build_preprocessor(
+        byte_pairs(), ImageSpec((32, 32)), max_length=8, pad_token="</s>", absent_token="<s>"
+    )
+    built.save(tmp_path)
+    loaded = Preprocessor.load(tmp_path)
+    assert loaded.digest() == built.digest()
+    ids, mask = loaded.tokens(["red", ""])
+    assert ids[0, 0] == 0
+    assert ids[0, int(mask[0].sum()) - 1] == 1
+    assert ids[1].tolist() == [0] + [1] * 7
+    assert mask[1].tolist() == [1] + [0] * 7
+
+
+def test_only_a_tokenizer_of_its_own_kind_raises_the_schema_version(
+    preprocessor: Preprocessor,
+) -> None:
+    other = build_preprocessor(
+        byte_pairs(), ImageSpec((32, 32)), max_length=8, pad_token="</s>", absent_token="<s>"
+    )
+    assert preprocessor.as_json()["schema_version"] == 1
+    assert other.as_json()["schema_version"] == 2
+    # Of 0.1.0: runs and caches made with it stay valid.
+    assert (
+        preprocessor.digest() == "fddbd5ba395ff2364ed27f5a7276b55747e4c4f68597a60c867ac47b631b32c8"
+    )

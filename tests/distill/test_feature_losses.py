@@ -280,7 +280,7 @@ def test_features_are_cached_when_asked_for_and_verified(
 ) -> None:
     data, preprocessor = memes
     few = replace(data, splits={name: split.head(30) for name, split in data.splits.items()})
-    teacher = Teacher(tiny_model, preprocessor, "digest", np.array([1, 0]))
+    teacher = Teacher(tiny_model, preprocessor, "digest", np.array([1, 0]), tmp_path)
     folder = tmp_path / "teacher_predictions"
     assert cache_predictions(teacher, few, folder).features is None
     cached = cache_predictions(teacher, few, folder, with_features=True).features

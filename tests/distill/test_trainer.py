@@ -234,15 +234,14 @@ def test_a_diverging_loss_is_an_error_that_names_the_learning_rate(
     memes: tuple[PreparedData, Preprocessor],
     tmp_path: Path,
 ) -> None:
-    class Diverging(LabelObjective):
-        def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
-            answer = LabelObjective.__call__(self, model, batch)
-            return StepLoss({name: term / 0.0 for name, term in answer.terms.items()}, {})
+    def diverging(model: ViewOutputs, batch: Batch) -> StepLoss:
+        answer = LabelObjective(0.0)(model, batch)
+        return StepLoss({name: term / 0.0 for name, term in answer.terms.items()}, {})
 
     plan = TrainingPlan("student", 1, 32, 0.25, 0.0, 0.1, 0, 1, 1e9, "")
     job = TrainingJob(
         tiny_model,
-        Diverging(0.0),
+        diverging,
         memes[0],
         plan,
         checkpoints=tmp_path / "checkpoints",

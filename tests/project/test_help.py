@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOTS = [ROOT / name for name in (".", "cli", "export", "mobile_bench")]
-COMMANDS = ("distill", "export", "bench", "report", "evaluate", "predict", "doctor")
+COMMANDS = ("distill", "teacher", "export", "bench", "report", "evaluate", "predict", "doctor")
 HEAVY = (
     "accelerate",
     "coremltools",

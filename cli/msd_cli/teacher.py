@@ -1,0 +1,169 @@
+"""`msd teacher`: a published checkpoint becomes a teacher."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
+from msd_cli.options import (
+    DATA_PANEL,
+    DataOption,
+    JsonOption,
+    LabelsOption,
+    OverwriteOption,
+    StrictOption,
+    option,
+    split_labels,
+)
+from msd_deploy.teaching_config import TeachingConfig
+
+_TRAINING, _MEMORY = "Training", "Memory"
+_DEFAULTS = TeachingConfig().finetune
+
+
+def teacher(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the teacher.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH|HUB_ID",
+            help="Checkpoint of CLIP, SigLIP, ViLT or VisualBERT: a folder, or a name on the hub.",
+            show_default="none; needed unless --resume",
+        ),
+    ] = None,
+    vision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH|HUB_ID",
+            help="Vision backbone whose grid features VisualBERT is shown, such as a ResNet.",
+            show_default="none; VisualBERT needs one",
+        ),
+    ] = None,
+    data: DataOption = None,
+    examples: Annotated[
+        int | None,
+        option(DATA_PANEL, "Training examples of a generated task.", "the task's own number"),
+    ] = None,
+    labels: LabelsOption = None,
+    tokenizer: Annotated[
+        Path | None,
+        option(DATA_PANEL, "A tokenizer.json, or its folder.", "the checkpoint's own"),
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        option(
+            DATA_PANEL,
+            "Most tokens of a text; a longer one is cut.",
+            "the longest training text's, as far as the model reads",
+        ),
+    ] = None,
+    strict: StrictOption = False,
+    epochs: Annotated[
+        int | None, option(_TRAINING, "Passes over the training split.", _DEFAULTS.epochs)
+    ] = None,
+    batch_size: Annotated[
+        int | None, option(_TRAINING, "Rows a step.", _DEFAULTS.batch_size)
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        option(
+            _MEMORY,
+            "Parts of a step's rows, computed one after the other to save memory; the step is the"
+            " same.",
+            _DEFAULTS.accumulate,
+        ),
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16"] | None,
+        option(
+            _TRAINING,
+            "bf16 multiplies matrices in bfloat16; weights and losses stay float32.",
+            _DEFAULTS.precision,
+        ),
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option(
+            "--grad-checkpointing",
+            help="Compute activations twice instead of keeping them: slower, with less memory.",
+            rich_help_panel=_MEMORY,
+        ),
+    ] = False,
+    learning_rate: Annotated[
+        float | None, option(_TRAINING, "Peak of the schedule.", _DEFAULTS.learning_rate)
+    ] = None,
+    modality_dropout: Annotated[
+        float | None,
+        option(
+            _TRAINING,
+            "Share of steps on one modality alone, half of them each.",
+            _DEFAULTS.modality_dropout,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the head, order and dropout.", show_default="0")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted one, with its settings.")
+    ] = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fine-tune a published checkpoint on the labels, as a teacher for msd distill.
+
+    It learns to answer for both modalities and for each alone. The folder that
+    is written holds all that the teacher needs, and loads elsewhere, offline.
+    Ctrl-C leaves a fine-tuning that --resume continues.
+
+    Examples:
+        msd teacher --model openai/clip-vit-base-patch32 --data memes.jsonl --out teachers/clip
+        msd teacher --resume --out teachers/clip
+        msd distill --data memes.jsonl --teacher teachers/clip --out runs/memes
+    """
+    from msd_cli.run_settings import teaching_settings
+    from msd_deploy.distill.steps import Hooks
+    from msd_deploy.pipeline import RunHooks
+    from msd_deploy.teaching import fine_tune_teacher
+
+    options = {
+        "data.spec": data,
+        "data.examples": examples,
+        "data.labels": split_labels(labels),
+        "data.tokenizer": tokenizer,
+        "data.max_length": max_length,
+        "data.strict": strict or None,
+        "finetune.model": model,
+        "finetune.vision": vision,
+        "finetune.epochs": epochs,
+        "finetune.batch_size": batch_size,
+        "finetune.accumulate": accumulate,
+        "finetune.precision": precision,
+        "finetune.gradient_checkpointing": gradient_checkpointing or None,
+        "finetune.learning_rate": learning_rate,
+        "finetune.modality_dropout": modality_dropout,
+        "seed": seed,
+    }
+    settings = teaching_settings(options, out=out, resume=resume)
+    display = ProgressDisplay(stopped_fix="Continue with --resume, if training had begun")
+    with display.running():
+        hooks = RunHooks(display.stages(), Hooks(display.on_step, display.should_stop))
+        result = fine_tune_teacher(settings, out, resume=resume, overwrite=overwrite, hooks=hooks)
+    if as_json:
+        print_json({"teacher": str(out), **result})
+        return
+    _print_result(result)
+    say(f"Wrote {out}. Next: msd distill --teacher {out} --data {settings.data.spec}")
+
+
+def _print_result(result: dict[str, object]) -> None:
+    from msd_deploy.report.words import score_text
+
+    title = f"{result['family']} teacher: {result['metric']} (95 % interval)"
+    table = new_table(title, "view", "validation", "test")
+    validation, test = result["validation"], result["test"]
+    assert isinstance(validation, dict)
+    assert isinstance(test, dict)
+    for view, score in validation.items():
+        table.add_row(view, score_text(score), score_text(test[view]))
+    result_console().print(table)

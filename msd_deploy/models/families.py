@@ -1,0 +1,112 @@
+"""FamilyForClassification: a teacher around a transformers checkpoint of a known family.
+
+No code of a checkpoint is ever run: the families' own classes of transformers are built from the
+configuration. Images are normalised inside: pixels are 0..255 everywhere.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from msd_deploy.data.batch import Batch
+from msd_deploy.errors import ConfigError
+from msd_deploy.models.classifier import ViewClassifier
+from msd_deploy.models.family_config import FAMILIES, FamilyConfig
+from msd_deploy.models.streams import Stream, ViltParts, VisualBertParts
+from msd_deploy.models.towers import ClipParts, SiglipParts, Towers
+from msd_deploy.models.vision import TransformersBackbone
+from msd_deploy.views import View
+
+
+class FamilyForClassification(ViewClassifier):
+    """A vision-and-language classifier on a pretrained model; see the module's docstring."""
+
+    config_class = FamilyConfig
+    base_model_prefix = "encoder"
+    main_input_name = "pixel_values"
+    config: FamilyConfig
+    image_mean: Tensor
+    image_std: Tensor
+
+    def __init__(self, config: FamilyConfig) -> None:
+        super().__init__(config)
+        self.encoder = _build_encoder(config)
+        assert config.id2label is not None  # PreTrainedConfig fills it
+        self.classifier = nn.Linear(self.encoder.width, len(config.id2label))
+        self.register_buffer("image_mean", torch.tensor(config.image_mean).view(1, 3, 1, 1))
+        self.register_buffer("image_std", torch.tensor(config.image_std).view(1, 3, 1, 1))
+        self.post_init()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Leave modules as they were made; the checkpoint's weights come after."""
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The family's own model, which a checkpoint fills."""
+        return self.encoder.parts.model
+
+    @property
+    def vision(self) -> nn.Module | None:
+        """The backbone of grid features; None where the family has its own eyes."""
+        parts = self.encoder.parts
+        return parts.vision.backbone if isinstance(parts, VisualBertParts) else None
+
+    def checkpoint_activations(self) -> None:
+        """Compute activations again for the gradient, in training, instead of keeping them."""
+        for module in (self.backbone, self.vision):
+            if isinstance(module, PreTrainedModel) and module.supports_gradient_checkpointing:
+                # The other kind needs an input with a gradient, which pixels and words have not.
+                # Newer releases of transformers warn of the older name.
+                new = getattr(module, "activation_checkpointing_enable", None)
+                (new or module.gradient_checkpointing_enable)({"use_reentrant": False})
+
+    def features_by_view(self, batch: Batch, views: Iterable[View]) -> dict[View, Tensor]:
+        """Return features [batch, width] of each view; see `ViewClassifier`."""
+        wanted = tuple(views)
+        pixels = None
+        if any(view.has_image for view in wanted):
+            values = batch.pixel_values.to(self.image_mean.dtype)
+            pixels = (values - self.image_mean) / self.image_std
+        return self.encoder.features_by_view(batch, pixels, wanted)
+
+
+def _build_encoder(config: FamilyConfig) -> Towers | Stream:
+    backbone = build_backbone(config.backbone)
+    match config.family:
+        case "clip":
+            return Towers(config, ClipParts(backbone))
+        case "siglip":
+            return Towers(config, SiglipParts(backbone, padding=config.text_padding))
+        case "vilt":
+            return Stream(config, ViltParts(backbone), width=int(backbone.config.hidden_size))
+        case "visual_bert" if config.vision is not None:
+            height, width = config.image_size
+            parts = VisualBertParts(
+                backbone, TransformersBackbone(config.vision), image_size=(height, width)
+            )
+            return Stream(config, parts, width=int(backbone.config.hidden_size))
+    raise ConfigError(
+        f"unknown family {config.family!r}", fix=f"Known are {', '.join(FAMILIES.values())}"
+    )
+
+
+def build_backbone(stated: Mapping[str, object]) -> PreTrainedModel:
+    """Build a transformers model with random weights from its configuration.
+
+    Raises:
+        ConfigError: transformers cannot make it.
+    """
+    settings: dict[str, Any] = dict(stated)
+    try:
+        model = AutoModel.from_config(AutoConfig.for_model(**settings), trust_remote_code=False)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"no transformers model can be made: {error}") from error
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+AutoConfig.register(FamilyConfig.model_type, FamilyConfig, exist_ok=True)
+AutoModel.register(FamilyConfig, FamilyForClassification, exist_ok=True)

@@ -1,0 +1,173 @@
+"""One stream over the tokens of text and picture: ViLT, and VisualBERT with grid features.
+
+A withheld modality's tokens are absent: dropped where a view has none of them, masked in the rows
+that lack a picture (the same features to rounding).
+"""
+
+from collections.abc import Iterable
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, ViltModel, VisualBertModel
+
+from msd_deploy.data.batch import Batch
+from msd_deploy.models.family_config import FamilyConfig
+from msd_deploy.models.fusion import MASKED_SCORE
+from msd_deploy.models.vision import TransformersBackbone, token_shape
+from msd_deploy.views import View
+
+_TEXT_TYPE, _IMAGE_TYPE = 0, 1
+
+
+class StreamParts(Protocol):
+    """What is a family's own in a stream."""
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Return tokens [images, tokens, width] of normalised pixels [images, 3, h, w]."""
+        ...
+
+    def fuse(
+        self, input_ids: Tensor, attention_mask: Tensor, image: Tensor | None, present: Tensor
+    ) -> Tensor:
+        """Return the pooled [CLS], [batch, width].
+
+        Args:
+            input_ids: int64 [batch, length], [CLS] first.
+            attention_mask: int64 [batch, length].
+            image: Tokens of each row's picture, [batch, tokens, width]; None if no row shows one.
+            present: bool [batch], which rows have a picture.
+        """
+        ...
+
+
+class ViltParts(nn.Module):
+    """ViLT: patches of pixels straight into the stream.
+
+    Its own forward shuffles the patches from torch's global generator and interpolates positions
+    per picture, for pictures of many sizes; ours all have the size that it was configured for.
+
+    Args:
+        backbone: The checkpoint's model.
+    """
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        super().__init__()
+        assert isinstance(backbone, ViltModel)
+        self.model = backbone
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Return patches with their places; see `StreamParts`."""
+        embeddings = self.model.embeddings
+        patches = embeddings.patch_embeddings(pixels).flatten(2).transpose(1, 2)
+        start = embeddings.cls_token.expand(len(patches), -1, -1)
+        placed = torch.cat([start, patches], dim=1) + embeddings.position_embeddings
+        kind = embeddings.token_type_embeddings.weight[_IMAGE_TYPE]
+        return cast(Tensor, embeddings.dropout(placed) + kind)
+
+    def fuse(
+        self, input_ids: Tensor, attention_mask: Tensor, image: Tensor | None, present: Tensor
+    ) -> Tensor:
+        """Return the pooled [CLS]; see `StreamParts`."""
+        embeddings = self.model.embeddings
+        states = embeddings.text_embeddings(input_ids=input_ids)
+        states = states + embeddings.token_type_embeddings.weight[_TEXT_TYPE]
+        seen = attention_mask.to(states.dtype)
+        if image is not None:
+            states = torch.cat([states, image.to(states.dtype)], dim=1)
+            seen = torch.cat([seen, tokens_of(present, image).to(seen.dtype)], dim=1)
+        mask = ((1.0 - seen) * MASKED_SCORE)[:, None, None, :]
+        states = self.model.encoder(states, attention_mask=mask)[0]
+        assert self.model.pooler is not None  # AutoModel builds it
+        return cast(Tensor, self.model.pooler(self.model.layernorm(states)))
+
+
+class VisualBertParts(nn.Module):
+    """VisualBERT, shown the last feature map of a vision backbone instead of detected objects.
+
+    Args:
+        backbone: The checkpoint's model.
+        vision: The vision backbone.
+        image_size: Height and width in pixels.
+    """
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        vision: TransformersBackbone,
+        *,
+        image_size: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        assert isinstance(backbone, VisualBertModel)
+        self.model = backbone
+        self.vision = vision
+        tokens, width = token_shape(vision, image_size)
+        visual_width = int(backbone.config.visual_embedding_dim)
+        self.projection = nn.Linear(width, visual_width)
+        # VisualBERT places no object; a grid without places would be a heap of patches.
+        self.places = nn.Parameter(torch.zeros(tokens, visual_width))
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Return projected grid features with their places; see `StreamParts`."""
+        return cast(Tensor, self.projection(self.vision(pixels)) + self.places)
+
+    def fuse(
+        self, input_ids: Tensor, attention_mask: Tensor, image: Tensor | None, present: Tensor
+    ) -> Tensor:
+        """Return the pooled [CLS]; see `StreamParts`."""
+        answer = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            visual_embeds=image,
+            visual_attention_mask=None
+            if image is None
+            else tokens_of(present, image).to(attention_mask.dtype),
+        )
+        return cast(Tensor, answer.pooler_output)
+
+
+def tokens_of(present: Tensor, image: Tensor) -> Tensor:
+    """Return which image tokens are there, [batch, tokens], from which rows have a picture."""
+    return present[:, None].expand(-1, image.shape[1])
+
+
+class Stream(nn.Module):
+    """A checkpoint's single stream, asked for each view.
+
+    Args:
+        config: The family's.
+        parts: What is the family's own.
+        width: Of the pooled [CLS].
+    """
+
+    def __init__(
+        self, config: FamilyConfig, parts: ViltParts | VisualBertParts, *, width: int
+    ) -> None:
+        super().__init__()
+        self.parts = parts
+        self.width = width
+        self.dropout = nn.Dropout(config.dropout)
+
+    def features_by_view(
+        self, batch: Batch, pixels: Tensor | None, views: Iterable[View]
+    ) -> dict[View, Tensor]:
+        """Return features [batch, width] of each view; see `Towers.features_by_view`."""
+        image = None if pixels is None else self.parts.encode_image(pixels)
+        return {view: self.dropout(self._pooled(batch, image, view)) for view in views}
+
+    def _pooled(self, batch: Batch, image: Tensor | None, view: View) -> Tensor:
+        if view is View.TEXT or image is None:
+            return self.parts.fuse(batch.input_ids, batch.attention_mask, None, batch.image_present)
+        if view is View.IMAGE and bool(batch.image_present.all()):
+            # Once a picture, whatever number of rows share it.
+            start = batch.input_ids[:1, :1].expand(len(image), -1)
+            present = torch.ones_like(start[:, 0], dtype=torch.bool)
+            return self.parts.fuse(start, torch.ones_like(start), image, present)[batch.image_index]
+        length = None if view.has_text else 1
+        return self.parts.fuse(
+            batch.input_ids[:, :length],
+            batch.attention_mask[:, :length],
+            image[batch.image_index],
+            batch.image_present,
+        )

@@ -1,0 +1,161 @@
+"""Two towers, for pictures and for texts, and the head that fuses what they say: CLIP, SigLIP."""
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPModel, PreTrainedModel, SiglipModel
+
+from msd_deploy.data.batch import Batch
+from msd_deploy.models.family_config import FamilyConfig
+from msd_deploy.views import View
+
+
+class ClipParts(nn.Module):
+    """CLIP's towers with their projections.
+
+    Args:
+        backbone: The checkpoint's model.
+    """
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        super().__init__()
+        assert isinstance(backbone, CLIPModel)
+        self.model = backbone
+        config: Any = backbone.config
+        self.width = int(config.projection_dim)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Return embeddings [images, width] of normalised pixels [images, 3, h, w]."""
+        pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+        return cast(Tensor, self.model.visual_projection(pooled))
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return embeddings [batch, width] of token ids [batch, length]."""
+        pooled = self.model.text_model(
+            input_ids=input_ids, attention_mask=attention_mask
+        ).pooler_output
+        return cast(Tensor, self.model.text_projection(pooled))
+
+
+class SiglipParts(nn.Module):
+    """SigLIP's towers.
+
+    Its texts were always filled up to the longest, without a mask, and the last token, padding or
+    not, is what is read: so do we, or its answers would depend on the other texts of a batch.
+
+    Args:
+        backbone: The checkpoint's model.
+        padding: Identifier of the padding token.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, *, padding: int) -> None:
+        super().__init__()
+        assert isinstance(backbone, SiglipModel)
+        self.model = backbone
+        self.padding = padding
+        config: Any = backbone.config  # its parts are typed as dictionaries
+        self.length = int(config.text_config.max_position_embeddings)
+        self.width = int(config.vision_config.hidden_size)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Return embeddings [images, width]; see `ClipParts`."""
+        answer = self.model.vision_model(pixel_values=pixels)
+        if answer.pooler_output is None:  # configured without its pooling head
+            return cast(Tensor, answer.last_hidden_state.mean(dim=1))
+        return cast(Tensor, answer.pooler_output)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return embeddings [batch, width]; see `ClipParts`."""
+        filled = input_ids.masked_fill(attention_mask == 0, self.padding)
+        missing = self.length - input_ids.shape[1]
+        whole = functional.pad(filled, (0, missing), value=self.padding)
+        return cast(Tensor, self.model.text_model(input_ids=whole).pooler_output)
+
+
+class Towers(nn.Module):
+    """A checkpoint's two towers behind one head.
+
+    Args:
+        config: The family's.
+        parts: The towers.
+    """
+
+    def __init__(self, config: FamilyConfig, parts: ClipParts | SiglipParts) -> None:
+        super().__init__()
+        self.parts = parts
+        self.width = parts.width
+        self.head = FusionHead(self.width, dropout=config.dropout)
+
+    def features_by_view(
+        self, batch: Batch, pixels: Tensor | None, views: Iterable[View]
+    ) -> dict[View, Tensor]:
+        """Return features [batch, width] of each view.
+
+        Args:
+            batch: Its token ids, and which row shows which picture.
+            pixels: Normalised float32 [images, 3, height, width]; None if no view has the image.
+            views: Which views.
+        """
+        wanted = tuple(views)
+        image = text = None
+        if pixels is not None:
+            image = self.parts.encode_image(pixels)[batch.image_index]
+        if any(view.has_text for view in wanted):
+            text = self.parts.encode_text(batch.input_ids, batch.attention_mask)
+        return {
+            view: self.head(
+                image if view.has_image else None,
+                text if view.has_text else None,
+                image_present=batch.image_present,
+                text_present=text_is_present(batch),
+            )
+            for view in wanted
+        }
+
+
+class FusionHead(nn.Module):
+    """Fuses an embedding of the picture and one of the text; learned vectors stand for absent ones.
+
+    Their product is among its inputs, since what only both decide is not in their sum.
+
+    Args:
+        width: Of either embedding, and of the result.
+        dropout: Probability, of the result.
+    """
+
+    def __init__(self, width: int, *, dropout: float) -> None:
+        super().__init__()
+        self.absent_image = nn.Parameter(torch.zeros(width))
+        self.absent_text = nn.Parameter(torch.zeros(width))
+        self.hidden = nn.Linear(3 * width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        image: Tensor | None,
+        text: Tensor | None,
+        *,
+        image_present: Tensor,
+        text_present: Tensor,
+    ) -> Tensor:
+        """Fuse embeddings [batch, width]; None, or a row that is not present, is absent."""
+        seen = _or_absent(image, image_present, self.absent_image)
+        read = _or_absent(text, text_present, self.absent_text)
+        joined = torch.cat([seen, read, seen * read], dim=-1)
+        return cast(Tensor, self.dropout(functional.gelu(self.hidden(joined))))
+
+
+def _or_absent(embedding: Tensor | None, present: Tensor, absent: Tensor) -> Tensor:
+    """Return embeddings scaled to entries of about 1, and `absent` where there is nothing."""
+    if embedding is None:
+        return absent.expand(len(present), -1)
+    scaled = functional.normalize(embedding, dim=-1) * embedding.shape[-1] ** 0.5
+    return torch.where(present[:, None], scaled, absent.to(scaled.dtype))
+
+
+def text_is_present(batch: Batch) -> Tensor:
+    """Return which rows have a text, bool [batch]: an absent one is a single token."""
+    return batch.attention_mask.sum(dim=1) > 1

@@ -1,0 +1,348 @@
+"""From a published checkpoint to a teacher of a task: `fine_tune_teacher`.
+
+The folder that is written is one thing at any time: a fine-tuning that can be resumed
+(training.json, history.jsonl, checkpoints/), or, when it is done, a teacher's model folder.
+"""
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from msd_deploy import __version__
+from msd_deploy.artifacts import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    Json,
+    holds_something,
+    read_manifest,
+    read_versioned_json,
+    remove_left_by_a_kill,
+    sha256_of_file,
+    sha256_of_json,
+    utc_now,
+    write_json,
+)
+from msd_deploy.config import RunConfig, config_as_json, config_of
+from msd_deploy.data.labelled import hide_labels
+from msd_deploy.data.prepared import PreparedData, notes_of, prepare
+from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.sources import kind_of_spec, path_of_spec
+from msd_deploy.distill.history import History
+from msd_deploy.distill.objectives import LabelObjective
+from msd_deploy.distill.plan import TrainingPlan, plan_key
+from msd_deploy.distill.trainer import TrainingJob, train
+from msd_deploy.errors import ArtifactError, ConfigError, DataError
+from msd_deploy.evaluation import metric_name, predict_views, score_views
+from msd_deploy.models.checkpoints import (
+    Checkpoint,
+    build_from_checkpoint,
+    checkpoint_preprocessor,
+    open_checkpoint,
+)
+from msd_deploy.models.families import FamilyForClassification
+from msd_deploy.models.family_config import FAMILIES
+from msd_deploy.models.folders import save_model
+from msd_deploy.pipeline import RunHooks
+from msd_deploy.runs import absolute_data, absolute_folder, first_difference, read_source
+from msd_deploy.teaching_config import TeachingConfig
+
+_TRAINING_NAME, _HISTORY_NAME, _CHECKPOINTS_NAME = "training.json", "history.jsonl", "checkpoints"
+
+
+@dataclass(frozen=True, slots=True)
+class _Teaching:
+    """What the steps of a fine-tuning share."""
+
+    config: TeachingConfig
+    folder: Path
+    checkpoint: Checkpoint
+    checkpoint_digest: str
+    preprocessor: Preprocessor
+    data: PreparedData
+    hooks: RunHooks
+
+
+def fine_tune_teacher(
+    config: TeachingConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    hooks: RunHooks | None = None,
+) -> Json:
+    """Fine-tune a published checkpoint on the labels, and write it as a teacher's model folder.
+
+    Args:
+        config: Everything that decides the result.
+        folder: Where it goes.
+        resume: Continue an interrupted fine-tuning with the same configuration.
+        overwrite: Replace an existing teacher.
+        hooks: Progress and stopping.
+
+    Returns:
+        family, parameters, metric, and per split and view the metric's value.
+
+    Raises:
+        MsdError: Bad input; nothing is written then.
+        StoppedError: Asked to stop; the fine-tuning can be resumed.
+    """
+    config = _absolute(config)
+    _check_output(config, folder, resume=resume, overwrite=overwrite)
+    if resume and is_finished(folder):
+        return _result(folder)
+    teaching = _read(config, folder, hooks or RunHooks())
+    if overwrite and not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    _begin(teaching)
+    model = _train(teaching)
+    _save(teaching, model)
+    remove_left_by_a_kill(folder.parent)
+    return _result(folder)
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a folder is a model folder rather than a fine-tuning under way."""
+    return (folder / MANIFEST_NAME).is_file()
+
+
+def teaching_of(folder: Path) -> TeachingConfig:
+    """Return the configuration of a fine-tuning that was begun, or of a teacher.
+
+    Raises:
+        ArtifactError: The folder is neither.
+    """
+    if is_finished(folder):
+        stated = read_manifest(folder, "model").get("teaching")
+    elif (folder / _TRAINING_NAME).is_file():
+        stated = read_versioned_json(folder / _TRAINING_NAME).get("config")
+    else:
+        raise ArtifactError(
+            "there is no fine-tuning to resume", where=folder, fix="Start it without --resume"
+        )
+    if not isinstance(stated, dict):
+        raise ArtifactError("is no teacher that `msd teacher` wrote", where=folder)
+    return config_of(TeachingConfig, stated)
+
+
+def _absolute(config: TeachingConfig) -> TeachingConfig:
+    """Return a configuration that means the same from any folder."""
+    model, vision = config.finetune.model, config.finetune.vision
+    finetune = replace(
+        config.finetune, model=absolute_folder(model), vision=vision and absolute_folder(vision)
+    )
+    return replace(config, data=absolute_data(config.data), finetune=finetune)
+
+
+def _without_paths(config: TeachingConfig) -> TeachingConfig:
+    """Return what decides a result, not where it lies; a name on the hub or of a task stays."""
+    spec = kind_of_spec(config.data.spec)
+    model, vision = config.finetune.model, config.finetune.vision
+    finetune = replace(config.finetune, model=_name(model), vision=vision and _name(vision))
+    return replace(config, data=replace(config.data, spec=spec, tokenizer=None), finetune=finetune)
+
+
+def _name(stated: str) -> str:
+    """Return a folder's name without where it lies; a name on the hub stays."""
+    return Path(stated).name if Path(stated).is_dir() else stated
+
+
+def _check_output(config: TeachingConfig, folder: Path, *, resume: bool, overwrite: bool) -> None:
+    if not config.finetune.model:
+        raise ConfigError("no checkpoint is named", where="finetune.model", fix="Use --model")
+    if resume:
+        _check_same(config, folder)
+    elif holds_something(folder) and not overwrite:
+        raise ArtifactError(
+            "already exists",
+            where=folder,
+            fix="Use another --out, --resume it, or --overwrite it",
+        )
+    elif holds_something(folder):
+        _check_replaceable(config, folder)
+
+
+def _check_same(config: TeachingConfig, folder: Path) -> None:
+    stated = teaching_of(folder)
+    if is_finished(folder):
+        config = _without_paths(config)
+    before, now = config_as_json(stated), config_as_json(config)
+    if before != now:
+        raise ArtifactError(
+            f"was started with other settings ({first_difference(before, now)})",
+            where=folder,
+            fix="Resume with the same options, or --overwrite it",
+        )
+
+
+def _check_replaceable(config: TeachingConfig, folder: Path) -> None:
+    """Refuse to overwrite what is no teacher, and what is to be read."""
+    if is_finished(folder):
+        read_manifest(folder, "model")
+    elif not (folder / _TRAINING_NAME).is_file():
+        raise ArtifactError(
+            "is no teacher, so it is not overwritten", where=folder, fix="Use another --out"
+        )
+    spec = path_of_spec(config.data.spec)
+    inputs = (spec, config.data.tokenizer, config.finetune.model, config.finetune.vision)
+    for path in (Path(stated) for stated in inputs if stated is not None):
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise ArtifactError(
+                "lies in the folder that would be overwritten",
+                where=path,
+                fix="Copy it elsewhere first, or use another --out",
+            )
+
+
+def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _Teaching:
+    hooks.stages.on_stage(f"Reading {config.data.spec}")
+    checkpoint = open_checkpoint(config.finetune.model, vision=config.finetune.vision)
+    source = read_source(RunConfig(data=config.data))
+    texts = [text for text in source.dataset["train"]["text"] if text]
+    preprocessor = checkpoint_preprocessor(
+        checkpoint, texts, tokenizer=config.data.tokenizer, max_length=config.data.max_length
+    )
+    data = prepare(
+        source,
+        preprocessor,
+        strict=config.data.strict,
+        on_image=lambda done, total: hooks.stages.on_count("pictures", done, total),
+    )
+    data = hide_labels(data, config.data.labelled_share, seed=config.data.seed)
+    for note in notes_of(data):
+        hooks.stages.on_note(note)
+    return _Teaching(config, folder, checkpoint, _digest(checkpoint), preprocessor, data, hooks)
+
+
+def _begin(teaching: _Teaching) -> None:
+    """Write training.json, or check that what it states is still so.
+
+    Raises:
+        DataError: The data set has changed.
+        ArtifactError: The checkpoint or the tokenizer has changed.
+    """
+    path = teaching.folder / _TRAINING_NAME
+    facts = {
+        "dataset_digest": teaching.data.digest,
+        "preprocess_digest": teaching.preprocessor.digest(),
+        "checkpoint_digest": teaching.checkpoint_digest,
+    }
+    if not path.is_file():
+        stated = {"schema_version": SCHEMA_VERSION, "msd_deploy": __version__}
+        config = config_as_json(teaching.config)
+        write_json(path, {**stated, "created_utc": utc_now(), "config": config, **facts})
+        return
+    before = read_versioned_json(path)
+    fix = "Restore it, or start again with --overwrite"
+    if before.get("dataset_digest") != facts["dataset_digest"]:
+        where = teaching.config.data.spec
+        raise DataError("the data set has changed since it was begun", where=where, fix=fix)
+    for name in ("checkpoint", "preprocess"):
+        if before.get(f"{name}_digest") != facts[f"{name}_digest"]:
+            what = "checkpoint" if name == "checkpoint" else "tokenizer"
+            raise ArtifactError(
+                f"the {what} has changed since the fine-tuning was begun",
+                where=teaching.folder,
+                fix=fix,
+            )
+
+
+def _digest(checkpoint: Checkpoint) -> str:
+    """Return the SHA-256 of a checkpoint's configuration and weights."""
+    return sha256_of_json(
+        [
+            {file.name: sha256_of_file(file) for file in sorted(folder.glob(pattern))}
+            for folder in (checkpoint.folder, checkpoint.eyes)
+            for pattern in ("config.json", "preprocessor_config.json", "*.safetensors")
+        ]
+    )
+
+
+def _train(teaching: _Teaching) -> FamilyForClassification:
+    config, data = teaching.config, teaching.data
+    family = FAMILIES[teaching.checkpoint.family]
+    teaching.hooks.stages.on_stage(f"Fine-tuning {family} on the labels")
+    torch.manual_seed(config.seed)
+    model = build_from_checkpoint(
+        teaching.checkpoint,
+        teaching.preprocessor,
+        labels=data.labels,
+        problem=data.problem,
+        dropout=config.finetune.dropout,
+    )
+    if config.finetune.gradient_checkpointing:
+        model.checkpoint_activations()
+    train(
+        TrainingJob(
+            model,
+            LabelObjective(config.finetune.modality_dropout),
+            data,
+            _plan(teaching),
+            checkpoints=teaching.folder / _CHECKPOINTS_NAME,
+            history=History(teaching.folder / _HISTORY_NAME),
+            hooks=teaching.hooks.training,
+            used=data.splits["train"].has_label(),
+        )
+    )
+    return model
+
+
+def _plan(teaching: _Teaching) -> TrainingPlan:
+    settings = teaching.config.finetune
+    return TrainingPlan(
+        phase="teacher",
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_share=settings.warmup_share,
+        seed=teaching.config.seed,
+        log_every=settings.log_every,
+        checkpoint_seconds=settings.checkpoint_seconds,
+        parts=settings.accumulate,
+        precision=settings.precision,
+        key=plan_key(
+            config_as_json(_without_paths(teaching.config)),
+            teaching.data.digest,
+            teaching.preprocessor.digest(),
+            teaching.checkpoint_digest,
+        ),
+    )
+
+
+def _save(teaching: _Teaching, model: FamilyForClassification) -> None:
+    """Measure the teacher, and let its model folder take the place of the fine-tuning."""
+    data = teaching.data
+    teaching.hooks.stages.on_stage("Measuring the teacher")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    result: Json = {
+        "family": FAMILIES[teaching.checkpoint.family],
+        "parameters": parameters,
+        "metric": metric_name(data.problem),
+    }
+    for name in ("validation", "test"):
+        split = data.splits[name]
+        scores = score_views(predict_views(model, split), split.labels, data.problem)
+        result[name] = {view.value: score.as_json() for view, score in scores.items()}
+    save_model(
+        teaching.folder,
+        model,
+        teaching.preprocessor,
+        labels=data.labels,
+        problem=data.problem,
+        facts={
+            "dataset_digest": data.digest,
+            "parameters": parameters,
+            "checkpoint_digest": teaching.checkpoint_digest,
+            "teaching": config_as_json(_without_paths(teaching.config)),
+            "result": result,
+        },
+    )
+
+
+def _result(folder: Path) -> Json:
+    result = read_manifest(folder, "model").get("result")
+    if not isinstance(result, dict):
+        raise ArtifactError("states no result", where=folder / MANIFEST_NAME)
+    return result

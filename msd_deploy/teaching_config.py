@@ -1,0 +1,64 @@
+"""Settings of a teacher's fine-tuning (`msd teacher`). Torch-free, as `config` is."""
+
+from dataclasses import dataclass, field
+
+from msd_deploy.config import DataConfig, Precision, check_range
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuneConfig:
+    """What is fine-tuned, and how."""
+
+    model: str = ""
+    """Checkpoint: a folder, or a name on the Hugging Face hub."""
+    vision: str | None = None
+    """Vision backbone of VisualBERT: a folder, or a name on the hub."""
+    epochs: int = 5
+    """Passes over the training split."""
+    batch_size: int = 32
+    """Rows a step."""
+    accumulate: int = 1
+    """Parts that a step's rows are computed in, one after the other, to save memory."""
+    precision: Precision = "fp32"
+    """bf16 multiplies matrices in bfloat16; weights and losses stay float32."""
+    gradient_checkpointing: bool = False
+    """Activations are computed again for the gradient instead of being kept."""
+    learning_rate: float = 5e-5
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of AdamW."""
+    warmup_share: float = 0.1
+    """Share of the steps over which the learning rate rises; it then falls as a cosine to 0."""
+    modality_dropout: float = 0.3
+    """Share of steps on a single view, half of them each: makes single views mean something."""
+    dropout: float = 0.1
+    """Probability, before the classifier."""
+    checkpoint_seconds: float = 300.0
+    """Least time between two checkpoints, each three times the model's size."""
+    log_every: int = 20
+    """Steps between two lines of history.jsonl."""
+
+    def __post_init__(self) -> None:
+        check_range("finetune.epochs", self.epochs, 1, 10_000)
+        check_range("finetune.batch_size", self.batch_size, 1, 65_536)
+        check_range("finetune.accumulate", self.accumulate, 1, self.batch_size)
+        check_range("finetune.learning_rate", self.learning_rate, 1e-8, 10.0)
+        check_range("finetune.weight_decay", self.weight_decay, 0.0, 10.0)
+        check_range("finetune.warmup_share", self.warmup_share, 0.0, 0.9)
+        check_range("finetune.modality_dropout", self.modality_dropout, 0.0, 0.9)
+        check_range("finetune.dropout", self.dropout, 0.0, 0.9)
+        check_range("finetune.checkpoint_seconds", self.checkpoint_seconds, 0.0, 1e9)
+        check_range("finetune.log_every", self.log_every, 1, 1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class TeachingConfig:
+    """Everything that decides a fine-tuned teacher."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    finetune: FineTuneConfig = field(default_factory=FineTuneConfig)
+    seed: int = 0
+    """Seed of the head's weights, order and dropout."""
+
+    def __post_init__(self) -> None:
+        check_range("seed", self.seed, 0, 2**31 - 1)

@@ -1,0 +1,164 @@
+"""Tiny random checkpoints of each family, written as their publishers write them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    PreTrainedModel,
+    SiglipConfig,
+    SiglipModel,
+    ViltConfig,
+    ViltModel,
+    VisualBertConfig,
+    VisualBertModel,
+    ViTConfig,
+    ViTModel,
+)
+
+from msd_deploy.data.preprocess import train_tokenizer
+
+TEXTS = ["look the guests came", "a red circle on the left", "two blue squares at night"]
+SIDE = 32
+
+
+def write_checkpoint(
+    folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, pad_token: str, **processor: Any
+) -> Path:
+    """Write a folder as it lies on the hub."""
+    model.save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": pad_token}))
+    stated = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3], **processor}
+    (folder / "preprocessor_config.json").write_text(json.dumps(stated))
+    return folder
+
+
+def byte_pairs() -> Tokenizer:
+    """CLIP's kind: byte pairs, <|startoftext|> text <|endoftext|>, padded with the latter."""
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    tokenizer = Tokenizer(models.BPE(unk_token=end))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=280,
+        special_tokens=[start, end],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = processors.RobertaProcessing((end, 1), (start, 0))
+    return tokenizer
+
+
+def write_clip(folder: Path) -> Path:
+    torch.manual_seed(0)
+    tower = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    text = {
+        "vocab_size": 300,
+        "max_position_embeddings": 40,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+    }
+    config = CLIPConfig(
+        text_config=tower | text,
+        vision_config=tower | {"image_size": SIDE, "patch_size": 8},
+        projection_dim=24,
+    )
+    return write_checkpoint(
+        folder, CLIPModel(config), byte_pairs(), "<|endoftext|>", do_center_crop=True
+    )
+
+
+def words() -> Tokenizer:
+    """BERT's kind: word pieces, [CLS] text [SEP]."""
+    return train_tokenizer(TEXTS, vocabulary_size=100)
+
+
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+
+
+def write_vilt(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = ViltConfig(
+        **SMALL, vocab_size=120, max_position_embeddings=40, image_size=SIDE, patch_size=8
+    )
+    return write_checkpoint(folder, ViltModel(config), words(), "[PAD]")
+
+
+def unigrams() -> Tokenizer:
+    """SigLIP's kind: unigrams, text </s>, padded with </s>; nothing marks a text's start."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=60,
+        special_tokens=["<unk>", "</s>"],
+        unk_token="<unk>",
+        initial_alphabet=list("abcdefghijklmnopqrstuvwxyz"),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    return tokenizer
+
+
+def write_siglip(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = SiglipConfig(
+        text_config=SMALL | {"vocab_size": 80, "max_position_embeddings": 40},
+        vision_config=SMALL | {"image_size": SIDE, "patch_size": 8},
+    )
+    return write_checkpoint(folder, SiglipModel(config), unigrams(), "</s>")
+
+
+def write_visual_bert(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = VisualBertConfig(
+        **SMALL,
+        vocab_size=120,
+        max_position_embeddings=40,
+        visual_embedding_dim=20,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    return write_checkpoint(folder, VisualBertModel(config), words(), "[PAD]")
+
+
+def write_vision(folder: Path) -> Path:
+    """A backbone for VisualBERT, with no BatchNorm, whose statistics are a batch's."""
+    torch.manual_seed(0)
+    model = ViTModel(ViTConfig(**SMALL, image_size=SIDE, patch_size=16))
+    return write_checkpoint(folder, model, words(), "[PAD]")
+
+
+WRITERS = {
+    "clip": write_clip,
+    "siglip": write_siglip,
+    "vilt": write_vilt,
+    "visual_bert": write_visual_bert,
+    "vision": write_vision,
+}
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny checkpoint of each family, and "vision" for VisualBERT; never write into them."""
+    parent = tmp_path_factory.mktemp("published")
+    return {name: write(parent / name) for name, write in WRITERS.items()}
