@@ -58,7 +58,7 @@ class DataConfig:
     max_length: int | None = None
     """Most text tokens, [CLS] and [SEP] included; None: the longest training text's, at most 32."""
     vocabulary_size: int = 2000
-    """Most word pieces of a tokenizer that is trained."""
+    """Most word pieces of a tokenizer that is trained, or of a pretrained one that is cut."""
     tokenizer: Path | None = None
     """A tokenizer.json to use instead of training one."""
     strict: bool = False
@@ -103,9 +103,28 @@ class StudentConfig:
     size: StudentSize = "tiny"
     """tiny: about 50 k parameters, small: 500 k, mobile: 4 to 5 M."""
     vision: str | None = None
-    """Vision encoder instead of the size's own: a transformers folder or hub name."""
+    """Pretrained vision encoder instead of the size's own: effnet-lite0 to -lite4, a
+    transformers folder, or a name on the hub."""
     pretrained: bool = True
     """mobile starts from ImageNet weights where the extra [pretrained] is installed."""
+    text: str | None = None
+    """Pretrained text encoder of BERT's type that the text side starts from: minilm-l6, a
+    transformers folder, or a name on the hub. Its vocabulary is cut to the task's."""
+    text_layers: int | None = None
+    """How many of its layers are taken, evenly spread, the stream's width being its width; 0: its
+    words alone, turned to the size's own width; None: as many layers as the size has."""
+    pretrained_rate: float = 0.1
+    """Learning rate of weights that start from a checkpoint, as a share of the others'."""
+
+    def __post_init__(self) -> None:
+        check_range("student.text_layers", self.text_layers, 0, 1000)
+        check_range("student.pretrained_rate", self.pretrained_rate, 1e-6, 1.0)
+        if self.text_layers is not None and self.text is None:
+            raise ConfigError(
+                "there is no text encoder to take layers of",
+                where="student.text_layers",
+                fix="Name one with --student-text",
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,11 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         teacher=replace(
             teacher, path=teacher.path and Path(absolute_folder(teacher.path.as_posix()))
         ),
-        student=replace(student, vision=student.vision and absolute_folder(student.vision)),
+        student=replace(
+            student,
+            vision=student.vision and absolute_folder(student.vision),
+            text=student.text and absolute_folder(student.text),
+        ),
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer
 
 from msd_deploy.artifacts import SCHEMA_VERSION, Json, RunDirectory, new_file
 from msd_deploy.config import DistillConfig, RunConfig, TeacherConfig, config_as_json
@@ -22,6 +23,7 @@ from msd_deploy.data.preprocess import (
     train_tokenizer,
 )
 from msd_deploy.data.source_types import SourceData
+from msd_deploy.data.vocabulary import cut_vocabulary
 from msd_deploy.distill.feature_losses import build_projection
 from msd_deploy.distill.history import History
 from msd_deploy.distill.objectives import LabelObjective
@@ -43,6 +45,7 @@ from msd_deploy.models.folders import WEIGHTS_NAME, load_model, save_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.sizes import DEFAULT_IMAGE_SIZE, build_student, build_teacher
 from msd_deploy.models.teachers import Teacher, load_teacher
+from msd_deploy.models.text_start import open_text
 from msd_deploy.runs import (
     given_teacher_folder,
     read_source,
@@ -100,23 +103,32 @@ def read_task(
     """
     hooks.on_stage(f"Reading {config.data.spec}")
     source = source_of_run(config, run) if resume else read_source(config)
-    preprocessor = _build_preprocessor(config, source)
+    preprocessor = _build_preprocessor(config, source, hooks)
     data = _prepare(source, preprocessor, config, hooks)
     data = hide_labels(data, config.data.labelled_share, seed=config.data.seed)
     name = run.root.resolve().name
     return Task(config, run, data, preprocessor, hooks, training, name), source
 
 
-def _build_preprocessor(config: RunConfig, source: SourceData) -> Preprocessor:
+def _build_preprocessor(config: RunConfig, source: SourceData, hooks: StageHooks) -> Preprocessor:
     side = config.data.image_size or DEFAULT_IMAGE_SIZE[config.student.size]
     spec = ImageSpec((side, side), config.data.image_mode)
     texts = [text for text in source.dataset["train"]["text"] if text]
-    if config.data.tokenizer is not None:
-        tokenizer = load_tokenizer(config.data.tokenizer)
-    else:
-        tokenizer = train_tokenizer(texts, vocabulary_size=config.data.vocabulary_size)
+    tokenizer = _tokenizer(config, texts, hooks)
     max_length = config.data.max_length or fitting_length(tokenizer, texts, most=_MOST_TOKENS)
     return build_preprocessor(tokenizer, spec, max_length=max_length)
+
+
+def _tokenizer(config: RunConfig, texts: list[str], hooks: StageHooks) -> Tokenizer:
+    """Return the student's tokenizer: the one it is given, a pretrained one cut, or a new one."""
+    if config.data.tokenizer is not None:
+        return load_tokenizer(config.data.tokenizer)
+    most = config.data.vocabulary_size
+    if config.student.text is not None:
+        cut = cut_vocabulary(open_text(config.student.text).tokenizer, texts, most=most)
+        hooks.on_note(cut.note)
+        return cut.tokenizer
+    return train_tokenizer(texts, vocabulary_size=most)
 
 
 def _prepare(
@@ -251,7 +263,7 @@ def _plan(
     settings: TeacherConfig | DistillConfig,
     used: NDArray[np.bool_] | None,
 ) -> TrainingPlan:
-    common = task.config.distill
+    common, is_student = task.config.distill, phase == "student"
     return TrainingPlan(
         phase=phase,
         epochs=_epochs(task, phase, settings, used),
@@ -262,6 +274,7 @@ def _plan(
         seed=task.config.seed,
         log_every=common.log_every,
         checkpoint_seconds=common.checkpoint_seconds,
+        pretrained_rate=task.config.student.pretrained_rate if is_student else 1.0,
         key=plan_key(
             phase,
             config_as_json(without_paths(task.config)),

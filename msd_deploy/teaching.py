@@ -5,6 +5,7 @@ The folder that is written is one thing at any time: a fine-tuning that can be r
 """
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,8 +20,6 @@ from msd_deploy.artifacts import (
     read_manifest,
     read_versioned_json,
     remove_left_by_a_kill,
-    sha256_of_file,
-    sha256_of_json,
     utc_now,
     write_json,
 )
@@ -35,18 +34,14 @@ from msd_deploy.distill.plan import TrainingPlan, plan_key
 from msd_deploy.distill.trainer import TrainingJob, train
 from msd_deploy.errors import ArtifactError, ConfigError, DataError
 from msd_deploy.evaluation import metric_name, predict_views, score_views
-from msd_deploy.models.checkpoints import (
-    Checkpoint,
-    build_from_checkpoint,
-    checkpoint_preprocessor,
-    open_checkpoint,
-)
-from msd_deploy.models.families import FamilyForClassification
-from msd_deploy.models.family_config import FAMILIES
+from msd_deploy.models.checkpoints import open_checkpoint
+from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import save_model
+from msd_deploy.models.fusion_start import open_fusion
+from msd_deploy.models.teacher_start import TeacherStart
 from msd_deploy.pipeline import RunHooks
 from msd_deploy.runs import absolute_data, absolute_folder, first_difference, read_source
-from msd_deploy.teaching_config import TeachingConfig
+from msd_deploy.teaching_config import FineTuneConfig, TeachingConfig
 
 _TRAINING_NAME, _HISTORY_NAME, _CHECKPOINTS_NAME = "training.json", "history.jsonl", "checkpoints"
 
@@ -57,8 +52,8 @@ class _Teaching:
 
     config: TeachingConfig
     folder: Path
-    checkpoint: Checkpoint
-    checkpoint_digest: str
+    start: TeacherStart
+    start_digest: str
     preprocessor: Preprocessor
     data: PreparedData
     hooks: RunHooks
@@ -128,19 +123,25 @@ def teaching_of(folder: Path) -> TeachingConfig:
 
 def _absolute(config: TeachingConfig) -> TeachingConfig:
     """Return a configuration that means the same from any folder."""
-    model, vision = config.finetune.model, config.finetune.vision
-    finetune = replace(
-        config.finetune, model=absolute_folder(model), vision=vision and absolute_folder(vision)
-    )
+    finetune = _with_starts(config.finetune, absolute_folder)
     return replace(config, data=absolute_data(config.data), finetune=finetune)
 
 
 def _without_paths(config: TeachingConfig) -> TeachingConfig:
     """Return what decides a result, not where it lies; a name on the hub or of a task stays."""
     spec = kind_of_spec(config.data.spec)
-    model, vision = config.finetune.model, config.finetune.vision
-    finetune = replace(config.finetune, model=_name(model), vision=vision and _name(vision))
+    finetune = _with_starts(config.finetune, _name)
     return replace(config, data=replace(config.data, spec=spec, tokenizer=None), finetune=finetune)
+
+
+def _with_starts(settings: FineTuneConfig, change: Callable[[str], str]) -> FineTuneConfig:
+    """Return settings with other words for what is started from."""
+    model, vision, text = (word and change(word) for word in _starts(settings))
+    return replace(settings, model=model, vision=vision, text=text)
+
+
+def _starts(settings: FineTuneConfig) -> tuple[str | None, ...]:
+    return settings.model, settings.vision, settings.text
 
 
 def _name(stated: str) -> str:
@@ -149,8 +150,10 @@ def _name(stated: str) -> str:
 
 
 def _check_output(config: TeachingConfig, folder: Path, *, resume: bool, overwrite: bool) -> None:
-    if not config.finetune.model:
-        raise ConfigError("no checkpoint is named", where="finetune.model", fix="Use --model")
+    if config.finetune.model is None and config.finetune.text is None:
+        raise ConfigError(
+            "no checkpoint is named", where="finetune.model", fix="Use --model, or --text"
+        )
     if resume:
         _check_same(config, folder)
     elif holds_something(folder) and not overwrite:
@@ -185,7 +188,7 @@ def _check_replaceable(config: TeachingConfig, folder: Path) -> None:
             "is no teacher, so it is not overwritten", where=folder, fix="Use another --out"
         )
     spec = path_of_spec(config.data.spec)
-    inputs = (spec, config.data.tokenizer, config.finetune.model, config.finetune.vision)
+    inputs = (spec, config.data.tokenizer, *_starts(config.finetune))
     for path in (Path(stated) for stated in inputs if stated is not None):
         if path.resolve().is_relative_to(folder.resolve()):
             raise ArtifactError(
@@ -197,11 +200,14 @@ def _check_replaceable(config: TeachingConfig, folder: Path) -> None:
 
 def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _Teaching:
     hooks.stages.on_stage(f"Reading {config.data.spec}")
-    checkpoint = open_checkpoint(config.finetune.model, vision=config.finetune.vision)
+    start = open_start(config.finetune)
     source = read_source(RunConfig(data=config.data))
     texts = [text for text in source.dataset["train"]["text"] if text]
-    preprocessor = checkpoint_preprocessor(
-        checkpoint, texts, tokenizer=config.data.tokenizer, max_length=config.data.max_length
+    preprocessor = start.preprocessor(
+        texts,
+        tokenizer=config.data.tokenizer,
+        max_length=config.data.max_length,
+        image_size=config.data.image_size,
     )
     data = prepare(
         source,
@@ -212,7 +218,25 @@ def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _Teaching:
     data = hide_labels(data, config.data.labelled_share, seed=config.data.seed)
     for note in notes_of(data):
         hooks.stages.on_note(note)
-    return _Teaching(config, folder, checkpoint, _digest(checkpoint), preprocessor, data, hooks)
+    return _Teaching(config, folder, start, start.digest(), preprocessor, data, hooks)
+
+
+def open_start(settings: FineTuneConfig) -> TeacherStart:
+    """Open what a teacher starts from.
+
+    Raises:
+        ConfigError: Parts are missing, or there is one too many.
+        ArtifactError: A checkpoint cannot be used.
+    """
+    if settings.text is not None and settings.vision is not None:
+        return open_fusion(
+            vision=settings.vision,
+            text=settings.text,
+            layers=settings.text_layers,
+            is_cut=settings.cut_vocabulary,
+        )
+    assert settings.model is not None  # the settings have been checked
+    return open_checkpoint(settings.model, vision=settings.vision)
 
 
 def _begin(teaching: _Teaching) -> None:
@@ -226,7 +250,7 @@ def _begin(teaching: _Teaching) -> None:
     facts = {
         "dataset_digest": teaching.data.digest,
         "preprocess_digest": teaching.preprocessor.digest(),
-        "checkpoint_digest": teaching.checkpoint_digest,
+        "checkpoint_digest": teaching.start_digest,
     }
     if not path.is_file():
         stated = {"schema_version": SCHEMA_VERSION, "msd_deploy": __version__}
@@ -248,24 +272,11 @@ def _begin(teaching: _Teaching) -> None:
             )
 
 
-def _digest(checkpoint: Checkpoint) -> str:
-    """Return the SHA-256 of a checkpoint's configuration and weights."""
-    return sha256_of_json(
-        [
-            {file.name: sha256_of_file(file) for file in sorted(folder.glob(pattern))}
-            for folder in (checkpoint.folder, checkpoint.eyes)
-            for pattern in ("config.json", "preprocessor_config.json", "*.safetensors")
-        ]
-    )
-
-
-def _train(teaching: _Teaching) -> FamilyForClassification:
+def _train(teaching: _Teaching) -> ViewClassifier:
     config, data = teaching.config, teaching.data
-    family = FAMILIES[teaching.checkpoint.family]
-    teaching.hooks.stages.on_stage(f"Fine-tuning {family} on the labels")
+    teaching.hooks.stages.on_stage(f"Fine-tuning {teaching.start.family} on the labels")
     torch.manual_seed(config.seed)
-    model = build_from_checkpoint(
-        teaching.checkpoint,
+    model = teaching.start.build(
         teaching.preprocessor,
         labels=data.labels,
         problem=data.problem,
@@ -294,7 +305,8 @@ def _plan(teaching: _Teaching) -> TrainingPlan:
         phase="teacher",
         epochs=settings.epochs,
         batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.learning_rate * settings.fresh_rate,
+        pretrained_rate=1 / settings.fresh_rate,
         weight_decay=settings.weight_decay,
         warmup_share=settings.warmup_share,
         seed=teaching.config.seed,
@@ -306,18 +318,18 @@ def _plan(teaching: _Teaching) -> TrainingPlan:
             config_as_json(_without_paths(teaching.config)),
             teaching.data.digest,
             teaching.preprocessor.digest(),
-            teaching.checkpoint_digest,
+            teaching.start_digest,
         ),
     )
 
 
-def _save(teaching: _Teaching, model: FamilyForClassification) -> None:
+def _save(teaching: _Teaching, model: ViewClassifier) -> None:
     """Measure the teacher, and let its model folder take the place of the fine-tuning."""
     data = teaching.data
     teaching.hooks.stages.on_stage("Measuring the teacher")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     result: Json = {
-        "family": FAMILIES[teaching.checkpoint.family],
+        "family": teaching.start.family,
         "parameters": parameters,
         "metric": metric_name(data.problem),
     }
@@ -334,7 +346,7 @@ def _save(teaching: _Teaching, model: FamilyForClassification) -> None:
         facts={
             "dataset_digest": data.digest,
             "parameters": parameters,
-            "checkpoint_digest": teaching.checkpoint_digest,
+            "checkpoint_digest": teaching.start_digest,
             "teaching": config_as_json(_without_paths(teaching.config)),
             "result": result,
         },

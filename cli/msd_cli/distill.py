@@ -75,6 +75,33 @@ def distill(
             _DEFAULTS.student.size,
         ),
     ] = None,
+    student_vision: Annotated[
+        str | None,
+        option(
+            _STUDENT,
+            "Pretrained vision encoder: effnet-lite0 to -lite4, or a"
+            " transformers folder or name on the hub.",
+            "the size's own; mobile: effnet-lite0",
+        ),
+    ] = None,
+    student_text: Annotated[
+        str | None,
+        option(
+            _STUDENT,
+            "Pretrained text encoder of BERT's type, its vocabulary cut to the task's:"
+            " minilm-l6, or a transformers folder or name on the hub.",
+            "none",
+        ),
+    ] = None,
+    text_layers: Annotated[
+        int | None,
+        option(
+            _STUDENT,
+            "Layers of --student-text that are taken, evenly spread; 0: its words alone, at the"
+            " size's own width.",
+            "as many as the size has",
+        ),
+    ] = None,
     method: Annotated[
         Literal["none", "kd", "msd"] | None,
         option(
@@ -201,6 +228,9 @@ def distill(
         "teacher.path": teacher,
         "teacher.epochs": teacher_epochs,
         "student.size": student,
+        "student.vision": student_vision,
+        "student.text": student_text,
+        "student.text_layers": text_layers,
         "distill.method": method,
         "distill.weighting": weighting,
         "distill.loss": loss,

@@ -59,8 +59,10 @@ def teaching_settings(options: Mapping[str, object], *, out: Path, resume: bool)
         base = teaching_of(out)
     with usage_errors():
         settings = with_options(base, options)
-    if not settings.finetune.model:
-        raise typer.BadParameter("is needed: the checkpoint to start from.", param_hint="--model")
+    if settings.finetune.model is None and settings.finetune.text is None:
+        raise typer.BadParameter(
+            "is needed, or --text and --vision: what to start from.", param_hint="--model"
+        )
     return settings
 
 

@@ -1,4 +1,4 @@
-"""`msd teacher`: a published checkpoint becomes a teacher."""
+"""`msd teacher`: published checkpoints become a teacher."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,25 +27,47 @@ def teacher(
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH|HUB_ID",
+            metavar="NAME",
             help="Checkpoint of CLIP, SigLIP, ViLT or VisualBERT: a folder, or a name on the hub.",
-            show_default="none; needed unless --resume",
+            show_default="none; this or --text is needed",
+        ),
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Instead of --model: text encoder of BERT's type that one stream over words and"
+            " picture starts from; for example minilm-l6.",
+            show_default="none",
         ),
     ] = None,
     vision: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH|HUB_ID",
-            help="Vision backbone whose grid features VisualBERT is shown, such as a ResNet.",
-            show_default="none; VisualBERT needs one",
+            metavar="NAME",
+            help="Vision encoder, for --text and for VisualBERT: effnet-lite0 to -lite4 (with"
+            " --text), or any backbone of transformers, such as a ResNet.",
+            show_default="none",
         ),
     ] = None,
+    text_layers: Annotated[
+        int | None,
+        typer.Option(help="Layers of --text that are taken, evenly spread.", show_default="all"),
+    ] = None,
+    cut_vocabulary: Annotated[
+        bool,
+        typer.Option("--cut-vocab", help="Keep the words of --text that the task uses."),
+    ] = False,
     data: DataOption = None,
     examples: Annotated[
         int | None,
         option(DATA_PANEL, "Training examples of a generated task.", "the task's own number"),
     ] = None,
     labels: LabelsOption = None,
+    image_size: Annotated[
+        int | None,
+        option(DATA_PANEL, "Side of the model's image in pixels.", "what it was trained with"),
+    ] = None,
     tokenizer: Annotated[
         Path | None,
         option(DATA_PANEL, "A tokenizer.json, or its folder.", "the checkpoint's own"),
@@ -91,7 +113,20 @@ def teacher(
         ),
     ] = False,
     learning_rate: Annotated[
-        float | None, option(_TRAINING, "Peak of the schedule.", _DEFAULTS.learning_rate)
+        float | None,
+        option(
+            _TRAINING,
+            "Peak of the schedule, for weights that the checkpoint has.",
+            _DEFAULTS.learning_rate,
+        ),
+    ] = None,
+    fresh_rate: Annotated[
+        float | None,
+        option(
+            _TRAINING,
+            "Learning rate of weights that start from nothing, as a multiple.",
+            _DEFAULTS.fresh_rate,
+        ),
     ] = None,
     modality_dropout: Annotated[
         float | None,
@@ -110,7 +145,7 @@ def teacher(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fine-tune a published checkpoint on the labels, as a teacher for msd distill.
+    """Fine-tune published checkpoints on the labels, as a teacher for msd distill.
 
     It learns to answer for both modalities and for each alone. The folder that
     is written holds all that the teacher needs, and loads elsewhere, offline.
@@ -118,6 +153,7 @@ def teacher(
 
     Examples:
         msd teacher --model openai/clip-vit-base-patch32 --data memes.jsonl --out teachers/clip
+        msd teacher --text minilm-l6 --vision effnet-lite2 --out teachers/memes
         msd teacher --resume --out teachers/clip
         msd distill --data memes.jsonl --teacher teachers/clip --out runs/memes
     """
@@ -130,17 +166,22 @@ def teacher(
         "data.spec": data,
         "data.examples": examples,
         "data.labels": split_labels(labels),
+        "data.image_size": image_size,
         "data.tokenizer": tokenizer,
         "data.max_length": max_length,
         "data.strict": strict or None,
         "finetune.model": model,
+        "finetune.text": text,
         "finetune.vision": vision,
+        "finetune.text_layers": text_layers,
+        "finetune.cut_vocabulary": cut_vocabulary or None,
         "finetune.epochs": epochs,
         "finetune.batch_size": batch_size,
         "finetune.accumulate": accumulate,
         "finetune.precision": precision,
         "finetune.gradient_checkpointing": gradient_checkpointing or None,
         "finetune.learning_rate": learning_rate,
+        "finetune.fresh_rate": fresh_rate,
         "finetune.modality_dropout": modality_dropout,
         "seed": seed,
     }

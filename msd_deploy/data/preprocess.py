@@ -38,7 +38,7 @@ from msd_deploy.errors import ArtifactError, ConfigError
 PREPROCESS_NAME = "preprocess.json"
 TOKENIZER_NAME = "tokenizer.json"
 PAD, UNKNOWN, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
-_INSIDE_WORD = "##"
+INSIDE_WORD = "##"
 # Vectors of 8 float32 fill a register; a shape that is no multiple costs as much.
 _LENGTH_MULTIPLE = 8
 SPECIAL_TOKENS = (PAD, UNKNOWN, CLS, SEP, MASK)
@@ -228,7 +228,7 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> Tokenizer:
     words = _count_words(_wordpiece({token: i for i, token in enumerate(SPECIAL_TOKENS)}), texts)
     # The trainer numbers the letters inside words as its hash map yields them, and breaks ties by
     # number: given to it in order, like the special tokens, the result is always the same.
-    letters = sorted({f"{_INSIDE_WORD}{letter}" for word in words for letter in word[1:]})
+    letters = sorted({f"{INSIDE_WORD}{letter}" for word in words for letter in word[1:]})
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocabulary_size, special_tokens=[*SPECIAL_TOKENS, *letters], show_progress=False
     )

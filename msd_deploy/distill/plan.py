@@ -24,7 +24,8 @@ class TrainingPlan:
         phase: Names checkpoints and lines of the history.
         epochs: Passes over the training split.
         batch_size: Rows a step, at least.
-        learning_rate: Peak.
+        learning_rate: Peak, of weights that start from nothing.
+        pretrained_rate: That of weights that start from a checkpoint, as a share of it.
         weight_decay: Of weight matrices; biases, norms and embeddings have none.
         warmup_share: Share of the steps over which the learning rate rises linearly.
         seed: Of the order.
@@ -52,6 +53,7 @@ class TrainingPlan:
     keep_best: bool = False
     patience: int | None = None
     parts: int = 1
+    pretrained_rate: float = 1.0
     precision: Precision = "fp32"
 
 

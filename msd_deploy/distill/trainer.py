@@ -106,7 +106,9 @@ class _Training:
             generator=torch.Generator(),
         )
         self.trained = ViewOutputs(job.model, job.projection)
-        optimizer = torch.optim.AdamW(_parameter_groups(self.trained, job.plan), betas=_BETAS)
+        optimizer = torch.optim.AdamW(
+            _parameter_groups(self.trained, job.model, job.plan), betas=_BETAS
+        )
         self.accelerator = Accelerator(
             dataloader_config=DataLoaderConfiguration(even_batches=False),
             log_with=None if job.tracker is None else job.tracker.name,
@@ -184,7 +186,7 @@ class _Training:
     def _step(self, batch: Batch) -> StepLoss:
         rate = learning_rate_at(self.progress.step, self.steps, self.plan)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         self.optimizer.zero_grad()
         answer = self._backward(batch)
         self.accelerator.clip_grad_norm_(self.views.parameters(), _GRADIENT_NORM)
@@ -305,17 +307,22 @@ class _Training:
         return cast(torch.optim.Optimizer, getattr(self.optimizer, "optimizer", self.optimizer))
 
 
-def _parameter_groups(model: nn.Module, plan: TrainingPlan) -> list[dict[str, object]]:
-    """Split parameters: weight decay for matrices and filters, none for the rest."""
-    embeddings = {
-        id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
-    }
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for parameter in model.parameters():
+def _parameter_groups(
+    trained: nn.Module, model: ViewClassifier, plan: TrainingPlan
+) -> list[dict[str, object]]:
+    """Split parameters: weight decay for matrices and filters, a lower rate for pretrained ones."""
+    embeddings = {id(part.weight) for part in trained.modules() if isinstance(part, nn.Embedding)}
+    pretrained = {id(p) for name, p in model.named_parameters() if name in model.pretrained}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {(True, False): [], (False, False): []}
+    for parameter in trained.parameters():
         is_decayed = parameter.dim() > 1 and id(parameter) not in embeddings
-        (decayed if is_decayed else free).append(parameter)
+        groups.setdefault((is_decayed, id(parameter) in pretrained), []).append(parameter)
     return [
-        {"params": decayed, "lr": plan.learning_rate, "weight_decay": plan.weight_decay},
-        {"params": free, "lr": plan.learning_rate, "weight_decay": 0.0},
+        {
+            "params": parameters,
+            "lr": plan.learning_rate,
+            "share": plan.pretrained_rate if is_pretrained else 1.0,
+            "weight_decay": plan.weight_decay if is_decayed else 0.0,
+        }
+        for (is_decayed, is_pretrained), parameters in groups.items()
     ]

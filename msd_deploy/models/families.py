@@ -17,7 +17,7 @@ from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.family_config import FAMILIES, FamilyConfig
 from msd_deploy.models.streams import Stream, ViltParts, VisualBertParts
 from msd_deploy.models.towers import ClipParts, SiglipParts, Towers
-from msd_deploy.models.vision import TransformersBackbone
+from msd_deploy.models.vision import TransformersBackbone, recompute_activations
 from msd_deploy.views import View
 
 
@@ -57,11 +57,7 @@ class FamilyForClassification(ViewClassifier):
     def checkpoint_activations(self) -> None:
         """Compute activations again for the gradient, in training, instead of keeping them."""
         for module in (self.backbone, self.vision):
-            if isinstance(module, PreTrainedModel) and module.supports_gradient_checkpointing:
-                # The other kind needs an input with a gradient, which pixels and words have not.
-                # Newer releases of transformers warn of the older name.
-                new = getattr(module, "activation_checkpointing_enable", None)
-                (new or module.gradient_checkpointing_enable)({"use_reentrant": False})
+            recompute_activations(module)
 
     def features_by_view(self, batch: Batch, views: Iterable[View]) -> dict[View, Tensor]:
         """Return features [batch, width] of each view; see `ViewClassifier`."""

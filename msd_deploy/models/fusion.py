@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -21,7 +22,12 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from msd_deploy.data.batch import Batch
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.fusion_config import FusionConfig
-from msd_deploy.models.vision import build_vision_encoder, token_shape
+from msd_deploy.models.vision import (
+    TransformersBackbone,
+    build_vision_encoder,
+    recompute_activations,
+    token_shape,
+)
 from msd_deploy.views import View
 
 # Added to the attention scores of absent tokens. exp(-1e4) is 0 in float32 and float16, and unlike
@@ -64,7 +70,7 @@ class _Attention(nn.Module):
 
 
 class FusionLayer(nn.Module):
-    """A pre-norm transformer layer.
+    """A transformer layer; each sublayer's norm comes before it, or after it as in BERT.
 
     With `is_last` only the first position ([CLS]) is computed: the classifier reads nothing else,
     so its logits are those of the full layer at a fraction of the work.
@@ -73,10 +79,10 @@ class FusionLayer(nn.Module):
     def __init__(self, config: FusionConfig, *, is_last: bool) -> None:
         super().__init__()
         width = config.hidden_size
-        self.is_last = is_last
-        self.attention_norm = nn.LayerNorm(width)
+        self.is_last, self.norm_first = is_last, config.norm_first
+        self.attention_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.attention = _Attention(config, of_first=is_last)
-        self.feed_forward_norm = nn.LayerNorm(width)
+        self.feed_forward_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.feed_forward = nn.Sequential(
             nn.Linear(width, config.intermediate_size),
             nn.GELU(),
@@ -86,13 +92,16 @@ class FusionLayer(nn.Module):
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """Return the next states [batch * tokens, width], or [batch, width] of the last layer."""
-        context = self.attention_norm(states)
+        context = self.attention_norm(states) if self.norm_first else states
         queries = self._first(context, mask) if self.is_last else context
         states = self._first(states, mask) if self.is_last else states
         states = states + self.dropout(self.attention(queries, context, mask))
-        return states + cast(
-            Tensor, self.dropout(self.feed_forward(self.feed_forward_norm(states)))
-        )
+        if not self.norm_first:
+            states = self.attention_norm(states)
+            fed = states + self.dropout(self.feed_forward(states))
+            return cast(Tensor, self.feed_forward_norm(fed))
+        fed = self.dropout(self.feed_forward(self.feed_forward_norm(states)))
+        return states + cast(Tensor, fed)
 
     def _first(self, states: Tensor, mask: Tensor) -> Tensor:
         """Return the first token's states [batch, width]."""
@@ -125,7 +134,9 @@ class FusionForClassification(ViewClassifier):
             FusionLayer(config, is_last=index == config.num_hidden_layers - 1)
             for index in range(config.num_hidden_layers)
         )
-        self.norm = nn.LayerNorm(width)
+        # Of the classifier's input, or of the embeddings.
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.recomputes = False
         assert config.id2label is not None  # PreTrainedConfig fills it
         self.classifier = nn.Linear(width, len(config.id2label))
         self.register_buffer("image_mean", torch.tensor(config.image_mean).view(1, 3, 1, 1))
@@ -189,10 +200,25 @@ class FusionForClassification(ViewClassifier):
             states = torch.cat([text, image], dim=1)
         mask = ((1.0 - present) * MASKED_SCORE)[:, None, None, :]
         # Two dimensions: exporters then write a linear layer as one Gemm instead of MatMul and Add.
+        norm_first = self.config.norm_first
+        states = states if norm_first else self.norm(states)
         states = self.dropout(states).reshape(-1, states.shape[-1])
         for layer in self.layers:
-            states = layer(states, mask)
-        return cast(Tensor, self.norm(states))
+            if self.recomputes and self.training:
+                states = checkpoint(layer, states, mask, use_reentrant=False)
+            else:
+                states = layer(states, mask)
+        return cast(Tensor, self.norm(states) if norm_first else states)
+
+    def checkpoint_activations(self) -> None:
+        """Compute the stream's activations again for the gradient instead of keeping them.
+
+        Those of a transformers vision backbone too; a convolutional encoder keeps its own, since
+        its BatchNorm would count every picture twice.
+        """
+        self.recomputes = True
+        if isinstance(self.vision, TransformersBackbone):
+            recompute_activations(self.vision.backbone)
 
     def forward(
         self,

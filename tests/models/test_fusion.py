@@ -11,7 +11,7 @@ from msd_deploy.data.batch import collate, view_of
 from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor
-from msd_deploy.errors import ConfigError
+from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.models.fusion import FusionForClassification, FusionLayer
 from msd_deploy.models.fusion_config import FusionConfig
 from msd_deploy.models.sizes import build_student, build_teacher
@@ -247,5 +247,5 @@ def test_an_unknown_vision_encoder_is_refused(vision: dict[str, object], message
 
 
 def test_a_missing_checkpoint_is_one_clear_error(memes: Memes, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no vision model can be loaded"):
+    with pytest.raises(ArtifactError, match="no such model folder"):
         build_student(StudentConfig(vision=str(tmp_path / "nowhere")), *memes)

@@ -8,6 +8,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoConfig,
+    AutoModel,
     CLIPConfig,
     CLIPModel,
     PreTrainedModel,
@@ -148,7 +150,25 @@ def write_vision(folder: Path) -> Path:
     return write_checkpoint(folder, model, words(), "[PAD]")
 
 
+def write_text(folder: Path, kind: str = "bert") -> Path:
+    """A text encoder of BERT's type, with three layers."""
+    torch.manual_seed(0)
+    special = {"pad_token_id": 1} if "roberta" in kind else {}
+    config = AutoConfig.for_model(
+        kind,
+        **SMALL | {"num_hidden_layers": 3, "embedding_size": 16, "vocab_size": 120},
+        max_position_embeddings=42 if "roberta" in kind else 40,
+        type_vocab_size=1 if "roberta" in kind else 2,
+        **special,
+    )
+    model = AutoModel.from_config(config)
+    for parameter in model.parameters():  # norms and biases start as nothing: a test needs them
+        torch.nn.init.normal_(parameter, std=0.3)
+    return write_checkpoint(folder, model, words(), "[PAD]")
+
+
 WRITERS = {
+    "text": write_text,
     "clip": write_clip,
     "siglip": write_siglip,
     "vilt": write_vilt,

@@ -22,8 +22,6 @@ from msd_deploy.data.preprocess import Preprocessor, read_tokenizer
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.models.checkpoints import (
     Checkpoint,
-    build_from_checkpoint,
-    checkpoint_preprocessor,
     open_checkpoint,
 )
 from msd_deploy.models.families import FamilyForClassification
@@ -40,10 +38,10 @@ def opened(folder: Path) -> Checkpoint:
 
 def build(folder: Path) -> Built:
     checkpoint = opened(folder)
-    preprocessor = checkpoint_preprocessor(checkpoint, ["a red circle on the left"])
+    preprocessor = checkpoint.preprocessor(["a red circle on the left"])
     torch.manual_seed(0)
-    model = build_from_checkpoint(
-        checkpoint, preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
+    model = checkpoint.build(
+        preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
     )
     # What stands for an absent part starts as nothing: a test needs to see it.
     with torch.no_grad():
@@ -147,9 +145,9 @@ def test_a_teacher_folder_loads_alone_and_answers_the_same(
 
 def test_clips_embeddings_are_those_of_transformers(published: dict[str, Path]) -> None:
     checkpoint = open_checkpoint(str(published["clip"]))
-    preprocessor = checkpoint_preprocessor(checkpoint, TEXTS)
-    model = build_from_checkpoint(
-        checkpoint, preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
+    preprocessor = checkpoint.preprocessor(TEXTS)
+    model = checkpoint.build(
+        preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
     ).eval()
     whole = CLIPModel.from_pretrained(published["clip"]).eval()
     batch = batch_of(preprocessor, TEXTS)
@@ -171,9 +169,9 @@ def test_siglips_embeddings_are_those_of_texts_filled_up_to_the_longest(
     published: dict[str, Path],
 ) -> None:
     checkpoint = open_checkpoint(str(published["siglip"]))
-    preprocessor = checkpoint_preprocessor(checkpoint, TEXTS, max_length=40)
-    model = build_from_checkpoint(
-        checkpoint, preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
+    preprocessor = checkpoint.preprocessor(TEXTS, max_length=40)
+    model = checkpoint.build(
+        preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
     ).eval()
     whole = SiglipModel.from_pretrained(published["siglip"]).eval()
     batch = batch_of(preprocessor, TEXTS)
@@ -192,9 +190,9 @@ def test_siglips_embeddings_are_those_of_texts_filled_up_to_the_longest(
 
 def test_vilts_pooled_states_are_those_of_transformers(published: dict[str, Path]) -> None:
     checkpoint = open_checkpoint(str(published["vilt"]))
-    preprocessor = checkpoint_preprocessor(checkpoint, TEXTS)
-    model = build_from_checkpoint(
-        checkpoint, preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
+    preprocessor = checkpoint.preprocessor(TEXTS)
+    model = checkpoint.build(
+        preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
     ).eval()
     whole = ViltModel.from_pretrained(published["vilt"]).eval()
     batch = batch_of(preprocessor, TEXTS)
@@ -211,9 +209,9 @@ def test_vilts_pooled_states_are_those_of_transformers(published: dict[str, Path
 
 def test_visual_berts_pooled_states_are_those_of_transformers(published: dict[str, Path]) -> None:
     checkpoint = opened(published["visual_bert"])
-    preprocessor = checkpoint_preprocessor(checkpoint, TEXTS)
-    model = build_from_checkpoint(
-        checkpoint, preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
+    preprocessor = checkpoint.preprocessor(TEXTS)
+    model = checkpoint.build(
+        preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
     ).eval()
     vision = ViTModel.from_pretrained(published["vision"]).eval()
     whole = VisualBertModel.from_pretrained(published["visual_bert"]).eval()
@@ -239,10 +237,10 @@ def test_a_backbone_of_convolutions_is_shown_what_its_processor_states(
         json.dumps(stated | {"do_center_crop": True, "image_mean": [0.5] * 3})
     )
     checkpoint = open_checkpoint(str(published["visual_bert"]), vision=str(tmp_path))
-    preprocessor = checkpoint_preprocessor(checkpoint, TEXTS)
+    preprocessor = checkpoint.preprocessor(TEXTS)
     assert preprocessor.image == ImageSpec((40, 40), "crop")
-    model = build_from_checkpoint(
-        checkpoint, preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
+    model = checkpoint.build(
+        preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
     ).eval()
     with torch.inference_mode():
         logits = model.logits_by_view(batch_of(preprocessor, TEXTS), tuple(View))
@@ -273,16 +271,14 @@ def test_only_visual_bert_takes_a_vision_backbone(published: dict[str, Path]) ->
     with pytest.raises(ConfigError, match=r"CLIP has a vision encoder of its own.*--vision"):
         open_checkpoint(str(published["clip"]), vision=str(published["vision"]))
     blind = open_checkpoint(str(published["visual_bert"]), vision=str(published["visual_bert"]))
-    preprocessor = checkpoint_preprocessor(opened(published["visual_bert"]), TEXTS)
+    preprocessor = opened(published["visual_bert"]).preprocessor(TEXTS)
     with pytest.raises(ArtifactError, match=r"is no vision model \(visual_bert\)"):
-        build_from_checkpoint(
-            blind, preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
-        )
+        blind.build(preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0)
 
 
 def test_preprocessing_is_the_checkpoints_own(published: dict[str, Path]) -> None:
-    preprocessor = checkpoint_preprocessor(open_checkpoint(str(published["clip"])), TEXTS)
-    whole = checkpoint_preprocessor(open_checkpoint(str(published["vilt"])), TEXTS)
+    preprocessor = open_checkpoint(str(published["clip"])).preprocessor(TEXTS)
+    whole = open_checkpoint(str(published["vilt"])).preprocessor(TEXTS)
     assert whole.image == ImageSpec((32, 32), "fit")
     assert whole.as_json()["schema_version"] == 1
     assert preprocessor.image == ImageSpec((32, 32), "crop")
@@ -341,10 +337,10 @@ def test_a_checkpoint_without_its_processor_or_tokenizer_is_refused(
     other = altered(published["clip"], tmp_path / "other")
     (other / "preprocessor_config.json").unlink()
     with pytest.raises(ArtifactError, match=r"has no preprocessor_config\.json"):
-        checkpoint_preprocessor(open_checkpoint(str(other)), TEXTS)
+        open_checkpoint(str(other)).preprocessor(TEXTS)
     (other / "tokenizer.json").unlink()
     with pytest.raises(ArtifactError, match=r"has no tokenizer\.json.*--tokenizer"):
-        checkpoint_preprocessor(open_checkpoint(str(other)), TEXTS)
+        open_checkpoint(str(other)).preprocessor(TEXTS)
 
 
 def test_an_older_vocabulary_becomes_a_tokenizer(
@@ -355,8 +351,8 @@ def test_an_older_vocabulary_becomes_a_tokenizer(
     older = read_tokenizer(other)
     older.model.save(str(other))  # vocab.json and merges.txt
     (other / "tokenizer.json").unlink()
-    made = checkpoint_preprocessor(open_checkpoint(str(other)), TEXTS)
-    assert made.absent_token == checkpoint_preprocessor(checkpoint, TEXTS).absent_token
+    made = open_checkpoint(str(other)).preprocessor(TEXTS)
+    assert made.absent_token == checkpoint.preprocessor(TEXTS).absent_token
     assert made.tokens(["x"])[1].sum() >= 3
 
 
@@ -375,5 +371,5 @@ def test_a_checkpoint_of_one_tower_is_refused(published: dict[str, Path], tmp_pa
 def test_more_text_than_the_model_reads_is_refused(published: dict[str, Path]) -> None:
     checkpoint = open_checkpoint(str(published["clip"]))
     with pytest.raises(ConfigError, match="reads at most 40 tokens, not 41"):
-        checkpoint_preprocessor(checkpoint, TEXTS, max_length=41)
-    assert checkpoint_preprocessor(checkpoint, ["word " * 99]).max_length == 40
+        checkpoint.preprocessor(TEXTS, max_length=41)
+    assert checkpoint.preprocessor(["word " * 99]).max_length == 40

@@ -1,0 +1,148 @@
+"""A pretrained vocabulary cut to a task's: fewer words to store, and no text that fails.
+
+Kept are the special tokens, the pieces that the training texts are made of, and every single
+character of ASCII and of the scripts in which those are written, so that a word that the task never
+showed is spelled with shorter pieces.
+"""
+
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from msd_deploy.data.preprocess import INSIDE_WORD
+from msd_deploy.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class CutVocabulary:
+    """A tokenizer with the pieces of a task alone.
+
+    Attributes:
+        tokenizer: Its tokens are numbered anew, in the order of the old numbers.
+        kept: The old number of each token.
+        pieces: Pieces of the texts.
+        kept_pieces: How many of them are the pieces that the whole vocabulary gives.
+    """
+
+    tokenizer: Tokenizer
+    kept: tuple[int, ...]
+    pieces: int
+    kept_pieces: int
+
+    @property
+    def note(self) -> str:
+        """What a user should know of it."""
+        return (
+            f"the vocabulary is cut to {len(self.kept):,} tokens, which are {self.coverage:.1%} of"
+            " the training texts' pieces; other words are spelled with shorter ones"
+        )
+
+    @property
+    def coverage(self) -> float:
+        """Share of the texts' pieces that stay as they were, 0 to 1."""
+        return self.kept_pieces / self.pieces if self.pieces else 1.0
+
+
+def cut_vocabulary(
+    tokenizer: Tokenizer, texts: Iterable[str], *, most: int | None = None
+) -> CutVocabulary:
+    """Return a tokenizer with the pieces that texts are made of.
+
+    Args:
+        tokenizer: Of BERT's type (WordPiece). It is left as it is.
+        texts: The training texts.
+        most: Most tokens, single characters and special tokens included; the rarest pieces go.
+
+    Raises:
+        ConfigError: The tokenizer is of another type, or the limit leaves no room for characters.
+    """
+    stated: dict[str, Any] = json.loads(tokenizer.to_str())
+    if stated["model"]["type"] != "WordPiece":
+        raise ConfigError(
+            f"a {stated['model']['type']} vocabulary cannot be cut, only WordPiece",
+            fix="Keep it whole, or start from a checkpoint of BERT's type",
+        )
+    vocabulary: dict[str, int] = stated["model"]["vocab"]
+    counts = _count_pieces(stated, texts)
+    needed = {token["id"] for token in stated["added_tokens"]}
+    needed |= _characters(vocabulary, counts)
+    if most is not None and len(needed) > most:
+        raise ConfigError(
+            f"{most} tokens do not hold the {len(needed)} single characters and special tokens",
+            where="data.vocabulary_size",
+            fix=f"Use {len(needed)} or more",
+        )
+    ranked = sorted(counts, key=lambda number: (-counts[number], number))
+    wanted = [number for number in ranked if number not in needed]
+    room = None if most is None else most - len(needed)
+    kept = tuple(sorted(needed.union(wanted[:room])))
+    return CutVocabulary(
+        _with_tokens(stated, kept),
+        kept,
+        counts.total(),
+        sum(times for number, times in counts.items() if number in set(kept)),
+    )
+
+
+def _characters(vocabulary: Mapping[str, int], counts: Mapping[int, int]) -> set[int]:
+    """Return the tokens that are one character of ASCII or of a script that the texts use."""
+    seen = (piece for piece, number in vocabulary.items() if number in counts)
+    scripts = {_script(letter) for piece in seen for letter in piece if letter.isalpha()}
+    letters = ((piece.removeprefix(INSIDE_WORD), number) for piece, number in vocabulary.items())
+    return {
+        number
+        for letter, number in letters
+        if len(letter) == 1 and (letter.isascii() or _script(letter) in scripts)
+    }
+
+
+def _script(letter: str) -> str:
+    """Return the first word of a character's Unicode name, such as LATIN or CYRILLIC."""
+    return unicodedata.name(letter, "").partition(" ")[0]
+
+
+def _count_pieces(stated: Mapping[str, Any], texts: Iterable[str]) -> Counter[int]:
+    """Count the pieces of texts, whole: neither cut nor padded, without special tokens."""
+    tokenizer = Tokenizer.from_str(json.dumps(stated))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    counts: Counter[int] = Counter()
+    for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False):
+        counts.update(encoding.ids)
+    return counts
+
+
+def _with_tokens(stated: Mapping[str, Any], kept: tuple[int, ...]) -> Tokenizer:
+    """Return the tokenizer with some of its tokens, numbered from 0."""
+    new = {old: number for number, old in enumerate(kept)}
+    vocabulary = {piece: new[old] for piece, old in stated["model"]["vocab"].items() if old in new}
+    changed = {
+        **stated,
+        "truncation": None,
+        "padding": None,
+        "model": {**stated["model"], "vocab": vocabulary},
+        "added_tokens": [{**one, "id": new[one["id"]]} for one in stated["added_tokens"]],
+        "post_processor": _renumbered(stated["post_processor"], new),
+    }
+    return Tokenizer.from_str(json.dumps(changed))
+
+
+def _renumbered(stated: Any, new: Mapping[int, int]) -> Any:
+    """Return a post-processor with the new numbers of the tokens that it adds."""
+    if isinstance(stated, list):  # ["[SEP]", 102] of BertProcessing, or a list of processors
+        is_token = len(stated) == 2 and isinstance(stated[1], int)
+        return (
+            [stated[0], new[stated[1]]] if is_token else [_renumbered(one, new) for one in stated]
+        )
+    if isinstance(stated, dict):
+        return {
+            key: [new[number] for number in value] if key == "ids" else _renumbered(value, new)
+            for key, value in stated.items()
+        }
+    return stated

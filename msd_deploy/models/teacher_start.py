@@ -1,0 +1,54 @@
+"""TeacherStart: what `msd teacher` asks of the checkpoints that a teacher starts from."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.models.classifier import ViewClassifier
+from msd_deploy.problem import Problem
+
+
+class TeacherStart(Protocol):
+    """Checkpoints, opened and checked."""
+
+    @property
+    def family(self) -> str:
+        """What the teacher is called."""
+        ...
+
+    def digest(self) -> str:
+        """Return the SHA-256 of what it starts from."""
+        ...
+
+    def preprocessor(
+        self,
+        texts: Iterable[str],
+        *,
+        tokenizer: Path | None = None,
+        max_length: int | None = None,
+        image_size: int | None = None,
+    ) -> Preprocessor:
+        """Return what makes its inputs.
+
+        Args:
+            texts: The training texts.
+            tokenizer: A tokenizer.json, or a folder with one, instead of the checkpoint's own.
+            max_length: Tokens of text; None: the longest training text's, as far as it reads.
+            image_size: Side in pixels; None: what it was trained with.
+
+        Raises:
+            MsdError: One of them does not suit the checkpoint.
+        """
+        ...
+
+    def build(
+        self,
+        preprocessor: Preprocessor,
+        *,
+        labels: tuple[str, ...],
+        problem: Problem,
+        dropout: float,
+    ) -> ViewClassifier:
+        """Return a model with the checkpoint's weights and a fresh head, for a task."""
+        ...
