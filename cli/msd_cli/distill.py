@@ -9,6 +9,7 @@ import typer
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
 from msd_cli.options import (
     DATA_PANEL,
+    AugmentOption,
     DataOption,
     JsonOption,
     LabelsOption,
@@ -55,6 +56,7 @@ def distill(
         ),
     ] = None,
     strict: StrictOption = False,
+    augment: AugmentOption = None,
     teacher: Annotated[
         Path | None,
         option(
@@ -198,6 +200,7 @@ def distill(
         "data.image_size": image_size,
         "data.max_length": max_length,
         "data.strict": strict or None,
+        "augment.preset": augment,
         "teacher.path": teacher,
         "teacher.epochs": teacher_epochs,
         "student.size": student,
