@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from msd_deploy.augment_config import AugmentConfig
 from msd_deploy.errors import ConfigError
+from msd_deploy.ranges import check_range as check_range  # every settings module takes it from here
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -293,6 +295,7 @@ class RunConfig:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     seed: int = 0
     """Seed of initial weights, order and dropout."""
     tracker: TrackerName | None = None
@@ -300,16 +303,6 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_range("seed", self.seed, 0, 2**31 - 1)
-
-
-def check_range(key: str, value: float | None, low: float, high: float) -> None:
-    """Check that a setting lies in its range, both ends included; None is always in range.
-
-    Raises:
-        ConfigError: It does not; names the key.
-    """
-    if value is not None and not low <= value <= high:
-        raise ConfigError(f"must lie between {low:.10g} and {high:.10g}, not {value!r}", where=key)
 
 
 def config_as_json(config: "DataclassInstance") -> dict[str, object]:
@@ -328,7 +321,7 @@ def _plain(value: object) -> object:
 
 
 def read_config(path: Path) -> RunConfig:
-    """Read a TOML file whose tables are data, teacher, student and distill.
+    """Read a TOML file whose tables are data, teacher, student, distill and augment.
 
     Raises:
         ConfigError: The file is missing or no TOML, or a key is unknown, mistyped or out of range.

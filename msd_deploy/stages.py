@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from msd_deploy.artifacts import SCHEMA_VERSION, Json, RunDirectory, new_file
 from msd_deploy.config import DistillConfig, RunConfig, TeacherConfig, config_as_json
+from msd_deploy.data.augment import build_augmentation
 from msd_deploy.data.batch import ImageGroupSampler
 from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.labelled import hide_labels
@@ -307,6 +308,12 @@ def _train(
             used=used,
             projection=projection,
             tracker=_tracker(task, plan.phase),
+            augment=build_augmentation(
+                task.config.augment,
+                task.data.splits["train"],
+                task.preprocessor,
+                seed=task.config.seed,
+            ),
         )
     )
 

@@ -24,6 +24,7 @@ from msd_deploy.artifacts import (
     write_json,
 )
 from msd_deploy.config import RunConfig, config_as_json, config_of
+from msd_deploy.data.augment import build_augmentation
 from msd_deploy.data.labelled import hide_labels
 from msd_deploy.data.prepared import PreparedData, notes_of, prepare
 from msd_deploy.data.preprocess import Preprocessor
@@ -294,6 +295,9 @@ def _train(teaching: _Teaching) -> ViewClassifier:
             history=History(teaching.folder / _HISTORY_NAME),
             hooks=teaching.hooks.training,
             used=data.splits["train"].has_label(),
+            augment=build_augmentation(
+                config.augment, data.splits["train"], teaching.preprocessor, seed=config.seed
+            ),
         )
     )
     return model

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from msd_deploy.augment_config import AugmentConfig
 from msd_deploy.config import DataConfig, Precision, check_range
 from msd_deploy.errors import ConfigError
 
@@ -90,6 +91,7 @@ class TeachingConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     finetune: FineTuneConfig = field(default_factory=FineTuneConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     seed: int = 0
     """Seed of the head's weights, order and dropout."""
 

@@ -1,11 +1,12 @@
 import math
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
 
+from msd_deploy.augment_config import AugmentConfig
 from msd_deploy.config import (
     DistillConfig,
     Method,
@@ -93,3 +94,29 @@ def test_every_number_has_a_range(key: str, kind: type) -> None:
     for value in impossible:
         with pytest.raises(ConfigError, match=f"^{key}: must lie between"):
             with_options(RunConfig(), {key: value})
+
+
+def test_a_preset_fills_in_what_the_augment_table_leaves_open(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('[augment]\npreset = "light"\nflip = 0.5\ncrop_area = 0.8\n')
+    config = read_config(file)
+    light = AugmentConfig(preset="light").strengths()
+    assert light.changes_pictures
+    assert config.augment.strengths() == replace(light, flip=0.5, crop_area=0.8)
+    stronger = with_options(config, {"augment.preset": "strong"}).augment.strengths()
+    strong = AugmentConfig(preset="strong").strengths()
+    assert stronger == replace(strong, flip=0.5, crop_area=0.8)
+    assert config_from_json(config_as_json(config)) == config
+
+
+def test_by_default_nothing_is_augmented() -> None:
+    strengths = RunConfig().augment.strengths()
+    assert not strengths.changes_pictures
+    assert strengths.word_dropout == 0
+
+
+def test_an_unknown_preset_is_named_with_those_that_there_are(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('[augment]\npreset = "extreme"\n')
+    with pytest.raises(ConfigError, match=r"augment\.preset: must be one of none, light, strong"):
+        read_config(file)

@@ -9,6 +9,7 @@ import typer
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
 from msd_cli.options import (
     DATA_PANEL,
+    AugmentOption,
     DataOption,
     JsonOption,
     LabelsOption,
@@ -63,6 +64,7 @@ def distill(
         ),
     ] = None,
     strict: StrictOption = False,
+    augment: AugmentOption = None,
     teacher: Annotated[
         Path | None,
         option(
@@ -234,6 +236,7 @@ def distill(
         "data.max_length": max_length,
         "data.vocabulary_size": vocabulary_size,
         "data.strict": strict or None,
+        "augment.preset": augment,
         "teacher.path": teacher,
         "teacher.epochs": teacher_epochs,
         "student.size": student,

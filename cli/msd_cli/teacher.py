@@ -8,6 +8,7 @@ import typer
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
 from msd_cli.options import (
     DATA_PANEL,
+    AugmentOption,
     DataOption,
     JsonOption,
     LabelsOption,
@@ -81,6 +82,7 @@ def teacher(
         ),
     ] = None,
     strict: StrictOption = False,
+    augment: AugmentOption = None,
     epochs: Annotated[
         int | None, option(_TRAINING, "Passes over the training split.", _DEFAULTS.epochs)
     ] = None,
@@ -170,6 +172,7 @@ def teacher(
         "data.tokenizer": tokenizer,
         "data.max_length": max_length,
         "data.strict": strict or None,
+        "augment.preset": augment,
         "finetune.model": model,
         "finetune.text": text,
         "finetune.vision": vision,

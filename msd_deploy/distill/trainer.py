@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from msd_deploy.artifacts import new_file
+from msd_deploy.data.augment import Augmentation
 from msd_deploy.data.batch import Batch, BatchDataset, ImageGroupSampler
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -63,6 +64,7 @@ class TrainingJob:
         used: bool [rows], which training rows are used; all if None.
         projection: Trained with the model for the objective's hint, kept in checkpoints alone.
         tracker: Is shown the history's lines.
+        augment: Changes the batches that are trained on, and no others.
     """
 
     model: ViewClassifier
@@ -75,6 +77,7 @@ class TrainingJob:
     used: NDArray[np.bool_] | None = None
     projection: nn.Linear | None = None
     tracker: Tracker | None = None
+    augment: Augmentation | None = None
 
 
 def train(job: TrainingJob) -> None:
@@ -188,6 +191,8 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
         self.optimizer.zero_grad()
+        if self.job.augment is not None:
+            batch = self.job.augment(batch, self.progress.epoch)
         answer = self._backward(batch)
         self.accelerator.clip_grad_norm_(self.views.parameters(), _GRADIENT_NORM)
         self.optimizer.step()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
+from msd_deploy.augment_config import AugmentConfig
 from msd_deploy.config import DataConfig, DistillConfig, RunConfig, StudentConfig
 from msd_deploy.report.commands import told_path
 
@@ -33,6 +34,7 @@ def changed_settings(config: RunConfig) -> Settings:
             for name, value in _changed(distill)
             if name not in _WITHOUT_EFFECT
         },
+        **{f"augment.{name}": value for name, value in _changed(config.augment)},
     }
     vision = student.vision
     if vision is not None and Path(vision).is_absolute():
@@ -40,7 +42,9 @@ def changed_settings(config: RunConfig) -> Settings:
     return changed if config.seed == RunConfig().seed else {**changed, "seed": config.seed}
 
 
-def _changed(section: DataConfig | StudentConfig | DistillConfig) -> list[tuple[str, Value]]:
+def _changed(
+    section: DataConfig | StudentConfig | DistillConfig | AugmentConfig,
+) -> list[tuple[str, Value]]:
     values = [
         (field.name, getattr(section, field.name), field.default) for field in fields(section)
     ]

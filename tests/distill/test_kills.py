@@ -68,12 +68,12 @@ def msd(run: RunDirectory, *arguments: object, kill_before: int = 0) -> Ended:
 
 @pytest.fixture
 def settings(tmp_path: Path, write_memes: Callable[..., Path]) -> Path:
-    """A TOML file: 200 memes, a checkpoint at every step, weights that are learned."""
+    """A TOML file: 200 changed memes, a checkpoint at every step, weights that are learned."""
     memes = write_memes(tmp_path, 200)
     path = tmp_path / "run.toml"
     path.write_text(
         f'data.spec = "{memes}"\n'
-        "teacher.epochs = 1\n"
+        'teacher.epochs = 1\naugment.preset = "strong"\n'
         '[distill]\nweighting = "meta"\nkeep = "best"\nhint_weight = 1.0\n'
         "epochs = 4\nlog_every = 1\ncheckpoint_seconds = 0.0\n"
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from msd_deploy.artifacts import RunDirectory
+from msd_deploy.augment_config import AugmentConfig
 from msd_deploy.config import DataConfig, DistillConfig, RunConfig, StudentConfig
 from msd_deploy.report.answers import StudentAnswers
 from msd_deploy.report.distillation_page import method_words
@@ -46,6 +47,7 @@ def test_what_decides_a_result_is_told_under_its_key() -> None:
         DataConfig(labelled_share=0.1, spec="easy-vqa"),
         student=StudentConfig(size="small"),
         distill=DistillConfig(hint_weight=5.0, keep="best", log_every=1, alpha=0.2),
+        augment=AugmentConfig(preset="light", flip=0.5),
         seed=3,
     )
     assert changed_settings(config) == {
@@ -54,11 +56,14 @@ def test_what_decides_a_result_is_told_under_its_key() -> None:
         "distill.alpha": 0.2,
         "distill.hint_weight": 5.0,
         "distill.keep": "best",
+        "augment.preset": "light",
+        "augment.flip": 0.5,
         "seed": 3,
     }
     assert _words(config).endswith(
         'Not the defaults: data.labelled_share = 0.1, student.size = "small",'
-        ' distill.hint_weight = 5.0, distill.keep = "best", seed = 3.'
+        ' distill.hint_weight = 5.0, distill.keep = "best",'
+        ' augment.preset = "light", augment.flip = 0.5, seed = 3.'
     )
 
 

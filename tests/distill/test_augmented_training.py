@@ -1,0 +1,175 @@
+"""Changed pictures and texts in whole trainings: who sees them, and what a resume repeats."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from msd_deploy.artifacts import RunDirectory, read_json, sha256_of_file
+from msd_deploy.augment_config import AugmentConfig
+from msd_deploy.config import RunConfig
+from msd_deploy.data.augment import build_augmentation
+from msd_deploy.data.batch import Batch, collate
+from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.distill.history import History
+from msd_deploy.distill.meta import MetaObjective
+from msd_deploy.distill.objectives import LabelObjective
+from msd_deploy.distill.plan import TrainingPlan
+from msd_deploy.distill.steps import Hooks, StepLoss, ViewOutputs
+from msd_deploy.distill.teacher_cache import read_predictions
+from msd_deploy.distill.trainer import TrainingJob, train
+from msd_deploy.errors import StoppedError
+from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.pipeline import RunHooks, run_distillation
+
+Memes = tuple[PreparedData, Preprocessor]
+
+
+@dataclass
+class Watched:
+    """An objective that keeps the pictures it is shown, and trains on the labels."""
+
+    shown: list[Tensor] = field(default_factory=list)
+
+    def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
+        self.shown.append(batch.pixel_values.clone())
+        return LabelObjective(0.0)(model, batch)
+
+
+def train_watched(
+    memes: Memes, model: FusionForClassification, folder: Path, augment: AugmentConfig
+) -> Watched:
+    data, preprocessor = memes
+    objective = Watched()
+    plan = TrainingPlan("student", 2, 64, 1e-3, 0.0, 0.1, 0, 1, 1e9, "")
+    train(
+        TrainingJob(
+            model,
+            objective,
+            data,
+            plan,
+            checkpoints=folder / "checkpoints",
+            history=History(folder / "history.jsonl"),
+            augment=build_augmentation(augment, data.splits["train"], preprocessor, seed=0),
+        )
+    )
+    return objective
+
+
+def test_training_sees_changed_pictures_in_every_pass_and_evaluation_never_does(
+    memes: Memes,
+    tiny_model: FusionForClassification,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judged: list[Tensor] = []
+    features = FusionForClassification.features_by_view
+
+    def watch(model: FusionForClassification, batch: Batch, views: object) -> object:
+        if not model.training:
+            judged.append(batch.pixel_values)
+        return features(model, batch, views)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FusionForClassification, "features_by_view", watch)
+    objective = train_watched(memes, tiny_model, tmp_path, AugmentConfig(preset="light"))
+    stored = {pixels.tobytes() for pixels in memes[0].splits["train"].pixels}
+    seen = [
+        picture.permute(1, 2, 0).contiguous().numpy().tobytes()
+        for shown in objective.shown
+        for picture in shown
+    ]
+    assert len(set(seen)) == len(seen) == 2 * 120
+    assert not stored & set(seen)
+    assert judged
+    for pixels in judged:
+        assert {p.permute(1, 2, 0).contiguous().numpy().tobytes() for p in pixels} <= stored
+
+
+def test_without_augmentation_a_training_sees_the_pictures_as_they_are(
+    memes: Memes, tiny_model: FusionForClassification, tmp_path: Path
+) -> None:
+    objective = train_watched(memes, tiny_model, tmp_path, AugmentConfig())
+    stored = {pixels.tobytes() for pixels in memes[0].splits["train"].pixels}
+    for shown in objective.shown:
+        assert {p.permute(1, 2, 0).contiguous().numpy().tobytes() for p in shown} <= stored
+
+
+@pytest.fixture(scope="module")
+def augmented_run(
+    tmp_path_factory: pytest.TempPathFactory, small_config: RunConfig, finished_run: RunDirectory
+) -> tuple[RunConfig, RunDirectory]:
+    """The finished run's teacher, and a student that is shown changed pictures."""
+    config = replace(
+        small_config,
+        teacher=replace(small_config.teacher, path=finished_run.teacher),
+        augment=AugmentConfig(preset="strong"),
+    )
+    run = RunDirectory(tmp_path_factory.mktemp("runs") / "augmented")
+    run_distillation(config, run)
+    return config, run
+
+
+def test_the_cache_is_the_one_of_unchanged_pictures(
+    augmented_run: tuple[RunConfig, RunDirectory], finished_run: RunDirectory
+) -> None:
+    run = augmented_run[1]
+    keys = [read_json(r.teacher_predictions / "manifest.json")["key"] for r in (run, finished_run)]
+    assert keys[0] == keys[1]
+    files = [sorted(p.name for p in r.teacher_predictions.iterdir()) for r in (run, finished_run)]
+    assert files[0] == files[1]
+    ours, theirs = (read_predictions(r.teacher_predictions) for r in (run, finished_run))
+    for split in ("train", "validation", "test"):
+        assert torch.equal(ours.logits[split], theirs.logits[split])
+    digests = [sha256_of_file(r.student / "model.safetensors") for r in (run, finished_run)]
+    assert digests[0] != digests[1]
+
+
+class StopAt:
+    """Asks to stop after the n-th step of a process."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+@pytest.mark.parametrize("stops", [(3, 2, 1)])
+def test_a_stopped_augmented_run_resumes_to_the_same_bits(
+    augmented_run: tuple[RunConfig, RunDirectory], tmp_path: Path, stops: tuple[int, ...]
+) -> None:
+    config, finished = augmented_run
+    run = RunDirectory(tmp_path / "run")
+    for index, step in enumerate(stops):
+        hooks = RunHooks(training=Hooks(should_stop=StopAt(step)))
+        with pytest.raises(StoppedError):
+            run_distillation(config, run, resume=index > 0, hooks=hooks)
+    run_distillation(config, run, resume=True)
+    weights = [r.student / "model.safetensors" for r in (run, finished)]
+    assert sha256_of_file(weights[0]) == sha256_of_file(weights[1])
+    assert run.history.read_bytes() == finished.history.read_bytes()
+
+
+def test_the_rows_that_judge_learned_weights_are_unchanged(
+    small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judging: list[Batch] = []
+    meta_batch = MetaObjective._meta_batch
+
+    def watch(objective: MetaObjective) -> Batch:
+        batch = meta_batch(objective)
+        judging.append(batch)
+        expected = collate(objective.task.split, batch.rows.numpy())
+        assert torch.equal(batch.pixel_values, expected.pixel_values)
+        assert torch.equal(batch.input_ids, expected.input_ids)
+        return batch
+
+    monkeypatch.setattr(MetaObjective, "_meta_batch", watch)
+    learned = replace(small_config.distill, weighting="meta", epochs=1)
+    config = replace(small_config, distill=learned, augment=AugmentConfig(preset="strong"))
+    run_distillation(config, RunDirectory(tmp_path / "run"))
+    assert judging
