@@ -283,6 +283,18 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_range("seed", self.seed, 0, 2**31 - 1)
+        if self.augment.views_per_picture and self.distill.method == "none":
+            raise ConfigError(
+                "the teacher answers for changed pictures, and method none does not ask it",
+                where="augment.views_per_picture",
+                fix="Leave it out, or use --method kd or msd",
+            )
+        if self.augment.views_per_picture and self.distill.needs_features:
+            raise ConfigError(
+                "the teacher's features are kept of the unchanged pictures alone",
+                where="augment.views_per_picture",
+                fix="Leave it out, or hint_weight and relation_weight",
+            )
 
 
 def config_as_json(config: "DataclassInstance") -> dict[str, object]:

@@ -4,18 +4,20 @@ Off unless asked for. What is drawn depends on the seed, the pass and the rows, 
 training is shown what it would have been shown, and no other random stream is touched.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from msd_deploy.artifacts import sha256_of_json
 from msd_deploy.augment_config import AugmentConfig
-from msd_deploy.data.augment_pictures import PictureDraws, change_pictures
+from msd_deploy.data.augment_pictures import CHANGES_VERSION, PictureDraws, change_pictures
 from msd_deploy.data.augment_words import drop_words, word_table
 from msd_deploy.data.batch import Batch
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.errors import ConfigError
 
 # First numbers of the seeds: streams of their own, apart from those of the order of rows.
 _PICTURES, _WORDS = 7001, 7002
@@ -27,16 +29,17 @@ class PictureAugmentation:
     Args:
         config: How much.
         split: Of the data set.
-        seed: Of the draws.
+        seed: Of the draws, with the configuration's own; None: that alone, so that every training
+            is shown the same forms.
     """
 
     def __init__(
-        self, config: AugmentConfig, split: PreparedSplit, *, seed: tuple[int, ...]
+        self, config: AugmentConfig, split: PreparedSplit, *, seed: int | None = None
     ) -> None:
+        own = () if seed is None else (seed,)
         self.number_of_row = split.image_index
-        # Of all splits, as pictures are numbered over all: the same whatever the split.
         self.draws = PictureDraws(
-            config.strengths(), len(split.pixels), seed=(_PICTURES, config.seed, *seed)
+            config.strengths(), len(split.pixels), seed=(_PICTURES, config.seed, *own)
         )
 
     def __call__(self, batch: Batch, form: int) -> Batch:
@@ -83,25 +86,40 @@ class WordAugmentation:
 class Augmentation:
     """Changes the batches of one training.
 
-    Args:
+    Attributes:
         pictures: Changes pictures, if anything does.
         words: Changes texts, if anything does.
+        forms: How many forms each picture has; 0: a new one in every pass.
     """
 
     def __init__(
-        self, pictures: PictureAugmentation | None, words: WordAugmentation | None
+        self,
+        pictures: PictureAugmentation | None,
+        words: WordAugmentation | None,
+        *,
+        forms: int = 0,
     ) -> None:
-        self.pictures, self.words = pictures, words
+        self.pictures, self.words, self.forms = pictures, words, forms
 
     def __call__(self, batch: Batch, epoch: int) -> Batch:
         """Return the batch as it is shown in a pass, from 0."""
         if self.words is not None:
             batch = self.words(batch, epoch)
-        return batch if self.pictures is None else self.pictures(batch, epoch)
+        if self.pictures is None:
+            return batch
+        if self.forms == 0:
+            return self.pictures(batch, epoch)
+        form = 1 + epoch % self.forms
+        return replace(self.pictures(batch, form), form=form)
 
 
 def build_augmentation(
-    config: AugmentConfig, split: PreparedSplit, preprocessor: Preprocessor, *, seed: int
+    config: AugmentConfig,
+    split: PreparedSplit,
+    preprocessor: Preprocessor,
+    *,
+    seed: int,
+    is_asked: bool = False,
 ) -> Augmentation | None:
     """Return what changes the batches of a training, or None if nothing does.
 
@@ -110,11 +128,38 @@ def build_augmentation(
         split: The training split.
         preprocessor: Made it.
         seed: Of the run.
+        is_asked: Whether a teacher answers for the forms of views_per_picture.
     """
     strengths = config.strengths()
+    forms = config.views_per_picture if is_asked else 0
     pictures = words = None
     if strengths.changes_pictures:
-        pictures = PictureAugmentation(config, split, seed=(seed,))
+        pictures = PictureAugmentation(config, split, seed=None if forms else seed)
     if strengths.word_dropout > 0:
         words = WordAugmentation(config, preprocessor, seed=seed)
-    return Augmentation(pictures, words) if pictures or words else None
+    if pictures is None and words is None:
+        return None
+    return Augmentation(pictures, words, forms=forms)
+
+
+def digest_of_forms(config: AugmentConfig) -> str:
+    """Return the SHA-256 of all that decides the forms of views_per_picture, pictures aside."""
+    strengths = {k: v for k, v in asdict(config.strengths()).items() if k != "word_dropout"}
+    return sha256_of_json([CHANGES_VERSION, strengths, config.views_per_picture, config.seed])
+
+
+def check_same_frame(student: Preprocessor, teacher: Preprocessor) -> None:
+    """Check that a share of a picture is the same part of it for both.
+
+    Raises:
+        ConfigError: They cut or pad pictures differently.
+    """
+    (height, width), (high, wide) = student.image.size, teacher.image.size
+    if student.image.mode != teacher.image.mode or height * wide != width * high:
+        raise ConfigError(
+            f"the teacher is shown pictures by {teacher.image.mode} in {wide} by {high} pixels, the"
+            f" student by {student.image.mode} in {width} by {height}: a part of one picture is"
+            " another part of the other",
+            where="augment.views_per_picture",
+            fix=f'Set data.image_mode = "{teacher.image.mode}", or leave it out',
+        )

@@ -87,7 +87,7 @@ class DistillationObjective:
         shown = draw_view(self.modality_dropout) if self.modality_dropout else View.MULTIMODAL
         outputs = self._outputs(model, batch, shown)
         student = {**outputs.logits, View.MULTIMODAL: outputs.logits[shown]}
-        teacher = self.predictions.of_rows("train", batch.rows)
+        teacher = self.predictions.of_rows("train", batch.rows, batch.form)
         distances = {
             view: self.distance(student[view], teacher[view], batch.labels) for view in self.views
         }
