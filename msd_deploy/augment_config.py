@@ -84,6 +84,8 @@ class AugmentConfig:
     """Share of pictures that have such a square."""
     word_dropout: float | None = None
     """Share of a text's words that are left out; one always stays."""
+    mixup: float = 0.0
+    """`msd teacher` only: pictures are mixed in pairs, by shares from Beta(this, this); 0: none."""
     views_per_picture: int = 0
     """How many changed forms of each picture the teacher answers for, which then take turns by
     pass; 0: it answers for the unchanged picture, and every pass shows new changes."""
@@ -97,6 +99,7 @@ class AugmentConfig:
             check_range(f"augment.{name}", getattr(self, name), 0.0, 1.0)
         check_range("augment.cutout", self.cutout, 0.0, 0.9)
         check_range("augment.word_dropout", self.word_dropout, 0.0, 0.9)
+        check_range("augment.mixup", self.mixup, 0.0, 10.0)
         check_range("augment.views_per_picture", self.views_per_picture, 0, 1000)
         check_range("augment.seed", self.seed, 0, 2**31 - 1)
         if self.views_per_picture and not self.strengths().changes_pictures:

@@ -42,6 +42,10 @@ def teacher(
         ),
     ] = None,
     data: DataOption = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="TOML file; options override it.", show_default="none"),
+    ] = None,
     examples: Annotated[
         int | None,
         option(DATA_PANEL, "Training examples of a generated task.", "the task's own number"),
@@ -147,7 +151,7 @@ def teacher(
         "finetune.modality_dropout": modality_dropout,
         "seed": seed,
     }
-    settings = teaching_settings(options, out=out, resume=resume)
+    settings = teaching_settings(options, config_file=config, out=out, resume=resume)
     display = ProgressDisplay(stopped_fix="Continue with --resume, if training had begun")
     with display.running():
         hooks = RunHooks(display.stages(), Hooks(display.on_step, display.should_stop))

@@ -21,6 +21,19 @@ _PICTURES_PER_ROW = 0.25
 
 
 @dataclass(frozen=True, slots=True)
+class MixedLabels:
+    """What a batch's pictures show besides their own (mixup).
+
+    Attributes:
+        labels: Of the other picture that each row's picture is mixed with, as in `Batch`.
+        share: Of the other picture in it, 0 to 1/2.
+    """
+
+    labels: Tensor
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Rows of a data set as a model takes them.
 
@@ -34,6 +47,7 @@ class Batch:
         rows: int64 [batch], the rows' positions in their split.
         form: Which of the changed forms that the teacher answers for the pictures are shown in,
             from 1; 0: any other, the unchanged one as well.
+        mixed: What else its mixed pictures show; None where pictures are not mixed.
     """
 
     pixel_values: Tensor
@@ -44,6 +58,7 @@ class Batch:
     labels: Tensor
     rows: Tensor
     form: int = 0
+    mixed: MixedLabels | None = None
 
     def __len__(self) -> int:
         return len(self.rows)

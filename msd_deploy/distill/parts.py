@@ -34,4 +34,5 @@ def _rows_of(batch: Batch, rows: torch.Tensor) -> Batch:
         attention_mask=batch.attention_mask[rows],
         labels=batch.labels[rows],
         rows=batch.rows[rows],
+        mixed=batch.mixed and replace(batch.mixed, labels=batch.mixed.labels[rows]),
     )
