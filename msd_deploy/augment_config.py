@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
+from msd_deploy.errors import ConfigError
 from msd_deploy.ranges import check_range
 
 Preset = Literal["none", "light", "strong"]
@@ -83,8 +84,13 @@ class AugmentConfig:
     """Share of pictures that have such a square."""
     word_dropout: float | None = None
     """Share of a text's words that are left out; one always stays."""
+    mixup: float = 0.0
+    """`msd teacher` only: pictures are mixed in pairs, by shares from Beta(this, this); 0: none."""
+    views_per_picture: int = 0
+    """How many changed forms of each picture the teacher answers for, which then take turns by
+    pass; 0: it answers for the unchanged picture, and every pass shows new changes."""
     seed: int = 0
-    """Seed of the changes, with the run's own."""
+    """Seed of the changes, with the run's own; alone that of the forms of views_per_picture."""
 
     def __post_init__(self) -> None:
         check_range("augment.crop_area", self.crop_area, 0.05, 1.0)
@@ -93,7 +99,15 @@ class AugmentConfig:
             check_range(f"augment.{name}", getattr(self, name), 0.0, 1.0)
         check_range("augment.cutout", self.cutout, 0.0, 0.9)
         check_range("augment.word_dropout", self.word_dropout, 0.0, 0.9)
+        check_range("augment.mixup", self.mixup, 0.0, 10.0)
+        check_range("augment.views_per_picture", self.views_per_picture, 0, 1000)
         check_range("augment.seed", self.seed, 0, 2**31 - 1)
+        if self.views_per_picture and not self.strengths().changes_pictures:
+            raise ConfigError(
+                "all forms of a picture would be the same, as no setting changes pictures",
+                where="augment.views_per_picture",
+                fix="Use --augment light or strong, or set a strength",
+            )
 
     def strengths(self) -> Strengths:
         """Return every strength, the preset's where none is stated."""

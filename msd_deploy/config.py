@@ -23,6 +23,7 @@ Method = Literal["none", "kd", "msd"]
 Weighting = Literal["fixed", "population", "instance", "meta"]
 Loss = Literal["kl", "dist", "dkd", "mse"]
 Precision = Literal["fp32", "bf16"]
+_Config = TypeVar("_Config", bound="DataclassInstance")
 # Those of accelerate's `log_with`.
 TrackerName = Literal[
     "tensorboard",
@@ -303,6 +304,24 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_range("seed", self.seed, 0, 2**31 - 1)
+        if self.augment.mixup > 0:
+            raise ConfigError(
+                "the teacher's answers to mixed pictures are not known: its cache holds none",
+                where="augment.mixup",
+                fix="Mix in a teacher's own training, `msd teacher`, alone",
+            )
+        if self.augment.views_per_picture and self.distill.method == "none":
+            raise ConfigError(
+                "the teacher answers for changed pictures, and method none does not ask it",
+                where="augment.views_per_picture",
+                fix="Leave it out, or use --method kd or msd",
+            )
+        if self.augment.views_per_picture and self.distill.needs_features:
+            raise ConfigError(
+                "the teacher's features are kept of the unchanged pictures alone",
+                where="augment.views_per_picture",
+                fix="Leave it out, or hint_weight and relation_weight",
+            )
 
 
 def config_as_json(config: "DataclassInstance") -> dict[str, object]:
@@ -324,6 +343,15 @@ def read_config(path: Path) -> RunConfig:
     """Read a TOML file whose tables are data, teacher, student, distill and augment.
 
     Raises:
+        ConfigError: As `read_config_of`.
+    """
+    return read_config_of(RunConfig, path)
+
+
+def read_config_of(kind: type[_Config], path: Path) -> _Config:
+    """Read a TOML file as a configuration of any kind.
+
+    Raises:
         ConfigError: The file is missing or no TOML, or a key is unknown, mistyped or out of range.
     """
     try:
@@ -331,7 +359,7 @@ def read_config(path: Path) -> RunConfig:
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot be read as TOML ({error})", where=path) from error
     try:
-        return config_from_json(stated)
+        return config_of(kind, stated)
     except ConfigError as error:
         raise ConfigError(str(error), where=path) from error
 
@@ -343,9 +371,6 @@ def config_from_json(stated: Mapping[str, object]) -> RunConfig:
         ConfigError: Names the key that is unknown, mistyped or out of range.
     """
     return config_of(RunConfig, stated)
-
-
-_Config = TypeVar("_Config", bound="DataclassInstance")
 
 
 def with_options(config: _Config, options: Mapping[str, object]) -> _Config:

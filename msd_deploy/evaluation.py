@@ -52,6 +52,7 @@ def predict_views(
     views: Iterable[View] = tuple(View),
     batch_size: int = 256,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
+    shown: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> LogitsByView:
     """Return a model's logits, float32 [rows, classes], of each view of a whole split.
 
@@ -61,12 +62,16 @@ def predict_views(
         views: Which views.
         batch_size: Rows at a time.
         on_batch: Called with the rows done and their total.
+        shown: What the model is shown of a batch.
     """
     wanted = tuple(views)
     logits: LogitsByView = {
         view: np.empty((len(split), model.classifier.out_features), np.float32) for view in wanted
     }
-    ask = partial(model.logits_by_view, views=wanted)
+
+    def ask(batch: Batch) -> dict[View, Tensor]:
+        return model.logits_by_view(shown(batch), wanted)
+
     _fill(logits, ask, model, split, batch_size=batch_size, on_batch=on_batch)
     return logits
 

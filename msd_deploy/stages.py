@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from msd_deploy.artifacts import SCHEMA_VERSION, Json, RunDirectory, new_file
 from msd_deploy.config import DistillConfig, RunConfig, TeacherConfig, config_as_json
-from msd_deploy.data.augment import build_augmentation
+from msd_deploy.data.augment import build_augmentation, check_same_frame
 from msd_deploy.data.batch import ImageGroupSampler
 from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.labelled import hide_labels
@@ -153,6 +153,8 @@ def given_teacher(
     if folder is None:
         return data, None
     teacher = load_teacher(folder, labels=data.labels, problem=data.problem)
+    if task.config.augment.views_per_picture:
+        check_same_frame(task.preprocessor, teacher.preprocessor)
     of_teacher = _prepare(source, teacher.preprocessor, task.config, task.hooks)
     for note in of_teacher.notes:
         if note not in data.notes:
@@ -184,6 +186,7 @@ def cached_predictions(
         teacher_data,
         task.run.teacher_predictions,
         with_features=task.config.distill.needs_features,
+        augment=task.config.augment,
         on_batch=lambda done, total: task.hooks.on_count("examples", done, total),
     )
 
@@ -313,6 +316,7 @@ def _train(
                 task.data.splits["train"],
                 task.preprocessor,
                 seed=task.config.seed,
+                is_asked=plan.phase == "student",
             ),
         )
     )

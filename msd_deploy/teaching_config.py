@@ -97,3 +97,9 @@ class TeachingConfig:
 
     def __post_init__(self) -> None:
         check_range("seed", self.seed, 0, 2**31 - 1)
+        if self.augment.views_per_picture > 0:
+            raise ConfigError(
+                "a teacher learns from labels, and nobody is asked about changed pictures",
+                where="augment.views_per_picture",
+                fix="Leave it out; every pass shows new changes",
+            )

@@ -17,6 +17,7 @@ from msd_deploy.config import (
     with_options,
 )
 from msd_deploy.errors import ConfigError
+from msd_deploy.teaching_config import TeachingConfig
 
 
 def test_json_and_back_is_the_same() -> None:
@@ -120,3 +121,29 @@ def test_an_unknown_preset_is_named_with_those_that_there_are(tmp_path: Path) ->
     file.write_text('[augment]\npreset = "extreme"\n')
     with pytest.raises(ConfigError, match=r"augment\.preset: must be one of none, light, strong"):
         read_config(file)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"preset": "none"}, "no setting changes pictures"),
+        ({"preset": "none", "word_dropout": 0.5}, "no setting changes pictures"),
+    ],
+)
+def test_forms_of_pictures_need_something_that_changes_them(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"augment\.views_per_picture: .*{message}"):
+        AugmentConfig(views_per_picture=2, **settings)
+
+
+@pytest.mark.parametrize("settings", [{"method": "none"}, {"hint_weight": 1.0}])
+def test_forms_of_pictures_are_refused_where_nobody_answers_for_them(
+    settings: dict[str, Any],
+) -> None:
+    augment = AugmentConfig(preset="light", views_per_picture=2)
+    RunConfig(augment=augment)
+    with pytest.raises(ConfigError, match=r"augment\.views_per_picture: the teacher"):
+        RunConfig(augment=augment, distill=DistillConfig(**settings))
+    with pytest.raises(ConfigError, match=r"augment\.views_per_picture: a teacher learns"):
+        TeachingConfig(augment=augment)

@@ -7,7 +7,7 @@ import typer
 
 from msd_cli.usage import usage_errors
 from msd_deploy.artifacts import RunDirectory
-from msd_deploy.config import RunConfig, read_config, with_options
+from msd_deploy.config import RunConfig, read_config, read_config_of, with_options
 from msd_deploy.teaching_config import TeachingConfig
 
 
@@ -40,20 +40,26 @@ def run_settings(
     return settings, RunDirectory(out or default_run_folder(settings.data.spec))
 
 
-def teaching_settings(options: Mapping[str, object], *, out: Path, resume: bool) -> TeachingConfig:
+def teaching_settings(
+    options: Mapping[str, object], *, config_file: Path | None, out: Path, resume: bool
+) -> TeachingConfig:
     """Return the configuration of a teacher's fine-tuning.
 
     Args:
         options: By dotted key; None where the option was not given.
+        config_file: TOML file that the options override.
         out: The teacher's folder.
         resume: Start from the settings of the fine-tuning that is there.
 
     Raises:
         typer.BadParameter: An option is out of range, or no checkpoint is named.
+        ConfigError: The TOML file is wrong.
         ArtifactError: There is nothing to resume.
     """
     base = TeachingConfig()
-    if resume:
+    if config_file is not None:
+        base = read_config_of(TeachingConfig, config_file)
+    elif resume:
         from msd_deploy.teaching import teaching_of
 
         base = teaching_of(out)

@@ -60,6 +60,10 @@ def teacher(
         typer.Option("--cut-vocab", help="Keep the words of --text that the task uses."),
     ] = False,
     data: DataOption = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="TOML file; options override it.", show_default="none"),
+    ] = None,
     examples: Annotated[
         int | None,
         option(DATA_PANEL, "Training examples of a generated task.", "the task's own number"),
@@ -188,7 +192,7 @@ def teacher(
         "finetune.modality_dropout": modality_dropout,
         "seed": seed,
     }
-    settings = teaching_settings(options, out=out, resume=resume)
+    settings = teaching_settings(options, config_file=config, out=out, resume=resume)
     display = ProgressDisplay(stopped_fix="Continue with --resume, if training had begun")
     with display.running():
         hooks = RunHooks(display.stages(), Hooks(display.on_step, display.should_stop))

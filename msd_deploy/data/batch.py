@@ -7,6 +7,7 @@ and `image_index` says which row shows which.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,19 @@ from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.views import View
 
 _PICTURES_PER_ROW = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class MixedLabels:
+    """What a batch's pictures show besides their own (mixup).
+
+    Attributes:
+        labels: Of the other picture that each row's picture is mixed with, as in `Batch`.
+        share: Of the other picture in it, 0 to 1/2.
+    """
+
+    labels: Tensor
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +45,9 @@ class Batch:
         attention_mask: int64 [batch, length]; 1 for tokens, 0 for padding.
         labels: int64 [batch] (single label) or float32 [batch, classes] of 0 and 1 (multi-label).
         rows: int64 [batch], the rows' positions in their split.
+        form: Which of the changed forms that the teacher answers for the pictures are shown in,
+            from 1; 0: any other, the unchanged one as well.
+        mixed: What else its mixed pictures show; None where pictures are not mixed.
     """
 
     pixel_values: Tensor
@@ -40,14 +57,21 @@ class Batch:
     attention_mask: Tensor
     labels: Tensor
     rows: Tensor
+    form: int = 0
+    mixed: MixedLabels | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """Return the batch on another device."""
-        tensors = (getattr(self, name) for name in self.__dataclass_fields__)
-        return Batch(*(tensor.to(device, non_blocking=non_blocking) for tensor in tensors))
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=non_blocking)
+            for name, value in values.items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
 
 
 def view_of(batch: Batch, view: View) -> Batch:

@@ -132,7 +132,7 @@ class MetaObjective:
 
     def distances(self, logits: Mapping[View, Tensor], batch: Batch) -> dict[View, Tensor]:
         """Return the distance [batch] of each view to the teacher's answer."""
-        teacher = self.task.predictions.of_rows("train", batch.rows)
+        teacher = self.task.predictions.of_rows("train", batch.rows, batch.form)
         return {v: self.task.distance(logits[v], teacher[v], batch.labels) for v in _VIEWS}
 
     def _meta_batch(self) -> Batch:

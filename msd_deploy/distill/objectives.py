@@ -46,9 +46,12 @@ class LabelsOfView:
     view: View
 
     def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
-        """Return the loss as the term "labels"."""
+        """Return the loss as the term "labels"; of mixed pictures, by the shares of both labels."""
         logits = model(batch, (self.view,)).logits[self.view]
-        return StepLoss({LABELS_TERM: label_loss(logits, batch.labels)}, {})
+        loss = label_loss(logits, batch.labels)
+        if batch.mixed is not None and self.view.has_image:
+            loss = torch.lerp(loss, label_loss(logits, batch.mixed.labels), batch.mixed.share)
+        return StepLoss({LABELS_TERM: loss}, {})
 
 
 def draw_view(modality_dropout: float) -> View:
@@ -87,7 +90,7 @@ class DistillationObjective:
         shown = draw_view(self.modality_dropout) if self.modality_dropout else View.MULTIMODAL
         outputs = self._outputs(model, batch, shown)
         student = {**outputs.logits, View.MULTIMODAL: outputs.logits[shown]}
-        teacher = self.predictions.of_rows("train", batch.rows)
+        teacher = self.predictions.of_rows("train", batch.rows, batch.form)
         distances = {
             view: self.distance(student[view], teacher[view], batch.labels) for view in self.views
         }

@@ -1,6 +1,7 @@
 """A step's batch in parts: each is computed after the other, and takes only its share of memory."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -24,7 +25,8 @@ def parts_of(batch: Batch, count: int) -> Iterator[Batch]:
 
 def _rows_of(batch: Batch, rows: torch.Tensor) -> Batch:
     shown, index = batch.image_index[rows].unique(return_inverse=True)
-    return Batch(
+    return replace(
+        batch,
         pixel_values=batch.pixel_values[shown],
         image_index=index,
         image_present=batch.image_present[rows],
@@ -32,4 +34,5 @@ def _rows_of(batch: Batch, rows: torch.Tensor) -> Batch:
         attention_mask=batch.attention_mask[rows],
         labels=batch.labels[rows],
         rows=batch.rows[rows],
+        mixed=batch.mixed and replace(batch.mixed, labels=batch.mixed.labels[rows]),
     )

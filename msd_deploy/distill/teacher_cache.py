@@ -3,7 +3,8 @@
 On disk: one safetensors per split, "logits" float32 [examples, views, classes], and a manifest with
 the cache's key: digests of teacher, data and preprocessing decide whether it is used again. Where
 the student learns from features, features.safetensors holds those of the training split, float32
-[examples, hidden]: what the teacher's classifier read of both modalities.
+[examples, hidden]: what the teacher's classifier read of both modalities. Where it answers for
+changed pictures, train-form-N.safetensors holds its logits of their N-th form, from 1.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +26,10 @@ from msd_deploy.artifacts import (
     read_manifest,
     write_manifest,
 )
-from msd_deploy.data.prepared import PreparedData
+from msd_deploy.augment_config import AugmentConfig
+from msd_deploy.data.augment import PictureAugmentation, digest_of_forms
+from msd_deploy.data.batch import Batch
+from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.errors import ArtifactError
 from msd_deploy.evaluation import LogitArray, LogitsByView, predict_features, predict_views
 from msd_deploy.models.teachers import Teacher
@@ -48,9 +52,10 @@ class TeacherPredictions:
     logits: Mapping[str, Tensor]
     features: Tensor | None = None
 
-    def of_rows(self, split: str, rows: Tensor) -> dict[View, Tensor]:
-        """Return the logits [batch, classes] of each view of some rows."""
-        selected = self.logits[split][rows.cpu()].to(rows.device)
+    def of_rows(self, split: str, rows: Tensor, form: int = 0) -> dict[View, Tensor]:
+        """Return the logits [batch, classes] of each view of some rows, in a form of `Batch`."""
+        name = _name_of_form(split, form) if form else split
+        selected = self.logits[name][rows.cpu()].to(rows.device)
         return {view: selected[:, index] for index, view in enumerate(_VIEWS)}
 
     def features_of_rows(self, rows: Tensor) -> Tensor:
@@ -73,6 +78,7 @@ def cache_predictions(
     folder: Path,
     *,
     with_features: bool = False,
+    augment: AugmentConfig | None = None,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> TeacherPredictions:
     """Return the teacher's predictions, computed unless the folder holds those of its key.
@@ -82,6 +88,8 @@ def cache_predictions(
         data: Prepared by the teacher's own preprocessor.
         folder: Where they are kept.
         with_features: Whether the features of the training split are wanted too.
+        augment: How the student's pictures are changed; its views_per_picture forms of the training
+            split are answered for too.
         on_batch: Called with the examples done and their total over all splits.
 
     Raises:
@@ -94,11 +102,14 @@ def cache_predictions(
     }
     if with_features:
         key["features"] = "multimodal"
+    forms = augment if augment and augment.views_per_picture else None
+    if forms is not None:
+        key["forms"] = digest_of_forms(forms)
     with _saying_how_to_write_again(folder):
         is_cached = _is_cached(folder, key)
     if not is_cached:
         with new_folder(folder) as building:
-            _compute(teacher, data, building, on_batch)
+            _compute(teacher, data, building, on_batch, forms)
             if with_features:
                 features = predict_features(teacher.model, data.splits["train"])
                 save_file({_FEATURES: features}, building / _FEATURES_NAME)
@@ -160,19 +171,34 @@ def how_to_write_again(folder: Path) -> str:
 
 
 def _compute(
-    teacher: Teacher, data: PreparedData, folder: Path, on_batch: Callable[[int, int], None]
+    teacher: Teacher,
+    data: PreparedData,
+    folder: Path,
+    on_batch: Callable[[int, int], None],
+    forms: AugmentConfig | None,
 ) -> None:
-    total = sum(len(split) for split in data.splits.values())
-    before = 0
-    for name, split in data.splits.items():
+    asked: list[tuple[str, PreparedSplit, Callable[[Batch], Batch]]] = [
+        (name, split, lambda batch: batch) for name, split in data.splits.items()
+    ]
+    if forms is not None:
+        train = data.splits["train"]
+        pictures = PictureAugmentation(forms, train)
+        for form in range(1, forms.views_per_picture + 1):
+            asked.append((_name_of_form("train", form), train, partial(pictures, form=form)))
+    total, before = sum(len(split) for _, split, _ in asked), 0
+    for name, split, shown in asked:
         on_split = partial(_report_split, on_batch, before, total)
-        by_view = predict_views(teacher.model, split, on_batch=on_split)
+        by_view = predict_views(teacher.model, split, on_batch=on_split, shown=shown)
         stacked = np.stack([by_view[view] for view in _VIEWS], axis=1)
         save_file(
             {_LOGITS: np.ascontiguousarray(stacked[..., teacher.class_order])},
             folder / f"{name}.safetensors",
         )
         before += len(split)
+
+
+def _name_of_form(split: str, form: int) -> str:
+    return f"{split}-form-{form}"
 
 
 def _report_split(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,20 +11,26 @@ from torch import Tensor
 from msd_deploy.artifacts import RunDirectory, read_json, sha256_of_file
 from msd_deploy.augment_config import AugmentConfig
 from msd_deploy.config import RunConfig
-from msd_deploy.data.augment import build_augmentation
+from msd_deploy.data.augment import PictureAugmentation, build_augmentation, check_same_frame
 from msd_deploy.data.batch import Batch, collate
+from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.synthetic_tasks import MEMES_LABELS
 from msd_deploy.distill.history import History
 from msd_deploy.distill.meta import MetaObjective
-from msd_deploy.distill.objectives import LabelObjective
+from msd_deploy.distill.objectives import DistillationObjective, LabelObjective
 from msd_deploy.distill.plan import TrainingPlan
 from msd_deploy.distill.steps import Hooks, StepLoss, ViewOutputs
-from msd_deploy.distill.teacher_cache import read_predictions
+from msd_deploy.distill.teacher_cache import cache_predictions, read_predictions
 from msd_deploy.distill.trainer import TrainingJob, train
-from msd_deploy.errors import StoppedError
+from msd_deploy.errors import ConfigError, StoppedError
+from msd_deploy.models.folders import load_model
 from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.teachers import load_teacher
 from msd_deploy.pipeline import RunHooks, run_distillation
+from msd_deploy.runs import data_of_run
+from msd_deploy.views import View
 
 Memes = tuple[PreparedData, Preprocessor]
 
@@ -173,3 +180,104 @@ def test_the_rows_that_judge_learned_weights_are_unchanged(
     config = replace(small_config, distill=learned, augment=AugmentConfig(preset="strong"))
     run_distillation(config, RunDirectory(tmp_path / "run"))
     assert judging
+
+
+@pytest.fixture(scope="module")
+def run_with_forms(
+    tmp_path_factory: pytest.TempPathFactory, small_config: RunConfig, finished_run: RunDirectory
+) -> tuple[RunConfig, RunDirectory]:
+    """A run whose teacher answers for two forms of each picture, and that was stopped on the way.
+
+    Its every step checks that the teacher's answers are those to what the student is shown.
+    """
+    teacher = load_model(finished_run.teacher).model
+    config = replace(
+        small_config,
+        teacher=replace(small_config.teacher, path=finished_run.teacher),
+        distill=replace(small_config.distill, epochs=3),
+        augment=AugmentConfig(preset="strong", word_dropout=0.0, views_per_picture=2),
+    )
+    run = RunDirectory(tmp_path_factory.mktemp("runs") / "forms")
+    forms: list[int] = []
+    ask = DistillationObjective.__call__
+
+    def check(objective: DistillationObjective, model: ViewOutputs, batch: Batch) -> StepLoss:
+        forms.append(batch.form)
+        cached = objective.predictions.of_rows("train", batch.rows, batch.form)
+        with torch.inference_mode():
+            for view, logits in teacher.logits_by_view(batch, tuple(View)).items():
+                # Sums over other batches are rounded in another order.
+                torch.testing.assert_close(cached[view], logits, atol=1e-4, rtol=1e-4)
+        return ask(objective, model, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DistillationObjective, "__call__", check)
+        hooks = RunHooks(training=Hooks(should_stop=StopAt(6)))
+        with pytest.raises(StoppedError):
+            run_distillation(config, run, hooks=hooks)
+        run_distillation(config, run, resume=True)
+    assert forms == [1] * 4 + [2] * 4 + [1] * 4
+    return config, run
+
+
+def test_the_teacher_answers_for_the_very_pictures_that_the_student_is_shown(
+    run_with_forms: tuple[RunConfig, RunDirectory], finished_run: RunDirectory
+) -> None:
+    predictions = read_predictions(run_with_forms[1].teacher_predictions)
+    forms = {"train-form-1", "train-form-2"}
+    assert set(predictions.logits) == {"train", "validation", "test"} | forms
+    unchanged = read_predictions(finished_run.teacher_predictions)
+    for split in ("train", "validation", "test"):
+        assert torch.equal(predictions.logits[split], unchanged.logits[split])
+    image, text = (list(View).index(view) for view in (View.IMAGE, View.TEXT))
+    for form in forms:
+        moved = (predictions.logits[form] - unchanged.logits["train"]).abs().amax(dim=(0, 2))
+        assert moved[image] > 0.01
+        assert moved[text] < 1e-4
+
+
+def test_the_caches_key_tells_forms_apart_and_equal_ones_are_read_again(
+    run_with_forms: tuple[RunConfig, RunDirectory], finished_run: RunDirectory, tmp_path: Path
+) -> None:
+    config, run = run_with_forms
+    teacher = load_teacher(run.teacher, labels=MEMES_LABELS, problem="single_label")
+    whole = data_of_run(run, teacher.preprocessor)
+    data = replace(whole, splits={name: split.head(40) for name, split in whole.splits.items()})
+    asked: list[int] = []
+    for augment in (config.augment, config.augment, replace(config.augment, seed=1), None):
+        before = len(asked)
+        cache_predictions(
+            teacher,
+            data,
+            tmp_path / "cache",
+            augment=augment,
+            on_batch=lambda done, total: asked.append(total),
+        )
+        asked.append(-len(asked[before:]))
+    # Twice for three splits and two forms, once not at all, and the unchanged pictures alone.
+    assert asked == [200] * 5 + [-5, 0] + [200] * 5 + [-5] + [120] * 3 + [-3]
+
+
+def test_a_teacher_of_larger_pictures_is_shown_the_same_part(
+    run_with_forms: tuple[RunConfig, RunDirectory],
+) -> None:
+    config, run = run_with_forms
+    preprocessor = load_model(run.student).preprocessor
+    larger = replace(preprocessor, image=ImageSpec((96, 96)))
+    small, large = (
+        data_of_run(run, of_model).splits["train"] for of_model in (preprocessor, larger)
+    )
+    rows = np.arange(32)
+    shown = [
+        PictureAugmentation(config.augment, split)(collate(split, rows), 1).pixel_values
+        for split in (small, large)
+    ]
+    shrunk = torch.nn.functional.avg_pool2d(shown[1].float(), 2)
+    pairs = torch.stack([shrunk.flatten(1), shown[0].float().flatten(1)], dim=1)
+    correlations = torch.stack([torch.corrcoef(pair)[0, 1] for pair in pairs])
+    assert correlations.min() > 0.9
+    check_same_frame(preprocessor, larger)
+    with pytest.raises(
+        ConfigError, match=r"shown pictures by crop in 96 by 96.*image_mode = \"crop"
+    ):
+        check_same_frame(preprocessor, replace(larger, image=ImageSpec((96, 96), "crop")))
