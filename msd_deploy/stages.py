@@ -21,7 +21,7 @@ from msd_deploy.data.preprocess import (
     load_tokenizer,
     train_tokenizer,
 )
-from msd_deploy.data.source_types import SourceData
+from msd_deploy.data.source_types import SourceData, training_texts
 from msd_deploy.distill.feature_losses import build_projection
 from msd_deploy.distill.history import History
 from msd_deploy.distill.objectives import LabelObjective
@@ -110,7 +110,7 @@ def read_task(
 def _build_preprocessor(config: RunConfig, source: SourceData) -> Preprocessor:
     side = config.data.image_size or DEFAULT_IMAGE_SIZE[config.student.size]
     spec = ImageSpec((side, side), config.data.image_mode)
-    texts = [text for text in source.dataset["train"]["text"] if text]
+    texts = training_texts(source)
     if config.data.tokenizer is not None:
         tokenizer = load_tokenizer(config.data.tokenizer)
     else:

@@ -28,6 +28,7 @@ from msd_deploy.config import RunConfig, config_as_json, config_of
 from msd_deploy.data.labelled import hide_labels
 from msd_deploy.data.prepared import PreparedData, notes_of, prepare
 from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.source_types import training_texts
 from msd_deploy.data.sources import kind_of_spec, path_of_spec
 from msd_deploy.distill.history import History
 from msd_deploy.distill.objectives import LabelObjective
@@ -199,9 +200,11 @@ def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _Teaching:
     hooks.stages.on_stage(f"Reading {config.data.spec}")
     checkpoint = open_checkpoint(config.finetune.model, vision=config.finetune.vision)
     source = read_source(RunConfig(data=config.data))
-    texts = [text for text in source.dataset["train"]["text"] if text]
     preprocessor = checkpoint_preprocessor(
-        checkpoint, texts, tokenizer=config.data.tokenizer, max_length=config.data.max_length
+        checkpoint,
+        training_texts(source),
+        tokenizer=config.data.tokenizer,
+        max_length=config.data.max_length,
     )
     data = prepare(
         source,
