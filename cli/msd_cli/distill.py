@@ -10,10 +10,13 @@ from msd_cli.console import ProgressDisplay, new_table, print_json, result_conso
 from msd_cli.options import (
     DATA_PANEL,
     DataOption,
+    ImageColumnOption,
     JsonOption,
+    LabelColumnOption,
     LabelsOption,
     OverwriteOption,
     StrictOption,
+    TextColumnOption,
     option,
     split_labels,
 )
@@ -38,6 +41,9 @@ def distill(
         option(DATA_PANEL, "Training examples of a generated task.", "the task's own number"),
     ] = None,
     labels: LabelsOption = None,
+    image_column: ImageColumnOption = None,
+    text_column: TextColumnOption = None,
+    label_column: LabelColumnOption = None,
     image_size: Annotated[
         int | None,
         option(
@@ -195,6 +201,9 @@ def distill(
         "data.spec": data,
         "data.examples": examples,
         "data.labels": split_labels(labels),
+        "data.image_column": image_column,
+        "data.text_column": text_column,
+        "data.label_column": label_column,
         "data.image_size": image_size,
         "data.max_length": max_length,
         "data.strict": strict or None,

@@ -9,10 +9,13 @@ from msd_cli.console import ProgressDisplay, new_table, print_json, result_conso
 from msd_cli.options import (
     DATA_PANEL,
     DataOption,
+    ImageColumnOption,
     JsonOption,
+    LabelColumnOption,
     LabelsOption,
     OverwriteOption,
     StrictOption,
+    TextColumnOption,
     option,
     split_labels,
 )
@@ -46,6 +49,9 @@ def teacher(
         option(DATA_PANEL, "Training examples of a generated task.", "the task's own number"),
     ] = None,
     labels: LabelsOption = None,
+    image_column: ImageColumnOption = None,
+    text_column: TextColumnOption = None,
+    label_column: LabelColumnOption = None,
     tokenizer: Annotated[
         Path | None,
         option(DATA_PANEL, "A tokenizer.json, or its folder.", "the checkpoint's own"),
@@ -130,6 +136,9 @@ def teacher(
         "data.spec": data,
         "data.examples": examples,
         "data.labels": split_labels(labels),
+        "data.image_column": image_column,
+        "data.text_column": text_column,
+        "data.label_column": label_column,
         "data.tokenizer": tokenizer,
         "data.max_length": max_length,
         "data.strict": strict or None,
