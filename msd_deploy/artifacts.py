@@ -5,11 +5,12 @@ a folder without a manifest does not exist. Torch-free, so that readers start fa
 """
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from msd_deploy.errors import ArtifactError
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 _CHUNK_BYTES = 1 << 20
+_ROWS_AT_A_TIME = 1000
 _BUILDING, _RETIRED = "building-", "retired-"
 _DROPPINGS = frozenset({".ds_store", "thumbs.db", "desktop.ini"})
 
@@ -39,8 +41,23 @@ def sha256_of_file(path: Path) -> str:
 
 def sha256_of_json(value: object) -> str:
     """Return the SHA-256 of a value's canonical JSON (sorted keys, no spaces, UTF-8)."""
+    return hashlib.sha256(_canonical(value)).hexdigest()
+
+
+def sha256_of_json_rows(rows: Iterable[object]) -> str:
+    """Return what `sha256_of_json` returns of a list, without its whole text in memory."""
+    digest, remaining = hashlib.sha256(b"["), iter(rows)
+    before = b""
+    while chunk := list(itertools.islice(remaining, _ROWS_AT_A_TIME)):
+        digest.update(before + _canonical(chunk)[1:-1])
+        before = b","
+    digest.update(b"]")
+    return digest.hexdigest()
+
+
+def _canonical(value: object) -> bytes:
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return text.encode("utf-8", "surrogatepass")
 
 
 def digests_of_folder(folder: Path) -> dict[str, str]:

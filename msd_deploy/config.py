@@ -43,7 +43,7 @@ class DataConfig:
     """What is learned from."""
 
     spec: str = "synthetic:memes"
-    """Data set: synthetic:TASK, easy-vqa, hateful-memes|mm-imdb|snli-ve:DIR, or FILE.jsonl."""
+    """synthetic:TASK, easy-vqa, hateful-memes|mm-imdb|snli-ve:DIR, hub:NAME, or FILE.jsonl."""
     examples: int | None = None
     """Training examples of a generated task; None: the task's own number."""
     label_noise: float = 0.0
@@ -53,7 +53,13 @@ class DataConfig:
     seed: int = 0
     """Seed of a generated task's examples."""
     labels: tuple[str, ...] | None = None
-    """Closed list of classes of FILE.jsonl; None: the classes found in it."""
+    """Closed list of classes of FILE.jsonl or hub:NAME; None: the classes found in it."""
+    image_column: str | None = None
+    """The picture's column of hub:NAME; None: image."""
+    text_column: str | None = None
+    """The text's column of hub:NAME; None: text."""
+    label_column: str | None = None
+    """The label's column of hub:NAME; None: label or labels."""
     image_size: int | None = None
     """Side of the model's square image in pixels; None: 48 (tiny), 64 (small), 128 (mobile)."""
     image_mode: Literal["fit", "crop"] = "fit"

@@ -40,6 +40,9 @@ def read_source(config: RunConfig) -> SourceData:
         label_noise=data.label_noise,
         labels=data.labels,
         strict=data.strict,
+        image_column=data.image_column,
+        text_column=data.text_column,
+        label_column=data.label_column,
     )
     return load_source(data.spec, options=options)
 

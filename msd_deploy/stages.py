@@ -23,7 +23,7 @@ from msd_deploy.data.preprocess import (
     load_tokenizer,
     train_tokenizer,
 )
-from msd_deploy.data.source_types import SourceData
+from msd_deploy.data.source_types import SourceData, training_texts
 from msd_deploy.data.vocabulary import cut_vocabulary
 from msd_deploy.distill.feature_losses import build_projection
 from msd_deploy.distill.history import History
@@ -116,7 +116,7 @@ def read_task(
 def _build_preprocessor(config: RunConfig, source: SourceData, hooks: StageHooks) -> Preprocessor:
     side = config.data.image_size or DEFAULT_IMAGE_SIZE[config.student.size]
     spec = ImageSpec((side, side), config.data.image_mode)
-    texts = [text for text in source.dataset["train"]["text"] if text]
+    texts = training_texts(source)
     tokenizer = _tokenizer(config, texts, hooks)
     max_length = config.data.max_length or fitting_length(tokenizer, texts, most=_MOST_TOKENS)
     return build_preprocessor(tokenizer, spec, max_length=max_length)

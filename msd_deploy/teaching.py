@@ -28,6 +28,7 @@ from msd_deploy.data.augment import build_augmentation
 from msd_deploy.data.labelled import hide_labels
 from msd_deploy.data.prepared import PreparedData, notes_of, prepare
 from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.source_types import training_texts
 from msd_deploy.data.sources import kind_of_spec, path_of_spec
 from msd_deploy.distill.history import History
 from msd_deploy.distill.objectives import LabelObjective
@@ -203,9 +204,8 @@ def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _Teaching:
     hooks.stages.on_stage(f"Reading {config.data.spec}")
     start = open_start(config.finetune)
     source = read_source(RunConfig(data=config.data))
-    texts = [text for text in source.dataset["train"]["text"] if text]
     preprocessor = start.preprocessor(
-        texts,
+        training_texts(source),
         tokenizer=config.data.tokenizer,
         max_length=config.data.max_length,
         image_size=config.data.image_size,

@@ -11,10 +11,13 @@ from msd_cli.options import (
     DATA_PANEL,
     AugmentOption,
     DataOption,
+    ImageColumnOption,
     JsonOption,
+    LabelColumnOption,
     LabelsOption,
     OverwriteOption,
     StrictOption,
+    TextColumnOption,
     option,
     split_labels,
 )
@@ -39,6 +42,9 @@ def distill(
         option(DATA_PANEL, "Training examples of a generated task.", "the task's own number"),
     ] = None,
     labels: LabelsOption = None,
+    image_column: ImageColumnOption = None,
+    text_column: TextColumnOption = None,
+    label_column: LabelColumnOption = None,
     image_size: Annotated[
         int | None,
         option(
@@ -232,6 +238,9 @@ def distill(
         "data.spec": data,
         "data.examples": examples,
         "data.labels": split_labels(labels),
+        "data.image_column": image_column,
+        "data.text_column": text_column,
+        "data.label_column": label_column,
         "data.image_size": image_size,
         "data.max_length": max_length,
         "data.vocabulary_size": vocabulary_size,

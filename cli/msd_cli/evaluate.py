@@ -8,10 +8,13 @@ from msd_cli.console import ProgressDisplay, new_table, print_json, result_conso
 from msd_cli.options import (
     DEFAULT_DATA,
     DataOption,
+    ImageColumnOption,
     JsonOption,
+    LabelColumnOption,
     LabelsOption,
     ModelArgument,
     StrictOption,
+    TextColumnOption,
     ThreadsOption,
     split_labels,
 )
@@ -27,6 +30,9 @@ def evaluate(
         typer.Option(help="Which rows; all: the whole file, if the model learned from none of it."),
     ] = "test",
     labels: LabelsOption = None,
+    image_column: ImageColumnOption = None,
+    text_column: TextColumnOption = None,
+    label_column: LabelColumnOption = None,
     strict: StrictOption = False,
     threads: ThreadsOption = 1,
     as_json: JsonOption = False,
@@ -50,7 +56,13 @@ def evaluate(
         result = evaluate_model(
             model,
             data or DEFAULT_DATA,
-            options=SourceOptions(labels=split_labels(labels), strict=strict),
+            options=SourceOptions(
+                labels=split_labels(labels),
+                strict=strict,
+                image_column=image_column,
+                text_column=text_column,
+                label_column=label_column,
+            ),
             split=split,
             threads=threads,
             hooks=display.stages(),

@@ -18,8 +18,8 @@ DataOption = Annotated[
         "--data",
         metavar="SPEC",
         help="Data set: synthetic:memes, synthetic:posters, synthetic:entailment,"
-        " synthetic:listings, easy-vqa, hateful-memes:DIR, mm-imdb:DIR, snli-ve:DIR, or a"
-        " FILE.jsonl of your own.",
+        " synthetic:listings, easy-vqa, hateful-memes:DIR, mm-imdb:DIR, snli-ve:DIR,"
+        " hub:OWNER/NAME or hub:FOLDER (a Hugging Face dataset), or a FILE.jsonl of your own.",
         show_default=DEFAULT_DATA,
         rich_help_panel=DATA_PANEL,
     ),
@@ -29,8 +29,39 @@ LabelsOption = Annotated[
     typer.Option(
         "--labels",
         metavar="A,B,...",
-        help="Closed list of classes of FILE.jsonl; a row with another label is skipped and named.",
+        help="Closed list of classes of FILE.jsonl or hub:NAME; a row with another label is skipped"
+        " and named.",
         show_default="the classes found in it",
+        rich_help_panel=DATA_PANEL,
+    ),
+]
+ImageColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--image-column",
+        metavar="NAME",
+        help="The picture's column of hub:NAME.",
+        show_default="image",
+        rich_help_panel=DATA_PANEL,
+    ),
+]
+TextColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--text-column",
+        metavar="NAME",
+        help="The text's column of hub:NAME.",
+        show_default="text",
+        rich_help_panel=DATA_PANEL,
+    ),
+]
+LabelColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--label-column",
+        metavar="NAME",
+        help="The column of the label, or of a list of labels, of hub:NAME.",
+        show_default="label or labels",
         rich_help_panel=DATA_PANEL,
     ),
 ]

@@ -88,4 +88,8 @@ def default_run_folder(spec: str) -> Path:
     kind, _, rest = spec.partition(":")
     if spec.lower().endswith(".jsonl"):
         return Path("runs") / Path(spec).stem
+    if kind == "hub":
+        from msd_deploy.data.hub_dataset import hub_name
+
+        return Path("runs") / Path(hub_name(rest).place).resolve().name
     return Path("runs") / Path(rest if kind == "synthetic" else kind).name

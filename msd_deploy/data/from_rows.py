@@ -1,7 +1,7 @@
 """From the rows of a reader to a data set: what is refused as a whole, splits, classes, notes."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -38,6 +38,7 @@ class FoundRows:
         form: What a usable row is, as a sentence that tells a user what to do.
         notes: What a user should know.
         further_metrics: What the data set's paper reports beside accuracy or micro F1.
+        encoded: Returns a row's picture where it is no file; asked when the row is written.
     """
 
     where: Path
@@ -48,6 +49,7 @@ class FoundRows:
     form: str
     notes: tuple[str, ...] = ()
     further_metrics: tuple[FurtherMetric, ...] = ()
+    encoded: Callable[[Row], bytes | None] = lambda row: None
 
 
 def source_from_rows(found: FoundRows, *, strict: bool) -> SourceData:
@@ -71,7 +73,9 @@ def source_from_rows(found: FoundRows, *, strict: bool) -> SourceData:
     unlabelled, of_unlabelled = _unlabelled(rows, splits)
     splits["train"] = [*splits["train"], *unlabelled]
     dataset = {
-        name: build_split(_source_rows(splits[name], labels), labels=labels, problem=found.problem)
+        name: build_split(
+            _source_rows(found, splits[name], labels), labels=labels, problem=found.problem
+        )
         for name in SPLITS
     }
     notes += of_unlabelled
@@ -108,7 +112,9 @@ def judged_from_rows(found: FoundRows, split: JudgedSplit, *, strict: bool) -> S
         raise DataError(f"has no rows of {split}", where=found.where, fix=fix)
     labels = found.labels
     assert labels is not None  # the model's
-    dataset = build_split(_source_rows(labelled, labels), labels=labels, problem=found.problem)
+    dataset = build_split(
+        _source_rows(found, labelled, labels), labels=labels, problem=found.problem
+    )
     return SourceData(
         datasets.DatasetDict({name: dataset}), labels, found.problem, found.skipped, tuple(notes)
     )
@@ -174,12 +180,15 @@ def refuse(what: str, where: Path, skipped: Sequence[SkippedRow], fix: str) -> N
     raise DataError(f"{what}: {named}{more}" if skipped else what, where=where, fix=fix)
 
 
-def _source_rows(rows: Iterable[Row], labels: tuple[str, ...]) -> Iterator[SourceRow]:
+def _source_rows(
+    found: FoundRows, rows: Iterable[Row], labels: tuple[str, ...]
+) -> Iterator[SourceRow]:
     index_of = {name: index for index, name in enumerate(labels)}
     for row in rows:
         names = row.labels
         classes = None if names is None else tuple(sorted(index_of[name] for name in names))
-        yield SourceRow(row.image_path, None, row.image_sha256, row.text, classes, row.origin)
+        encoded = found.encoded(row)
+        yield SourceRow(row.image_path, encoded, row.image_sha256, row.text, classes, row.origin)
 
 
 def _refuse_one_class(found: FoundRows, labelled: Sequence[Row], training: Sequence[Row]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msd_deploy.data.from_rows import FoundRows, judged_from_rows, other_classes, source_from_rows
 from msd_deploy.data.jsonl_rows import Scan, scan_rows
-from msd_deploy.data.rows import Row, shown
+from msd_deploy.data.rows import Row, reason_against_labels
 from msd_deploy.data.source_types import JudgedSplit, SkippedRow, SourceData, SourceOptions
 from msd_deploy.errors import DataError
 
@@ -89,14 +89,9 @@ def _rows_with_known_labels(scan: Scan, closed: tuple[str, ...] | None) -> list[
     """Return the rows whose classes are known; name the others in `scan.skipped`."""
     known = []
     for row in scan.rows:
-        for name in row.labels or ():
-            if closed is not None and name not in closed:
-                scan.skipped[row.line] = f"unknown label {shown(name)}"
-            elif closed is None and scan.class_rows[name] == 1:
-                scan.skipped[row.line] = (
-                    f"unknown label {shown(name)}: no other row has it; name the classes with"
-                    " --labels to keep it"
-                )
-        if row.line not in scan.skipped:
+        reason = reason_against_labels(row.labels, closed, scan.class_rows)
+        if reason is None:
             known.append(row)
+        else:
+            scan.skipped[row.line] = reason
     return known

@@ -11,24 +11,17 @@ from pathlib import Path
 
 from msd_deploy.data.picture_files import PictureFiles
 from msd_deploy.data.rows import (
+    SPLIT_NAMES,
     Row,
     UnusableRowError,
+    parse_class,
     parse_object,
     parse_text,
     read_lines,
     shown,
     type_name,
-    without_surrogates,
 )
 from msd_deploy.data.source_types import Split
-
-_SPLIT_NAMES: Mapping[str, Split] = {
-    "train": "train",
-    "validation": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-}
 
 
 @dataclass(slots=True)
@@ -85,24 +78,15 @@ def _scan_line(scan: Scan, place: tuple[Path, int], raw: bytes, pictures: Pictur
 def _parse_labels(values: Mapping[str, object]) -> tuple[str, ...] | None:
     several = values.get("labels")
     if several is None:
-        return None if values.get("label") is None else (_class_name(values["label"], "label"),)
+        return None if values.get("label") is None else (parse_class(values["label"]),)
     if not isinstance(several, list):
         raise UnusableRowError(f"labels is {type_name(several)}, not a list")
-    return tuple(sorted({_class_name(value, "an entry of labels") for value in several}))
-
-
-def _class_name(value: object, what: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise UnusableRowError(f"{what} is {type_name(value)}, not a string or integer")
-    name = str(value)
-    if not name.strip():
-        raise UnusableRowError(f"{what} is empty")
-    return without_surrogates(name, what)
+    return tuple(sorted({parse_class(value, "an entry of labels") for value in several}))
 
 
 def _parse_split(value: object) -> Split | None:
     if value is None:
         return None
-    if not isinstance(value, str) or value not in _SPLIT_NAMES:
+    if not isinstance(value, str) or value not in SPLIT_NAMES:
         raise UnusableRowError(f"unknown split {shown(value)}: use train, validation or test")
-    return _SPLIT_NAMES[value]
+    return SPLIT_NAMES[value]

@@ -30,7 +30,7 @@ from msd_deploy.artifacts import (
 from msd_deploy.data.images import PIXELS_VERSION
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.resize import PixelArray
-from msd_deploy.data.source_types import SourceData
+from msd_deploy.data.source_types import SourceData, column_of
 from msd_deploy.errors import ArtifactError, DataError
 
 logger = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ def _distinct_images(source: SourceData) -> dict[str, tuple[str, int]]:
     """Return one place (split, row) of each distinct picture, by content digest."""
     places: dict[str, tuple[str, int]] = {}
     for name in source.dataset:
-        for row, digest in enumerate(source.dataset[name]["image_sha256"]):
+        for row, digest in enumerate(column_of(source.dataset[name], "image_sha256")):
             if digest:
                 places.setdefault(digest, (name, row))
     return places

@@ -3,18 +3,18 @@
 Pixels come from `pixel_cache`. Every consumer (training, export, bench) reads `PreparedSplit`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msd_deploy.artifacts import sha256_of_json
+from msd_deploy.artifacts import sha256_of_json, sha256_of_json_rows
 from msd_deploy.data.pixel_cache import OnImage, cached_pixels, default_cache
 from msd_deploy.data.preprocess import IdArray, Preprocessor
 from msd_deploy.data.resize import PixelArray
-from msd_deploy.data.source_types import SkippedRow, SourceData
+from msd_deploy.data.source_types import SkippedRow, SourceData, column_of
 from msd_deploy.errors import DataError
 from msd_deploy.problem import NO_LABEL, FurtherMetric, Problem
 from msd_deploy.views import View
@@ -140,18 +140,18 @@ def prepare(
         source, preprocessor, cache or default_cache(), on_image
     )
     splits: dict[str, PreparedSplit] = {}
-    skipped, row_digests = list(source.skipped), {}
+    skipped, row_digests, cut = list(source.skipped), {}, {}
     for name in source.dataset:
-        rows = source.dataset[name]
-        digests = np.array(rows["image_sha256"], dtype=object)
-        broken = np.array([digest in failures for digest in digests], dtype=bool)
-        origins = rows["origin"] if broken.any() else []
+        columns = _columns_of(source, name)
+        broken = np.array([digest in failures for digest in columns.digests], dtype=bool)
+        origins = column_of(source.dataset[name], "origin") if broken.any() else []
         skipped += [
-            SkippedRow(origins[row], failures[digests[row]]) for row in np.flatnonzero(broken)
+            SkippedRow(origins[row], failures[columns.digests[row]])
+            for row in np.flatnonzero(broken).tolist()
         ]
-        kept = np.flatnonzero(~broken)
-        splits[name] = _prepare_split(source, name, kept, preprocessor, (pixels, index_of))
-        row_digests[name] = _digest_rows(source, name, kept)
+        columns = columns.take(np.flatnonzero(~broken))
+        splits[name], cut[name] = _prepare_split(columns, preprocessor, (pixels, index_of))
+        row_digests[name] = sha256_of_json_rows(columns.rows())
     _check_rows(splits, skipped[len(source.skipped) :], strict=strict)
     return PreparedData(
         splits,
@@ -159,7 +159,7 @@ def prepare(
         source.problem,
         sha256_of_json([source.labels, source.problem, row_digests]),
         tuple(skipped),
-        (*source.notes, *_notes_on_length(source, splits, preprocessor)),
+        (*source.notes, *_notes_on_length(cut, splits, preprocessor)),
         source.further_metrics,
     )
 
@@ -175,14 +175,9 @@ def notes_of(data: PreparedData) -> list[str]:
 
 
 def _notes_on_length(
-    source: SourceData, splits: Mapping[str, PreparedSplit], preprocessor: Preprocessor
+    cut: Mapping[str, int], splits: Mapping[str, PreparedSplit], preprocessor: Preprocessor
 ) -> list[str]:
     """Say how many texts lose their end: what was cut can neither be learned nor judged."""
-    cut = {}
-    for name, split in splits.items():
-        full = split.source_rows[split.attention_mask[:, -1] == 1]
-        texts = source.dataset[name].select(full)["text"]
-        cut[name] = preprocessor.count_cut([text or "" for text in texts])
     if not any(cut.values()):
         return []
     told = ", ".join(f"{count:,} of {len(splits[name]):,} in {name}" for name, count in cut.items())
@@ -208,39 +203,76 @@ def _check_rows(
             )
 
 
-def _prepare_split(
-    source: SourceData,
-    name: str,
-    kept: NDArray[np.int64],
-    preprocessor: Preprocessor,
-    store: tuple[PixelArray, Mapping[str, int]],
-) -> PreparedSplit:
-    pixels, index_of = store
-    rows = source.dataset[name].select(kept)
-    digests = rows["image_sha256"]
-    image_index = np.array([index_of[d] if d else -1 for d in digests], np.int64).reshape(-1)
-    input_ids, attention_mask = preprocessor.tokens([text or "" for text in rows["text"]])
-    return PreparedSplit(
-        pixels, image_index, input_ids, attention_mask, _label_array(source, name, kept), kept
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """What of a split's rows decides a model's inputs, and what they should answer.
+
+    Attributes:
+        digests: Of the pictures, "" for none.
+        texts: None for none.
+        targets: A class index, or a list of them; None for none.
+        classes: How many there are in a multi-label problem; None in a single-label one.
+        source_rows: int64 [rows], their positions in the source's split.
+    """
+
+    digests: list[str]
+    texts: list[str | None]
+    targets: list[int | list[int] | None]
+    classes: int | None
+    source_rows: NDArray[np.int64]
+
+    def take(self, kept: NDArray[np.int64]) -> "_Columns":
+        """Return some of the rows."""
+        if len(kept) == len(self.source_rows):
+            return self
+        rows = kept.tolist()
+        return _Columns(
+            [self.digests[row] for row in rows],
+            [self.texts[row] for row in rows],
+            [self.targets[row] for row in rows],
+            self.classes,
+            self.source_rows[kept],
+        )
+
+    def rows(self) -> Iterator[tuple[str, str | None, int | list[int] | None]]:
+        """Yield each row's digest, text and target."""
+        return zip(self.digests, self.texts, self.targets, strict=True)
+
+    def label_array(self) -> NDArray[np.int64] | NDArray[np.float32]:
+        """Return `PreparedSplit.labels`."""
+        if self.classes is None:
+            labels = [NO_LABEL if label is None else label for label in self.targets]
+            return np.array(labels, np.int64).reshape(-1)
+        hot = np.zeros((len(self.targets), self.classes), np.float32)
+        for row, found in enumerate(self.targets):
+            hot[row, slice(None) if found is None else found] = np.nan if found is None else 1.0
+        return hot
+
+
+def _columns_of(source: SourceData, name: str) -> _Columns:
+    split, is_single = source.dataset[name], source.problem == "single_label"
+    return _Columns(
+        column_of(split, "image_sha256"),
+        column_of(split, "text"),
+        column_of(split, "label" if is_single else "labels"),
+        None if is_single else len(source.labels),
+        np.arange(len(split)),
     )
 
 
-def _label_array(
-    source: SourceData, name: str, kept: NDArray[np.int64]
-) -> NDArray[np.int64] | NDArray[np.float32]:
-    rows = source.dataset[name]
-    if source.problem == "single_label":
-        labels = [NO_LABEL if label is None else label for label in rows["label"]]
-        return np.array(labels, np.int64).reshape(-1)[kept]
-    hot = np.zeros((len(rows), len(source.labels)), np.float32)
-    for row, classes in enumerate(rows["labels"]):
-        hot[row, slice(None) if classes is None else classes] = np.nan if classes is None else 1.0
-    return hot[kept]
-
-
-def _digest_rows(source: SourceData, name: str, kept: NDArray[np.int64]) -> str:
-    rows = source.dataset[name]
-    target = "label" if source.problem == "single_label" else "labels"
-    columns = (rows["image_sha256"], rows["text"], rows[target])
-    digests, texts, targets = (list(column) for column in columns)
-    return sha256_of_json([[digests[row], texts[row], targets[row]] for row in kept.tolist()])
+def _prepare_split(
+    columns: _Columns, preprocessor: Preprocessor, store: tuple[PixelArray, Mapping[str, int]]
+) -> tuple[PreparedSplit, int]:
+    """Return a split as arrays, and how many of its texts were cut."""
+    pixels, index_of = store
+    image_index = np.array([index_of[d] if d else -1 for d in columns.digests], np.int64)
+    input_ids, attention_mask, cut = preprocessor.tokens_and_cut([t or "" for t in columns.texts])
+    split = PreparedSplit(
+        pixels,
+        image_index.reshape(-1),
+        input_ids,
+        attention_mask,
+        columns.label_array(),
+        columns.source_rows,
+    )
+    return split, cut

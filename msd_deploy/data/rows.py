@@ -16,6 +16,15 @@ from msd_deploy.errors import DataError
 
 MOST_LINE_BYTES = 1 << 20
 """A longer line is no row, but a file that lost its line ends, or an attack."""
+SPLIT_NAMES: Mapping[str, Split] = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+"""What splits are called."""
 _SHOWN_CHARACTERS = 80
 _JSON_TYPES = {
     bool: "a boolean",
@@ -173,6 +182,41 @@ def parse_text(value: object, what: str) -> str | None:
     if not isinstance(value, str):
         raise UnusableRowError(f"{what} is {type_name(value)}, not a string")
     return without_surrogates(value, what) if value.strip() else None
+
+
+def parse_class(value: object, what: str = "label") -> str:
+    """Return the name of a class: a string, or an integer as one.
+
+    Raises:
+        UnusableRowError: It is something else, or blank.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise UnusableRowError(f"{what} is {type_name(value)}, not a string or integer")
+    name = str(value)
+    if not name.strip():
+        raise UnusableRowError(f"{what} is empty")
+    return without_surrogates(name, what)
+
+
+def reason_against_labels(
+    names: tuple[str, ...] | None, closed: tuple[str, ...] | None, class_rows: Mapping[str, int]
+) -> str | None:
+    """Return why a row's classes cannot be used, if so.
+
+    Args:
+        names: Its classes.
+        closed: The classes that there are; None: those that two rows have, as one may be a slip.
+        class_rows: By class name, how many rows name it.
+    """
+    for name in names or ():
+        if closed is not None and name not in closed:
+            return f"unknown label {shown(name)}"
+        if closed is None and class_rows[name] == 1:
+            return (
+                f"unknown label {shown(name)}: no other row has it; name the classes with"
+                " --labels to keep it"
+            )
+    return None
 
 
 def without_surrogates(value: str, what: str) -> str:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from msd_deploy.data import easy_vqa, hateful_memes, mm_imdb, snli_ve
+from msd_deploy.data.hub_dataset import PREFIX, hub_name
+from msd_deploy.data.hub_rows import load_hub, load_hub_to_judge
 from msd_deploy.data.jsonl import load_jsonl, load_jsonl_to_judge
 from msd_deploy.data.source_types import JudgedSplit, SkippedRow, SourceData, SourceOptions
 from msd_deploy.data.synthetic import TASK_NAMES, load_synthetic
@@ -14,7 +16,7 @@ _SYNTHETIC = "synthetic:"
 _PUBLISHED = (hateful_memes.NAME, mm_imdb.NAME, snli_ve.NAME)
 _KNOWN = (
     f"Use {_SYNTHETIC}{'|'.join(TASK_NAMES)}, {easy_vqa.NAME},"
-    f" {', '.join(f'{name}:DIR' for name in _PUBLISHED)}, or the path of a FILE.jsonl"
+    f" {', '.join(f'{name}:DIR' for name in _PUBLISHED)}, hub:NAME, or the path of a FILE.jsonl"
 )
 
 
@@ -22,8 +24,8 @@ def load_source(spec: str, *, options: SourceOptions) -> SourceData:
     """Read or generate a data set.
 
     Args:
-        spec: `synthetic:TASK`, `easy-vqa`, `NAME:DIR` of a published data set, or the path of a
-            FILE.jsonl.
+        spec: `synthetic:TASK`, `easy-vqa`, `NAME:DIR` of a published data set, `hub:NAME` or
+            `hub:FOLDER` of a Hugging Face dataset, or the path of a FILE.jsonl.
         options: How; an option that the source has no use for must keep its default.
 
     Raises:
@@ -31,6 +33,8 @@ def load_source(spec: str, *, options: SourceOptions) -> SourceData:
         DataError: The specification is unknown, or the source cannot be used.
         RuntimeUnavailableError: The source's package is not installed.
     """
+    if not spec.startswith(PREFIX):
+        _refuse_columns(spec, options)
     if spec.startswith(_SYNTHETIC):
         _refuse_unused(spec, {"labels": options.labels is not None})
         return load_synthetic(_task_of(spec), options)
@@ -38,6 +42,8 @@ def load_source(spec: str, *, options: SourceOptions) -> SourceData:
         spec,
         {"examples": options.examples is not None, "label_noise": options.label_noise != 0.0},
     )
+    if spec.startswith(PREFIX):
+        return load_hub(spec.removeprefix(PREFIX), options)
     name, path = _name_and_path(spec)
     if name:
         _refuse_unused(spec, {"labels": options.labels is not None})
@@ -57,19 +63,23 @@ def load_source(spec: str, *, options: SourceOptions) -> SourceData:
 def load_source_to_judge(
     spec: str, *, options: SourceOptions, split: JudgedSplit, labels: tuple[str, ...]
 ) -> SourceData:
-    """Read what a model is judged by; a FILE.jsonl needs no training rows then.
+    """Read what a model is judged by; FILE.jsonl and hub:NAME need no training rows then.
 
     Args:
         spec: See `load_source`.
         options: See `load_source`.
-        split: The split that is wanted; all only of a FILE.jsonl.
+        split: The split that is wanted; all only of FILE.jsonl and hub:NAME.
         labels: The model's classes.
 
     Raises:
         ConfigError: An option does not apply to the source.
         DataError: The source cannot be used; see `load_source` and `load_jsonl_to_judge`.
     """
+    if spec.startswith(PREFIX):
+        stated = spec.removeprefix(PREFIX)
+        return load_hub_to_judge(stated, options, split=split, labels=labels)
     if not kind_of_spec(spec):
+        _refuse_columns(spec, options)
         return load_jsonl_to_judge(_jsonl_path(spec), options, split=split, labels=labels)
     if split == "all":
         raise ConfigError(
@@ -83,6 +93,9 @@ def _name_and_path(spec: str) -> tuple[str, str]:
     name, _, path = spec.partition(":")
     if name in _PUBLISHED:
         return name, path
+    if spec.startswith(PREFIX):
+        found = hub_name(path)
+        return (name, found.place) if found.is_folder else (spec, "")
     if spec == easy_vqa.NAME or spec.startswith(_SYNTHETIC):
         return spec, ""
     return "", spec
@@ -102,13 +115,22 @@ def kind_of_spec(spec: str) -> str:
 def with_path(spec: str, path: Path) -> str:
     """Return a SPEC of the same form for another file or folder."""
     name = _name_and_path(spec)[0]
+    if spec.startswith(PREFIX) and (configuration := hub_name(spec[len(PREFIX) :]).configuration):
+        return f"{name}:{path}:{configuration}"
     return f"{name}:{path}" if name else str(path)
 
 
 def name_of_spec(spec: str) -> str:
     """Return what to call a data set where its place is nobody's business."""
     name, path = _name_and_path(spec)
+    if f"{name}:" == PREFIX:
+        return f"{PREFIX}{Path(path).name}"
     return name or Path(path).name
+
+
+def _refuse_columns(spec: str, options: SourceOptions) -> None:
+    names = ("image_column", "text_column", "label_column")
+    _refuse_unused(spec, {name: getattr(options, name) is not None for name in names})
 
 
 def _refuse_unused(spec: str, used: dict[str, bool]) -> None:

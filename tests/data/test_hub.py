@@ -1,0 +1,428 @@
+"""Hugging Face datasets, saved into folders here and opened from there: nothing asks a hub."""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from msd_deploy.config import DataConfig, RunConfig
+from msd_deploy.data import hub_rows, source_types
+from msd_deploy.data.hub_dataset import hub_name
+from msd_deploy.data.prepared import PreparedData, prepare
+from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.source_types import SourceData, SourceOptions
+from msd_deploy.data.sources import kind_of_spec, load_source, load_source_to_judge, path_of_spec
+from msd_deploy.data.synthetic_images import encode_png
+from msd_deploy.errors import ConfigError, DataError
+from msd_deploy.runs import with_absolute_paths
+
+CLASSES = datasets.ClassLabel(names=["benign", "hateful"])
+FEATURES = datasets.Features(
+    {"image": datasets.Image(), "text": datasets.Value("string"), "label": CLASSES}
+)
+
+
+def png(number: int) -> bytes:
+    """A picture that differs by number."""
+    return encode_png(np.full((4, 4, 3), number, np.uint8))
+
+
+def columns(first: int, count: int) -> dict[str, list[object]]:
+    numbers = range(first, first + count)
+    return {
+        "image": [{"bytes": png(number), "path": None} for number in numbers],
+        "text": [f"text {number}" for number in numbers],
+        "label": [number % 2 for number in numbers],
+    }
+
+
+def write_parquet(folder: Path, name: str, first: int, count: int) -> None:
+    folder.mkdir(exist_ok=True)
+    split = datasets.Dataset.from_dict(columns(first, count), features=FEATURES)
+    split.to_parquet(folder / f"{name}.parquet")
+
+
+def write_table(folder: Path, table: pa.Table, name: str = "train") -> Path:
+    folder.mkdir(exist_ok=True)
+    pq.write_table(table, folder / f"{name}.parquet")
+    return folder
+
+
+def write_lines(folder: Path, name: str, records: list[dict[str, object]]) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+def load(folder: Path, options: SourceOptions | None = None, configuration: str = "") -> SourceData:
+    return load_source(f"hub:{folder}{configuration}", options=options or SourceOptions())
+
+
+def sizes(data: SourceData) -> dict[str, int]:
+    return {name: len(split) for name, split in data.dataset.items()}
+
+
+def test_a_dataset_keeps_its_splits_pictures_texts_and_classes(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for name, first, count in (("train", 0, 20), ("validation", 100, 6), ("test", 200, 8)):
+        write_parquet(folder, name, first, count)
+    data = load(folder)
+    assert sizes(data) == {"train": 20, "validation": 6, "test": 8}
+    assert (data.labels, data.problem, data.skipped) == (
+        ("benign", "hateful"),
+        "single_label",
+        (),
+    )
+    row = data.dataset["test"][3]
+    assert row["image_bytes"] == png(203)
+    assert (row["image_path"], row["text"], row["label"]) == ("", "text 203", 1)
+    assert row["origin"] == f"hub:{folder} test:3"
+
+
+def test_other_names_of_the_validation_split_are_known(tmp_path: Path) -> None:
+    for name in ("dev", "valid", "val"):
+        records = [{"text": f"{part} {n}", "label": "ab"[n % 2]} for part in "tv" for n in range(9)]
+        folder = write_lines(tmp_path / name, "train.jsonl", records[:9])
+        write_lines(folder, "v.jsonl", records[9:])
+        (folder / "README.md").write_text(
+            "---\nconfigs:\n- config_name: default\n  data_files:\n"
+            f"  - split: train\n    path: train.jsonl\n  - split: {name}\n    path: v.jsonl\n---\n"
+        )
+        validation = load(folder).dataset["validation"]["text"]
+        assert set(validation) == {f"v {n}" for n in range(9)}
+
+
+def test_without_other_splits_rows_go_by_their_pictures_as_those_of_a_file(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "data", "train", 0, 60)
+    lines = []
+    for number in range(60):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+        label = CLASSES.names[number % 2]
+        lines.append({"image": f"{number}.png", "text": f"text {number}", "label": label})
+    write_lines(tmp_path, "rows.jsonl", lines)
+    of_file = load_source(str(tmp_path / "rows.jsonl"), options=SourceOptions())
+    of_hub = load(tmp_path / "data")
+    for name in ("train", "validation", "test"):
+        assert of_hub.dataset[name]["image_sha256"][:] == of_file.dataset[name]["image_sha256"][:]
+
+
+def test_a_missing_validation_split_is_taken_from_training_pictures(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "data", "train", 0, 40)
+    write_parquet(tmp_path / "data", "test", 100, 6)
+    data = load(tmp_path / "data")
+    assert sizes(data) == {"train": 36, "validation": 4, "test": 6}
+
+
+def test_a_test_split_without_labels_is_left_out_and_said(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "data", "train", 0, 60)
+    hidden = {**columns(100, 6), "label": [-1] * 6}
+    split = datasets.Dataset.from_dict(hidden, features=FEATURES)
+    split.to_parquet(tmp_path / "data" / "test.parquet")
+    data = load(tmp_path / "data")
+    assert "the split 'test' has no labels and is left out" in data.notes
+    assert data.skipped == ()
+    assert png(100) not in data.dataset["test"]["image_bytes"][:]
+
+
+def test_training_rows_without_a_label_are_kept_for_the_teachers_answers(tmp_path: Path) -> None:
+    table = {**columns(0, 40), "label": [-1 if n < 5 else n % 2 for n in range(40)]}
+    folder = tmp_path / "data"
+    folder.mkdir()
+    split = datasets.Dataset.from_dict(table, features=FEATURES)
+    split.to_parquet(folder / "train.parquet")
+    labels = load(folder).dataset["train"]["label"][:]
+    assert labels.count(None) >= 3
+
+
+@pytest.mark.parametrize("kind", ["class", "string", "integer"])
+def test_lists_of_labels_make_a_multi_label_problem(tmp_path: Path, kind: str) -> None:
+    values: list[object] = {"string": ["x", "y"], "integer": [3, 7], "class": [0, 1]}[kind]
+    lists = [[[values[0]], [values[1]], values, []][n % 4] for n in range(40)]
+    feature = {"string": datasets.Value("string"), "integer": datasets.Value("int64")}
+    features = datasets.Features(
+        {
+            "text": datasets.Value("string"),
+            "labels": datasets.List(feature.get(kind, CLASSES)),
+        }
+    )
+    table = {"text": [f"t {n}" for n in range(40)], "labels": lists}
+    (tmp_path / "data").mkdir()
+    split = datasets.Dataset.from_dict(table, features=features)
+    split.to_parquet(tmp_path / "data" / "train.parquet")
+    data = load(tmp_path / "data")
+    expected = {"string": ("x", "y"), "integer": ("3", "7"), "class": ("benign", "hateful")}
+    assert (data.problem, data.labels) == ("multi_label", expected[kind])
+    found = {row["text"]: row["labels"] for split in data.dataset.values() for row in split}
+    assert [found[f"t {n}"] for n in range(4)] == [[0], [1], [0, 1], []]
+
+
+def test_a_folder_of_pictures_by_class_is_read(tmp_path: Path) -> None:
+    for number in range(40):
+        path = tmp_path / "data" / "train" / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(number))
+    data = load(tmp_path / "data")
+    assert data.labels == ("cat", "dog")
+    row = data.dataset["train"][0]
+    assert Path(row["image_path"]).read_bytes() == png(int(Path(row["image_path"]).stem))
+    assert (row["image_bytes"], row["text"]) == (None, None)
+
+
+def test_columns_of_other_names_are_named(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "photo": [png(n) for n in range(40)],
+            "title": [f"t {n}" for n in range(40)],
+            "kind": ["ab"[n % 2] for n in range(40)],
+        }
+    )
+    folder = write_table(tmp_path / "data", table)
+    with pytest.raises(DataError) as caught:
+        load(folder)
+    assert "has no column label or labels: it has photo (binary), title (string), kind" in str(
+        caught.value
+    )
+    assert "--label-column" in str(caught.value)
+    options = SourceOptions(image_column="photo", text_column="title", label_column="kind")
+    row = load(folder, options).dataset["train"][0]
+    assert row["image_bytes"] == png(int(row["text"].removeprefix("t ")))
+    with pytest.raises(DataError, match=r"has no column 'name': it has photo \(binary\)"):
+        load(folder, SourceOptions(label_column="name"))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "wanted"),
+    [
+        ("image", [1.5] * 4, "a picture, bytes or a path"),
+        ("text", [1] * 4, "a string"),
+        ("label", [0.5] * 4, "a class, a string or an integer"),
+        ("label", [True] * 4, "a class, a string or an integer"),
+        ("label", [{"a": 1}] * 4, "a class, a string or an integer"),
+    ],
+)
+def test_a_column_of_another_type_is_refused(
+    tmp_path: Path, column: str, values: list[object], wanted: str
+) -> None:
+    table = {"image": [png(n) for n in range(4)], "text": list("abcd"), "label": [0, 1, 0, 1]}
+    folder = write_table(tmp_path / "data", pa.table({**table, column: values}))
+    with pytest.raises(DataError, match=f"column '{column}' is not {wanted}"):
+        load(folder)
+
+
+def test_columns_apply_to_hugging_face_datasets_alone(tmp_path: Path) -> None:
+    path = write_lines(tmp_path, "rows.jsonl", [{"text": "a", "label": 1}]) / "rows.jsonl"
+    with pytest.raises(ConfigError, match="text_column does not apply"):
+        load_source(str(path), options=SourceOptions(text_column="x"))
+
+
+def bomb() -> bytes:
+    """A picture of 1,600 pixels in few bytes."""
+    encoded = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(encoded, "png")
+    return encoded.getvalue()
+
+
+OUTSIDE = "leaves the data folder"
+HOSTILE: dict[str, tuple[object, bytes | None, object, str]] = {
+    "a path that climbs": ("../outside.png", b"t", 1, OUTSIDE),
+    "an absolute path": ("/etc/hostname", b"t", 1, OUTSIDE),
+    "a drive": ("C:\\secret.png", b"t", 1, OUTSIDE),
+    "a link that leaves": ("link.png", b"t", 1, OUTSIDE),
+    "a NUL in a path": ("a\0.png", b"t", 1, OUTSIDE),
+    "a path that is a folder": ("folder", b"t", 1, "is a folder"),
+    "a missing file": ("missing.png", b"t", 1, "is missing"),
+    "an endless path": ("x" * 5000, b"t", 1, "cannot be read"),
+    "a NUL in a text": (None, b"a\0b", 1, "text holds a NUL character"),
+    "half a surrogate pair": (None, b"a \xed\xa0\x80", 1, "text is not UTF-8 (byte 3)"),
+    "a text of other bytes": (None, b"\xff\xfe", 1, "text is not UTF-8 (byte 1)"),
+    "a huge text": (None, b"a" * ((1 << 20) + 1), 1, "text is longer than 1,048,576 bytes"),
+    "nothing": (None, b" ", 1, "has neither image nor text"),
+    "no picture at all": (b"", b"t", 1, "image is empty"),
+    "a huge picture": (b"x" * 3000, b"t", 1, "image is larger than 2,000 bytes"),
+    "a class beyond the last": (None, b"t", 2, "label is 2, and there are 2 classes"),
+    "a class before the first": (None, b"t", -2, "label is -2, and there are 2 classes"),
+    # Named when they are decoded:
+    "a truncated picture": (png(7)[:60], b"t", 1, "picture cannot be decoded"),
+    "no picture but text": (b"<script>", b"t", 1, "picture cannot be decoded"),
+    "a decompression bomb": (bomb(), b"t", 1, "more than the limit of 1,000"),
+}
+
+
+def hostile_folder(folder: Path) -> Path:
+    """Write a dataset with 40 good rows, then the hostile ones, as its own file of Arrow rows."""
+    (folder / "folder").mkdir(parents=True)
+    (folder.parent / "outside.png").write_bytes(png(1))
+    (folder / "link.png").symlink_to(folder.parent / "outside.png")
+    images: list[dict[str, object]] = [{"bytes": png(n), "path": None} for n in range(40)]
+    texts: list[bytes | None] = [f"good {n}".encode() for n in range(40)]
+    labels: list[object] = [n % 2 for n in range(40)]
+    for image, text, label, _ in HOSTILE.values():
+        is_path = isinstance(image, str)
+        images.append({"bytes": None if is_path else image, "path": image if is_path else None})
+        texts.append(text)
+        labels.append(label)
+    # Arrow takes any bytes for a string that come as one.
+    as_text = pa.array(texts, pa.binary()).view(pa.string())
+    table = pa.table(
+        {
+            "image": pa.array(images, FEATURES.arrow_schema.field("image").type),
+            "text": as_text,
+            "label": pa.array(labels, pa.int64()),
+        }
+    )
+    info = {"info": {"features": FEATURES.to_dict()}}
+    table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
+    pq.write_table(table, folder / "train.parquet")
+    return folder
+
+
+def test_every_hostile_row_is_named_and_the_others_are_kept(
+    tmp_path: Path,
+    memes: tuple[PreparedData, Preprocessor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hub_rows, "MOST_PICTURE_BYTES", 2000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    folder = hostile_folder(tmp_path / "data")
+    data = prepare(load(folder), memes[1], cache=tmp_path / "cache")
+    named = {row.origin: row.reason for row in data.skipped}
+    assert len(named) == len(HOSTILE)
+    for at, (what, (*_, reason)) in enumerate(HOSTILE.items(), start=40):
+        assert reason in named[f"hub:{folder} train:{at}"], what
+    assert sum(len(split) for split in data.splits.values()) == 40
+
+
+def test_with_strict_a_row_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
+    folder = hostile_folder(tmp_path / "data")
+    with pytest.raises(DataError) as caught:
+        load(folder, SourceOptions(strict=True))
+    assert f"hub:{folder} train:40: image '../outside.png' leaves the data folder" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"data.py": "raise SystemExit('ran')"}, "needs a script of its own, and none is ever run"),
+        (
+            {"data.py": "raise SystemExit('ran')", "train.jsonl": '{"text": "a", "label": 1}\n'},
+            "needs a script of its own, and none is ever run",
+        ),
+        ({"train.pkl": "x"}, "No (supported) data files found"),
+        ({"train.txt": "x\n"}, "is of the kind 'text'"),
+        ({"train.jsonl": '{"text": "\\ud800", "label": 1}\n'}, "surrogate"),
+        (
+            {"train.jsonl": '{"text": "a", "label": 1}\n{"text": {"b": 2}}\n'},
+            "'text' is not a string",
+        ),
+        ({"train.parquet": "PAR1 nothing"}, "cannot be read"),
+        ({}, "doesn't contain any data files"),
+        (
+            {"README.md": "---\nconfigs:\n- config_name: a\n  data_files: ../other/x.jsonl\n---\n"},
+            "names data outside its folder",
+        ),
+    ],
+)
+def test_a_folder_that_is_no_plain_dataset_is_refused_by_name(
+    tmp_path: Path, files: dict[str, str], reason: str
+) -> None:
+    write_lines(tmp_path / "other", "x.jsonl", [{"text": "a", "label": 1}] * 4)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    with pytest.raises(DataError) as caught:
+        load(folder)
+    assert reason in str(caught.value)
+    assert f"hub:{folder}" in str(caught.value)
+
+
+def test_a_data_file_that_links_outside_is_refused(tmp_path: Path) -> None:
+    write_lines(tmp_path / "other", "x.jsonl", [{"text": "a", "label": 1}] * 4)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").symlink_to(tmp_path / "other" / "x.jsonl")
+    with pytest.raises(DataError, match="names data outside its folder"):
+        load(tmp_path / "data")
+
+
+def test_a_name_that_the_hub_does_not_answer_to_is_an_error_that_names_it() -> None:
+    with pytest.raises(DataError, match=r"hub:nobody/nothing: cannot be read"):
+        load_source("hub:nobody/nothing", options=SourceOptions())
+    with pytest.raises(DataError, match=r"'./nowhere': no such folder"):
+        load_source("hub:./nowhere", options=SourceOptions())
+
+
+def test_a_configuration_is_chosen_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for name in ("red", "blue"):
+        records = [{"text": f"{name} {n}", "label": "ab"[n % 2]} for n in range(30)]
+        write_lines(folder, f"{name}.jsonl", [dict(record) for record in records])
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: red\n  data_files: red.jsonl\n"
+        "- config_name: blue\n  data_files: blue.jsonl\n---\n"
+    )
+    texts = load(folder, configuration=":blue").dataset["train"]["text"][:]
+    assert texts[0].startswith("blue ")
+    with pytest.raises(DataError, match=r"pick one among the available configs: \['red', 'blue'\]"):
+        load(folder)
+
+
+def test_a_table_written_again_is_read_again_whatever_its_time(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for word in ("old", "new"):
+        records: list[dict[str, object]] = [
+            {"text": f"{word} {n}", "label": "ab"[n % 2]} for n in range(30)
+        ]
+        write_lines(folder, "train.jsonl", records)
+        os.utime(folder / "train.jsonl", (1, 1))
+        assert load(folder).dataset["train"]["text"][0].startswith(word)
+
+
+def test_a_model_is_judged_by_a_split_or_by_all_rows(tmp_path: Path) -> None:
+    for name, first, count in (("train", 0, 20), ("validation", 100, 6), ("test", 200, 8)):
+        write_parquet(tmp_path / "data", name, first, count)
+    spec, labels = f"hub:{tmp_path / 'data'}", ("benign", "hateful", "other")
+    for split, count in (("test", 8), ("validation", 6), ("all", 34)):
+        data = load_source_to_judge(spec, options=SourceOptions(), split=split, labels=labels)
+        assert [len(rows) for rows in data.dataset.values()] == [count]
+        assert data.labels == labels
+    with pytest.raises(DataError, match="classes are not the model's"):
+        load_source_to_judge(spec, options=SourceOptions(), split="test", labels=("benign", "x"))
+
+
+def test_a_relative_folder_becomes_absolute_and_a_name_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for stated, absolute in (
+        ("hub:data", f"hub:{tmp_path / 'data'}"),
+        ("hub:data:red", f"hub:{tmp_path / 'data'}:red"),
+        ("hub:owner/name:red", "hub:owner/name:red"),
+    ):
+        config = with_absolute_paths(RunConfig(data=DataConfig(spec=stated)))
+        assert config.data.spec == absolute
+    assert path_of_spec("hub:owner/name") is None
+    assert path_of_spec("hub:data:red") == Path("data")
+    assert (kind_of_spec("hub:data"), kind_of_spec("hub:a/b:c")) == ("hub", "hub:a/b:c")
+    assert hub_name("owner/name:red").configuration == "red"
+
+
+def test_rows_of_pictures_are_written_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many rows there are, few encoded pictures are in memory at once."""
+    write_parquet(tmp_path / "data", "train", 0, 60)
+    whole = load(tmp_path / "data")
+    monkeypatch.setattr(source_types, "_BYTES_PER_BATCH", 300)
+    pieces = load(tmp_path / "data")
+    assert pieces.dataset["train"][:] == whole.dataset["train"][:]
+    assert len(pieces.dataset["train"].data.column("text").chunks) > 10
