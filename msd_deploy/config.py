@@ -20,6 +20,7 @@ StudentSize = Literal["tiny", "small", "mobile"]
 Method = Literal["none", "kd", "msd"]
 Weighting = Literal["fixed", "population", "instance", "meta"]
 Loss = Literal["kl", "dist", "dkd", "mse"]
+ClassWeighting = Literal["none", "balanced"]
 Precision = Literal["fp32", "bf16"]
 # Those of accelerate's `log_with`.
 TrackerName = Literal[
@@ -47,6 +48,9 @@ class DataConfig:
     """Share of training labels of a generated task that are flipped, 0 to 1."""
     labelled_share: float = 1.0
     """Share of training rows whose label is used; the others only have the teacher's answer."""
+    class_weights: ClassWeighting = "none"
+    """Weights of the classes in the labels' loss, teacher's and student's: balanced favours rare
+    ones."""
     seed: int = 0
     """Seed of a generated task's examples."""
     labels: tuple[str, ...] | None = None

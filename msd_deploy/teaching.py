@@ -25,11 +25,13 @@ from msd_deploy.artifacts import (
     write_json,
 )
 from msd_deploy.config import RunConfig, config_as_json, config_of
+from msd_deploy.data.class_weights import class_weights_as_json, weigh_classes
 from msd_deploy.data.labelled import hide_labels
 from msd_deploy.data.prepared import PreparedData, notes_of, prepare
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.sources import kind_of_spec, path_of_spec
 from msd_deploy.distill.history import History
+from msd_deploy.distill.losses import class_weight_tensor
 from msd_deploy.distill.objectives import LabelObjective
 from msd_deploy.distill.plan import TrainingPlan, plan_key
 from msd_deploy.distill.trainer import TrainingJob, train
@@ -210,6 +212,7 @@ def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _Teaching:
         on_image=lambda done, total: hooks.stages.on_count("pictures", done, total),
     )
     data = hide_labels(data, config.data.labelled_share, seed=config.data.seed)
+    data = weigh_classes(data, config.data.class_weights)
     for note in notes_of(data):
         hooks.stages.on_note(note)
     return _Teaching(config, folder, checkpoint, _digest(checkpoint), preprocessor, data, hooks)
@@ -276,7 +279,9 @@ def _train(teaching: _Teaching) -> FamilyForClassification:
     train(
         TrainingJob(
             model,
-            LabelObjective(config.finetune.modality_dropout),
+            LabelObjective(
+                config.finetune.modality_dropout, class_weight_tensor(data.class_weights)
+            ),
             data,
             _plan(teaching),
             checkpoints=teaching.folder / _CHECKPOINTS_NAME,
@@ -336,6 +341,7 @@ def _save(teaching: _Teaching, model: FamilyForClassification) -> None:
             "parameters": parameters,
             "checkpoint_digest": teaching.checkpoint_digest,
             "teaching": config_as_json(_without_paths(teaching.config)),
+            **class_weights_as_json(data),
             "result": result,
         },
     )

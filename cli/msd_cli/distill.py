@@ -9,6 +9,7 @@ import typer
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
 from msd_cli.options import (
     DATA_PANEL,
+    ClassWeightsOption,
     DataOption,
     JsonOption,
     LabelsOption,
@@ -54,6 +55,7 @@ def distill(
             "the longest training text's, at most 32",
         ),
     ] = None,
+    class_weights: ClassWeightsOption = None,
     strict: StrictOption = False,
     teacher: Annotated[
         Path | None,
@@ -197,6 +199,7 @@ def distill(
         "data.labels": split_labels(labels),
         "data.image_size": image_size,
         "data.max_length": max_length,
+        "data.class_weights": class_weights,
         "data.strict": strict or None,
         "teacher.path": teacher,
         "teacher.epochs": teacher_epochs,

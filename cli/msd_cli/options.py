@@ -1,7 +1,7 @@
 """Options that several commands share, each with its help text."""
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 import typer
 from typer.models import OptionInfo
@@ -39,6 +39,15 @@ StrictOption = Annotated[
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")
+]
+ClassWeightsOption = Annotated[
+    Literal["none", "balanced"] | None,
+    typer.Option(
+        "--class-weights",
+        help="balanced: in the labels' loss, a class counts the more the fewer rows have it.",
+        show_default="none",
+        rich_help_panel=DATA_PANEL,
+    ),
 ]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace an output that exists.")

@@ -8,6 +8,7 @@ import typer
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
 from msd_cli.options import (
     DATA_PANEL,
+    ClassWeightsOption,
     DataOption,
     JsonOption,
     LabelsOption,
@@ -58,6 +59,7 @@ def teacher(
             "the longest training text's, as far as the model reads",
         ),
     ] = None,
+    class_weights: ClassWeightsOption = None,
     strict: StrictOption = False,
     epochs: Annotated[
         int | None, option(_TRAINING, "Passes over the training split.", _DEFAULTS.epochs)
@@ -132,6 +134,7 @@ def teacher(
         "data.labels": split_labels(labels),
         "data.tokenizer": tokenizer,
         "data.max_length": max_length,
+        "data.class_weights": class_weights,
         "data.strict": strict or None,
         "finetune.model": model,
         "finetune.vision": vision,

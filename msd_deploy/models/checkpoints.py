@@ -31,7 +31,7 @@ from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.family_config import FAMILIES, FamilyConfig
 from msd_deploy.models.folders import quiet_transformers
 from msd_deploy.models.hub import checkpoint_folder
-from msd_deploy.problem import Problem
+from msd_deploy.problem import Problem, transformers_problem
 
 _WITHOUT_EYES = "visual_bert"
 _OUR_TYPES = ("msd_fusion", "msd_family")
@@ -210,7 +210,7 @@ def build_from_checkpoint(
         dropout=dropout,
         id2label=dict(enumerate(labels)),
         label2id={label: index for index, label in enumerate(labels)},
-        problem_type=f"{problem}_classification",
+        problem_type=transformers_problem(problem),
     )
     model = FamilyForClassification(config)
     model.backbone.load_state_dict(backbone.state_dict())

@@ -11,6 +11,7 @@ from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.fusion_config import FusionConfig
 from msd_deploy.models.pretrained import load_backbone, load_efficientnet_lite0
 from msd_deploy.models.vision import TransformersBackbone
+from msd_deploy.problem import transformers_problem
 
 DEFAULT_IMAGE_SIZE: Mapping[StudentSize, int] = {"tiny": 48, "small": 64, "mobile": 128}
 
@@ -117,6 +118,6 @@ def _fusion_config(
         intermediate_size=stream.intermediate_size,
         id2label=dict(enumerate(data.labels)),
         label2id={label: index for index, label in enumerate(data.labels)},
-        problem_type=f"{data.problem}_classification",
+        problem_type=transformers_problem(data.problem),
         **extra,
     )
