@@ -41,7 +41,8 @@ class DataConfig:
     """What is learned from."""
 
     spec: str = "synthetic:memes"
-    """Data set: synthetic:TASK, easy-vqa, hateful-memes|mm-imdb|snli-ve:DIR, or FILE.jsonl."""
+    """Data set: synthetic:TASK, easy-vqa, hateful-memes|mm-imdb|snli-ve|vqa-v2:DIR, or
+    FILE.jsonl."""
     examples: int | None = None
     """Training examples of a generated task; None: the task's own number."""
     label_noise: float = 0.0

@@ -17,8 +17,8 @@ DataOption = Annotated[
         "--data",
         metavar="SPEC",
         help="Data set: synthetic:memes, synthetic:posters, synthetic:entailment,"
-        " synthetic:listings, easy-vqa, hateful-memes:DIR, mm-imdb:DIR, snli-ve:DIR, or a"
-        " FILE.jsonl of your own.",
+        " synthetic:listings, easy-vqa, hateful-memes:DIR, mm-imdb:DIR, snli-ve:DIR,"
+        " vqa-v2:DIR, or a FILE.jsonl of your own.",
         show_default=DEFAULT_DATA,
         rich_help_panel=DATA_PANEL,
     ),

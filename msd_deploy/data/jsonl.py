@@ -91,12 +91,12 @@ def _rows_with_known_labels(scan: Scan, closed: tuple[str, ...] | None) -> list[
     for row in scan.rows:
         for name in row.labels or ():
             if closed is not None and name not in closed:
-                scan.skipped[row.line] = f"unknown label {shown(name)}"
+                scan.skipped[int(row.line)] = f"unknown label {shown(name)}"
             elif closed is None and scan.class_rows[name] == 1:
-                scan.skipped[row.line] = (
+                scan.skipped[int(row.line)] = (
                     f"unknown label {shown(name)}: no other row has it; name the classes with"
                     " --labels to keep it"
                 )
-        if row.line not in scan.skipped:
+        if int(row.line) not in scan.skipped:
             known.append(row)
     return known
