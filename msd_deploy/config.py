@@ -22,6 +22,7 @@ StudentSize = Literal["tiny", "small", "mobile"]
 Method = Literal["none", "kd", "msd"]
 Weighting = Literal["fixed", "population", "instance", "meta"]
 Loss = Literal["kl", "dist", "dkd", "mse"]
+ClassWeighting = Literal["none", "balanced"]
 Precision = Literal["fp32", "bf16"]
 _Config = TypeVar("_Config", bound="DataclassInstance")
 # Those of accelerate's `log_with`.
@@ -43,13 +44,17 @@ class DataConfig:
     """What is learned from."""
 
     spec: str = "synthetic:memes"
-    """synthetic:TASK, easy-vqa, hateful-memes|mm-imdb|snli-ve:DIR, hub:NAME, or FILE.jsonl."""
+    """synthetic:TASK, easy-vqa, hateful-memes|mm-imdb|snli-ve|vqa-v2:DIR, hub:NAME, or
+    FILE.jsonl."""
     examples: int | None = None
     """Training examples of a generated task; None: the task's own number."""
     label_noise: float = 0.0
     """Share of training labels of a generated task that are flipped, 0 to 1."""
     labelled_share: float = 1.0
     """Share of training rows whose label is used; the others only have the teacher's answer."""
+    class_weights: ClassWeighting = "none"
+    """Weights of the classes in the labels' loss, teacher's and student's: balanced favours rare
+    ones."""
     seed: int = 0
     """Seed of a generated task's examples."""
     labels: tuple[str, ...] | None = None

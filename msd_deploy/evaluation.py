@@ -12,13 +12,23 @@ from torch import Tensor, nn
 from msd_deploy.data.batch import Batch, batches_in_order
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.models.classifier import ViewClassifier
-from msd_deploy.problem import Problem
+from msd_deploy.problem import (
+    FULL_SCORE_VOTES,
+    Problem,
+    decides_one_class,
+    has_independent_classes,
+)
 from msd_deploy.views import View
 
 LogitArray = NDArray[np.float32]
 LabelArray = NDArray[np.int64] | NDArray[np.float32]
 LogitsByView = dict[View, LogitArray]
 
+_METRICS: Mapping[Problem, str] = {
+    "single_label": "accuracy",
+    "multi_label": "micro_f1",
+    "soft_label": "vqa_accuracy",
+}
 _RESAMPLES = 1000
 _CONFIDENCE = 0.95
 
@@ -110,12 +120,12 @@ def _fill(
 
 def metric_name(problem: Problem) -> str:
     """Return the name of the metric by which a problem is judged."""
-    return "accuracy" if problem == "single_label" else "micro_f1"
+    return _METRICS[problem]
 
 
 def decisions(logits: LogitArray, problem: Problem) -> NDArray[np.int64]:
     """Return what a model decides: classes [rows], or 0/1 [rows, classes] (probability >= 0.5)."""
-    if problem == "single_label":
+    if decides_one_class(problem):
         return np.asarray(logits.argmax(axis=1), np.int64)
     return (logits >= 0).astype(np.int64)
 
@@ -127,9 +137,9 @@ def decides_all_alike(logits: LogitArray, problem: Problem) -> bool:
 
 
 def probabilities(logits: LogitArray, problem: Problem) -> NDArray[np.float64]:
-    """Return softmax [rows, classes], or a sigmoid for each class if multi-label."""
+    """Return softmax [rows, classes], or a sigmoid for each class if they are independent."""
     wide = logits.astype(np.float64)
-    if problem == "multi_label":
+    if has_independent_classes(problem):
         return np.asarray(0.5 * (1 + np.tanh(wide / 2)), np.float64)
     raised = np.exp(wide - wide.max(axis=1, keepdims=True))
     return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float64)
@@ -141,7 +151,7 @@ def agreement(first: LogitArray, second: LogitArray, problem: Problem) -> float:
 
 
 def score_logits(logits: LogitArray, labels: LabelArray, problem: Problem) -> Score:
-    """Score logits [rows, classes] against labels: accuracy, or micro-averaged F1 if multi-label.
+    """Score logits [rows, classes] against labels by the problem's metric; see `row_counts`.
 
     The interval resamples rows with replacement, 1,000 times with a fixed seed. Where all rows are
     right, or all wrong, that cannot vary, and the exact bound is given (Clopper & Pearson 1934): at
@@ -189,12 +199,19 @@ def score_views(
 def row_counts(logits: LogitArray, labels: LabelArray, problem: Problem) -> NDArray[np.int64]:
     """Return numerator and denominator of the metric per row, int64 [rows, 2].
 
-    Accuracy is right / rows; micro F1 is 2 tp / (2 tp + fp + fn): both are ratios of sums.
+    All are ratios of sums. Accuracy is right / rows; micro F1 is 2 tp / (2 tp + fp + fn). VQA
+    accuracy is the mean score of the likeliest answer, min(1, people who gave it / 3) (Antol et al.
+    2015), in thirds; the official evaluation's mean over all subsets of 9 of the 10 people is not
+    taken, and is somewhat lower where 2 or 3 of them agree.
     """
     decided = decisions(logits, problem)
     if problem == "single_label":
         right = (decided == labels).astype(np.int64)
         return np.stack([right, np.ones_like(right)], axis=1)
+    if problem == "soft_label":
+        score = labels[np.arange(len(labels)), decided] * FULL_SCORE_VOTES
+        thirds = np.rint(score).astype(np.int64)
+        return np.stack([thirds, np.full_like(thirds, FULL_SCORE_VOTES)], axis=1)
     truth = labels.astype(np.int64)
     true_positives = (decided * truth).sum(axis=1)
     wrong = (decided != truth).sum(axis=1)

@@ -1,7 +1,8 @@
-"""Metrics that a published data set's paper reports beside accuracy or micro F1; pure numpy.
+"""Metrics beside the one that decides: a published set's paper's, or the rare classes'; pure numpy.
 
 `evaluation` has the metric by which decisions are judged everywhere: training, export, bench. These
-are for the comparison with the literature. Definitions are scikit-learn's with default settings.
+are for the comparison with the literature, and balanced accuracy for classes of unlike size.
+Definitions are scikit-learn's with default settings.
 """
 
 import itertools
@@ -35,7 +36,8 @@ def score_further(
     Args:
         logits: Per view [rows, classes].
         labels: See `evaluation.score_logits`; every row has one.
-        metrics: auroc needs two classes and one label a row, the F1s several labels a row.
+        metrics: auroc needs two classes and one label a row, balanced_accuracy one label a row, the
+            F1s several.
     """
     return {
         name: {view: _score(values, labels, name) for view, values in logits.items()}
@@ -57,6 +59,8 @@ def _score(logits: LogitArray, labels: LabelArray, metric: FurtherMetric) -> Sco
     measure: _Measure
     if metric == "auroc":
         measure = _auroc_measure(logits, labels)
+    elif metric == "balanced_accuracy":
+        measure = _recall_measure(logits, labels)
     else:
         measure = _f1_measure(logits, labels, by_support=metric == "weighted_f1")
     rows = len(labels)
@@ -87,6 +91,23 @@ def _auroc_measure(logits: LogitArray, labels: LabelArray) -> _Measure:
         won = (positive * (below + negative / 2)).sum(axis=1)
         pairs = positive.sum(axis=1) * negative.sum(axis=1)
         return np.where(pairs > 0, won / np.maximum(pairs, 1), 0.5)
+
+    return measure
+
+
+def _recall_measure(logits: LogitArray, labels: LabelArray) -> _Measure:
+    """Return the mean recall of the classes that have a row, as a function of weights.
+
+    Also called balanced accuracy (Brodersen et al. 2010): 1 / classes for a constant answer.
+    """
+    is_right = decisions(logits, "single_label") == labels
+    truth = np.asarray(labels[:, None] == np.unique(labels), np.float64)
+    found = truth * is_right[:, None]
+
+    def measure(weights: _Weights) -> NDArray[np.float64]:
+        support = weights @ truth
+        recall = (weights @ found) / np.maximum(support, 1)
+        return np.asarray(recall.sum(axis=1) / (support > 0).sum(axis=1), np.float64)
 
     return measure
 

@@ -16,6 +16,7 @@ from msd_deploy.artifacts import (
     write_json,
 )
 from msd_deploy.config import DataConfig, RunConfig, config_as_json, config_from_json
+from msd_deploy.data.class_weights import class_weights_as_json
 from msd_deploy.data.pixel_cache import OnImage
 from msd_deploy.data.prepared import PreparedData, prepare
 from msd_deploy.data.preprocess import Preprocessor
@@ -244,6 +245,7 @@ def _write_run_json(
         "teacher_digest": given.digest if given else None,
         "examples": {name: len(split) for name, split in data.splits.items()},
         "skipped_rows": [str(row) for row in data.skipped],
+        **class_weights_as_json(data),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
     try:

@@ -13,6 +13,7 @@ from msd_deploy.artifacts import SCHEMA_VERSION, Json, RunDirectory, new_file
 from msd_deploy.config import DistillConfig, RunConfig, TeacherConfig, config_as_json
 from msd_deploy.data.augment import build_augmentation, check_same_frame
 from msd_deploy.data.batch import ImageGroupSampler
+from msd_deploy.data.class_weights import weigh_classes
 from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.labelled import hide_labels
 from msd_deploy.data.prepared import PreparedData, prepare
@@ -27,6 +28,7 @@ from msd_deploy.data.source_types import SourceData, training_texts
 from msd_deploy.data.vocabulary import cut_vocabulary
 from msd_deploy.distill.feature_losses import build_projection
 from msd_deploy.distill.history import History
+from msd_deploy.distill.losses import class_weight_tensor
 from msd_deploy.distill.objectives import LabelObjective
 from msd_deploy.distill.plan import Phase, TrainingPlan, default_epochs, plan_key
 from msd_deploy.distill.steps import Hooks, Objective
@@ -109,6 +111,7 @@ def read_task(
     preprocessor = _build_preprocessor(config, source, hooks)
     data = _prepare(source, preprocessor, config, hooks)
     data = hide_labels(data, config.data.labelled_share, seed=config.data.seed)
+    data = weigh_classes(data, config.data.class_weights)
     name = run.root.resolve().name
     return Task(config, run, data, preprocessor, hooks, training, name), source
 
@@ -169,7 +172,8 @@ def trained_teacher(task: Task) -> Teacher:
         task.hooks.on_stage("Training the teacher on the labels")
         torch.manual_seed(task.config.seed)
         model = build_teacher(data, task.preprocessor)
-        objective = LabelObjective(settings.modality_dropout)
+        weights = class_weight_tensor(data.class_weights)
+        objective = LabelObjective(settings.modality_dropout, weights)
         used = data.splits["train"].has_label()
         _train(task, model, objective, _plan(task, "teacher", settings, used), used=used)
         _save(task, run.teacher, model)

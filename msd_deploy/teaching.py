@@ -25,12 +25,14 @@ from msd_deploy.artifacts import (
 )
 from msd_deploy.config import RunConfig, config_as_json, config_of
 from msd_deploy.data.augment import build_augmentation
+from msd_deploy.data.class_weights import class_weights_as_json, weigh_classes
 from msd_deploy.data.labelled import hide_labels
 from msd_deploy.data.prepared import PreparedData, notes_of, prepare
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.source_types import training_texts
 from msd_deploy.data.sources import kind_of_spec, path_of_spec
 from msd_deploy.distill.history import History
+from msd_deploy.distill.losses import class_weight_tensor
 from msd_deploy.distill.objectives import LabelObjective
 from msd_deploy.distill.plan import TrainingPlan, plan_key
 from msd_deploy.distill.trainer import TrainingJob, train
@@ -217,6 +219,7 @@ def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _Teaching:
         on_image=lambda done, total: hooks.stages.on_count("pictures", done, total),
     )
     data = hide_labels(data, config.data.labelled_share, seed=config.data.seed)
+    data = weigh_classes(data, config.data.class_weights)
     for note in notes_of(data):
         hooks.stages.on_note(note)
     return _Teaching(config, folder, start, start.digest(), preprocessor, data, hooks)
@@ -288,7 +291,9 @@ def _train(teaching: _Teaching) -> ViewClassifier:
     train(
         TrainingJob(
             model,
-            LabelObjective(config.finetune.modality_dropout),
+            LabelObjective(
+                config.finetune.modality_dropout, class_weight_tensor(data.class_weights)
+            ),
             data,
             _plan(teaching),
             checkpoints=teaching.folder / _CHECKPOINTS_NAME,
@@ -352,6 +357,7 @@ def _save(teaching: _Teaching, model: ViewClassifier) -> None:
             "parameters": parameters,
             "checkpoint_digest": teaching.start_digest,
             "teaching": config_as_json(_without_paths(teaching.config)),
+            **class_weights_as_json(data),
             "result": result,
         },
     )

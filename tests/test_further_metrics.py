@@ -78,3 +78,18 @@ def test_alike_classes_give_all_f1s_one_value_and_interval() -> None:
         assert (result.value, result.low, result.high) == pytest.approx(
             (micro.value, micro.low, micro.high), abs=1e-12
         )
+
+
+def test_balanced_accuracy_is_the_mean_recall_of_the_classes_that_have_rows() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 1, 3])
+    logits = np.eye(4, dtype=np.float32)[[0, 0, 0, 1, 1, 2, 3]]
+    result = score(logits, labels, "balanced_accuracy")
+    assert result.value == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
+    assert result.low <= result.value <= result.high
+
+
+def test_a_constant_answer_has_a_balanced_accuracy_of_one_over_the_classes() -> None:
+    labels = np.array([0] * 97 + [1] * 3)
+    logits = np.tile(np.float32([1, 0]), (100, 1))
+    assert score(logits, labels, "balanced_accuracy").value == 0.5
+    assert score_logits(logits, labels, "single_label").value == 0.97

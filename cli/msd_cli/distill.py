@@ -10,6 +10,7 @@ from msd_cli.console import ProgressDisplay, new_table, print_json, result_conso
 from msd_cli.options import (
     DATA_PANEL,
     AugmentOption,
+    ClassWeightsOption,
     DataOption,
     ImageColumnOption,
     JsonOption,
@@ -61,7 +62,7 @@ def distill(
             "the longest training text's, at most 32",
         ),
     ] = None,
-    vocabulary_size: Annotated[
+    vocab_size: Annotated[
         int | None,
         option(
             DATA_PANEL,
@@ -69,6 +70,7 @@ def distill(
             "up to 2,000; with --student-text the task's own",
         ),
     ] = None,
+    class_weights: ClassWeightsOption = None,
     strict: StrictOption = False,
     augment: AugmentOption = None,
     teacher: Annotated[
@@ -243,7 +245,8 @@ def distill(
         "data.label_column": label_column,
         "data.image_size": image_size,
         "data.max_length": max_length,
-        "data.vocabulary_size": vocabulary_size,
+        "data.vocabulary_size": vocab_size,
+        "data.class_weights": class_weights,
         "data.strict": strict or None,
         "augment.preset": augment,
         "teacher.path": teacher,

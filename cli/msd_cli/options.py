@@ -18,7 +18,7 @@ DataOption = Annotated[
         "--data",
         metavar="SPEC",
         help="Data set: synthetic:memes, synthetic:posters, synthetic:entailment,"
-        " synthetic:listings, easy-vqa, hateful-memes:DIR, mm-imdb:DIR, snli-ve:DIR,"
+        " synthetic:listings, easy-vqa, hateful-memes:DIR, mm-imdb:DIR, snli-ve:DIR, vqa-v2:DIR,"
         " hub:OWNER/NAME or hub:FOLDER (a Hugging Face dataset), or a FILE.jsonl of your own.",
         show_default=DEFAULT_DATA,
         rich_help_panel=DATA_PANEL,
@@ -85,6 +85,16 @@ AugmentOption = Annotated[
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")
+]
+ClassWeightsOption = Annotated[
+    Literal["none", "balanced"] | None,
+    typer.Option(
+        "--class-weights",
+        metavar="HOW",
+        help="balanced: in the labels' loss, a class counts the more the fewer rows have it.",
+        show_default="none",
+        rich_help_panel=DATA_PANEL,
+    ),
 ]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace an output that exists.")

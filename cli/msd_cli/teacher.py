@@ -9,6 +9,7 @@ from msd_cli.console import ProgressDisplay, new_table, print_json, result_conso
 from msd_cli.options import (
     DATA_PANEL,
     AugmentOption,
+    ClassWeightsOption,
     DataOption,
     ImageColumnOption,
     JsonOption,
@@ -91,6 +92,7 @@ def teacher(
             "the longest training text's, as far as the model reads",
         ),
     ] = None,
+    class_weights: ClassWeightsOption = None,
     strict: StrictOption = False,
     augment: AugmentOption = None,
     epochs: Annotated[
@@ -184,6 +186,7 @@ def teacher(
         "data.label_column": label_column,
         "data.tokenizer": tokenizer,
         "data.max_length": max_length,
+        "data.class_weights": class_weights,
         "data.strict": strict or None,
         "augment.preset": augment,
         "finetune.model": model,

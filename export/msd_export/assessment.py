@@ -10,7 +10,7 @@ from msd_deploy.data.prepared import notes_of, prepare
 from msd_deploy.data.source_types import JudgedSplit, SourceOptions
 from msd_deploy.data.sources import load_source_to_judge
 from msd_deploy.errors import ConfigError
-from msd_deploy.evaluation import metric_name, score_views
+from msd_deploy.evaluation import metric_name, probabilities, score_views
 from msd_deploy.further_metrics import further_as_json, score_further
 from msd_deploy.hooks import StageHooks
 from msd_export.opening import OpenedModel, open_model
@@ -106,10 +106,5 @@ def predict_one(opened: OpenedModel, *, image: Path | None, text: str | None) ->
         "input_ids": input_ids,
         "attention_mask": attention_mask,
     }
-    logits = opened.predictor.predict(inputs)[0].astype(np.float64)
-    if opened.problem == "multi_label":
-        probabilities = 1 / (1 + np.exp(-logits))
-    else:
-        exponentials = np.exp(logits - logits.max())
-        probabilities = exponentials / exponentials.sum()
-    return dict(zip(opened.labels, probabilities.tolist(), strict=True))
+    (found,) = probabilities(opened.predictor.predict(inputs), opened.problem)
+    return dict(zip(opened.labels, found.tolist(), strict=True))

@@ -21,7 +21,7 @@ class ExportGraph(nn.Module):
 
     Args:
         model: Put into eval mode.
-        problem: single_label gives softmax probabilities, multi_label sigmoid ones.
+        problem: single_label gives softmax probabilities, the others sigmoid ones.
         image_layout: nhwc takes uint8 [batch, height, width, 3]; nchw takes float32
             [batch, 3, height, width] of 0..255, as Core ML hands over a picture.
     """

@@ -20,7 +20,7 @@ class OpenedModel:
         predictor: Runs it.
         preprocessor: Makes its inputs.
         labels: Names of its classes.
-        problem: single_label or multi_label.
+        problem: What it is asked.
     """
 
     predictor: Predictor

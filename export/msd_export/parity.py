@@ -20,6 +20,7 @@ from msd_deploy.evaluation import (
     decides_all_alike,
     decisions,
     metric_name,
+    probabilities,
     score_logits,
 )
 from msd_deploy.problem import Problem
@@ -184,8 +185,7 @@ def _lead(logits: LogitArray, problem: Problem) -> NDArray[np.float64]:
     """Return how far the decided probability leads, as `decisions` is shaped."""
     if problem == "multi_label":
         return np.asarray(np.abs(np.tanh(logits.astype(np.float64) / 2)))
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    ranked = np.sort(shifted / shifted.sum(axis=1, keepdims=True), axis=1)
+    ranked = np.sort(probabilities(logits, problem), axis=1)
     return np.asarray(ranked[:, -1] - (ranked[:, -2] if ranked.shape[1] > 1 else 0.0))
 
 

@@ -32,7 +32,7 @@ class ModelSignature:
         image_size: Height and width of the image in pixels.
         max_length: Tokens of text, padded; includes [CLS] and [SEP].
         labels: Names of the classes, in the order of the logits.
-        problem: single_label has softmax probabilities, multi_label sigmoid ones.
+        problem: single_label has softmax probabilities, the others sigmoid ones.
     """
 
     image_size: tuple[int, int]

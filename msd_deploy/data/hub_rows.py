@@ -128,7 +128,7 @@ class _Reader:
             if reason is None:
                 rows.append(row)
             else:
-                skipped[row.file, row.line] = reason
+                skipped[row.file, int(row.line)] = reason
         order = {one.place: position for position, one in enumerate(self._splits)}
         in_order = sorted(skipped, key=lambda place: (order[place[0]], place[1]))
         images = {one.place: self._images(one.rows) for one in self._splits}
@@ -140,7 +140,7 @@ class _Reader:
             labels=self._closed,
             form=_FORM,
             notes=tuple(self._notes),
-            encoded=lambda row: _encoded(images[row.file], row.line),
+            encoded=lambda row: _encoded(images[row.file], int(row.line)),
         )
 
     def _splits_to_read(self) -> Iterator[_OfSplit]:

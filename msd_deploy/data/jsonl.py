@@ -93,5 +93,5 @@ def _rows_with_known_labels(scan: Scan, closed: tuple[str, ...] | None) -> list[
         if reason is None:
             known.append(row)
         else:
-            scan.skipped[row.line] = reason
+            scan.skipped[int(row.line)] = reason
     return known

@@ -16,10 +16,12 @@ from msd_deploy.data.preprocess import IdArray, Preprocessor
 from msd_deploy.data.resize import PixelArray
 from msd_deploy.data.source_types import SkippedRow, SourceData, column_of
 from msd_deploy.errors import DataError
-from msd_deploy.problem import NO_LABEL, FurtherMetric, Problem
+from msd_deploy.problem import FULL_SCORE_VOTES, NO_LABEL, FurtherMetric, Problem
 from msd_deploy.views import View
 
 _NAMED_ROWS, _TOLD_ROWS = 10, 20
+# Classes are unlike in size if one has so many times the rows of another, of rows enough to tell.
+_SKEW, _FEWEST_COUNTED = 4, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +33,8 @@ class PreparedSplit:
         image_index: int64 [rows], the row's picture; -1 where it has none.
         input_ids: int32 [rows, max_length].
         attention_mask: int32 [rows, max_length].
-        labels: int64 [rows] (single label) or float32 [rows, classes] (multi-label); NO_LABEL or
-            NaN where a row has none.
+        labels: int64 [rows] (single label) or float32 [rows, classes] (multi-label: 0 or 1; soft
+            label: 0, 1/3, 2/3 or 1); NO_LABEL or NaN where a row has none.
         source_rows: int64 [rows], the rows' positions in the source's split.
     """
 
@@ -100,11 +102,13 @@ class PreparedData:
     Attributes:
         splits: train, validation and test; to judge a model by, those that its source has.
         labels: Names of the classes.
-        problem: single_label or multi_label.
+        problem: What a classifier is asked.
         digest: SHA-256 over every row that is used: pictures' contents, texts, labels.
         skipped: Rows left out, each with its place and reason.
         notes: What the user should know of how the data was read.
-        further_metrics: What the data set's paper reports beside accuracy or micro F1.
+        further_metrics: What is reported beside the metric.
+        class_weights: Weight of each class in the labels' loss; None: all alike. See
+            `class_weights`.
     """
 
     splits: Mapping[str, PreparedSplit]
@@ -114,6 +118,7 @@ class PreparedData:
     skipped: tuple[SkippedRow, ...]
     notes: tuple[str, ...]
     further_metrics: tuple[FurtherMetric, ...] = ()
+    class_weights: tuple[float, ...] | None = None
 
 
 def prepare(
@@ -160,8 +165,21 @@ def prepare(
         sha256_of_json([source.labels, source.problem, row_digests]),
         tuple(skipped),
         (*source.notes, *_notes_on_length(cut, splits, preprocessor)),
-        source.further_metrics,
+        (*source.further_metrics, *_metrics_of_skew(source.problem, splits)),
     )
+
+
+def _metrics_of_skew(
+    problem: Problem, splits: Mapping[str, PreparedSplit]
+) -> tuple[FurtherMetric, ...]:
+    """Return balanced accuracy where one class outnumbers another so that accuracy hides it."""
+    if problem != "single_label":
+        return ()
+    labels = np.concatenate([split.labels[split.has_label()] for split in splits.values()])
+    counts = np.unique(labels, return_counts=True)[1]
+    if len(labels) < _FEWEST_COUNTED or counts.max() < _SKEW * counts.min():
+        return ()
+    return ("balanced_accuracy",)
 
 
 def notes_of(data: PreparedData) -> list[str]:
@@ -211,7 +229,8 @@ class _Columns:
         digests: Of the pictures, "" for none.
         texts: None for none.
         targets: A class index, or a list of them; None for none.
-        classes: How many there are in a multi-label problem; None in a single-label one.
+        classes: How many there are where a row may have several; None in a single-label problem.
+        full_score: How often a row must name a class for it to be wholly true.
         source_rows: int64 [rows], their positions in the source's split.
     """
 
@@ -219,6 +238,7 @@ class _Columns:
     texts: list[str | None]
     targets: list[int | list[int] | None]
     classes: int | None
+    full_score: int
     source_rows: NDArray[np.int64]
 
     def take(self, kept: NDArray[np.int64]) -> "_Columns":
@@ -231,6 +251,7 @@ class _Columns:
             [self.texts[row] for row in rows],
             [self.targets[row] for row in rows],
             self.classes,
+            self.full_score,
             self.source_rows[kept],
         )
 
@@ -243,10 +264,15 @@ class _Columns:
         if self.classes is None:
             labels = [NO_LABEL if label is None else label for label in self.targets]
             return np.array(labels, np.int64).reshape(-1)
-        hot = np.zeros((len(self.targets), self.classes), np.float32)
+        # No copy of thousands of classes by hundreds of thousands of rows: 5.6 GB in VQA v2.
+        scores = np.zeros((len(self.targets), self.classes), np.float32)
         for row, found in enumerate(self.targets):
-            hot[row, slice(None) if found is None else found] = np.nan if found is None else 1.0
-        return hot
+            if found is None:
+                scores[row] = np.nan
+            else:
+                np.add.at(scores[row], found, 1)
+        np.divide(scores, self.full_score, out=scores)
+        return np.minimum(scores, 1, out=scores)
 
 
 def _columns_of(source: SourceData, name: str) -> _Columns:
@@ -256,6 +282,7 @@ def _columns_of(source: SourceData, name: str) -> _Columns:
         column_of(split, "text"),
         column_of(split, "label" if is_single else "labels"),
         None if is_single else len(source.labels),
+        FULL_SCORE_VOTES if source.problem == "soft_label" else 1,
         np.arange(len(split)),
     )
 

@@ -32,7 +32,7 @@ class Example:
         identity: Its id, the same however it is written; may stand once in the whole set.
         image: Absolute path and SHA-256 of its picture.
         text: Its text, or None.
-        labels: Its class names, sorted.
+        labels: Its class names, sorted; of a soft label as often as `Row` says.
     """
 
     identity: str
@@ -104,7 +104,7 @@ class PublishedRows:
             named = self.skipped[skipped:]
             refuse("has no usable row" if named else "is empty", path, named, COMPLETE)
 
-    def add(self, file: Path, line: int, split: Split, make: Callable[[], Example]) -> None:
+    def add(self, file: Path, line: int | str, split: Split, make: Callable[[], Example]) -> None:
         """Add one record, or the reason why it cannot be used."""
         try:
             example = make()

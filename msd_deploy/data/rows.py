@@ -47,16 +47,17 @@ class Row:
 
     Attributes:
         file: Where it stands.
-        line: Its line in the file, from 1.
+        line: Its line in the file, from 1; or its place in a list, as `questions[0]`.
         image_path: Absolute path of its picture, or "".
         image_sha256: SHA-256 of the picture's bytes, or "".
         text: Its text, or None.
-        labels: Its class names, sorted; exactly one in a single-label problem. None: no label.
+        labels: Its class names, sorted; exactly one in a single-label problem; in a soft-label one
+            each as often as people gave it, at most FULL_SCORE_VOTES times. None: no label.
         split: The split that it states, if any.
     """
 
     file: Path
-    line: int
+    line: int | str
     image_path: str
     image_sha256: str
     text: str | None

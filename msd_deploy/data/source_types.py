@@ -94,7 +94,7 @@ class SourceData:
             labels (class indices), null for a training row without, origin (FILE:LINE, or
             TASK/SPLIT:INDEX).
         labels: Class names by index.
-        problem: Whether a row has one class or any number of them.
+        problem: Whether a row has one class, any number of them, or scores of several.
         skipped: The rows that were left out, in the file's order.
         notes: What a user should be told, a sentence each.
         further_metrics: What the data set's paper reports beside accuracy or micro F1.
@@ -117,7 +117,8 @@ class SourceRow:
         image_bytes: The encoded picture, or None.
         image_sha256: SHA-256 of the picture's encoded bytes, or "".
         text: The text, or None.
-        labels: Class indices; exactly one for single_label. None: no label.
+        labels: Class indices; exactly one for single_label; for soft_label each as often as people
+            gave it, at most FULL_SCORE_VOTES times. None: no label.
         origin: Where the row comes from.
     """
 
@@ -210,7 +211,7 @@ def _chunks(rows: Iterable[SourceRow]) -> Iterator[list[SourceRow]]:
 
 def _columns(row: SourceRow, problem: Problem) -> dict[str, object]:
     target: dict[str, object]
-    if problem == "multi_label":
+    if problem != "single_label":
         target = {"labels": None if row.labels is None else list(row.labels)}
     else:
         (label,) = row.labels or (None,)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from msd_deploy.data import easy_vqa, hateful_memes, mm_imdb, snli_ve
+from msd_deploy.data import easy_vqa, hateful_memes, mm_imdb, snli_ve, vqa_v2
 from msd_deploy.data.hub_dataset import PREFIX, hub_name
 from msd_deploy.data.hub_rows import load_hub, load_hub_to_judge
 from msd_deploy.data.jsonl import load_jsonl, load_jsonl_to_judge
@@ -13,7 +13,7 @@ from msd_deploy.errors import ConfigError, DataError
 __all__ = ["SkippedRow", "SourceData", "SourceOptions", "load_source"]
 
 _SYNTHETIC = "synthetic:"
-_PUBLISHED = (hateful_memes.NAME, mm_imdb.NAME, snli_ve.NAME)
+_PUBLISHED = (hateful_memes.NAME, mm_imdb.NAME, snli_ve.NAME, vqa_v2.NAME)
 _KNOWN = (
     f"Use {_SYNTHETIC}{'|'.join(TASK_NAMES)}, {easy_vqa.NAME},"
     f" {', '.join(f'{name}:DIR' for name in _PUBLISHED)}, hub:NAME, or the path of a FILE.jsonl"
@@ -56,6 +56,8 @@ def load_source(spec: str, *, options: SourceOptions) -> SourceData:
             return mm_imdb.load_mm_imdb(path, strict=options.strict)
         case snli_ve.NAME:
             return snli_ve.load_snli_ve(path, strict=options.strict)
+        case vqa_v2.NAME:
+            return vqa_v2.load_vqa_v2(path, strict=options.strict)
         case _:
             return load_jsonl(_jsonl_path(spec), options)
 
@@ -85,6 +87,11 @@ def load_source_to_judge(
         raise ConfigError(
             f"all rows of {spec} would be its training rows too", fix="Name another --split"
         )
+    name, path = _name_and_path(spec)
+    if name == vqa_v2.NAME:
+        # The answers that a folder makes classes are its own; a model has those it was trained on.
+        _refuse_unused(spec, {"labels": options.labels is not None})
+        return vqa_v2.load_vqa_v2(path, strict=options.strict, answers=labels)
     return load_source(spec, options=options)
 
 

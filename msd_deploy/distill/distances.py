@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from msd_deploy.config import DistillConfig
 from msd_deploy.errors import ConfigError
-from msd_deploy.problem import NO_LABEL, Problem
+from msd_deploy.problem import NO_LABEL, Problem, has_independent_classes
 
 Distance = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(student [batch, classes], teacher [batch, classes], labels) -> float [batch]."""
@@ -168,7 +168,7 @@ def _correlation(first: Tensor, second: Tensor) -> Tensor:
 
 def build_distance(config: DistillConfig, problem: Problem) -> Distance:
     """Return the distance that a configuration asks for, once `check_distance` has passed it."""
-    multi_label = problem == "multi_label"
+    multi_label = has_independent_classes(problem)
     temperature = config.temperature
     measure: Distance
     match config.loss:
@@ -228,14 +228,16 @@ def check_distance(config: DistillConfig, problem: Problem, classes: int) -> Non
         ConfigError: Names the option and what to use instead.
     """
     few = classes < _FEWEST_COMPARED
-    what = "a multi-label task" if problem == "multi_label" else f"{classes} classes"
-    if config.loss == "dkd" and (few or problem == "multi_label"):
+    independent = has_independent_classes(problem)
+    kind = {"multi_label": "a multi-label task", "soft_label": "a task of soft scores"}
+    what = kind.get(problem, f"{classes} classes")
+    if config.loss == "dkd" and (few or independent):
         raise ConfigError(
             f"dkd compares the classes other than the target, which {what} does not have",
             where="distill.loss",
             fix="Use kl or mse",
         )
-    if config.standardize and (few or problem == "multi_label"):
+    if config.standardize and (few or independent):
         raise ConfigError(
             f"standardized logits lose what decides {what}: with two classes all become the same"
             " pair, with independent classes the threshold is gone",

@@ -8,7 +8,7 @@ Plain knowledge distillation (Hinton et al. 2015) keeps the multimodal term alon
 the D, `weighting` the w.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,22 +20,38 @@ from msd_deploy.views import View
 LABELS_TERM = "labels"
 
 
-def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def class_weight_tensor(weights: Sequence[float] | None) -> Tensor | None:
+    """Return the weights of a data set's classes as losses take them, float32 [classes]."""
+    return None if weights is None else torch.tensor(weights, dtype=torch.float32)
+
+
+def label_loss(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """Return the mean cross-entropy with the labels, in nats; 0 where no row has a label.
+
+    Where classes are weighed, the weighted losses are divided by the number of labelled rows, not
+    by the sum of their weights as torch's own mean is: the weights have a mean of 1 over the
+    training rows, and a step then is the same whatever parts and processes it is computed in.
 
     Args:
         logits: float [batch, classes].
-        labels: int64 [batch], NO_LABEL where a row has none; or float [batch, classes] of 0 and 1,
+        labels: int64 [batch], NO_LABEL where a row has none; or float [batch, classes] from 0 to 1,
             NaN where a row has none: then per-class sigmoid cross-entropy, averaged over classes.
+        class_weights: float [classes], None: 1 each. Of a row's class; or, of labels per class,
+            of a class where it is true.
     """
+    weights = None if class_weights is None else class_weights.to(logits)
     if labels.is_floating_point():
         has_label = ~labels.isnan().any(dim=-1)
         targets = torch.where(has_label[:, None], labels, torch.zeros_like(labels))
-        each = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        each = functional.binary_cross_entropy_with_logits(
+            logits, targets, pos_weight=weights, reduction="none"
+        )
         each = each.mean(dim=-1) * has_label
     else:
         has_label = labels != NO_LABEL
-        each = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="none")
+        each = functional.cross_entropy(
+            logits, labels, weights, ignore_index=NO_LABEL, reduction="none"
+        )
     return each.sum() / has_label.sum().clamp(min=1)
 
 
@@ -46,6 +62,7 @@ def distillation_terms(
     *,
     weights: Mapping[View, Tensor],
     alpha: float,
+    class_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the weighted terms of the loss by name; their sum is the total.
 
@@ -55,12 +72,13 @@ def distillation_terms(
         labels: See `label_loss`.
         weights: Per view float [batch]; no view at all: the labels' loss alone, whatever alpha.
         alpha: Weight of the labels' loss.
+        class_weights: See `label_loss`.
 
     Returns:
         Scalars: "labels", and one per weighted view.
     """
     label_share = alpha if weights else 1.0
-    terms = {LABELS_TERM: label_share * label_loss(student, labels)}
+    terms = {LABELS_TERM: label_share * label_loss(student, labels, class_weights)}
     for view, weight in weights.items():
         terms[view.value] = (1 - alpha) * (weight * distances[view]).mean()
     return terms

@@ -43,6 +43,8 @@ class MetaTask:
         split: The split whose rows judge the weights: validation, or the training split.
         held_out: int64 [rows], labelled rows of it that the student does not train on.
         seed: Of the order of meta batches.
+        class_weights: See `label_loss`. The held-out loss is weighed by them too: the views'
+            weights are to serve the loss that was asked for, rare classes included.
     """
 
     predictions: TeacherPredictions
@@ -50,6 +52,7 @@ class MetaTask:
     split: PreparedSplit
     held_out: NDArray[np.int64]
     seed: int
+    class_weights: Tensor | None = None
 
 
 class MetaObjective:
@@ -86,6 +89,7 @@ class MetaObjective:
             batch.labels,
             weights=weights,
             alpha=self.config.alpha,
+            class_weights=self.task.class_weights,
         )
         terms |= self.of_features(outputs, View.MULTIMODAL, batch.rows)
         return StepLoss(terms, weights)
@@ -150,7 +154,7 @@ class MetaObjective:
         distances = torch.stack(list(self.distances(logits, batch).values()))
         slopes = torch.autograd.grad(distances.sum(), list(logits.values()))
         pair = logits[View.MULTIMODAL]
-        (label_slopes,) = torch.autograd.grad(label_loss(pair, batch.labels), pair)
+        (label_slopes,) = torch.autograd.grad(self._label_loss(pair, batch.labels), pair)
         with torch.no_grad():
             meta_outputs = _outputs(model, dict(model.named_parameters()), meta, (View.MULTIMODAL,))
         classifier = model.model.classifier
@@ -163,7 +167,11 @@ class MetaObjective:
             label_slopes=label_slopes,
             meta_features=meta_outputs.features[View.MULTIMODAL],
             meta_labels=meta.labels,
+            class_weights=self.task.class_weights,
         )
+
+    def _label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return label_loss(logits, labels, self.task.class_weights)
 
     def _exact_gradient(
         self, model: ViewOutputs, batch: Batch, meta: Batch, weights: Tensor
@@ -171,13 +179,13 @@ class MetaObjective:
         def losses(parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
             outputs = _outputs(model, parameters, batch, _VIEWS)
             distances = torch.stack(list(self.distances(outputs.logits, batch).values()))
-            of_labels = label_loss(outputs.logits[View.MULTIMODAL], batch.labels)
+            of_labels = self._label_loss(outputs.logits[View.MULTIMODAL], batch.labels)
             of_features = self.of_features(outputs, View.MULTIMODAL, batch.rows)
             return distances, sum(of_features.values(), self.config.alpha * of_labels)
 
         def meta_loss(parameters: dict[str, Tensor]) -> Tensor:
             logits = _outputs(model, parameters, meta, (View.MULTIMODAL,)).logits
-            return label_loss(logits[View.MULTIMODAL], meta.labels)
+            return self._label_loss(logits[View.MULTIMODAL], meta.labels)
 
         return exact_gradient(model, losses, meta_loss, weights, self.step)
 

@@ -33,6 +33,7 @@ class LastLayer:
         label_slopes: float [batch, classes], d CE_i / d logits, summing to the mean loss's.
         meta_features: float [meta batch, hidden].
         meta_labels: As `label_loss` takes them.
+        class_weights: As `label_loss` takes them.
     """
 
     weight: Tensor
@@ -43,6 +44,7 @@ class LastLayer:
     label_slopes: Tensor
     meta_features: Tensor
     meta_labels: Tensor
+    class_weights: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,8 @@ def last_layer_gradient(layer: LastLayer, weights: Tensor, step: VirtualStep) ->
         bias = bias - scale * weighted.sum(dim=(0, 1)) - of_labels.sum(dim=0)
     with torch.enable_grad():
         logits = (layer.meta_features @ weight.T + bias).requires_grad_()
-        (slope,) = torch.autograd.grad(label_loss(logits, layer.meta_labels), logits)
+        loss = label_loss(logits, layer.meta_labels, layer.class_weights)
+        (slope,) = torch.autograd.grad(loss, logits)
     moved = layer.features @ (slope.T @ layer.meta_features).T + slope.sum(dim=0)
     return -scale * (layer.slopes * moved).sum(dim=-1)
 

@@ -22,9 +22,11 @@ class LabelObjective:
 
     Attributes:
         modality_dropout: Share of steps on one modality alone, half of them each.
+        class_weights: See `label_loss`.
     """
 
     modality_dropout: float
+    class_weights: Tensor | None = None
 
     def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
         """Return the loss as the term "labels"."""
@@ -32,7 +34,7 @@ class LabelObjective:
 
     def drawn(self) -> "LabelsOfView":
         """Draw the view that all rows of a step are shown."""
-        return LabelsOfView(draw_view(self.modality_dropout))
+        return LabelsOfView(draw_view(self.modality_dropout), self.class_weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +43,19 @@ class LabelsOfView:
 
     Attributes:
         view: What is shown.
+        class_weights: See `label_loss`.
     """
 
     view: View
+    class_weights: Tensor | None = None
 
     def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
         """Return the loss as the term "labels"; of mixed pictures, by the shares of both labels."""
         logits = model(batch, (self.view,)).logits[self.view]
-        loss = label_loss(logits, batch.labels)
+        loss = label_loss(logits, batch.labels, self.class_weights)
         if batch.mixed is not None and self.view.has_image:
-            loss = torch.lerp(loss, label_loss(logits, batch.mixed.labels), batch.mixed.share)
+            other = label_loss(logits, batch.mixed.labels, self.class_weights)
+            loss = torch.lerp(loss, other, batch.mixed.share)
         return StepLoss({LABELS_TERM: loss}, {})
 
 
@@ -75,6 +80,7 @@ class DistillationObjective:
         modality_dropout: Share of steps in which the student is shown one modality alone and is
             still asked for what the labels and the teacher say of the pair.
         of_features: The terms on features; None: none.
+        class_weights: See `label_loss`.
     """
 
     predictions: TeacherPredictions
@@ -84,6 +90,7 @@ class DistillationObjective:
     alpha: float
     modality_dropout: float = 0.0
     of_features: FeatureTerms | None = None
+    class_weights: Tensor | None = None
 
     def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
         """Return the weighted terms and the weights."""
@@ -96,7 +103,12 @@ class DistillationObjective:
         }
         weights = self.weighting(batch.rows, detached(distances))
         terms = distillation_terms(
-            student[View.MULTIMODAL], distances, batch.labels, weights=weights, alpha=self.alpha
+            student[View.MULTIMODAL],
+            distances,
+            batch.labels,
+            weights=weights,
+            alpha=self.alpha,
+            class_weights=self.class_weights,
         )
         if self.of_features is not None:
             terms |= self.of_features(outputs, shown, batch.rows)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from msd_deploy.distill.distances import kl_distance
 from msd_deploy.distill.teacher_cache import TeacherPredictions
-from msd_deploy.problem import Problem
+from msd_deploy.problem import Problem, has_independent_classes
 from msd_deploy.views import View
 
 
@@ -43,7 +43,7 @@ def teacher_saliency(
         problem: Decides between softmax and sigmoids.
         temperature: tau of D.
     """
-    multi_label = problem == "multi_label"
+    multi_label = has_independent_classes(problem)
     full, image, text = (
         torch.from_numpy(predictions.of_view(split, view))
         for view in (View.MULTIMODAL, View.IMAGE, View.TEXT)

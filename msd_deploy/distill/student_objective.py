@@ -12,6 +12,7 @@ from msd_deploy.data.batch import rows_by_image
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.distill.distances import Distance, build_distance, check_distance
 from msd_deploy.distill.feature_losses import feature_terms
+from msd_deploy.distill.losses import class_weight_tensor
 from msd_deploy.distill.meta import MetaObjective, MetaTask, hold_out
 from msd_deploy.distill.meta_weighting import MetaWeighting
 from msd_deploy.distill.objectives import DistillationObjective
@@ -74,6 +75,7 @@ def build_student_objective(
         config.alpha,
         config.modality_dropout,
         feature_terms(config, predictions),
+        class_weight_tensor(data.class_weights),
     )
     return StudentObjective(objective, weighting, predictions, distance, used)
 
@@ -109,7 +111,8 @@ def _meta_objective(
             single_floor=config.meta_single_floor,
         )
     split, held_out, used = _meta_rows(config, data, seed)
-    task = MetaTask(predictions, distance, split, held_out, seed)
+    weights = class_weight_tensor(data.class_weights)
+    task = MetaTask(predictions, distance, split, held_out, seed, weights)
     return StudentObjective(
         MetaObjective(weighting, task, config), weighting, predictions, distance, used
     )

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from msd_deploy.data.batch import Batch
-from msd_deploy.problem import Problem
+from msd_deploy.problem import Problem, transformers_problem
 from msd_deploy.views import View
 
 
@@ -49,5 +49,5 @@ def task_config(labels: tuple[str, ...], problem: Problem) -> dict[str, Any]:
     return {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
-        "problem_type": f"{problem}_classification",
+        "problem_type": transformers_problem(problem),
     }

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -31,7 +31,7 @@ from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.family_config import FAMILIES, FamilyConfig
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.fusion_config import FusionConfig
-from msd_deploy.problem import Problem
+from msd_deploy.problem import Problem, decides_one_class
 
 LABELS_NAME = "labels.json"
 _CONFIG_NAME = "config.json"
@@ -48,7 +48,7 @@ class LoadedModel(Generic[Model]):
         model: In eval mode.
         preprocessor: Makes its inputs.
         labels: Names of its classes.
-        problem: single_label or multi_label.
+        problem: What it is asked.
         digest: SHA-256 over the folder's files: what the model is, wherever it lies.
         folder: Where it was read.
     """
@@ -77,7 +77,7 @@ def save_model(
         model: The model.
         preprocessor: Made the inputs that it was trained on.
         labels: Names of the classes.
-        problem: single_label or multi_label.
+        problem: What it is asked.
         facts: Further JSON values for the manifest.
     """
     with new_folder(folder) as building:
@@ -90,7 +90,7 @@ def save_model(
 
 def labels_as_json(labels: tuple[str, ...], problem: Problem) -> dict[str, object]:
     """Return labels.json: the classes' names in the order of the logits, and how to decide."""
-    decision = "argmax" if problem == "single_label" else "probability >= 0.5"
+    decision = "argmax" if decides_one_class(problem) else "probability >= 0.5"
     return {
         "schema_version": SCHEMA_VERSION,
         "problem": problem,
@@ -110,9 +110,9 @@ def read_labels(folder: Path) -> tuple[tuple[str, ...], Problem]:
     labels, problem = stated.get("labels"), stated.get("problem")
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise ArtifactError("states no list of labels", where=path)
-    if problem not in ("single_label", "multi_label"):
+    if problem not in get_args(Problem):
         raise ArtifactError(f"states an unknown problem {problem!r}", where=path)
-    return tuple(labels), problem
+    return tuple(labels), cast(Problem, problem)
 
 
 def load_model(folder: Path) -> LoadedModel[FusionForClassification]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd_deploy.evaluation import LabelArray, LogitArray, probabilities
-from msd_deploy.problem import Problem
+from msd_deploy.problem import Problem, has_independent_classes
 from msd_deploy.report.schema import OutputOf
 
 Values = NDArray[np.float64]
@@ -40,9 +40,10 @@ def output_of(labels: Sequence[str], problem: Problem) -> Output:
     """Return which probability tells most of a task.
 
     Two classes: that of the second one, so that both ends mean something. More: that of the true
-    class. Multi-label: that of each class that is true of an example, all of them together.
+    class. Independent classes: that of each class that is true of an example, to any degree, all of
+    them together.
     """
-    if problem == "multi_label":
+    if has_independent_classes(problem):
         return Output("true_classes", None)
     if len(labels) == 2:
         return Output("positive_class", 1)
@@ -56,14 +57,14 @@ def output_values(
 
     Args:
         logits: [rows, classes].
-        labels: int64 [rows], or 0/1 [rows, classes] if multi-label.
+        labels: int64 [rows], or from 0 to 1 [rows, classes] if they are independent.
         problem: Decides between softmax and sigmoids.
         output: Which of them.
     """
     found = probabilities(logits, problem)
     if output.class_index is not None:
         chosen = found[:, output.class_index]
-    elif problem == "multi_label":
+    elif has_independent_classes(problem):
         chosen = found[labels > 0]
     else:
         chosen = found[np.arange(len(found)), labels.astype(np.int64)]

@@ -14,7 +14,7 @@ from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.data.sources import path_of_spec
 from msd_deploy.distill.saliency import Saliency, teacher_saliency
 from msd_deploy.evaluation import LogitArray, LogitsByView, decisions, probabilities
-from msd_deploy.problem import Problem
+from msd_deploy.problem import Problem, decides_one_class
 from msd_deploy.report.answers import RunAnswers
 from msd_deploy.report.schema import KINDS, AnswerJson, ExampleJson, ExamplesJson, Kind
 from msd_deploy.views import View
@@ -135,7 +135,7 @@ def _answers_of(
 def answer_of(logits: LogitArray, labels: Sequence[str], problem: Problem) -> AnswerJson:
     """Return what logits [classes] decide, with its probability; see `AnswerJson`."""
     found = probabilities(logits[None], problem)[0]
-    if problem == "single_label":
+    if decides_one_class(problem):
         chosen = [int(logits.argmax())]
     else:
         chosen = np.flatnonzero(decisions(logits[None], problem)[0]).tolist()

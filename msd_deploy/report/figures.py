@@ -16,7 +16,7 @@ from msd_deploy.evaluation import (
     metric_name,
     score_logits,
 )
-from msd_deploy.problem import Problem
+from msd_deploy.problem import Problem, has_independent_classes
 from msd_deploy.report.answers import RunAnswers, StudentAnswers
 from msd_deploy.report.densities import (
     EDGES,
@@ -157,7 +157,7 @@ def _closeness(
 def mean_distance(student: LogitArray, teacher: LogitArray, problem: Problem) -> float:
     """Return the mean over rows of KL(teacher || student) of the probabilities, nats.
 
-    Multi-label: of each row, the mean over classes of the two Bernoulli distributions' KL.
+    Of independent classes: of each row, the mean over classes of two Bernoulli distributions' KL.
 
     Args:
         student: Logits [rows, classes].
@@ -168,7 +168,7 @@ def mean_distance(student: LogitArray, teacher: LogitArray, problem: Problem) ->
         torch.from_numpy(student),
         torch.from_numpy(teacher),
         temperature=_TEMPERATURE,
-        multi_label=problem == "multi_label",
+        multi_label=has_independent_classes(problem),
     )
     return float(distances.double().mean())
 

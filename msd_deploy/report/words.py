@@ -9,7 +9,11 @@ VIEW_NAMES: Mapping[str, str] = {
     "image": "image alone",
     "text": "text alone",
 }
-_METRIC_NAMES: Mapping[str, str] = {"accuracy": "Accuracy", "micro_f1": "Micro F1"}
+_METRIC_NAMES: Mapping[str, str] = {
+    "accuracy": "Accuracy",
+    "micro_f1": "Micro F1",
+    "vqa_accuracy": "VQA accuracy",
+}
 _MEGA = 1e6
 
 
