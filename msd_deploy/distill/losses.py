@@ -28,15 +28,19 @@ def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labels: int64 [batch], NO_LABEL where a row has none; or float [batch, classes] of 0 and 1,
             NaN where a row has none: then per-class sigmoid cross-entropy, averaged over classes.
     """
+    has_label = labelled_rows(labels)
     if labels.is_floating_point():
-        has_label = ~labels.isnan().any(dim=-1)
         targets = torch.where(has_label[:, None], labels, torch.zeros_like(labels))
         each = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         each = each.mean(dim=-1) * has_label
     else:
-        has_label = labels != NO_LABEL
         each = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="none")
     return each.sum() / has_label.sum().clamp(min=1)
+
+
+def labelled_rows(labels: Tensor) -> Tensor:
+    """Return bool [batch], which rows have a label; see `label_loss`."""
+    return ~labels.isnan().any(dim=-1) if labels.is_floating_point() else labels != NO_LABEL
 
 
 def distillation_terms(
