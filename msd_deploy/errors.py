@@ -50,3 +50,7 @@ class StoppedError(MsdError):
     """Work was stopped on request; what it had done is saved."""
 
     exit_code = 130
+
+
+class LostProcessError(MsdError):
+    """Another process of a launched command has ended."""

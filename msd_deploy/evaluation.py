@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from msd_deploy import processes
 from msd_deploy.data.batch import Batch, batches_in_order
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.models.classifier import ViewClassifier
@@ -106,15 +107,24 @@ def _fill(
     batch_size: int,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write a model's answers to a whole split into arrays [rows, ...], in eval mode."""
+    """Write a model's answers to a whole split into arrays [rows, ...], in eval mode.
+
+    Of several processes each answers some of the same batches, and gets the others' answers.
+    """
     was_training, device = model.training, model.device
     nn.Module.eval(model)
+    own: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
     with torch.inference_mode():
         for batch in batches_in_order(split, batch_size=batch_size):
             rows = batch.rows.numpy()
+            own.append(rows)
             for view, values in ask(batch.to(device)).items():
                 results[view][rows] = values.float().cpu().numpy()
-            on_batch(int(rows[-1]) + 1, len(split))
+            done = (len(own) - 1) * batch_size * processes.count()
+            on_batch(min(done, len(split)), len(split))
+    if processes.count() > 1:
+        for array in results.values():
+            array[:] = processes.joined_array(array[np.concatenate(own)])
     model.train(was_training)
 
 

@@ -4,6 +4,7 @@ import shlex
 import shutil
 from dataclasses import dataclass, field
 
+from msd_deploy import processes
 from msd_deploy.artifacts import Json, RunDirectory, remove_left_by_a_kill, write_json
 from msd_deploy.config import RunConfig
 from msd_deploy.data.prepared import notes_of
@@ -46,6 +47,8 @@ def run_distillation(
 ) -> Json:
     """Train or load a teacher, cache its views, distil a student, and measure both.
 
+    Under `accelerate launch` every process calls it; the main one writes.
+
     Args:
         config: Everything that decides the result.
         run: Where it goes.
@@ -62,16 +65,21 @@ def run_distillation(
     """
     watching, config = hooks or RunHooks(), with_absolute_paths(config)
     stages = watching.stages
+    processes.begin()
     check_tracker(config.tracker)
     check_output(config, run, resume=resume, overwrite=overwrite)
-    task, source = read_task(config, run, stages, watching.training, resume=resume)
-    check_distance(config.distill, task.data.problem, len(task.data.labels))
-    for note in notes_of(task.data):
-        stages.on_note(note)
-    teacher_data, given = given_teacher(task, source, resume=resume)
-    if overwrite and not resume:
-        shutil.rmtree(run.root, ignore_errors=True)
-    begin_run(config, run, task.data, task.preprocessor, given)
+    with processes.first_of_each_machine():
+        task, source = read_task(config, run, stages, watching.training, resume=resume)
+        check_distance(config.distill, task.data.problem, len(task.data.labels))
+        for note in notes_of(task.data):
+            stages.on_note(note)
+        teacher_data, given = given_teacher(task, source, resume=resume)
+    processes.wait()
+    if processes.is_main():
+        if overwrite and not resume:
+            shutil.rmtree(run.root, ignore_errors=True)
+        begin_run(config, run, task.data, task.preprocessor, given)
+    processes.wait()
     try:
         teacher = given or trained_teacher(task)
         predictions = cached_predictions(task, teacher, teacher_data)
@@ -81,7 +89,9 @@ def run_distillation(
     except StoppedError as error:
         command = f"msd distill --resume --out {shlex.quote(str(run.root))}"
         raise StoppedError(error.what, fix=f"Continue with `{command}`") from error
-    write_json(run.metrics, metrics)
-    shutil.rmtree(run.checkpoints, ignore_errors=True)
-    remove_left_by_a_kill(run.root)
+    if processes.is_main():
+        write_json(run.metrics, metrics)
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+        remove_left_by_a_kill(run.root)
+    processes.wait()
     return metrics

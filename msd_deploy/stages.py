@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
+from msd_deploy import processes
 from msd_deploy.artifacts import SCHEMA_VERSION, Json, RunDirectory, new_file
 from msd_deploy.config import DistillConfig, RunConfig, TeacherConfig, config_as_json
 from msd_deploy.data.augment import build_augmentation, check_same_frame
@@ -168,7 +169,7 @@ def given_teacher(
 def trained_teacher(task: Task) -> Teacher:
     """Train the teacher on the labelled rows, unless the run has it."""
     run, data, settings = task.run, task.data, task.config.teacher
-    if not run.teacher.is_dir():
+    if not processes.as_main_says(run.teacher.is_dir()):
         task.hooks.on_stage("Training the teacher on the labels")
         torch.manual_seed(task.config.seed)
         model = build_teacher(data, task.preprocessor)
@@ -206,7 +207,7 @@ def distilled_student(
         steps: Length of the training instead of the configuration's epochs.
     """
     run, settings = task.run, task.config.distill
-    if not run.student.is_dir():
+    if not processes.as_main_says(run.student.is_dir()):
         task.hooks.on_stage(
             f"Distilling the {task.config.student.size} student ({settings.method})"
         )
@@ -234,7 +235,7 @@ def _write_weights(task: Task, built: StudentObjective, model: FusionForClassifi
     """Write the final weights of each training example, for the report, if the method has any."""
     train_split = task.data.splits["train"]
     weights = example_weights(built, predict_views(model, train_split), train_split)
-    if weights:
+    if weights and processes.is_main():
         with new_file(task.run.example_weights) as building:
             save_file({view.value: values for view, values in weights.items()}, building)
 
@@ -332,14 +333,16 @@ def _tracker(task: Task, phase: Phase) -> Tracker | None:
 
 
 def _save(task: Task, folder: Path, model: FusionForClassification) -> None:
-    save_model(
-        folder,
-        model,
-        task.preprocessor,
-        labels=task.data.labels,
-        problem=task.data.problem,
-        facts={"dataset_digest": task.data.digest, "parameters": parameter_count(model)},
-    )
+    if processes.is_main():
+        save_model(
+            folder,
+            model,
+            task.preprocessor,
+            labels=task.data.labels,
+            problem=task.data.problem,
+            facts={"dataset_digest": task.data.digest, "parameters": parameter_count(model)},
+        )
+    processes.wait()
 
 
 def parameter_count(model: torch.nn.Module) -> int:

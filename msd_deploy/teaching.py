@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from msd_deploy import __version__
+from msd_deploy import __version__, processes
 from msd_deploy.artifacts import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -73,6 +73,8 @@ def fine_tune_teacher(
 ) -> Json:
     """Fine-tune a published checkpoint on the labels, and write it as a teacher's model folder.
 
+    Under `accelerate launch` every process calls it; the main one writes.
+
     Args:
         config: Everything that decides the result.
         folder: Where it goes.
@@ -88,16 +90,23 @@ def fine_tune_teacher(
         StoppedError: Asked to stop; the fine-tuning can be resumed.
     """
     config = _absolute(config)
+    processes.begin()
     _check_output(config, folder, resume=resume, overwrite=overwrite)
     if resume and is_finished(folder):
         return _result(folder)
-    teaching = _read(config, folder, hooks or RunHooks())
-    if overwrite and not resume:
-        shutil.rmtree(folder, ignore_errors=True)
-    _begin(teaching)
+    with processes.first_of_each_machine():
+        teaching = _read(config, folder, hooks or RunHooks())
+    processes.wait()
+    if processes.is_main():
+        if overwrite and not resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        _begin(teaching)
+    processes.wait()
     model = _train(teaching)
     _save(teaching, model)
-    remove_left_by_a_kill(folder.parent)
+    if processes.is_main():
+        remove_left_by_a_kill(folder.parent)
+    processes.wait()
     return _result(folder)
 
 
@@ -346,6 +355,8 @@ def _save(teaching: _Teaching, model: ViewClassifier) -> None:
         split = data.splits[name]
         scores = score_views(predict_views(model, split), split.labels, data.problem)
         result[name] = {view.value: score.as_json() for view, score in scores.items()}
+    if not processes.is_main():
+        return
     save_model(
         teaching.folder,
         model,

@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from msd_cli.launched import is_launched
 from msd_deploy.errors import StoppedError
 from msd_deploy.hooks import StageHooks
 
@@ -133,6 +134,8 @@ class ProgressDisplay:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self._stop_asked:
+            if is_launched():  # the launcher repeats a signal, and after 30 s ends all by force
+                return
             raise KeyboardInterrupt
         self._stop_asked = True
         say("Stopping after this step; press Ctrl-C again to stop at once.")

@@ -14,6 +14,7 @@ from msd_cli.distill import distill
 from msd_cli.doctor import doctor
 from msd_cli.evaluate import evaluate
 from msd_cli.export import export
+from msd_cli.launched import check_launchable, fall_silent, is_silent, tells_of_error
 from msd_cli.predict import predict
 from msd_cli.report import report
 from msd_cli.teacher import teacher
@@ -39,6 +40,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool,
@@ -58,11 +60,14 @@ def root(
         msd bench runs/demo
         msd report runs/demo
     """
+    check_launchable(context.invoked_subcommand)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
 
 
 def main() -> None:
     """Run the command line."""
+    if is_silent():
+        fall_silent()
     try:
         app()
     except MsdError as error:
@@ -72,6 +77,8 @@ def main() -> None:
     # safetensors and arrow report a full disk in exceptions of their own.
     except Exception as error:
         if not _is_disk_full(error):
+            if not tells_of_error():
+                sys.exit(1)
             raise
         _fail(_DISK_FULL, error, exit_code=1)
 
@@ -83,6 +90,8 @@ _DISK_FULL = (
 
 
 def _fail(line: str, error: Exception, *, exit_code: int) -> None:
+    if not tells_of_error():
+        sys.exit(exit_code)
     if "--debug" in sys.argv:
         raise error
     say(f"error: {line}")

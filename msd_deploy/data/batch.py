@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from msd_deploy import processes
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.views import View
 
@@ -190,6 +191,9 @@ def rows_by_image(image_index: NDArray[np.int64]) -> list[list[int]]:
 
 
 def batches_in_order(split: PreparedSplit, *, batch_size: int) -> Iterator[Batch]:
-    """Yield the whole split in its own order, for evaluation."""
-    for start in range(0, len(split), batch_size):
+    """Yield the split in its own order, for evaluation; of several processes, this one's batches.
+
+    What all of them are given, in the order of the processes, is the whole split.
+    """
+    for start in processes.part_of(range(0, len(split), batch_size)):
         yield collate(split, np.arange(start, min(start + batch_size, len(split))))

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from msd_deploy import processes
 from msd_deploy.artifacts import new_folder, read_manifest, write_manifest
 from msd_deploy.distill.steps import Objective, StatefulObjective
 from msd_deploy.errors import ArtifactError
@@ -52,7 +53,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     objective: Objective,
 ) -> None:
-    """Write a checkpoint below a folder, then remove the older ones.
+    """Write a checkpoint below a folder, then remove the older ones; all processes take part.
 
     Args:
         folder: Holds one training's checkpoints.
@@ -62,13 +63,29 @@ def save_checkpoint(
         optimizer: Its state tensors are saved, by parameter name.
         objective: What it has learned is saved, if it learns.
     """
+    random = _random_state()
+    if processes.is_main():
+        _write(folder, progress, key, model, optimizer, objective, random)
+    # The others may end now, and the launcher then ends the main process too.
+    processes.wait()
+
+
+def _write(
+    folder: Path,
+    progress: Progress,
+    key: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    random: Mapping[str, Tensor],
+) -> None:
     final = folder / f"step-{progress.step:09d}"
     if not final.exists():
         with new_folder(final) as building:
             tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
             save_file(tensors, building / _MODEL)
             save_file(moments_of(model, optimizer), building / _OPTIMIZER)
-            save_file(_random_state(), building / _RANDOM)
+            save_file(dict(random), building / _RANDOM)
             if isinstance(objective, StatefulObjective):
                 save_file(objective.state_tensors(), building / _OBJECTIVE)
             write_manifest(building, "checkpoint", {"key": key, "progress": asdict(progress)})
@@ -140,17 +157,39 @@ def restore_moments(
 
 
 def _random_state() -> dict[str, Tensor]:
-    """Return the states of torch's global generators: the processor's, and every GPU's."""
+    """Return the states of torch's global generators: the processor's, and every GPU's.
+
+    Of several processes: each one's, the main one's as if it were alone, and its own GPU's.
+    """
     states = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    if processes.count() > 1:
+        everyone = processes.joined(states["torch"][None])
+        states = {_of_rank("torch", rank): state for rank, state in enumerate(everyone)}
+        if torch.cuda.is_available():
+            of_gpus = enumerate(processes.joined(torch.cuda.get_rng_state()[None]))
+            states |= {f"cuda:{rank}": state for rank, state in of_gpus}
+    elif torch.cuda.is_available():
         of_gpus = enumerate(torch.cuda.get_rng_state_all())
         states |= {f"cuda:{index}": state for index, state in of_gpus}
     return states
 
 
+def _of_rank(name: str, rank: int) -> str:
+    return name if rank == 0 else f"{name}:{rank}"
+
+
 def _restore_random_state(states: Mapping[str, Tensor]) -> None:
-    """Put `_random_state` back; a GPU that is not here any more is passed over."""
-    torch.set_rng_state(states["torch"])
+    """Put `_random_state` back; a GPU or a process that is not here any more is passed over.
+
+    A process that was not there before keeps the state that it began with.
+    """
+    rank = processes.rank()
+    if (state := states.get(_of_rank("torch", rank))) is not None:
+        torch.set_rng_state(state)
+    if processes.count() > 1:
+        if torch.cuda.is_available() and (state := states.get(f"cuda:{rank}")) is not None:
+            torch.cuda.set_rng_state(state)
+        return
     for index in range(torch.cuda.device_count()):
         if (state := states.get(f"cuda:{index}")) is not None:
             torch.cuda.set_rng_state(state, index)

@@ -40,19 +40,23 @@ def label_loss(logits: Tensor, labels: Tensor, class_weights: Tensor | None = No
             of a class where it is true.
     """
     weights = None if class_weights is None else class_weights.to(logits)
+    has_label = labelled_rows(labels)
     if labels.is_floating_point():
-        has_label = ~labels.isnan().any(dim=-1)
         targets = torch.where(has_label[:, None], labels, torch.zeros_like(labels))
         each = functional.binary_cross_entropy_with_logits(
             logits, targets, pos_weight=weights, reduction="none"
         )
         each = each.mean(dim=-1) * has_label
     else:
-        has_label = labels != NO_LABEL
         each = functional.cross_entropy(
             logits, labels, weights, ignore_index=NO_LABEL, reduction="none"
         )
     return each.sum() / has_label.sum().clamp(min=1)
+
+
+def labelled_rows(labels: Tensor) -> Tensor:
+    """Return bool [batch], which rows have a label; see `label_loss`."""
+    return ~labels.isnan().any(dim=-1) if labels.is_floating_point() else labels != NO_LABEL
 
 
 def distillation_terms(

@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call
 
+from msd_deploy import processes
 from msd_deploy.config import DistillConfig
 from msd_deploy.data.batch import Batch, collate, rows_by_image
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.distill.checkpoint import moments_of, restore_moments
 from msd_deploy.distill.distances import Distance
+from msd_deploy.distill.exchange import add_up_gradients
 from msd_deploy.distill.feature_losses import feature_terms
-from msd_deploy.distill.losses import distillation_terms, label_loss
+from msd_deploy.distill.losses import distillation_terms, label_loss, labelled_rows
 from msd_deploy.distill.meta_gradient import (
     LastLayer,
     VirtualStep,
@@ -121,9 +123,11 @@ class MetaObjective:
         meta = self._meta_batch().to(batch.rows.device)
         if self.config.meta_gradient == "exact":
             return self._exact_gradient(model, batch, meta, weights)
-        return last_layer_gradient(
-            self._last_layer(model, batch, outputs, meta), weights, self.step
+        layer = self._last_layer(model, batch, outputs, meta).of_all_processes(
+            of_labels=_shares_of(batch)[1]
         )
+        of_all = last_layer_gradient(layer, processes.joined(weights.T).T, self.step)
+        return processes.own_of_joined(of_all.T, len(batch)).T
 
     def _teach(
         self, model: ViewOutputs, batch: Batch, outputs: ModelOutputs, distances: dict[View, Tensor]
@@ -132,6 +136,7 @@ class MetaObjective:
         gradient = self.gradient(model, batch, outputs, weights.detach())
         self.optimizer.zero_grad()
         weights.backward(gradient)
+        add_up_gradients(self.weighting.net)
         self.optimizer.step()
 
     def distances(self, logits: Mapping[View, Tensor], batch: Batch) -> dict[View, Tensor]:
@@ -176,12 +181,17 @@ class MetaObjective:
     def _exact_gradient(
         self, model: ViewOutputs, batch: Batch, meta: Batch, weights: Tensor
     ) -> Tensor:
+        of_rows, of_labels = _shares_of(batch)
+
         def losses(parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
             outputs = _outputs(model, parameters, batch, _VIEWS)
             distances = torch.stack(list(self.distances(outputs.logits, batch).values()))
-            of_labels = self._label_loss(outputs.logits[View.MULTIMODAL], batch.labels)
+            label_term = self.config.alpha * self._label_loss(
+                outputs.logits[View.MULTIMODAL], batch.labels
+            )
             of_features = self.of_features(outputs, View.MULTIMODAL, batch.rows)
-            return distances, sum(of_features.values(), self.config.alpha * of_labels)
+            rest = sum((of_rows * term for term in of_features.values()), of_labels * label_term)
+            return of_rows * distances, rest
 
         def meta_loss(parameters: dict[str, Tensor]) -> Tensor:
             logits = _outputs(model, parameters, meta, (View.MULTIMODAL,)).logits
@@ -198,6 +208,15 @@ def _outputs(
     result = functional_call(model, {**parameters, **buffers}, (batch, views))
     assert isinstance(result, ModelOutputs)
     return result
+
+
+def _shares_of(batch: Batch) -> tuple[float, float]:
+    """Return a batch's share of the rows, and of the labelled rows, of all processes' batches."""
+    if processes.count() == 1:
+        return 1.0, 1.0
+    own = torch.tensor([len(batch), labelled_rows(batch.labels).sum()], device=batch.rows.device)
+    rows, labelled = (own / processes.add_up(own.clone()).clamp(min=1)).tolist()
+    return rows, labelled
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -12,11 +12,12 @@ Without look-ahead L_meta's gradient is taken at theta instead of theta'.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from msd_deploy import processes
 from msd_deploy.distill.losses import label_loss
 
 
@@ -45,6 +46,24 @@ class LastLayer:
     meta_features: Tensor
     meta_labels: Tensor
     class_weights: Tensor | None = None
+
+    def of_all_processes(self, *, of_labels: float) -> "LastLayer":
+        """Return the layer with every process's rows, one after the other.
+
+        Args:
+            of_labels: This process's share of the labelled rows.
+        """
+        features, slopes = (
+            processes.joined(values.transpose(0, 1)).transpose(0, 1)
+            for values in (self.features, self.slopes)
+        )
+        return replace(
+            self,
+            features=features,
+            slopes=slopes,
+            label_features=processes.joined(self.label_features),
+            label_slopes=processes.joined(of_labels * self.label_slopes),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +125,7 @@ def exact_gradient(
     Args:
         model: The student; its gradients stay as they are.
         losses: From parameters to the distances [views, batch] and the rest of the loss, a scalar:
-            all that has no w_ik, the labels' weighted loss included.
+            all that has no w_ik, the labels' weighted loss included. Both of this process's share.
         meta_loss: From parameters to the scalar loss on the meta batch.
         weights: float [views, batch], the current w_ik.
         step: The virtual step.
@@ -125,7 +144,7 @@ def exact_gradient(
     at = parameters
     if step.look_ahead:
         moved = (
-            (p - step.rate * s).detach().requires_grad_()
+            (p - step.rate * processes.add_up(s.detach().clone())).detach().requires_grad_()
             for p, s in zip(leaves, slopes, strict=True)
         )
         at = dict(zip(parameters, moved, strict=True))

@@ -8,7 +8,7 @@ changed pictures, train-form-N.safetensors holds its logits of their N-th form, 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from msd_deploy import processes
 from msd_deploy.artifacts import (
     MANIFEST_NAME,
     RunDirectory,
@@ -83,6 +84,9 @@ def cache_predictions(
 ) -> TeacherPredictions:
     """Return the teacher's predictions, computed unless the folder holds those of its key.
 
+    Several processes share the work, batch by batch, and the main one writes the same bits that it
+    would write alone.
+
     Args:
         teacher: The teacher.
         data: Prepared by the teacher's own preprocessor.
@@ -107,13 +111,16 @@ def cache_predictions(
         key["forms"] = digest_of_forms(forms)
     with _saying_how_to_write_again(folder):
         is_cached = _is_cached(folder, key)
-    if not is_cached:
-        with new_folder(folder) as building:
+    if not processes.as_main_says(is_cached):
+        with new_folder(folder) if processes.is_main() else nullcontext() as building:
             _compute(teacher, data, building, on_batch, forms)
             if with_features:
                 features = predict_features(teacher.model, data.splits["train"])
-                save_file({_FEATURES: features}, building / _FEATURES_NAME)
-            write_manifest(building, "teacher_predictions", {"key": key, "views": list(_VIEWS)})
+                _save(building, _FEATURES_NAME, {_FEATURES: features})
+            if building is not None:
+                facts = {"key": key, "views": list(_VIEWS)}
+                write_manifest(building, "teacher_predictions", facts)
+        processes.wait()
     return read_predictions(folder)
 
 
@@ -173,7 +180,7 @@ def how_to_write_again(folder: Path) -> str:
 def _compute(
     teacher: Teacher,
     data: PreparedData,
-    folder: Path,
+    folder: Path | None,
     on_batch: Callable[[int, int], None],
     forms: AugmentConfig | None,
 ) -> None:
@@ -190,15 +197,19 @@ def _compute(
         on_split = partial(_report_split, on_batch, before, total)
         by_view = predict_views(teacher.model, split, on_batch=on_split, shown=shown)
         stacked = np.stack([by_view[view] for view in _VIEWS], axis=1)
-        save_file(
-            {_LOGITS: np.ascontiguousarray(stacked[..., teacher.class_order])},
-            folder / f"{name}.safetensors",
-        )
+        logits = np.ascontiguousarray(stacked[..., teacher.class_order])
+        _save(folder, f"{name}.safetensors", {_LOGITS: logits})
         before += len(split)
 
 
 def _name_of_form(split: str, form: int) -> str:
     return f"{split}-form-{form}"
+
+
+def _save(folder: Path | None, name: str, arrays: Mapping[str, LogitArray]) -> None:
+    """Write arrays into a folder, which only the main process has."""
+    if folder is not None:
+        save_file(dict(arrays), folder / name)
 
 
 def _report_split(

@@ -1,32 +1,36 @@
 """The training loop, in reading order, on Accelerate; teacher and student share it.
 
 What differs between them is the objective: a function from model and batch to named loss terms.
-Interrupted at any step, a training continues to bit-equal weights on the same machine.
+Interrupted at any step, a training continues to bit-equal weights on the same machine. Under
+`accelerate launch` each process computes its part of every batch (`sharding`), and what they found
+is added up before the optimizer steps (`exchange`).
 """
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from msd_deploy import processes
 from msd_deploy.artifacts import new_file
 from msd_deploy.data.augment import Augmentation
 from msd_deploy.data.batch import Batch, BatchDataset, ImageGroupSampler
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
+from msd_deploy.distill.exchange import add_up_step, start_equal, with_common_statistics
 from msd_deploy.distill.history import History
+from msd_deploy.distill.losses import LABELS_TERM
 from msd_deploy.distill.parts import parts_of
 from msd_deploy.distill.plan import TrainingPlan, learning_rate_at
+from msd_deploy.distill.sharding import ShardedBatches, Share
 from msd_deploy.distill.steps import (
     DrawingObjective,
     Hooks,
@@ -101,26 +105,27 @@ class _Training:
             seed=job.plan.seed,
             used=job.used,
         )
-        loader = DataLoader(
+        self.shards = ShardedBatches(self.sampler, train_split)
+        self.loader = DataLoader(
             BatchDataset(train_split),
-            batch_sampler=self.sampler,
+            batch_sampler=self.shards,
             collate_fn=lambda batch: batch,
             # Without one, each iterator draws from the global generator, and so would a resume.
             generator=torch.Generator(),
         )
-        self.trained = ViewOutputs(job.model, job.projection)
-        optimizer = torch.optim.AdamW(
-            _parameter_groups(self.trained, job.model, job.plan), betas=_BETAS
-        )
+        processes.begin()
+        # The plan says what is computed in bfloat16; the launcher's --mixed_precision does not.
         self.accelerator = Accelerator(
-            dataloader_config=DataLoaderConfiguration(even_batches=False),
+            mixed_precision="no",
             log_with=None if job.tracker is None else job.tracker.name,
             project_dir=None if job.tracker is None else job.tracker.folder,
         )
-        self.views: ViewOutputs
-        self.views, self.optimizer, self.loader = self.accelerator.prepare(
-            self.trained, optimizer, loader
-        )
+        self.views = ViewOutputs(job.model, job.projection).to(self.accelerator.device)
+        with_common_statistics(self.views, self.accelerator.device)
+        groups = _parameter_groups(self.views, job.model, job.plan)
+        self.optimizer = torch.optim.AdamW(groups, betas=_BETAS)
+        if processes.rank() > 0:  # no two processes drop the same features
+            torch.manual_seed(job.plan.seed + processes.rank())
         self.progress = Progress()
         self.steps, self.epochs = self._count_steps()
         self.metric: float | None = None
@@ -136,7 +141,9 @@ class _Training:
 
     def run(self) -> None:
         self._resume()
-        start_tracker(self.accelerator, self.job.tracker, self.job.history, self.plan.phase)
+        start_equal(self.views)
+        if processes.is_main():
+            start_tracker(self.accelerator, self.job.tracker, self.job.history, self.plan.phase)
         try:
             while not self._is_done():
                 self._run_epoch()
@@ -144,6 +151,7 @@ class _Training:
         finally:
             close_trackers(self.accelerator)
         if self.plan.keep_best:
+            processes.wait()
             self.model.load_state_dict(load_file(self._best))
         nn.Module.eval(self.model)
 
@@ -160,14 +168,16 @@ class _Training:
         progress = load_checkpoint(
             self.job.checkpoints,
             key=self.plan.key,
-            model=self.trained,
-            optimizer=self._bare_optimizer(),
+            model=self.views,
+            optimizer=self.optimizer,
             objective=self.job.objective,
         )
+        self.progress = progress or self.progress
+        if not processes.is_main():
+            return
         if progress is None:
             self.job.history.cut_before(self.plan.phase)
         else:
-            self.progress = progress
             self.job.history.cut_to(progress.history_bytes)
 
     def _run_epoch(self) -> None:
@@ -175,45 +185,50 @@ class _Training:
         self.sampler.start_at(self.progress.epoch, skip_batches=self.progress.batch)
         if len(self.sampler) == 0:
             return
-        for batch in self.loader:
+        for share, batch in zip(self.shards.shares(), self.loader, strict=True):
             if self.progress.step == self.steps:
                 break
             started = time.perf_counter()
-            loss = self._step(batch)
+            loss = self._step(batch.to(self.accelerator.device), share)
             self.progress = replace(
                 self.progress, step=self.progress.step + 1, batch=self.progress.batch + 1
             )
-            self._report(loss, len(batch) / max(_FASTEST, time.perf_counter() - started))
+            self._report(loss, share.total / max(_FASTEST, time.perf_counter() - started))
             self._save_or_stop()
 
-    def _step(self, batch: Batch) -> StepLoss:
+    def _step(self, batch: Batch, share: Share) -> StepLoss:
         rate = learning_rate_at(self.progress.step, self.steps, self.plan)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
         self.optimizer.zero_grad()
         if self.job.augment is not None:
             batch = self.job.augment(batch, self.progress.epoch)
-        answer = self._backward(batch)
+        answer = self._backward(batch, share)
+        terms = add_up_step(self.views, answer.terms, share.of_rows)
         self.accelerator.clip_grad_norm_(self.views.parameters(), _GRADIENT_NORM)
         self.optimizer.step()
-        return answer
+        return StepLoss(terms, answer.weights)
 
-    def _backward(self, batch: Batch) -> StepLoss:
+    def _backward(self, batch: Batch, share: Share) -> StepLoss:
         """Add up the gradients of a batch's parts, each by its share of the rows."""
         objective = self.job.objective
         if isinstance(objective, DrawingObjective):
             objective = objective.drawn()
         terms: dict[str, Tensor] = {}
         answer = StepLoss(terms, {})
-        for part in parts_of(batch, self.plan.parts):
+        # As many parts in every process: where BatchNorm is synchronised, they wait in each.
+        for part in parts_of(batch, min(self.plan.parts, share.smallest)):
             with self._precision():
                 answer = objective(self.views, part)
-            share = len(part) / len(batch)
-            for name, term in answer.terms.items():
-                terms[name] = terms.get(name, 0.0) + share * term.detach()
-            loss = torch.stack(list(answer.terms.values())).sum()
-            self._check_finite(loss)
-            self.accelerator.backward(share * loss)
+            of_part = len(part) / len(batch)
+            shares = {
+                name: of_part * (share.of_labels if name == LABELS_TERM else share.of_rows) * term
+                for name, term in answer.terms.items()
+            }
+            for name, term in shares.items():
+                terms[name] = terms.get(name, 0.0) + term.detach()
+            self._check_finite(torch.stack(list(answer.terms.values())).sum())
+            self.accelerator.backward(torch.stack(list(shares.values())).sum())
         return StepLoss(terms, answer.weights)
 
     def _precision(self) -> torch.autocast:
@@ -231,6 +246,7 @@ class _Training:
         progress, plan = self.progress, self.plan
         terms = {name: term.item() for name, term in loss.terms.items()}
         if progress.step % plan.log_every == 0 or progress.step == self.steps:
+            weights = {view: processes.joined(values) for view, values in loss.weights.items()}
             self._log(
                 {
                     "phase": plan.phase,
@@ -239,7 +255,7 @@ class _Training:
                     "learning_rate": learning_rate_at(progress.step - 1, self.steps, plan),
                     "loss": sum(terms.values()),
                     "terms": terms,
-                    **weights_line(loss.weights),
+                    **weights_line(weights),
                 }
             )
         self.job.hooks.on_step(
@@ -256,8 +272,9 @@ class _Training:
         )
 
     def _log(self, line: Mapping[str, object]) -> None:
-        self.job.history.append(line)
-        track(self.accelerator, line)
+        if processes.is_main():
+            self.job.history.append(line)
+            track(self.accelerator, line)
 
     def _end_epoch(self) -> None:
         epoch = self.progress.epoch + 1
@@ -281,7 +298,7 @@ class _Training:
         )
         if self.metric > self.progress.best_metric:
             self.progress = replace(self.progress, best_metric=self.metric, best_epoch=epoch)
-            if self.plan.keep_best:
+            if self.plan.keep_best and processes.is_main():
                 self._save_best()
 
     def _save_best(self) -> None:
@@ -290,15 +307,16 @@ class _Training:
             save_file({n: t.contiguous() for n, t in self.model.state_dict().items()}, building)
 
     def _save_or_stop(self) -> None:
-        must_stop = self.job.hooks.should_stop()
-        if must_stop or time.monotonic() - self.saved_at >= self.plan.checkpoint_seconds:
+        is_due = time.monotonic() - self.saved_at >= self.plan.checkpoint_seconds
+        must_stop, is_due = processes.any_says(self.job.hooks.should_stop(), is_due)
+        if must_stop or is_due:
             self.job.checkpoints.mkdir(parents=True, exist_ok=True)
             save_checkpoint(
                 self.job.checkpoints,
                 replace(self.progress, history_bytes=self.job.history.size_bytes()),
                 key=self.plan.key,
-                model=self.trained,
-                optimizer=self._bare_optimizer(),
+                model=self.views,
+                optimizer=self.optimizer,
                 objective=self.job.objective,
             )
             self.saved_at = time.monotonic()
@@ -307,9 +325,6 @@ class _Training:
                 f"stopped at step {self.progress.step} of {self.steps} of the {self.plan.phase}'s"
                 " training; a checkpoint is saved",
             )
-
-    def _bare_optimizer(self) -> torch.optim.Optimizer:
-        return cast(torch.optim.Optimizer, getattr(self.optimizer, "optimizer", self.optimizer))
 
 
 def _parameter_groups(
