@@ -1,7 +1,8 @@
 """From a published checkpoint to a teacher of a task: `fine_tune_teacher`.
 
 The folder that is written is one thing at any time: a fine-tuning that can be resumed
-(training.json, history.jsonl, checkpoints/), or, when it is done, a teacher's model folder.
+(training.json, history.jsonl, checkpoints/, encoded/), or, when it is done, a teacher's model
+folder.
 """
 
 import shutil
@@ -9,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from msd_deploy import __version__
 from msd_deploy.artifacts import (
@@ -28,6 +31,7 @@ from msd_deploy.data.labelled import hide_labels
 from msd_deploy.data.prepared import PreparedData, notes_of, prepare
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.sources import kind_of_spec, path_of_spec
+from msd_deploy.distill.encoded_cache import encode_data
 from msd_deploy.distill.history import History
 from msd_deploy.distill.objectives import LabelObjective
 from msd_deploy.distill.plan import TrainingPlan, plan_key
@@ -37,6 +41,7 @@ from msd_deploy.evaluation import metric_name, predict_views, score_views
 from msd_deploy.models.checkpoints import open_checkpoint
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import save_model
+from msd_deploy.models.freezing import check_freeze, freeze
 from msd_deploy.models.fusion_start import open_fusion
 from msd_deploy.models.teacher_start import TeacherStart
 from msd_deploy.pipeline import RunHooks
@@ -44,6 +49,7 @@ from msd_deploy.runs import absolute_data, absolute_folder, first_difference, re
 from msd_deploy.teaching_config import FineTuneConfig, TeachingConfig
 
 _TRAINING_NAME, _HISTORY_NAME, _CHECKPOINTS_NAME = "training.json", "history.jsonl", "checkpoints"
+_ENCODED_NAME = "encoded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +207,7 @@ def _check_replaceable(config: TeachingConfig, folder: Path) -> None:
 def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _Teaching:
     hooks.stages.on_stage(f"Reading {config.data.spec}")
     start = open_start(config.finetune)
+    check_freeze(start, config.finetune.freeze)
     source = read_source(RunConfig(data=config.data))
     texts = [text for text in source.dataset["train"]["text"] if text]
     preprocessor = start.preprocessor(
@@ -274,7 +281,7 @@ def _begin(teaching: _Teaching) -> None:
 
 def _train(teaching: _Teaching) -> ViewClassifier:
     config, data = teaching.config, teaching.data
-    teaching.hooks.stages.on_stage(f"Fine-tuning {teaching.start.family} on the labels")
+    used = data.splits["train"].has_label()
     torch.manual_seed(config.seed)
     model = teaching.start.build(
         teaching.preprocessor,
@@ -284,6 +291,10 @@ def _train(teaching: _Teaching) -> ViewClassifier:
     )
     if config.finetune.gradient_checkpointing:
         model.checkpoint_activations()
+    if config.finetune.reads_no_pixels:
+        freeze(model, config.finetune.freeze)
+        data = _encoded(teaching, model, used)
+    teaching.hooks.stages.on_stage(f"Fine-tuning {teaching.start.family} on the labels")
     train(
         TrainingJob(
             model,
@@ -293,10 +304,27 @@ def _train(teaching: _Teaching) -> ViewClassifier:
             checkpoints=teaching.folder / _CHECKPOINTS_NAME,
             history=History(teaching.folder / _HISTORY_NAME),
             hooks=teaching.hooks.training,
-            used=data.splits["train"].has_label(),
+            used=used,
         )
     )
     return model
+
+
+def _encoded(teaching: _Teaching, model: ViewClassifier, used: NDArray[np.bool_]) -> PreparedData:
+    """Return the data with what the model's frozen parts make of it; see `encode_data`."""
+    return encode_data(
+        model,
+        teaching.data,
+        teaching.folder / _ENCODED_NAME,
+        used=used,
+        key={
+            "checkpoint": teaching.start_digest,
+            "data": teaching.data.digest,
+            "preprocess": teaching.preprocessor.digest(),
+            "freeze": teaching.config.finetune.freeze,
+        },
+        hooks=teaching.hooks.stages,
+    )
 
 
 def _plan(teaching: _Teaching) -> TrainingPlan:

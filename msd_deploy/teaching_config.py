@@ -1,9 +1,12 @@
 """Settings of a teacher's fine-tuning (`msd teacher`). Torch-free, as `config` is."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from msd_deploy.config import DataConfig, Precision, check_range
 from msd_deploy.errors import ConfigError
+
+Freeze = Literal["none", "vision", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,8 @@ class FineTuneConfig:
     """How many of its layers are taken, evenly spread; None: all."""
     cut_vocabulary: bool = False
     """Whether its vocabulary is cut to the task's."""
+    freeze: Freeze = "none"
+    """What keeps its checkpoint's weights: vision: the vision encoder; all: every such weight."""
     epochs: int = 5
     """Passes over the training split."""
     batch_size: int = 32
@@ -48,6 +53,11 @@ class FineTuneConfig:
     """Least time between two checkpoints, each three times the model's size."""
     log_every: int = 20
     """Steps between two lines of history.jsonl."""
+
+    @property
+    def reads_no_pixels(self) -> bool:
+        """Whether pictures, or rows, are encoded once before: nothing may change them later."""
+        return self.freeze != "none"
 
     def __post_init__(self) -> None:
         check_range("finetune.epochs", self.epochs, 1, 10_000)

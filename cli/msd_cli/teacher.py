@@ -58,6 +58,14 @@ def teacher(
         bool,
         typer.Option("--cut-vocab", help="Keep the words of --text that the task uses."),
     ] = False,
+    freeze: Annotated[
+        Literal["none", "vision", "all"] | None,
+        typer.Option(
+            help="What keeps its checkpoint's weights and is computed once, not in every pass:"
+            " vision: the vision encoder; all: everything that a checkpoint has.",
+            show_default=_DEFAULTS.freeze,
+        ),
+    ] = None,
     data: DataOption = None,
     examples: Annotated[
         int | None,
@@ -154,6 +162,7 @@ def teacher(
     Examples:
         msd teacher --model openai/clip-vit-base-patch32 --data memes.jsonl --out teachers/clip
         msd teacher --text minilm-l6 --vision effnet-lite2 --out teachers/memes
+        msd teacher --text minilm-l6 --vision effnet-lite2 --freeze vision --out teachers/fast
         msd teacher --resume --out teachers/clip
         msd distill --data memes.jsonl --teacher teachers/clip --out runs/memes
     """
@@ -175,6 +184,7 @@ def teacher(
         "finetune.vision": vision,
         "finetune.text_layers": text_layers,
         "finetune.cut_vocabulary": cut_vocabulary or None,
+        "finetune.freeze": freeze,
         "finetune.epochs": epochs,
         "finetune.batch_size": batch_size,
         "finetune.accumulate": accumulate,

@@ -32,4 +32,6 @@ def _rows_of(batch: Batch, rows: torch.Tensor) -> Batch:
         attention_mask=batch.attention_mask[rows],
         labels=batch.labels[rows],
         rows=batch.rows[rows],
+        encoded_images=None if batch.encoded_images is None else batch.encoded_images[shown],
+        encoded_rows=None if batch.encoded_rows is None else batch.encoded_rows[rows],
     )

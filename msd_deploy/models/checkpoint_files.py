@@ -59,7 +59,19 @@ def read_checkpoint_config(folder: Path, stated: str) -> PreTrainedConfig:
 
 
 def load_pretrained(folder: Path) -> PreTrainedModel:
+    """Load a model without saying what of it is fresh; see `load_with_fresh`.
+
+    Raises:
+        ArtifactError: As there.
+    """
+    return load_with_fresh(folder)[0]
+
+
+def load_with_fresh(folder: Path) -> tuple[PreTrainedModel, list[str]]:
     """Load the family's own model of a folder in float32, from safetensors alone.
+
+    Returns:
+        The model; the names of its weights that the checkpoint lacks and that start from nothing.
 
     Raises:
         ArtifactError: It cannot be loaded, or lacks weights.
@@ -76,7 +88,8 @@ def load_pretrained(folder: Path) -> PreTrainedModel:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ArtifactError(f"checkpoint cannot be loaded ({reason})", where=folder) from error
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith(_FRESH_PARTS))
+    fresh = sorted(report["missing_keys"])
+    missing = [key for key in fresh if not key.startswith(_FRESH_PARTS)]
     if missing:
         raise ArtifactError(
             f"checkpoint lacks {len(missing)} of its model's weights ({', '.join(missing[:3])})",
@@ -84,7 +97,7 @@ def load_pretrained(folder: Path) -> PreTrainedModel:
             fix="Use a checkpoint of the whole model, not of one tower or of another head",
         )
     assert isinstance(model, PreTrainedModel)
-    return model
+    return model, fresh
 
 
 def load_vision_model(folder: Path) -> PreTrainedModel:
