@@ -37,7 +37,8 @@ from msd_deploy.distill.objectives import LabelObjective
 from msd_deploy.distill.plan import TrainingPlan, plan_key
 from msd_deploy.distill.trainer import TrainingJob, train
 from msd_deploy.errors import ArtifactError, ConfigError, DataError
-from msd_deploy.evaluation import metric_name, predict_views, score_views
+from msd_deploy.evaluation import metric_name, predict_views
+from msd_deploy.further_metrics import state_scores
 from msd_deploy.models.checkpoints import open_checkpoint
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import save_model
@@ -83,7 +84,8 @@ def fine_tune_teacher(
         hooks: Progress and stopping.
 
     Returns:
-        family, parameters, metric, and per split and view the metric's value.
+        family, parameters, metric, per split and view the metric's value, and the data set's
+        further metrics.
 
     Raises:
         MsdError: Bad input; nothing is written then.
@@ -362,9 +364,7 @@ def _save(teaching: _Teaching, model: ViewClassifier) -> None:
         "metric": metric_name(data.problem),
     }
     for name in ("validation", "test"):
-        split = data.splits[name]
-        scores = score_views(predict_views(model, split), split.labels, data.problem)
-        result[name] = {view.value: score.as_json() for view, score in scores.items()}
+        state_scores(result, data, name, predict_views(model, data.splits[name]))
     save_model(
         teaching.folder,
         model,

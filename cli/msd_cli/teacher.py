@@ -217,4 +217,10 @@ def _print_result(result: dict[str, object]) -> None:
     assert isinstance(test, dict)
     for view, score in validation.items():
         table.add_row(view, score_text(score), score_text(test[view]))
+    further = result.get("further", {})
+    assert isinstance(further, dict)
+    for metric, by_view in further.get("validation", {}).items():
+        for view, score in by_view.items():
+            of_test = further["test"][metric][view]
+            table.add_row(f"{view}, {metric}", score_text(score), score_text(of_test))
     result_console().print(table)
