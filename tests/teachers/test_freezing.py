@@ -208,6 +208,10 @@ def test_losses_with_what_was_kept_are_those_of_encoding_in_every_step(
     assert free != pytest.approx(without, abs=5e-5)
 
 
+def kept_in(path: Path) -> Any:
+    return np.load(path, allow_pickle=False)
+
+
 def state_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
@@ -273,12 +277,29 @@ def test_each_picture_is_seen_once_and_only_where_training_shows_it(
     shown = np.unique(np.concatenate([split.image_index for split in splits]))
     pictures = int((shown >= 0).sum())
     assert counts[-1] == ("pictures encoded", pictures, pictures)
-    assert np.load(tmp_path / "encoded" / "images.npy").shape[0] == pictures
+    assert kept_in(tmp_path / "encoded" / "images.npy").shape[0] == pictures
     assert pictures < sum(len(split) for split in splits)
     seen.clear()
     losses(built, data, tmp_path)
     assert seen == []
     assert data.splits["test"].encoded is None
+
+
+def test_rows_that_training_leaves_out_are_not_encoded(
+    build: Callable[..., Built], tmp_path: Path
+) -> None:
+    built = build("clip", "all")
+    split = built.data.splits["train"]
+    used = np.arange(len(split)) < 5
+    encode_data(
+        built.model, built.data, tmp_path / "encoded", used=used, key={}, hooks=StageHooks()
+    )
+    rows = kept_in(tmp_path / "encoded" / "rows-train.npy")
+    assert np.array_equal(rows.any(axis=1), used)
+    shown = (split.image_index[used], built.data.splits["validation"].image_index)
+    pictures = np.unique(np.concatenate(shown))
+    images = kept_in(tmp_path / "encoded" / "images.npy")
+    assert len(images) == (pictures >= 0).sum() < len(np.unique(split.image_index))
 
 
 @every_kind
@@ -339,7 +360,7 @@ def test_what_was_kept_is_made_again_where_it_is_damaged_or_of_something_else(
     notes: list[str] = []
     hooks = StageHooks(on_note=notes.append)
     encoded(built, folder, hooks, data="one")
-    expected = np.load(folder / "images.npy")
+    expected = kept_in(folder / "images.npy")
     encoded(built, folder, hooks, data="one")
     assert len(notes) == 1
     assert "MB for" in notes[0]
@@ -348,7 +369,7 @@ def test_what_was_kept_is_made_again_where_it_is_damaged_or_of_something_else(
         file.write(b"damage")
     encoded(built, folder, hooks, data="one")
     assert len(notes) == 2
-    assert np.array_equal(np.load(folder / "images.npy"), expected)
+    assert np.array_equal(kept_in(folder / "images.npy"), expected)
     encoded(built, folder, hooks, data="other")
     assert len(notes) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["encoded"]
