@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd_deploy.artifacts import Json
+from msd_deploy.data.prepared import PreparedData
 from msd_deploy.evaluation import (
     LabelArray,
     LogitArray,
@@ -19,6 +20,7 @@ from msd_deploy.evaluation import (
     bootstrap_rows,
     decisions,
     percentile_interval,
+    score_views,
 )
 from msd_deploy.problem import FurtherMetric
 from msd_deploy.views import View
@@ -53,6 +55,27 @@ def further_as_json(
         name: {view.value: score.as_json() for view, score in by_view.items()}
         for name, by_view in scores.items()
     }
+
+
+def state_scores(
+    facts: Json, data: PreparedData, split: str, logits: Mapping[View, LogitArray]
+) -> None:
+    """Add a split's scores to what is stated of a model.
+
+    Args:
+        facts: Gets, under the split's name, each view's score, and under "further", split and
+            metric those of the data's further metrics, if it has any.
+        data: The data.
+        split: Which split of it.
+        logits: Per view [rows, classes].
+    """
+    labels = data.splits[split].labels
+    scores = score_views(logits, labels, data.problem)
+    facts[split] = {view.value: score.as_json() for view, score in scores.items()}
+    if further := score_further(logits, labels, data.further_metrics):
+        of_splits = facts.setdefault("further", {})
+        assert isinstance(of_splits, dict)
+        of_splits[split] = further_as_json(further)
 
 
 def _score(logits: LogitArray, labels: LabelArray, metric: FurtherMetric) -> Score:

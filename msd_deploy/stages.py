@@ -41,8 +41,8 @@ from msd_deploy.distill.student_objective import (
 from msd_deploy.distill.teacher_cache import TeacherPredictions, cache_predictions
 from msd_deploy.distill.tracking import Tracker
 from msd_deploy.distill.trainer import TrainingJob, train
-from msd_deploy.evaluation import agreement, metric_name, predict_views, score_views
-from msd_deploy.further_metrics import further_as_json, score_further
+from msd_deploy.evaluation import agreement, metric_name, predict_views
+from msd_deploy.further_metrics import state_scores
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import WEIGHTS_NAME, load_model, save_model
@@ -364,12 +364,7 @@ def measure(
         split = task.data.splits[name]
         expected, found = predictions.by_view(name), predict_views(student, split)
         for facts, logits in ((of_teacher, expected), (of_student, found)):
-            scores = score_views(logits, split.labels, problem)
-            facts[name] = {view.value: score.as_json() for view, score in scores.items()}
-            if further := score_further(logits, split.labels, task.data.further_metrics):
-                of_splits = facts.setdefault("further", {})
-                assert isinstance(of_splits, dict)
-                of_splits[name] = further_as_json(further)
+            state_scores(facts, task.data, name, logits)
         agreements[name] = {
             view.value: round(agreement(expected[view], found[view], problem), 6) for view in View
         }

@@ -1,7 +1,8 @@
 """From a published checkpoint to a teacher of a task: `fine_tune_teacher`.
 
 The folder that is written is one thing at any time: a fine-tuning that can be resumed
-(training.json, history.jsonl, checkpoints/), or, when it is done, a teacher's model folder.
+(training.json, history.jsonl, checkpoints/, encoded/), or, when it is done, a teacher's model
+folder.
 """
 
 import shutil
@@ -9,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from msd_deploy import __version__, processes
 from msd_deploy.artifacts import (
@@ -31,16 +34,19 @@ from msd_deploy.data.prepared import PreparedData, notes_of, prepare
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.source_types import training_texts
 from msd_deploy.data.sources import kind_of_spec, path_of_spec
+from msd_deploy.distill.encoded_cache import encode_data
 from msd_deploy.distill.history import History
 from msd_deploy.distill.losses import class_weight_tensor
 from msd_deploy.distill.objectives import LabelObjective
 from msd_deploy.distill.plan import TrainingPlan, plan_key
 from msd_deploy.distill.trainer import TrainingJob, train
 from msd_deploy.errors import ArtifactError, ConfigError, DataError
-from msd_deploy.evaluation import metric_name, predict_views, score_views
+from msd_deploy.evaluation import metric_name, predict_views
+from msd_deploy.further_metrics import state_scores
 from msd_deploy.models.checkpoints import open_checkpoint
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import save_model
+from msd_deploy.models.freezing import check_freeze, freeze
 from msd_deploy.models.fusion_start import open_fusion
 from msd_deploy.models.teacher_start import TeacherStart
 from msd_deploy.pipeline import RunHooks
@@ -48,6 +54,7 @@ from msd_deploy.runs import absolute_data, absolute_folder, first_difference, re
 from msd_deploy.teaching_config import FineTuneConfig, TeachingConfig
 
 _TRAINING_NAME, _HISTORY_NAME, _CHECKPOINTS_NAME = "training.json", "history.jsonl", "checkpoints"
+_ENCODED_NAME = "encoded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,8 @@ def fine_tune_teacher(
         hooks: Progress and stopping.
 
     Returns:
-        family, parameters, metric, and per split and view the metric's value.
+        family, parameters, metric, per split and view the metric's value, and the data set's
+        further metrics.
 
     Raises:
         MsdError: Bad input; nothing is written then.
@@ -214,6 +222,7 @@ def _check_replaceable(config: TeachingConfig, folder: Path) -> None:
 def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _Teaching:
     hooks.stages.on_stage(f"Reading {config.data.spec}")
     start = open_start(config.finetune)
+    check_freeze(start, config.finetune.freeze)
     source = read_source(RunConfig(data=config.data))
     preprocessor = start.preprocessor(
         training_texts(source),
@@ -287,7 +296,7 @@ def _begin(teaching: _Teaching) -> None:
 
 def _train(teaching: _Teaching) -> ViewClassifier:
     config, data = teaching.config, teaching.data
-    teaching.hooks.stages.on_stage(f"Fine-tuning {teaching.start.family} on the labels")
+    used = data.splits["train"].has_label()
     torch.manual_seed(config.seed)
     model = teaching.start.build(
         teaching.preprocessor,
@@ -297,6 +306,10 @@ def _train(teaching: _Teaching) -> ViewClassifier:
     )
     if config.finetune.gradient_checkpointing:
         model.checkpoint_activations()
+    if config.finetune.reads_no_pixels:
+        freeze(model, config.finetune.freeze)
+        data = _encoded(teaching, model, used)
+    teaching.hooks.stages.on_stage(f"Fine-tuning {teaching.start.family} on the labels")
     train(
         TrainingJob(
             model,
@@ -308,13 +321,30 @@ def _train(teaching: _Teaching) -> ViewClassifier:
             checkpoints=teaching.folder / _CHECKPOINTS_NAME,
             history=History(teaching.folder / _HISTORY_NAME),
             hooks=teaching.hooks.training,
-            used=data.splits["train"].has_label(),
+            used=used,
             augment=build_augmentation(
                 config.augment, data.splits["train"], teaching.preprocessor, seed=config.seed
             ),
         )
     )
     return model
+
+
+def _encoded(teaching: _Teaching, model: ViewClassifier, used: NDArray[np.bool_]) -> PreparedData:
+    """Return the data with what the model's frozen parts make of it; see `encode_data`."""
+    return encode_data(
+        model,
+        teaching.data,
+        teaching.folder / _ENCODED_NAME,
+        used=used,
+        key={
+            "checkpoint": teaching.start_digest,
+            "data": teaching.data.digest,
+            "preprocess": teaching.preprocessor.digest(),
+            "freeze": teaching.config.finetune.freeze,
+        },
+        hooks=teaching.hooks.stages,
+    )
 
 
 def _plan(teaching: _Teaching) -> TrainingPlan:
@@ -352,9 +382,7 @@ def _save(teaching: _Teaching, model: ViewClassifier) -> None:
         "metric": metric_name(data.problem),
     }
     for name in ("validation", "test"):
-        split = data.splits[name]
-        scores = score_views(predict_views(model, split), split.labels, data.problem)
-        result[name] = {view.value: score.as_json() for view, score in scores.items()}
+        state_scores(result, data, name, predict_views(model, data.splits[name]))
     if not processes.is_main():
         return
     save_model(

@@ -1,10 +1,13 @@
 """Settings of a teacher's fine-tuning (`msd teacher`). Torch-free, as `config` is."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
-from msd_deploy.augment_config import AugmentConfig
+from msd_deploy.augment_config import AugmentConfig, Strengths
 from msd_deploy.config import DataConfig, Precision, check_range
 from msd_deploy.errors import ConfigError
+
+Freeze = Literal["none", "vision", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,8 @@ class FineTuneConfig:
     """How many of its layers are taken, evenly spread; None: all."""
     cut_vocabulary: bool = False
     """Whether its vocabulary is cut to the task's."""
+    freeze: Freeze = "none"
+    """What keeps its checkpoint's weights: vision: the vision encoder; all: every such weight."""
     epochs: int = 5
     """Passes over the training split."""
     batch_size: int = 32
@@ -49,6 +54,11 @@ class FineTuneConfig:
     """Least time between two checkpoints, each three times the model's size."""
     log_every: int = 20
     """Steps between two lines of history.jsonl."""
+
+    @property
+    def reads_no_pixels(self) -> bool:
+        """Whether pictures, or rows, are encoded once before: nothing may change them later."""
+        return self.freeze != "none"
 
     def __post_init__(self) -> None:
         check_range("finetune.epochs", self.epochs, 1, 10_000)
@@ -102,4 +112,12 @@ class TeachingConfig:
                 "a teacher learns from labels, and nobody is asked about changed pictures",
                 where="augment.views_per_picture",
                 fix="Leave it out; every pass shows new changes",
+            )
+        is_changed = self.augment.mixup > 0 or self.augment.strengths() != Strengths()
+        if self.finetune.reads_no_pixels and is_changed:
+            raise ConfigError(
+                "what is frozen is computed once, so pictures and texts cannot change from pass to"
+                " pass",
+                where="finetune.freeze",
+                fix="Leave out --augment, or use --freeze none",
             )

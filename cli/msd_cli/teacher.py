@@ -63,6 +63,14 @@ def teacher(
         bool,
         typer.Option("--cut-vocab", help="Keep the words of --text that the task uses."),
     ] = False,
+    freeze: Annotated[
+        Literal["none", "vision", "all"] | None,
+        typer.Option(
+            help="What keeps its checkpoint's weights and is computed once, not in every pass:"
+            " vision: the vision encoder; all: everything that a checkpoint has.",
+            show_default=_DEFAULTS.freeze,
+        ),
+    ] = None,
     data: DataOption = None,
     config: Annotated[
         Path | None,
@@ -168,6 +176,7 @@ def teacher(
     Examples:
         msd teacher --model openai/clip-vit-base-patch32 --data memes.jsonl --out teachers/clip
         msd teacher --text minilm-l6 --vision effnet-lite2 --out teachers/memes
+        msd teacher --text minilm-l6 --vision effnet-lite2 --freeze vision --out teachers/fast
         msd teacher --resume --out teachers/clip
         msd distill --data memes.jsonl --teacher teachers/clip --out runs/memes
     """
@@ -194,6 +203,7 @@ def teacher(
         "finetune.vision": vision,
         "finetune.text_layers": text_layers,
         "finetune.cut_vocabulary": cut_vocabulary or None,
+        "finetune.freeze": freeze,
         "finetune.epochs": epochs,
         "finetune.batch_size": batch_size,
         "finetune.accumulate": accumulate,
@@ -226,4 +236,10 @@ def _print_result(result: dict[str, object]) -> None:
     assert isinstance(test, dict)
     for view, score in validation.items():
         table.add_row(view, score_text(score), score_text(test[view]))
+    further = result.get("further", {})
+    assert isinstance(further, dict)
+    for metric, by_view in further.get("validation", {}).items():
+        for view, score in by_view.items():
+            of_test = further["test"][metric][view]
+            table.add_row(f"{view}, {metric}", score_text(score), score_text(of_test))
     result_console().print(table)

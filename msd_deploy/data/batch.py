@@ -49,6 +49,9 @@ class Batch:
         form: Which of the changed forms that the teacher answers for the pictures are shown in,
             from 1; 0: any other, the unchanged one as well.
         mixed: What else its mixed pictures show; None where pictures are not mixed.
+        encoded_images: float32 [images, ...], what a model's frozen vision encoder made of each
+            picture before: it is used instead of pixels, of which there are none then.
+        encoded_rows: float32 [batch, ...], what a frozen model made of each row before.
     """
 
     pixel_values: Tensor
@@ -60,6 +63,8 @@ class Batch:
     rows: Tensor
     form: int = 0
     mixed: MixedLabels | None = None
+    encoded_images: Tensor | None = None
+    encoded_rows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -76,7 +81,11 @@ class Batch:
 
 
 def view_of(batch: Batch, view: View) -> Batch:
-    """Return the batch under a view: a withheld image is absent, a withheld text [CLS] alone."""
+    """Return the batch under a view: a withheld image is absent, a withheld text [CLS] alone.
+
+    What was made of whole rows before is left out, since it knows both.
+    """
+    batch = replace(batch, encoded_rows=None)
     if view is View.IMAGE:
         return replace(
             batch, input_ids=batch.input_ids[:, :1], attention_mask=batch.attention_mask[:, :1]
@@ -93,18 +102,30 @@ def collate(split: PreparedSplit, rows: NDArray[np.int64]) -> Batch:
     images, position = np.unique(image_index[present], return_inverse=True)
     index_in_batch = np.zeros(len(rows), np.int64)
     index_in_batch[present] = position
-    pixels = split.pixels[images] if len(images) else split.blank_pixels()
     attention_mask = split.attention_mask[rows]
     length = max(1, int(attention_mask.sum(axis=1).max(initial=1)))
     return Batch(
-        pixel_values=torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
+        pixel_values=_pixels_of(split, images),
         image_index=torch.from_numpy(index_in_batch),
         image_present=torch.from_numpy(present),
         input_ids=torch.from_numpy(split.input_ids[rows, :length].astype(np.int64)),
         attention_mask=torch.from_numpy(attention_mask[:, :length].astype(np.int64)),
         labels=torch.from_numpy(split.labels[rows]),
         rows=torch.from_numpy(rows),
+        encoded_images=None if split.encoded is None else split.encoded.of_images(images),
+        encoded_rows=None if split.encoded is None else split.encoded.of_rows(rows),
     )
+
+
+def _pixels_of(split: PreparedSplit, images: NDArray[np.int64]) -> Tensor:
+    """Return pictures as uint8 [images, 3, height, width]; a blank one where there is none.
+
+    Where a frozen encoder has seen them before, they have no height and no width: none is read.
+    """
+    if split.encoded is not None:
+        return torch.empty((max(1, len(images)), 3, 0, 0), dtype=torch.uint8)
+    pixels = split.pixels[images] if len(images) else split.blank_pixels()
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
 class BatchDataset(torch.utils.data.Dataset[Batch]):

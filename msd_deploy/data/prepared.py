@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd_deploy.artifacts import sha256_of_json, sha256_of_json_rows
+from msd_deploy.data.encoded import EncodedSplit
 from msd_deploy.data.pixel_cache import OnImage, cached_pixels, default_cache
 from msd_deploy.data.preprocess import IdArray, Preprocessor
 from msd_deploy.data.resize import PixelArray
@@ -36,6 +37,7 @@ class PreparedSplit:
         labels: int64 [rows] (single label) or float32 [rows, classes] (multi-label: 0 or 1; soft
             label: 0, 1/3, 2/3 or 1); NO_LABEL or NaN where a row has none.
         source_rows: int64 [rows], the rows' positions in the source's split.
+        encoded: What the frozen parts of a model made of it, which is read instead of pixels.
     """
 
     pixels: PixelArray
@@ -44,6 +46,7 @@ class PreparedSplit:
     attention_mask: IdArray
     labels: NDArray[np.int64] | NDArray[np.float32]
     source_rows: NDArray[np.int64]
+    encoded: EncodedSplit | None = None
 
     def __len__(self) -> int:
         return len(self.image_index)
@@ -92,6 +95,7 @@ class PreparedSplit:
             self.attention_mask[cut],
             self.labels[cut],
             self.source_rows[cut],
+            self.encoded,
         )
 
 

@@ -35,4 +35,6 @@ def _rows_of(batch: Batch, rows: torch.Tensor) -> Batch:
         labels=batch.labels[rows],
         rows=batch.rows[rows],
         mixed=batch.mixed and replace(batch.mixed, labels=batch.mixed.labels[rows]),
+        encoded_images=None if batch.encoded_images is None else batch.encoded_images[shown],
+        encoded_rows=None if batch.encoded_rows is None else batch.encoded_rows[rows],
     )

@@ -330,11 +330,11 @@ class _Training:
 def _parameter_groups(
     trained: nn.Module, model: ViewClassifier, plan: TrainingPlan
 ) -> list[dict[str, object]]:
-    """Split parameters: weight decay for matrices and filters, a lower rate for pretrained ones."""
+    """Split those that learn: weight decay for matrices and filters, a rate for pretrained ones."""
     embeddings = {id(part.weight) for part in trained.modules() if isinstance(part, nn.Embedding)}
     pretrained = {id(p) for name, p in model.named_parameters() if name in model.pretrained}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {(True, False): [], (False, False): []}
-    for parameter in trained.parameters():
+    for parameter in filter(lambda parameter: parameter.requires_grad, trained.parameters()):
         is_decayed = parameter.dim() > 1 and id(parameter) not in embeddings
         groups.setdefault((is_decayed, id(parameter) in pretrained), []).append(parameter)
     return [

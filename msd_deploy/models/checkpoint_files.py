@@ -20,6 +20,8 @@ from msd_deploy.models.folders import quiet_transformers
 
 # Of tokenizers without a tokenizer.json: WordPiece, byte pairs.
 _VOCABULARIES = ("vocab.txt", "vocab.json")
+# Classes of tokenizers that are published as a SentencePiece model, which is not even downloaded.
+_SENTENCEPIECE_CLASSES = ("SiglipTokenizer",)
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 # Heads that a checkpoint of another task lacks and that a teacher may start anew.
 _FRESH_PARTS = ("pooler.",)
@@ -59,7 +61,19 @@ def read_checkpoint_config(folder: Path, stated: str) -> PreTrainedConfig:
 
 
 def load_pretrained(folder: Path) -> PreTrainedModel:
+    """Load a model without saying what of it is fresh; see `load_with_fresh`.
+
+    Raises:
+        ArtifactError: As there.
+    """
+    return load_with_fresh(folder)[0]
+
+
+def load_with_fresh(folder: Path) -> tuple[PreTrainedModel, list[str]]:
     """Load the family's own model of a folder in float32, from safetensors alone.
+
+    Returns:
+        The model; the names of its weights that the checkpoint lacks and that start from nothing.
 
     Raises:
         ArtifactError: It cannot be loaded, or lacks weights.
@@ -76,7 +90,8 @@ def load_pretrained(folder: Path) -> PreTrainedModel:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ArtifactError(f"checkpoint cannot be loaded ({reason})", where=folder) from error
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith(_FRESH_PARTS))
+    fresh = sorted(report["missing_keys"])
+    missing = [key for key in fresh if not key.startswith(_FRESH_PARTS)]
     if missing:
         raise ArtifactError(
             f"checkpoint lacks {len(missing)} of its model's weights ({', '.join(missing[:3])})",
@@ -84,7 +99,7 @@ def load_pretrained(folder: Path) -> PreTrainedModel:
             fix="Use a checkpoint of the whole model, not of one tower or of another head",
         )
     assert isinstance(model, PreTrainedModel)
-    return model
+    return model, fresh
 
 
 def load_vision_model(folder: Path) -> PreTrainedModel:
@@ -175,11 +190,7 @@ def published_tokenizer(place: Path) -> Tokenizer:
     """
     if place.is_file() or (place / TOKENIZER_NAME).is_file():
         return read_tokenizer(place)
-    missing = ArtifactError(
-        f"has no {TOKENIZER_NAME}, nor a vocabulary that one can be made of",
-        where=place,
-        fix="Name a tokenizer.json with --tokenizer",
-    )
+    missing = _no_tokenizer(place)
     # Without a vocabulary transformers would make an empty tokenizer, and say nothing.
     if not any((place / name).is_file() for name in _VOCABULARIES):
         raise missing
@@ -190,6 +201,22 @@ def published_tokenizer(place: Path) -> Tokenizer:
     # What is missing decides who complains: a file, a package, an attribute.
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
         raise missing from error
+
+
+def _no_tokenizer(place: Path) -> ArtifactError:
+    """Return what to say of a folder without a tokenizer that can be read."""
+    if any(place.glob("*.model")) or _stated(place, "tokenizer_class") in _SENTENCEPIECE_CLASSES:
+        return ArtifactError(
+            f"has its tokenizer as a SentencePiece model alone, without a {TOKENIZER_NAME}",
+            where=place,
+            fix=f"Make a {TOKENIZER_NAME} of it once (docs/teachers.md, SentencePiece), and name it"
+            " with --tokenizer",
+        )
+    return ArtifactError(
+        f"has no {TOKENIZER_NAME}, nor a vocabulary that one can be made of",
+        where=place,
+        fix=f"Name a {TOKENIZER_NAME} with --tokenizer",
+    )
 
 
 def special_tokens(tokenizer: Tokenizer, place: Path) -> tuple[str, str]:
@@ -206,19 +233,18 @@ def special_tokens(tokenizer: Tokenizer, place: Path) -> tuple[str, str]:
             fix="Use the tokenizer.json that the checkpoint was published with",
         )
     absent = tokenizer.id_to_token(added[0])
-    stated = _stated_padding(place)
-    for token in (stated, PAD, "<pad>", tokenizer.id_to_token(added[-1])):
+    for token in (_stated(place, "pad_token"), PAD, "<pad>", tokenizer.id_to_token(added[-1])):
         if token is not None and tokenizer.token_to_id(token) is not None:
             return token, absent or CLS
     raise AssertionError  # the last one is the tokenizer's own
 
 
-def _stated_padding(place: Path) -> str | None:
-    """Return the padding token that tokenizer_config.json names, if it does."""
+def _stated(place: Path, key: str) -> str | None:
+    """Return the token, or another text, that tokenizer_config.json states, if it does."""
     path = (place if place.is_dir() else place.parent) / "tokenizer_config.json"
     if not path.is_file():
         return None
-    token = read_json(path).get("pad_token")
+    token = read_json(path).get(key)
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) else None

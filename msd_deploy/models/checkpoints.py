@@ -20,8 +20,8 @@ from msd_deploy.models.checkpoint_files import (
     check_safetensors,
     check_tokenizer,
     digest_of_checkpoints,
-    load_pretrained,
     load_vision_model,
+    load_with_fresh,
     normalisation,
     picture_size,
     plain_config,
@@ -67,6 +67,11 @@ class Checkpoint:
     def family(self) -> str:
         """The family's name."""
         return FAMILIES[self.kind]
+
+    @property
+    def has_vision_encoder(self) -> bool:
+        """Whether something sees a picture before it meets the text: ViLT's one stream does not."""
+        return self.kind != "vilt"
 
     def digest(self) -> str:
         """Return the SHA-256 of its configuration and weights."""
@@ -144,7 +149,7 @@ class Checkpoint:
         Raises:
             ArtifactError: The weights cannot be loaded, or are not all there.
         """
-        backbone = load_pretrained(self.folder)
+        backbone, fresh = load_with_fresh(self.folder)
         vision = None if self.vision is None else load_vision_model(self.vision)
         mean, std = normalisation(read_processor(self.eyes))
         config = FamilyConfig(
@@ -162,7 +167,10 @@ class Checkpoint:
         model.backbone.load_state_dict(backbone.state_dict())
         if vision is not None and model.vision is not None:
             model.vision.load_state_dict(vision.state_dict())
-        model.mark_pretrained(model.backbone, *([] if model.vision is None else [model.vision]))
+        model.mark_pretrained(
+            *(part for part in (model.backbone, model.vision) if part is not None),
+            but=map(model.backbone.get_parameter, fresh),
+        )
         return model
 
 
@@ -193,6 +201,13 @@ def open_checkpoint(stated: str, *, vision: str | None = None) -> Checkpoint:
         )
     check_safetensors(folder, stated)
     config = read_checkpoint_config(folder, stated)
+    if getattr(config, "bypass_transformer", False):
+        raise ArtifactError(
+            "has bypass_transformer set: its pictures pass by all layers but the last, which no"
+            " teacher here computes",
+            where=stated,
+            fix="Use a checkpoint without it",
+        )
     return Checkpoint(folder, kind, config, _open_vision(kind, vision))
 
 

@@ -1,7 +1,7 @@
 """ViewClassifier: what trainer, cache and metrics ask of a model, whatever it is made of."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Container, Iterable
+from typing import Any, Self
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -34,14 +34,65 @@ class ViewClassifier(PreTrainedModel):
         features = self.features_by_view(batch, views)
         return {view: self.classifier(values) for view, values in features.items()}
 
-    def mark_pretrained(self, *modules: nn.Module) -> None:
-        """Note that the parameters of some modules started from a checkpoint."""
+    @property
+    def eyes(self) -> tuple[nn.Module, ...]:
+        """The modules of its vision encoder, all that `see` calls; none if it has no own."""
+        raise NotImplementedError
+
+    @property
+    def readers(self) -> tuple[nn.Module, ...]:
+        """The modules that `encode_rows` calls; none if rows cannot be encoded by themselves."""
+        return ()
+
+    def see(self, pixel_values: Tensor) -> Tensor:
+        """Return what the vision encoder makes of pictures, [images, ...].
+
+        Args:
+            pixel_values: uint8 or float [images, 3, height, width], 0..255.
+        """
+        raise NotImplementedError
+
+    def seen(self, batch: Batch) -> Tensor:
+        """Return what the vision encoder makes, or made before, of a batch's pictures."""
+        return (
+            self.see(batch.pixel_values) if batch.encoded_images is None else batch.encoded_images
+        )
+
+    def encode_rows(self, batch: Batch) -> Tensor:
+        """Return what `Batch.encoded_rows` holds of a batch, [batch, ...]."""
+        raise NotImplementedError
+
+    def freeze(self, names: Container[str]) -> None:
+        """Keep parameters as they are; modules that have no others stay in eval mode."""
+        for name, parameter in self.named_parameters():
+            if name in names:
+                parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Put the model into training or eval mode, but for what is frozen: that is in eval mode.
+
+        So a frozen BatchNorm keeps its statistics, and a frozen layer drops nothing.
+        """
+        super().train(mode)
+        for module in filter(is_frozen, self.modules()):
+            nn.Module.train(module, False)
+        return self
+
+    def mark_pretrained(self, *modules: nn.Module, but: Iterable[nn.Parameter] = ()) -> None:
+        """Note that the parameters of some modules, but for some, started from a checkpoint."""
         known = {id(parameter) for module in modules for parameter in module.parameters()}
+        known -= {id(parameter) for parameter in but}
         self.pretrained |= {name for name, p in self.named_parameters() if id(p) in known}
 
     def checkpoint_activations(self) -> None:
         """Compute activations again for the gradient, in training, instead of keeping them."""
         raise NotImplementedError
+
+
+def is_frozen(*modules: nn.Module) -> bool:
+    """Return whether modules have parameters, none of which learns."""
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
 def task_config(labels: tuple[str, ...], problem: Problem) -> dict[str, Any]:

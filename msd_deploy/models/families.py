@@ -54,6 +54,25 @@ class FamilyForClassification(ViewClassifier):
         parts = self.encoder.parts
         return parts.vision.backbone if isinstance(parts, VisualBertParts) else None
 
+    @property
+    def eyes(self) -> tuple[nn.Module, ...]:
+        """What `see` calls: none of ViLT's, whose stream takes patches; see `ViewClassifier`."""
+        return self.encoder.parts.eyes
+
+    @property
+    def readers(self) -> tuple[nn.Module, ...]:
+        """What `encode_rows` calls: a text tower, or ViLT's whole stream; see `ViewClassifier`."""
+        return self.encoder.readers
+
+    def see(self, pixel_values: Tensor) -> Tensor:
+        """Return embeddings or tokens, or normalised pixels of ViLT; see `ViewClassifier`."""
+        values = pixel_values.to(self.image_mean.dtype)
+        return self.encoder.parts.see((values - self.image_mean) / self.image_std)
+
+    def encode_rows(self, batch: Batch) -> Tensor:
+        """Return embeddings of texts, or what ViLT's stream says of each view."""
+        return self.encoder.encode_rows(batch, None if self.eyes else self.seen(batch))
+
     def checkpoint_activations(self) -> None:
         """Compute activations again for the gradient, in training, instead of keeping them."""
         for module in (self.backbone, self.vision):
@@ -62,11 +81,8 @@ class FamilyForClassification(ViewClassifier):
     def features_by_view(self, batch: Batch, views: Iterable[View]) -> dict[View, Tensor]:
         """Return features [batch, width] of each view; see `ViewClassifier`."""
         wanted = tuple(views)
-        pixels = None
-        if any(view.has_image for view in wanted):
-            values = batch.pixel_values.to(self.image_mean.dtype)
-            pixels = (values - self.image_mean) / self.image_std
-        return self.encoder.features_by_view(batch, pixels, wanted)
+        seen = self.seen(batch) if any(view.has_image for view in wanted) else None
+        return self.encoder.features_by_view(batch, seen, wanted)
 
 
 def _build_encoder(config: FamilyConfig) -> Towers | Stream:

@@ -151,6 +151,16 @@ class FusionForClassification(ViewClassifier):
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
 
+    @property
+    def eyes(self) -> tuple[nn.Module, ...]:
+        """The vision encoder; see `ViewClassifier`."""
+        return (self.vision,)
+
+    def see(self, pixel_values: Tensor) -> Tensor:
+        """Return the vision encoder's tokens [images, tokens, width]; see `ViewClassifier`."""
+        normalised = (pixel_values.to(self.image_mean.dtype) - self.image_mean) / self.image_std
+        return cast(Tensor, self.vision(normalised))
+
     def encode_image(self, pixel_values: Tensor) -> Tensor:
         """Encode pictures as tokens of the stream.
 
@@ -160,9 +170,12 @@ class FusionForClassification(ViewClassifier):
         Returns:
             float32 [images, image tokens, hidden_size].
         """
-        normalised = (pixel_values.to(self.image_mean.dtype) - self.image_mean) / self.image_std
+        return self.place_image(self.see(pixel_values))
+
+    def place_image(self, tokens: Tensor) -> Tensor:
+        """Project the vision encoder's tokens into the stream, and give each its place."""
         place = self.image_positions.weight + self.token_types.weight[_IMAGE_TYPE]
-        return cast(Tensor, self.image_projection(self.vision(normalised)) + place)
+        return cast(Tensor, self.image_projection(tokens) + place)
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
         """Embed word pieces int [batch, length] as float32 [batch, length, hidden_size]."""
@@ -259,7 +272,7 @@ class FusionForClassification(ViewClassifier):
         wanted = list(views)
         text = self.embed_text(batch.input_ids)
         needs_image = any(view.has_image for view in wanted)
-        image = self.encode_image(batch.pixel_values) if needs_image else None
+        image = self.place_image(self.seen(batch)) if needs_image else None
         return {view: self._features_of_view(batch, view, text, image) for view in wanted}
 
     def _features_of_view(

@@ -57,6 +57,11 @@ class FusionStart:
         """What it is called."""
         return "fusion"
 
+    @property
+    def has_vision_encoder(self) -> bool:
+        """Always."""
+        return True
+
     def digest(self) -> str:
         """Return the SHA-256 of the weights it starts from."""
         return sha256_of_json([self.vision.digest, self.text.digest])

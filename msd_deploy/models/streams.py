@@ -18,13 +18,23 @@ from msd_deploy.models.vision import TransformersBackbone, token_shape
 from msd_deploy.views import View
 
 _TEXT_TYPE, _IMAGE_TYPE = 0, 1
+_VIEWS = tuple(View)
 
 
 class StreamParts(Protocol):
     """What is a family's own in a stream."""
 
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """Return tokens [images, tokens, width] of normalised pixels [images, 3, h, w]."""
+    @property
+    def eyes(self) -> tuple[nn.Module, ...]:
+        """What `see` calls: a vision encoder, if there is one."""
+        ...
+
+    def see(self, pixels: Tensor) -> Tensor:
+        """Return what the vision encoder makes of normalised pixels [images, 3, h, w]."""
+        ...
+
+    def encode_image(self, seen: Tensor) -> Tensor:
+        """Return tokens of the stream [images, tokens, width] of what was seen."""
         ...
 
     def fuse(
@@ -56,10 +66,19 @@ class ViltParts(nn.Module):
         assert isinstance(backbone, ViltModel)
         self.model = backbone
 
-    def encode_image(self, pixels: Tensor) -> Tensor:
+    @property
+    def eyes(self) -> tuple[nn.Module, ...]:
+        """None: patches go straight into the stream."""
+        return ()
+
+    def see(self, pixels: Tensor) -> Tensor:
+        """Return the pixels; see `StreamParts`."""
+        return pixels
+
+    def encode_image(self, seen: Tensor) -> Tensor:
         """Return patches with their places; see `StreamParts`."""
         embeddings = self.model.embeddings
-        patches = embeddings.patch_embeddings(pixels).flatten(2).transpose(1, 2)
+        patches = embeddings.patch_embeddings(seen).flatten(2).transpose(1, 2)
         start = embeddings.cls_token.expand(len(patches), -1, -1)
         placed = torch.cat([start, patches], dim=1) + embeddings.position_embeddings
         kind = embeddings.token_type_embeddings.weight[_IMAGE_TYPE]
@@ -108,9 +127,18 @@ class VisualBertParts(nn.Module):
         # VisualBERT places no object; a grid without places would be a heap of patches.
         self.places = nn.Parameter(torch.zeros(tokens, visual_width))
 
-    def encode_image(self, pixels: Tensor) -> Tensor:
+    @property
+    def eyes(self) -> tuple[nn.Module, ...]:
+        """The vision backbone."""
+        return (self.vision,)
+
+    def see(self, pixels: Tensor) -> Tensor:
+        """Return grid features [images, tokens, width of the backbone]; see `StreamParts`."""
+        return cast(Tensor, self.vision(pixels))
+
+    def encode_image(self, seen: Tensor) -> Tensor:
         """Return projected grid features with their places; see `StreamParts`."""
-        return cast(Tensor, self.projection(self.vision(pixels)) + self.places)
+        return cast(Tensor, self.projection(seen) + self.places)
 
     def fuse(
         self, input_ids: Tensor, attention_mask: Tensor, image: Tensor | None, present: Tensor
@@ -149,12 +177,31 @@ class Stream(nn.Module):
         self.width = width
         self.dropout = nn.Dropout(config.dropout)
 
+    @property
+    def readers(self) -> tuple[nn.Module, ...]:
+        """What `encode_rows` calls: ViLT's all; VisualBERT has a fresh projection before it."""
+        return () if self.parts.eyes else (self.parts,)
+
+    def encode_rows(self, batch: Batch, seen: Tensor | None) -> Tensor:
+        """Return the pooled [CLS] of each row and view, [batch, views, width]."""
+        pooled = self._pooled_by_view(batch, seen, _VIEWS)
+        return torch.stack([pooled[view] for view in _VIEWS], dim=1)
+
     def features_by_view(
-        self, batch: Batch, pixels: Tensor | None, views: Iterable[View]
+        self, batch: Batch, seen: Tensor | None, views: Iterable[View]
     ) -> dict[View, Tensor]:
         """Return features [batch, width] of each view; see `Towers.features_by_view`."""
-        image = None if pixels is None else self.parts.encode_image(pixels)
-        return {view: self.dropout(self._pooled(batch, image, view)) for view in views}
+        if (encoded := batch.encoded_rows) is not None:
+            pooled = {view: encoded[:, _VIEWS.index(view)] for view in views}
+        else:
+            pooled = self._pooled_by_view(batch, seen, views)
+        return {view: self.dropout(values) for view, values in pooled.items()}
+
+    def _pooled_by_view(
+        self, batch: Batch, seen: Tensor | None, views: Iterable[View]
+    ) -> dict[View, Tensor]:
+        image = None if seen is None else self.parts.encode_image(seen)
+        return {view: self._pooled(batch, image, view) for view in views}
 
     def _pooled(self, batch: Batch, image: Tensor | None, view: View) -> Tensor:
         if view is View.TEXT or image is None:

@@ -17,6 +17,11 @@ class TeacherStart(Protocol):
         """What the teacher is called."""
         ...
 
+    @property
+    def has_vision_encoder(self) -> bool:
+        """Whether a part of it sees a picture before it meets the text."""
+        ...
+
     def digest(self) -> str:
         """Return the SHA-256 of what it starts from."""
         ...

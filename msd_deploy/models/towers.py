@@ -27,7 +27,17 @@ class ClipParts(nn.Module):
         config: Any = backbone.config
         self.width = int(config.projection_dim)
 
-    def encode_image(self, pixels: Tensor) -> Tensor:
+    @property
+    def eyes(self) -> tuple[nn.Module, ...]:
+        """What `see` calls."""
+        return (self.model.vision_model, self.model.visual_projection)
+
+    @property
+    def readers(self) -> tuple[nn.Module, ...]:
+        """What `encode_text` calls."""
+        return (self.model.text_model, self.model.text_projection)
+
+    def see(self, pixels: Tensor) -> Tensor:
         """Return embeddings [images, width] of normalised pixels [images, 3, h, w]."""
         pooled = self.model.vision_model(pixel_values=pixels).pooler_output
         return cast(Tensor, self.model.visual_projection(pooled))
@@ -60,7 +70,17 @@ class SiglipParts(nn.Module):
         self.length = int(config.text_config.max_position_embeddings)
         self.width = int(config.vision_config.hidden_size)
 
-    def encode_image(self, pixels: Tensor) -> Tensor:
+    @property
+    def eyes(self) -> tuple[nn.Module, ...]:
+        """What `see` calls."""
+        return (self.model.vision_model,)
+
+    @property
+    def readers(self) -> tuple[nn.Module, ...]:
+        """What `encode_text` calls."""
+        return (self.model.text_model,)
+
+    def see(self, pixels: Tensor) -> Tensor:
         """Return embeddings [images, width]; see `ClipParts`."""
         answer = self.model.vision_model(pixel_values=pixels)
         if answer.pooler_output is None:  # configured without its pooling head
@@ -89,22 +109,32 @@ class Towers(nn.Module):
         self.width = parts.width
         self.head = FusionHead(self.width, dropout=config.dropout)
 
+    @property
+    def readers(self) -> tuple[nn.Module, ...]:
+        """What `encode_rows` calls."""
+        return self.parts.readers
+
+    def encode_rows(self, batch: Batch, seen: Tensor | None) -> Tensor:
+        """Return the texts' embeddings [batch, width]; what is seen does not matter."""
+        return self.parts.encode_text(batch.input_ids, batch.attention_mask)
+
     def features_by_view(
-        self, batch: Batch, pixels: Tensor | None, views: Iterable[View]
+        self, batch: Batch, seen: Tensor | None, views: Iterable[View]
     ) -> dict[View, Tensor]:
         """Return features [batch, width] of each view.
 
         Args:
             batch: Its token ids, and which row shows which picture.
-            pixels: Normalised float32 [images, 3, height, width]; None if no view has the image.
+            seen: What `parts.see` makes of its pictures; None if no view has the image.
             views: Which views.
         """
         wanted = tuple(views)
         image = text = None
-        if pixels is not None:
-            image = self.parts.encode_image(pixels)[batch.image_index]
+        if seen is not None:
+            image = seen[batch.image_index]
         if any(view.has_text for view in wanted):
-            text = self.parts.encode_text(batch.input_ids, batch.attention_mask)
+            encoded = batch.encoded_rows
+            text = self.encode_rows(batch, seen) if encoded is None else encoded
         return {
             view: self.head(
                 image if view.has_image else None,

@@ -356,6 +356,34 @@ def test_an_older_vocabulary_becomes_a_tokenizer(
     assert made.tokens(["x"])[1].sum() >= 3
 
 
+def test_a_sentencepiece_model_alone_says_what_to_make_of_it(
+    published: dict[str, Path], tmp_path: Path
+) -> None:
+    other = altered(published["siglip"], tmp_path / "other")
+    (other / "tokenizer.json").unlink()
+    (other / "spiece.model").write_bytes(b"pieces")
+    told = r"SentencePiece model alone.*Make a tokenizer\.json of it.*--tokenizer"
+    with pytest.raises(ArtifactError, match=told):
+        open_checkpoint(str(other)).preprocessor(TEXTS)
+    # From the hub, the model itself is not downloaded.
+    (other / "spiece.model").unlink()
+    (other / "tokenizer_config.json").write_text('{"tokenizer_class": "SiglipTokenizer"}')
+    with pytest.raises(ArtifactError, match=told):
+        open_checkpoint(str(other)).preprocessor(TEXTS)
+    named = open_checkpoint(str(other)).preprocessor(
+        TEXTS, tokenizer=published["siglip"] / "tokenizer.json"
+    )
+    assert named.tokens(["x"])[1].sum() >= 2
+
+
+def test_a_visual_bert_that_passes_its_layers_by_is_refused(
+    published: dict[str, Path], tmp_path: Path
+) -> None:
+    other = altered(published["visual_bert"], tmp_path / "other", bypass_transformer=True)
+    with pytest.raises(ArtifactError, match="has bypass_transformer set"):
+        open_checkpoint(str(other), vision=str(published["vision"]))
+
+
 def test_a_checkpoint_of_one_tower_is_refused(published: dict[str, Path], tmp_path: Path) -> None:
     other = tmp_path / "tower"
     altered(published["clip"], other)

@@ -259,6 +259,32 @@ def test_the_command_writes_a_teacher_and_prints_it_as_json(
     assert json.loads(again.stdout) == told
 
 
+def test_a_published_sets_further_metrics_are_stated_and_shown(
+    published: dict[str, Path], write_memes: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = [json.loads(line) for line in write_memes(folder, 60).read_text().splitlines()]
+    records = [
+        {"id": number, "img": row["image"], "label": number % 2, "text": row["text"]}
+        for number, row in enumerate(rows)
+    ]
+    for name, cut in (("train", (0, 30)), ("dev_seen", (30, 45)), ("test_seen", (45, 60))):
+        lines = "".join(json.dumps(record) + "\n" for record in records[slice(*cut)])
+        (folder / f"{name}.jsonl").write_text(lines)
+    out = tmp_path / "teacher"
+    small = ("--data", f"hateful-memes:{folder}", "--epochs", 1, "--batch-size", 16)
+    answer = invoke("--model", published["clip"], "--out", out, *small, "--freeze", "all")
+    assert answer.exit_code == 0, answer.output
+    assert "multimodal, auroc" in answer.stdout
+    told = read_json(out / "manifest.json")["result"]["further"]  # type: ignore[index]
+    assert set(told) == {"validation", "test"}
+    assert set(told["test"]["auroc"]) == {view.value for view in View}
+    shown = f"{told['test']['auroc']['text']['value']:.1%}"
+    line = next(line for line in answer.stdout.splitlines() if "text, auroc" in line)
+    assert shown in line.replace(" %", "%")
+
+
 def test_the_commands_mistakes_are_told_apart(tmp_path: Path, published: dict[str, Path]) -> None:
     out = ("--out", tmp_path / "teacher")
     assert invoke(*out).exit_code == 2

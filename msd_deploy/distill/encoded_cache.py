@@ -1,0 +1,222 @@
+"""What the frozen parts of a teacher make of its data, computed once and memory-mapped.
+
+On disk: images.npy, float32 [pictures, ...], of each distinct picture that training or validation
+shows; rows-SPLIT.npy, float32 [rows, ...], where a model's rows can be encoded too; and a manifest
+with the key. Float32 as the encoder answers, so that training is on the very numbers that the
+finished teacher sees.
+"""
+
+import logging
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from numpy.typing import NDArray
+from torch import nn
+
+from msd_deploy import processes
+from msd_deploy.artifacts import (
+    MANIFEST_NAME,
+    new_folder,
+    read_manifest,
+    sha256_of_json,
+    write_manifest,
+)
+from msd_deploy.data.batch import collate
+from msd_deploy.data.encoded import EncodedArray, EncodedSplit
+from msd_deploy.data.prepared import PreparedData
+from msd_deploy.errors import ArtifactError
+from msd_deploy.hooks import StageHooks
+from msd_deploy.models.classifier import ViewClassifier, is_frozen
+
+logger = logging.getLogger(__name__)
+
+_KIND = "encoded"
+_IMAGES_NAME = "images.npy"
+_AT_ONCE = 32
+_FLOAT_BYTES = 4
+
+
+def encode_data(
+    model: ViewClassifier,
+    data: PreparedData,
+    folder: Path,
+    *,
+    used: NDArray[np.bool_],
+    key: Mapping[str, str],
+    hooks: StageHooks,
+) -> PreparedData:
+    """Return the data with what a model's frozen parts make of it, computed unless it is there.
+
+    Args:
+        model: Its frozen parts decide what is encoded: pictures, rows, or both. It is moved to the
+            device that it will be trained on.
+        data: The data; test is left as it is.
+        folder: Where it is kept.
+        used: bool [rows], which training rows are used; no others are encoded.
+        key: Digests of all else that decides about the result.
+        hooks: Told of the size before, and of the progress.
+
+    Raises:
+        ArtifactError: The disk has no room for it.
+    """
+    has_images, has_rows = is_frozen(*model.eyes), is_frozen(*model.readers)
+    if not (has_images or has_rows):
+        hooks.on_note("nothing is encoded before: a weight that starts from nothing comes first")
+        return data
+    validation = np.ones(len(data.splits["validation"]), bool)
+    work = _Work(model, data, {"train": used, "validation": validation}, has_images, has_rows)
+    key = {**key, "rows": sha256_of_json([np.flatnonzero(used).tolist(), work.pictures.tolist()])}
+    if not processes.as_main_says(_is_whole(folder, key)):
+        if processes.is_main():
+            model.to(PartialState().device)
+            _compute(work, folder, key, hooks)
+        processes.wait()
+    splits = {
+        name: replace(data.splits[name], encoded=work.read(folder, name)) for name in work.used
+    }
+    return replace(data, splits={**data.splits, **splits})
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is to be encoded."""
+
+    model: ViewClassifier
+    data: PreparedData
+    used: Mapping[str, NDArray[np.bool_]]
+    has_images: bool
+    has_rows: bool
+
+    @property
+    def pictures(self) -> NDArray[np.int64]:
+        """The positions of all pictures that used rows show, int64 [pictures], ascending."""
+        shown = [self.data.splits[name].image_index[used] for name, used in self.used.items()]
+        pictures = np.unique(np.concatenate(shown))
+        return pictures[pictures >= 0]
+
+    def read(self, folder: Path, name: str) -> EncodedSplit:
+        """Open what is kept of a split."""
+        position = np.full(len(self.data.splits[name].pixels), -1, np.int64)
+        position[self.pictures] = np.arange(len(self.pictures))
+        rows = folder / _rows_name(name)
+        return EncodedSplit(
+            _mapped(folder / _IMAGES_NAME) if self.has_images else None,
+            position,
+            _mapped(rows) if self.has_rows and rows.is_file() else None,
+        )
+
+
+def _rows_name(split: str) -> str:
+    return f"rows-{split}.npy"
+
+
+def _mapped(path: Path) -> EncodedArray:
+    array: EncodedArray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def _is_whole(folder: Path, key: Mapping[str, str]) -> bool:
+    """Return whether what is kept has the key, and every byte of it is as it was written."""
+    if not (folder / MANIFEST_NAME).is_file():
+        return False
+    try:
+        return read_manifest(folder, _KIND).get("key") == key
+    except ArtifactError as error:
+        logger.warning("what was encoded before is damaged and is made again (%s)", error)
+        return False
+
+
+def _compute(work: _Work, folder: Path, key: Mapping[str, str], hooks: StageHooks) -> None:
+    hooks.on_stage("Encoding once what stays frozen")
+    model, was_training = work.model, work.model.training
+    nn.Module.eval(model)
+    with torch.inference_mode():
+        _check_room(work, folder, hooks)
+        with new_folder(folder) as building:
+            if work.has_images:
+                on_count = partial(hooks.on_count, "pictures encoded")
+                _encode_images(work, building / _IMAGES_NAME, on_count)
+            for name in work.used if work.has_rows else ():
+                _encode_rows(work, building, name, partial(hooks.on_count, f"{name} rows encoded"))
+            write_manifest(building, _KIND, {"key": dict(key)})
+    model.train(was_training)
+
+
+def _check_room(work: _Work, folder: Path, hooks: StageHooks) -> None:
+    """Say how much is going to be written.
+
+    Raises:
+        ArtifactError: The disk has less room.
+    """
+    images = len(work.pictures) if work.has_images else 0
+    rows = sum(map(len, work.used.values())) if work.has_rows else 0
+    needed = _FLOAT_BYTES * (
+        images * math.prod(_shape_of_image(work)) + rows * math.prod(_shape_of_row(work))
+    )
+    counts = [f"{images:,} pictures"] * (images > 0) + [f"{rows:,} rows"] * (rows > 0)
+    told = f"{needed / 1e6:,.0f} MB for {' and '.join(counts)}"
+    free = shutil.disk_usage(folder.parent).free
+    if needed > free:
+        raise ArtifactError(
+            f"what is frozen needs {told}, and {free / 1e6:,.0f} MB are free",
+            where=folder,
+            fix="Make room, choose another --out, or use --freeze none",
+        )
+    hooks.on_note(f"what is frozen is computed once and kept while it trains: {told}")
+
+
+def _shape_of_image(work: _Work) -> tuple[int, ...]:
+    if not work.has_images:
+        return ()
+    blank = torch.from_numpy(work.data.splits["train"].blank_pixels()).permute(0, 3, 1, 2)
+    return tuple(work.model.see(blank.to(work.model.device)).shape[1:])
+
+
+def _shape_of_row(work: _Work) -> tuple[int, ...]:
+    if not work.has_rows:
+        return ()
+    first = collate(work.data.splits["train"], np.zeros(1, np.int64)).to(work.model.device)
+    return tuple(work.model.encode_rows(first).shape[1:])
+
+
+def _encode_images(work: _Work, path: Path, on_count: Callable[[int, int], None]) -> None:
+    pixels, pictures = work.data.splits["train"].pixels, work.pictures
+    shape = (len(pictures), *_shape_of_image(work))
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    for start in range(0, len(pictures), _AT_ONCE):
+        chunk = torch.from_numpy(pixels[pictures[start : start + _AT_ONCE]]).permute(0, 3, 1, 2)
+        seen = work.model.see(chunk.contiguous().to(work.model.device))
+        array[start : start + len(chunk)] = seen.cpu().numpy()
+        on_count(start + len(chunk), len(pictures))
+    array.flush()
+
+
+def _encode_rows(
+    work: _Work, folder: Path, name: str, on_count: Callable[[int, int], None]
+) -> None:
+    split = replace(work.data.splits[name], encoded=_images_of(work, folder, name))
+    rows = np.flatnonzero(work.used[name])
+    array = np.lib.format.open_memmap(
+        folder / _rows_name(name),
+        mode="w+",
+        dtype=np.float32,
+        shape=(len(split), *_shape_of_row(work)),
+    )
+    for start in range(0, len(rows), _AT_ONCE):
+        chunk = rows[start : start + _AT_ONCE]
+        encoded = work.model.encode_rows(collate(split, chunk).to(work.model.device))
+        array[chunk] = encoded.cpu().numpy()
+        on_count(start + len(chunk), len(rows))
+    array.flush()
+
+
+def _images_of(work: _Work, folder: Path, name: str) -> EncodedSplit | None:
+    """Return the pictures as they have just been encoded, so that no pixels are read again."""
+    return work.read(folder, name) if work.has_images else None
