@@ -271,7 +271,7 @@ QUESTION, ANNOTATION = question_of(104), annotation_of(104)
         ({**QUESTION, "question_id": 103000}, "questions[4]: repeats the question_id 103000"),
         (ABSENT, "annotations[4]: no question has the id 104000"),
     ],
-    ids=lambda value: "" if isinstance(value, dict) else str(value)[:24],
+    ids=lambda value: str(value)[:24] if isinstance(value, str) else "",
 )
 def test_a_question_of_no_use_is_named(folder: Path, record: object, reason: str) -> None:
     change(questions_file(folder, "train2014"), 4, record)
@@ -294,7 +294,7 @@ def test_a_question_of_no_use_is_named(folder: Path, record: object, reason: str
         ({**ANNOTATION, "question_id": 103000}, "annotations[4]: repeats question_id 103000 of"),
         (ABSENT, "questions[4]: has no annotation (question_id 104000)"),
     ],
-    ids=lambda value: "" if isinstance(value, dict) else str(value)[:24],
+    ids=lambda value: str(value)[:24] if isinstance(value, str) else "",
 )
 def test_an_annotation_of_no_use_is_named(folder: Path, record: object, reason: str) -> None:
     change(annotations_file(folder, "train2014"), 4, record)
