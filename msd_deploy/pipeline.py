@@ -16,6 +16,7 @@ from msd_deploy.hooks import StageHooks
 from msd_deploy.runs import begin_run, check_output, with_absolute_paths
 from msd_deploy.stages import (
     cached_predictions,
+    check_student,
     distilled_student,
     given_teacher,
     measure,
@@ -74,6 +75,7 @@ def run_distillation(
         for note in notes_of(task.data):
             stages.on_note(note)
         teacher_data, given = given_teacher(task, source, resume=resume)
+        check_student(task)
     processes.wait()
     if processes.is_main():
         if overwrite and not resume:

@@ -231,6 +231,20 @@ def distilled_student(
     return load_model(run.student).model
 
 
+def check_student(task: Task) -> None:
+    """Build the student once and drop it: what cannot be built is refused before a teacher learns.
+
+    The global random state is left as it was.
+
+    Raises:
+        ConfigError: See `build_student`.
+        ArtifactError: See `build_student`.
+    """
+    if not task.run.student.is_dir():
+        with torch.random.fork_rng(devices=[]):
+            build_student(task.config.student, task.data, task.preprocessor)
+
+
 def _write_weights(task: Task, built: StudentObjective, model: FusionForClassification) -> None:
     """Write the final weights of each training example, for the report, if the method has any."""
     train_split = task.data.splits["train"]

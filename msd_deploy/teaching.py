@@ -105,12 +105,13 @@ def fine_tune_teacher(
     with processes.first_of_each_machine():
         teaching = _read(config, folder, hooks or RunHooks())
     processes.wait()
+    model = _build(teaching)
     if processes.is_main():
         if overwrite and not resume:
             shutil.rmtree(folder, ignore_errors=True)
         _begin(teaching)
     processes.wait()
-    model = _train(teaching)
+    _train(teaching, model)
     _save(teaching, model)
     if processes.is_main():
         remove_left_by_a_kill(folder.parent)
@@ -294,16 +295,20 @@ def _begin(teaching: _Teaching) -> None:
             )
 
 
-def _train(teaching: _Teaching) -> ViewClassifier:
+def _build(teaching: _Teaching) -> ViewClassifier:
+    """Build the model, the global generator left in the state that its seed and this give."""
+    torch.manual_seed(teaching.config.seed)
+    return teaching.start.build(
+        teaching.preprocessor,
+        labels=teaching.data.labels,
+        problem=teaching.data.problem,
+        dropout=teaching.config.finetune.dropout,
+    )
+
+
+def _train(teaching: _Teaching, model: ViewClassifier) -> None:
     config, data = teaching.config, teaching.data
     used = data.splits["train"].has_label()
-    torch.manual_seed(config.seed)
-    model = teaching.start.build(
-        teaching.preprocessor,
-        labels=data.labels,
-        problem=data.problem,
-        dropout=config.finetune.dropout,
-    )
     if config.finetune.gradient_checkpointing:
         model.checkpoint_activations()
     if config.finetune.reads_no_pixels:
@@ -327,7 +332,6 @@ def _train(teaching: _Teaching) -> ViewClassifier:
             ),
         )
     )
-    return model
 
 
 def _encoded(teaching: _Teaching, model: ViewClassifier, used: NDArray[np.bool_]) -> PreparedData:

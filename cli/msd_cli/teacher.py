@@ -223,7 +223,8 @@ def teacher(
         print_json({"teacher": str(out), **result})
         return
     _print_result(result)
-    say(f"Wrote {out}. Next: msd distill --teacher {out} --data {settings.data.spec}")
+    spec = settings.data.spec or "FILE.jsonl"  # a finished teacher does not say where its data lay
+    say(f"{out} is ready. Next: msd distill --teacher {out} --data {spec}")
 
 
 def _print_result(result: dict[str, object]) -> None:

@@ -10,6 +10,14 @@ import typer
 
 from msd_deploy.errors import ConfigError
 
+_SHORTER = {
+    "data.vocabulary_size": "--vocab-size",
+    "finetune.cut_vocabulary": "--cut-vocab",
+    "finetune.gradient_checkpointing": "--grad-checkpointing",
+    "student.text": "--student-text",
+    "student.vision": "--student-vision",
+}
+
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
@@ -28,6 +36,8 @@ def usage_errors() -> Iterator[None]:
 
 def option_of_key(key: str) -> str:
     """Return the option that sets a key of a configuration: --batch-size of distill.batch_size."""
+    if key in _SHORTER:
+        return _SHORTER[key]
     section, _, name = key.rpartition(".")
     prefix = "teacher-" if section == "teacher" else ""
     return f"--{prefix}{name.removeprefix('--').replace('_', '-')}"

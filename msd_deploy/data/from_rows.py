@@ -154,7 +154,7 @@ def _unlabelled(
     of_train = {row.key for row in splits["train"]}
     held_out = {row.key for name in SPLITS[1:] for row in splits[name]} - of_train
     kept = [row for row in without if row.key not in held_out]
-    notes = [f"{len(kept):,} more rows have no label: they are trained on by the teacher's answers"]
+    notes = [f"{len(kept):,} more rows have no label: a student learns a teacher's answers to them"]
     if len(kept) < len(without):
         left_out = len(without) - len(kept)
         notes.append(

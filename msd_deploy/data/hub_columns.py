@@ -43,6 +43,11 @@ def find_columns(where: str, features: datasets.Features, options: SourceOptions
     if label is None or (image is None and text is None):
         has = "label or labels" if label is None else "image nor text"
         raise DataError(f"has no column {has}: {_listed(features)}", where=where, fix=_OPTIONS)
+    chosen = [name for name in (image, text, label) if name is not None]
+    if len(set(chosen)) < len(chosen):
+        twice = max(chosen, key=chosen.count)
+        what = f"column {twice!r} would be read as two things: {_listed(features)}"
+        raise DataError(what, where=where, fix=_OPTIONS)
     if image is not None:
         _check_image(where, features, image)
     if text is not None and not _is_string(_arrow_type(features, text)):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from msd_deploy.data.resize import PixelArray, SidePass, resize_window
 from msd_deploy.errors import DataError
@@ -60,6 +60,8 @@ def decode_image(source: bytes | Path) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         raise DataError(f"picture is too large ({error})", where=where) from error
+    except UnidentifiedImageError as error:  # its text has an address in memory
+        raise DataError("picture is of no format that Pillow knows", where=where) from error
     # Pillow's decoders raise whatever their format's parser meets in a broken file.
     except Exception as error:
         raise DataError(

@@ -286,7 +286,7 @@ def test_rows_without_a_label_are_trained_on_and_counted(
     without = {"train": {f"new {n}" for n in range(30)}, "validation": set(), "test": set()}
     assert unlabelled(data) == without
     assert data.notes[-1] == (
-        "30 more rows have no label: they are trained on by the teacher's answers"
+        "30 more rows have no label: a student learns a teacher's answers to them"
     )
     alone = load_jsonl(write_rows(tmp_path, *good), SourceOptions())
     for split in ("validation", "test"):

@@ -380,3 +380,22 @@ def test_a_batch_of_a_student_on_a_stream_of_berts_kind(
     with torch.inference_mode():
         logits = student.logits_by_view(batch, View)
     torch.testing.assert_close(logits[View.MULTIMODAL][1], logits[View.TEXT][1], atol=1e-5, rtol=0)
+
+
+def test_a_student_that_cannot_be_built_is_refused_before_a_teacher_learns(
+    memes_file: DataConfig, published: dict[str, Path], tmp_path: Path
+) -> None:
+    student = StudentConfig(text=str(published["text"]), text_layers=9)
+    with pytest.raises(ConfigError, match="has 3 layers, not 9"):
+        run_distillation(RunConfig(data=memes_file, student=student), RunDirectory(tmp_path / "r"))
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_teacher_that_cannot_be_built_leaves_nothing_behind(
+    config_of: Callable[..., TeachingConfig], tmp_path: Path
+) -> None:
+    config = config_of()
+    config = replace(config, data=replace(config.data, image_size=50))  # the ViT has places for 32
+    with pytest.raises(ConfigError, match="cannot take 50 x 50 pixels"):
+        fine_tune_teacher(config, tmp_path / "teacher")
+    assert not (tmp_path / "teacher").exists()
