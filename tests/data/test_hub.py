@@ -195,6 +195,8 @@ def test_columns_of_other_names_are_named(tmp_path: Path) -> None:
     assert row["image_bytes"] == png(int(row["text"].removeprefix("t ")))
     with pytest.raises(DataError, match=r"has no column 'name': it has photo \(binary\)"):
         load(folder, SourceOptions(label_column="name"))
+    with pytest.raises(DataError, match="column 'kind' would be read as two things"):
+        load(folder, SourceOptions(text_column="kind", label_column="kind"))
 
 
 @pytest.mark.parametrize(
