@@ -50,8 +50,9 @@ class Tolerance:
 
 
 PARITY_TOLERANCE: Mapping[tuple[Target, Precision], Tolerance] = {
-    # The same float32 arithmetic in another order of summation: measured errors are below 1e-5.
-    ("onnx", "fp32"): Tolerance(1e-4, 0.999),
+    # The same float32 arithmetic in another order of summation: errors are below 1e-5 with a few
+    # convolutions, and 1.4e-4 was measured after EfficientNet-Lite0's fifty, on logits up to 11.
+    ("onnx", "fp32"): Tolerance(1e-3, 0.999),
     # Integer weights and activations: logits move visibly, decisions near the border may flip.
     ("onnx", "int8"): Tolerance(None, 0.98),
     # Ten bits of mantissa: relative error 1e-3 an operation, so only near-ties flip.
