@@ -61,7 +61,7 @@ def decode_image(source: bytes | Path) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise DataError(f"picture is too large ({error})", where=where) from error
     except UnidentifiedImageError as error:  # its text has an address in memory
-        raise DataError("picture is of no format that Pillow knows", where=where) from error
+        raise DataError("picture cannot be decoded (of no known format)", where=where) from error
     # Pillow's decoders raise whatever their format's parser meets in a broken file.
     except Exception as error:
         raise DataError(
