@@ -25,6 +25,7 @@ STUDENT = {
     "weighting",
     "loss",
     "patience",
+    *("student_text", "student_vision", "text_layers"),
 }
 
 
