@@ -51,6 +51,7 @@ from msd_deploy.models.fusion_start import open_fusion
 from msd_deploy.models.teacher_start import TeacherStart
 from msd_deploy.pipeline import RunHooks
 from msd_deploy.runs import absolute_data, absolute_folder, first_difference, read_source
+from msd_deploy.stages import parameter_count
 from msd_deploy.teaching_config import FineTuneConfig, TeachingConfig
 
 _TRAINING_NAME, _HISTORY_NAME, _CHECKPOINTS_NAME = "training.json", "history.jsonl", "checkpoints"
@@ -379,7 +380,7 @@ def _save(teaching: _Teaching, model: ViewClassifier) -> None:
     """Measure the teacher, and let its model folder take the place of the fine-tuning."""
     data = teaching.data
     teaching.hooks.stages.on_stage("Measuring the teacher")
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = parameter_count(model)
     result: Json = {
         "family": teaching.start.family,
         "parameters": parameters,

@@ -24,6 +24,15 @@ DataOption = Annotated[
         rich_help_panel=DATA_PANEL,
     ),
 ]
+ExamplesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--examples",
+        help="Training examples of a generated task.",
+        show_default="the task's own number",
+        rich_help_panel=DATA_PANEL,
+    ),
+]
 LabelsOption = Annotated[
     str | None,
     typer.Option(

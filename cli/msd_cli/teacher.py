@@ -11,6 +11,7 @@ from msd_cli.options import (
     AugmentOption,
     ClassWeightsOption,
     DataOption,
+    ExamplesOption,
     ImageColumnOption,
     JsonOption,
     LabelColumnOption,
@@ -76,10 +77,7 @@ def teacher(
         Path | None,
         typer.Option("--config", help="TOML file; options override it.", show_default="none"),
     ] = None,
-    examples: Annotated[
-        int | None,
-        option(DATA_PANEL, "Training examples of a generated task.", "the task's own number"),
-    ] = None,
+    examples: ExamplesOption = None,
     labels: LabelsOption = None,
     image_size: Annotated[
         int | None,

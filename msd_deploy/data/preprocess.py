@@ -93,7 +93,7 @@ class Preprocessor:
         input_ids = np.full((len(texts), self.max_length), self.pad_id, np.int32)
         attention_mask = np.zeros_like(input_ids)
         absent, cut = [self.cls_id], 0
-        for row, encoding in enumerate(_encodings(self.tokenizer, texts)):
+        for row, encoding in enumerate(encodings(self.tokenizer, texts)):
             ids = encoding.ids if texts[row].strip() else absent
             input_ids[row, : len(ids)] = ids
             attention_mask[row, : len(ids)] = 1
@@ -102,7 +102,7 @@ class Preprocessor:
 
     def count_cut(self, texts: Sequence[str]) -> int:
         """Return how many texts are longer than max_length."""
-        return sum(bool(encoding.overflowing) for encoding in _encodings(self.tokenizer, texts))
+        return sum(bool(encoding.overflowing) for encoding in encodings(self.tokenizer, texts))
 
     @property
     def pad_id(self) -> int:
@@ -207,17 +207,20 @@ def fitting_length(tokenizer: Tokenizer, texts: Iterable[str], *, most: int) -> 
     tokenizer.encode_special_tokens = True
     longest = 1
     # What has most characters first: where a text reaches the limit, one of the first ones does.
-    for encoding in _encodings(tokenizer, sorted(set(texts), key=len, reverse=True)):
+    for encoding in encodings(tokenizer, sorted(set(texts), key=len, reverse=True)):
         longest = max(longest, len(encoding.ids))
         if longest >= most:
             break
     return min(most, -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE)
 
 
-def _encodings(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[Encoding]:
+def encodings(
+    tokenizer: Tokenizer, texts: Sequence[str], *, add_special_tokens: bool = True
+) -> Iterator[Encoding]:
     """Yield the encoding of each text, few of them in memory: one takes up some 6 kB."""
     for start in range(0, len(texts), _TEXTS_AT_A_TIME):
-        yield from tokenizer.encode_batch_fast(list(texts[start : start + _TEXTS_AT_A_TIME]))
+        some = list(texts[start : start + _TEXTS_AT_A_TIME])
+        yield from tokenizer.encode_batch_fast(some, add_special_tokens=add_special_tokens)
 
 
 def _image_spec(stated: Json, path: Path) -> ImageSpec:

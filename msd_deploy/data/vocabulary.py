@@ -15,7 +15,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from msd_deploy.data.preprocess import INSIDE_WORD
+from msd_deploy.data.preprocess import INSIDE_WORD, encodings
 from msd_deploy.errors import ConfigError
 
 _UNUSED = re.compile(r"\[unused\d+\]")
@@ -88,12 +88,12 @@ def cut_vocabulary(
     )
     wanted = [number for number in ranked if number not in needed]
     room = None if most is None else most - len(needed)
-    kept = tuple(sorted(needed.union(wanted[:room])))
+    kept = needed.union(wanted[:room])
     return CutVocabulary(
-        _with_tokens(stated, kept),
-        kept,
+        _with_tokens(stated, tuple(sorted(kept))),
+        tuple(sorted(kept)),
         counts.total(),
-        sum(times for number, times in counts.items() if number in set(kept)),
+        sum(times for number, times in counts.items() if number in kept),
     )
 
 
@@ -126,7 +126,7 @@ def _count_pieces(stated: Mapping[str, Any], texts: Iterable[str]) -> Counter[in
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
     counts: Counter[int] = Counter()
-    for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False):
+    for encoding in encodings(tokenizer, list(texts), add_special_tokens=False):
         counts.update(encoding.ids)
     return counts
 

@@ -334,7 +334,7 @@ def _parameter_groups(
     embeddings = {id(part.weight) for part in trained.modules() if isinstance(part, nn.Embedding)}
     pretrained = {id(p) for name, p in model.named_parameters() if name in model.pretrained}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {(True, False): [], (False, False): []}
-    for parameter in filter(lambda parameter: parameter.requires_grad, trained.parameters()):
+    for parameter in (each for each in trained.parameters() if each.requires_grad):
         is_decayed = parameter.dim() > 1 and id(parameter) not in embeddings
         groups.setdefault((is_decayed, id(parameter) in pretrained), []).append(parameter)
     return [

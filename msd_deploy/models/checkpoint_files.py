@@ -4,6 +4,7 @@ Weights are safetensors and tokenizers JSON or plain vocabularies. Pickled weigh
 them are never looked at: `trust_remote_code` is off.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from transformers.image_processing_base import ImageProcessingMixin
 
 from msd_deploy.artifacts import Json, read_json, sha256_of_file, sha256_of_json
-from msd_deploy.data.preprocess import CLS, PAD, TOKENIZER_NAME, read_tokenizer
+from msd_deploy.data.preprocess import (
+    CLS,
+    PAD,
+    TOKENIZER_NAME,
+    fitting_length,
+    read_tokenizer,
+)
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.models.folders import quiet_transformers
 
@@ -26,6 +33,8 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 # Heads that a checkpoint of another task lacks and that a teacher may start anew.
 _FRESH_PARTS = ("pooler.",)
 _PIXEL_SCALE = 1 / 255
+# Of a text whose length the user leaves open; BERT and VisualBERT could take 512.
+_MOST_TOKENS = 128
 
 Channels = tuple[float, float, float]
 
@@ -275,14 +284,23 @@ def check_tokenizer(tokenizer: Tokenizer, words: int, place: Path) -> None:
         )
 
 
-def check_length(stated: int | None, longest: int) -> None:
-    """Check that a model can read texts of so many tokens.
+def text_length(
+    tokenizer: Tokenizer, texts: Iterable[str], *, stated: int | None, longest: int
+) -> int:
+    """Return the tokens of a text: as stated, or as many as the longest of some texts has.
+
+    Args:
+        tokenizer: See `fitting_length`.
+        texts: The training texts.
+        stated: What a user asks for.
+        longest: Most that the model reads.
 
     Raises:
-        ConfigError: It cannot.
+        ConfigError: The model cannot read texts of so many tokens.
     """
     if stated is not None and stated > longest:
         raise ConfigError(
             f"the checkpoint reads at most {longest} tokens, not {stated}",
             where="data.max_length",
         )
+    return stated or fitting_length(tokenizer, texts, most=min(longest, _MOST_TOKENS))

@@ -8,15 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Tokenizer
 from transformers import PreTrainedConfig
 
 from msd_deploy.artifacts import read_json
 from msd_deploy.data.images import ImageSpec
-from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, fitting_length
+from msd_deploy.data.preprocess import Preprocessor, build_preprocessor
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.models.checkpoint_files import (
-    check_length,
     check_safetensors,
     check_tokenizer,
     digest_of_checkpoints,
@@ -29,6 +27,7 @@ from msd_deploy.models.checkpoint_files import (
     read_checkpoint_config,
     read_processor,
     special_tokens,
+    text_length,
 )
 from msd_deploy.models.classifier import task_config
 from msd_deploy.models.families import FamilyForClassification
@@ -38,8 +37,6 @@ from msd_deploy.problem import Problem
 
 _WITHOUT_EYES = "visual_bert"
 _OUR_TYPES = ("msd_fusion", "msd_family")
-# Of a text whose length the user leaves open; VisualBERT could take 512.
-_MOST_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,23 +101,20 @@ class Checkpoint:
         place = tokenizer or self.folder
         found = published_tokenizer(place)
         pad_token, absent_token = special_tokens(found, place)
+        words, longest = self._text_limits()
+        check_tokenizer(found, words, place)
         return build_preprocessor(
             found,
             self._image_spec(image_size),
-            max_length=self._length(found, texts, place, max_length),
+            max_length=text_length(found, texts, stated=max_length, longest=longest),
             pad_token=pad_token,
             absent_token=absent_token,
         )
 
-    def _length(
-        self, tokenizer: Tokenizer, texts: Iterable[str], place: Path, stated: int | None
-    ) -> int:
-        """Return the tokens of a text, the tokenizer's words and the length checked."""
+    def _text_limits(self) -> tuple[int, int]:
+        """Return how many words it knows, and how many tokens of text it reads."""
         text = getattr(self.config, "text_config", self.config)
-        words, longest = int(text.vocab_size), int(text.max_position_embeddings)
-        check_tokenizer(tokenizer, words, place)
-        check_length(stated, longest)
-        return stated or fitting_length(tokenizer, texts, most=min(longest, _MOST_TOKENS))
+        return int(text.vocab_size), int(text.max_position_embeddings)
 
     def _image_spec(self, stated: int | None) -> ImageSpec:
         processor = read_processor(self.eyes)

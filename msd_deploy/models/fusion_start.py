@@ -19,11 +19,10 @@ from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.preprocess import (
     Preprocessor,
     build_preprocessor,
-    fitting_length,
     read_tokenizer,
 )
 from msd_deploy.data.vocabulary import cut_vocabulary
-from msd_deploy.models.checkpoint_files import check_length
+from msd_deploy.models.checkpoint_files import text_length
 from msd_deploy.models.classifier import task_config
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.fusion_config import FusionConfig
@@ -31,8 +30,6 @@ from msd_deploy.models.text_start import TextStart, open_text
 from msd_deploy.models.vision_start import VisionStart, open_vision
 from msd_deploy.problem import Problem
 
-# Of a text whose length the user leaves open; BERT could take 512.
-_MOST_TOKENS = 128
 _INITIALIZER_RANGE = 0.02
 
 
@@ -93,18 +90,18 @@ class FusionStart:
         else:
             found = self._tokenizer(texts)
         longest = len(self.text.positions)
-        check_length(max_length, longest)
         return build_preprocessor(
             found,
             spec,
-            max_length=max_length or fitting_length(found, texts, most=min(longest, _MOST_TOKENS)),
+            max_length=text_length(found, texts, stated=max_length, longest=longest),
             pad_token=self.text.pad_token,
             absent_token=self.text.absent_token,
         )
 
     def _tokenizer(self, texts: list[str]) -> Tokenizer:
-        whole = Tokenizer.from_str(self.text.tokenizer.to_str())
-        return cut_vocabulary(whole, texts).tokenizer if self.is_cut else whole
+        if self.is_cut:
+            return cut_vocabulary(self.text.tokenizer, texts).tokenizer
+        return Tokenizer.from_str(self.text.tokenizer.to_str())
 
     def build(
         self,

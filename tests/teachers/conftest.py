@@ -1,9 +1,11 @@
 """Tiny random checkpoints of each family, written as their publishers write them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
@@ -23,10 +25,29 @@ from transformers import (
     ViTModel,
 )
 
-from msd_deploy.data.preprocess import train_tokenizer
+from msd_deploy.config import DataConfig
+from msd_deploy.data.batch import Batch
+from msd_deploy.data.preprocess import Preprocessor, train_tokenizer
 
 TEXTS = ["look the guests came", "a red circle on the left", "two blue squares at night"]
 SIDE = 32
+
+
+def batch_of(preprocessor: Preprocessor, texts: list[str], *, seed: int = 0) -> Batch:
+    height, width = preprocessor.image.size
+    pixels = np.random.default_rng(seed).integers(0, 256, (len(texts), 3, height, width))
+    ids, mask = preprocessor.tokens(texts)
+    length = int(mask.sum(axis=1).max())
+    rows = len(texts)
+    return Batch(
+        torch.from_numpy(pixels.astype(np.uint8)),
+        torch.arange(rows),
+        torch.ones(rows, dtype=torch.bool),
+        torch.from_numpy(ids[:, :length].astype(np.int64)),
+        torch.from_numpy(mask[:, :length].astype(np.int64)),
+        torch.zeros(rows, dtype=torch.int64),
+        torch.arange(rows),
+    )
 
 
 def write_checkpoint(
@@ -182,3 +203,11 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tiny checkpoint of each family, and "vision" for VisualBERT; never write into them."""
     parent = tmp_path_factory.mktemp("published")
     return {name: write(parent / name) for name, write in WRITERS.items()}
+
+
+@pytest.fixture(scope="module")
+def memes_file(
+    tmp_path_factory: pytest.TempPathFactory, write_memes: Callable[..., Path]
+) -> DataConfig:
+    """100 generated memes as FILE.jsonl: about 80, 10 and 10 in the splits."""
+    return DataConfig(spec=str(write_memes(tmp_path_factory.mktemp("data"), 100)))

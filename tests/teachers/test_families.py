@@ -28,6 +28,8 @@ from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.folders import load_classifier, load_model, save_model
 from msd_deploy.views import View
 
+from .conftest import batch_of
+
 Built = tuple[FamilyForClassification, Preprocessor]
 
 
@@ -36,35 +38,21 @@ def opened(folder: Path) -> Checkpoint:
     return open_checkpoint(str(folder), vision=vision)
 
 
+def for_yes_or_no(checkpoint: Checkpoint, preprocessor: Preprocessor) -> FamilyForClassification:
+    labels = ("no", "yes")
+    return checkpoint.build(preprocessor, labels=labels, problem="single_label", dropout=0.0)
+
+
 def build(folder: Path) -> Built:
     checkpoint = opened(folder)
     preprocessor = checkpoint.preprocessor(["a red circle on the left"])
     torch.manual_seed(0)
-    model = checkpoint.build(
-        preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
-    )
+    model = for_yes_or_no(checkpoint, preprocessor)
     # What stands for an absent part starts as nothing: a test needs to see it.
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     return model.eval(), preprocessor
-
-
-def batch_of(preprocessor: Preprocessor, texts: list[str], *, seed: int = 0) -> Batch:
-    height, width = preprocessor.image.size
-    pixels = np.random.default_rng(seed).integers(0, 256, (len(texts), 3, height, width))
-    ids, mask = preprocessor.tokens(texts)
-    length = int(mask.sum(axis=1).max())
-    rows = len(texts)
-    return Batch(
-        torch.from_numpy(pixels.astype(np.uint8)),
-        torch.arange(rows),
-        torch.ones(rows, dtype=torch.bool),
-        torch.from_numpy(ids[:, :length].astype(np.int64)),
-        torch.from_numpy(mask[:, :length].astype(np.int64)),
-        torch.zeros(rows, dtype=torch.int64),
-        torch.arange(rows),
-    )
 
 
 def normalised(batch: Batch) -> torch.Tensor:
@@ -146,9 +134,7 @@ def test_a_teacher_folder_loads_alone_and_answers_the_same(
 def test_clips_embeddings_are_those_of_transformers(published: dict[str, Path]) -> None:
     checkpoint = open_checkpoint(str(published["clip"]))
     preprocessor = checkpoint.preprocessor(TEXTS)
-    model = checkpoint.build(
-        preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
-    ).eval()
+    model = for_yes_or_no(checkpoint, preprocessor).eval()
     whole = CLIPModel.from_pretrained(published["clip"]).eval()
     batch = batch_of(preprocessor, TEXTS)
     seen: list[torch.Tensor] = []
@@ -170,9 +156,7 @@ def test_siglips_embeddings_are_those_of_texts_filled_up_to_the_longest(
 ) -> None:
     checkpoint = open_checkpoint(str(published["siglip"]))
     preprocessor = checkpoint.preprocessor(TEXTS, max_length=40)
-    model = checkpoint.build(
-        preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
-    ).eval()
+    model = for_yes_or_no(checkpoint, preprocessor).eval()
     whole = SiglipModel.from_pretrained(published["siglip"]).eval()
     batch = batch_of(preprocessor, TEXTS)
     seen: list[torch.Tensor] = []
@@ -191,9 +175,7 @@ def test_siglips_embeddings_are_those_of_texts_filled_up_to_the_longest(
 def test_vilts_pooled_states_are_those_of_transformers(published: dict[str, Path]) -> None:
     checkpoint = open_checkpoint(str(published["vilt"]))
     preprocessor = checkpoint.preprocessor(TEXTS)
-    model = checkpoint.build(
-        preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
-    ).eval()
+    model = for_yes_or_no(checkpoint, preprocessor).eval()
     whole = ViltModel.from_pretrained(published["vilt"]).eval()
     batch = batch_of(preprocessor, TEXTS)
     with torch.inference_mode():
@@ -210,9 +192,7 @@ def test_vilts_pooled_states_are_those_of_transformers(published: dict[str, Path
 def test_visual_berts_pooled_states_are_those_of_transformers(published: dict[str, Path]) -> None:
     checkpoint = opened(published["visual_bert"])
     preprocessor = checkpoint.preprocessor(TEXTS)
-    model = checkpoint.build(
-        preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
-    ).eval()
+    model = for_yes_or_no(checkpoint, preprocessor).eval()
     vision = ViTModel.from_pretrained(published["vision"]).eval()
     whole = VisualBertModel.from_pretrained(published["visual_bert"]).eval()
     batch = batch_of(preprocessor, TEXTS)
@@ -239,9 +219,7 @@ def test_a_backbone_of_convolutions_is_shown_what_its_processor_states(
     checkpoint = open_checkpoint(str(published["visual_bert"]), vision=str(tmp_path))
     preprocessor = checkpoint.preprocessor(TEXTS)
     assert preprocessor.image == ImageSpec((40, 40), "crop")
-    model = checkpoint.build(
-        preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0
-    ).eval()
+    model = for_yes_or_no(checkpoint, preprocessor).eval()
     with torch.inference_mode():
         logits = model.logits_by_view(batch_of(preprocessor, TEXTS), tuple(View))
     assert all(values.shape == (2, 2) for values in logits.values())
@@ -273,7 +251,7 @@ def test_only_visual_bert_takes_a_vision_backbone(published: dict[str, Path]) ->
     blind = open_checkpoint(str(published["visual_bert"]), vision=str(published["visual_bert"]))
     preprocessor = opened(published["visual_bert"]).preprocessor(TEXTS)
     with pytest.raises(ArtifactError, match=r"is no vision model \(visual_bert\)"):
-        blind.build(preprocessor, labels=("no", "yes"), problem="single_label", dropout=0.0)
+        for_yes_or_no(blind, preprocessor)
 
 
 def test_preprocessing_is_the_checkpoints_own(published: dict[str, Path]) -> None:

@@ -13,11 +13,11 @@ from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
 from msd_deploy.artifacts import RunDirectory, sha256_of_file
 from msd_deploy.config import DataConfig, DistillConfig, RunConfig, StudentConfig, TeacherConfig
-from msd_deploy.data.batch import Batch, collate
+from msd_deploy.data.batch import collate
 from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor
-from msd_deploy.data.vocabulary import cut_vocabulary
+from msd_deploy.data.vocabulary import CutVocabulary, cut_vocabulary
 from msd_deploy.distill.steps import Hooks
 from msd_deploy.errors import ArtifactError, ConfigError, StoppedError
 from msd_deploy.models import vision_start
@@ -33,7 +33,7 @@ from msd_deploy.teaching_config import FineTuneConfig, TeachingConfig
 from msd_deploy.views import View
 from msd_export.pipeline import ExportConfig, export_student
 
-from .conftest import TEXTS, words, write_checkpoint, write_text
+from .conftest import TEXTS, batch_of, words, write_checkpoint, write_text
 
 LABELS = ("no", "yes")
 
@@ -44,20 +44,11 @@ def built(start: FusionStart) -> tuple[FusionForClassification, Preprocessor]:
     return model.eval(), preprocessor
 
 
-def batch_of(preprocessor: Preprocessor, texts: list[str]) -> Batch:
-    input_ids, attention_mask = (torch.from_numpy(a).long() for a in preprocessor.tokens(texts))
-    height, width = preprocessor.image.size
-    generator = torch.Generator().manual_seed(3)
-    rows = torch.arange(len(texts))
-    return Batch(
-        torch.randint(0, 256, (len(texts), 3, height, width), generator=generator).byte(),
-        rows,
-        torch.ones(len(texts), dtype=torch.bool),
-        input_ids,
-        attention_mask,
-        torch.zeros_like(rows),
-        rows,
-    )
+def opened_and_cut(folder: Path) -> tuple[TextStart, CutVocabulary, Preprocessor]:
+    """Return a text encoder, its words that the texts use, and a preprocessor with them."""
+    start = open_text(str(folder))
+    cut = cut_vocabulary(start.tokenizer, TEXTS)
+    return start, cut, build_preprocessor(cut.tokenizer, ImageSpec((48, 48)), max_length=16)
 
 
 @pytest.mark.parametrize("kind", TEXT_KINDS)
@@ -140,9 +131,7 @@ def test_a_cut_vocabulary_and_its_embedding_agree(published: dict[str, Path]) ->
 def test_words_alone_keep_their_distances_in_a_wider_stream(
     published: dict[str, Path], memes: tuple[PreparedData, Preprocessor]
 ) -> None:
-    start = open_text(str(published["text"]))
-    cut = cut_vocabulary(start.tokenizer, TEXTS)
-    preprocessor = build_preprocessor(cut.tokenizer, ImageSpec((48, 48)), max_length=16)
+    start, cut, preprocessor = opened_and_cut(published["text"])
     student = build_student(
         StudentConfig(text=str(published["text"]), text_layers=0), memes[0], preprocessor
     )
@@ -160,9 +149,7 @@ def test_words_alone_keep_their_distances_in_a_wider_stream(
 def test_a_student_takes_layers_and_learns_them_at_a_lower_rate(
     published: dict[str, Path], memes: tuple[PreparedData, Preprocessor]
 ) -> None:
-    start = open_text(str(published["text"]))
-    cut = cut_vocabulary(start.tokenizer, TEXTS)
-    preprocessor = build_preprocessor(cut.tokenizer, ImageSpec((48, 48)), max_length=16)
+    start, _, preprocessor = opened_and_cut(published["text"])
     student = build_student(
         StudentConfig(text=str(published["text"]), text_layers=2), memes[0], preprocessor
     )
@@ -176,13 +163,6 @@ def test_a_student_takes_layers_and_learns_them_at_a_lower_rate(
     assert {name.partition(".")[0] for name in fresh} == {
         "vision", "image_projection", "image_positions", "classifier",
     }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def memes_file(
-    tmp_path_factory: pytest.TempPathFactory, write_memes: Callable[..., Path]
-) -> DataConfig:
-    return DataConfig(spec=str(write_memes(tmp_path_factory.mktemp("data"), 100)))
 
 
 @pytest.fixture(scope="module")

@@ -41,14 +41,6 @@ def every_family(function: object) -> object:
 
 
 @pytest.fixture(scope="module")
-def memes_file(
-    tmp_path_factory: pytest.TempPathFactory, write_memes: Callable[..., Path]
-) -> DataConfig:
-    """100 generated memes as FILE.jsonl: about 80, 10 and 10 in the splits."""
-    return DataConfig(spec=str(write_memes(tmp_path_factory.mktemp("data"), 100)))
-
-
-@pytest.fixture(scope="module")
 def config_of(published: dict[str, Path], memes_file: DataConfig) -> Callable[..., TeachingConfig]:
     """A fine-tuning of a few steps, with a checkpoint at every one."""
 
