@@ -1,4 +1,4 @@
-"""`msd export`: student to verified ONNX and Core ML."""
+"""`msd export`: a student in the formats of phones, each verified."""
 
 import shlex
 from enum import StrEnum
@@ -9,15 +9,22 @@ import typer
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
 from msd_cli.options import JsonOption, OverwriteOption, RunArgument
 from msd_cli.usage import usage_errors
+from msd_export.formats import FORMATS, USUAL_TARGETS, forms_of
 
 if TYPE_CHECKING:
     from msd_deploy.artifacts import Json
 
 
+def _offered() -> str:
+    by_target = {name: ", ".join(form.precisions) for name, form in FORMATS.items()}
+    return " ".join(f"{name}: {precisions}." for name, precisions in by_target.items())
+
+
 class TargetName(StrEnum):
-    """Formats."""
+    """Targets."""
 
     ONNX = "onnx"
+    ORT = "ort"
     COREML = "coreml"
     ALL = "all"
 
@@ -28,17 +35,31 @@ class PrecisionName(StrEnum):
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
+    INT8_DYNAMIC = "int8-dynamic"
+    INT4 = "int4"
+    PAL6 = "pal6"
+    PAL4 = "pal4"
+    W8A8 = "w8a8"
+    ALL = "all"
 
 
 def export(
     run: RunArgument,
     target: Annotated[
         list[TargetName] | None,
-        typer.Option(help="Format, repeatable.", show_default="all"),
+        typer.Option(
+            metavar="TARGET",
+            help="onnx, ort (ONNX Runtime mobile), coreml or all; repeatable.",
+            show_default=", ".join(USUAL_TARGETS),
+        ),
     ] = None,
     precision: Annotated[
         list[PrecisionName] | None,
-        typer.Option(help="Precision, repeatable.", show_default="all that a format has"),
+        typer.Option(
+            metavar="PRECISION",
+            help=f"Repeatable; all: every one that a target has. {_offered()}",
+            show_default="the first two of each",
+        ),
     ] = None,
     max_drop: Annotated[
         float, typer.Option(help="Most points of the test metric that a form may lose.")
@@ -56,16 +77,17 @@ def export(
     Examples:
         msd export runs/demo
         msd export runs/demo --target onnx --precision int8 --max-drop 0.5
+        msd export runs/demo --target all --precision all
     """
     from msd_deploy.artifacts import RunDirectory, read_json
     from msd_export.export_folder import PARITY_NAME
-    from msd_export.pipeline import PRECISIONS, ExportConfig, export_student, forms_of
+    from msd_export.pipeline import ExportConfig, export_student
 
-    chosen = {name.value for name in target or (TargetName.ALL,)}
-    targets = tuple(name for name in PRECISIONS if name in chosen or "all" in chosen)
-    wanted = {name.value for name in precision or ()}
+    chosen = target or USUAL_TARGETS
+    targets = tuple(name for name in FORMATS if name in chosen or "all" in chosen)
     with usage_errors():
-        config = ExportConfig(forms_of(targets, wanted), max_drop, examples, overwrite=overwrite)
+        forms = forms_of(targets, precision or ())
+        config = ExportConfig(forms, max_drop, examples, overwrite=overwrite)
     display = ProgressDisplay()
     with display.running():
         exports = export_student(RunDirectory(run), config, display.stages())

@@ -1,10 +1,10 @@
 """An exported model on disk: exports/TARGET-PRECISION with everything that an app needs.
 
-model.onnx | model.mlpackage, labels.json, tokenizer.json, preprocess.json, parity.json and a
-manifest with the digest of every file.
+The model's file or package (see `formats`), labels.json, tokenizer.json, preprocess.json,
+parity.json and a manifest with the digest of every file.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -18,9 +18,8 @@ from msd_deploy.artifacts import (
     read_versioned_json,
 )
 from msd_deploy.errors import ArtifactError
-from msd_export.signature import Precision, Target
+from msd_export.formats import FORMATS, Precision, Target, form_name, is_form
 
-MODEL_FILE: Mapping[Target, str] = {"onnx": "model.onnx", "coreml": "model.mlpackage"}
 PARITY_NAME = "parity.json"
 KIND = "export"
 
@@ -44,12 +43,12 @@ class ExportFolder:
     @property
     def name(self) -> str:
         """The folder's name by its content, for example onnx-int8."""
-        return f"{self.target}-{self.precision}"
+        return form_name((self.target, self.precision))
 
     @property
     def model_path(self) -> Path:
         """The model's file, or package folder."""
-        return self.folder / MODEL_FILE[self.target]
+        return self.folder / FORMATS[self.target].model_file
 
     def size_bytes(self) -> int:
         """Return the size of the model's file, or of all files of its package."""
@@ -68,9 +67,9 @@ def open_export(folder: Path) -> ExportFolder:
         raise ArtifactError("no such export", where=folder, fix="Run `msd export` first")
     manifest = read_manifest(folder, KIND)
     target, precision = manifest.get("target"), manifest.get("precision")
-    if target not in MODEL_FILE or precision not in ("fp32", "fp16", "int8"):
+    if not is_form(target, precision):
         raise ArtifactError(f"has an unknown form {target!r} {precision!r}", where=folder)
-    return ExportFolder(folder, cast(Target, target), precision, manifest)
+    return ExportFolder(folder, cast(Target, target), cast(Precision, precision), manifest)
 
 
 def stated_source(folder: Path) -> str | None:

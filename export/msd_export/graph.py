@@ -1,11 +1,14 @@
 """The graph that is exported: a model behind `ModelSignature`, normalisation inside."""
 
+import copy
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import fusion
 
 from msd_deploy.data.batch import Batch
+from msd_deploy.errors import ExportError
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import LoadedModel
 from msd_deploy.models.fusion import FusionForClassification
@@ -76,6 +79,47 @@ class FamilyGraph(nn.Module):
             rows=rows,
         )
         return self.model.logits_by_view(batch, (View.MULTIMODAL,))[View.MULTIMODAL]
+
+
+ExportableGraph = ExportGraph
+
+
+def graph_of(loaded: LoadedModel[ViewClassifier], *, image_layout: ImageLayout) -> ExportableGraph:
+    """Return the module that is converted: a copy of the model, its BatchNorm folded.
+
+    Raises:
+        ExportError: The model is of a family that has no exported form.
+    """
+    if not isinstance(loaded.model, FusionForClassification):
+        raise ExportError(
+            f"a {loaded.model.config.model_type} model has no exported form", where=loaded.folder
+        )
+    model = copy.deepcopy(loaded.model)
+    nn.Module.eval(model)
+    fold_batch_norms(model)
+    return ExportGraph(model, problem=loaded.problem, image_layout=image_layout)
+
+
+def fold_batch_norms(model: nn.Module) -> int:
+    """Fold every BatchNorm2d that directly follows a convolution in a Sequential into it.
+
+    In eval mode the two are one linear map: y = g (W x - m) / sqrt(v + eps) + b is a convolution
+    with W' = g W / sqrt(v + eps) and bias b - g m / sqrt(v + eps). Changes the model.
+
+    Returns:
+        How many were folded.
+    """
+    folded = 0
+    for module in model.modules():
+        if not isinstance(module, nn.Sequential):
+            continue
+        for index in range(len(module) - 1, 0, -1):
+            before, norm = module[index - 1], module[index]
+            if isinstance(before, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                module[index - 1] = fusion.fuse_conv_bn_eval(before, norm)
+                module[index] = nn.Identity()
+                folded += 1
+    return folded
 
 
 def signature_of(loaded: LoadedModel[ViewClassifier]) -> ModelSignature:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from msd_deploy.errors import ArtifactError
 from msd_export.export_folder import ExportFolder
-from msd_export.signature import INPUT_NAMES, ModelInputs, Target, single_example
+from msd_export.formats import FORMATS, Target, require_target
+from msd_export.signature import INPUT_NAMES, ModelInputs, single_example
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -93,7 +94,7 @@ class TorchPredictor:
 
 
 class OnnxPredictor:
-    """An ONNX file, run by ONNX Runtime on the CPU.
+    """An ONNX or .ort file, run by ONNX Runtime on the CPU.
 
     Args:
         path: The file.
@@ -222,9 +223,9 @@ class CoreMLPredictor:
 
 def runtime_of(target: Target) -> str:
     """Return the name of the runtime that `open_predictor` uses on this machine."""
-    if target == "onnx":
-        return OnnxPredictor.runtime
-    return CoreMLPredictor.runtime if sys.platform == "darwin" else MilPredictor.runtime
+    if target == "coreml" and sys.platform != "darwin":
+        return MilPredictor.runtime
+    return FORMATS[target].runtime
 
 
 def open_predictor(export: ExportFolder, *, threads: int = 1) -> TimedPredictor:
@@ -234,9 +235,12 @@ def open_predictor(export: ExportFolder, *, threads: int = 1) -> TimedPredictor:
 
     Raises:
         ArtifactError: The runtime cannot load it.
+        RuntimeUnavailableError: It is not installed.
     """
-    if export.target == "onnx":
-        return OnnxPredictor(export.model_path, threads=threads)
-    if sys.platform == "darwin":
-        return CoreMLPredictor(export.model_path)
-    return MilPredictor(export.model_path)
+    require_target(export.target)
+    path = export.model_path
+    match export.target:
+        case "onnx" | "ort":
+            return OnnxPredictor(path, threads=threads)
+        case "coreml":
+            return CoreMLPredictor(path) if sys.platform == "darwin" else MilPredictor(path)

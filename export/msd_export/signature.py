@@ -6,12 +6,12 @@ is `image_present` 0, an absent text is an `attention_mask` of the first token (
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msd_deploy.problem import Problem
+from msd_export.formats import FORMATS, Target
 
 ModelInputs = dict[str, NDArray[np.generic]]
 """image uint8 [batch, height, width, 3] RGB; image_present int32 [batch]; input_ids int32
@@ -19,9 +19,6 @@ ModelInputs = dict[str, NDArray[np.generic]]
 
 INPUT_NAMES = ("image", "image_present", "input_ids", "attention_mask")
 OUTPUT_NAMES = ("logits", "probabilities")
-
-Target = Literal["onnx", "coreml"]
-Precision = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,7 @@ class ModelSignature:
         Core ML packages take a picture of the system's own type, and one example at a time.
         """
         height, width = self.image_size
-        batch: object = 1 if target == "coreml" else "batch"
+        batch: object = "batch" if FORMATS[target].has_dynamic_batch else 1
         text = {"dtype": "int32", "shape": [batch, self.max_length]}
         classes = {"dtype": "float32", "shape": [batch, len(self.labels)]}
         image: dict[str, object] = {"dtype": "uint8", "shape": [batch, height, width, 3]}

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from msd_deploy.artifacts import Json, RunDirectory, read_manifest, sha256_of_json
 from msd_deploy.errors import ArtifactError
 from msd_export.export_folder import ExportFolder, exports_below, open_export
+from msd_export.formats import FORMATS, Target
 from msd_export.predictors import MilPredictor, TorchPredictor, runtime_of
 from msd_mobile_bench.schema import Who
 
@@ -20,7 +22,7 @@ class Form:
 
     Attributes:
         model: teacher or student.
-        target: torch, onnx or coreml.
+        target: torch, or a target of exports.
         precision: Of its weights.
         runtime: What runs it on this machine.
         folder: The model folder or export folder.
@@ -50,6 +52,11 @@ class Form:
         The MIL evaluator tells what Core ML answers, nothing of its time and memory.
         """
         return self.runtime != MilPredictor.runtime
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether it takes any number of examples at once."""
+        return self.target == TORCH or FORMATS[cast(Target, self.target)].has_dynamic_batch
 
 
 def find_forms(
@@ -108,9 +115,10 @@ def _check_source(export: ExportFolder, model: Who, source: Json, fix: str) -> N
         )
 
 
-def _order(export: ExportFolder) -> tuple[bool, str]:
-    """Sort ONNX, which is timed everywhere, before Core ML."""
-    return export.target != "onnx", export.name
+def _order(export: ExportFolder) -> tuple[int, int]:
+    """Sort targets and their precisions as they are stated: ONNX, timed everywhere, first."""
+    targets, offered = list(FORMATS), FORMATS[export.target].precisions
+    return targets.index(export.target), offered.index(export.precision)
 
 
 def _read_model(folder: Path) -> Json:

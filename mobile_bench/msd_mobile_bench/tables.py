@@ -13,9 +13,13 @@ from msd_deploy.report.words import (
     percent,
     score_text,
 )
+from msd_export.formats import FORMATS
 from msd_mobile_bench.schema import Bench, Distribution, Row
 
-_TARGET_NAMES: Mapping[str, str] = {"torch": "PyTorch", "onnx": "ONNX", "coreml": "Core ML"}
+_TARGET_NAMES: Mapping[str, str] = {
+    "torch": "PyTorch",
+    **{target: form.title for target, form in FORMATS.items()},
+}
 
 Cell = Callable[[Row], str]
 

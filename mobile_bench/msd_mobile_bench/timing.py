@@ -85,8 +85,7 @@ def _open(worker: WorkerProcess, config: BenchConfig) -> Timing:
     return Timing(
         load_time_ms=cast(float, opened["load_time_ms"]),
         rss_before_load_bytes=cast(int, opened["rss_before_load_bytes"]),
-        # Core ML packages take one example at a time.
-        batch_size=1 if worker.form.target == "coreml" else config.batch_size,
+        batch_size=config.batch_size if worker.form.takes_batches else 1,
     )
 
 

@@ -20,8 +20,9 @@ import numpy as np
 from msd_deploy.artifacts import Json
 from msd_deploy.errors import MsdError
 from msd_export.export_folder import ExportFolder
+from msd_export.formats import Precision, Target
 from msd_export.predictors import TimedPredictor, TorchPredictor, open_predictor
-from msd_export.signature import ModelInputs, Precision, Target, single_example
+from msd_export.signature import ModelInputs, single_example
 from msd_mobile_bench.exchange import load_arrays, save_arrays
 from msd_mobile_bench.footprint import peak_rss_bytes, rss_bytes
 from msd_mobile_bench.latency import SamplingPlan, time_calls, time_control_kernel
@@ -29,6 +30,7 @@ from msd_mobile_bench.latency import SamplingPlan, time_calls, time_control_kern
 _RUNTIME_MODULES: Mapping[str, tuple[str, ...]] = {
     "torch": ("msd_deploy.models.folders", "msd_export.graph"),
     "onnx": ("onnxruntime",),
+    "ort": ("onnxruntime",),
     "coreml": ("coremltools",),
 }
 """Imported before the model is opened: load_time_ms and the memory's increase leave them out."""
@@ -38,7 +40,7 @@ class Session:
     """One opened model and what can be asked of it; every method is a task.
 
     Args:
-        target: torch, onnx or coreml.
+        target: torch, or a target of exports.
         precision: Of an export's weights.
         folder: A model folder (torch), or an export folder that was verified.
         threads: CPU threads.

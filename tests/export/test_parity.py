@@ -1,4 +1,3 @@
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ from msd_deploy.errors import ArtifactError, ConfigError, ParityError
 from msd_deploy.evaluation import LogitsByView
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.folders import load_model
-from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.problem import Problem
 from msd_deploy.views import View
+from msd_export import export_source
 from msd_export import parity as parity_module
-from msd_export import pipeline
 from msd_export.export_folder import open_export
-from msd_export.graph import ExportGraph
+from msd_export.formats import Form, forms_of
+from msd_export.graph import ExportGraph, graph_of
 from msd_export.opening import open_model
 from msd_export.parity import (
     Gate,
@@ -28,7 +27,7 @@ from msd_export.parity import (
     notes_on_source,
     parity_as_json,
 )
-from msd_export.pipeline import ExportConfig, Form, export_student, forms_of
+from msd_export.pipeline import ExportConfig, export_student
 
 ROWS = 200
 ONNX = (("onnx", "fp32"),)
@@ -204,12 +203,12 @@ def test_a_failed_verification_leaves_nothing(
 ) -> None:
     """The graph that is converted is damaged: one bias is a hundredth off."""
 
-    def damaged(model: FusionForClassification, **options: Any) -> ExportGraph:
-        other = copy.deepcopy(model)
-        other.classifier.bias.data[0] += 0.01
-        return ExportGraph(other, **options)
+    def damaged(loaded: Any, **options: Any) -> ExportGraph:
+        graph = graph_of(loaded, **options)
+        graph.model.classifier.bias.data[0] += 0.01
+        return graph
 
-    monkeypatch.setattr(pipeline, "ExportGraph", damaged)
+    monkeypatch.setattr(export_source, "graph_of", damaged)
     with pytest.raises(ParityError, match="logits differ"):
         export_student(own_run, ExportConfig(ONNX, examples=100))
     assert list(own_run.exports.iterdir()) == []
@@ -219,7 +218,7 @@ def test_a_failed_verification_leaves_nothing(
 def test_a_form_beyond_tolerance_does_not_keep_the_others_from_being_written(
     own_run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strict = {**parity_module.PARITY_TOLERANCE, ("onnx", "fp32"): Tolerance(-1.0, 0.0)}
+    strict = {**parity_module.PARITY_TOLERANCE, "fp32": Tolerance(-1.0, 0.0)}
     monkeypatch.setattr(parity_module, "PARITY_TOLERANCE", strict)
     forms = (("onnx", "fp32"), ("coreml", "fp16"))
     with pytest.raises(ParityError, match=r"onnx-fp32: .*; written: coreml-fp16"):
@@ -277,8 +276,8 @@ def test_an_unfinished_run_is_not_exported(own_run: RunDirectory) -> None:
 
 
 def test_a_precision_that_a_target_lacks_is_refused() -> None:
-    with pytest.raises(ConfigError, match="coreml has none of the precisions fp32"):
-        forms_of(("coreml",), ("fp32",))
+    with pytest.raises(ConfigError, match="coreml has none of the precisions int4"):
+        forms_of(("coreml",), ("int4",))
     assert forms_of(("onnx", "coreml"), ("int8",)) == (("onnx", "int8"), ("coreml", "int8"))
 
 

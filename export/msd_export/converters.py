@@ -1,0 +1,75 @@
+"""One interface over the targets: write a form; where a target can, keep some layers in float."""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from msd_deploy.artifacts import Json
+from msd_export.export_source import ExportSource
+from msd_export.formats import Precision, Target
+
+
+class Converter(Protocol):
+    """Writes one target's files from one source; what several forms share is made once."""
+
+    def convert(self, precision: Precision, path: Path) -> Json:
+        """Write a form.
+
+        Args:
+            precision: One that the target has.
+            path: The file or package folder to write.
+
+        Returns:
+            Facts for parity.json under "conversion": how many operators are of what precision.
+
+        Raises:
+            ExportError: The converter failed, or left in float what was to be quantized.
+        """
+        ...
+
+
+@runtime_checkable
+class MixingConverter(Protocol):
+    """A converter that can keep groups of layers in float where a precision loses too much."""
+
+    def convert(self, precision: Precision, path: Path) -> Json:
+        """Write a form; see `Converter`."""
+        ...
+
+    def groups(self, precision: Precision) -> tuple[str, ...]:
+        """Return the names of the groups of layers that can be kept in float; () if none can."""
+        ...
+
+    def convert_mixed(self, precision: Precision, path: Path, kept: Collection[str]) -> Json:
+        """Write a form in which some groups stay in float; see `Converter.convert`."""
+        ...
+
+
+def converter_for(target: Target, source: ExportSource) -> Converter:
+    """Return the converter of a target; its libraries are imported here and not before."""
+    return _CONVERTERS[target](source)
+
+
+def _onnx(source: ExportSource) -> Converter:
+    from msd_export.onnx_target import OnnxConverter
+
+    return OnnxConverter(source)
+
+
+def _ort(source: ExportSource) -> Converter:
+    from msd_export.ort_target import OrtConverter
+
+    return OrtConverter(source)
+
+
+def _coreml(source: ExportSource) -> Converter:
+    from msd_export.coreml_target import CoreMLConverter
+
+    return CoreMLConverter(source)
+
+
+_CONVERTERS: dict[Target, Callable[[ExportSource], Converter]] = {
+    "onnx": _onnx,
+    "ort": _ort,
+    "coreml": _coreml,
+}

@@ -1,0 +1,161 @@
+"""What can be exported: each target's file, precisions, batch and what it needs; light to import.
+
+A target is a file format and its runtime; a form is a target in a precision.
+"""
+
+import importlib.util
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, cast
+
+from msd_deploy.errors import ConfigError, RuntimeUnavailableError
+
+Target = Literal["onnx", "ort", "coreml"]
+Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "int4", "pal6", "pal4", "w8a8"]
+Form = tuple[Target, Precision]
+
+PRECISION_MEANINGS: Mapping[Precision, str] = MappingProxyType(
+    {
+        "fp32": "as trained",
+        "fp16": "weights (Core ML: and arithmetic) in half precision",
+        "int8": "weights in 8 bits; activations too, calibrated on training examples (Core ML:"
+        " weights alone)",
+        "int8-dynamic": "weights in 8 bits, activations scaled anew for each input",
+        "int4": "weights in 4 bits, in blocks",
+        "pal6": "weights as one of 64 values (palettized)",
+        "pal4": "weights as one of 16 values (palettized)",
+        "w8a8": "weights and activations in 8 bits, calibrated on training examples",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A target.
+
+    Attributes:
+        title: Its name for people.
+        runtime: What runs it.
+        model_file: The file, or package folder, in an export folder.
+        usual: The precisions that are made unless others are asked for.
+        further: The other precisions that it has.
+        has_dynamic_batch: Whether one file takes any number of examples at once.
+        modules: What must be importable to write and run it.
+        extra: The extra of this project that brings them; "" if all installations have them.
+    """
+
+    title: str
+    runtime: str
+    model_file: str
+    usual: tuple[Precision, ...]
+    further: tuple[Precision, ...]
+    has_dynamic_batch: bool
+    modules: tuple[str, ...]
+    extra: str = ""
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """All precisions that it has."""
+        return self.usual + self.further
+
+
+FORMATS: Mapping[Target, Format] = MappingProxyType(
+    {
+        "onnx": Format(
+            "ONNX",
+            "ONNX Runtime",
+            "model.onnx",
+            ("fp32", "int8"),
+            ("fp16", "int8-dynamic", "int4"),
+            True,
+            ("onnxruntime", "onnx", "onnxscript"),
+        ),
+        "ort": Format(
+            "ORT",
+            "ONNX Runtime",
+            "model.ort",
+            ("fp32", "int8"),
+            ("fp16", "int8-dynamic", "int4"),
+            True,
+            ("onnxruntime", "onnx", "onnxscript"),
+        ),
+        "coreml": Format(
+            "Core ML",
+            "Core ML",
+            "model.mlpackage",
+            ("fp16", "int8"),
+            ("fp32", "pal6", "pal4", "w8a8"),
+            False,
+            ("coremltools",),
+        ),
+    }
+)
+
+USUAL_TARGETS: tuple[Target, ...] = ("onnx", "coreml")
+"""What `msd export` writes unless told otherwise: all that every installation can."""
+
+
+def form_name(form: Form) -> str:
+    """Return the name of a form and of its folder, for example onnx-int8."""
+    return "-".join(form)
+
+
+def require_target(target: Target) -> None:
+    """Check that what writes and runs a target is installed.
+
+    Raises:
+        RuntimeUnavailableError: It is not; says what to install.
+    """
+    needed = FORMATS[target]
+    missing = [name for name in needed.modules if importlib.util.find_spec(name) is None]
+    if missing:
+        package = f"msd-deploy[{needed.extra}]" if needed.extra else "msd-deploy"
+        raise RuntimeUnavailableError(
+            f"{needed.title} needs {', '.join(missing)}, not installed here",
+            where=target,
+            fix=f'Run pip install "{package}"',
+        )
+
+
+def forms_of(targets: Iterable[Target], precisions: Collection[str]) -> tuple[Form, ...]:
+    """Return every wanted target in every wanted precision that it has.
+
+    Args:
+        targets: Of each at least one form is returned.
+        precisions: Names; none: each target's usual ones; "all": all that it has.
+
+    Raises:
+        ConfigError: A target has none of the wanted precisions.
+    """
+    forms: list[Form] = []
+    for target in targets:
+        offered = FORMATS[target].precisions
+        matching = [p for p in offered if p in precisions or "all" in precisions]
+        if not precisions:
+            matching = list(FORMATS[target].usual)
+        if not matching:
+            raise ConfigError(
+                f"{target} has none of the precisions {', '.join(sorted(precisions))}",
+                where="--precision",
+                fix=f"It has {', '.join(offered)}",
+            )
+        forms += [(target, precision) for precision in matching]
+    return tuple(forms)
+
+
+def refuse_unknown_form(form: Form) -> None:
+    """Check that a target has a precision.
+
+    Raises:
+        ConfigError: It has not.
+    """
+    target, precision = form
+    offered = FORMATS[target].precisions
+    if precision not in offered:
+        raise ConfigError(f"{target} has no {precision}", fix=f"It has {', '.join(offered)}")
+
+
+def is_form(target: object, precision: object) -> bool:
+    """Return whether two values from a file name a form that this version knows."""
+    return target in FORMATS and precision in FORMATS[cast(Target, target)].precisions
