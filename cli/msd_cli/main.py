@@ -62,6 +62,10 @@ def root(
     """
     check_launchable(context.invoked_subcommand)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    # transformers imports torchao where it is installed (executorch brings it), and that tells of
+    # CUDA libraries which it does not find, and of what torch deprecates in it.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def main() -> None:

@@ -1,73 +1,74 @@
-"""Verification: is the exported model the model that was evaluated? Numbers first, accuracy second.
+"""Is the exported model the model that was evaluated? The comparison, view by view; see `gate`.
 
-An export that fails does not come to exist. Tolerances live here, each with its reason.
+Numbers first, accuracy second. What is within tolerance `gate` decides.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
-from msd_deploy.artifacts import SCHEMA_VERSION, Json
+from msd_deploy.artifacts import Json
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.errors import ParityError
 from msd_deploy.evaluation import (
+    LabelArray,
     LogitArray,
     LogitsByView,
     Score,
     agreement,
+    bootstrap_rows,
     decides_all_alike,
     decisions,
-    metric_name,
+    metric_of_sums,
+    percentile_interval,
     probabilities,
+    row_counts,
     score_logits,
 )
-from msd_deploy.problem import Problem
+from msd_deploy.problem import Problem, has_independent_classes
 from msd_deploy.views import View
-from msd_export.formats import Form, Precision, form_name
 from msd_export.predictors import Predictor
 
 _BATCH = 64
-_POINTS = 100.0
-
-
 _SURE_LEAD = 0.1
+_LEAST_PROBABILITY = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
-class Tolerance:
-    """How far an export may be from its source.
+class Loss:
+    """What an export lost of the metric, and whether that can be chance.
 
     Attributes:
-        max_abs_error: Of any logit of any view; None where only decisions count.
-        min_agreement: Share of equal decisions, on each view; on single views, of those that the
-            source is sure of.
+        drop: Source's metric less the export's, 0 to 1; negative if some was won.
+        low: Lower end of its 95 % interval: test examples resampled, the same for both.
+        high: Upper end.
+        only_source_right: Examples that the source alone gets wholly right.
+        only_export_right: Examples that the export alone gets wholly right.
+        p_value: McNemar's exact test (McNemar 1947; binomial form): how likely so uneven a
+            division of these examples is where both err alike.
     """
 
-    max_abs_error: float | None
-    min_agreement: float
+    drop: float
+    low: float
+    high: float
+    only_source_right: int
+    only_export_right: int
+    p_value: float
 
-
-# Integer weights and activations: logits move visibly, decisions near the border may flip.
-_INTEGER = Tolerance(None, 0.98)
-# Sixteen values a weight, or 64: logits move more, and the gate on the metric is what decides.
-_COARSE = Tolerance(None, 0.9)
-# Ten bits of mantissa: relative error 1e-3 an operation, so only near-ties flip.
-_HALF = Tolerance(None, 0.995)
-
-PARITY_TOLERANCE: Mapping[Precision, Tolerance] = {
-    # The same float32 arithmetic in another order of summation: errors are below 1e-5 with a few
-    # convolutions, and 1.4e-4 was measured after EfficientNet-Lite0's fifty, on logits up to 11.
-    "fp32": Tolerance(1e-3, 0.999),
-    "fp16": _HALF,
-    "int8": _INTEGER,
-    "int8-dynamic": _INTEGER,
-    "w8a8": _INTEGER,
-    "pal6": _INTEGER,
-    "pal4": _COARSE,
-    "int4": _COARSE,
-}
+    def as_json(self) -> Json:
+        """Return the loss as JSON values."""
+        return {
+            "drop": round(self.drop, 6),
+            "drop_interval": [round(self.low, 6), round(self.high, 6)],
+            "mcnemar": {
+                "only_source_right": self.only_source_right,
+                "only_export_right": self.only_export_right,
+                "p_value": round(self.p_value, 6),
+            },
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,33 +78,39 @@ class ViewParity:
     Attributes:
         max_abs_error: Of any logit.
         mean_abs_error: Over all logits.
+        kl: KL(source || export) of the output distributions, nats, mean over the examples; of
+            independent classes the sum of theirs.
         agreement: Share of equal decisions.
         sure_agreement: The same of those that the source is sure of: its probability leads the next
             class's (multi-label: that of the opposite) by a tenth. 1 if it is sure of none.
         source: The source's score.
         export: The export's score.
+        loss: What was lost.
     """
 
     max_abs_error: float
     mean_abs_error: float
+    kl: float
     agreement: float
     sure_agreement: float
     source: Score
     export: Score
+    loss: Loss
 
     @property
     def drop(self) -> float:
         """How much of the metric was lost, 0 to 1; negative if some was won."""
-        return self.source.value - self.export.value
+        return self.loss.drop
 
     def as_json(self) -> Json:
         """Return the comparison as JSON values."""
         return {
             "max_abs_error": self.max_abs_error,
             "mean_abs_error": self.mean_abs_error,
+            "kl": self.kl,
             "agreement": round(self.agreement, 6),
             "sure_agreement": round(self.sure_agreement, 6),
-            "drop": round(self.drop, 6),
+            **self.loss.as_json(),
             "source": self.source.as_json(),
             "export": self.export.as_json(),
         }
@@ -175,13 +182,48 @@ def _compare_view(
         raise ParityError(f"the export gives NaN or infinite logits on the {view} view")
     error = np.abs(exported - source)
     return ViewParity(
-        float(error.max()),
-        float(error.mean()),
-        agreement(exported, source, problem),
-        _sure_agreement(exported, source, problem),
-        score_logits(source, split.labels, problem),
-        score_logits(exported, split.labels, problem),
+        max_abs_error=float(error.max()),
+        mean_abs_error=float(error.mean()),
+        kl=divergence(exported, source, problem),
+        agreement=agreement(exported, source, problem),
+        sure_agreement=_sure_agreement(exported, source, problem),
+        source=score_logits(source, split.labels, problem),
+        export=score_logits(exported, split.labels, problem),
+        loss=loss_of(exported, source, split.labels, problem),
     )
+
+
+def loss_of(exported: LogitArray, source: LogitArray, labels: LabelArray, problem: Problem) -> Loss:
+    """Compare the metric of an export's logits [rows, classes] with its source's, row by row."""
+    before, after = (row_counts(logits, labels, problem) for logits in (source, exported))
+    drop = metric_of_sums(before.sum(axis=0)) - metric_of_sums(after.sum(axis=0))
+    resampled = np.array(
+        [
+            metric_of_sums(before[drawn].sum(axis=0)) - metric_of_sums(after[drawn].sum(axis=0))
+            for drawn in bootstrap_rows(len(before))
+        ]
+    )
+    low, high = percentile_interval(resampled)
+    # A row is wholly right where its numerator reaches its denominator, whatever the metric.
+    right, still_right = before[:, 0] == before[:, 1], after[:, 0] == after[:, 1]
+    lost, won = int((right & ~still_right).sum()), int((still_right & ~right).sum())
+    p_value = float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
+    return Loss(float(drop), low, high, lost, won, p_value)
+
+
+def divergence(exported: LogitArray, source: LogitArray, problem: Problem) -> float:
+    """Return KL(source || export) in nats, mean over rows; see `ViewParity.kl`."""
+    p, q = probabilities(source, problem), probabilities(exported, problem)
+    divergences = _terms(p, q)
+    if has_independent_classes(problem):
+        divergences = divergences + _terms(1 - p, 1 - q)
+    return float(divergences.sum(axis=1).mean())
+
+
+def _terms(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return p log(p / q), 0 where p is 0."""
+    floor = _LEAST_PROBABILITY
+    return np.asarray(p * (np.log(np.maximum(p, floor)) - np.log(np.maximum(q, floor))))
 
 
 def _sure_agreement(exported: LogitArray, source: LogitArray, problem: Problem) -> float:
@@ -209,88 +251,3 @@ def notes_on_source(source: LogitsByView, problem: Problem) -> list[str]:
         " says nothing there"
         for view in alike
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """What an export is held against.
-
-    Attributes:
-        form: Target and precision: choose the tolerance.
-        max_drop: Most that the multimodal metric may lose, 0 to 1. Single views are reported, not
-            gated: what they lose shows in their agreement.
-        examples: Test examples asked for; None: all.
-    """
-
-    form: Form
-    max_drop: float
-    examples: int | None = None
-
-    @property
-    def tolerance(self) -> Tolerance:
-        """The tolerance of the form."""
-        return PARITY_TOLERANCE[self.form[1]]
-
-
-def check_parity(parity: Mapping[View, ViewParity], gate: Gate) -> None:
-    """Hold a comparison against its gate, logits and decisions of every view.
-
-    Raises:
-        ParityError: Names what is beyond tolerance, and by how much.
-    """
-    where = form_name(gate.form)
-    for view, result in parity.items():
-        _check_view(view, result, gate.tolerance, where)
-    whole = parity[View.MULTIMODAL]
-    if whole.drop > gate.max_drop:
-        raise ParityError(
-            f"loses {whole.drop * _POINTS:.2f} points on {whole.export.examples} test examples,"
-            f" more than --max-drop {gate.max_drop * _POINTS:g}",
-            where=where,
-            fix="Train longer, use another precision, or allow more",
-        )
-
-
-def _check_view(view: View, result: ViewParity, tolerance: Tolerance, where: str) -> None:
-    limit = tolerance.max_abs_error
-    if limit is not None and result.max_abs_error > limit:
-        raise ParityError(
-            f"{view} logits differ by up to {result.max_abs_error:.2e}, more than {limit:.0e}",
-            where=where,
-        )
-    # What a picture alone says of a question is a tie, and any rounding flips a tie.
-    found, kind = result.agreement, "test examples"
-    if view is not View.MULTIMODAL:
-        found, kind = result.sure_agreement, "test examples where the source is sure"
-    if found < tolerance.min_agreement:
-        raise ParityError(
-            f"on the {view} view it decides as the source in {found:.2%} of the"
-            f" {kind} ({result.export.examples} in all), less than {tolerance.min_agreement:.1%}",
-            where=where,
-            fix="Use another precision, or train longer: an unsure model flips more easily",
-        )
-
-
-def parity_as_json(
-    parity: Mapping[View, ViewParity],
-    gate: Gate,
-    *,
-    runtime: str,
-    problem: Problem,
-    notes: Sequence[str] = (),
-) -> Json:
-    """Return parity.json."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "runtime": runtime,
-        "split": "test",
-        "examples_limit": gate.examples,
-        "metric": metric_name(problem),
-        "tolerance": {
-            "max_abs_error": gate.tolerance.max_abs_error,
-            "min_agreement": gate.tolerance.min_agreement,
-            "max_drop": gate.max_drop,
-        },
-        "views": {view.value: result.as_json() for view, result in parity.items()},
-        "notes": list(notes),
-    }

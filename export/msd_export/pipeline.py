@@ -39,15 +39,8 @@ from msd_export.formats import (
     refuse_unknown_form,
     require_target,
 )
-from msd_export.parity import (
-    Gate,
-    ViewParity,
-    check_parity,
-    compare_logits,
-    notes_on_source,
-    parity_as_json,
-    predict_every_view,
-)
+from msd_export.gate import Gate, check_parity, parity_as_json
+from msd_export.parity import ViewParity, compare_logits, notes_on_source, predict_every_view
 from msd_export.predictors import Predictor, TorchPredictor, open_predictor
 
 

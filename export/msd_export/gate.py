@@ -1,0 +1,142 @@
+"""How far an export may be from its source. One that is further does not come to exist.
+
+Tolerances live here, each with its reason.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from msd_deploy.artifacts import SCHEMA_VERSION, Json
+from msd_deploy.errors import ParityError
+from msd_deploy.evaluation import metric_name
+from msd_deploy.problem import Problem
+from msd_deploy.views import View
+from msd_export.formats import Form, Precision, form_name
+from msd_export.parity import ViewParity
+
+_POINTS = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far an export may be from its source.
+
+    Attributes:
+        max_abs_error: Of any logit of any view; None where only decisions count.
+        min_agreement: Share of equal decisions, on each view; on single views, of those that the
+            source is sure of.
+    """
+
+    max_abs_error: float | None
+    min_agreement: float
+
+
+# Integer weights and activations: logits move visibly, decisions near the border may flip.
+_INTEGER = Tolerance(None, 0.98)
+# Sixteen values a weight, or 64: logits move more, and the gate on the metric is what decides.
+_COARSE = Tolerance(None, 0.9)
+# Ten bits of mantissa: relative error 1e-3 an operation, so only near-ties flip.
+_HALF = Tolerance(None, 0.995)
+
+PARITY_TOLERANCE: Mapping[Precision, Tolerance] = {
+    # The same float32 arithmetic in another order of summation: errors are below 1e-5 with a few
+    # convolutions, and 1.4e-4 was measured after EfficientNet-Lite0's fifty, on logits up to 11.
+    "fp32": Tolerance(1e-3, 0.999),
+    "fp16": _HALF,
+    "int8": _INTEGER,
+    "int8-dynamic": _INTEGER,
+    "w8a8": _INTEGER,
+    "pal6": _INTEGER,
+    "pal4": _COARSE,
+    "int4": _COARSE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What an export is held against.
+
+    Attributes:
+        form: Target and precision: choose the tolerance.
+        max_drop: Most that the metric may lose, 0 to 1. The pair may not lose more at all; a single
+            view may where that can be chance, where the interval of its loss reaches 0.
+        examples: Test examples asked for; None: all.
+    """
+
+    form: Form
+    max_drop: float
+    examples: int | None = None
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """The tolerance of the form."""
+        return PARITY_TOLERANCE[self.form[1]]
+
+
+def check_parity(parity: Mapping[View, ViewParity], gate: Gate) -> None:
+    """Hold a comparison against its gate, logits and decisions of every view.
+
+    Raises:
+        ParityError: Names what is beyond tolerance, and by how much.
+    """
+    where = form_name(gate.form)
+    for view, result in parity.items():
+        _check_view(view, result, gate.tolerance, where)
+        _check_loss(view, result, gate.max_drop, where)
+
+
+def _check_loss(view: View, result: ViewParity, max_drop: float, where: str) -> None:
+    if result.drop <= max_drop or (view is not View.MULTIMODAL and result.loss.low <= 0):
+        return
+    raise ParityError(
+        f"on the {view} view it loses {result.drop * _POINTS:.2f} points"
+        f" [{result.loss.low * _POINTS:.2f}, {result.loss.high * _POINTS:.2f}] on"
+        f" {result.export.examples} test examples, more than --max-drop {max_drop * _POINTS:g}",
+        where=where,
+        fix="Train longer, use another precision, or allow more",
+    )
+
+
+def _check_view(view: View, result: ViewParity, tolerance: Tolerance, where: str) -> None:
+    limit = tolerance.max_abs_error
+    if limit is not None and result.max_abs_error > limit:
+        raise ParityError(
+            f"{view} logits differ by up to {result.max_abs_error:.2e}, more than {limit:.0e}",
+            where=where,
+        )
+    # What a picture alone says of a question is a tie, and any rounding flips a tie.
+    found, kind = result.agreement, "test examples"
+    if view is not View.MULTIMODAL:
+        found, kind = result.sure_agreement, "test examples where the source is sure"
+    if found < tolerance.min_agreement:
+        raise ParityError(
+            f"on the {view} view it decides as the source in {found:.2%} of the"
+            f" {kind} ({result.export.examples} in all), less than {tolerance.min_agreement:.1%}",
+            where=where,
+            fix="Use another precision, or train longer: an unsure model flips more easily",
+        )
+
+
+def parity_as_json(
+    parity: Mapping[View, ViewParity],
+    gate: Gate,
+    *,
+    runtime: str,
+    problem: Problem,
+    notes: Sequence[str] = (),
+) -> Json:
+    """Return parity.json."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "runtime": runtime,
+        "split": "test",
+        "examples_limit": gate.examples,
+        "metric": metric_name(problem),
+        "tolerance": {
+            "max_abs_error": gate.tolerance.max_abs_error,
+            "min_agreement": gate.tolerance.min_agreement,
+            "max_drop": gate.max_drop,
+        },
+        "views": {view.value: result.as_json() for view, result in parity.items()},
+        "notes": list(notes),
+    }
