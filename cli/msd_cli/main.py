@@ -20,6 +20,7 @@ from msd_cli.report import report
 from msd_cli.teacher import teacher
 from msd_deploy import __version__
 from msd_deploy.errors import MsdError
+from msd_deploy.quiet import quiet_imports
 
 app = typer.Typer(
     name="msd",
@@ -62,10 +63,7 @@ def root(
     """
     check_launchable(context.invoked_subcommand)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
-    # transformers imports torchao where it is installed (executorch brings it), and that tells of
-    # CUDA libraries which it does not find, and of what torch deprecates in it.
-    for name in ("torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet_imports()
 
 
 def main() -> None:

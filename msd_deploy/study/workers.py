@@ -16,6 +16,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from msd_deploy.errors import MsdError, StoppedError
+from msd_deploy.quiet import quiet_imports
 from msd_deploy.study.config import StudyConfig
 
 Cell = tuple[str, int]
@@ -120,6 +121,7 @@ def _work(
 ) -> None:
     """Run one worker: a process of its own, which alone imports torch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent asks to stop through the event
+    quiet_imports()
     import torch
 
     from msd_deploy.artifacts import RunDirectory
