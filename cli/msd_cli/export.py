@@ -9,7 +9,7 @@ import typer
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
 from msd_cli.options import JsonOption, OverwriteOption, RunArgument
 from msd_cli.usage import usage_errors
-from msd_export.formats import FORMATS, USUAL_TARGETS, forms_of
+from msd_export.formats import FORMATS, USUAL_TARGETS, CalibrationMethod, forms_of
 
 if TYPE_CHECKING:
     from msd_deploy.artifacts import Json
@@ -67,6 +67,14 @@ def export(
     examples: Annotated[
         int | None, typer.Option(help="Test examples to verify with.", show_default="all")
     ] = None,
+    calibration: Annotated[
+        CalibrationMethod,
+        typer.Option(
+            metavar="METHOD",
+            help="How int8 takes an activation's range from training examples: minmax, entropy or"
+            " percentile.",
+        ),
+    ] = "minmax",
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -81,13 +89,16 @@ def export(
     """
     from msd_deploy.artifacts import RunDirectory, read_json
     from msd_export.export_folder import PARITY_NAME
-    from msd_export.pipeline import ExportConfig, export_student
+    from msd_export.exporter import ExportConfig
+    from msd_export.pipeline import export_student
 
     chosen = target or USUAL_TARGETS
     targets = tuple(name for name in FORMATS if name in chosen or "all" in chosen)
     with usage_errors():
         forms = forms_of(targets, precision or ())
-        config = ExportConfig(forms, max_drop, examples, overwrite=overwrite)
+        config = ExportConfig(
+            forms, max_drop, examples, overwrite=overwrite, calibration=calibration
+        )
     display = ProgressDisplay()
     with display.running():
         exports = export_student(RunDirectory(run), config, display.stages())

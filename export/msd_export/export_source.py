@@ -12,6 +12,7 @@ from msd_deploy.data.prepared import PreparedData
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import LoadedModel
 from msd_deploy.views import View
+from msd_export.formats import CalibrationMethod
 from msd_export.graph import ExportableGraph, ImageLayout, graph_of, signature_of
 from msd_export.signature import ModelInputs, ModelSignature
 
@@ -29,6 +30,7 @@ class ExportSource:
         name: What the model is called in the metadata of its exports.
         scratch: A folder for what several forms share; removed in the end.
         on_note: Called with a sentence about what a user should know.
+        calibration_method: How an activation's range follows from the calibration examples.
     """
 
     loaded: LoadedModel[ViewClassifier]
@@ -36,6 +38,7 @@ class ExportSource:
     name: str
     scratch: Path
     on_note: Callable[[str], None] = lambda sentence: None
+    calibration_method: CalibrationMethod = "minmax"
 
     @property
     def signature(self) -> ModelSignature:

@@ -14,6 +14,7 @@ from msd_deploy.errors import ConfigError, RuntimeUnavailableError
 Target = Literal["onnx", "ort", "coreml"]
 Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "int4", "pal6", "pal4", "w8a8"]
 Form = tuple[Target, Precision]
+CalibrationMethod = Literal["minmax", "entropy", "percentile"]
 
 PRECISION_MEANINGS: Mapping[Precision, str] = MappingProxyType(
     {

@@ -8,11 +8,13 @@ from msd_deploy.artifacts import Json
 from msd_export.export_source import ExportSource
 from msd_export.formats import Precision
 from msd_export.onnx_export import export_onnx
-from msd_export.onnx_quantize import quantize_onnx_int8
+from msd_export.onnx_layers import count_operators, count_weights
+from msd_export.onnx_static import StaticQuantizer
+from msd_export.onnx_weights import quantize_dynamic, quantize_int4, store_fp16
 
 
 class OnnxConverter:
-    """Writes ONNX files of one source; see `converters.Converter`.
+    """Writes ONNX files of one source; see `converters.MixingConverter`.
 
     Args:
         source: What is exported.
@@ -20,24 +22,30 @@ class OnnxConverter:
 
     def __init__(self, source: ExportSource) -> None:
         self._source = source
+        self._static: StaticQuantizer | None = None
 
     def convert(self, precision: Precision, path: Path) -> Json:
         """Write a form; see `converters.Converter`."""
         return self.convert_mixed(precision, path, ())
 
     def groups(self, precision: Precision) -> tuple[str, ...]:
-        """Return what `convert_mixed` can keep in float; see `converters.MixingConverter`."""
-        return ()
+        """Return what can stay in float, of int8 alone; see `converters.MixingConverter`."""
+        return self._quantizer().groups if precision == "int8" else ()
 
     def convert_mixed(self, precision: Precision, path: Path, kept: Collection[str]) -> Json:
         """Write a form, some groups in float; see `converters.MixingConverter`."""
-        if precision == "fp32":
-            shutil.copyfile(self.float32(), path)
-        elif precision == "int8":
-            quantize_onnx_int8(self.float32(), path, self._source.calibration())
-        else:
-            raise NotImplementedError(precision)
-        return {}
+        match precision:
+            case "int8":
+                self._quantizer().write(path, kept=kept)
+            case "fp16":
+                store_fp16(self.float32(), path)
+            case "int8-dynamic":
+                quantize_dynamic(self.float32(), path)
+            case "int4":
+                quantize_int4(self.float32(), path)
+            case _:
+                shutil.copyfile(self.float32(), path)
+        return {"weights": count_weights(path), "operators": count_operators(path)}
 
     def float32(self) -> Path:
         """Return the float32 file, converted at the first call."""
@@ -46,3 +54,10 @@ class OnnxConverter:
             graph = self._source.graph("nhwc")
             export_onnx(graph, self._source.signature, self._source.metadata(), path)
         return path
+
+    def _quantizer(self) -> StaticQuantizer:
+        if self._static is None:
+            self._static = StaticQuantizer(
+                self.float32(), self._source.calibration(), method=self._source.calibration_method
+            )
+        return self._static

@@ -6,6 +6,7 @@ that is read without protobuf, also by a build that holds only the operators tha
 
 import shutil
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from msd_deploy.artifacts import Json
@@ -16,7 +17,7 @@ from msd_export.onnx_target import OnnxConverter
 
 
 class OrtConverter:
-    """Writes .ort files of one source; see `converters.Converter`.
+    """Writes .ort files of one source; see `converters.MixingConverter`.
 
     Args:
         source: What is exported.
@@ -27,9 +28,17 @@ class OrtConverter:
 
     def convert(self, precision: Precision, path: Path) -> Json:
         """Write a form; see `converters.Converter`."""
+        return self.convert_mixed(precision, path, ())
+
+    def groups(self, precision: Precision) -> tuple[str, ...]:
+        """Return what can stay in float; see `converters.MixingConverter`."""
+        return self._onnx.groups(precision)
+
+    def convert_mixed(self, precision: Precision, path: Path, kept: Collection[str]) -> Json:
+        """Write a form, some groups in float; see `converters.MixingConverter`."""
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             model = Path(scratch) / "model.onnx"
-            facts = self._onnx.convert(precision, model)
+            facts = self._onnx.convert_mixed(precision, model, kept)
             convert_to_ort(model, path)
         return facts
 

@@ -1,70 +1,19 @@
-"""From a model to verified exports: converted, quantized, compared, then renamed."""
+"""From a run to verified exports of its student, and of its teacher for the benchmark."""
 
-import shutil
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
-from msd_deploy.artifacts import (
-    Json,
-    RunDirectory,
-    new_folder,
-    refuse_existing,
-    write_json,
-    write_manifest,
-)
-from msd_deploy.config import check_range
+from msd_deploy.artifacts import RunDirectory, refuse_existing
 from msd_deploy.errors import ExportError, MsdError, RuntimeUnavailableError
-from msd_deploy.evaluation import LogitsByView
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.classifier import ViewClassifier
-from msd_deploy.models.folders import LABELS_NAME, LoadedModel, family_of, load_model
+from msd_deploy.models.folders import LoadedModel, family_of, load_model
 from msd_deploy.runs import config_of_run, data_of_run
-from msd_deploy.views import View
-from msd_export.converters import Converter, converter_for
-from msd_export.export_folder import (
-    KIND,
-    PARITY_NAME,
-    ExportFolder,
-    open_export,
-    stated_source,
-)
+from msd_export.export_folder import ExportFolder, open_export, stated_source
 from msd_export.export_source import ExportSource
-from msd_export.formats import (
-    FORMATS,
-    Form,
-    Target,
-    form_name,
-    refuse_unknown_form,
-    require_target,
-)
-from msd_export.gate import Gate, check_parity, parity_as_json
-from msd_export.parity import ViewParity, compare_logits, notes_on_source, predict_every_view
-from msd_export.predictors import Predictor, TorchPredictor, open_predictor
-
-
-@dataclass(frozen=True, slots=True)
-class ExportConfig:
-    """What is exported and how strictly it is judged.
-
-    Attributes:
-        forms: Target and precision of each export.
-        max_drop_points: Most points of the metric that a form may lose on the test split.
-        examples: Test examples that verification uses; None: all.
-        overwrite: Replace exports that exist.
-    """
-
-    forms: tuple[Form, ...]
-    max_drop_points: float = 1.0
-    examples: int | None = None
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        for form in self.forms:
-            refuse_unknown_form(form)
-        check_range("--max-drop", self.max_drop_points, 0.0, 100.0)
-        check_range("--examples", self.examples, 1, 100_000_000)
+from msd_export.exporter import ExportConfig, Exporter
+from msd_export.formats import FORMATS, Form, form_name
 
 
 def export_student(
@@ -90,11 +39,11 @@ def export_student(
     data = data_of_run(run, loaded.preprocessor)
     with tempfile.TemporaryDirectory() as scratch:
         source = ExportSource(loaded, data, run.root.name, Path(scratch), on_note=hooks.on_note)
-        return _export_all(_Exporter(source, config, hooks), config.forms, run.exports, hooks)
+        return _export_all(Exporter(source, config, hooks), config.forms, run.exports, hooks)
 
 
 def _export_all(
-    exporter: "_Exporter", forms: Iterable[Form], parent: Path, hooks: StageHooks
+    exporter: Exporter, forms: Iterable[Form], parent: Path, hooks: StageHooks
 ) -> list[ExportFolder]:
     """Export every form; one that fails does not keep the others from being written."""
     written: list[ExportFolder] = []
@@ -162,82 +111,4 @@ def export_teacher_reference(
     name = f"{run.root.name} teacher"
     with tempfile.TemporaryDirectory() as scratch:
         source = ExportSource(loaded, data, name, Path(scratch), on_note=hooks.on_note)
-        return _Exporter(source, config, hooks).export(("onnx", "fp32"), run.teacher_exports)
-
-
-class _Exporter:
-    """Exports one model; conversions and the source's logits are made once for all forms."""
-
-    def __init__(self, source: ExportSource, config: ExportConfig, hooks: StageHooks) -> None:
-        self.source, self.config, self.hooks = source, config, hooks
-        self.loaded = source.loaded
-        split = source.data.splits["test"]
-        self.test = split.head(config.examples or len(split))
-        self._converters: dict[Target, Converter] = {}
-        self._source_logits: LogitsByView | None = None
-
-    def export(self, form: Form, parent: Path) -> ExportFolder:
-        """Convert, verify and keep one form."""
-        target, precision = form
-        require_target(target)
-        name = form_name(form)
-        final = parent / name
-        with new_folder(final) as building:
-            self.hooks.on_stage(f"Converting to {name}")
-            facts = self._converter(target).convert(
-                precision, building / FORMATS[target].model_file
-            )
-            self.hooks.on_stage(f"Verifying {name} on {len(self.test)} test examples")
-            predictor = open_predictor(ExportFolder(building, *form, manifest={}), threads=1)
-            parity = self._compare(predictor, name)
-            gate = Gate(form, self.config.max_drop_points / 100, self.config.examples)
-            check_parity(parity, gate)
-            report = parity_as_json(
-                parity,
-                gate,
-                runtime=predictor.runtime,
-                problem=self.loaded.problem,
-                notes=notes_on_source(self._source(), self.loaded.problem),
-            )
-            self._complete(building, form, {**report, "conversion": facts})
-        return open_export(final)
-
-    def _converter(self, target: Target) -> Converter:
-        if target not in self._converters:
-            self._converters[target] = converter_for(target, self.source)
-        return self._converters[target]
-
-    def _compare(self, predictor: Predictor, name: str) -> dict[View, ViewParity]:
-        exported = self._predict(predictor, name)
-        return compare_logits(exported, self._source(), self.test, self.loaded.problem)
-
-    def _source(self) -> LogitsByView:
-        """Return the source's logits; at the first call, tell what weakens a comparison."""
-        if self._source_logits is None:
-            source = TorchPredictor(self.loaded.folder, threads=1)
-            self._source_logits = self._predict(source, "source")
-            for note in notes_on_source(self._source_logits, self.loaded.problem):
-                self.hooks.on_note(note)
-        return self._source_logits
-
-    def _predict(self, predictor: Predictor, name: str) -> LogitsByView:
-        what = f"examples through {predictor.runtime} ({name})"
-        return predict_every_view(
-            predictor,
-            self.test,
-            on_count=lambda done, total: self.hooks.on_count(what, done, total),
-        )
-
-    def _complete(self, building: Path, form: Form, report: Json) -> None:
-        """Add what an app needs beside the model, and the manifest last."""
-        self.loaded.preprocessor.save(building)
-        shutil.copyfile(self.loaded.folder / LABELS_NAME, building / LABELS_NAME)
-        write_json(building / PARITY_NAME, report)
-        facts: Json = {
-            "target": form[0],
-            "precision": form[1],
-            "signature": self.source.signature.as_json(form[0]),
-            "source_digest": self.loaded.digest,
-            "dataset_digest": self.source.data.digest,
-        }
-        write_manifest(building, KIND, facts)
+        return Exporter(source, config, hooks).export(("onnx", "fp32"), run.teacher_exports)

@@ -21,8 +21,9 @@ from msd_deploy.errors import ConfigError, DataError
 from msd_deploy.evaluation import score_logits
 from msd_deploy.pipeline import run_distillation
 from msd_export.assessment import evaluate_model, predict_one
+from msd_export.exporter import ExportConfig
 from msd_export.opening import open_model
-from msd_export.pipeline import ExportConfig, export_student
+from msd_export.pipeline import export_student
 
 FIRST = {"train2014": 100, "val2014": 120, "test2015": 140}
 SIZES = {"train2014": 12, "val2014": 8, "test2015": 4}

@@ -1,7 +1,9 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,12 +13,16 @@ import torch
 
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.errors import ArtifactError
+from msd_deploy.errors import ArtifactError, ExportError
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.views import View
+from msd_export.formats import CalibrationMethod
 from msd_export.graph import ExportGraph, as_tensors
 from msd_export.onnx_export import export_onnx
-from msd_export.onnx_quantize import attention_nodes, count_int8_weights, quantize_onnx_int8
+from msd_export.onnx_layers import attention_nodes, count_operators, count_weights, layer_groups
+from msd_export.onnx_static import StaticQuantizer
+from msd_export.onnx_weights import quantize_dynamic, quantize_int4, split_gemms, store_fp16
+from msd_export.ort_target import convert_to_ort
 from msd_export.predictors import OnnxPredictor
 from msd_export.signature import INPUT_NAMES, ModelSignature
 
@@ -102,30 +108,166 @@ def test_the_file_is_read_again_in_a_fresh_process_without_torch(
     np.testing.assert_allclose(json.loads(answer.stdout), logits.numpy(), atol=1e-4)
 
 
+@pytest.fixture
+def quantizer(exported: Path, memes: Memes) -> StaticQuantizer:
+    return StaticQuantizer(exported, memes[0].splits["train"].inputs(slice(0, 16)))
+
+
+def matrices(path: Path) -> int:
+    return sum(
+        int(np.prod(tensor.dims))
+        for tensor in onnx.load(path).graph.initializer
+        if len(tensor.dims) > 1 and tensor.data_type == onnx.TensorProto.FLOAT
+    )
+
+
+def properties(path: Path) -> dict[str, str]:
+    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+
+
+def mean_error(path: Path, exported: Path, memes: Memes) -> float:
+    inputs = memes[0].splits["test"].inputs(slice(0, 64))
+    error = OnnxPredictor(path).predict(inputs) - OnnxPredictor(exported).predict(inputs)
+    return float(np.abs(error).mean())
+
+
 def test_int8_is_really_int8_and_keeps_the_metadata(
-    exported: Path, memes: Memes, tmp_path: Path
+    quantizer: StaticQuantizer, exported: Path, memes: Memes, tmp_path: Path
 ) -> None:
     quantized = tmp_path / "int8.onnx"
+    quantizer.write(quantized)
+    assert properties(quantized).items() >= METADATA.items()
+    assert count_weights(quantized)["int8"] > 0.8 * matrices(exported)
+    assert "int8" not in count_weights(exported)
+    operators = count_operators(quantized)
+    assert operators["Conv"] == {"int8": 3, "float": 0}
+    assert operators["MatMul"]["float"] == 4  # attention's own products
+    assert all(row["int8"] == 0 for row in count_operators(exported).values())  # type: ignore[index,call-overload]
+    assert mean_error(quantized, exported, memes) < 0.1
+
+
+@pytest.mark.parametrize("method", ["entropy", "percentile"])
+def test_other_ways_to_calibrate_give_other_scales_and_close_answers(
+    exported: Path, memes: Memes, tmp_path: Path, method: CalibrationMethod
+) -> None:
     calibration = memes[0].splits["train"].inputs(slice(0, 16))
-    quantize_onnx_int8(exported, quantized, calibration)
-    model = onnx.load(quantized)
-    kept = {entry.key: entry.value for entry in model.metadata_props}
-    assert kept.items() >= METADATA.items()
-    matrices = [
-        int(np.prod(tensor.dims))
-        for tensor in onnx.load(exported).graph.initializer
-        if len(tensor.dims) > 1 and tensor.data_type == onnx.TensorProto.FLOAT
+    StaticQuantizer(exported, calibration).write(tmp_path / "minmax.onnx")
+    StaticQuantizer(exported, calibration, method=method).write(tmp_path / "other.onnx")
+    if method == "percentile":  # entropy may find that the whole range is best
+        assert mean_error(tmp_path / "other.onnx", tmp_path / "minmax.onnx", memes) > 0
+    assert mean_error(tmp_path / "other.onnx", exported, memes) < 0.2
+
+
+def test_the_groups_are_the_models_modules_and_hold_every_node_with_weights(
+    exported: Path,
+) -> None:
+    model = onnx.load(exported)
+    groups = layer_groups(model)
+    assert sorted(groups) == sorted(
+        [
+            "vision.layers.0",
+            "vision.layers.3",
+            "vision.layers.6",
+            "image_projection",
+            "word_embeddings",
+            "layers.0.attention",
+            "layers.0.feed_forward",
+            "layers.1.attention",
+            "layers.1.feed_forward",
+            "classifier",
+        ]
+    )
+    grouped = [name for names in groups.values() for name in names]
+    assert len(set(grouped)) == len(grouped)
+    weighted = {node.name for node in model.graph.node if node.op_type in ("Conv", "Gemm")}
+    assert weighted <= set(grouped)
+
+
+def test_groups_that_are_kept_stay_in_float_and_the_others_do_not(
+    quantizer: StaticQuantizer, exported: Path, memes: Memes, tmp_path: Path
+) -> None:
+    whole, mixed = tmp_path / "whole.onnx", tmp_path / "mixed.onnx"
+    quantizer.write(whole)
+    quantizer.write(mixed, kept=["vision.layers.0", "classifier"])
+    operators = count_operators(mixed)
+    assert operators["Conv"] == {"int8": 2, "float": 1}
+    assert count_weights(mixed)["int8"] < count_weights(whole)["int8"]
+    everything = tmp_path / "float.onnx"
+    quantizer.write(everything, kept=quantizer.groups)
+    assert "int8" not in count_weights(everything)
+    assert mean_error(everything, exported, memes) < 1e-5
+
+
+def test_equal_zero_points_are_stored_once(quantizer: StaticQuantizer, tmp_path: Path) -> None:
+    quantizer.write(tmp_path / "int8.onnx")
+    tensors = onnx.load(tmp_path / "int8.onnx").graph.initializer
+    contents = [
+        (t.data_type, tuple(t.dims), onnx.numpy_helper.to_array(t).tobytes()) for t in tensors
     ]
-    assert count_int8_weights(quantized) > 0.8 * sum(matrices)
-    assert count_int8_weights(exported) == 0
-    inputs = memes[0].splits["test"].inputs(slice(0, 64))
-    error = OnnxPredictor(quantized).predict(inputs) - OnnxPredictor(exported).predict(inputs)
-    assert np.abs(error).mean() < 0.1
+    assert len(set(contents)) == len(contents)
+
+
+@pytest.mark.parametrize(
+    ("write", "stored", "limit"),
+    [
+        (store_fp16, {"float16": 0.8}, 0.01),
+        (quantize_dynamic, {"int8": 0.3}, 0.1),
+        (quantize_int4, {"int4": 0.3, "int8": 0.1}, 0.5),
+    ],
+    ids=["fp16", "int8-dynamic", "int4"],
+)
+def test_forms_without_calibration_store_what_they_say_and_stay_close(
+    exported: Path, memes: Memes, tmp_path: Path, write: Any, stored: Any, limit: float
+) -> None:
+    path = tmp_path / "form.onnx"
+    write(exported, path)
+    for kind, share in stored.items():
+        assert count_weights(path)[kind] > share * matrices(exported)
+    assert properties(path).items() >= METADATA.items()
+    assert path.stat().st_size < exported.stat().st_size
+    assert 0 < mean_error(path, exported, memes) < limit
+
+
+def test_a_gemm_is_the_same_as_a_product_and_a_sum(
+    exported: Path, memes: Memes, tmp_path: Path
+) -> None:
+    model = onnx.load(exported)
+    split_gemms(model)
+    assert not [node for node in model.graph.node if node.op_type == "Gemm"]
+    onnx.save(model, tmp_path / "split.onnx")
+    assert mean_error(tmp_path / "split.onnx", exported, memes) < 1e-5
+
+
+def test_a_weight_beyond_half_precision_is_named(exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(exported)
+    (tensor,) = (t for t in model.graph.initializer if t.name == "model.word_embeddings.weight")
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values[0, 0] = 1e6
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, exported)
+    with pytest.raises(ExportError, match=r"model\.word_embeddings\.weight reaches 1\.0e\+06"):
+        store_fp16(exported, tmp_path / "half.onnx")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_an_ort_file_answers_as_the_onnx_file_that_it_was_made_from(
+    exported: Path, quantizer: StaticQuantizer, memes: Memes, tmp_path: Path, precision: str
+) -> None:
+    source = exported
+    if precision == "int8":
+        source = tmp_path / "int8.onnx"
+        quantizer.write(source)
+    copy = tmp_path / "copy" / "model.onnx"
+    copy.parent.mkdir()
+    shutil.copyfile(source, copy)
+    convert_to_ort(copy, tmp_path / "model.ort")
+    assert (tmp_path / "model.ort").read_bytes()[4:8] == b"ORTM"
+    assert mean_error(tmp_path / "model.ort", source, memes) < 1e-5
 
 
 def test_attention_stays_in_float(exported: Path) -> None:
     """Two layers: two products of activations each, and one addition of the mask each."""
-    assert len(attention_nodes(exported)) == 6
+    assert len(attention_nodes(onnx.load(exported))) == 6
 
 
 def test_a_damaged_file_is_one_clear_error(exported: Path) -> None:

@@ -17,12 +17,13 @@ from msd_deploy.views import View
 from msd_export import export_source
 from msd_export import gate as gate_module
 from msd_export.export_folder import open_export
+from msd_export.exporter import ExportConfig
 from msd_export.formats import Form, forms_of
 from msd_export.gate import Gate, Tolerance, check_parity, parity_as_json
 from msd_export.graph import ExportGraph, graph_of
 from msd_export.opening import open_model
 from msd_export.parity import compare_logits, divergence, loss_of, notes_on_source
-from msd_export.pipeline import ExportConfig, export_student
+from msd_export.pipeline import export_student
 
 ROWS = 200
 LENIENT = Gate(("coreml", "pal4"), max_drop=0.0)

@@ -16,9 +16,10 @@ from msd_deploy.models.folders import LABELS_NAME, load_model, save_model
 from msd_deploy.models.sizes import build_student
 from msd_deploy.models.teachers import load_teacher
 from msd_export.export_folder import KIND, MODEL_FILE
+from msd_export.exporter import ExportConfig
 from msd_export.graph import ExportGraph, signature_of
 from msd_export.onnx_export import export_onnx
-from msd_export.pipeline import ExportConfig, export_student
+from msd_export.pipeline import export_student
 from msd_mobile_bench.schema import Bench, Distribution, Row, Who
 
 

@@ -31,7 +31,8 @@ from msd_deploy.pipeline import RunHooks, run_distillation
 from msd_deploy.teaching import fine_tune_teacher
 from msd_deploy.teaching_config import FineTuneConfig, TeachingConfig
 from msd_deploy.views import View
-from msd_export.pipeline import ExportConfig, export_student
+from msd_export.exporter import ExportConfig
+from msd_export.pipeline import export_student
 
 from .conftest import TEXTS, batch_of, words, write_checkpoint, write_text
 

@@ -24,7 +24,8 @@ from msd_deploy.teaching import fine_tune_teacher
 from msd_deploy.teaching_config import FineTuneConfig, TeachingConfig
 from msd_deploy.views import View
 from msd_export.assessment import evaluate_model
-from msd_export.pipeline import ExportConfig, export_student, export_teacher_reference
+from msd_export.exporter import ExportConfig
+from msd_export.pipeline import export_student, export_teacher_reference
 
 FILES = {
     "config.json",

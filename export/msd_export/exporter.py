@@ -1,0 +1,226 @@
+"""One model into any form: converted, verified, mixed where a precision loses too much, kept."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from msd_deploy.artifacts import Json, new_folder, write_json, write_manifest
+from msd_deploy.config import check_range
+from msd_deploy.data.prepared import PreparedSplit
+from msd_deploy.errors import ParityError
+from msd_deploy.evaluation import LogitArray, LogitsByView
+from msd_deploy.hooks import StageHooks
+from msd_deploy.models.folders import LABELS_NAME
+from msd_export.converters import Converter, MixingConverter, converter_for
+from msd_export.export_folder import KIND, PARITY_NAME, ExportFolder, open_export
+from msd_export.export_source import ExportSource
+from msd_export.formats import (
+    FORMATS,
+    CalibrationMethod,
+    Form,
+    Precision,
+    Target,
+    form_name,
+    refuse_unknown_form,
+    require_target,
+)
+from msd_export.gate import Gate, check_parity, parity_as_json
+from msd_export.mixing import Sensitivity, measure_sensitivity, mixes
+from msd_export.parity import compare_logits, notes_on_source, predict_every_view
+from msd_export.predictors import Predictor, TorchPredictor, open_predictor
+from msd_export.signature import ModelInputs, single_example
+
+
+@dataclass(frozen=True, slots=True)
+class ExportConfig:
+    """What is exported and how strictly it is judged.
+
+    Attributes:
+        forms: Target and precision of each export.
+        max_drop_points: Most points of the metric that a form may lose on the test split.
+        examples: Test examples that verification uses; None: all.
+        overwrite: Replace exports that exist.
+        calibration: How an activation's range follows from the calibration examples.
+    """
+
+    forms: tuple[Form, ...]
+    max_drop_points: float = 1.0
+    examples: int | None = None
+    overwrite: bool = False
+    calibration: CalibrationMethod = "minmax"
+
+    def __post_init__(self) -> None:
+        for form in self.forms:
+            refuse_unknown_form(form)
+        check_range("--max-drop", self.max_drop_points, 0.0, 100.0)
+        check_range("--examples", self.examples, 1, 100_000_000)
+
+
+class Exporter:
+    """Exports one model; conversions and the source's logits are made once for all forms.
+
+    Args:
+        source: The model.
+        config: Which forms, and how strictly they are judged.
+        hooks: Progress.
+    """
+
+    def __init__(self, source: ExportSource, config: ExportConfig, hooks: StageHooks) -> None:
+        self.source, self.config, self.hooks = source, config, hooks
+        self.loaded = source.loaded
+        self._converters: dict[Target, Converter] = {}
+        self._source_logits: dict[str, LogitsByView] = {}
+        self._mixes: dict[tuple[Precision, tuple[str, ...]], tuple[Sensitivity, int]] = {}
+
+    def export(self, form: Form, parent: Path) -> ExportFolder:
+        """Convert, verify and keep one form.
+
+        Raises:
+            RuntimeUnavailableError: What the target needs is not installed.
+            ExportError: The converter failed.
+            ParityError: The form is beyond its tolerance, and is not written.
+        """
+        require_target(form[0])
+        final = parent / form_name(form)
+        with new_folder(final) as building:
+            report = self._make(form, building)
+            self._complete(building, form, report)
+        return open_export(final)
+
+    def _make(self, form: Form, building: Path) -> Json:
+        """Write the model's file; return parity.json."""
+        target, precision = form
+        self.hooks.on_stage(f"Converting to {form_name(form)}")
+        converter = self._converter(target)
+        facts = converter.convert(precision, building / FORMATS[target].model_file)
+        try:
+            return self._verify(form, building, facts)
+        except ParityError as error:
+            if not isinstance(converter, MixingConverter) or not converter.groups(precision):
+                raise
+            self.hooks.on_note(f"{form_name(form)}: {error.what}; layers are kept in float")
+            return self._mix(form, building, converter, error)
+
+    def _mix(
+        self, form: Form, building: Path, converter: MixingConverter, error: ParityError
+    ) -> Json:
+        """Keep ever more layers in float until the gate holds; return parity.json."""
+        target, precision = form
+        path = building / FORMATS[target].model_file
+        groups = converter.groups(precision)
+        if (precision, groups) not in self._mixes:
+            self._mixes[precision, groups] = (self._sensitivity(form, converter), 0)
+        sensitivity, enough = self._mixes[precision, groups]
+        judged = 0
+        for kept in mixes(sensitivity):
+            if len(kept) < enough:
+                continue
+            facts = converter.convert_mixed(precision, path, kept)
+            stated: Json = {"kept_in_float": list(kept), "sensitivity": sensitivity.as_json()}
+            try:
+                self._hold(form, building, "validation")
+                judged += 1
+                stated["judged_on_test"] = judged
+                report = self._verify(form, building, facts | {"mixed": stated})
+            except ParityError as another:
+                error = another
+                continue
+            self._mixes[precision, groups] = (sensitivity, len(kept))
+            self.hooks.on_note(
+                f"{form_name(form)}: {len(kept)} of {len(groups)} groups of layers stay in float:"
+                f" {', '.join(kept)}"
+            )
+            return report
+        raise ParityError(
+            f"{error.what}, even with all but one of {len(groups)} groups of layers in float;"
+            f" quantized alone, most is lost by {sensitivity.told()}",
+            where=error.where,
+            fix=error.fix,
+        )
+
+    def _sensitivity(self, form: Form, converter: MixingConverter) -> Sensitivity:
+        target, precision = form
+        examples = self.source.calibration()
+        self.hooks.on_stage(f"Measuring what each group of layers loses in {precision}")
+        folder = self.source.scratch / f"sensitivity-{form_name(form)}"
+        folder.mkdir(exist_ok=True)
+        export = ExportFolder(folder, *form, manifest={})
+        return measure_sensitivity(
+            converter,
+            precision,
+            scratch=export.model_path,
+            ask=lambda path: _answer(open_predictor(export, threads=1), examples),
+            problem=self.loaded.problem,
+            on_count=lambda done, total: self.hooks.on_count("groups", done, total),
+        )
+
+    def _verify(self, form: Form, building: Path, facts: Json) -> Json:
+        """Hold a written form against the gate on the test split; return parity.json."""
+        split = self._split("test")
+        self.hooks.on_stage(f"Verifying {form_name(form)} on {len(split)} test examples")
+        report = self._hold(form, building, "test")
+        return {**report, "conversion": facts}
+
+    def _hold(self, form: Form, building: Path, split_name: str) -> Json:
+        predictor = open_predictor(ExportFolder(building, *form, manifest={}), threads=1)
+        split, source = self._split(split_name), self._source(split_name)
+        exported = self._predict(predictor, form_name(form), split)
+        parity = compare_logits(exported, source, split, self.loaded.problem)
+        gate = Gate(form, self.config.max_drop_points / 100, self.config.examples)
+        check_parity(parity, gate)
+        return parity_as_json(
+            parity,
+            gate,
+            runtime=predictor.runtime,
+            problem=self.loaded.problem,
+            notes=notes_on_source(source, self.loaded.problem),
+        )
+
+    def _converter(self, target: Target) -> Converter:
+        if target not in self._converters:
+            self._converters[target] = converter_for(target, self.source)
+        return self._converters[target]
+
+    def _split(self, name: str) -> PreparedSplit:
+        split = self.source.data.splits[name]
+        return split.head(self.config.examples or len(split))
+
+    def _source(self, split: str) -> LogitsByView:
+        """Return the source's logits; at the first call, tell what weakens a comparison."""
+        if split not in self._source_logits:
+            source = TorchPredictor(self.loaded.folder, threads=1)
+            self._source_logits[split] = self._predict(source, "source", self._split(split))
+            if split == "test":
+                for note in notes_on_source(self._source_logits[split], self.loaded.problem):
+                    self.hooks.on_note(note)
+        return self._source_logits[split]
+
+    def _predict(self, predictor: Predictor, name: str, split: PreparedSplit) -> LogitsByView:
+        what = f"examples through {predictor.runtime} ({name})"
+        return predict_every_view(
+            predictor,
+            split,
+            on_count=lambda done, total: self.hooks.on_count(what, done, total),
+        )
+
+    def _complete(self, building: Path, form: Form, report: Json) -> None:
+        """Add what an app needs beside the model, and the manifest last."""
+        self.loaded.preprocessor.save(building)
+        shutil.copyfile(self.loaded.folder / LABELS_NAME, building / LABELS_NAME)
+        write_json(building / PARITY_NAME, report)
+        facts: Json = {
+            "target": form[0],
+            "precision": form[1],
+            "signature": self.source.signature.as_json(form[0]),
+            "source_digest": self.loaded.digest,
+            "dataset_digest": self.source.data.digest,
+        }
+        write_manifest(building, KIND, facts)
+
+
+def _answer(predictor: Predictor, inputs: ModelInputs) -> LogitArray:
+    """Return the logits of a batch of inputs, asked one example at a time."""
+    rows = range(len(inputs["image"]))
+    return np.concatenate([predictor.predict(single_example(inputs, row)) for row in rows])
