@@ -141,7 +141,7 @@ class Exporter:
         )
 
     def _sensitivity(self, form: Form, converter: MixingConverter) -> Sensitivity:
-        target, precision = form
+        precision = form[1]
         examples = self.source.calibration()
         self.hooks.on_stage(f"Measuring what each group of layers loses in {precision}")
         folder = self.source.scratch / f"sensitivity-{form_name(form)}"

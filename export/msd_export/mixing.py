@@ -1,12 +1,12 @@
-"""Where int8 loses too much: measure which layers lose it, and keep the few that lose most in float.
+"""Where int8 loses too much: measure which layers lose it, keep those that lose most in float.
 
 Each group of layers is quantized alone, and the divergence of what the model then says of the
 calibration examples from what it said in float is the group's sensitivity. Groups are then kept in
-float by falling sensitivity, one, two, four and so on, until an export is as close as is asked:
-first on the validation split, by which the choice is made, then on the test split, which judges.
+float by falling sensitivity, one, two, three, four, six and so on, until an export is as close as
+is asked: first on the validation split, by which the choice is made, then on the test split, which
+judges.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,8 @@ from msd_export.converters import MixingConverter
 from msd_export.formats import Precision
 from msd_export.parity import divergence
 
-_GROWTH = 1.6
-"""Factor from one number of groups in float to the next: 1, 2, 4, 6, 10, 16, ..."""
+_GROWTH = 1.5
+"""Factor from one number of groups in float to the next: 1, 2, 3, 4, 6, 9, 13, ..."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,4 +89,4 @@ def mixes(sensitivity: Sensitivity) -> Iterator[tuple[str, ...]]:
     count = 1
     while count < len(ordered):
         yield ordered[:count]
-        count = max(count + 1, math.ceil(count * _GROWTH))
+        count = max(count + 1, int(count * _GROWTH))

@@ -1,6 +1,7 @@
 """What every pass over an ONNX file shares: quiet libraries, kept metadata."""
 
 import contextlib
+import io
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import onnx
 
 @contextlib.contextmanager
 def quiet_quantizer() -> Iterator[None]:
-    """Silence the quantizers' advice, which goes through the root logger, for a while.
+    """Silence the quantizers' prints and their advice, which goes through the root logger.
 
     One of them also configures that logger when it is imported: its handlers are as before
     afterwards.
@@ -20,7 +21,8 @@ def quiet_quantizer() -> Iterator[None]:
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
         logging.disable(disabled)
         root.setLevel(level)

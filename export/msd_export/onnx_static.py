@@ -3,7 +3,7 @@
 Weights are signed, symmetric and per channel; activations unsigned and per tensor. Weights use
 seven of their eight bits: CPUs without VNNI add pairs of u8 * s8 products in 16 bits, which
 saturates with full-range weights (microsoft/onnxruntime 5644), and the file must give the same
-answers everywhere.
+answers everywhere. Depthwise convolutions, whose kernels do not do that, use all eight.
 """
 
 import copy
@@ -17,13 +17,21 @@ import onnx
 from msd_deploy.errors import ExportError
 from msd_export.formats import CalibrationMethod
 from msd_export.onnx_files import quiet_quantizer, save_like
-from msd_export.onnx_layers import attention_nodes, count_weights, layer_groups, share_equal_weights
+from msd_export.onnx_layers import (
+    attention_nodes,
+    count_weights,
+    depthwise_weights,
+    layer_groups,
+    share_equal_weights,
+    stream_sums,
+)
 from msd_export.signature import ModelInputs, single_example
 
 # The operators between convolutions too: a float one among integer ones costs two conversions.
 QUANTIZED_OPERATORS = ("Conv", "MatMul", "Gemm", "Add", "Clip", "Relu", "Gather")
 
 _PERCENTILE = 99.99
+_BINS = 512
 
 
 class _Examples:
@@ -86,7 +94,7 @@ class StaticQuantizer:
         Raises:
             ExportError: The quantizer failed, or left the model in float.
         """
-        excluded = attention_nodes(self._prepared)
+        excluded = attention_nodes(self._prepared) + stream_sums(self._prepared)
         excluded += [name for group in kept for name in self._groups[group]]
         try:
             with quiet_quantizer():
@@ -110,13 +118,26 @@ class StaticQuantizer:
             nodes_to_quantize=[],
             nodes_to_exclude=excluded,
             op_types_to_quantize=list(QUANTIZED_OPERATORS),
-            extra_options={},
+            extra_options={"TensorQuantOverrides": _full_range_weights(self._prepared)},
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()
         model: onnx.ModelProto = quantizer.model.model
         share_equal_weights(model)
         return model
+
+
+def _full_range_weights(model: onnx.ModelProto) -> dict[str, list[dict[str, object]]]:
+    """Return the overrides by which depthwise convolutions use all 8 bits of their weights.
+
+    Their kernels multiply one channel at a time and widen each product, so nothing saturates; and
+    their 9 or 25 weights a channel are what seven bits hurt most (measured on a mobile student: the
+    divergence on the test split halves, .207 to .085).
+    """
+    from onnxruntime.quantization import QuantType
+
+    full = {"quant_type": QuantType.QInt8, "reduce_range": False, "axis": 0}
+    return {name: [dict(full)] for name in depthwise_weights(model)}
 
 
 def _prepare(source: Path, prepared: Path) -> onnx.ModelProto:
@@ -139,12 +160,17 @@ def _calibrate(prepared: Path, inputs: ModelInputs, method: CalibrationMethod) -
         "entropy": Method.Entropy,
         "percentile": Method.Percentile,
     }
+    options: Mapping[CalibrationMethod, dict[str, object]] = {
+        "minmax": {},
+        "entropy": {"num_bins": _BINS},  # its own 128 are as many as the steps: nothing to choose
+        "percentile": {"percentile": _PERCENTILE},
+    }
     calibrator = create_calibrator(
         prepared,
         list(QUANTIZED_OPERATORS),
         augmented_model_path=str(prepared.with_suffix(".augmented.onnx")),
         calibrate_method=methods[method],
-        extra_options={"percentile": _PERCENTILE} if method == "percentile" else {},
+        extra_options=options[method],
     )
     calibrator.collect_data(_Examples(inputs))
     return calibrator.compute_data()

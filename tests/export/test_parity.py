@@ -65,9 +65,9 @@ def test_too_many_other_decisions_on_any_view_are_refused(
     split: PreparedSplit, view: View, form: Form
 ) -> None:
     exported = logits_of(1.0)
-    exported[view][:5, 0] = -1.0
+    exported[view][:11, 0] = -1.0
     parity = compare_logits(exported, logits_of(1.0), split, "single_label")
-    message = rf"on the {view} view .* in 97\.50% of the test examples.*less than 98\.0%"
+    message = rf"on the {view} view .* in 94\.50% of the test examples.*less than 95\.0%"
     with pytest.raises(ParityError, match=message):
         check_parity(parity, Gate(form, max_drop=1.0))
 
@@ -179,7 +179,7 @@ def test_the_report_states_every_limit(split: PreparedSplit) -> None:
     parity = compare_logits(logits_of(1.0), logits_of(1.0), split, "single_label")
     gate = Gate(("onnx", "int8"), max_drop=0.02, examples=ROWS)
     report = parity_as_json(parity, gate, runtime="ONNX Runtime", problem="single_label")
-    assert report["tolerance"] == {"max_abs_error": None, "min_agreement": 0.98, "max_drop": 0.02}
+    assert report["tolerance"] == {"max_abs_error": None, "min_agreement": 0.95, "max_drop": 0.02}
     assert report["examples_limit"] == ROWS
 
 

@@ -1,0 +1,80 @@
+"""Layers that int8 ruins are found by measuring, and stay in float."""
+
+import pytest
+import torch
+
+from msd_deploy.artifacts import RunDirectory, read_json
+from msd_deploy.errors import ParityError
+from msd_deploy.hooks import StageHooks
+from msd_deploy.models.folders import load_model, save_model
+from msd_export.exporter import ExportConfig
+from msd_export.mixing import Sensitivity, mixes
+from msd_export.onnx_layers import count_weights
+from msd_export.pipeline import export_student
+
+INT8 = (("onnx", "int8"),)
+
+
+def ruin_for_int8(run: RunDirectory) -> None:
+    """Stretch one of the channels between two convolutions, and shrink what is read of it.
+
+    In float nothing changes; in 8 bits, with one scale for all channels, the others become 0.
+    """
+    loaded = load_model(run.student)
+    layers = loaded.model.vision.layers
+    with torch.no_grad():
+        layers[1].weight[0] *= 1e4
+        layers[1].bias[0] *= 1e4
+        layers[3].weight[:, 0] /= 1e4
+    save_model(
+        run.student,
+        loaded.model,
+        loaded.preprocessor,
+        labels=loaded.labels,
+        problem=loaded.problem,
+        facts={},
+    )
+
+
+@pytest.mark.slow
+def test_the_layer_that_int8_ruins_is_found_and_stays_in_float(own_run: RunDirectory) -> None:
+    ruin_for_int8(own_run)
+    told: list[str] = []
+    (export,) = export_student(own_run, ExportConfig(INT8), StageHooks(on_note=told.append))
+    report = read_json(export.folder / "parity.json")
+    mixed = report["conversion"]["mixed"]  # type: ignore[index,call-overload]
+    ruined = ["vision.layers.0", "vision.layers.3"]
+    assert sorted(mixed["kept_in_float"]) == ruined
+    table = mixed["sensitivity"]["kl_nats"]
+    others = [nats for group, nats in table.items() if group not in ruined]
+    assert min(table[group] for group in ruined) > 10 * max(others)
+    assert mixed["judged_on_test"] == 1
+    stored = count_weights(export.model_path)
+    assert stored["int8"] > 0
+    assert any("2 of 9 groups of layers stay in float: vision.layers" in note for note in told)
+
+
+@pytest.mark.slow
+def test_what_no_mix_saves_is_refused_with_the_layers_that_cost_most(
+    own_run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is as close as a tolerance that allows no error at all."""
+    from msd_export import gate
+
+    none = gate.Tolerance(0.0, 1.0)
+    monkeypatch.setattr(gate, "PARITY_TOLERANCE", {**gate.PARITY_TOLERANCE, "int8": none})
+    ruin_for_int8(own_run)
+    message = r"all but one of 9 groups.*most is lost by vision.layers.[03] \([\d.]+ nats\), "
+    with pytest.raises(ParityError, match=message) as caught:
+        export_student(own_run, ExportConfig(INT8, examples=60))
+    assert caught.value.exit_code == 3
+    assert list(own_run.exports.iterdir()) == []
+
+
+def test_ever_more_groups_are_kept_the_most_sensitive_first() -> None:
+    sensitivity = Sensitivity({"a": 0.1, "b": 0.3, "c": 0.2, "d": 0.0, "e": 0.01}, examples=3)
+    assert sensitivity.worst_first() == ("b", "c", "a", "e", "d")
+    kept = list(mixes(sensitivity))
+    assert kept == [("b",), ("b", "c"), ("b", "c", "a"), ("b", "c", "a", "e")]
+    assert sensitivity.told(2) == "b (0.3 nats), c (0.2 nats)"
+    assert list(sensitivity.as_json()["kl_nats"]) == ["b", "c", "a", "e", "d"]  # type: ignore[call-overload]
