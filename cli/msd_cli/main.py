@@ -21,6 +21,9 @@ from msd_cli.teacher import teacher
 from msd_deploy import __version__
 from msd_deploy.errors import MsdError
 
+# transformers imports torchao, which [executorch] and [litert] bring: it misses GPU libraries.
+_WARNS_WHEN_IMPORTED = ("torchao", "torch.utils._pytree")
+
 app = typer.Typer(
     name="msd",
     no_args_is_help=True,
@@ -62,6 +65,8 @@ def root(
     """
     check_launchable(context.invoked_subcommand)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    for name in _WARNS_WHEN_IMPORTED:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def main() -> None:
