@@ -14,6 +14,9 @@ _PARTS = (
     ("transformers", "transformers", "models", "pip install msd-deploy"),
     ("onnxruntime", "onnxruntime", "ONNX exports", "pip install msd-deploy"),
     ("coremltools", "coremltools", "Core ML exports", "pip install msd-deploy"),
+    ("executorch", "executorch", "ExecuTorch exports", 'pip install "msd-deploy[executorch]"'),
+    ("ai-edge-litert", "ai_edge_litert", "running LiteRT", 'pip install "msd-deploy[litert]"'),
+    ("litert-torch", "litert_torch", "LiteRT exports", 'pip install "msd-deploy[litert]"'),
     (
         "tensorboard",
         "tensorboard",

@@ -26,6 +26,8 @@ class TargetName(StrEnum):
     ONNX = "onnx"
     ORT = "ort"
     COREML = "coreml"
+    EXECUTORCH = "executorch"
+    LITERT = "litert"
     ALL = "all"
 
 
@@ -49,7 +51,7 @@ def export(
         list[TargetName] | None,
         typer.Option(
             metavar="TARGET",
-            help="onnx, ort (ONNX Runtime mobile), coreml or all; repeatable.",
+            help="onnx, ort (ONNX Runtime mobile), coreml, executorch, litert or all; repeatable.",
             show_default=", ".join(USUAL_TARGETS),
         ),
     ] = None,

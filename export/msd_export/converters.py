@@ -68,8 +68,22 @@ def _coreml(source: ExportSource) -> Converter:
     return CoreMLConverter(source)
 
 
+def _executorch(source: ExportSource) -> Converter:
+    from msd_export.executorch_target import ExecutorchConverter
+
+    return ExecutorchConverter(source)
+
+
+def _litert(source: ExportSource) -> Converter:
+    from msd_export.litert_target import LiteRTConverter
+
+    return LiteRTConverter(source)
+
+
 _CONVERTERS: dict[Target, Callable[[ExportSource], Converter]] = {
     "onnx": _onnx,
     "ort": _ort,
     "coreml": _coreml,
+    "executorch": _executorch,
+    "litert": _litert,
 }

@@ -11,7 +11,7 @@ from typing import Literal, cast
 
 from msd_deploy.errors import ConfigError, RuntimeUnavailableError
 
-Target = Literal["onnx", "ort", "coreml"]
+Target = Literal["onnx", "ort", "coreml", "executorch", "litert"]
 Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "int4", "pal6", "pal4", "w8a8"]
 Form = tuple[Target, Precision]
 CalibrationMethod = Literal["minmax", "entropy", "percentile"]
@@ -19,7 +19,7 @@ CalibrationMethod = Literal["minmax", "entropy", "percentile"]
 PRECISION_MEANINGS: Mapping[Precision, str] = MappingProxyType(
     {
         "fp32": "as trained",
-        "fp16": "weights (Core ML: and arithmetic) in half precision",
+        "fp16": "weights (Core ML, ExecuTorch: and arithmetic) in half precision",
         "int8": "weights in 8 bits; activations too, calibrated on training examples (Core ML:"
         " weights alone)",
         "int8-dynamic": "weights in 8 bits, activations scaled anew for each input",
@@ -89,6 +89,26 @@ FORMATS: Mapping[Target, Format] = MappingProxyType(
             ("fp32", "pal6", "pal4", "w8a8"),
             False,
             ("coremltools",),
+        ),
+        "executorch": Format(
+            "ExecuTorch",
+            "ExecuTorch",
+            "model.pte",
+            ("fp32", "int8"),
+            ("fp16", "int8-dynamic"),
+            False,
+            ("executorch",),
+            "executorch",
+        ),
+        "litert": Format(
+            "LiteRT",
+            "LiteRT",
+            "model.tflite",
+            ("fp32", "int8"),
+            ("fp16", "int8-dynamic"),
+            False,
+            ("ai_edge_litert", "litert_torch"),
+            "litert",
         ),
     }
 )

@@ -1,4 +1,4 @@
-"""Run what was written: one interface over PyTorch, ONNX Runtime and Core ML.
+"""Run what was written: one interface over PyTorch and the runtimes of the exported forms.
 
 Each runtime is imported by its own predictor alone: a process that runs an ONNX file holds no
 torch, so that its start and its memory, which `msd bench` measures, are the file's own.
@@ -244,3 +244,11 @@ def open_predictor(export: ExportFolder, *, threads: int = 1) -> TimedPredictor:
             return OnnxPredictor(path, threads=threads)
         case "coreml":
             return CoreMLPredictor(path) if sys.platform == "darwin" else MilPredictor(path)
+        case "executorch":
+            from msd_export.executorch_predictor import ExecutorchPredictor
+
+            return ExecutorchPredictor(path, threads=threads)
+        case "litert":
+            from msd_export.litert_predictor import LiteRTPredictor
+
+            return LiteRTPredictor(path, threads=threads)

@@ -32,6 +32,8 @@ _RUNTIME_MODULES: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnxruntime",),
     "ort": ("onnxruntime",),
     "coreml": ("coremltools",),
+    "executorch": ("executorch.runtime",),
+    "litert": ("ai_edge_litert.interpreter",),
 }
 """Imported before the model is opened: load_time_ms and the memory's increase leave them out."""
 

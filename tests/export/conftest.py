@@ -7,10 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.models.folders import LoadedModel
+from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.fusion_config import FusionConfig
+from msd_deploy.views import View
 from msd_export.coreml_package import quiet_coremltools
+from msd_export.export_source import ExportSource
+from msd_export.graph import ExportableGraph, ExportGraph, ImageLayout, as_tensors
+from msd_export.signature import ModelInputs, single_example
 
 SaveProgram = Callable[..., Path]
+MakeSource = Callable[[dict[str, object]], ExportSource]
 
 
 @pytest.fixture
@@ -53,3 +64,101 @@ def save_program(tmp_path: Path) -> Iterator[SaveProgram]:
     gc.freeze()  # ct.convert collects garbage each time, 0.4 s where torch's objects are looked at
     yield save
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def make_source(
+    memes: tuple[PreparedData, Preprocessor], tmp_path_factory: pytest.TempPathFactory
+) -> MakeSource:
+    """Makes what a converter converts: a tiny seeded model with a vision encoder, and memes.
+
+    The model is untrained, but its BatchNorm statistics are those of the pictures.
+    """
+    data, preprocessor = memes
+
+    def make(vision: dict[str, object]) -> ExportSource:
+        torch.manual_seed(0)
+        config = FusionConfig(
+            vision=vision,
+            image_size=(48, 48),
+            vocab_size=300,
+            max_text_length=16,
+            hidden_size=16,
+            num_hidden_layers=2,
+            intermediate_size=32,
+            num_labels=2,
+        )
+        model = FusionForClassification(config).train()
+        with torch.no_grad():
+            for module in model.modules():
+                if isinstance(module, torch.nn.Linear):
+                    torch.nn.init.normal_(module.bias, std=0.1)
+            model.classifier.weight *= 10  # decisions beyond rounding, as a trained model's
+            pixels = torch.from_numpy(data.splits["train"].pixels[:32].copy()).permute(0, 3, 1, 2)
+            for _ in range(20):
+                model.encode_image(pixels)
+        loaded = LoadedModel(
+            model.eval(), preprocessor, data.labels, data.problem, "0" * 64, Path("student")
+        )
+        return ExportSource(loaded, data, "memes", tmp_path_factory.mktemp("scratch"))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def source(make_source: MakeSource) -> ExportSource:
+    """What a converter converts, its vision encoder three convolutions."""
+    return make_source({"kind": "conv_stem", "channels": [8, 12, 16]})
+
+
+class _Exotic(ExportGraph):
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, probabilities = super().forward(*inputs)
+        return torch.special.bessel_j0(logits), probabilities
+
+
+class _ExoticSource(ExportSource):
+    def graph(self, image_layout: ImageLayout) -> ExportableGraph:
+        model = ExportSource.graph(self, image_layout).model
+        return _Exotic(model, problem="single_label", image_layout=image_layout)
+
+
+@pytest.fixture
+def exotic_source(source: ExportSource, tmp_path: Path) -> ExportSource:
+    """A source whose graph holds an operation that phones do not know."""
+    return _ExoticSource(source.loaded, source.data, source.name, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def hard_inputs(memes: tuple[PreparedData, Preprocessor]) -> dict[str, ModelInputs]:
+    """Four rows of each view, and what is never seen in training.
+
+    Absent pictures and texts are noise, not zeros; in "nothing" even [CLS] is masked.
+    """
+    test = memes[0].splits["test"]
+    generator = np.random.default_rng(0)
+    inputs = {view.value: test.inputs(slice(0, 4), view) for view in View}
+    noise = generator.integers(0, 256, inputs["text"]["image"].shape, dtype=np.uint8)
+    ids = generator.integers(0, 300, inputs["text"]["input_ids"].shape, dtype=np.int32)
+    ids[:, 0] = inputs["image"]["input_ids"][:, 0]
+    inputs["text"] = inputs["text"] | {"image": noise}
+    inputs["image"] = inputs["image"] | {"input_ids": ids}
+    nothing = inputs["text"] | {"attention_mask": np.zeros_like(ids)}
+    inputs["nothing"] = nothing | {"image_present": np.zeros(4, np.int32)}
+    return inputs
+
+
+@pytest.fixture(scope="session")
+def torch_logits() -> Callable[[ExportSource, ModelInputs], np.ndarray[Any, Any]]:
+    """Asks PyTorch: logits, float32 [rows, classes]."""
+
+    def ask(source: ExportSource, inputs: ModelInputs) -> np.ndarray[Any, Any]:
+        graph = source.graph("nhwc")
+        with torch.inference_mode():
+            rows = [
+                graph(*as_tensors(single_example(inputs, row)))[0]
+                for row in range(len(inputs["image"]))
+            ]
+        return torch.cat(rows).numpy()
+
+    return ask

@@ -1,0 +1,63 @@
+"""Run a .pte file in ExecuTorch's own runtime; its Python binding needs torch for tensors."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from msd_deploy.errors import ArtifactError
+from msd_export.predictors import Logits
+from msd_export.quiet import quiet
+from msd_export.signature import INPUT_NAMES, ModelInputs, single_example
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_METHOD = "forward"
+
+
+class ExecutorchPredictor:
+    """A .pte file, run by ExecuTorch on the CPU (XNNPACK and portable kernels), row by row.
+
+    Args:
+        path: The file.
+        threads: Threads of XNNPACK, in the whole process.
+
+    Raises:
+        ArtifactError: ExecuTorch cannot load it.
+    """
+
+    runtime = "ExecuTorch"
+
+    def __init__(self, path: Path, *, threads: int = 1) -> None:
+        try:
+            with quiet():
+                from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+                from executorch.runtime import Runtime
+
+                _unsafe_reset_threadpool(threads)
+                self._method = Runtime.get().load_program(path).load_method(_METHOD)
+        except (RuntimeError, KeyError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ArtifactError(f"ExecuTorch cannot load it ({reason})", where=path) from error
+
+    def predict(self, inputs: ModelInputs) -> Logits:
+        """Return logits; see `predictors.Predictor`."""
+        answers = [self._method.execute(row)[0].numpy() for row in _rows(inputs)]
+        return cast(Logits, np.concatenate(answers))
+
+    def prepare(self, inputs: ModelInputs) -> Callable[[], object]:
+        """Return a call that runs the inputs, which tensors share memory with.
+
+        See `predictors.TimedPredictor`.
+        """
+        rows = _rows(inputs)
+        return lambda: [self._method.execute(row) for row in rows]
+
+
+def _rows(inputs: ModelInputs) -> "list[tuple[Tensor, ...]]":
+    import torch
+
+    examples = [single_example(inputs, row) for row in range(len(inputs["image"]))]
+    return [tuple(torch.from_numpy(e[name]) for name in INPUT_NAMES) for e in examples]

@@ -1,0 +1,113 @@
+"""The target executorch: .pte programs for ExecuTorch, computed by XNNPACK where it can.
+
+One example at a time, of one text length. What XNNPACK has no operator for (looking up embeddings,
+layer normalisation) is left to ExecuTorch's portable kernels.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from msd_deploy.artifacts import Json
+from msd_deploy.errors import ExportError
+from msd_export.export_source import ExportSource
+from msd_export.formats import Precision
+from msd_export.graph import ExportableGraph, example_inputs
+from msd_export.layer_groups import layer_groups
+from msd_export.operator_counts import is_integer
+from msd_export.quiet import quiet
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+class HalfPrecision(nn.Module):
+    """A graph that computes in float16 between borders that stay as they are.
+
+    Args:
+        graph: Its weights become float16.
+    """
+
+    def __init__(self, graph: ExportableGraph) -> None:
+        super().__init__()
+        self.exported = graph.half()
+
+    def forward(
+        self, image: Tensor, image_present: Tensor, input_ids: Tensor, attention_mask: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return logits and probabilities, float32 [1, classes]."""
+        answers = self.exported(image, image_present, input_ids, attention_mask)
+        return tuple(answer.float() for answer in answers)
+
+
+class ExecutorchConverter:
+    """Writes .pte files of one source; see `converters.Converter`.
+
+    Args:
+        source: What is exported.
+    """
+
+    def __init__(self, source: ExportSource) -> None:
+        self._source = source
+
+    def convert(self, precision: Precision, path: Path) -> Json:
+        """Write a form; see `converters.Converter`."""
+        return self.convert_mixed(precision, path, ())
+
+    def groups(self, precision: Precision) -> tuple[str, ...]:
+        """Return what `convert_mixed` can keep in float; see `converters.MixingConverter`."""
+        if not is_integer(precision):
+            return ()
+        return layer_groups(self._source.graph("nhwc"))
+
+    def convert_mixed(self, precision: Precision, path: Path, kept: Collection[str]) -> Json:
+        """Write a form, some groups in float; see `converters.MixingConverter`."""
+        try:
+            with quiet():
+                from msd_export.executorch_program import count_operators
+
+                path.write_bytes(lower_to_xnnpack(self._program(precision, kept)))
+                counts = count_operators(path)
+        # ExecuTorch and torch.export raise whatever their passes meet.
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ExportError(
+                f"the conversion to ExecuTorch failed ({reason})", where=path.name
+            ) from error
+        counts.check(precision, path)
+        return counts.as_json()
+
+    def _program(self, precision: Precision, kept: Collection[str]) -> "ExportedProgram":
+        graph = self._source.graph("nhwc")
+        if precision == "fp32":
+            return self._exported(graph)
+        if precision == "fp16":
+            return self._exported(HalfPrecision(graph))
+        from msd_export.executorch_quantize import (
+            StudentQuantizer,
+            quantize,
+            quantize_word_embeddings,
+        )
+
+        quantize_word_embeddings(graph, kept)
+        quantizer = StudentQuantizer(kept, is_dynamic=precision == "int8-dynamic")
+        module = quantize(self._exported(graph), quantizer, self._source.calibration())
+        return self._exported(module)
+
+    def _exported(self, module: nn.Module) -> "ExportedProgram":
+        example = example_inputs(self._source.signature, batch=1)
+        with torch.no_grad():
+            return torch.export.export(module, example, strict=False)
+
+
+def lower_to_xnnpack(program: "ExportedProgram") -> bytes:
+    """Return a program as the content of a .pte file, what XNNPACK can compute handed to it."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    content: bytes = lowered.to_executorch().buffer
+    return content

@@ -1,0 +1,66 @@
+"""ExecuTorch and LiteRT through `msd export`, with their extras and without."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from msd_deploy.artifacts import RunDirectory
+
+ROOTS = [str(Path(__file__).parents[2] / name) for name in (".", "cli", "export", "mobile_bench")]
+# What is hidden is as if it were not installed: nobody finds it.
+HIDE = """
+import sys
+class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("executorch", "ai_edge_litert", "litert_torch"):
+            return None
+        return self.finder.find_spec(name, path, target)
+sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
+"""
+
+
+def msd(*arguments: str, before: str = "") -> "subprocess.CompletedProcess[str]":
+    code = f"{before}\nimport sys; sys.path[:0] = {ROOTS}\nfrom msd_cli.main import main; main()"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_what_is_not_installed_is_named_with_its_remedy_and_the_others_are_written(
+    own_run: RunDirectory,
+) -> None:
+    targets = ("--target", "executorch", "--target", "litert", "--target", "onnx")
+    options = ("--precision", "fp32", "--examples", "20", "--max-drop", "100")
+    answer = msd("export", str(own_run.root), *targets, *options, before=HIDE)
+    assert answer.returncode == 1, answer.stderr
+    assert [path.name for path in own_run.exports.iterdir()] == ["onnx-fp32"]
+    error = answer.stderr.splitlines()[-1]
+    assert "executorch-fp32: ExecuTorch needs executorch, not installed here" in error
+    assert "litert-fp32: LiteRT needs ai_edge_litert, litert_torch, not installed here" in error
+    assert "written: onnx-fp32" in error
+    for extra in ("executorch", "litert"):
+        assert f'Run pip install "msd-deploy[{extra}]"' in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "module"), [("executorch", "executorch"), ("litert", "litert_torch")]
+)
+def test_a_trained_student_passes_its_gate_and_nothing_else_is_said(
+    own_run: RunDirectory, target: str, module: str
+) -> None:
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"needs the extra [{target}]")
+    answer = msd("export", str(own_run.root), "--target", target, "--max-drop", "100", "--json")
+    assert answer.returncode == 0, answer.stderr
+    assert sorted(json.loads(answer.stdout)["parity"]) == [f"{target}-fp32", f"{target}-int8"]
+    ours = ("> ", "  ", "Wrote ")
+    assert [line for line in answer.stderr.splitlines() if not line.startswith(ours)] == []

@@ -1,0 +1,211 @@
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from msd_deploy.artifacts import Json
+from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.errors import ArtifactError, ExportError
+from msd_deploy.views import View
+from msd_export.export_source import ExportSource
+from msd_export.formats import Precision
+from msd_export.parity import compare_logits
+from msd_export.signature import INPUT_NAMES, ModelInputs
+
+# Before the imports that need it.
+pytest.importorskip("executorch", reason="needs the extra [executorch]")
+
+from msd_export.executorch_predictor import ExecutorchPredictor
+from msd_export.executorch_quantize import Int8Embedding
+from msd_export.executorch_target import ExecutorchConverter
+
+Ask = Callable[[ExportSource, ModelInputs], np.ndarray[Any, Any]]
+Forms = dict[str, tuple[Path, Json]]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int8-dynamic")
+INTEGER: tuple[Precision, ...] = ("int8", "int8-dynamic")
+# Less than PARITY_TOLERANCE, which a trained student keeps: an untrained one's classes lie closer.
+LEAST_AGREEMENT = 0.95
+
+
+@pytest.fixture(scope="module")
+def forms(source: ExportSource, tmp_path_factory: pytest.TempPathFactory) -> Forms:
+    folder = tmp_path_factory.mktemp("executorch")
+    converter = ExecutorchConverter(source)
+    paths = {precision: folder / f"{precision}.pte" for precision in PRECISIONS}
+    return {p: (path, converter.convert(p, path)) for p, path in paths.items()}
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 0.1)])
+@pytest.mark.parametrize("view", [*(view.value for view in View), "nothing"])
+def test_logits_equal_pytorchs_whatever_lies_where_nothing_is_shown(
+    source: ExportSource,
+    forms: Forms,
+    hard_inputs: dict[str, ModelInputs],
+    torch_logits: Ask,
+    view: str,
+    precision: Precision,
+    tolerance: float,
+) -> None:
+    inputs = hard_inputs[view]
+    found = ExecutorchPredictor(forms[precision][0]).predict(inputs)
+    if (precision, view) == ("fp16", "nothing"):
+        # -1e4 swallows a score in half precision: attention is even where all tokens are masked.
+        assert np.isfinite(found).all()
+    else:
+        np.testing.assert_allclose(found, torch_logits(source, inputs), atol=tolerance)
+
+
+@pytest.mark.parametrize("precision", INTEGER)
+def test_integer_forms_decide_as_pytorch_where_it_is_sure(
+    source: ExportSource,
+    forms: Forms,
+    memes: tuple[PreparedData, Preprocessor],
+    torch_logits: Ask,
+    precision: Precision,
+) -> None:
+    predictor = ExecutorchPredictor(forms[precision][0])
+    split = memes[0].splits["test"].head(100)
+    inputs = {view: split.inputs(slice(0, 100), view) for view in View}
+    parity = compare_logits(
+        {view: predictor.predict(inputs[view]) for view in View},
+        {view: torch_logits(source, inputs[view]) for view in View},
+        split,
+        "single_label",
+    )
+    for result in parity.values():
+        assert result.sure_agreement >= LEAST_AGREEMENT
+        assert 0 < result.mean_abs_error < 0.3  # of logits that spread over about 10
+
+
+def test_what_is_integer_is_counted_from_the_file(source: ExportSource, forms: Forms) -> None:
+    model = source.loaded.model
+    weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    assert forms["fp32"][1]["int8_weights"] == forms["fp16"][1]["int8_weights"] == 0
+    for precision in INTEGER:
+        facts = forms[precision][1]
+        assert facts["int8_weights"] == weights + 300 * 16
+        assert forms[precision][0].stat().st_size < forms["fp32"][0].stat().st_size
+
+
+def test_signature_has_small_integers_at_the_border(forms: Forms) -> None:
+    from executorch.runtime import Runtime
+
+    for path, _ in forms.values():
+        metadata = Runtime.get().load_program(path).metadata("forward")
+        inputs = [metadata.input_tensor_meta(index) for index in range(metadata.num_inputs())]
+        assert [tuple(tensor.sizes()) for tensor in inputs] == [(1, 48, 48, 3), (1,)] + [
+            (1, 16)
+        ] * 2
+        byte, int32 = 0, 3
+        assert [tensor.dtype() for tensor in inputs] == [byte, int32, int32, int32]
+
+
+@pytest.mark.slow
+def test_same_model_gives_the_same_bytes_without_a_trace_of_the_machine(
+    source: ExportSource, forms: Forms, tmp_path: Path
+) -> None:
+    path, _ = forms["int8"]
+    ExecutorchConverter(source).convert("int8", tmp_path / "again.pte")
+    assert (tmp_path / "again.pte").read_bytes() == path.read_bytes()
+    for trace in (str(Path.cwd()), "site-packages", str(source.scratch), str(tmp_path)):
+        assert trace.encode() not in path.read_bytes()
+
+
+@pytest.mark.slow
+def test_groups_can_stay_in_float(source: ExportSource, forms: Forms, tmp_path: Path) -> None:
+    converter = ExecutorchConverter(source)
+    kept = ("model.layers.0", "model.word_embeddings")
+    assert set(kept) < set(converter.groups("int8"))
+    assert converter.groups("fp32") == ()
+    mixed = converter.convert_mixed("int8", tmp_path / "mixed.pte", kept)
+    layer = source.loaded.model.get_submodule("layers.0")
+    weights = sum(m.weight.numel() for m in layer.modules() if isinstance(m, nn.Linear))
+    assert mixed["int8_weights"] == forms["int8"][1]["int8_weights"] - weights - 300 * 16
+    with pytest.raises(ExportError, match="left every weight in float"):
+        converter.convert_mixed("int8", tmp_path / "float.pte", converter.groups("int8"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_efficientnet_converts(
+    make_source: Callable[[dict[str, object]], ExportSource],
+    memes: tuple[PreparedData, Preprocessor],
+    torch_logits: Ask,
+    tmp_path: Path,
+    precision: Precision,
+) -> None:
+    source = make_source({"kind": "efficientnet_lite", "variant": "lite0"})
+    facts = ExecutorchConverter(source).convert(precision, tmp_path / "model.pte")
+    inputs = memes[0].splits["test"].inputs(slice(0, 6))
+    error = ExecutorchPredictor(tmp_path / "model.pte").predict(inputs)
+    error -= torch_logits(source, inputs)
+    assert np.abs(error).max() < {"fp32": 1e-3, "fp16": 0.1}.get(precision, 0.5)
+    assert (facts["int8_weights"] == 0) == (precision not in INTEGER)
+
+
+def test_the_file_is_read_again_in_a_fresh_process(
+    source: ExportSource,
+    forms: Forms,
+    hard_inputs: dict[str, ModelInputs],
+    torch_logits: Ask,
+    tmp_path: Path,
+) -> None:
+    inputs = hard_inputs["multimodal"]
+    for name in INPUT_NAMES:
+        np.save(tmp_path / f"{name}.npy", inputs[name][:1], allow_pickle=False)
+    code = (
+        "import sys, numpy as np, torch\n"
+        "from executorch.runtime import Runtime\n"
+        "arrays = [np.load(f'{sys.argv[2]}/{n}.npy') for n in sys.argv[3].split(',')]\n"
+        "method = Runtime.get().load_program(sys.argv[1]).load_method('forward')\n"
+        "logits, _ = method.execute([torch.from_numpy(array) for array in arrays])\n"
+        "np.save(f'{sys.argv[2]}/logits.npy', logits.numpy())\n"
+    )
+    path = forms["fp32"][0]
+    command = [sys.executable, "-c", code, str(path), str(tmp_path), ",".join(INPUT_NAMES)]
+    subprocess.run(command, capture_output=True, check=True)
+    found = np.load(tmp_path / "logits.npy", allow_pickle=False)
+    np.testing.assert_allclose(found, torch_logits(source, inputs)[:1], atol=1e-4)
+
+
+def test_a_prepared_call_runs_every_row(forms: Forms, hard_inputs: dict[str, ModelInputs]) -> None:
+    predictor = ExecutorchPredictor(forms["fp32"][0], threads=2)
+    assert predictor.prepare(hard_inputs["multimodal"])() is not None
+
+
+@pytest.mark.parametrize("keep", [0, 40, 0.5, 0.98])
+def test_a_damaged_file_is_one_clear_and_quiet_error(
+    forms: Forms, tmp_path: Path, keep: float, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = forms["int8"][0].read_bytes()
+    cut = keep if keep >= 1 else int(len(content) * keep)
+    (tmp_path / "model.pte").write_bytes(content[: int(cut)])
+    with pytest.raises(ArtifactError, match=r"model\.pte: ExecuTorch cannot load it"):
+        ExecutorchPredictor(tmp_path / "model.pte")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_failed_conversion_is_one_quiet_error(
+    exotic_source: ExportSource, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ExportError, match=r"the conversion to ExecuTorch failed \(.*bessel_j0"):
+        ExecutorchConverter(exotic_source).convert("fp32", tmp_path / "model.pte")
+    assert capfd.readouterr() == ("", "")
+    assert logging.root.manager.disable == logging.NOTSET
+
+
+def test_embedding_rows_are_within_half_a_step() -> None:
+    embedding = nn.Embedding(20, 8)
+    ids = torch.arange(20)
+    with torch.no_grad():
+        exact, stored = embedding(ids), Int8Embedding(embedding)(ids)
+    step = exact.abs().amax(dim=1, keepdim=True) / 127
+    assert bool(((exact - stored).abs() <= 0.5001 * step).all())

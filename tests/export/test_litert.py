@@ -1,0 +1,227 @@
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+from msd_deploy.artifacts import Json
+from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.errors import ArtifactError, ExportError
+from msd_deploy.views import View
+from msd_export.export_source import ExportSource
+from msd_export.formats import Precision
+from msd_export.parity import compare_logits
+from msd_export.signature import INPUT_NAMES, ModelInputs
+
+# Before the imports that need them.
+pytest.importorskip("ai_edge_litert", reason="needs the extra [litert]")
+pytest.importorskip("litert_torch", reason="needs the extra [litert]")
+
+from ai_edge_litert.interpreter import Interpreter
+
+from msd_export.litert_predictor import LiteRTPredictor
+from msd_export.litert_target import LiteRTConverter
+
+Ask = Callable[[ExportSource, ModelInputs], np.ndarray[Any, Any]]
+Forms = dict[str, tuple[Path, Json]]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int8-dynamic")
+INTEGER: tuple[Precision, ...] = ("int8", "int8-dynamic")
+# Less than PARITY_TOLERANCE, which a trained student keeps: an untrained one's classes lie closer.
+LEAST_AGREEMENT = 0.95
+
+
+@pytest.fixture(scope="module")
+def forms(source: ExportSource, tmp_path_factory: pytest.TempPathFactory) -> Forms:
+    folder = tmp_path_factory.mktemp("litert")
+    converter = LiteRTConverter(source)
+    paths = {precision: folder / f"{precision}.tflite" for precision in PRECISIONS}
+    return {p: (path, converter.convert(p, path)) for p, path in paths.items()}
+
+
+@pytest.mark.parametrize("view", [*(view.value for view in View), "nothing"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 5e-2)])
+def test_logits_equal_pytorchs_whatever_lies_where_nothing_is_shown(
+    source: ExportSource,
+    forms: Forms,
+    hard_inputs: dict[str, ModelInputs],
+    torch_logits: Ask,
+    view: str,
+    precision: Precision,
+    tolerance: float,
+) -> None:
+    inputs = hard_inputs[view]
+    found = LiteRTPredictor(forms[precision][0]).predict(inputs)
+    np.testing.assert_allclose(found, torch_logits(source, inputs), atol=tolerance)
+
+
+@pytest.mark.parametrize("precision", INTEGER)
+def test_integer_forms_decide_as_pytorch_where_it_is_sure(
+    source: ExportSource,
+    forms: Forms,
+    memes: tuple[PreparedData, Preprocessor],
+    torch_logits: Ask,
+    precision: Precision,
+) -> None:
+    predictor = LiteRTPredictor(forms[precision][0])
+    split = memes[0].splits["test"].head(100)
+    inputs = {view: split.inputs(slice(0, 100), view) for view in View}
+    parity = compare_logits(
+        {view: predictor.predict(inputs[view]) for view in View},
+        {view: torch_logits(source, inputs[view]) for view in View},
+        split,
+        "single_label",
+    )
+    for result in parity.values():
+        assert result.sure_agreement >= LEAST_AGREEMENT
+        assert 0 < result.mean_abs_error < 0.3  # of logits that spread over about 10
+
+
+def test_what_is_integer_is_counted_from_the_file(source: ExportSource, forms: Forms) -> None:
+    layers = [m for m in source.loaded.model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    weights = sum(layer.weight.numel() for layer in layers)
+    for precision in INTEGER:
+        assert forms[precision][1]["int8_weights"] == weights + 300 * 16
+        assert forms[precision][0].stat().st_size < forms["fp32"][0].stat().st_size
+    assert forms["fp32"][1]["int8_weights"] == forms["fp16"][1]["int8_weights"] == 0
+
+
+def test_the_file_states_names_shapes_types_and_metadata(
+    source: ExportSource, forms: Forms
+) -> None:
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    for path, _ in forms.values():
+        runner = Interpreter(str(path)).get_signature_runner()
+        inputs = runner.get_input_details()
+        shapes = {name: tuple(details["shape"]) for name, details in inputs.items()}
+        assert shapes["image"] == (1, 48, 48, 3)
+        assert {name: shapes[name] for name in INPUT_NAMES[1:]} == {
+            "image_present": (1,),
+            "input_ids": (1, 16),
+            "attention_mask": (1, 16),
+        }
+        assert [inputs[name]["dtype"] for name in INPUT_NAMES] == [np.uint8] + [np.int32] * 3
+        outputs = runner.get_output_details()
+        assert {name: details["dtype"] for name, details in outputs.items()} == dict.fromkeys(
+            ("logits", "probabilities"), np.float32
+        )
+        model = flatbuffer_utils.read_model(str(path))
+        stated = {e.name.decode(): bytes(model.buffers[e.buffer].data) for e in model.metadata}
+        assert stated["labels"].decode() == source.metadata()["labels"]
+        assert model.description.decode() == source.metadata()["description"]
+
+
+@pytest.mark.slow
+def test_same_model_gives_the_same_bytes_without_a_trace_of_the_machine(
+    source: ExportSource, forms: Forms, tmp_path: Path
+) -> None:
+    again = ExportSource(source.loaded, source.data, source.name, tmp_path)
+    for precision in PRECISIONS:
+        content = forms[precision][0].read_bytes()
+        LiteRTConverter(again).convert(precision, tmp_path / "again.tflite")
+        assert (tmp_path / "again.tflite").read_bytes() == content
+        for trace in (str(Path.cwd()), "site-packages", str(source.scratch), str(tmp_path)):
+            assert trace.encode() not in content
+
+
+def test_groups_can_stay_in_float(source: ExportSource, forms: Forms, tmp_path: Path) -> None:
+    converter = LiteRTConverter(source)
+    model = source.loaded.model
+    assert converter.groups("fp16") == ()
+    for group in converter.groups("int8"):
+        mixed = converter.convert_mixed("int8", tmp_path / "mixed.tflite", (group,))
+        module = model.get_submodule(group.removeprefix("model."))
+        layers = [
+            m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.Embedding)
+        ]
+        weights = sum(layer.weight.numel() for layer in layers)
+        assert mixed["int8_weights"] == forms["int8"][1]["int8_weights"] - weights, group
+    with pytest.raises(ExportError, match="left every weight in float"):
+        converter.convert_mixed("int8", tmp_path / "float.tflite", converter.groups("int8"))
+
+
+@pytest.mark.slow
+def test_efficientnet_converts_and_each_block_can_stay_in_float(
+    make_source: Callable[[dict[str, object]], ExportSource],
+    memes: tuple[PreparedData, Preprocessor],
+    torch_logits: Ask,
+    tmp_path: Path,
+) -> None:
+    source = make_source({"kind": "efficientnet_lite", "variant": "lite0"})
+    converter = LiteRTConverter(source)
+    inputs = memes[0].splits["test"].inputs(slice(0, 6))
+    whole: dict[str, Json] = {}
+    for precision, most in (("fp32", 1e-3), ("int8", 0.5)):
+        whole[precision] = converter.convert(precision, tmp_path / "model.tflite")
+        error = LiteRTPredictor(tmp_path / "model.tflite").predict(inputs)
+        error -= torch_logits(source, inputs)
+        assert np.abs(error).max() < most
+    mixed = converter.convert_mixed("int8", tmp_path / "m.tflite", ("model.vision.blocks.1",))
+    block = source.loaded.model.get_submodule("vision.blocks.1")
+    weights = sum(m.weight.numel() for m in block.modules() if isinstance(m, nn.Conv2d))
+    assert mixed["int8_weights"] == whole["int8"]["int8_weights"] - weights
+
+
+def test_the_predictor_needs_no_torch_in_a_fresh_process(
+    source: ExportSource,
+    forms: Forms,
+    hard_inputs: dict[str, ModelInputs],
+    torch_logits: Ask,
+    tmp_path: Path,
+) -> None:
+    inputs = hard_inputs["multimodal"]
+    for name in INPUT_NAMES:
+        np.save(tmp_path / f"{name}.npy", inputs[name], allow_pickle=False)
+    code = (
+        "import sys; sys.path[:0] = sys.argv[3].split(',')\n"
+        "import numpy as np; from pathlib import Path\n"
+        "from msd_export.litert_predictor import LiteRTPredictor\n"
+        "from msd_export.signature import INPUT_NAMES\n"
+        "inputs = {n: np.load(f'{sys.argv[2]}/{n}.npy') for n in INPUT_NAMES}\n"
+        "np.save(f'{sys.argv[2]}/logits', LiteRTPredictor(Path(sys.argv[1])).predict(inputs))\n"
+        "assert not {'torch', 'jax', 'litert_torch'} & set(sys.modules)\n"
+    )
+    roots = ",".join(str(Path(__file__).parents[2] / name) for name in (".", "export"))
+    command = [sys.executable, "-c", code, str(forms["fp32"][0]), str(tmp_path), roots]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (answer.stdout, answer.stderr) == ("", "")
+    found = np.load(tmp_path / "logits.npy", allow_pickle=False)
+    np.testing.assert_allclose(found, torch_logits(source, inputs), atol=1e-4)
+
+
+def test_prepared_calls_answer_each_for_its_own_inputs(
+    forms: Forms, hard_inputs: dict[str, ModelInputs]
+) -> None:
+    predictor = LiteRTPredictor(forms["fp32"][0])
+    calls = [predictor.prepare(hard_inputs[view]) for view in ("multimodal", "text")]
+    for call in (*calls, *calls):
+        call()
+    found = predictor.predict(hard_inputs["multimodal"])
+    assert not np.array_equal(found, predictor.predict(hard_inputs["text"]))
+
+
+@pytest.mark.parametrize("keep", [0, 40, 0.5, 0.98])
+def test_a_damaged_file_is_one_clear_and_quiet_error(
+    forms: Forms, tmp_path: Path, keep: float, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = forms["int8"][0].read_bytes()
+    cut = keep if keep >= 1 else int(len(content) * keep)
+    (tmp_path / "model.tflite").write_bytes(content[: int(cut)])
+    with pytest.raises(ArtifactError, match=r"model\.tflite: LiteRT cannot load it"):
+        LiteRTPredictor(tmp_path / "model.tflite")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_failed_conversion_is_one_quiet_error(
+    exotic_source: ExportSource, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ExportError, match=r"the conversion to LiteRT failed \(.*bessel_j0"):
+        LiteRTConverter(exotic_source).convert("fp32", tmp_path / "model.tflite")
+    assert capfd.readouterr() == ("", "")
+    assert logging.root.manager.disable == logging.NOTSET
