@@ -15,6 +15,12 @@ _PARTS = (
     ("onnxruntime", "onnxruntime", "ONNX exports", "pip install msd-deploy"),
     ("coremltools", "coremltools", "Core ML exports", "pip install msd-deploy"),
     (
+        "onnxruntime-extensions",
+        "onnxruntime_extensions",
+        "msd export --end-to-end",
+        'pip install "msd-deploy[extensions]"',
+    ),
+    (
         "tensorboard",
         "tensorboard",
         "--tracker tensorboard",

@@ -82,6 +82,14 @@ def export(
     examples: Annotated[
         int | None, typer.Option(help="Test examples to verify with.", show_default="all")
     ] = None,
+    end_to_end: Annotated[
+        bool,
+        typer.Option(
+            "--end-to-end",
+            help="Beside each model.onnx write end_to_end.onnx: from the bytes of a JPEG or PNG and"
+            " a text to labels. Needs the extra extensions.",
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -127,8 +135,14 @@ def export(
     columns = (image_column, text_column, label_column)
     with usage_errors():
         _check_data(model, data, (out, labels, *columns, strict or None))
+        if end_to_end and "onnx" not in targets:
+            raise ConfigError("is written beside an ONNX form", where="--end-to-end")
         config = ExportConfig(
-            forms_of(targets, precision or ()), max_drop, examples, overwrite=overwrite
+            forms_of(targets, precision or ()),
+            max_drop,
+            examples,
+            overwrite=overwrite,
+            end_to_end=end_to_end,
         )
         options = SourceOptions(
             0, None, 0.0, split_labels(labels), strict, image_column, text_column, label_column

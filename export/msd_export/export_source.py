@@ -9,6 +9,7 @@ import numpy as np
 
 from msd_deploy import __version__
 from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.source_types import SourceData
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import LoadedModel
 from msd_deploy.views import View
@@ -29,6 +30,7 @@ class ExportSource:
         name: What the model is called in the metadata of its exports.
         scratch: A folder for what several forms share; removed in the end.
         on_note: Called with a sentence about what a user should know.
+        read: Reads the data set itself again: pictures' bytes and texts.
     """
 
     loaded: LoadedModel[ViewClassifier]
@@ -36,6 +38,7 @@ class ExportSource:
     name: str
     scratch: Path
     on_note: Callable[[str], None] = lambda sentence: None
+    read: Callable[[], SourceData] | None = None
 
     @property
     def signature(self) -> ModelSignature:

@@ -29,7 +29,7 @@ def data_of_model(
         DataError: It cannot be used, or its classes are not the model's.
     """
     hooks.on_stage(f"Reading {spec}")
-    source = _read(spec, options, loaded.labels)
+    source = source_of_model(loaded, spec, options)
     check_classes(source, loaded.labels, loaded.problem, spec)
     data = prepare(
         source,
@@ -42,8 +42,11 @@ def data_of_model(
     return in_classes_of(data, loaded.labels)
 
 
-def _read(spec: str, options: SourceOptions, labels: tuple[str, ...]) -> SourceData:
+def source_of_model(
+    loaded: LoadedModel[ViewClassifier], spec: str, options: SourceOptions
+) -> SourceData:
+    """Read all splits of a data set for a model; see `data_of_model`."""
     if not kind_of_spec(spec) or spec.startswith(PREFIX):
         return load_source(spec, options=options)
     # All splits are read, as there; of VQA v2 the answers that the model knows are the classes.
-    return load_source_to_judge(spec, options=options, split="test", labels=labels)
+    return load_source_to_judge(spec, options=options, split="test", labels=loaded.labels)

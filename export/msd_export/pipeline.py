@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from msd_deploy.artifacts import (
@@ -21,9 +22,10 @@ from msd_deploy.evaluation import LogitsByView
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import LABELS_NAME, LoadedModel, load_classifier, load_model
-from msd_deploy.runs import config_of_run, data_of_run
-from msd_deploy.views import View
+from msd_deploy.runs import config_of_run, data_of_run, source_of_run
 from msd_export.converters import Converter, converter_for
+from msd_export.end_to_end import END_TO_END_NAME, require_end_to_end, write_end_to_end
+from msd_export.end_to_end_check import check_end_to_end
 from msd_export.export_folder import (
     KIND,
     PARITY_NAME,
@@ -40,10 +42,9 @@ from msd_export.formats import (
     refuse_unknown_form,
     require_target,
 )
-from msd_export.model_data import data_of_model
+from msd_export.model_data import data_of_model, source_of_model
 from msd_export.parity import (
     Gate,
-    ViewParity,
     check_parity,
     compare_logits,
     notes_on_source,
@@ -62,12 +63,14 @@ class ExportConfig:
         max_drop_points: Most points of the metric that a form may lose on the test split.
         examples: Test examples that verification uses; None: all.
         overwrite: Replace exports that exist.
+        end_to_end: Beside each model.onnx also write end_to_end.onnx; see `end_to_end`.
     """
 
     forms: tuple[Form, ...]
     max_drop_points: float = 1.0
     examples: int | None = None
     overwrite: bool = False
+    end_to_end: bool = False
 
     def __post_init__(self) -> None:
         for form in self.forms:
@@ -95,10 +98,19 @@ def export_student(
         _refuse_existing(run.exports / form_name(form), loaded, overwrite=config.overwrite)
     for path in _others_of_another_student(run, loaded, config):
         hooks.on_note(f"{path} was made from another student: export it too, with --overwrite")
+    if config.end_to_end:
+        require_end_to_end(loaded.preprocessor)
     hooks.on_stage(f"Reading {config_of_run(run).data.spec}")
     data = data_of_run(run, loaded.preprocessor)
     with tempfile.TemporaryDirectory() as scratch:
-        source = ExportSource(loaded, data, run.root.name, Path(scratch), on_note=hooks.on_note)
+        source = ExportSource(
+            loaded,
+            data,
+            run.root.name,
+            Path(scratch),
+            on_note=hooks.on_note,
+            read=partial(source_of_run, config_of_run(run), run),
+        )
         return _export_all(_Exporter(source, config, hooks), config.forms, run.exports, hooks)
 
 
@@ -178,10 +190,19 @@ def export_model(
         raise ArtifactError("would lie in the model folder, which it would alter", where=parent)
     for form in config.forms:
         _refuse_existing(parent / form_name(form), loaded, overwrite=config.overwrite)
+    if config.end_to_end:
+        require_end_to_end(loaded.preprocessor)
     data = data_of_model(loaded, spec, options=options, hooks=hooks)
     with tempfile.TemporaryDirectory() as scratch:
         name = folder.resolve().name
-        source = ExportSource(loaded, data, name, Path(scratch), on_note=hooks.on_note)
+        source = ExportSource(
+            loaded,
+            data,
+            name,
+            Path(scratch),
+            on_note=hooks.on_note,
+            read=partial(source_of_model, loaded, spec, options),
+        )
         return _export_all(_Exporter(source, config, hooks), config.forms, parent, hooks)
 
 
@@ -243,7 +264,8 @@ class _Exporter:
             )
             self.hooks.on_stage(f"Verifying {name} on {len(self.test)} test examples")
             predictor = open_predictor(ExportFolder(building, *form, manifest={}), threads=1)
-            parity = self._compare(predictor, name)
+            exported = self._predict(predictor, name)
+            parity = compare_logits(exported, self._source(), self.test, self.loaded.problem)
             gate = Gate(form, self.config.max_drop_points / 100, self.config.examples)
             check_parity(parity, gate)
             report = parity_as_json(
@@ -253,7 +275,10 @@ class _Exporter:
                 problem=self.loaded.problem,
                 notes=notes_on_source(self._source(), self.loaded.problem),
             )
-            self._complete(building, form, {**report, "conversion": facts})
+            sections: Json = {"conversion": facts}
+            if self.config.end_to_end and target == "onnx":
+                sections["end_to_end"] = self._end_to_end(building, exported)
+            self._complete(building, form, {**report, **sections})
         return open_export(final)
 
     def _converter(self, target: Target) -> Converter:
@@ -261,9 +286,15 @@ class _Exporter:
             self._converters[target] = converter_for(target, self.source)
         return self._converters[target]
 
-    def _compare(self, predictor: Predictor, name: str) -> dict[View, ViewParity]:
-        exported = self._predict(predictor, name)
-        return compare_logits(exported, self._source(), self.test, self.loaded.problem)
+    def _end_to_end(self, building: Path, plain: LogitsByView) -> Json:
+        """Write the file with preprocessing inside, and hold it against the plain one."""
+        assert self.source.read is not None  # only an export for benchmarks lacks it
+        path = building / END_TO_END_NAME
+        self.hooks.on_stage(f"Verifying {END_TO_END_NAME} on {len(self.test)} test examples")
+        model = building / FORMATS["onnx"].model_file
+        write_end_to_end(model, self.loaded.preprocessor, self.source.signature, path)
+        read = self.source.read()
+        return check_end_to_end(path, plain, self.test, read, self.loaded.problem)
 
     def _source(self) -> LogitsByView:
         """Return the source's logits; at the first call, tell what weakens a comparison."""
