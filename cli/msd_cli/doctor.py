@@ -21,6 +21,12 @@ _PARTS = (
         'pip install "msd-deploy[extensions]"',
     ),
     (
+        "optimum",
+        "optimum",
+        "msd_export.optimum",
+        'pip install "msd-deploy[optimum]"',
+    ),
+    (
         "tensorboard",
         "tensorboard",
         "--tracker tensorboard",
