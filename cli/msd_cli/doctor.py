@@ -18,6 +18,18 @@ _PARTS = (
     ("ai-edge-litert", "ai_edge_litert", "running LiteRT", 'pip install "msd-deploy[litert]"'),
     ("litert-torch", "litert_torch", "LiteRT exports", 'pip install "msd-deploy[litert]"'),
     (
+        "onnxruntime-extensions",
+        "onnxruntime_extensions",
+        "msd export --end-to-end",
+        'pip install "msd-deploy[extensions]"',
+    ),
+    (
+        "optimum",
+        "optimum",
+        "msd_export.optimum",
+        'pip install "msd-deploy[optimum]"',
+    ),
+    (
         "tensorboard",
         "tensorboard",
         "--tracker tensorboard",

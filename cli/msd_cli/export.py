@@ -1,18 +1,31 @@
-"""`msd export`: a student in the formats of phones, each verified."""
+"""`msd export`: a student, or any model folder, in the formats of phones, each verified."""
 
 import shlex
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
-from msd_cli.options import JsonOption, OverwriteOption, RunArgument
+from msd_cli.options import (
+    DATA_PANEL,
+    ImageColumnOption,
+    JsonOption,
+    LabelColumnOption,
+    LabelsOption,
+    OverwriteOption,
+    StrictOption,
+    TextColumnOption,
+    split_labels,
+)
 from msd_cli.usage import usage_errors
+from msd_deploy.errors import ConfigError
 from msd_export.formats import FORMATS, USUAL_TARGETS, CalibrationMethod, forms_of
 
 if TYPE_CHECKING:
     from msd_deploy.artifacts import Json
+    from msd_export.export_folder import ExportFolder
 
 
 def _offered() -> str:
@@ -46,7 +59,9 @@ class PrecisionName(StrEnum):
 
 
 def export(
-    run: RunArgument,
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A run (its student), or a model folder.")
+    ],
     target: Annotated[
         list[TargetName] | None,
         typer.Option(
@@ -77,10 +92,41 @@ def export(
             " percentile.",
         ),
     ] = "minmax",
+    end_to_end: Annotated[
+        bool,
+        typer.Option(
+            "--end-to-end",
+            help="Beside each model.onnx write end_to_end.onnx: from the bytes of a JPEG or PNG and"
+            " a text to labels. Needs the extra extensions.",
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where a model folder's exports go; a run's lie in it.",
+            show_default="MODEL-exports",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="A model folder's data set (see msd distill): its training split calibrates, its"
+            " test split verifies.",
+            show_default="the run's own",
+            rich_help_panel=DATA_PANEL,
+        ),
+    ] = None,
+    labels: LabelsOption = None,
+    image_column: ImageColumnOption = None,
+    text_column: TextColumnOption = None,
+    label_column: LabelColumnOption = None,
+    strict: StrictOption = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Export a run's student and verify every form against it on the test split.
+    """Export a run's student, or any model, and verify every form against it on the test split.
 
     A form beyond its tolerance is not written, all others are: exit code 3.
 
@@ -88,26 +134,69 @@ def export(
         msd export runs/demo
         msd export runs/demo --target onnx --precision int8 --max-drop 0.5
         msd export runs/demo --target all --precision all
+        msd export runs/demo/teacher --data synthetic:memes --out teacher-exports
     """
-    from msd_deploy.artifacts import RunDirectory, read_json
-    from msd_export.export_folder import PARITY_NAME
+    from msd_deploy.artifacts import RunDirectory
+    from msd_deploy.data.source_types import SourceOptions
     from msd_export.exporter import ExportConfig
-    from msd_export.pipeline import export_student
+    from msd_export.pipeline import export_model, export_student
 
     chosen = target or USUAL_TARGETS
     targets = tuple(name for name in FORMATS if name in chosen or "all" in chosen)
+    columns = (image_column, text_column, label_column)
     with usage_errors():
-        forms = forms_of(targets, precision or ())
+        _check_data(model, data, (out, labels, *columns, strict or None))
+        if end_to_end and "onnx" not in targets:
+            raise ConfigError("is written beside an ONNX form", where="--end-to-end")
         config = ExportConfig(
-            forms, max_drop, examples, overwrite=overwrite, calibration=calibration
+            forms_of(targets, precision or ()),
+            max_drop,
+            examples,
+            overwrite=overwrite,
+            calibration=calibration,
+            end_to_end=end_to_end,
+        )
+        options = SourceOptions(
+            0, None, 0.0, split_labels(labels), strict, image_column, text_column, label_column
         )
     display = ProgressDisplay()
     with display.running():
-        exports = export_student(RunDirectory(run), config, display.stages())
+        if data is None:
+            exports = export_student(RunDirectory(model), config, display.stages())
+        else:
+            exports = export_model(
+                model, data, config, options=options, out=out, hooks=display.stages()
+            )
+    _tell(model, exports, is_run=data is None, as_json=as_json)
+
+
+def _check_data(model: Path, data: str | None, others: tuple[object, ...]) -> None:
+    """Refuse a model folder without data, and data, or where it goes, for a run."""
+    is_run = (model / "run.json").is_file()
+    if is_run and (data, *others) != (None,) * (1 + len(others)):
+        raise ConfigError(
+            "a run is exported with the data that it was trained on, into the run",
+            where="--data" if data is not None else "--out",
+            fix="Leave out --data, --out and the options of data, or name a model folder",
+        )
+    if not is_run and data is None and (model / "manifest.json").is_file():
+        raise ConfigError(
+            "a model folder does not state its data", where="--data", fix="Give --data SPEC"
+        )
+
+
+def _tell(model: Path, exports: "list[ExportFolder]", *, is_run: bool, as_json: bool) -> None:
+    from msd_deploy.artifacts import read_json
+    from msd_export.export_folder import PARITY_NAME
+
     parities = {item.name: read_json(item.folder / PARITY_NAME) for item in exports}
+    parent = exports[0].folder.parent
     if as_json:
         sizes = {item.name: item.size_bytes() for item in exports}
-        print_json({"run": str(run), "size_bytes": sizes, "parity": parities})
+        kind = "run" if is_run else "model"
+        print_json(
+            {kind: str(model), "folder": str(parent), "size_bytes": sizes, "parity": parities}
+        )
         return
     table = new_table(
         "Verified exports: worst view's error and agreement, drop of image and text together",
@@ -117,7 +206,10 @@ def export(
         size = f"{item.size_bytes() / 1e3:,.0f} kB"
         table.add_row(item.name, size, *_parity_cells(parities[item.name]))
     result_console().print(table)
-    say(f"Wrote {run / 'exports'}. Next: msd bench {shlex.quote(str(run))}")
+    following = f"bench {shlex.quote(str(model))}"
+    if not is_run:
+        following = f"inspect {shlex.quote(str(exports[0].folder))}"
+    say(f"Wrote {parent}. Next: msd {following}")
 
 
 def _parity_cells(parity: "Json") -> tuple[str, ...]:

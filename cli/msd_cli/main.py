@@ -14,6 +14,7 @@ from msd_cli.distill import distill
 from msd_cli.doctor import doctor
 from msd_cli.evaluate import evaluate
 from msd_cli.export import export
+from msd_cli.inspect import inspect
 from msd_cli.launched import check_launchable, fall_silent, is_silent, tells_of_error
 from msd_cli.predict import predict
 from msd_cli.report import report
@@ -29,7 +30,9 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-for command in (distill, teacher, export, bench, report, compare, evaluate, predict, doctor):
+for command in (
+    *(distill, teacher, export, inspect, bench, report, compare, evaluate, predict, doctor),
+):
     app.command()(command)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from msd_deploy.artifacts import Json
-from msd_deploy.data.from_rows import other_classes
+from msd_deploy.data.classes import check_classes, in_classes_of
 from msd_deploy.data.prepared import notes_of, prepare
 from msd_deploy.data.source_types import JudgedSplit, SourceOptions
 from msd_deploy.data.sources import load_source_to_judge
@@ -41,9 +41,7 @@ def evaluate_model(
     opened = open_model(model, threads=threads)
     hooks.on_stage(f"Reading {spec}")
     source = load_source_to_judge(spec, options=options, split=split, labels=opened.labels)
-    if source.problem != opened.problem or not set(source.labels) <= set(opened.labels):
-        unknown = sorted(set(source.labels) - set(opened.labels))
-        raise other_classes(", ".join(unknown[:5]) or source.problem, opened.labels, spec)
+    check_classes(source, opened.labels, opened.problem, spec)
     data = prepare(
         source,
         opened.preprocessor,
@@ -52,18 +50,14 @@ def evaluate_model(
     )
     for note in notes_of(data):
         hooks.on_note(note)
-    rows = data.splits["test" if split == "all" else split]
-    order = [opened.labels.index(label) for label in source.labels]
+    rows = in_classes_of(data, opened.labels).splits["test" if split == "all" else split]
     hooks.on_stage(f"Asking {model} in {opened.predictor.runtime}")
     by_view = predict_every_view(
         opened.predictor, rows, on_count=lambda done, total: hooks.on_count("examples", done, total)
     )
     labelled = rows.has_label()
     labels = rows.labels[labelled]
-    logits = {
-        view: _with_known_classes(answers, order, len(opened.labels))[labelled]
-        for view, answers in by_view.items()
-    }
+    logits = {view: answers[labelled] for view, answers in by_view.items()}
     scores = score_views(logits, labels, data.problem)
     further = score_further(logits, labels, data.further_metrics)
     return {
@@ -76,14 +70,6 @@ def evaluate_model(
         "views": {view.value: score.as_json() for view, score in scores.items()},
         **({"further": further_as_json(further)} if further else {}),
     }
-
-
-def _with_known_classes(
-    logits: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]", order: list[int], classes: int
-) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
-    """Put the data's classes first, in its order; the model's others follow and count as wrong."""
-    others = [index for index in range(classes) if index not in order]
-    return logits[:, order + others]
 
 
 def predict_one(opened: OpenedModel, *, image: Path | None, text: str | None) -> dict[str, float]:

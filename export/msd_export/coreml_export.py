@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from msd_deploy.errors import ExportError
+from msd_export.coreml_decompositions import coreml_decompositions
 from msd_export.coreml_package import CoreMLModel, quiet_coremltools, save_package
 from msd_export.signature import INPUT_NAMES, OUTPUT_NAMES, ModelSignature
 
@@ -27,7 +28,7 @@ _FIELDS = {
 _DESCRIPTIONS = {
     "image": "The picture, RGB; Core ML scales no pixel buffer: give it in exactly this size.",
     "image_present": "1 if there is a picture, 0 if not: then the picture's content is ignored.",
-    "input_ids": "Tokens of the text, padded at the end; the first is [CLS].",
+    "input_ids": "Tokens of the text as preprocess.json says, padded at the end.",
     "attention_mask": "1 for tokens, 0 for padding; without a text 1 for the first token alone.",
     "logits": "One number per class, in the order of the labels.",
     "probabilities": "One probability per class, in the order of the labels.",
@@ -79,7 +80,7 @@ def _capture(model: nn.Module, signature: ModelSignature) -> torch.export.Export
     )
     with torch.no_grad():
         program = torch.export.export(model, example)
-    decomposed: torch.export.ExportedProgram = program.run_decompositions({})
+    decomposed: torch.export.ExportedProgram = program.run_decompositions(coreml_decompositions())
     return decomposed
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from msd_deploy import __version__
 from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.source_types import SourceData
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import LoadedModel
 from msd_deploy.views import View
@@ -31,6 +32,7 @@ class ExportSource:
         scratch: A folder for what several forms share; removed in the end.
         on_note: Called with a sentence about what a user should know.
         calibration_method: How an activation's range follows from the calibration examples.
+        read: Reads the data set itself again: pictures' bytes and texts.
     """
 
     loaded: LoadedModel[ViewClassifier]
@@ -39,6 +41,7 @@ class ExportSource:
     scratch: Path
     on_note: Callable[[str], None] = lambda sentence: None
     calibration_method: CalibrationMethod = "minmax"
+    read: Callable[[], SourceData] | None = None
 
     @property
     def signature(self) -> ModelSignature:

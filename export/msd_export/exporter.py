@@ -14,6 +14,8 @@ from msd_deploy.evaluation import LogitArray, LogitsByView
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.folders import LABELS_NAME
 from msd_export.converters import Converter, MixingConverter, converter_for
+from msd_export.end_to_end import END_TO_END_NAME, write_end_to_end
+from msd_export.end_to_end_check import check_end_to_end
 from msd_export.export_folder import KIND, PARITY_NAME, ExportFolder, open_export
 from msd_export.export_source import ExportSource
 from msd_export.formats import (
@@ -43,6 +45,7 @@ class ExportConfig:
         examples: Test examples that verification uses; None: all.
         overwrite: Replace exports that exist.
         calibration: How an activation's range follows from the calibration examples.
+        end_to_end: Beside each model.onnx also write end_to_end.onnx; see `end_to_end`.
     """
 
     forms: tuple[Form, ...]
@@ -50,6 +53,7 @@ class ExportConfig:
     examples: int | None = None
     overwrite: bool = False
     calibration: CalibrationMethod = "minmax"
+    end_to_end: bool = False
 
     def __post_init__(self) -> None:
         for form in self.forms:
@@ -86,6 +90,8 @@ class Exporter:
         final = parent / form_name(form)
         with new_folder(final) as building:
             report = self._make(form, building)
+            if self.config.end_to_end and form[0] == "onnx":
+                report = {**report, "end_to_end": self._end_to_end(building, form)}
             self._complete(building, form, report)
         return open_export(final)
 
@@ -177,6 +183,17 @@ class Exporter:
             problem=self.loaded.problem,
             notes=notes_on_source(source, self.loaded.problem),
         )
+
+    def _end_to_end(self, building: Path, form: Form) -> Json:
+        """Write the file with preprocessing inside, and hold it against the plain one."""
+        assert self.source.read is not None  # only an export for benchmarks lacks it
+        path, split = building / END_TO_END_NAME, self._split("test")
+        self.hooks.on_stage(f"Verifying {END_TO_END_NAME} on {len(split)} test examples")
+        predictor = open_predictor(ExportFolder(building, *form, manifest={}), threads=1)
+        plain = self._predict(predictor, form_name(form), split)
+        model = building / FORMATS["onnx"].model_file
+        write_end_to_end(model, self.loaded.preprocessor, self.source.signature, path)
+        return check_end_to_end(path, plain, split, self.source.read(), self.loaded.problem)
 
     def _converter(self, target: Target) -> Converter:
         if target not in self._converters:

@@ -7,20 +7,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fusion
 
-from msd_deploy.data.batch import Batch
-from msd_deploy.errors import ExportError
 from msd_deploy.models.classifier import ViewClassifier
+from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.folders import LoadedModel
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.problem import Problem
-from msd_deploy.views import View
 from msd_export.signature import INPUT_NAMES, ModelInputs, ModelSignature
 
 ImageLayout = Literal["nhwc", "nchw"]
 
 
 class ExportGraph(nn.Module):
-    """A classifier from pixels and token ids to logits and probabilities.
+    """A classifier of our own from pixels and token ids to logits and probabilities.
 
     Args:
         model: Put into eval mode.
@@ -42,62 +40,72 @@ class ExportGraph(nn.Module):
         self, image: Tensor, image_present: Tensor, input_ids: Tensor, attention_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return logits and probabilities, float32 [batch, classes]."""
-        pixels = image.permute(0, 3, 1, 2) if self.image_layout == "nhwc" else image
-        tokens = self.model.encode_image(pixels)
+        tokens = self.model.encode_image(_channels_first(image, self.image_layout))
         text = self.model.embed_text(input_ids)
         features = self.model.fuse(text, attention_mask, tokens, image_present)
-        logits = self.model.classifier(features)
-        if self.problem == "single_label":
-            return logits, torch.softmax(logits, dim=-1)
-        return logits, torch.sigmoid(logits)
+        return _with_probabilities(self.model.classifier(features), self.problem)
 
 
 class FamilyGraph(nn.Module):
-    """A teacher of another family behind the same inputs, to be run and never to be exported.
+    """A teacher of another family behind the same inputs and outputs; see `ExportGraph`.
 
     Args:
         model: Put into eval mode.
+        problem: As there.
+        image_layout: As there.
     """
 
-    def __init__(self, model: ViewClassifier) -> None:
+    def __init__(
+        self, model: FamilyForClassification, *, problem: Problem, image_layout: ImageLayout
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.model: FamilyForClassification = model
         nn.Module.eval(self.model)
+        self.problem = problem
+        self.image_layout = image_layout
 
     def forward(
         self, image: Tensor, image_present: Tensor, input_ids: Tensor, attention_mask: Tensor
-    ) -> Tensor:
-        """Return logits, float32 [batch, classes]; image is uint8 [batch, height, width, 3]."""
-        rows = torch.arange(len(image))
-        batch = Batch(
-            pixel_values=image.permute(0, 3, 1, 2),
-            image_index=rows,
-            image_present=image_present.bool(),
-            input_ids=input_ids.long(),
-            attention_mask=attention_mask.long(),
-            labels=torch.zeros_like(rows),
-            rows=rows,
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits and probabilities, float32 [batch, classes]."""
+        seen = self.model.see(_channels_first(image, self.image_layout))
+        features = self.model.fuse(
+            seen, input_ids.long(), attention_mask.long(), image_present.bool()
         )
-        return self.model.logits_by_view(batch, (View.MULTIMODAL,))[View.MULTIMODAL]
+        return _with_probabilities(self.model.classifier(features), self.problem)
 
 
-ExportableGraph = ExportGraph
+def _channels_first(image: Tensor, layout: ImageLayout) -> Tensor:
+    return image.permute(0, 3, 1, 2) if layout == "nhwc" else image
+
+
+def _with_probabilities(logits: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
+    if problem == "single_label":
+        return logits, torch.softmax(logits, dim=-1)
+    return logits, torch.sigmoid(logits)
+
+
+ExportableGraph = ExportGraph | FamilyGraph
+
+
+def graph_around(loaded: LoadedModel[ViewClassifier]) -> ExportableGraph:
+    """Return a loaded model behind the signature, as it is: what PyTorch answers."""
+    return _graph(loaded.model, loaded.problem, "nhwc")
 
 
 def graph_of(loaded: LoadedModel[ViewClassifier], *, image_layout: ImageLayout) -> ExportableGraph:
-    """Return the module that is converted: a copy of the model, its BatchNorm folded.
-
-    Raises:
-        ExportError: The model is of a family that has no exported form.
-    """
-    if not isinstance(loaded.model, FusionForClassification):
-        raise ExportError(
-            f"a {loaded.model.config.model_type} model has no exported form", where=loaded.folder
-        )
+    """Return the module that is converted: a copy of the model, its BatchNorm folded."""
     model = copy.deepcopy(loaded.model)
     nn.Module.eval(model)
     fold_batch_norms(model)
-    return ExportGraph(model, problem=loaded.problem, image_layout=image_layout)
+    return _graph(model, loaded.problem, image_layout)
+
+
+def _graph(model: ViewClassifier, problem: Problem, image_layout: ImageLayout) -> ExportableGraph:
+    if isinstance(model, FusionForClassification):
+        return ExportGraph(model, problem=problem, image_layout=image_layout)
+    assert isinstance(model, FamilyForClassification)  # there is no third kind
+    return FamilyGraph(model, problem=problem, image_layout=image_layout)
 
 
 def fold_batch_norms(model: nn.Module) -> int:

@@ -11,7 +11,7 @@ import onnx
 import torch
 
 from msd_deploy.errors import ExportError
-from msd_export.graph import ExportGraph, example_inputs
+from msd_export.graph import ExportableGraph, example_inputs
 from msd_export.signature import INPUT_NAMES, OUTPUT_NAMES, ModelSignature
 
 # The first opset with Gelu as one operator (five otherwise); ONNX Runtime runs it since 1.17.
@@ -19,13 +19,13 @@ OPSET = 20
 _INPUT_MEANING = {
     "image": "RGB picture, preprocessed as preprocess.json says; normalisation is inside",
     "image_present": "1 where the row shows its picture, 0 where the text decides alone",
-    "input_ids": "word pieces, [CLS] first, padded on the right",
-    "attention_mask": "1 for tokens, 0 for padding; [CLS] alone where the text is absent",
+    "input_ids": "tokens as preprocess.json says, padded on the right",
+    "attention_mask": "1 for tokens, 0 for padding; the first token alone where there is no text",
 }
 
 
 def export_onnx(
-    graph: ExportGraph, signature: ModelSignature, metadata: Mapping[str, str], path: Path
+    graph: ExportableGraph, signature: ModelSignature, metadata: Mapping[str, str], path: Path
 ) -> None:
     """Write a float32 ONNX file with a dynamic batch dimension.
 
@@ -57,9 +57,17 @@ def export_onnx(
         raise ExportError(f"ONNX conversion failed ({_reason(error)})", where=path.name) from error
     assert program is not None
     model = program.model_proto
+    _refuse_fixed_batch(model, path)
     _describe(model, metadata)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def _refuse_fixed_batch(model: onnx.ModelProto, path: Path) -> None:
+    """Where code depends on the batch's size, torch.onnx falls back to the traced one, silently."""
+    for value in (*model.graph.input, *model.graph.output):
+        if not value.type.tensor_type.shape.dim[0].dim_param:
+            raise ExportError(f"ONNX conversion fixed the batch of {value.name}", where=path.name)
 
 
 def _describe(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:

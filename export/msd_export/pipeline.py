@@ -2,18 +2,22 @@
 
 import tempfile
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from msd_deploy.artifacts import RunDirectory, refuse_existing
-from msd_deploy.errors import ExportError, MsdError, RuntimeUnavailableError
+from msd_deploy.data.source_types import SourceOptions
+from msd_deploy.errors import ArtifactError, ExportError, MsdError, RuntimeUnavailableError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.classifier import ViewClassifier
-from msd_deploy.models.folders import LoadedModel, family_of, load_model
+from msd_deploy.models.folders import LoadedModel, load_classifier, load_model
 from msd_deploy.runs import config_of_run, data_of_run
+from msd_export.end_to_end import require_end_to_end
 from msd_export.export_folder import ExportFolder, open_export, stated_source
 from msd_export.export_source import ExportSource
 from msd_export.exporter import ExportConfig, Exporter
 from msd_export.formats import FORMATS, Form, form_name
+from msd_export.model_data import data_of_model, source_of_model
 
 
 def export_student(
@@ -35,6 +39,8 @@ def export_student(
         _refuse_existing(run.exports / form_name(form), loaded, overwrite=config.overwrite)
     for path in _others_of_another_student(run, loaded, config):
         hooks.on_note(f"{path} was made from another student: export it too, with --overwrite")
+    if config.end_to_end:
+        require_end_to_end(loaded.preprocessor)
     hooks.on_stage(f"Reading {config_of_run(run).data.spec}")
     data = data_of_run(run, loaded.preprocessor)
     with tempfile.TemporaryDirectory() as scratch:
@@ -87,20 +93,71 @@ def _others_of_another_student(
     return [path for path in paths if stated_source(path) not in (None, student.digest)]
 
 
+def export_model(
+    folder: Path,
+    spec: str,
+    config: ExportConfig,
+    *,
+    options: SourceOptions,
+    out: Path | None = None,
+    hooks: StageHooks | None = None,
+) -> list[ExportFolder]:
+    """Export any model folder, such as a teacher's, as `export_student` exports a run's student.
+
+    Args:
+        folder: The model folder, of our own kind or another family.
+        spec: Data set with the model's classes: its training split calibrates, its test split
+            verifies.
+        config: What is exported and how strictly it is judged.
+        options: How the data set is read.
+        out: Where the exports go; None: `exports_beside` the folder.
+        hooks: What watches.
+
+    Raises:
+        DataError: The data cannot be used, or its classes are not the model's.
+        MsdError: As `export_student`.
+    """
+    hooks = hooks or StageHooks()
+    loaded = load_classifier(folder)
+    parent = out or exports_beside(folder)
+    if parent.resolve().is_relative_to(folder.resolve()):
+        raise ArtifactError("would lie in the model folder, which it would alter", where=parent)
+    for form in config.forms:
+        _refuse_existing(parent / form_name(form), loaded, overwrite=config.overwrite)
+    if config.end_to_end:
+        require_end_to_end(loaded.preprocessor)
+    data = data_of_model(loaded, spec, options=options, hooks=hooks)
+    with tempfile.TemporaryDirectory() as scratch:
+        name = folder.resolve().name
+        source = ExportSource(
+            loaded,
+            data,
+            name,
+            Path(scratch),
+            on_note=hooks.on_note,
+            calibration_method=config.calibration,
+            read=partial(source_of_model, loaded, spec, options),
+        )
+        return _export_all(Exporter(source, config, hooks), config.forms, parent, hooks)
+
+
+def exports_beside(folder: Path) -> Path:
+    """Return where the exports of a model folder go unless told otherwise: NAME-exports."""
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    return named.with_name(f"{named.name}-exports")
+
+
 def export_teacher_reference(
     run: RunDirectory, hooks: StageHooks | None = None
 ) -> ExportFolder | None:
     """Export a run's teacher to float32 ONNX, the reference that `msd bench` compares with.
 
-    An export of the same teacher is used again. A teacher of another family has none, since only
-    models of our own are exported: it is measured in PyTorch.
+    An export of the same teacher is used again. A teacher that cannot be converted has none: that
+    is told, and it is measured in PyTorch.
     """
     hooks = hooks or StageHooks()
     run.require_finished()
-    if (family := family_of(run.teacher)) is not None:
-        hooks.on_note(f"the {family} teacher is measured in PyTorch alone: it has no export")
-        return None
-    loaded = load_model(run.teacher)
+    loaded = load_classifier(run.teacher)
     folder = run.teacher_exports / "onnx-fp32"
     if folder.is_dir():
         existing = open_export(folder)
@@ -111,4 +168,8 @@ def export_teacher_reference(
     name = f"{run.root.name} teacher"
     with tempfile.TemporaryDirectory() as scratch:
         source = ExportSource(loaded, data, name, Path(scratch), on_note=hooks.on_note)
-        return Exporter(source, config, hooks).export(("onnx", "fp32"), run.teacher_exports)
+        try:
+            return Exporter(source, config, hooks).export(("onnx", "fp32"), run.teacher_exports)
+        except ExportError as error:
+            hooks.on_note(f"the teacher is measured in PyTorch alone: {error}")
+            return None

@@ -66,16 +66,10 @@ class TorchPredictor:
         import torch
 
         from msd_deploy.models.folders import load_classifier
-        from msd_deploy.models.fusion import FusionForClassification
-        from msd_export.graph import ExportGraph, FamilyGraph
+        from msd_export.graph import graph_around
 
         torch.set_num_threads(threads)
-        loaded = load_classifier(folder)
-        self._graph: ExportGraph | FamilyGraph
-        if isinstance(loaded.model, FusionForClassification):
-            self._graph = ExportGraph(loaded.model, problem=loaded.problem, image_layout="nhwc")
-        else:
-            self._graph = FamilyGraph(loaded.model)
+        self._graph = graph_around(load_classifier(folder))
 
     def predict(self, inputs: ModelInputs) -> Logits:
         """Return logits; see `Predictor`."""
@@ -84,8 +78,7 @@ class TorchPredictor:
         from msd_export.graph import as_tensors
 
         with torch.inference_mode():
-            answer = self._graph(*as_tensors(inputs))
-        logits = answer[0] if isinstance(answer, tuple) else answer
+            logits, _ = self._graph(*as_tensors(inputs))
         return cast(Logits, logits.numpy())
 
     def prepare(self, inputs: ModelInputs) -> Callable[[], object]:

@@ -84,6 +84,22 @@ class FamilyForClassification(ViewClassifier):
         seen = self.seen(batch) if any(view.has_image for view in wanted) else None
         return self.encoder.features_by_view(batch, seen, wanted)
 
+    def fuse(
+        self, seen: Tensor, input_ids: Tensor, attention_mask: Tensor, image_present: Tensor
+    ) -> Tensor:
+        """Return features [batch, width] of rows, each with a picture and a text of its own.
+
+        Values alone decide a row's view, not shapes or branches, so that one exported graph
+        answers for all three. What is absent changes nothing.
+
+        Args:
+            seen: What `see` makes of the rows' pictures, absent ones included.
+            input_ids: int64 [batch, length].
+            attention_mask: int64 [batch, length]; a single token where the text is absent.
+            image_present: bool [batch].
+        """
+        return self.encoder.fuse(seen, input_ids, attention_mask, image_present)
+
 
 def _build_encoder(config: FamilyConfig) -> Towers | Stream:
     backbone = build_backbone(config.backbone)

@@ -123,7 +123,7 @@ def load_model(folder: Path) -> LoadedModel[FusionForClassification]:
     """
     if (family := family_of(folder)) is not None:
         raise ArtifactError(
-            f"is a {family} teacher, which is distilled and not exported",
+            f"is a {family} teacher, not a model of our own kind",
             where=folder,
             fix="Name a student, or a run of `msd distill`",
         )

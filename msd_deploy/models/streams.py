@@ -79,7 +79,8 @@ class ViltParts(nn.Module):
         """Return patches with their places; see `StreamParts`."""
         embeddings = self.model.embeddings
         patches = embeddings.patch_embeddings(seen).flatten(2).transpose(1, 2)
-        start = embeddings.cls_token.expand(len(patches), -1, -1)
+        # Not len(): torch.export would fix the batch at the traced size.
+        start = embeddings.cls_token.expand(patches.shape[0], -1, -1)
         placed = torch.cat([start, patches], dim=1) + embeddings.position_embeddings
         kind = embeddings.token_type_embeddings.weight[_IMAGE_TYPE]
         return cast(Tensor, embeddings.dropout(placed) + kind)
@@ -218,3 +219,11 @@ class Stream(nn.Module):
             image[batch.image_index],
             batch.image_present,
         )
+
+    def fuse(
+        self, seen: Tensor, input_ids: Tensor, attention_mask: Tensor, image_present: Tensor
+    ) -> Tensor:
+        """Return features [batch, width]; see `FamilyForClassification.fuse`."""
+        image = self.parts.encode_image(seen)
+        pooled = self.parts.fuse(input_ids, attention_mask, image, image_present)
+        return cast(Tensor, self.dropout(pooled))

@@ -145,6 +145,18 @@ class Towers(nn.Module):
             for view in wanted
         }
 
+    def fuse(
+        self, seen: Tensor, input_ids: Tensor, attention_mask: Tensor, image_present: Tensor
+    ) -> Tensor:
+        """Return features [batch, width]; see `FamilyForClassification.fuse`."""
+        features = self.head(
+            seen,
+            self.parts.encode_text(input_ids, attention_mask),
+            image_present=image_present,
+            text_present=_is_text(attention_mask),
+        )
+        return cast(Tensor, features)
+
 
 class FusionHead(nn.Module):
     """Fuses an embedding of the picture and one of the text; learned vectors stand for absent ones.
@@ -188,4 +200,8 @@ def _or_absent(embedding: Tensor | None, present: Tensor, absent: Tensor) -> Ten
 
 def text_is_present(batch: Batch) -> Tensor:
     """Return which rows have a text, bool [batch]: an absent one is a single token."""
-    return batch.attention_mask.sum(dim=1) > 1
+    return _is_text(batch.attention_mask)
+
+
+def _is_text(attention_mask: Tensor) -> Tensor:
+    return attention_mask.sum(dim=1) > 1

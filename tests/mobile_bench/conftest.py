@@ -15,8 +15,9 @@ from msd_deploy.distill.teacher_cache import cache_predictions
 from msd_deploy.models.folders import LABELS_NAME, load_model, save_model
 from msd_deploy.models.sizes import build_student
 from msd_deploy.models.teachers import load_teacher
-from msd_export.export_folder import KIND, MODEL_FILE
+from msd_export.export_folder import KIND
 from msd_export.exporter import ExportConfig
+from msd_export.formats import FORMATS
 from msd_export.graph import ExportGraph, signature_of
 from msd_export.onnx_export import export_onnx
 from msd_export.pipeline import export_student
@@ -65,7 +66,7 @@ def export_by_hand(source: Path, folder: Path) -> None:
     loaded = load_model(source)
     folder.mkdir(parents=True)
     graph = ExportGraph(loaded.model, problem=loaded.problem, image_layout="nhwc")
-    export_onnx(graph, signature_of(loaded), {}, folder / MODEL_FILE["onnx"])
+    export_onnx(graph, signature_of(loaded), {}, folder / FORMATS["onnx"].model_file)
     (folder / LABELS_NAME).write_bytes((source / LABELS_NAME).read_bytes())
     facts = {"target": "onnx", "precision": "fp32", "source_digest": loaded.digest}
     write_manifest(folder, KIND, facts)

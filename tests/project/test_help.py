@@ -9,7 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOTS = [ROOT / name for name in (".", "cli", "export", "mobile_bench")]
-COMMANDS = ("distill", "teacher", "export", "bench", "report", "evaluate", "predict", "doctor")
+COMMANDS = (
+    *("distill", "teacher", "export", "inspect", "bench", "report", "evaluate", "predict"),
+    "doctor",
+)
 HEAVY = (
     "accelerate",
     "coremltools",

@@ -127,7 +127,7 @@ def test_a_teacher_folder_loads_alone_and_answers_the_same(
         after = loaded.model.logits_by_view(batch, tuple(View))
     for view in View:
         assert torch.equal(before[view], after[view])
-    with pytest.raises(ArtifactError, match="teacher, which is distilled and not exported"):
+    with pytest.raises(ArtifactError, match="teacher, not a model of our own kind"):
         load_model(tmp_path / "elsewhere")
 
 

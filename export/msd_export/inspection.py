@@ -1,0 +1,122 @@
+"""`msd inspect`: what is in an export, and whether it still is what was verified."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from msd_deploy.artifacts import Json, files_below, read_json
+from msd_deploy.errors import ArtifactError
+from msd_export.export_folder import PARITY_NAME, ExportFolder, open_export
+from msd_export.formats import FORMATS, Target, require_target
+from msd_export.model_facts import ModelFacts, Reader
+
+_STATED = ("msd_deploy", "created_utc", "source_digest", "dataset_digest")
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """An export, or a model's file alone.
+
+    Attributes:
+        path: What was looked at.
+        target: Its format.
+        facts: What the file says.
+        size_bytes: Of the model's file or package.
+        precision: Of an export folder; None for a file alone, like all that follows.
+        provenance: What made it, of what, with which data.
+        files: Digest of each file of the folder, all of them verified.
+        parity: parity.json.
+    """
+
+    path: Path
+    target: Target
+    facts: ModelFacts
+    size_bytes: int
+    precision: str | None = None
+    provenance: Mapping[str, object] | None = None
+    files: Mapping[str, str] | None = None
+    parity: Json | None = None
+
+    def as_json(self) -> Json:
+        """Return JSON values."""
+        return {
+            "path": str(self.path),
+            "target": self.target,
+            "precision": self.precision,
+            "size_bytes": self.size_bytes,
+            "provenance": self.provenance,
+            "files": self.files,
+            "parity": self.parity,
+            **self.facts.as_json(),
+        }
+
+
+def inspect_export(path: Path) -> Inspection:
+    """Look into an export folder, every file verified, or into a model's file or package alone.
+
+    Raises:
+        ArtifactError: It is neither, damaged, or altered.
+        RuntimeUnavailableError: What reads it is not installed.
+    """
+    target = _target_of_file(path)
+    if target is not None:
+        return Inspection(path, target, _read(target, path), _size(path))
+    export = open_export(path)
+    files = export.manifest.get("files")
+    assert isinstance(files, dict)  # it was verified
+    return Inspection(
+        path,
+        export.target,
+        _read(export.target, export.model_path),
+        export.size_bytes(),
+        export.precision,
+        {name: export.manifest.get(name) for name in _STATED},
+        files,
+        _parity(export),
+    )
+
+
+def _target_of_file(path: Path) -> Target | None:
+    for target, form in FORMATS.items():
+        if path.exists() and path.suffix == Path(form.model_file).suffix:
+            return target
+    return None
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else files_below(path)
+    return sum(file.stat().st_size for file in files)
+
+
+def _parity(export: ExportFolder) -> Json:
+    parity = read_json(export.folder / PARITY_NAME)
+    if not isinstance(parity.get("views"), dict):
+        raise ArtifactError("states no views", where=export.folder / PARITY_NAME)
+    return parity
+
+
+def _read(target: Target, path: Path) -> ModelFacts:
+    require_target(target)
+    return _READERS[target]()(path)
+
+
+def _onnx() -> Reader:
+    from msd_export.inspect_onnx import read_onnx
+
+    return read_onnx
+
+
+def _ort() -> Reader:
+    from msd_export.inspect_onnx import read_ort
+
+    return read_ort
+
+
+def _coreml() -> Reader:
+    from msd_export.inspect_coreml import read_coreml
+
+    return read_coreml
+
+
+_READERS: dict[Target, Callable[[], Reader]] = {"onnx": _onnx, "ort": _ort, "coreml": _coreml}
+"""Where a further target's reader is added; its libraries are imported when it is asked for."""

@@ -1,0 +1,190 @@
+"""Exports of model folders that no run made: teachers of our own kind and of other families."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from msd_cli.main import app
+from msd_deploy.artifacts import RunDirectory, read_json
+from msd_deploy.data.classes import in_classes_of
+from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.source_types import SourceOptions
+from msd_deploy.errors import ArtifactError, DataError
+from msd_deploy.models.checkpoints import open_checkpoint
+from msd_deploy.models.families import FamilyForClassification
+from msd_deploy.models.folders import load_classifier, save_model
+from msd_deploy.problem import NO_LABEL
+from msd_deploy.views import View
+from msd_export.exporter import ExportConfig
+from msd_export.graph import as_tensors, graph_around
+from msd_export.pipeline import export_model
+from msd_export.predictors import open_predictor
+from msd_export.signature import ModelInputs
+from tests.teachers.conftest import TEXTS, WRITERS, batch_of
+
+MEMES = "synthetic:memes"
+FEW = SourceOptions(examples=16)
+FORMS = (("onnx", "fp32"), ("onnx", "int8"), ("coreml", "fp16"))
+
+
+@pytest.fixture(scope="module")
+def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """An untrained teacher of a family, as `msd teacher` writes it; read it only."""
+    parent = tmp_path_factory.mktemp("families")
+
+    def write(family: str) -> Path:
+        if not (parent / family).is_dir():
+            checkpoint = WRITERS[family](parent / "published" / family)
+            vision = None
+            if family == "visual_bert":
+                vision = str(WRITERS["vision"](parent / "published" / "vision"))
+            opened = open_checkpoint(str(checkpoint), vision=vision)
+            preprocessor = opened.preprocessor(TEXTS)
+            torch.manual_seed(0)
+            model = opened.build(
+                preprocessor, labels=("hateful", "benign"), problem="single_label", dropout=0.0
+            )
+            with torch.no_grad():  # what stands for an absent part starts as nothing
+                for parameter in model.parameters():
+                    parameter.add_(0.05 * torch.randn_like(parameter))
+            save_model(
+                parent / family,
+                model,
+                preprocessor,
+                labels=("hateful", "benign"),
+                problem="single_label",
+                facts={},
+            )
+        return parent / family
+
+    return write
+
+
+def inputs_of(preprocessor: Preprocessor, view: View, *, other: bool) -> ModelInputs:
+    """Three rows under a view; `other` changes what the view does not show."""
+    batch = batch_of(preprocessor, TEXTS)
+    image = batch.pixel_values.permute(0, 2, 3, 1).numpy().copy()
+    input_ids, attention_mask = preprocessor.tokens(TEXTS)
+    if other and not view.has_image:
+        image = 255 - image
+    if not view.has_text:
+        attention_mask[:, 1:] = 0
+        input_ids[:, 0] = preprocessor.cls_id
+        if other:
+            input_ids[:, 1:] = np.roll(input_ids[:, 1:], 1, axis=0)
+    present = np.full(len(TEXTS), view.has_image, np.int32)
+    return {
+        "image": image,
+        "image_present": present,
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+    }
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip", "vilt", "visual_bert"])
+def test_a_graph_answers_as_the_family_for_each_view_by_values_alone(
+    family_folder: Callable[[str], Path], family: str
+) -> None:
+    loaded = load_classifier(family_folder(family))
+    assert isinstance(loaded.model, FamilyForClassification)
+    graph = graph_around(loaded)
+    with torch.inference_mode():
+        wanted = loaded.model.logits_by_view(batch_of(loaded.preprocessor, TEXTS), tuple(View))
+        for view in View:
+            for other in (False, True):
+                inputs = inputs_of(loaded.preprocessor, view, other=other)
+                logits, probabilities = graph(*as_tensors(inputs))
+                np.testing.assert_allclose(logits, wanted[view], atol=1e-5)
+                np.testing.assert_allclose(probabilities, wanted[view].softmax(-1), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["clip", "siglip", "vilt", "visual_bert"])
+def test_every_family_is_exported_and_verified(
+    family_folder: Callable[[str], Path], family: str, tmp_path: Path
+) -> None:
+    folder = family_folder(family)
+    config = ExportConfig(FORMS, max_drop_points=100, examples=6)
+    exports = export_model(folder, MEMES, config, options=FEW, out=tmp_path / "out")
+    assert [item.name for item in exports] == ["onnx-fp32", "onnx-int8", "coreml-fp16"]
+    loaded = load_classifier(folder)
+    assert isinstance(loaded.model, FamilyForClassification)
+    with torch.inference_mode():
+        wanted = loaded.model.logits_by_view(batch_of(loaded.preprocessor, TEXTS), tuple(View))
+    predictor = open_predictor(exports[0])
+    for view in View:
+        for other in (False, True):
+            inputs = inputs_of(loaded.preprocessor, view, other=other)
+            np.testing.assert_allclose(predictor.predict(inputs), wanted[view], atol=1e-4)
+
+
+def test_a_teacher_of_our_own_kind_is_exported_beside_its_folder(own_run: RunDirectory) -> None:
+    line = ["export", str(own_run.teacher), "--data", MEMES, "--target", "onnx", "--json"]
+    line += ["--precision", "fp32", "--examples", "20", "--max-drop", "100"]
+    answer = CliRunner().invoke(app, line)
+    assert answer.exit_code == 0, answer.stderr
+    folder = own_run.root / "teacher-exports" / "onnx-fp32"
+    manifest = read_json(folder / "manifest.json")
+    assert manifest["source_digest"] == load_classifier(own_run.teacher).digest
+    assert str(own_run.root / "teacher-exports") in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", MEMES], "Invalid value for --data: a run is exported with the data"),
+        (["--out", "elsewhere"], "Invalid value for --out: a run is exported with the data"),
+        (["--strict"], "a run is exported with the data"),
+    ],
+)
+def test_a_run_brings_its_own_data_and_place(
+    finished_run: RunDirectory, options: list[str], message: str
+) -> None:
+    runner = CliRunner(env={"COLUMNS": "300"})
+    answer = runner.invoke(app, ["export", str(finished_run.root), *options])
+    assert answer.exit_code == 2
+    assert message in answer.stderr
+
+
+def test_a_model_folder_needs_data(finished_run: RunDirectory) -> None:
+    runner = CliRunner(env={"COLUMNS": "300"})
+    answer = runner.invoke(app, ["export", str(finished_run.teacher)])
+    assert answer.exit_code == 2
+    assert "--data: a model folder does not state its data. Give --data SPEC." in answer.stderr
+
+
+def test_data_with_other_classes_is_refused(finished_run: RunDirectory, tmp_path: Path) -> None:
+    config = ExportConfig((("onnx", "fp32"),))
+    with pytest.raises(DataError, match=r"classes are not the model's .* benign, hateful"):
+        export_model(
+            finished_run.teacher, "synthetic:entailment", config, options=FEW, out=tmp_path / "out"
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_exports_may_not_alter_the_model_folder(finished_run: RunDirectory) -> None:
+    config = ExportConfig((("onnx", "fp32"),))
+    inside = finished_run.teacher / "exports"
+    with pytest.raises(ArtifactError, match="would lie in the model folder"):
+        export_model(finished_run.teacher, MEMES, config, options=FEW, out=inside)
+
+
+def test_labels_are_numbered_as_the_model_does(memes: tuple[PreparedData, Preprocessor]) -> None:
+    data = memes[0]
+    split = data.splits["test"]
+    wider = in_classes_of(data, ("other", "hateful", "benign"))
+    assert wider.labels == ("other", "hateful", "benign")
+    named = [wider.labels[label] for label in wider.splits["test"].labels.tolist()]
+    assert named == [data.labels[label] for label in split.labels.tolist()]
+    assert in_classes_of(data, data.labels) is data
+    split.labels[0], before = NO_LABEL, split.labels[0]
+    try:
+        unlabelled = in_classes_of(data, ("hateful", "benign")).splits["test"]
+    finally:
+        split.labels[0] = before
+    assert unlabelled.labels[0] == NO_LABEL
