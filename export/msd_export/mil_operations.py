@@ -17,8 +17,11 @@ from msd_export import mil_tensors as tensors
 Function = Callable[..., Tensor | tuple[Tensor, ...]]
 
 DATA_PARAMETERS = frozenset(
-    {"x", "y", "a", "b", "cond", "values", "indices", "query", "key", "value", "attn_mask"}
-)
+    {
+        "x", "y", "a", "b", "cond", "values", "indices", "query", "key", "value", "attn_mask",
+        "input", "scale", "zero_point",
+    }
+)  # fmt: skip
 """Parameters that are tensors even where the program gives a constant scalar or integers."""
 
 EXACT_TYPES = frozenset(
@@ -108,6 +111,7 @@ OPERATIONS: Mapping[str, Function] = MappingProxyType(
         "conv": layers.conv,
         "cos": _unary(torch.cos),
         "cumsum": _cumsum,
+        "dequantize": layers.dequantize,
         "einsum": layers.einsum,
         "elu": _elu,
         "equal": _binary(torch.eq),
@@ -146,6 +150,7 @@ OPERATIONS: Mapping[str, Function] = MappingProxyType(
         "not_equal": _binary(torch.ne),
         "pad": tensors.pad,
         "pow": _binary(torch.pow),
+        "quantize": layers.quantize,
         "range_1d": tensors.range_1d,
         "real_div": _binary(torch.div),
         "reduce_argmax": _reduce_argmax,
