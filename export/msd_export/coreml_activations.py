@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from msd_export.coreml_package import CoreMLModel, rewrite_package
-from msd_export.coreml_quantize import compressed
+from msd_export.coreml_quantize import with_int8_weights
 from msd_export.coreml_storage import INTEGER_TYPES, operations_of
 from msd_export.mil_evaluator import MilEvaluator
 from msd_export.mil_operations import OPERATIONS
@@ -59,7 +59,7 @@ def quantize_activations(source: Path, destination: Path, calibration: ModelInpu
     def change(model: CoreMLModel) -> CoreMLModel:
         model = _with_relu6(model, _clips_at_six(program))
         integer = _with_integer_activations(model, ranges, kept=_masking_additions(program, ranges))
-        return compressed(integer, "int8")
+        return with_int8_weights(integer)
 
     rewrite_package(source, destination, change, what="quantization to w8a8")
 
@@ -117,7 +117,7 @@ def _with_integer_activations(
     from coremltools.models.utils import _apply_graph_pass
     from coremltools.optimize import coreml as optimize
 
-    choice = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8")
+    choice = optimize.OpLinearQuantizerConfig(mode="linear", dtype="int8")
     config = optimize.OptimizationConfig(
         op_type_configs=dict.fromkeys(INTEGER_TYPES, choice),
         op_name_configs=dict.fromkeys(kept, None),

@@ -7,7 +7,7 @@ from msd_deploy.artifacts import Json
 from msd_deploy.errors import ExportError
 from msd_export.coreml_activations import quantize_activations
 from msd_export.coreml_export import FloatPrecision, export_coreml
-from msd_export.coreml_quantize import compress_weights
+from msd_export.coreml_quantize import palettize_weights, quantize_weights_int8
 from msd_export.coreml_storage import count_integer_operations, count_weights
 from msd_export.export_source import ExportSource
 from msd_export.formats import Precision
@@ -34,8 +34,11 @@ class CoreMLConverter:
         match precision:
             case "fp32" | "fp16":
                 shutil.copytree(self._in_float(precision), path)
-            case "int8" | "pal6" | "pal4":
-                compress_weights(self._in_float("fp16"), path, precision)
+            case "int8":
+                quantize_weights_int8(self._in_float("fp16"), path)
+            case "pal6" | "pal4":
+                calibration = self._source.calibration()
+                palettize_weights(self._in_float("fp16"), path, precision, calibration)
             case "w8a8":
                 quantize_activations(self._in_float("fp16"), path, self._source.calibration())
             case _:
