@@ -96,13 +96,10 @@ def _names_of_weights(spec: Spec) -> dict[str, str]:
 
 def _windows(value: NDArray[np.float32], arguments: Mapping[str, object]) -> NDArray[np.float32]:
     """Return the windows of [1, channels, height, width] under a kernel, [positions, inputs]."""
-    kernel, strides, dilations = (
-        [int(item) for item in np.asarray(sizes)]
-        for sizes in (
-            np.shape(arguments["weight"])[2:],
-            arguments["strides"],
-            arguments["dilations"],
-        )
+    kernel = np.asarray(arguments["weight"]).shape[2:]
+    strides, dilations = (
+        tuple(int(step) for step in np.asarray(arguments[name]))
+        for name in ("strides", "dilations")
     )
     extents = [(size - 1) * step + 1 for size, step in zip(kernel, dilations, strict=True)]
     pads = window_pads(

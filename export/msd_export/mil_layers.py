@@ -115,6 +115,25 @@ def max_pool(
     return pool(padded, kernel_sizes, strides, 0, 1, ceil_mode)
 
 
+def upsample_bilinear(
+    x: Tensor,
+    scale_factor_height: float,
+    scale_factor_width: float,
+    align_corners: bool,
+    half_pixel_centers: bool | None = None,
+) -> Tensor:
+    """Resize [batch, channels, height, width] by factors; sizes are rounded down.
+
+    Raises:
+        ValueError: Neither corners nor centres of pixels are aligned: PyTorch knows no such way.
+    """
+    if not align_corners and half_pixel_centers is False:
+        raise ValueError("neither align_corners nor half_pixel_centers is set")
+    height, width = x.shape[2:]
+    size = (int(height * scale_factor_height), int(width * scale_factor_width))
+    return F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
+
+
 def batch_norm(
     x: Tensor,
     mean: Tensor,

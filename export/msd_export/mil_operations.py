@@ -1,7 +1,8 @@
 """What the MIL evaluator can execute: one pure function per operation type, in one table.
 
 Covers what convolutional networks and transformers of this project export to. Loops, conditions,
-states, resizing and recurrence are not covered: a program that holds one is refused by its name.
+states, recurrence and resizing other than bilinear are not covered: a program that holds one is
+refused by its name.
 """
 
 from collections.abc import Callable, Mapping
@@ -187,5 +188,6 @@ OPERATIONS: Mapping[str, Function] = MappingProxyType(
         "tanh": _unary(torch.tanh),
         "tile": tensors.tile,
         "transpose": tensors.transpose,
+        "upsample_bilinear": layers.upsample_bilinear,
     }
 )
