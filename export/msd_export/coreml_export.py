@@ -1,12 +1,14 @@
-"""Write a student as a Core ML package: an ML Program in float16 that runs from iOS 16 on.
+"""Write a student as a Core ML package: an ML Program in float that runs from iOS 16 on.
 
-Normalisation of the image is part of the graph, so the app hands over a pixel buffer. int8 weights
-are coreml_quantize's; running what was written without a Mac is mil_evaluator's.
+Normalisation of the image is part of the graph, so the app hands over a pixel buffer. Compressed
+weights are coreml_quantize's, integer activations coreml_activations'; running what was written
+without a Mac is mil_evaluator's.
 """
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from msd_deploy.errors import ExportError
 from msd_export.coreml_decompositions import coreml_decompositions
 from msd_export.coreml_package import CoreMLModel, quiet_coremltools, save_package
 from msd_export.signature import INPUT_NAMES, OUTPUT_NAMES, ModelSignature
+
+FloatPrecision = Literal["fp32", "fp16"]
 
 _FIELDS = {
     "description": "short_description",
@@ -36,7 +40,12 @@ _DESCRIPTIONS = {
 
 
 def export_coreml(
-    model: nn.Module, signature: ModelSignature, metadata: Mapping[str, str], path: Path
+    model: nn.Module,
+    signature: ModelSignature,
+    metadata: Mapping[str, str],
+    path: Path,
+    *,
+    precision: FloatPrecision = "fp16",
 ) -> None:
     """Write a model as an .mlpackage; the same model gives the same bytes.
 
@@ -48,13 +57,15 @@ def export_coreml(
         metadata: description, author, license and version become the package's own fields,
             everything else its user-defined metadata, where labels (JSON) and problem are added.
         path: The folder to write, NAME.mlpackage; replaced where it exists.
+        precision: Of weights and arithmetic. Core ML computes fp32 on CPU and GPU alone: the
+            Neural Engine has float16 only.
 
     Raises:
         ExportError: The model cannot be captured or converted.
     """
     with quiet_coremltools():
         try:
-            converted = _convert(_capture(model, signature), signature)
+            converted = _convert(_capture(model, signature), signature, precision)
         except Exception as error:  # torch.export and coremltools raise all kinds, bare ones too
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             raise ExportError(
@@ -84,9 +95,12 @@ def _capture(model: nn.Module, signature: ModelSignature) -> torch.export.Export
     return decomposed
 
 
-def _convert(program: torch.export.ExportedProgram, signature: ModelSignature) -> CoreMLModel:
+def _convert(
+    program: torch.export.ExportedProgram, signature: ModelSignature, precision: FloatPrecision
+) -> CoreMLModel:
     import coremltools as ct
 
+    half, single = ct.precision.FLOAT16, ct.precision.FLOAT32
     text_shape = (1, signature.max_length)
     image_present, input_ids, attention_mask = (
         ct.TensorType(name, shape=shape, dtype=np.int32)
@@ -101,7 +115,7 @@ def _convert(program: torch.export.ExportedProgram, signature: ModelSignature) -
         outputs=[ct.TensorType(name, dtype=np.float32) for name in OUTPUT_NAMES],
         convert_to="mlprogram",
         minimum_deployment_target=ct.target.iOS16,
-        compute_precision=ct.precision.FLOAT16,
+        compute_precision=half if precision == "fp16" else single,
         compute_units=ct.ComputeUnit.ALL,
         skip_model_load=True,
     )

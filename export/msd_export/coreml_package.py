@@ -10,12 +10,12 @@ import json
 import logging
 import uuid
 import warnings
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from msd_deploy.errors import ArtifactError
+from msd_deploy.errors import ArtifactError, ExportError
 
 SPEC_PATH = Path("Data/com.apple.CoreML/model.mlmodel")
 WEIGHTS_PATH = Path("Data/com.apple.CoreML/weights")
@@ -34,6 +34,11 @@ class CoreMLModel(Protocol):
     user_defined_metadata: MutableMapping[str, str]
     input_description: MutableMapping[str, str]
     output_description: MutableMapping[str, str]
+    weights_dir: str | None
+
+    def get_spec(self) -> Spec:
+        """Return a copy of the model's description."""
+        ...
 
     def save(self, save_path: str) -> None:
         """Write the package."""
@@ -83,6 +88,39 @@ def read_spec(package: Path) -> Spec:
     if spec.WhichOneof("Type") != "mlProgram":
         raise ArtifactError("holds no ML Program", where=package)
     return spec
+
+
+def rewrite_package(
+    source: Path,
+    destination: Path,
+    change: Callable[[CoreMLModel], CoreMLModel],
+    *,
+    what: str,
+) -> None:
+    """Write a changed copy of a package, metadata and descriptions kept.
+
+    Args:
+        source: The .mlpackage; only read.
+        destination: The .mlpackage to write; replaced where it exists.
+        change: Returns the changed model, by coremltools.
+        what: Of the error that says what failed, for example "quantization to int8".
+
+    Raises:
+        ArtifactError: The source is not a package, or holds no ML Program.
+        ExportError: coremltools cannot change it.
+    """
+    spec = read_spec(source)
+    with quiet_coremltools():
+        from coremltools.models import MLModel
+
+        try:
+            changed = change(
+                MLModel(spec, weights_dir=str(source / WEIGHTS_PATH), skip_model_load=True)
+            )
+        except Exception as error:  # coremltools raises all kinds, bare Exceptions included
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise ExportError(f"the {what} failed ({reason})", where=source.name) from error
+        save_package(changed, destination)
 
 
 def save_package(model: CoreMLModel, path: Path) -> None:

@@ -1,31 +1,49 @@
-"""Store the weights of a Core ML package as int8, and count what is stored so.
+"""Compress the weights of a Core ML package: 8-bit integers, or one of 64 or 16 values.
 
-Weights only: activations stay float16, so no calibration data is needed. Each weight w of output
-channel c becomes q = round(w / s_c) in -127..127 with s_c = max |w| / 127 (coremltools,
-linear_symmetric), and Core ML expands it as s_c * q when it loads the model.
+Weights only: activations stay float16 (8-bit ones: coreml_activations). int8: each weight w of
+output channel c becomes q = round(w / s_c) in -127..127 with s_c = max |w| / 127 (coremltools,
+linear_symmetric), and Core ML expands it as s_c * q when it loads the model. Palettized: 6 or 4
+bits a weight index a table of the tensor's own (coreml_palettes); the smallest tensors become int8.
 """
 
-import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from msd_deploy.errors import ExportError
-from msd_export.coreml_package import WEIGHTS_PATH, quiet_coremltools, read_spec, save_package
+import numpy as np
+from numpy.typing import NDArray
 
-_QUANTIZED_TYPES = ("conv", "linear", "matmul", "gather")
-"""Operations whose weights are quantized: convolutions, projections, embeddings."""
+from msd_export.coreml_package import CoreMLModel, Spec, read_spec, rewrite_package
+from msd_export.coreml_palettes import palettize
+from msd_export.coreml_second_moments import Matrix, measure_second_moments
+from msd_export.coreml_storage import elements_of, float_type, operations_of, read_names
+from msd_export.signature import ModelInputs
+
+PalettePrecision = Literal["pal6", "pal4"]
+
+_BITS: Mapping[PalettePrecision, int] = {"pal6": 6, "pal4": 4}
+
+_COMPRESSED_TYPES = frozenset({"conv", "linear", "matmul", "gather"})
+"""Operations whose weights are compressed: convolutions, projections, embeddings."""
 
 _WEIGHT_THRESHOLD = 512
-"""Weights with more elements than this are quantized. coremltools' default of 2,048 would leave a
+"""Weights with more elements than this are compressed. coremltools' default of 2,048 would leave a
 student of width 32 (1,024 a projection) wholly in float16. A quantized weight costs scales, zero
 points, their padding to 64 bytes and some 140 bytes of program: measured on single projections,
-the package grows with 144 elements, is even at 256, and shrinks by 160 bytes or more from 512."""
+the package grows with 144 elements, is even at 256, and shrinks by 160 bytes or more from 512.
+A palettized one shrinks by 650 (4 bits) or 458 bytes (6 bits) at 512."""
+
+_INTEGER_SHARE = 0.075
+"""The smallest weights that hold at most this share of all become int8 in a palettized package: a
+network's first layers and its depthwise convolutions, which err most for their size."""
 
 
-def quantize_coreml_int8(source: Path, destination: Path) -> None:
+def quantize_weights_int8(source: Path, destination: Path) -> None:
     """Write a copy of a package with int8 weights, one scale per output channel.
 
-    Metadata and descriptions are kept. Whether anything was large enough to be quantized is told
-    by `count_int8_weights`.
+    Metadata and descriptions are kept. Whether anything was large enough to be compressed is told
+    by `coreml_storage.count_weights`.
 
     Args:
         source: The .mlpackage in float16.
@@ -33,45 +51,116 @@ def quantize_coreml_int8(source: Path, destination: Path) -> None:
 
     Raises:
         ArtifactError: The source is not a package, or holds no ML Program.
-        ExportError: coremltools cannot quantize it.
+        ExportError: coremltools cannot compress it.
     """
-    spec = read_spec(source)
-    with quiet_coremltools():
-        import coremltools as ct
-        from coremltools.optimize import coreml as optimize
-
-        choice = optimize.OpLinearQuantizerConfig(
-            mode="linear_symmetric",
-            dtype="int8",
-            granularity="per_channel",
-            weight_threshold=_WEIGHT_THRESHOLD,
-        )
-        config = optimize.OptimizationConfig(
-            op_type_configs=dict.fromkeys(_QUANTIZED_TYPES, choice)
-        )
-        try:
-            model = ct.models.MLModel(
-                spec, weights_dir=str(source / WEIGHTS_PATH), skip_model_load=True
-            )
-            quantized = optimize.linear_quantize_weights(model, config)
-        except Exception as error:  # coremltools raises all kinds, bare Exceptions included
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            raise ExportError(
-                f"the quantization to int8 failed ({reason})", where=source.name
-            ) from error
-        save_package(quantized, destination)
+    rewrite_package(source, destination, with_int8_weights, what="quantization to int8")
 
 
-def count_int8_weights(package: Path) -> int:
-    """Count the weights that a package stores as 8-bit integers.
+def palettize_weights(
+    source: Path, destination: Path, precision: PalettePrecision, calibration: ModelInputs
+) -> None:
+    """Write a copy of a package with palettized weights; see `quantize_weights_int8`.
+
+    Args:
+        source: The .mlpackage in float16.
+        destination: The .mlpackage to write; replaced where it exists.
+        precision: The size of the tables.
+        calibration: Examples, from which layers learn what to make of each other's rounding.
 
     Raises:
-        ArtifactError: It is not a package, or holds no ML Program.
+        ArtifactError: The source is not a package, or holds no ML Program.
+        ExportError: coremltools cannot compress it, or the evaluator cannot run it.
     """
-    count = 0
-    for function in read_spec(package).mlProgram.functions.values():
-        for op in function.block_specializations[function.opset].operations:
-            if op.type == "constexpr_affine_dequantize":
-                stored = op.attributes["quantized_data"].type.tensorType
-                count += math.prod(size.constant.size for size in stored.dimensions)
-    return count
+    names = _to_be_palettized(_large_weights(read_spec(source)))
+    moments = measure_second_moments(source, calibration)
+
+    def change(model: CoreMLModel) -> CoreMLModel:
+        tables = {name: _Palette(_BITS[precision], moments.get(name)) for name in names}
+        return with_int8_weights(_palettized(model, tables))
+
+    rewrite_package(source, destination, change, what=f"quantization to {precision}")
+
+
+def with_int8_weights(model: CoreMLModel) -> CoreMLModel:
+    """Return a model whose float weights are int8; see `quantize_weights_int8`."""
+    from coremltools.optimize import coreml as optimize
+
+    choice = optimize.OpLinearQuantizerConfig(
+        mode="linear_symmetric", dtype="int8", granularity="per_channel", weight_threshold=0
+    )
+    names = _large_weights(model.get_spec())
+    config = optimize.OptimizationConfig(op_name_configs=dict.fromkeys(names, choice))
+    result: CoreMLModel = optimize.linear_quantize_weights(model, config)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Palette:
+    """How one weight is palettized, in the form that coremltools calls.
+
+    Attributes:
+        bits: Of an index.
+        moments: Second moments of its layer's inputs, where they are known.
+    """
+
+    bits: int
+    moments: Matrix | None
+
+    def __call__(
+        self, weight: NDArray[np.generic]
+    ) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+        """Return table and flat indices."""
+        table, indices = palettize(weight, self.bits, self.moments)
+        return table, indices.ravel()
+
+
+def _palettized(model: CoreMLModel, palettes: Mapping[str, _Palette]) -> CoreMLModel:
+    from coremltools.optimize import coreml as optimize
+
+    choices = {
+        name: optimize.OpPalettizerConfig(
+            mode="custom", lut_function=palette.__call__, weight_threshold=0
+        )
+        for name, palette in palettes.items()
+    }
+    config = optimize.OptimizationConfig(op_name_configs=choices)
+    result: CoreMLModel = optimize.palettize_weights(model, config)
+    return result
+
+
+def _to_be_palettized(weights: Mapping[str, int]) -> list[str]:
+    """Return all weights but the smallest ones that hold `_INTEGER_SHARE`."""
+    kept, budget = [], _INTEGER_SHARE * sum(weights.values())
+    for name, elements in sorted(weights.items(), key=lambda item: item[1]):
+        budget -= elements
+        if budget < 0:
+            kept.append(name)
+    return kept
+
+
+def _large_weights(spec: Spec) -> dict[str, int]:
+    """Return the elements of the constants that are to be compressed, by name.
+
+    Named one by one, since coremltools refuses a choice by type where two types read one constant:
+    equal constants are stored once, so a bias of zeros may be a norm's too.
+    """
+    readers: dict[str, set[str]] = {}
+    for operation in operations_of(spec):
+        for name in read_names(operation):
+            readers.setdefault(name, set()).add(operation.type)
+    return {
+        _name_of(operation): elements_of(operation.outputs[0].type.tensorType)
+        for operation in operations_of(spec)
+        if operation.type == "const"
+        and _is_large_weight(operation.outputs[0].type.tensorType)
+        and readers.get(operation.outputs[0].name, {""}) <= _COMPRESSED_TYPES
+    }
+
+
+def _name_of(operation: Spec) -> str:
+    return str(operation.attributes["name"].immediateValue.tensor.strings.values[0])
+
+
+def _is_large_weight(tensor_type: Spec) -> bool:
+    is_weight = float_type(tensor_type) is not None and tensor_type.rank > 1
+    return is_weight and elements_of(tensor_type) > _WEIGHT_THRESHOLD

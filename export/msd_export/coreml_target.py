@@ -1,14 +1,18 @@
-"""The target coreml: float16 through torch.export, the other precisions made from that package."""
+"""The target coreml: float through torch.export, the others made from its fp16 package."""
 
 import shutil
 from pathlib import Path
 
 from msd_deploy.artifacts import Json
 from msd_deploy.errors import ExportError
-from msd_export.coreml_export import export_coreml
-from msd_export.coreml_quantize import count_int8_weights, quantize_coreml_int8
+from msd_export.coreml_activations import quantize_activations
+from msd_export.coreml_export import FloatPrecision, export_coreml
+from msd_export.coreml_quantize import palettize_weights, quantize_weights_int8
+from msd_export.coreml_storage import count_integer_operations, count_weights
 from msd_export.export_source import ExportSource
 from msd_export.formats import Precision
+
+_STORED_AS: dict[Precision, str] = {"int8": "int8", "pal6": "pal6", "pal4": "pal4", "w8a8": "int8"}
 
 
 class CoreMLConverter:
@@ -22,20 +26,43 @@ class CoreMLConverter:
         self._source = source
 
     def convert(self, precision: Precision, path: Path) -> Json:
-        """Write a form; see `converters.Converter`."""
-        if precision == "fp16":
-            shutil.copytree(self._float16(), path)
-        elif precision == "int8":
-            quantize_coreml_int8(self._float16(), path)
-            if count_int8_weights(path) == 0:
-                raise ExportError("int8 quantization left every weight in float", where=path.name)
-        else:
-            raise NotImplementedError(precision)
-        return {}
+        """Write a form; see `converters.Converter`.
 
-    def _float16(self) -> Path:
-        path = self._source.scratch / "float16.mlpackage"
+        The facts are the weights by how they are stored, and the operations by type that compute
+        with 8-bit activations, both read from the written package.
+        """
+        match precision:
+            case "fp32" | "fp16":
+                shutil.copytree(self._in_float(precision), path)
+            case "int8":
+                quantize_weights_int8(self._in_float("fp16"), path)
+            case "pal6" | "pal4":
+                calibration = self._source.calibration()
+                palettize_weights(self._in_float("fp16"), path, precision, calibration)
+            case "w8a8":
+                quantize_activations(self._in_float("fp16"), path, self._source.calibration())
+            case _:
+                raise NotImplementedError(precision)
+        return _facts(precision, path)
+
+    def _in_float(self, precision: FloatPrecision) -> Path:
+        path = self._source.scratch / f"{precision}.mlpackage"
         if not path.exists():
-            graph = self._source.graph("nchw")
-            export_coreml(graph, self._source.signature, self._source.metadata(), path)
+            graph, signature = self._source.graph("nchw"), self._source.signature
+            export_coreml(graph, signature, self._source.metadata(), path, precision=precision)
         return path
+
+
+def _facts(precision: Precision, path: Path) -> Json:
+    """Return what a written package holds.
+
+    Raises:
+        ExportError: It is still float where integers or a palette were asked for.
+    """
+    weights, integer_operations = count_weights(path), count_integer_operations(path)
+    stored_as = _STORED_AS.get(precision)
+    if stored_as is not None and not weights.get(stored_as):
+        raise ExportError(f"{precision} quantization left every weight in float", where=path.name)
+    if precision == "w8a8" and not integer_operations:
+        raise ExportError("w8a8 quantization left every activation in float", where=path.name)
+    return {"weights": dict(weights), "operators": {"int8_activations": dict(integer_operations)}}

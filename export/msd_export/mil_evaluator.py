@@ -143,6 +143,7 @@ class MilEvaluator:
             for operation in program.operations:
                 compiler.add(operation)
         self._outputs = {name: compiler.slots[name] for name in program.outputs}
+        self._slots = compiler.slots
         self._steps = tuple(compiler.steps)
         self._values = tuple(compiler.values)
         self._where = where
@@ -182,6 +183,18 @@ class MilEvaluator:
             DataError: An input is missing, unknown, or of another shape or type.
             ExportError: An operation fails on these values, such as an index out of range.
         """
+        values = self._run(inputs)
+        return {name: _as_float32(values[slot]) for name, slot in self._outputs.items()}
+
+    def trace(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+        """Run the program on one example and return every value in it by name, as `run` does.
+
+        Inputs, results in between and outputs are there; what depends on constants alone too.
+        """
+        values = self._run(inputs)
+        return {name: _as_float32(values[slot]) for name, slot in self._slots.items()}
+
+    def _run(self, inputs: Mapping[str, NDArray[np.generic]]) -> list[Tensor | None]:
         self._refuse_other_names(inputs)
         values = list(self._values)
         with torch.inference_mode():
@@ -189,7 +202,7 @@ class MilEvaluator:
                 values[slot] = self._tensor(item, inputs[name])
             for step in self._steps:
                 step.run(values)
-        return {name: _as_float32(values[slot]) for name, slot in self._outputs.items()}
+        return values
 
     def _refuse_other_names(self, inputs: Mapping[str, NDArray[np.generic]]) -> None:
         for state, names in (

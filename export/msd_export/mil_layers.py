@@ -1,4 +1,4 @@
-"""Operations of MIL with weights or windows, in torch: convolution, pooling, norms, attention.
+"""Operations of MIL with weights, windows or scales, in torch: layers, norms, attention, int8.
 
 Parameters have MIL's names and meanings (coremltools, converters/mil/mil/ops/defs). Tensors are
 float32, int64 or bool; attributes are plain Python values.
@@ -6,6 +6,7 @@ float32, int64 or bool; attributes are plain Python values.
 
 import math
 from collections.abc import Sequence
+from typing import overload
 
 import torch
 import torch.nn.functional as F
@@ -114,6 +115,25 @@ def max_pool(
     return pool(padded, kernel_sizes, strides, 0, 1, ceil_mode)
 
 
+def upsample_bilinear(
+    x: Tensor,
+    scale_factor_height: float,
+    scale_factor_width: float,
+    align_corners: bool,
+    half_pixel_centers: bool | None = None,
+) -> Tensor:
+    """Resize [batch, channels, height, width] by factors; sizes are rounded down.
+
+    Raises:
+        ValueError: Neither corners nor centres of pixels are aligned: PyTorch knows no such way.
+    """
+    if not align_corners and half_pixel_centers is False:
+        raise ValueError("neither align_corners nor half_pixel_centers is set")
+    height, width = x.shape[2:]
+    size = (int(height * scale_factor_height), int(width * scale_factor_width))
+    return F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
+
+
 def batch_norm(
     x: Tensor,
     mean: Tensor,
@@ -174,3 +194,39 @@ def scaled_dot_product_attention(
     elif attn_mask is not None:
         scores = scores + attn_mask
     return torch.softmax(scores, -1) @ value
+
+
+def quantize(
+    input: Tensor,
+    scale: Tensor,
+    output_dtype: str,
+    zero_point: Tensor | None = None,
+    axis: int | None = None,
+) -> Tensor:
+    """Return clip(round(input / scale) + zero_point), halves rounded to even."""
+    scale, zero_point = _along(scale, input, axis), _along(zero_point, input, axis)
+    shifted = torch.round(input / scale) + (0 if zero_point is None else zero_point)
+    least, most = (0, 255) if output_dtype == "uint8" else (-128, 127)
+    return shifted.clamp(least, most).long()
+
+
+def dequantize(
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None = None,
+    axis: int | None = None,
+) -> Tensor:
+    """Return scale * (input - zero_point)."""
+    offset = _along(zero_point, input, axis)
+    return _along(scale, input, axis) * (input if offset is None else input - offset)
+
+
+@overload
+def _along(parameter: Tensor, x: Tensor, axis: int | None) -> Tensor: ...
+@overload
+def _along(parameter: None, x: Tensor, axis: int | None) -> None: ...
+def _along(parameter: Tensor | None, x: Tensor, axis: int | None) -> Tensor | None:
+    """Shape one number per channel so that it meets the channels of an axis."""
+    if parameter is None or axis is None:
+        return parameter
+    return parameter.reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])

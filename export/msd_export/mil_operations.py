@@ -1,7 +1,8 @@
 """What the MIL evaluator can execute: one pure function per operation type, in one table.
 
 Covers what convolutional networks and transformers of this project export to. Loops, conditions,
-states, resizing and recurrence are not covered: a program that holds one is refused by its name.
+states, recurrence and resizing other than bilinear are not covered: a program that holds one is
+refused by its name.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,8 +18,11 @@ from msd_export import mil_tensors as tensors
 Function = Callable[..., Tensor | tuple[Tensor, ...]]
 
 DATA_PARAMETERS = frozenset(
-    {"x", "y", "a", "b", "cond", "values", "indices", "query", "key", "value", "attn_mask"}
-)
+    {
+        "x", "y", "a", "b", "cond", "values", "indices", "query", "key", "value", "attn_mask",
+        "input", "scale", "zero_point",
+    }
+)  # fmt: skip
 """Parameters that are tensors even where the program gives a constant scalar or integers."""
 
 EXACT_TYPES = frozenset(
@@ -108,6 +112,7 @@ OPERATIONS: Mapping[str, Function] = MappingProxyType(
         "conv": layers.conv,
         "cos": _unary(torch.cos),
         "cumsum": _cumsum,
+        "dequantize": layers.dequantize,
         "einsum": layers.einsum,
         "elu": _elu,
         "equal": _binary(torch.eq),
@@ -146,6 +151,7 @@ OPERATIONS: Mapping[str, Function] = MappingProxyType(
         "not_equal": _binary(torch.ne),
         "pad": tensors.pad,
         "pow": _binary(torch.pow),
+        "quantize": layers.quantize,
         "range_1d": tensors.range_1d,
         "real_div": _binary(torch.div),
         "reduce_argmax": _reduce_argmax,
@@ -182,5 +188,6 @@ OPERATIONS: Mapping[str, Function] = MappingProxyType(
         "tanh": _unary(torch.tanh),
         "tile": tensors.tile,
         "transpose": tensors.transpose,
+        "upsample_bilinear": layers.upsample_bilinear,
     }
 )

@@ -1,0 +1,137 @@
+"""Store a Core ML package's activations as int8, with ranges that are measured without a Mac.
+
+coremltools measures ranges by running Core ML, on macOS alone, and keeps those of the last example
+only (9.0: `ModelDebugger.record_intermediate_output` overwrites before it compares). Here the MIL
+evaluator measures them over all calibration examples; coremltools' own graph passes then write
+quantize and dequantize around convolutions, projections, poolings and residual additions, which
+Core ML runs in integers where the processor can. These operations exist from iOS 17 on.
+"""
+
+from collections.abc import Container, Iterable
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from msd_export.coreml_package import CoreMLModel, rewrite_package
+from msd_export.coreml_quantize import with_int8_weights
+from msd_export.coreml_storage import INTEGER_TYPES, operations_of
+from msd_export.mil_evaluator import MilEvaluator
+from msd_export.mil_operations import OPERATIONS
+from msd_export.mil_program import Program, Reference, read_program
+from msd_export.signature import ModelInputs, single_example
+
+Ranges: TypeAlias = dict[str, dict[str, float]]
+"""By the value's name: its least ("rmin") and its largest ("rmax"), as coremltools names them."""
+
+_SPECIFICATION_OF_IOS_17 = 8
+_MASK = -1e3
+"""What reaches below this is a mask: -1e4 stands for absent tokens, no activation comes near."""
+
+
+def measure_ranges(package: Path, calibration: ModelInputs) -> Ranges:
+    """Return the range of every value in a package's program over all rows of the inputs."""
+    evaluator = MilEvaluator.load(package)
+    ranges: Ranges = {}
+    for row in range(len(calibration["image"])):
+        for name, value in evaluator.trace(single_example(calibration, row)).items():
+            found = ranges.setdefault(name, {"rmin": np.inf, "rmax": -np.inf})
+            found["rmin"] = min(found["rmin"], float(value.min()))
+            found["rmax"] = max(found["rmax"], float(value.max()))
+    return ranges
+
+
+def quantize_activations(source: Path, destination: Path, calibration: ModelInputs) -> None:
+    """Write a copy of a package with int8 weights and activations.
+
+    Args:
+        source: The .mlpackage in float16.
+        destination: The .mlpackage to write; replaced where it exists.
+        calibration: Examples of all views.
+
+    Raises:
+        ArtifactError: The source is not a package, or holds no ML Program.
+        ExportError: coremltools cannot quantize it, or the evaluator cannot run it.
+    """
+    program = read_program(source, known_types=OPERATIONS)
+    ranges = measure_ranges(source, calibration)
+
+    def change(model: CoreMLModel) -> CoreMLModel:
+        model = _with_relu6(model, _clips_at_six(program))
+        integer = _with_integer_activations(model, ranges, kept=_masking_additions(program, ranges))
+        return with_int8_weights(integer)
+
+    rewrite_package(source, destination, change, what="quantization to w8a8")
+
+
+def _clips_at_six(program: Program) -> set[str]:
+    return {
+        operation.outputs[0][0]
+        for operation in program.operations
+        if operation.op_type == "clip"
+        and operation.arguments["alpha"] == 0
+        and operation.arguments["beta"] == 6
+    }
+
+
+def _masking_additions(program: Program, ranges: Ranges) -> list[str]:
+    """Return the additions of a mask to attention scores: 8 bits would leave nothing of those."""
+    return [
+        operation.name
+        for operation in program.operations
+        if operation.op_type == "add"
+        and any(
+            ranges[argument.name]["rmin"] <= _MASK
+            for argument in operation.arguments.values()
+            if isinstance(argument, Reference)
+        )
+    ]
+
+
+def _with_relu6(model: CoreMLModel, clips: Container[str]) -> CoreMLModel:
+    """Name what clips at 0 and 6 as coremltools' pass knows it.
+
+    Else the value before it is quantized, whose range is many times as wide: the steps in the part
+    that remains would be as much coarser.
+    """
+    from coremltools.models import MLModel
+
+    spec = model.get_spec()
+    for operation in operations_of(spec):
+        if operation.type == "clip" and operation.outputs[0].name in clips:
+            operation.type = "relu6"
+            del operation.inputs["alpha"], operation.inputs["beta"]
+    changed: CoreMLModel = MLModel(spec, weights_dir=model.weights_dir, skip_model_load=True)
+    return changed
+
+
+def _with_integer_activations(
+    model: CoreMLModel, ranges: Ranges, *, kept: Iterable[str]
+) -> CoreMLModel:
+    """Apply the passes of coremltools' `linear_quantize_activations`, with ranges of our own.
+
+    `_apply_graph_pass` is what that function itself calls after it has run Core ML.
+    """
+    from coremltools.converters.mil.mil.passes.graph_pass import PassOption
+    from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+    from coremltools.models.utils import _apply_graph_pass
+    from coremltools.optimize import coreml as optimize
+
+    choice = optimize.OpLinearQuantizerConfig(mode="linear", dtype="int8")
+    config = optimize.OptimizationConfig(
+        op_type_configs=dict.fromkeys(INTEGER_TYPES, choice),
+        op_name_configs=dict.fromkeys(kept, None),
+    )
+    inserting = [
+        PASS_REGISTRY[f"compression::insert_{place}_quantize_dequantize_pair"]
+        for place in ("prefix", "suffix")
+    ]
+    for insert in inserting:
+        insert.set_options([PassOption("config", config), PassOption("activation_stats", ranges)])
+    changed: CoreMLModel = _apply_graph_pass(
+        model,
+        [*inserting, PASS_REGISTRY["common::dequantize_quantize_pair_elimination"]],
+        spec_version=_SPECIFICATION_OF_IOS_17,
+        skip_model_load=True,
+    )
+    return changed

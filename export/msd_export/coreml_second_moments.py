@@ -1,0 +1,114 @@
+"""What a Core ML package's layers read: each weight as a matrix, and its inputs' second moments.
+
+Measured by the MIL evaluator on calibration examples. Covers projections and plane convolutions
+of one group; depthwise convolutions and embeddings are left out, and so are layers whose
+moments would take more than 32 MiB.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from msd_export.coreml_package import Spec, read_spec
+from msd_export.coreml_storage import operations_of
+from msd_export.mil_evaluator import MilEvaluator
+from msd_export.mil_layers import window_pads
+from msd_export.mil_operations import OPERATIONS
+from msd_export.mil_program import ProgramOperation, Reference, read_program
+from msd_export.signature import ModelInputs, single_example
+
+Matrix = NDArray[np.float64]
+
+_MOST_INPUTS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A projection or convolution.
+
+    Attributes:
+        weight_name: Its constant's name.
+        input_name: The value that it reads.
+        operation: Its operation, with window and steps.
+        inputs: Input channels times the kernel's elements.
+    """
+
+    weight_name: str
+    input_name: str
+    operation: ProgramOperation
+    inputs: int
+
+    def rows_of(self, value: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what the weight is multiplied with, [positions, inputs]."""
+        if self.operation.op_type == "linear":
+            return value.reshape(-1, self.inputs)
+        return _windows(value, self.operation.arguments)
+
+
+def measure_second_moments(package: Path, calibration: ModelInputs) -> dict[str, Matrix]:
+    """Return sum x x^T over the inputs x of each layer, [inputs, inputs], by its weight's name.
+
+    Rows without a picture are left out: what a vision encoder makes of a blank one is masked.
+
+    Args:
+        package: The .mlpackage in float.
+        calibration: Examples of all views.
+    """
+    layers = list(_layers(package))
+    evaluator = MilEvaluator.load(package)
+    moments = {layer.weight_name: np.zeros((layer.inputs,) * 2) for layer in layers}
+    for row in np.flatnonzero(calibration["image_present"]):
+        values = evaluator.trace(single_example(calibration, int(row)))
+        for layer in layers:
+            rows = layer.rows_of(values[layer.input_name])
+            moments[layer.weight_name] += rows.T @ rows
+    return moments
+
+
+def _layers(package: Path) -> Iterable[_Layer]:
+    names = _names_of_weights(read_spec(package))
+    for operation in read_program(package, known_types=OPERATIONS).operations:
+        source, weight = operation.arguments.get("x"), operation.arguments.get("weight")
+        name = names.get(operation.outputs[0][0])
+        if name is None or not isinstance(source, Reference) or not isinstance(weight, np.ndarray):
+            continue
+        inputs = int(np.prod(weight.shape[1:]))
+        is_covered = weight.ndim in (2, 4) and operation.arguments.get("groups", 1) == 1
+        if is_covered and inputs <= _MOST_INPUTS:
+            yield _Layer(name, source.name, operation, inputs)
+
+
+def _names_of_weights(spec: Spec) -> dict[str, str]:
+    """Return the name of the constant that is a layer's weight by the layer's output."""
+    constants = {op.outputs[0].name for op in operations_of(spec) if op.type == "const"}
+    return {
+        operation.outputs[0].name: name
+        for operation in operations_of(spec)
+        if operation.type in ("conv", "linear")
+        and (name := operation.inputs["weight"].arguments[0].name) in constants
+    }
+
+
+def _windows(value: NDArray[np.float32], arguments: Mapping[str, object]) -> NDArray[np.float32]:
+    """Return the windows of [1, channels, height, width] under a kernel, [positions, inputs]."""
+    kernel = np.asarray(arguments["weight"]).shape[2:]
+    strides, dilations = (
+        tuple(int(step) for step in np.asarray(arguments[name]))
+        for name in ("strides", "dilations")
+    )
+    extents = [(size - 1) * step + 1 for size, step in zip(kernel, dilations, strict=True)]
+    pads = window_pads(
+        value.shape[2:],
+        extents,
+        strides,
+        pad_type=str(arguments["pad_type"]),
+        pad=[int(item) for item in np.asarray(arguments["pad"])],
+    )
+    padded = F.pad(torch.from_numpy(value), [amount for pair in reversed(pads) for amount in pair])
+    columns = F.unfold(padded, kernel, dilations, 0, strides)
+    return np.asarray(columns[0].T.numpy())
