@@ -24,6 +24,7 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
+from msd_deploy.models.fusion import FusionForClassification
 from msd_export.graph import ExportableGraph, as_tensors
 from msd_export.layer_groups import CLASSIFIER, WORD_EMBEDDINGS, is_within
 from msd_export.signature import ModelInputs, single_example
@@ -130,9 +131,12 @@ class Int8Embedding(nn.Module):
 
 def quantize_word_embeddings(graph: ExportableGraph, kept: Collection[str]) -> None:
     """Store a graph's word embeddings as int8, unless they are kept; changes the graph."""
-    embeddings = graph.model.word_embeddings
+    model = graph.model
+    if not isinstance(model, FusionForClassification):  # other families keep theirs in float
+        return
     if not any(is_within(WORD_EMBEDDINGS, group) for group in kept):
-        graph.model.word_embeddings = Int8Embedding(embeddings)  # type: ignore[assignment]  # same use
+        embeddings = Int8Embedding(model.word_embeddings)
+        model.word_embeddings = embeddings  # type: ignore[assignment]  # same use
 
 
 def _scheme(*, is_dynamic: bool) -> QuantizationConfig:

@@ -7,7 +7,7 @@ from optimum.quantization_base import OptimumQuantizer
 
 from msd_deploy.errors import ArtifactError
 from msd_export.export_folder import ExportFolder, open_export
-from msd_export.onnx_quantize import quantize_onnx_int8
+from msd_export.onnx_static import StaticQuantizer
 from msd_export.optimum_model import ExportedModel
 from msd_export.signature import ModelInputs
 
@@ -71,5 +71,5 @@ class OnnxQuantizer(OptimumQuantizer):  # type: ignore[misc]  # optimum has no t
         folder = Path(save_dir)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{file_prefix or 'model_quantized'}.onnx"
-        quantize_onnx_int8(self.export.model_path, path, calibration)
+        StaticQuantizer(self.export.model_path, calibration).write(path)
         return path
