@@ -13,6 +13,7 @@ from msd_export.onnx_layers import count_weights
 from msd_export.pipeline import export_student
 
 INT8 = (("onnx", "int8"),)
+LARGEST_ERROR = 0.1
 
 
 def ruin_for_int8(run: RunDirectory) -> None:
@@ -37,7 +38,14 @@ def ruin_for_int8(run: RunDirectory) -> None:
 
 
 @pytest.mark.slow
-def test_the_layer_that_int8_ruins_is_found_and_stays_in_float(own_run: RunDirectory) -> None:
+def test_the_layer_that_int8_ruins_is_found_and_stays_in_float(
+    own_run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's student was trained too briefly for a decision to flip: its logits are held."""
+    from msd_export import gate
+
+    close = gate.Tolerance(LARGEST_ERROR, 0.0)
+    monkeypatch.setattr(gate, "PARITY_TOLERANCE", {**gate.PARITY_TOLERANCE, "int8": close})
     ruin_for_int8(own_run)
     told: list[str] = []
     (export,) = export_student(own_run, ExportConfig(INT8), StageHooks(on_note=told.append))
