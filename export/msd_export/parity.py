@@ -33,6 +33,8 @@ _POINTS = 100.0
 
 
 _SURE_LEAD = 0.1
+_LEAST_SPREAD = 0.25
+"""Logits that vary less than this decide nothing that rounding could spoil."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +45,22 @@ class Tolerance:
         max_abs_error: Of any logit of any view; None where only decisions count.
         min_agreement: Share of equal decisions, on each view; on single views, of those that the
             source is sure of.
+        max_drift: Mean error of a view's logits as a share of how much the source's logits vary;
+            None where only decisions count.
     """
 
     max_abs_error: float | None
     min_agreement: float
+    max_drift: float | None = None
 
 
 # Integer weights and activations: logits move visibly, decisions near the border may flip.
 _INTEGER = Tolerance(None, 0.98)
 # Sixteen values a weight, or 64: logits move more, and the gate on the metric is what decides.
 _COARSE = Tolerance(None, 0.9)
-# Ten bits of mantissa: relative error 1e-3 an operation, so only near-ties flip.
-_HALF = Tolerance(None, 0.995)
+# Ten bits of mantissa: relative error 1e-3 an operation, so only near-ties flip. Of what logits vary
+# by, rounding took .0026 to .0084; a wrong mean, channel order or weight took .15 or more.
+_HALF = Tolerance(None, 0.995, 0.02)
 
 PARITY_TOLERANCE: Mapping[Precision, Tolerance] = {
     # The same float32 arithmetic in another order of summation: errors are below 1e-5 with a few
@@ -80,6 +86,8 @@ class ViewParity:
         agreement: Share of equal decisions.
         sure_agreement: The same of those that the source is sure of: its probability leads the next
             class's (multi-label: that of the opposite) by a tenth. 1 if it is sure of none.
+        drift: The mean error as a share of the source's spread: the standard deviation of a class's
+            logits in a view, mean of all, or `_LEAST_SPREAD` if that is more.
         source: The source's score.
         export: The export's score.
     """
@@ -88,6 +96,7 @@ class ViewParity:
     mean_abs_error: float
     agreement: float
     sure_agreement: float
+    drift: float
     source: Score
     export: Score
 
@@ -103,6 +112,7 @@ class ViewParity:
             "mean_abs_error": self.mean_abs_error,
             "agreement": round(self.agreement, 6),
             "sure_agreement": round(self.sure_agreement, 6),
+            "drift": round(self.drift, 6),
             "drop": round(self.drop, 6),
             "source": self.source.as_json(),
             "export": self.export.as_json(),
@@ -163,22 +173,30 @@ def compare_logits(
     Raises:
         ParityError: The export gave NaN or infinite logits.
     """
+    for view, logits in exported.items():
+        if not np.isfinite(logits).all():
+            raise ParityError(f"the export gives NaN or infinite logits on the {view} view")
+    spread = float(np.mean([source[view].std(axis=0) for view in exported]))
     return {
-        view: _compare_view(view, exported[view], source[view], split, problem) for view in exported
+        view: _compare_view(logits, source[view], split, problem, max(spread, _LEAST_SPREAD))
+        for view, logits in exported.items()
     }
 
 
 def _compare_view(
-    view: View, exported: LogitArray, source: LogitArray, split: PreparedSplit, problem: Problem
+    exported: LogitArray,
+    source: LogitArray,
+    split: PreparedSplit,
+    problem: Problem,
+    spread: float,
 ) -> ViewParity:
-    if not np.isfinite(exported).all():
-        raise ParityError(f"the export gives NaN or infinite logits on the {view} view")
     error = np.abs(exported - source)
     return ViewParity(
         float(error.max()),
         float(error.mean()),
         agreement(exported, source, problem),
         _sure_agreement(exported, source, problem),
+        float(error.mean()) / spread,
         score_logits(source, split.labels, problem),
         score_logits(exported, split.labels, problem),
     )
@@ -257,6 +275,13 @@ def _check_view(view: View, result: ViewParity, tolerance: Tolerance, where: str
         raise ParityError(
             f"{view} logits differ by up to {result.max_abs_error:.2e}, more than {limit:.0e}",
             where=where,
+        )
+    if tolerance.max_drift is not None and result.drift > tolerance.max_drift:
+        raise ParityError(
+            f"{view} logits are off by {result.drift:.1%} of what they vary, more than"
+            f" {tolerance.max_drift:.0%}",
+            where=where,
+            fix="Rounding alone is less: the conversion may be wrong; use another precision",
         )
     # What a picture alone says of a question is a tie, and any rounding flips a tie.
     found, kind = result.agreement, "test examples"
