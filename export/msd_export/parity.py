@@ -58,8 +58,8 @@ class Tolerance:
 _INTEGER = Tolerance(None, 0.98)
 # Sixteen values a weight, or 64: logits move more, and the gate on the metric is what decides.
 _COARSE = Tolerance(None, 0.9)
-# Ten bits of mantissa: relative error 1e-3 an operation, so only near-ties flip. Of what logits vary
-# by, rounding took .0026 to .0084; a wrong mean, channel order or weight took .15 or more.
+# Ten bits of mantissa: relative error 1e-3 an operation, so only near-ties flip. Of what logits
+# vary by, rounding took .0026 to .0084; a wrong mean, channel order or weight took .15 or more.
 _HALF = Tolerance(None, 0.995, 0.02)
 
 PARITY_TOLERANCE: Mapping[Precision, Tolerance] = {

@@ -1,5 +1,6 @@
 """A student in all precisions of Core ML: what is stored, how large, and how it answers."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from msd_deploy.runs import data_of_run
 from msd_export import coreml_target
 from msd_export.coreml_activations import measure_ranges
 from msd_export.coreml_package import WEIGHTS_PATH, read_spec
-from msd_export.coreml_storage import count_integer_operations, operations_of
+from msd_export.coreml_storage import count_integer_operations, operations_of, read_names
 from msd_export.coreml_target import CoreMLConverter
 from msd_export.export_source import ExportSource
 from msd_export.formats import FORMATS, Precision
@@ -27,15 +28,14 @@ from .conftest import DECIDED_ROWS
 pytestmark = pytest.mark.slow
 
 PRECISIONS = FORMATS["coreml"].precisions
-# Of how much the logits vary: what each precision may lose. Measured here: .0000, .003, .02, .02,
-# .11 and .03.
+# Of how much the logits vary, twice what was measured here: .0000, .0027, .047, .098, .25, .096.
 MOST_DRIFT: dict[Precision, float] = {
     "fp32": 1e-4,
-    "fp16": 0.01,
-    "int8": 0.06,
-    "pal6": 0.08,
-    "pal4": 0.3,
-    "w8a8": 0.1,
+    "fp16": 0.006,
+    "int8": 0.1,
+    "pal6": 0.2,
+    "pal4": 0.5,
+    "w8a8": 0.2,
 }
 
 
@@ -50,7 +50,9 @@ def source(decided_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) 
 def written(source: ExportSource) -> dict[Precision, tuple[Path, Json]]:
     """Each precision's package and facts."""
     converter = CoreMLConverter(source)
-    paths = {precision: source.scratch / f"written-{precision}" for precision in PRECISIONS}
+    paths = {
+        precision: source.scratch / f"written-{precision}.mlpackage" for precision in PRECISIONS
+    }
     return {
         precision: (path, converter.convert(precision, path)) for precision, path in paths.items()
     }
@@ -126,15 +128,19 @@ def test_conversion_writes_the_same_bytes_again(
     assert digests_of_folder(again) == digests_of_folder(written[precision][0])
 
 
-def test_layers_read_integers_and_the_mask_does_not(written: Written) -> None:
+def test_layers_read_integers_and_additions_of_the_mask_do_not(written: Written) -> None:
     path = written["w8a8"][0]
     counts = count_integer_operations(path)
-    types = [operation.type for operation in operations_of(read_spec(path))]
-    assert counts["conv"] == types.count("conv")
-    assert counts["linear"] == types.count("linear")
-    masked = 2  # one addition of the mask in each layer
-    residuals = 4
-    assert counts["add"] == residuals < types.count("add") - masked
+    operations = list(operations_of(read_spec(path)))
+    makers = {operation.outputs[0].name: operation for operation in operations}
+    for kind in ("conv", "linear"):
+        assert counts[kind] == sum(operation.type == kind for operation in operations) > 0
+    attention = [operation for operation in operations if operation.type == "softmax"][:-1]
+    assert len(attention) == 2
+    for operation in attention:
+        masked = makers[operation.inputs["x"].arguments[0].name]
+        assert masked.type == "add"
+        assert {makers[name].type for name in read_names(masked)} == {"matmul", "expand_dims"}
 
 
 @pytest.mark.parametrize("precision", ["int8", "pal4", "w8a8"])
@@ -147,7 +153,7 @@ def test_what_is_still_float_is_an_error(
     """A quantizer of a coming coremltools that finds nothing to do, as it were."""
 
     def copy(origin: Path, destination: Path, *others: object) -> None:
-        origin.rename(destination)
+        shutil.copytree(origin, destination)
 
     for name in ("quantize_weights_int8", "palettize_weights", "quantize_activations"):
         monkeypatch.setattr(coreml_target, name, copy)
