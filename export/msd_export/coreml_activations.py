@@ -57,14 +57,15 @@ def quantize_activations(source: Path, destination: Path, calibration: ModelInpu
     ranges = measure_ranges(source, calibration)
 
     def change(model: CoreMLModel) -> CoreMLModel:
-        model = _with_relu6(model, _clips_at_six(program))
+        model = with_relu6(model, clips_at_six(program))
         integer = _with_integer_activations(model, ranges, kept=_masking_additions(program, ranges))
         return with_int8_weights(integer)
 
     rewrite_package(source, destination, change, what="quantization to w8a8")
 
 
-def _clips_at_six(program: Program) -> set[str]:
+def clips_at_six(program: Program) -> set[str]:
+    """Return the names of the results of what clips at 0 and 6."""
     return {
         operation.outputs[0][0]
         for operation in program.operations
@@ -88,8 +89,8 @@ def _masking_additions(program: Program, ranges: Ranges) -> list[str]:
     ]
 
 
-def _with_relu6(model: CoreMLModel, clips: Container[str]) -> CoreMLModel:
-    """Name what clips at 0 and 6 as coremltools' pass knows it.
+def with_relu6(model: CoreMLModel, clips: Container[str]) -> CoreMLModel:
+    """Name what clips at 0 and 6 as coremltools' pass knows it, by the names of the results.
 
     Else the value before it is quantized, whose range is many times as wide: the steps in the part
     that remains would be as much coarser.

@@ -25,10 +25,13 @@ class Tolerance:
         max_abs_error: Of any logit of any view; None where only decisions count.
         min_agreement: Share of equal decisions, on each view; on single views, of those that the
             source is sure of.
+        max_drift: Mean error of a view's logits as a share of how much the source's logits vary;
+            None where only decisions count.
     """
 
     max_abs_error: float | None
     min_agreement: float
+    max_drift: float | None = None
 
 
 # Integer weights and activations: logits move visibly, and decisions near the border flip either
@@ -36,8 +39,9 @@ class Tolerance:
 _INTEGER = Tolerance(None, 0.95)
 # Sixteen values a weight, or 64: logits move more, and the gate on the metric is what decides.
 _COARSE = Tolerance(None, 0.9)
-# Ten bits of mantissa: relative error 1e-3 an operation, so only near-ties flip.
-_HALF = Tolerance(None, 0.995)
+# Ten bits of mantissa: relative error 1e-3 an operation, so only near-ties flip. Of what logits
+# vary by, rounding took .0026 to .0084; a wrong mean, channel order or weight took .15 or more.
+_HALF = Tolerance(None, 0.995, 0.02)
 
 PARITY_TOLERANCE: Mapping[Precision, Tolerance] = {
     # The same float32 arithmetic in another order of summation: errors are below 1e-5 with a few
@@ -113,6 +117,13 @@ def check_view(view: View, result: ViewParity, tolerance: Tolerance, where: str)
         raise ParityError(
             f"{view} logits differ by up to {result.max_abs_error:.2e}, more than {limit:.0e}",
             where=where,
+        )
+    if tolerance.max_drift is not None and result.drift > tolerance.max_drift:
+        raise ParityError(
+            f"{view} logits are off by {result.drift:.1%} of what they vary, more than"
+            f" {tolerance.max_drift:.0%}",
+            where=where,
+            fix="Rounding alone is less: the conversion may be wrong; use another precision",
         )
     # What a picture alone says of a question is a tie, and any rounding flips a tie.
     found, kind = result.agreement, "test examples"

@@ -8,6 +8,7 @@ from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.errors import ArtifactError
 from msd_deploy.models.folders import read_labels
 from msd_deploy.problem import Problem
+from msd_export.coreml_statement import refuse_contradictions
 from msd_export.export_folder import KIND, open_export
 from msd_export.predictors import Predictor, TorchPredictor, open_predictor
 
@@ -33,7 +34,7 @@ def open_model(path: Path, *, threads: int = 1) -> OpenedModel:
     """Open a run's student, a model folder, or an export folder; digests are verified.
 
     Raises:
-        ArtifactError: It is none of these, incomplete, or altered.
+        ArtifactError: It is none of these, incomplete, altered, or contradicts itself.
     """
     folder = path
     if (path / "run.json").is_file():
@@ -47,7 +48,10 @@ def open_model(path: Path, *, threads: int = 1) -> OpenedModel:
         )
     predictor: Predictor
     if read_versioned_json(folder / MANIFEST_NAME).get("kind") == KIND:
-        predictor = open_predictor(open_export(folder), threads=threads)
+        export = open_export(folder)
+        predictor = open_predictor(export, threads=threads)
+        if export.target == "coreml":
+            refuse_contradictions(export.model_path, folder)
     else:
         predictor = TorchPredictor(folder, threads=threads)
     labels, problem = read_labels(folder)

@@ -35,6 +35,8 @@ from msd_export.predictors import Predictor
 _BATCH = 64
 _SURE_LEAD = 0.1
 _LEAST_PROBABILITY = 1e-12
+_LEAST_SPREAD = 0.25
+"""Logits that vary less than this decide nothing that rounding could spoil."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ class ViewParity:
         agreement: Share of equal decisions.
         sure_agreement: The same of those that the source is sure of: its probability leads the next
             class's (multi-label: that of the opposite) by a tenth. 1 if it is sure of none.
+        drift: The mean error as a share of the source's spread: the standard deviation of a class's
+            logits, mean of all classes and views, or `_LEAST_SPREAD` if that is more.
         source: The source's score.
         export: The export's score.
         loss: What was lost.
@@ -93,6 +97,7 @@ class ViewParity:
     kl: float
     agreement: float
     sure_agreement: float
+    drift: float
     source: Score
     export: Score
     loss: Loss
@@ -110,6 +115,7 @@ class ViewParity:
             "kl": self.kl,
             "agreement": round(self.agreement, 6),
             "sure_agreement": round(self.sure_agreement, 6),
+            "drift": round(self.drift, 6),
             **self.loss.as_json(),
             "source": self.source.as_json(),
             "export": self.export.as_json(),
@@ -170,16 +176,23 @@ def compare_logits(
     Raises:
         ParityError: The export gave NaN or infinite logits.
     """
+    for view, logits in exported.items():
+        if not np.isfinite(logits).all():
+            raise ParityError(f"the export gives NaN or infinite logits on the {view} view")
+    spread = float(np.mean([source[view].std(axis=0) for view in exported]))
     return {
-        view: _compare_view(view, exported[view], source[view], split, problem) for view in exported
+        view: _compare_view(logits, source[view], split, problem, max(spread, _LEAST_SPREAD))
+        for view, logits in exported.items()
     }
 
 
 def _compare_view(
-    view: View, exported: LogitArray, source: LogitArray, split: PreparedSplit, problem: Problem
+    exported: LogitArray,
+    source: LogitArray,
+    split: PreparedSplit,
+    problem: Problem,
+    spread: float,
 ) -> ViewParity:
-    if not np.isfinite(exported).all():
-        raise ParityError(f"the export gives NaN or infinite logits on the {view} view")
     error = np.abs(exported - source)
     return ViewParity(
         max_abs_error=float(error.max()),
@@ -187,6 +200,7 @@ def _compare_view(
         kl=divergence(exported, source, problem),
         agreement=agreement(exported, source, problem),
         sure_agreement=_sure_agreement(exported, source, problem),
+        drift=float(error.mean()) / spread,
         source=score_logits(source, split.labels, problem),
         export=score_logits(exported, split.labels, problem),
         loss=loss_of(exported, source, split.labels, problem),

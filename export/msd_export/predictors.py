@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from msd_deploy.errors import ArtifactError
+from msd_deploy.errors import ArtifactError, ParityError
+from msd_deploy.problem import Problem
 from msd_export.export_folder import ExportFolder
 from msd_export.formats import FORMATS, Target, require_target
-from msd_export.signature import INPUT_NAMES, ModelInputs, single_example
+from msd_export.signature import INPUT_NAMES, OUTPUT_NAMES, ModelInputs, single_example
 
 if TYPE_CHECKING:
     import onnxruntime
 
 Logits = NDArray[np.float32]
+
+_PROBABILITY_ERROR = 0.01
+"""float16 keeps a probability to .0005, a logit of 30 to .015: that moves a probability by .004."""
 
 
 class Predictor(Protocol):
@@ -163,17 +167,37 @@ class MilPredictor:
     runtime = "MIL evaluator"
 
     def __init__(self, path: Path) -> None:
+        from msd_export.coreml_statement import stated_metadata
         from msd_export.mil_evaluator import MilEvaluator
 
         self._evaluator = MilEvaluator.load(path)
+        self._problem = stated_metadata(path).get("problem")
+        self._path = path
 
     def predict(self, inputs: ModelInputs) -> Logits:
-        """Return logits; see `Predictor`. Core ML packages take one example at a time."""
-        rows = len(inputs["image"])
-        outputs = [
-            self._evaluator.run(single_example(inputs, row))["logits"] for row in range(rows)
-        ]
-        return np.concatenate(outputs).astype(np.float32)
+        """Return logits; see `Predictor`. Core ML packages take one example at a time.
+
+        Raises:
+            ParityError: The package's probabilities, which an app reads, are not its logits'.
+        """
+        rows = range(len(inputs["image"]))
+        outputs = [self._evaluator.run(single_example(inputs, row)) for row in rows]
+        logits, stated = (
+            np.concatenate([output[name] for output in outputs]) for name in OUTPUT_NAMES
+        )
+        self._refuse_other_probabilities(logits, stated)
+        return logits
+
+    def _refuse_other_probabilities(self, logits: Logits, stated: Logits) -> None:
+        from msd_deploy.evaluation import probabilities
+
+        if self._problem is None or not np.isfinite(logits).all():
+            return  # nothing to compare with; what is not finite, parity names
+        error = np.abs(stated - probabilities(logits, cast(Problem, self._problem))).max()
+        if not error <= _PROBABILITY_ERROR:
+            raise ParityError(
+                f"its probabilities are up to {error:.3f} off those of its logits", where=self._path
+            )
 
     def prepare(self, inputs: ModelInputs) -> Callable[[], object]:
         """Return a call on the inputs; see `TimedPredictor`."""

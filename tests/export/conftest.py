@@ -1,6 +1,7 @@
 """What the export tests share."""
 
 import gc
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,21 @@ import numpy as np
 import pytest
 import torch
 
+from msd_deploy.artifacts import RunDirectory
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.models.folders import LoadedModel
+from msd_deploy.models.folders import LoadedModel, load_model, save_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.fusion_config import FusionConfig
+from msd_deploy.runs import data_of_run
 from msd_deploy.views import View
 from msd_export.coreml_package import quiet_coremltools
+from msd_export.export_folder import ExportFolder
 from msd_export.export_source import ExportSource
 from msd_export.graph import ExportableGraph, ExportGraph, ImageLayout, as_tensors
+from msd_export.parity import predict_split
+from msd_export.pipeline import ExportConfig, export_student
+from msd_export.predictors import Logits, TorchPredictor
 from msd_export.signature import ModelInputs, single_example
 
 SaveProgram = Callable[..., Path]
@@ -162,3 +169,53 @@ def torch_logits() -> Callable[[ExportSource, ModelInputs], np.ndarray[Any, Any]
         return torch.cat(rows).numpy()
 
     return ask
+
+
+DECIDED_ROWS = 60
+
+
+def _decide(model: FusionForClassification, logits: Logits) -> None:
+    """Scale and shift a classifier of two: decisions wide apart, part of them each way, no tie.
+
+    The border between the two lies in the widest gap of the middle third.
+    """
+    leads = np.sort(logits[:, 1] - logits[:, 0])
+    middle = leads[len(leads) // 3 : -len(leads) // 3]
+    gap = int(np.diff(middle).argmax())
+    scale = 4.0 / float(leads.std())
+    with torch.no_grad():
+        model.classifier.weight *= scale
+        model.classifier.bias *= scale
+        model.classifier.bias[1] -= scale * float(middle[gap : gap + 2].mean())
+
+
+@pytest.fixture(scope="session")
+def decided_run(
+    finished_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory
+) -> RunDirectory:
+    """A finished run whose student, at random, decides by pixels, words and their places alike.
+
+    What few steps of training make leans on few features, and answers much alike whatever it is
+    shown: a comparison with it would miss what a comparison with a good student sees.
+    """
+    run = RunDirectory(tmp_path_factory.mktemp("decided") / "run")
+    shutil.copytree(finished_run.root, run.root)
+    loaded = load_model(run.student)
+    torch.manual_seed(3)
+    model = FusionForClassification(loaded.model.config).eval()
+    with torch.no_grad():
+        model.image_projection.weight *= 8
+    facts = {"labels": loaded.labels, "problem": loaded.problem, "facts": {}}
+    save_model(run.student, model, loaded.preprocessor, **facts)
+    rows = data_of_run(run, loaded.preprocessor).splits["test"].head(DECIDED_ROWS)
+    _decide(model, predict_split(TorchPredictor(run.student), rows, View.MULTIMODAL))
+    save_model(run.student, model, loaded.preprocessor, **facts)
+    return run
+
+
+@pytest.fixture(scope="session")
+def decided_export(decided_run: RunDirectory) -> ExportFolder:
+    """Its student as Core ML in float16, verified; read it, never write into it."""
+    config = ExportConfig((("coreml", "fp16"),), examples=DECIDED_ROWS)
+    (written,) = export_student(decided_run, config)
+    return written

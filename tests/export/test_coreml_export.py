@@ -18,7 +18,8 @@ from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.fusion_config import FusionConfig
 from msd_export.coreml_export import export_coreml
 from msd_export.coreml_package import SPEC_PATH, Spec, quiet_coremltools, read_spec
-from msd_export.coreml_quantize import count_int8_weights, quantize_coreml_int8
+from msd_export.coreml_quantize import quantize_weights_int8
+from msd_export.coreml_storage import count_weights
 from msd_export.graph import ExportGraph
 from msd_export.mil_evaluator import MilEvaluator
 from msd_export.mil_operations import OPERATIONS
@@ -73,7 +74,7 @@ def package(graph: ExportGraph, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="module")
 def int8_package(package: Path) -> Path:
     path = package.with_name("int8.mlpackage")
-    quantize_coreml_int8(package, path)
+    quantize_weights_int8(package, path)
     return path
 
 
@@ -170,7 +171,7 @@ def test_same_model_gives_the_same_bytes(
 ) -> None:
     again, again_int8 = tmp_path / "again.mlpackage", tmp_path / "again8.mlpackage"
     export_coreml(graph, SIGNATURE, METADATA, again)
-    quantize_coreml_int8(again, again_int8)
+    quantize_weights_int8(again, again_int8)
     assert _bytes(again) == _bytes(package)
     assert _bytes(again_int8) == _bytes(int8_package)
 
@@ -262,8 +263,8 @@ def test_count_is_that_of_the_weights_above_the_threshold(
     package: Path, int8_package: Path
 ) -> None:
     large = [weight.size for weight in _weights(package).values() if weight.size > 512]
-    assert count_int8_weights(int8_package) == sum(large) > 0
-    assert count_int8_weights(package) == 0
+    assert count_weights(int8_package)["int8"] == sum(large) > 0
+    assert count_weights(package).keys() == {"fp16"}
 
 
 def test_int8_package_is_smaller(package: Path, int8_package: Path) -> None:
@@ -274,9 +275,9 @@ def test_int8_package_is_smaller(package: Path, int8_package: Path) -> None:
 
 def test_quantizing_no_package_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"is not an \.mlpackage"):
-        quantize_coreml_int8(tmp_path, tmp_path / "int8.mlpackage")
+        quantize_weights_int8(tmp_path, tmp_path / "int8.mlpackage")
     with pytest.raises(ArtifactError, match=r"is not an \.mlpackage"):
-        count_int8_weights(tmp_path / "absent.mlpackage")
+        count_weights(tmp_path / "absent.mlpackage")
 
 
 def test_broken_package_is_refused(package: Path, tmp_path: Path) -> None:
@@ -285,14 +286,14 @@ def test_broken_package_is_refused(package: Path, tmp_path: Path) -> None:
     (broken / "Manifest.json").write_bytes((package / "Manifest.json").read_bytes())
     (broken / SPEC_PATH).write_bytes(b"no protobuf")
     with pytest.raises(ArtifactError, match="cannot be read as a Core ML model"):
-        quantize_coreml_int8(broken, tmp_path / "int8.mlpackage")
+        quantize_weights_int8(broken, tmp_path / "int8.mlpackage")
 
 
 def test_quantizing_a_package_without_weights_is_refused(package: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare.mlpackage"
     shutil.copytree(package, bare, ignore=shutil.ignore_patterns("weights"))
     with pytest.raises(ExportError, match="the quantization to int8 failed"):
-        quantize_coreml_int8(bare, tmp_path / "int8.mlpackage")
+        quantize_weights_int8(bare, tmp_path / "int8.mlpackage")
 
 
 def test_core_mls_own_library_opens_the_package_and_leaves_it_as_it_was(package: Path) -> None:

@@ -14,6 +14,7 @@ from msd_export.mil_evaluator import MilEvaluator
 with quiet_coremltools():
     import coremltools as ct
     from coremltools.converters.mil import Builder as mb  # noqa: N813
+    from coremltools.converters.mil.mil import types
 
 SaveProgram = Callable[..., Path]
 
@@ -98,6 +99,22 @@ def test_blockwise_weights_are_expanded(save_program: SaveProgram) -> None:
 
     package = save_program(build, [ROW], target="iOS18")
     np.testing.assert_allclose(_only(package, ROW), ROW @ (data * scale).T, rtol=1e-6)
+
+
+def test_tables_of_groups_of_channels_are_looked_up(save_program: SaveProgram) -> None:
+    indices = np.array([[3, 0, 1], [2, 2, 0]], np.uint8)
+    tables = np.array([[-1.0, 0.5, 2.0, 4.0], [10.0, 20.0, 30.0, 40.0]], np.float32)
+
+    def build(x: object) -> object:
+        two_bits = types.nptype_from_builtin(types.string_to_builtin("uint2"))
+        weight = mb.constexpr_lut_to_dense(
+            indices=indices.astype(two_bits), lut=tables.reshape(2, 1, 4, 1)
+        )
+        return mb.linear(x=x, weight=weight)
+
+    package = save_program(build, [ROW], target="iOS18")
+    weight = np.take_along_axis(tables, indices.astype(np.int64), 1)
+    np.testing.assert_allclose(_only(package, ROW), ROW @ weight.T, rtol=1e-6)
 
 
 def test_masked_row_is_finite_with_minus_1e4_and_nan_with_the_lowest_float(

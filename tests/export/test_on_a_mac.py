@@ -10,7 +10,7 @@ import pytest
 from msd_deploy.artifacts import digests_of_folder
 from msd_deploy.models.fusion import FusionForClassification
 from msd_export.coreml_export import export_coreml
-from msd_export.coreml_quantize import quantize_coreml_int8
+from msd_export.coreml_quantize import quantize_weights_int8
 from msd_export.graph import ExportGraph
 from msd_export.predictors import CoreMLPredictor, MilPredictor
 from msd_export.signature import ModelInputs, ModelSignature
@@ -44,7 +44,7 @@ def as_it_is(package: Path) -> Path:
 
 def in_int8(package: Path) -> Path:
     path = package.with_name("int8.mlpackage")
-    quantize_coreml_int8(package, path)
+    quantize_weights_int8(package, path)
     return path
 
 

@@ -1,0 +1,261 @@
+"""Damage a verified Core ML export in many ways: verification must notice each of them."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from msd_deploy.artifacts import MANIFEST_NAME, RunDirectory, write_manifest
+from msd_deploy.data.prepared import PreparedSplit
+from msd_deploy.errors import ArtifactError, ExportError, ParityError
+from msd_deploy.evaluation import LogitsByView
+from msd_deploy.models.folders import LABELS_NAME, load_model
+from msd_deploy.runs import data_of_run
+from msd_export.coreml_package import Spec
+from msd_export.export_folder import KIND, ExportFolder, open_export
+from msd_export.formats import Form
+from msd_export.gate import Gate, check_parity
+from msd_export.opening import open_model
+from msd_export.parity import compare_logits, predict_every_view
+from msd_export.predictors import MilPredictor, TorchPredictor
+
+from .conftest import DECIDED_ROWS
+from .coreml_surgery import (
+    WEIGHT_FILE,
+    Array,
+    add_ones,
+    argument,
+    edit_constant,
+    edit_program,
+    operations,
+    rename_reads,
+    set_number,
+)
+
+pytestmark = pytest.mark.slow
+
+FORM: Form = ("coreml", "fp16")
+Mutate = Callable[[Path], None]
+
+
+@pytest.fixture(scope="module")
+def test_rows(decided_run: RunDirectory) -> PreparedSplit:
+    preprocessor = load_model(decided_run.student).preprocessor
+    return data_of_run(decided_run, preprocessor).splits["test"].head(DECIDED_ROWS)
+
+
+@pytest.fixture(scope="module")
+def source(decided_run: RunDirectory, test_rows: PreparedSplit) -> LogitsByView:
+    return predict_every_view(TorchPredictor(decided_run.student), test_rows)
+
+
+def verify(package: Path, source: LogitsByView, rows: PreparedSplit) -> None:
+    exported = predict_every_view(MilPredictor(package), rows)
+    parity = compare_logits(exported, source, rows, "single_label")
+    check_parity(parity, Gate(FORM, max_drop=1.0))
+
+
+def first_layer(package: Path) -> str:
+    return argument(operations(package, "conv")[0], "weight")
+
+
+def damage_bytes(package: Path) -> None:
+    name = argument(operations(package, "linear")[2], "weight")
+
+    def change(weight: Array) -> Array:
+        weight[:4].view(np.uint8)[...] ^= 0x3C
+        return weight
+
+    edit_constant(package, name, change)
+
+
+def cut_the_file(package: Path) -> None:
+    content = (package / WEIGHT_FILE).read_bytes()
+    (package / WEIGHT_FILE).write_bytes(content[: len(content) // 2])
+
+
+def flip_signs(package: Path) -> None:
+    edit_constant(package, argument(operations(package, "linear")[0], "weight"), np.negative)
+
+
+def zero_a_channel(package: Path) -> None:
+    def change(weight: Array) -> Array:
+        weight[0] = 0
+        return weight
+
+    edit_constant(package, argument(operations(package, "linear")[0], "weight"), change)
+
+
+def swap_text_inputs(package: Path) -> None:
+    names = {"input_ids": "attention_mask", "attention_mask": "input_ids"}
+    edit_program(package, lambda spec: rename_reads(spec, names))
+
+
+def ignore_image_present(package: Path) -> None:
+    def change(spec: Spec) -> None:
+        rename_reads(spec, {"image_present": "always"})
+        add_ones(spec, "always")
+
+    edit_program(package, change)
+
+
+def ignore_the_mask(package: Path) -> None:
+    """Softmax reads the scores before the mask is added."""
+    added = {op.outputs[0].name: argument(op, "x") for op in operations(package, "add")}
+    masked = [argument(op, "x") for op in operations(package, "softmax")[:-1]]
+    names = {name: added[name] for name in masked}
+    edit_program(package, lambda spec: rename_reads(spec, names))
+
+
+def wrong_mean(package: Path) -> None:
+    edit_constant(package, argument(operations(package, "sub")[0], "y"), lambda mean: mean * 0.8)
+
+
+def wrong_std(package: Path) -> None:
+    edit_constant(package, argument(operations(package, "mul")[0], "y"), lambda scale: scale * 0.8)
+
+
+def read_blue_first(package: Path) -> None:
+    edit_constant(package, first_layer(package), lambda kernel: kernel[:, ::-1].copy())
+
+
+def declare_blue_first(package: Path) -> None:
+    def change(spec: Spec) -> None:
+        layout = spec.description.input[0].type.imageType
+        layout.colorSpace = layout.ColorSpace.Value("BGR")
+
+    edit_program(package, change)
+
+
+def shift_text_positions(package: Path) -> None:
+    (words,) = operations(package, "gather")
+    place = next(
+        argument(op, "y")
+        for op in operations(package, "add")
+        if argument(op, "x") == words.outputs[0].name
+    )
+    edit_constant(package, place, lambda table: np.roll(table, 1, axis=-2))
+
+
+def attend_over_the_wrong_axis(package: Path) -> None:
+    axis = argument(operations(package, "softmax")[0], "axis")
+    edit_program(package, lambda spec: set_number(spec, axis, -2))
+
+
+def make_probabilities_over_the_wrong_axis(package: Path) -> None:
+    axis = argument(operations(package, "softmax")[-1], "axis")
+    edit_program(package, lambda spec: set_number(spec, axis, 0))
+
+
+def leave_out_a_residual(package: Path) -> None:
+    skipped = operations(package, "add")[-1]
+    names = {skipped.outputs[0].name: argument(skipped, "y")}
+    edit_program(package, lambda spec: rename_reads(spec, names))
+
+
+def exchange_classes(package: Path) -> None:
+    for parameter in ("weight", "bias"):
+        name = argument(operations(package, "linear")[-1], parameter)
+        edit_constant(package, name, lambda rows: rows[::-1].copy())
+
+
+MUTANTS: list[Mutate] = [
+    damage_bytes,
+    cut_the_file,
+    flip_signs,
+    zero_a_channel,
+    swap_text_inputs,
+    ignore_image_present,
+    ignore_the_mask,
+    wrong_mean,
+    wrong_std,
+    read_blue_first,
+    declare_blue_first,
+    shift_text_positions,
+    attend_over_the_wrong_axis,
+    make_probabilities_over_the_wrong_axis,
+    leave_out_a_residual,
+    exchange_classes,
+]
+
+
+@pytest.fixture
+def package(decided_export: ExportFolder, tmp_path: Path) -> Path:
+    """A copy of the verified package, to be damaged."""
+    return Path(shutil.copytree(decided_export.model_path, tmp_path / "model.mlpackage"))
+
+
+def test_the_undamaged_package_passes(
+    package: Path, source: LogitsByView, test_rows: PreparedSplit
+) -> None:
+    verify(package, source, test_rows)
+
+
+@pytest.mark.parametrize("mutate", MUTANTS, ids=lambda mutate: mutate.__name__)
+def test_a_damaged_package_is_refused(
+    mutate: Mutate, package: Path, source: LogitsByView, test_rows: PreparedSplit
+) -> None:
+    mutate(package)
+    with pytest.raises((ParityError, ExportError, ArtifactError)):
+        verify(package, source, test_rows)
+
+
+def exchange_labels(folder: Path) -> None:
+    stated = json.loads((folder / LABELS_NAME).read_text())
+    (folder / LABELS_NAME).write_text(json.dumps({**stated, "labels": stated["labels"][::-1]}))
+
+
+def change_the_problem(folder: Path) -> None:
+    stated = json.loads((folder / LABELS_NAME).read_text())
+    (folder / LABELS_NAME).write_text(json.dumps({**stated, "problem": "multi_label"}))
+
+
+def exchange_words(folder: Path) -> None:
+    stated = json.loads((folder / "tokenizer.json").read_text())
+    words = stated["model"]["vocab"]
+    first, second = list(words)[-2:]
+    words[first], words[second] = words[second], words[first]
+    (folder / "tokenizer.json").write_text(json.dumps(stated))
+
+
+def shorten_texts(folder: Path) -> None:
+    stated = json.loads((folder / "preprocess.json").read_text())
+    stated["text"]["max_length"] = 4
+    (folder / "preprocess.json").write_text(json.dumps(stated))
+
+
+FILE_MUTANTS = [exchange_labels, change_the_problem, exchange_words, shorten_texts]
+
+
+@pytest.fixture
+def folder(decided_export: ExportFolder, tmp_path: Path) -> Path:
+    """A copy of the whole export, to be damaged."""
+    return Path(shutil.copytree(decided_export.folder, tmp_path / "export"))
+
+
+@pytest.mark.parametrize("mutate", FILE_MUTANTS, ids=lambda mutate: mutate.__name__)
+def test_a_changed_file_does_not_have_its_digest(mutate: Mutate, folder: Path) -> None:
+    mutate(folder)
+    with pytest.raises(ArtifactError):
+        open_export(folder)
+
+
+@pytest.mark.parametrize("mutate", FILE_MUTANTS, ids=lambda mutate: mutate.__name__)
+def test_a_changed_file_with_a_digest_to_match_contradicts_the_package(
+    mutate: Mutate, folder: Path
+) -> None:
+    manifest = open_export(folder).manifest
+    facts = {name: manifest[name] for name in ("target", "precision", "source_digest")}
+    mutate(folder)
+    (folder / MANIFEST_NAME).unlink()
+    write_manifest(folder, KIND, facts)
+    open_export(folder)
+    with pytest.raises(ArtifactError, match="are not those of the model inside"):
+        open_model(folder)
+
+
+def test_the_unchanged_folder_is_opened(folder: Path) -> None:
+    assert open_model(folder).problem == "single_label"
