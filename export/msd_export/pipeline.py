@@ -48,7 +48,13 @@ from msd_export.parity import (
     parity_as_json,
     predict_every_view,
 )
-from msd_export.predictors import Predictor, TorchPredictor, open_predictor
+from msd_export.predictors import (
+    Predictor,
+    TorchPredictor,
+    open_predictor,
+    second_predictor,
+)
+from msd_export.second_runtime import second_runtime_as_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +201,10 @@ class _Exporter:
                 precision, building / FORMATS[target].model_file
             )
             self.hooks.on_stage(f"Verifying {name} on {len(self.test)} test examples")
-            predictor = open_predictor(ExportFolder(building, *form, manifest={}), threads=1)
-            parity = self._compare(predictor, name)
+            unfinished = ExportFolder(building, *form, manifest={})
+            predictor = open_predictor(unfinished, threads=1)
             gate = Gate(form, self.config.max_drop_points / 100, self.config.examples)
-            check_parity(parity, gate)
+            exported, parity = self._verify(predictor, gate)
             report = parity_as_json(
                 parity,
                 gate,
@@ -206,6 +212,7 @@ class _Exporter:
                 problem=self.loaded.problem,
                 notes=notes_on_source(self._source(), self.loaded.problem),
             )
+            report |= self._second_opinion(unfinished, exported, gate)
             self._complete(building, form, {**report, "conversion": facts})
         return open_export(final)
 
@@ -214,9 +221,23 @@ class _Exporter:
             self._converters[target] = converter_for(target, self.source)
         return self._converters[target]
 
-    def _compare(self, predictor: Predictor, name: str) -> dict[View, ViewParity]:
-        exported = self._predict(predictor, name)
-        return compare_logits(exported, self._source(), self.test, self.loaded.problem)
+    def _verify(
+        self, predictor: Predictor, gate: Gate
+    ) -> tuple[LogitsByView, dict[View, ViewParity]]:
+        """Return a predictor's logits and their comparison with the source, within the gate."""
+        exported = self._predict(predictor, form_name(gate.form))
+        parity = compare_logits(exported, self._source(), self.test, self.loaded.problem)
+        check_parity(parity, gate)
+        return exported, parity
+
+    def _second_opinion(self, export: ExportFolder, first: LogitsByView, gate: Gate) -> Json:
+        """Verify in a second runtime too, where there is one."""
+        predictor = second_predictor(export)
+        if predictor is None:
+            return {}
+        logits, parity = self._verify(predictor, gate)
+        told = second_runtime_as_json(parity, logits, first, runtime=predictor.runtime)
+        return {"second_runtime": told}
 
     def _source(self) -> LogitsByView:
         """Return the source's logits; at the first call, tell what weakens a comparison."""

@@ -268,3 +268,14 @@ def open_predictor(export: ExportFolder, *, threads: int = 1) -> TimedPredictor:
             return OnnxPredictor(path, threads=threads)
         case "coreml":
             return CoreMLPredictor(path) if sys.platform == "darwin" else MilPredictor(path)
+
+
+def second_predictor(export: ExportFolder) -> Predictor | None:
+    """Return another runtime that an export is verified in too; None where there is none.
+
+    On macOS a Core ML package runs in Core ML, which is what an app uses, and in the evaluator,
+    which is what verifies packages everywhere else: so each tells whether the other can be trusted.
+    """
+    if export.target == "coreml" and sys.platform == "darwin":
+        return MilPredictor(export.model_path)
+    return None
