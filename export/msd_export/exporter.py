@@ -13,6 +13,7 @@ from msd_deploy.errors import ParityError
 from msd_deploy.evaluation import LogitArray, LogitsByView
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.folders import LABELS_NAME
+from msd_deploy.views import View
 from msd_export.converters import Converter, MixingConverter, converter_for
 from msd_export.end_to_end import END_TO_END_NAME, write_end_to_end
 from msd_export.end_to_end_check import check_end_to_end
@@ -30,8 +31,9 @@ from msd_export.formats import (
 )
 from msd_export.gate import Gate, check_parity, parity_as_json
 from msd_export.mixing import Sensitivity, measure_sensitivity, mixes
-from msd_export.parity import compare_logits, notes_on_source, predict_every_view
-from msd_export.predictors import Predictor, TorchPredictor, open_predictor
+from msd_export.parity import ViewParity, compare_logits, notes_on_source, predict_every_view
+from msd_export.predictors import Predictor, TorchPredictor, open_predictor, second_predictor
+from msd_export.second_runtime import second_runtime_as_json
 from msd_export.signature import ModelInputs, single_example
 
 
@@ -170,19 +172,35 @@ class Exporter:
         return {**report, "conversion": facts}
 
     def _hold(self, form: Form, building: Path, split_name: str) -> Json:
-        predictor = open_predictor(ExportFolder(building, *form, manifest={}), threads=1)
-        split, source = self._split(split_name), self._source(split_name)
-        exported = self._predict(predictor, form_name(form), split)
-        parity = compare_logits(exported, source, split, self.loaded.problem)
+        """Hold a written form against the gate on a split, in every runtime that is here."""
+        export = ExportFolder(building, *form, manifest={})
+        predictor = open_predictor(export, threads=1)
         gate = Gate(form, self.config.max_drop_points / 100, self.config.examples)
-        check_parity(parity, gate)
-        return parity_as_json(
+        exported, parity = self._compare(predictor, gate, split_name)
+        report = parity_as_json(
             parity,
             gate,
             runtime=predictor.runtime,
             problem=self.loaded.problem,
-            notes=notes_on_source(source, self.loaded.problem),
+            notes=notes_on_source(self._source(split_name), self.loaded.problem),
         )
+        second = second_predictor(export)
+        if second is None:
+            return report
+        logits, parity = self._compare(second, gate, split_name)
+        told = second_runtime_as_json(parity, logits, exported, runtime=second.runtime)
+        return {**report, "second_runtime": told}
+
+    def _compare(
+        self, predictor: Predictor, gate: Gate, split_name: str
+    ) -> tuple[LogitsByView, dict[View, ViewParity]]:
+        """Return a predictor's logits and their comparison with the source, within the gate."""
+        split = self._split(split_name)
+        exported = self._predict(predictor, form_name(gate.form), split)
+        source = self._source(split_name)
+        parity = compare_logits(exported, source, split, self.loaded.problem)
+        check_parity(parity, gate)
+        return exported, parity
 
     def _end_to_end(self, building: Path, form: Form) -> Json:
         """Write the file with preprocessing inside, and hold it against the plain one."""

@@ -269,3 +269,14 @@ def open_predictor(export: ExportFolder, *, threads: int = 1) -> TimedPredictor:
             from msd_export.litert_predictor import LiteRTPredictor
 
             return LiteRTPredictor(path, threads=threads)
+
+
+def second_predictor(export: ExportFolder) -> Predictor | None:
+    """Return another runtime that an export is verified in too; None where there is none.
+
+    On macOS a Core ML package runs in Core ML, which is what an app uses, and in the evaluator,
+    which is what verifies packages everywhere else: so each tells whether the other can be trusted.
+    """
+    if export.target == "coreml" and sys.platform == "darwin":
+        return MilPredictor(export.model_path)
+    return None

@@ -1,24 +1,32 @@
 """Core ML itself against the MIL evaluator that stands in for it elsewhere."""
 
+import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from msd_deploy.artifacts import digests_of_folder
+from msd_deploy.artifacts import RunDirectory, digests_of_folder
+from msd_deploy.errors import ParityError
 from msd_deploy.models.fusion import FusionForClassification
+from msd_export import exporter
 from msd_export.coreml_export import export_coreml
 from msd_export.coreml_quantize import quantize_weights_int8
+from msd_export.export_folder import PARITY_NAME, ExportFolder
+from msd_export.exporter import ExportConfig
+from msd_export.formats import FORMATS, Form, Precision
 from msd_export.graph import ExportGraph
-from msd_export.predictors import CoreMLPredictor, MilPredictor
+from msd_export.pipeline import export_student
+from msd_export.predictors import CoreMLPredictor, Logits, MilPredictor, second_predictor
 from msd_export.signature import ModelInputs, ModelSignature
 
-pytestmark = [
-    pytest.mark.macos,
-    pytest.mark.skipif(sys.platform != "darwin", reason="Core ML runs on macOS alone"),
-]
+from .conftest import DECIDED_ROWS
+
+on_a_mac = pytest.mark.skipif(sys.platform != "darwin", reason="Core ML runs on macOS alone")
 
 SIGNATURE = ModelSignature((48, 48), 16, ("no", "yes"), "single_label")
 WORDS, ROWS = 300, 12
@@ -60,6 +68,8 @@ def inputs_of_all_views() -> ModelInputs:
     }
 
 
+@pytest.mark.macos
+@on_a_mac
 @pytest.mark.parametrize("form", [as_it_is, in_int8])
 def test_core_ml_answers_as_the_evaluator_does(package: Path, form: Quantize) -> None:
     path, inputs = form(package), inputs_of_all_views()
@@ -68,6 +78,8 @@ def test_core_ml_answers_as_the_evaluator_does(package: Path, form: Quantize) ->
     np.testing.assert_allclose(core_ml, evaluator, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.macos
+@on_a_mac
 def test_core_ml_leaves_the_package_as_it_was(package: Path) -> None:
     """coremltools rewrites Manifest.json when it opens a package: to the same bytes, or an export
     that was run once would be refused as altered.
@@ -75,3 +87,68 @@ def test_core_ml_leaves_the_package_as_it_was(package: Path) -> None:
     before = digests_of_folder(package)
     CoreMLPredictor(package).predict(inputs_of_all_views())
     assert digests_of_folder(package) == before
+
+
+@pytest.mark.macos
+@on_a_mac
+@pytest.mark.parametrize("precision", FORMATS["coreml"].precisions)
+def test_export_is_verified_in_core_ml_and_in_the_evaluator(
+    decided_run: RunDirectory, tmp_path: Path, precision: Precision
+) -> None:
+    run = RunDirectory(Path(shutil.copytree(decided_run.root, tmp_path / "run")))
+    report = export_report(run, ("coreml", precision))
+    assert report["runtime"] == "Core ML"
+    assert report["second_runtime"]["runtime"] == "MIL evaluator"
+    assert max(report["second_runtime"]["max_abs_difference"].values()) < 5 * TOLERANCE
+
+
+def export_report(run: RunDirectory, form: Form) -> dict[str, Any]:
+    (export,) = export_student(run, ExportConfig((form,), 100.0, DECIDED_ROWS, overwrite=True))
+    report: dict[str, Any] = json.loads((export.folder / PARITY_NAME).read_text())
+    return report
+
+
+@pytest.fixture
+def run_of_two_runtimes(
+    decided_run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> RunDirectory:
+    """A run whose exports are verified twice on any machine: the evaluator stands on both sides."""
+    monkeypatch.setattr(exporter, "open_predictor", lambda export, threads: evaluator_of(export))
+    monkeypatch.setattr(exporter, "second_predictor", evaluator_of)
+    return RunDirectory(Path(shutil.copytree(decided_run.root, tmp_path / "run")))
+
+
+def evaluator_of(export: ExportFolder) -> MilPredictor:
+    return MilPredictor(export.model_path)
+
+
+@pytest.mark.slow
+def test_both_runtimes_stand_in_the_report(run_of_two_runtimes: RunDirectory) -> None:
+    report = export_report(run_of_two_runtimes, ("coreml", "fp16"))
+    second = report["second_runtime"]
+    assert second["views"] == report["views"]
+    assert second["max_abs_difference"] == dict.fromkeys(report["views"], 0.0)
+
+
+class Shifted(MilPredictor):
+    """An evaluator whose logits are half a unit off."""
+
+    runtime = "shifted"
+
+    def predict(self, inputs: ModelInputs) -> Logits:
+        return super().predict(inputs) + np.array([0.5, -0.5], np.float32)
+
+
+@pytest.mark.slow
+def test_a_second_runtime_beyond_tolerance_is_refused(
+    run_of_two_runtimes: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "second_predictor", lambda export: Shifted(export.model_path))
+    with pytest.raises(ParityError, match="multimodal logits are off by"):
+        export_report(run_of_two_runtimes, ("coreml", "fp16"))
+    assert not (run_of_two_runtimes.exports / "coreml-fp16").exists()
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="has Core ML itself")
+def test_elsewhere_there_is_one_runtime(tmp_path: Path) -> None:
+    assert second_predictor(ExportFolder(tmp_path, "coreml", "fp16", {})) is None
