@@ -11,7 +11,7 @@ from msd_deploy.errors import ArtifactError, ExportError, MsdError, RuntimeUnava
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import LoadedModel, load_classifier, load_model
-from msd_deploy.runs import config_of_run, data_of_run
+from msd_deploy.runs import config_of_run, data_of_run, source_of_run
 from msd_export.end_to_end import require_end_to_end
 from msd_export.export_folder import ExportFolder, open_export, stated_source
 from msd_export.export_source import ExportSource
@@ -44,7 +44,15 @@ def export_student(
     hooks.on_stage(f"Reading {config_of_run(run).data.spec}")
     data = data_of_run(run, loaded.preprocessor)
     with tempfile.TemporaryDirectory() as scratch:
-        source = ExportSource(loaded, data, run.root.name, Path(scratch), on_note=hooks.on_note)
+        source = ExportSource(
+            loaded,
+            data,
+            run.root.name,
+            Path(scratch),
+            on_note=hooks.on_note,
+            calibration_method=config.calibration,
+            read=partial(source_of_run, config_of_run(run), run),
+        )
         return _export_all(Exporter(source, config, hooks), config.forms, run.exports, hooks)
 
 

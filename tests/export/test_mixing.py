@@ -86,3 +86,13 @@ def test_ever_more_groups_are_kept_the_most_sensitive_first() -> None:
     assert kept == [("b",), ("b", "c"), ("b", "c", "a"), ("b", "c", "a", "e")]
     assert sensitivity.told(2) == "b (0.3 nats), c (0.2 nats)"
     assert list(sensitivity.as_json()["kl_nats"]) == ["b", "c", "a", "e", "d"]  # type: ignore[call-overload]
+
+
+@pytest.mark.slow
+def test_the_way_to_calibrate_reaches_the_quantizer(own_run: RunDirectory) -> None:
+    written = []
+    for calibration in ("minmax", "percentile"):
+        config = ExportConfig(INT8, 100.0, examples=20, overwrite=True, calibration=calibration)
+        (export,) = export_student(own_run, config)
+        written.append(export.model_path.read_bytes())
+    assert written[0] != written[1]
