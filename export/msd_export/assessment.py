@@ -5,14 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from msd_deploy.artifacts import Json
-from msd_deploy.data.classes import check_classes, in_classes_of
-from msd_deploy.data.prepared import notes_of, prepare
 from msd_deploy.data.source_types import JudgedSplit, SourceOptions
 from msd_deploy.data.sources import load_source_to_judge
 from msd_deploy.errors import ConfigError
 from msd_deploy.evaluation import metric_name, probabilities, score_views
 from msd_deploy.further_metrics import further_as_json, score_further
 from msd_deploy.hooks import StageHooks
+from msd_export.model_data import prepare_for_model
 from msd_export.opening import OpenedModel, open_model
 from msd_export.parity import predict_every_view
 from msd_export.signature import ModelInputs
@@ -41,16 +40,8 @@ def evaluate_model(
     opened = open_model(model, threads=threads)
     hooks.on_stage(f"Reading {spec}")
     source = load_source_to_judge(spec, options=options, split=split, labels=opened.labels)
-    check_classes(source, opened.labels, opened.problem, spec)
-    data = prepare(
-        source,
-        opened.preprocessor,
-        strict=options.strict,
-        on_image=lambda done, total: hooks.on_count("pictures", done, total),
-    )
-    for note in notes_of(data):
-        hooks.on_note(note)
-    rows = in_classes_of(data, opened.labels).splits["test" if split == "all" else split]
+    data = prepare_for_model(opened, source, spec, strict=options.strict, hooks=hooks)
+    rows = data.splits["test" if split == "all" else split]
     hooks.on_stage(f"Asking {model} in {opened.predictor.runtime}")
     by_view = predict_every_view(
         opened.predictor, rows, on_count=lambda done, total: hooks.on_count("examples", done, total)

@@ -30,7 +30,6 @@ class ExportSource:
         data: What it was trained on, for calibration; its test split judges the exports.
         name: What the model is called in the metadata of its exports.
         scratch: A folder for what several forms share; removed in the end.
-        on_note: Called with a sentence about what a user should know.
         calibration_method: How an activation's range follows from the calibration examples.
         read: Reads the data set itself again: pictures' bytes and texts.
     """
@@ -39,7 +38,6 @@ class ExportSource:
     data: PreparedData
     name: str
     scratch: Path
-    on_note: Callable[[str], None] = lambda sentence: None
     calibration_method: CalibrationMethod = "minmax"
     read: Callable[[], SourceData] | None = None
 

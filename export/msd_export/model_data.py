@@ -1,4 +1,4 @@
-"""The data that a model folder is exported with: it states none itself, as a run does."""
+"""Data for a model that does not state its own, as a run does."""
 
 from msd_deploy.data.classes import check_classes, in_classes_of
 from msd_deploy.data.hub_dataset import PREFIX
@@ -8,6 +8,7 @@ from msd_deploy.data.sources import kind_of_spec, load_source, load_source_to_ju
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import LoadedModel
+from msd_export.opening import OpenedModel
 
 
 def data_of_model(
@@ -30,16 +31,39 @@ def data_of_model(
     """
     hooks.on_stage(f"Reading {spec}")
     source = source_of_model(loaded, spec, options)
-    check_classes(source, loaded.labels, loaded.problem, spec)
+    return prepare_for_model(loaded, source, spec, strict=options.strict, hooks=hooks)
+
+
+def prepare_for_model(
+    model: LoadedModel[ViewClassifier] | OpenedModel,
+    source: SourceData,
+    spec: str,
+    *,
+    strict: bool,
+    hooks: StageHooks,
+) -> PreparedData:
+    """Prepare data for a model that was not made from it, in the order of the model's classes.
+
+    Args:
+        model: Its preprocessing, classes and problem count.
+        source: The data.
+        spec: What it is called.
+        strict: Unusable rows are an error.
+        hooks: What watches.
+
+    Raises:
+        DataError: It cannot be used, or its classes are not the model's.
+    """
+    check_classes(source, model.labels, model.problem, spec)
     data = prepare(
         source,
-        loaded.preprocessor,
-        strict=options.strict,
+        model.preprocessor,
+        strict=strict,
         on_image=lambda done, total: hooks.on_count("pictures", done, total),
     )
     for note in notes_of(data):
         hooks.on_note(note)
-    return in_classes_of(data, loaded.labels)
+    return in_classes_of(data, model.labels)
 
 
 def source_of_model(

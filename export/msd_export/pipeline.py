@@ -1,12 +1,14 @@
 """From a run to verified exports of its student, and of its teacher for the benchmark."""
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from msd_deploy.artifacts import RunDirectory, refuse_existing
-from msd_deploy.data.source_types import SourceOptions
+from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.source_types import SourceData, SourceOptions
 from msd_deploy.errors import ArtifactError, ExportError, MsdError, RuntimeUnavailableError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.classifier import ViewClassifier
@@ -43,17 +45,25 @@ def export_student(
         require_end_to_end(loaded.preprocessor)
     hooks.on_stage(f"Reading {config_of_run(run).data.spec}")
     data = data_of_run(run, loaded.preprocessor)
+    read = partial(source_of_run, config_of_run(run), run)
+    with _exporter(loaded, data, run.root.name, config, hooks, read=read) as exporter:
+        return _export_all(exporter, config.forms, run.exports, hooks)
+
+
+@contextmanager
+def _exporter(
+    loaded: LoadedModel[ViewClassifier],
+    data: PreparedData,
+    name: str,
+    config: ExportConfig,
+    hooks: StageHooks,
+    *,
+    read: Callable[[], SourceData] | None = None,
+) -> Iterator[Exporter]:
+    """Yield what exports a model; see `ExportSource`."""
     with tempfile.TemporaryDirectory() as scratch:
-        source = ExportSource(
-            loaded,
-            data,
-            run.root.name,
-            Path(scratch),
-            on_note=hooks.on_note,
-            calibration_method=config.calibration,
-            read=partial(source_of_run, config_of_run(run), run),
-        )
-        return _export_all(Exporter(source, config, hooks), config.forms, run.exports, hooks)
+        source = ExportSource(loaded, data, name, Path(scratch), config.calibration, read)
+        yield Exporter(source, config, hooks)
 
 
 def _export_all(
@@ -135,18 +145,9 @@ def export_model(
     if config.end_to_end:
         require_end_to_end(loaded.preprocessor)
     data = data_of_model(loaded, spec, options=options, hooks=hooks)
-    with tempfile.TemporaryDirectory() as scratch:
-        name = folder.resolve().name
-        source = ExportSource(
-            loaded,
-            data,
-            name,
-            Path(scratch),
-            on_note=hooks.on_note,
-            calibration_method=config.calibration,
-            read=partial(source_of_model, loaded, spec, options),
-        )
-        return _export_all(Exporter(source, config, hooks), config.forms, parent, hooks)
+    name, read = folder.resolve().name, partial(source_of_model, loaded, spec, options)
+    with _exporter(loaded, data, name, config, hooks, read=read) as exporter:
+        return _export_all(exporter, config.forms, parent, hooks)
 
 
 def exports_beside(folder: Path) -> Path:
@@ -174,10 +175,9 @@ def export_teacher_reference(
     data = data_of_run(run, loaded.preprocessor)
     config = ExportConfig((("onnx", "fp32"),), overwrite=True)
     name = f"{run.root.name} teacher"
-    with tempfile.TemporaryDirectory() as scratch:
-        source = ExportSource(loaded, data, name, Path(scratch), on_note=hooks.on_note)
+    with _exporter(loaded, data, name, config, hooks) as exporter:
         try:
-            return Exporter(source, config, hooks).export(("onnx", "fp32"), run.teacher_exports)
+            return exporter.export(("onnx", "fp32"), run.teacher_exports)
         except ExportError as error:
             hooks.on_note(f"the teacher is measured in PyTorch alone: {error}")
             return None
