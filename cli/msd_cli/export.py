@@ -157,7 +157,11 @@ def export(
             end_to_end=end_to_end,
         )
         options = SourceOptions(
-            0, None, 0.0, split_labels(labels), strict, image_column, text_column, label_column
+            labels=split_labels(labels),
+            strict=strict,
+            image_column=image_column,
+            text_column=text_column,
+            label_column=label_column,
         )
     display = ProgressDisplay()
     with display.running():

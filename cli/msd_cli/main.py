@@ -30,9 +30,9 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-for command in (
-    *(distill, teacher, export, inspect, bench, report, compare, evaluate, predict, doctor),
-):
+_ROAD = (distill, teacher, export, inspect, bench, report)
+_BESIDE = (compare, evaluate, predict, doctor)
+for command in _ROAD + _BESIDE:
     app.command()(command)
 
 

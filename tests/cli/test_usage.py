@@ -12,10 +12,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from msd_cli.console import new_table
+from msd_cli.export import PrecisionName, TargetName
 from msd_cli.main import app
 from msd_cli.run_settings import default_run_folder
 from msd_deploy.artifacts import RunDirectory
 from msd_deploy.errors import ConfigError, RuntimeUnavailableError
+from msd_export.formats import FORMATS, PRECISION_MEANINGS
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.pipeline import command_line
 
@@ -139,6 +141,11 @@ def test_options_that_do_not_go_together_are_a_usage_error(line: str, message: s
     answer = CliRunner(env={"COLUMNS": "100"}).invoke(app, line.split())
     assert answer.exit_code == 2
     assert message in answer.stderr
+
+
+def test_the_export_command_names_every_target_and_precision() -> None:
+    assert [target.value for target in TargetName] == [*FORMATS, "all"]
+    assert [precision.value for precision in PrecisionName] == [*PRECISION_MEANINGS, "all"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
