@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from msd_deploy.artifacts import Json
 from msd_export.export_source import ExportSource
@@ -12,36 +12,29 @@ from msd_export.formats import Precision, Target
 class Converter(Protocol):
     """Writes one target's files from one source; what several forms share is made once."""
 
-    def convert(self, precision: Precision, path: Path) -> Json:
+    def groups(self, precision: Precision) -> tuple[str, ...]:
+        """Return the names of the groups of layers that can be kept in float; () if none can."""
+        ...
+
+    def convert(self, precision: Precision, path: Path, *, kept: Collection[str] = ()) -> None:
         """Write a form.
 
         Args:
             precision: One that the target has.
             path: The file or package folder to write.
-
-        Returns:
-            Facts for parity.json under "conversion": how many operators are of what precision.
+            kept: Of `groups`, those that stay in float.
 
         Raises:
-            ExportError: The converter failed, or left in float what was to be quantized.
+            ExportError: The converter failed.
         """
         ...
 
+    def describe(self, precision: Precision, path: Path) -> Json:
+        """Return what a written form holds, for parity.json under "conversion".
 
-@runtime_checkable
-class MixingConverter(Protocol):
-    """A converter that can keep groups of layers in float where a precision loses too much."""
-
-    def convert(self, precision: Precision, path: Path) -> Json:
-        """Write a form; see `Converter`."""
-        ...
-
-    def groups(self, precision: Precision) -> tuple[str, ...]:
-        """Return the names of the groups of layers that can be kept in float; () if none can."""
-        ...
-
-    def convert_mixed(self, precision: Precision, path: Path, kept: Collection[str]) -> Json:
-        """Write a form in which some groups stay in float; see `Converter.convert`."""
+        Raises:
+            ExportError: What was to be quantized is still in float.
+        """
         ...
 
 

@@ -1,6 +1,7 @@
 """The target coreml: float through torch.export, the others made from its fp16 package."""
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from msd_deploy.artifacts import Json
@@ -11,6 +12,7 @@ from msd_export.coreml_quantize import palettize_weights, quantize_weights_int8
 from msd_export.coreml_storage import count_integer_operations, count_weights
 from msd_export.export_source import ExportSource
 from msd_export.formats import Precision
+from msd_export.operator_counts import refuse_float
 
 _STORED_AS: dict[Precision, str] = {"int8": "int8", "pal6": "pal6", "pal4": "pal4", "w8a8": "int8"}
 
@@ -25,12 +27,13 @@ class CoreMLConverter:
     def __init__(self, source: ExportSource) -> None:
         self._source = source
 
-    def convert(self, precision: Precision, path: Path) -> Json:
-        """Write a form; see `converters.Converter`.
+    def groups(self, precision: Precision) -> tuple[str, ...]:
+        """Return (): no layers are kept in float; see `converters.Converter`."""
+        return ()
 
-        The facts are the weights by how they are stored, and the operations by type that compute
-        with 8-bit activations, both read from the written package.
-        """
+    def convert(self, precision: Precision, path: Path, *, kept: Collection[str] = ()) -> None:
+        """Write a form; see `converters.Converter`."""
+        assert not kept
         match precision:
             case "fp32" | "fp16":
                 shutil.copytree(self._in_float(precision), path)
@@ -43,7 +46,20 @@ class CoreMLConverter:
                 quantize_activations(self._in_float("fp16"), path, self._source.calibration())
             case _:
                 raise NotImplementedError(precision)
-        return _facts(precision, path)
+
+    def describe(self, precision: Precision, path: Path) -> Json:
+        """Count weights by how they are stored, and operations that read 8-bit activations.
+
+        See `converters.Converter`.
+        """
+        weights, integer_operations = count_weights(path), count_integer_operations(path)
+        stored_as = _STORED_AS.get(precision)
+        if stored_as is not None:
+            refuse_float(precision, weights.get(stored_as, 0), path)
+        if precision == "w8a8" and not integer_operations:
+            raise ExportError("w8a8 quantization left every activation in float", where=path.name)
+        activations = {"int8_activations": dict(integer_operations)}
+        return {"weights": dict(weights), "operators": activations}
 
     def _in_float(self, precision: FloatPrecision) -> Path:
         path = self._source.scratch / f"{precision}.mlpackage"
@@ -51,18 +67,3 @@ class CoreMLConverter:
             graph, signature = self._source.graph("nchw"), self._source.signature
             export_coreml(graph, signature, self._source.metadata(), path, precision=precision)
         return path
-
-
-def _facts(precision: Precision, path: Path) -> Json:
-    """Return what a written package holds.
-
-    Raises:
-        ExportError: It is still float where integers or a palette were asked for.
-    """
-    weights, integer_operations = count_weights(path), count_integer_operations(path)
-    stored_as = _STORED_AS.get(precision)
-    if stored_as is not None and not weights.get(stored_as):
-        raise ExportError(f"{precision} quantization left every weight in float", where=path.name)
-    if precision == "w8a8" and not integer_operations:
-        raise ExportError("w8a8 quantization left every activation in float", where=path.name)
-    return {"weights": dict(weights), "operators": {"int8_activations": dict(integer_operations)}}

@@ -13,7 +13,7 @@ from PIL import Image
 from msd_deploy.artifacts import Json
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.data.source_types import SourceData
-from msd_deploy.errors import ArtifactError, ExportError
+from msd_deploy.errors import ExportError
 from msd_deploy.evaluation import LogitsByView
 from msd_deploy.problem import Problem
 from msd_deploy.views import View
@@ -22,7 +22,7 @@ from msd_export.end_to_end_image import IMAGE_INPUT
 from msd_export.end_to_end_text import TEXT_INPUT
 from msd_export.gate import END_TO_END, check_view
 from msd_export.parity import ViewParity, compare_logits
-from msd_export.predictors import Logits
+from msd_export.predictors import Logits, open_session
 
 _ORIENTATION, _UPRIGHT = 0x0112, 1
 _READ_FORMATS = ("JPEG", "PNG")
@@ -46,12 +46,7 @@ class EndToEndPredictor:
         options.intra_op_num_threads = 1
         options.log_severity_level = 4
         options.register_custom_ops_library(get_library_path())
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's exceptions share no other base
-            raise ArtifactError(f"ONNX Runtime cannot load it ({error})", where=path) from error
+        self._session = open_session(path, options)
 
     def predict(self, image: bytes, text: str) -> tuple[list[str], Logits]:
         """Return the labels and the logits, float32 [classes], of one example; b"" and "" are none.

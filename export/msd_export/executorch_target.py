@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from msd_deploy.artifacts import Json
-from msd_deploy.errors import ExportError
 from msd_export.export_source import ExportSource
 from msd_export.formats import Precision
 from msd_export.graph import ExportableGraph, example_inputs
 from msd_export.layer_groups import layer_groups
 from msd_export.operator_counts import is_integer
-from msd_export.quiet import quiet
+from msd_export.quiet import converting, quiet
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -53,30 +52,23 @@ class ExecutorchConverter:
     def __init__(self, source: ExportSource) -> None:
         self._source = source
 
-    def convert(self, precision: Precision, path: Path) -> Json:
-        """Write a form; see `converters.Converter`."""
-        return self.convert_mixed(precision, path, ())
-
     def groups(self, precision: Precision) -> tuple[str, ...]:
-        """Return what `convert_mixed` can keep in float; see `converters.MixingConverter`."""
+        """Return what can stay in float; see `converters.Converter`."""
         if not is_integer(precision):
             return ()
         return layer_groups(self._source.graph("nhwc"))
 
-    def convert_mixed(self, precision: Precision, path: Path, kept: Collection[str]) -> Json:
-        """Write a form, some groups in float; see `converters.MixingConverter`."""
-        try:
-            with quiet():
-                from msd_export.executorch_program import count_operators
+    def convert(self, precision: Precision, path: Path, *, kept: Collection[str] = ()) -> None:
+        """Write a form; see `converters.Converter`."""
+        with converting("ExecuTorch", path):
+            path.write_bytes(lower_to_xnnpack(self._program(precision, kept)))
 
-                path.write_bytes(lower_to_xnnpack(self._program(precision, kept)))
-                counts = count_operators(path)
-        # ExecuTorch and torch.export raise whatever their passes meet.
-        except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ExportError(
-                f"the conversion to ExecuTorch failed ({reason})", where=path.name
-            ) from error
+    def describe(self, precision: Precision, path: Path) -> Json:
+        """Count operators and integer weights; see `converters.Converter`."""
+        with quiet():
+            from msd_export.executorch_program import count_operators
+
+            counts = count_operators(path)
         counts.check(precision, path)
         return counts.as_json()
 

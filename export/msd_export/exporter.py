@@ -14,7 +14,7 @@ from msd_deploy.evaluation import LogitArray, LogitsByView
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.folders import LABELS_NAME
 from msd_deploy.views import View
-from msd_export.converters import Converter, MixingConverter, converter_for
+from msd_export.converters import Converter, converter_for
 from msd_export.end_to_end import END_TO_END_NAME, write_end_to_end
 from msd_export.end_to_end_check import check_end_to_end
 from msd_export.export_folder import KIND, PARITY_NAME, ExportFolder, open_export
@@ -91,30 +91,32 @@ class Exporter:
         require_target(form[0])
         final = parent / form_name(form)
         with new_folder(final) as building:
-            report = self._make(form, building)
+            report, answers = self._make(form, building)
             if self.config.end_to_end and form[0] == "onnx":
-                report = {**report, "end_to_end": self._end_to_end(building, form)}
+                report = {**report, "end_to_end": self._end_to_end(building, answers)}
             self._complete(building, form, report)
         return open_export(final)
 
-    def _make(self, form: Form, building: Path) -> Json:
-        """Write the model's file; return parity.json."""
+    def _make(self, form: Form, building: Path) -> tuple[Json, LogitsByView]:
+        """Write the model's file; return parity.json, and what it answered on the test split."""
         target, precision = form
         self.hooks.on_stage(f"Converting to {form_name(form)}")
         converter = self._converter(target)
-        facts = converter.convert(precision, building / FORMATS[target].model_file)
+        path = building / FORMATS[target].model_file
+        converter.convert(precision, path)
+        facts = converter.describe(precision, path)
         try:
             return self._verify(form, building, facts)
         except ParityError as error:
-            if not isinstance(converter, MixingConverter) or not converter.groups(precision):
+            if not converter.groups(precision):
                 raise
             self.hooks.on_note(f"{form_name(form)}: {error.what}; layers are kept in float")
             return self._mix(form, building, converter, error)
 
     def _mix(
-        self, form: Form, building: Path, converter: MixingConverter, error: ParityError
-    ) -> Json:
-        """Keep ever more layers in float until the gate holds; return parity.json."""
+        self, form: Form, building: Path, converter: Converter, error: ParityError
+    ) -> tuple[Json, LogitsByView]:
+        """Keep ever more layers in float until the gate holds; return as `_make`."""
         target, precision = form
         path = building / FORMATS[target].model_file
         groups = converter.groups(precision)
@@ -125,13 +127,14 @@ class Exporter:
         for kept in mixes(sensitivity):
             if len(kept) < enough:
                 continue
-            facts = converter.convert_mixed(precision, path, kept)
+            converter.convert(precision, path, kept=kept)
+            facts = converter.describe(precision, path)
             stated: Json = {"kept_in_float": list(kept), "sensitivity": sensitivity.as_json()}
             try:
                 self._hold(form, building, "validation")
                 judged += 1
                 stated["judged_on_test"] = judged
-                report = self._verify(form, building, facts | {"mixed": stated})
+                verified = self._verify(form, building, facts | {"mixed": stated})
             except ParityError as another:
                 error = another
                 continue
@@ -140,7 +143,7 @@ class Exporter:
                 f"{form_name(form)}: {len(kept)} of {len(groups)} groups of layers stay in float:"
                 f" {', '.join(kept)}"
             )
-            return report
+            return verified
         raise ParityError(
             f"{error.what}, even with all but one of {len(groups)} groups of layers in float;"
             f" quantized alone, most is lost by {sensitivity.told()}",
@@ -148,7 +151,7 @@ class Exporter:
             fix=error.fix,
         )
 
-    def _sensitivity(self, form: Form, converter: MixingConverter) -> Sensitivity:
+    def _sensitivity(self, form: Form, converter: Converter) -> Sensitivity:
         precision = form[1]
         examples = self.source.calibration()
         self.hooks.on_stage(f"Measuring what each group of layers loses in {precision}")
@@ -164,14 +167,14 @@ class Exporter:
             on_count=lambda done, total: self.hooks.on_count("groups", done, total),
         )
 
-    def _verify(self, form: Form, building: Path, facts: Json) -> Json:
-        """Hold a written form against the gate on the test split; return parity.json."""
+    def _verify(self, form: Form, building: Path, facts: Json) -> tuple[Json, LogitsByView]:
+        """Hold a written form against the gate on the test split; return as `_make`."""
         split = self._split("test")
         self.hooks.on_stage(f"Verifying {form_name(form)} on {len(split)} test examples")
-        report = self._hold(form, building, "test")
-        return {**report, "conversion": facts}
+        report, answers = self._hold(form, building, "test")
+        return {**report, "conversion": facts}, answers
 
-    def _hold(self, form: Form, building: Path, split_name: str) -> Json:
+    def _hold(self, form: Form, building: Path, split_name: str) -> tuple[Json, LogitsByView]:
         """Hold a written form against the gate on a split, in every runtime that is here."""
         export = ExportFolder(building, *form, manifest={})
         predictor = open_predictor(export, threads=1)
@@ -186,10 +189,10 @@ class Exporter:
         )
         second = second_predictor(export)
         if second is None:
-            return report
+            return report, exported
         logits, parity = self._compare(second, gate, split_name)
         told = second_runtime_as_json(parity, logits, exported, runtime=second.runtime)
-        return {**report, "second_runtime": told}
+        return {**report, "second_runtime": told}, exported
 
     def _compare(
         self, predictor: Predictor, gate: Gate, split_name: str
@@ -202,13 +205,11 @@ class Exporter:
         check_parity(parity, gate)
         return exported, parity
 
-    def _end_to_end(self, building: Path, form: Form) -> Json:
+    def _end_to_end(self, building: Path, plain: LogitsByView) -> Json:
         """Write the file with preprocessing inside, and hold it against the plain one."""
         assert self.source.read is not None  # only an export for benchmarks lacks it
         path, split = building / END_TO_END_NAME, self._split("test")
         self.hooks.on_stage(f"Verifying {END_TO_END_NAME} on {len(split)} test examples")
-        predictor = open_predictor(ExportFolder(building, *form, manifest={}), threads=1)
-        plain = self._predict(predictor, form_name(form), split)
         model = building / FORMATS["onnx"].model_file
         write_end_to_end(model, self.loaded.preprocessor, self.source.signature, path)
         return check_end_to_end(path, plain, split, self.source.read(), self.loaded.problem)

@@ -13,6 +13,7 @@ import onnxruntime
 from msd_deploy.errors import ArtifactError
 from msd_export.model_facts import ModelFacts, TensorFacts
 from msd_export.onnx_tensors import stored_tensors
+from msd_export.predictors import open_session
 
 # Kernels with integer products, and the operators that they stand for.
 _INT8_KERNELS = {
@@ -23,7 +24,9 @@ _INT8_KERNELS = {
     "ConvInteger": "Conv",
     "QAttention": "Attention",
 }
+_EITHER = frozenset({"Conv", "MatMul", "Gemm", "Add", "Clip", "Relu", "Gather", "MatMulNBits"})
 _INT8_PREFIX = "QLinear"
+_SIGNED = {"uint8": "int8", "uint4": "int4"}
 _INT8_TYPES = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _COUNTED = "int8 counts the operators that ONNX Runtime runs with integer kernels on this machine"
@@ -49,6 +52,31 @@ def read_ort(path: Path) -> ModelFacts:
     note = "An .ort file keeps no graph of its own: operators and layers are as ONNX Runtime runs"
     operators.update(dict.fromkeys(int8, 0))
     return _facts(session, running, operators, running, (note, _COUNTED))
+
+
+def count_weights_and_operators(path: Path) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
+    """Count what an .onnx or .ort file stores, and which of its operators compute in int8.
+
+    Returns:
+        Constants by type (float32, int8, int4, ...), signed or not, and of each type of operator
+        that could compute in int8 {"int8": n, "float": m}.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot load it.
+    """
+    facts = (read_ort if path.suffix == ".ort" else read_onnx)(path)
+    weights: Counter[str] = Counter()
+    for tensor in facts.tensors:
+        weights[_SIGNED.get(tensor.storage, tensor.storage)] += tensor.elements
+    counts: dict[str, dict[str, int]] = {}
+    for kernel, count in facts.operators.items():
+        name = _plain_name(kernel)
+        if name in _EITHER:
+            row = counts.setdefault(name, {"int8": facts.int8_operators.get(name, 0), "float": 0})
+            row["float"] += count
+    for row in counts.values():
+        row["float"] -= row["int8"]
+    return dict(sorted(weights.items())), dict(sorted(counts.items()))
 
 
 def _facts(
@@ -77,13 +105,7 @@ def _as_it_runs(path: Path) -> tuple[onnxruntime.InferenceSession, onnx.ModelPro
         options.log_severity_level = 3
         options.optimized_model_filepath = str(written)
         options.add_session_config_entry("session.save_model_format", "ONNX")
-        try:
-            session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's exceptions share no other base
-            raise ArtifactError(f"ONNX Runtime cannot load it ({error})", where=path) from error
-        return session, onnx.load(written)
+        return open_session(path, options), onnx.load(written)
 
 
 def _int8_operators(running: onnx.ModelProto) -> dict[str, int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from msd_deploy.artifacts import Json
 from msd_deploy.evaluation import LogitArray
 from msd_deploy.problem import Problem
-from msd_export.converters import MixingConverter
+from msd_export.converters import Converter
 from msd_export.formats import Precision
 from msd_export.parity import divergence
 
@@ -50,7 +50,7 @@ class Sensitivity:
 
 
 def measure_sensitivity(
-    converter: MixingConverter,
+    converter: Converter,
     precision: Precision,
     *,
     scratch: Path,
@@ -77,7 +77,7 @@ def measure_sensitivity(
     nats = {}
     for done, group in enumerate(groups, start=1):
         others = [other for other in groups if other != group]
-        converter.convert_mixed(precision, scratch, others)
+        converter.convert(precision, scratch, kept=others)
         nats[group] = divergence(ask(scratch), reference, problem)
         on_count(done, len(groups))
     return Sensitivity(nats, len(reference))

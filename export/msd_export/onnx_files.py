@@ -1,32 +1,8 @@
-"""What every pass over an ONNX file shares: quiet libraries, kept metadata."""
+"""What every pass over an ONNX file shares: it keeps what the file states of itself."""
 
-import contextlib
-import io
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-
-
-@contextlib.contextmanager
-def quiet_quantizer() -> Iterator[None]:
-    """Silence the quantizers' prints and their advice, which goes through the root logger.
-
-    One of them also configures that logger when it is imported: its handlers are as before
-    afterwards.
-    """
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(disabled)
-        root.setLevel(level)
-        root.handlers[:] = handlers
 
 
 def save_like(original: onnx.ModelProto, model: onnx.ModelProto, path: Path) -> None:

@@ -1,14 +1,7 @@
-"""Which nodes of an ONNX file belong together: groups of layers, attention, weights by type."""
+"""Which nodes of an ONNX file belong together: groups of layers, attention, sums of the stream."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-
-import numpy as np
 import onnx
 from onnx import numpy_helper
-
-from msd_deploy.artifacts import Json
 
 # Names of parameters are cut behind these: a block, a sublayer and an embedding are one group each.
 _INDEXED = frozenset({"blocks", "layers"})
@@ -98,84 +91,6 @@ def depthwise_weights(model: onnx.ModelProto) -> list[str]:
         for node in model.graph.node
         if node.op_type == "Conv" and shapes.get(node.input[1], (0, 0))[1] == 1
     ]
-
-
-def count_weights(path: Path) -> dict[str, int]:
-    """Count the weights that an ONNX file stores, by type: float32, float16, int8, int4, ...
-
-    A block of packed 4-bit weights of MatMulNBits and GatherBlockQuantized counts twice its bytes.
-    """
-    model = onnx.load(path)
-    packed = {
-        name
-        for node in model.graph.node
-        if node.op_type in ("MatMulNBits", "GatherBlockQuantized")
-        for name in _packed_inputs(node)
-    }
-    counts: Counter[str] = Counter()
-    for tensor in model.graph.initializer:
-        size = int(np.prod(tensor.dims))
-        if tensor.name in packed:
-            counts["int4"] += 2 * size
-        else:
-            counts[_type_name(tensor)] += size
-    return dict(sorted(counts.items()))
-
-
-def _packed_inputs(node: onnx.NodeProto) -> Iterator[str]:
-    yield node.input[1 if node.op_type == "MatMulNBits" else 0]
-
-
-def _type_name(tensor: onnx.TensorProto) -> str:
-    name = str(onnx.TensorProto.DataType.Name(tensor.data_type)).lower()
-    return {"float": "float32", "uint8": "int8", "uint4": "int4"}.get(name, name)
-
-
-def count_operators(path: Path) -> Json:
-    """Count the operators of a file that compute, and those of them that are integer ones.
-
-    In a file with QDQ pairs an operator is an integer one if all that it computes with comes out of
-    DequantizeLinear and its result goes into QuantizeLinear: ONNX Runtime then fuses them.
-
-    Returns:
-        By type of operator: {"int8": n, "float": m}; of operators that could be either alone.
-    """
-    graph = onnx.load(path).graph
-    makers = {name: node.op_type for node in graph.node for name in node.output}
-    constants = {tensor.name for tensor in graph.initializer}
-    readers: dict[str, set[str]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, set()).add(node.op_type)
-    counts: dict[str, dict[str, int]] = {}
-    for node in graph.node:
-        if node.op_type in _EITHER:
-            kind = "int8" if _is_integer(node, makers, readers, constants) else "float"
-            row = counts.setdefault(node.op_type, {"int8": 0, "float": 0})
-            row[kind] += 1
-    return dict(sorted(counts.items()))
-
-
-_EITHER = frozenset(
-    {"Conv", "MatMul", "Gemm", "Add", "Clip", "Relu", "Gather", "MatMulInteger", "ConvInteger",
-     "DynamicQuantizeMatMul", "MatMulNBits", "GatherBlockQuantized"}
-)  # fmt: skip
-_ALWAYS_INTEGER = frozenset({"MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul"})
-
-
-def _is_integer(
-    node: onnx.NodeProto,
-    makers: Mapping[str, str],
-    readers: Mapping[str, set[str]],
-    constants: set[str],
-) -> bool:
-    if node.op_type in _ALWAYS_INTEGER:
-        return True
-    values = [name for name in node.input if name and name not in constants]
-    if node.op_type in ("Gather", "Clip"):
-        values = values[:1]
-    is_read_so = all(makers.get(name) == "DequantizeLinear" for name in values)
-    return bool(values) and is_read_so and readers.get(node.output[0]) == {"QuantizeLinear"}
 
 
 def share_equal_weights(model: onnx.ModelProto) -> None:

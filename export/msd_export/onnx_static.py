@@ -16,15 +16,15 @@ import onnx
 
 from msd_deploy.errors import ExportError
 from msd_export.formats import CalibrationMethod
-from msd_export.onnx_files import quiet_quantizer, save_like
+from msd_export.onnx_files import save_like
 from msd_export.onnx_layers import (
     attention_nodes,
-    count_weights,
     depthwise_weights,
     layer_groups,
     share_equal_weights,
     stream_sums,
 )
+from msd_export.quiet import quiet_python
 from msd_export.signature import ModelInputs, single_example
 
 # The operators between convolutions too: a float one among integer ones costs two conversions.
@@ -71,7 +71,7 @@ class StaticQuantizer:
     ) -> None:
         self._original = onnx.load(source)
         try:
-            with quiet_quantizer(), tempfile.TemporaryDirectory() as scratch:
+            with quiet_python(), tempfile.TemporaryDirectory() as scratch:
                 prepared = Path(scratch) / "prepared.onnx"
                 self._prepared = _prepare(source, prepared)
                 self._ranges = _calibrate(prepared, calibration, method)
@@ -97,12 +97,10 @@ class StaticQuantizer:
         excluded = attention_nodes(self._prepared) + stream_sums(self._prepared)
         excluded += [name for group in kept for name in self._groups[group]]
         try:
-            with quiet_quantizer():
+            with quiet_python():
                 save_like(self._original, self._quantized(excluded), path)
         except Exception as error:  # as above
             raise ExportError(f"int8 quantization failed ({error})", where=path.name) from error
-        if not kept and not count_weights(path).get("int8"):
-            raise ExportError("int8 quantization left every weight in float", where=path.name)
 
     def _quantized(self, excluded: list[str]) -> onnx.ModelProto:
         from onnxruntime.quantization import QuantType

@@ -7,14 +7,22 @@ from pathlib import Path
 from msd_deploy.artifacts import Json
 from msd_export.export_source import ExportSource
 from msd_export.formats import Precision
+from msd_export.inspect_onnx import count_weights_and_operators
 from msd_export.onnx_export import export_onnx
-from msd_export.onnx_layers import count_operators, count_weights
 from msd_export.onnx_static import StaticQuantizer
 from msd_export.onnx_weights import quantize_dynamic, quantize_int4, store_fp16
+from msd_export.operator_counts import refuse_float
+
+_STORED_AS: dict[Precision, str] = {
+    "fp16": "float16",
+    "int8": "int8",
+    "int8-dynamic": "int8",
+    "int4": "int4",
+}
 
 
 class OnnxConverter:
-    """Writes ONNX files of one source; see `converters.MixingConverter`.
+    """Writes ONNX files of one source; see `converters.Converter`.
 
     Args:
         source: What is exported.
@@ -24,16 +32,12 @@ class OnnxConverter:
         self._source = source
         self._static: StaticQuantizer | None = None
 
-    def convert(self, precision: Precision, path: Path) -> Json:
-        """Write a form; see `converters.Converter`."""
-        return self.convert_mixed(precision, path, ())
-
     def groups(self, precision: Precision) -> tuple[str, ...]:
-        """Return what can stay in float, of int8 alone; see `converters.MixingConverter`."""
+        """Return what can stay in float, of int8 alone; see `converters.Converter`."""
         return self._quantizer().groups if precision == "int8" else ()
 
-    def convert_mixed(self, precision: Precision, path: Path, kept: Collection[str]) -> Json:
-        """Write a form, some groups in float; see `converters.MixingConverter`."""
+    def convert(self, precision: Precision, path: Path, *, kept: Collection[str] = ()) -> None:
+        """Write a form; see `converters.Converter`."""
         match precision:
             case "int8":
                 self._quantizer().write(path, kept=kept)
@@ -45,7 +49,13 @@ class OnnxConverter:
                 quantize_int4(self.float32(), path)
             case _:
                 shutil.copyfile(self.float32(), path)
-        return {"weights": count_weights(path), "operators": count_operators(path)}
+
+    def describe(self, precision: Precision, path: Path) -> Json:
+        """Count weights and operators of an .onnx or .ort file; see `converters.Converter`."""
+        weights, operators = count_weights_and_operators(path)
+        if precision in _STORED_AS:
+            refuse_float(precision, weights.get(_STORED_AS[precision], 0), path)
+        return {"weights": weights, "operators": operators}
 
     def float32(self) -> Path:
         """Return the float32 file, converted at the first call."""

@@ -26,15 +26,32 @@ _NAMES: dict[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DO
 def stored_tensors(model: onnx.ModelProto) -> tuple[StoredTensor, ...]:
     """Return every constant of a graph, in its order."""
     neighbours = _Neighbours(model.graph)
+    packed = _packed_names(model.graph)
     return tuple(
         StoredTensor(
             layer=layer_of(tensor.name) or neighbours.layer(tensor.name) or _OTHER,
-            storage=_NAMES.get(tensor.data_type, _type_name(tensor.data_type)),
-            elements=math.prod(tensor.dims),
-            bits=_bits(tensor.data_type),
+            storage=_storage(tensor, packed),
+            elements=_elements(tensor, packed),
+            bits=4 if tensor.name in packed else _bits(tensor.data_type),
         )
         for tensor in model.graph.initializer
     )
+
+
+def _packed_names(graph: onnx.GraphProto) -> frozenset[str]:
+    """Return the constants that hold two 4-bit weights a byte."""
+    return frozenset(node.input[1] for node in graph.node if node.op_type == "MatMulNBits")
+
+
+def _storage(tensor: onnx.TensorProto, packed: frozenset[str]) -> str:
+    if tensor.name in packed:
+        return "int4"
+    return _NAMES.get(tensor.data_type, _type_name(tensor.data_type))
+
+
+def _elements(tensor: onnx.TensorProto, packed: frozenset[str]) -> int:
+    elements: int = math.prod(tensor.dims)
+    return elements * 2 if tensor.name in packed else elements
 
 
 def layer_of(name: str) -> str | None:

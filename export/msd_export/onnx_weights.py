@@ -18,7 +18,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from msd_deploy.errors import ExportError
-from msd_export.onnx_files import quiet_quantizer, save_like
+from msd_export.onnx_files import save_like
+from msd_export.quiet import quiet_python
 
 _BLOCK = 32
 _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: the fastest kernel of ONNX Runtime
@@ -63,7 +64,7 @@ def quantize_dynamic(source: Path, path: Path) -> None:
     from onnxruntime.quantization import quantize_dynamic as quantize
 
     try:
-        with quiet_quantizer(), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        with quiet_python(), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             written = Path(scratch) / "model.onnx"
             quantize(
                 str(source),
@@ -89,7 +90,7 @@ def quantize_int4(source: Path, path: Path) -> None:
     model = onnx.load(source)
     split_gemms(model)
     try:
-        with quiet_quantizer():
+        with quiet_python():
             from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
             quantizer = MatMulNBitsQuantizer(

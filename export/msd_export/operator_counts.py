@@ -15,6 +15,21 @@ def is_integer(precision: Precision) -> bool:
     return precision in _INTEGER
 
 
+def refuse_float(precision: Precision, quantized: int, path: Path) -> None:
+    """Check that a quantized form has quantized weights.
+
+    Args:
+        precision: What was asked for.
+        quantized: How many weights the written form stores so.
+        path: Its file or package.
+
+    Raises:
+        ExportError: It has none.
+    """
+    if quantized == 0:
+        raise ExportError(f"{precision} quantization left every weight in float", where=path.name)
+
+
 @dataclass(frozen=True, slots=True)
 class OperatorCounts:
     """What a file consists of.
@@ -42,5 +57,5 @@ class OperatorCounts:
         Raises:
             ExportError: It has none.
         """
-        if is_integer(precision) and self.int8_weights == 0:
-            raise ExportError("int8 quantization left every weight in float", where=path.name)
+        if is_integer(precision):
+            refuse_float(precision, self.int8_weights, path)

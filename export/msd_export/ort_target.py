@@ -10,14 +10,14 @@ from collections.abc import Collection
 from pathlib import Path
 
 from msd_deploy.artifacts import Json
-from msd_deploy.errors import ExportError
 from msd_export.export_source import ExportSource
 from msd_export.formats import Precision
 from msd_export.onnx_target import OnnxConverter
+from msd_export.quiet import converting
 
 
 class OrtConverter:
-    """Writes .ort files of one source; see `converters.MixingConverter`.
+    """Writes .ort files of one source; see `converters.Converter`.
 
     Args:
         source: What is exported.
@@ -26,21 +26,20 @@ class OrtConverter:
     def __init__(self, source: ExportSource) -> None:
         self._onnx = OnnxConverter(source)
 
-    def convert(self, precision: Precision, path: Path) -> Json:
-        """Write a form; see `converters.Converter`."""
-        return self.convert_mixed(precision, path, ())
-
     def groups(self, precision: Precision) -> tuple[str, ...]:
-        """Return what can stay in float; see `converters.MixingConverter`."""
+        """Return what can stay in float; see `converters.Converter`."""
         return self._onnx.groups(precision)
 
-    def convert_mixed(self, precision: Precision, path: Path, kept: Collection[str]) -> Json:
-        """Write a form, some groups in float; see `converters.MixingConverter`."""
+    def convert(self, precision: Precision, path: Path, *, kept: Collection[str] = ()) -> None:
+        """Write a form; see `converters.Converter`."""
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             model = Path(scratch) / "model.onnx"
-            facts = self._onnx.convert_mixed(precision, model, kept)
+            self._onnx.convert(precision, model, kept=kept)
             convert_to_ort(model, path)
-        return facts
+
+    def describe(self, precision: Precision, path: Path) -> Json:
+        """Count what the .ort file itself holds; see `converters.Converter`."""
+        return self._onnx.describe(precision, path)
 
 
 def convert_to_ort(model: Path, path: Path) -> None:
@@ -53,13 +52,11 @@ def convert_to_ort(model: Path, path: Path) -> None:
     Raises:
         ExportError: The converter failed.
     """
-    from onnxruntime.tools.convert_onnx_models_to_ort import (
-        OptimizationStyle,
-        convert_onnx_models_to_ort,
-    )
+    with converting(".ort", path):
+        from onnxruntime.tools.convert_onnx_models_to_ort import (
+            OptimizationStyle,
+            convert_onnx_models_to_ort,
+        )
 
-    try:
         convert_onnx_models_to_ort(model, optimization_styles=[OptimizationStyle.Fixed])
-    except Exception as error:  # it wraps whatever onnxruntime raises
-        raise ExportError(f"the conversion to .ort failed ({error})", where=path.name) from error
-    shutil.move(model.with_suffix(".ort"), path)
+        shutil.move(model.with_suffix(".ort"), path)

@@ -110,12 +110,7 @@ class OnnxPredictor:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's exceptions share no other base
-            raise ArtifactError(f"ONNX Runtime cannot load it ({error})", where=path) from error
+        self._session = open_session(path, options)
 
     def predict(self, inputs: ModelInputs) -> Logits:
         """Return logits; see `Predictor`."""
@@ -126,6 +121,22 @@ class OnnxPredictor:
     def prepare(self, inputs: ModelInputs) -> "PreparedOnnx":
         """Bind the inputs; see `TimedPredictor`."""
         return PreparedOnnx(self._session, inputs)
+
+
+def open_session(
+    path: Path, options: "onnxruntime.SessionOptions"
+) -> "onnxruntime.InferenceSession":
+    """Open a file in ONNX Runtime on the CPU.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot load it.
+    """
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no other base
+        raise ArtifactError(f"ONNX Runtime cannot load it ({error})", where=path) from error
 
 
 class PreparedOnnx:

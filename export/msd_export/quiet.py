@@ -7,6 +7,9 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
+
+from msd_deploy.errors import ExportError
 
 
 @contextlib.contextmanager
@@ -16,18 +19,50 @@ def quiet() -> Iterator[None]:
     C++ libraries write to the file descriptors, so these are changed for the whole process
     meanwhile. An error raised inside passes through; only what is printed is lost.
     """
-    disabled = logging.root.manager.disable
-    handlers = logging.root.handlers[:]
+    with quiet_python(), _descriptors_discarded():
+        yield
+
+
+@contextlib.contextmanager
+def converting(title: str, path: Path) -> Iterator[None]:
+    """Hold back what a converter writes, and wrap whatever it raises.
+
+    Args:
+        title: What is converted to, for the error.
+        path: The file that is written.
+
+    Raises:
+        ExportError: Anything was raised: converters and torch.export raise what their passes meet.
+    """
+    try:
+        with quiet():
+            yield
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ExportError(
+            f"the conversion to {title} failed ({reason})", where=path.name
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet_python() -> Iterator[None]:
+    """Hold back what Python code prints, logs and warns within the block.
+
+    The root logger is as before afterwards: some libraries configure it when they are imported.
+    """
+    root = logging.getLogger()
+    disabled, level, handlers = root.manager.disable, root.level, root.handlers[:]
     logging.disable(logging.CRITICAL)
     try:
         # Kept and not closed: a handler that a library makes in the block holds on to it.
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()) as sink:
             warnings.simplefilter("ignore")
-            with contextlib.redirect_stderr(sink), _descriptors_discarded():
+            with contextlib.redirect_stderr(sink):
                 yield
     finally:
         logging.disable(disabled)
-        logging.root.handlers[:] = handlers
+        root.setLevel(level)
+        root.handlers[:] = handlers
 
 
 @contextlib.contextmanager

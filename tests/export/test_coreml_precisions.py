@@ -24,6 +24,7 @@ from msd_export.predictors import MilPredictor, TorchPredictor
 from msd_export.signature import single_example
 
 from .conftest import DECIDED_ROWS
+from .written_forms import write_form, write_forms
 
 pytestmark = pytest.mark.slow
 
@@ -53,9 +54,7 @@ def written(source: ExportSource) -> dict[Precision, tuple[Path, Json]]:
     paths = {
         precision: source.scratch / f"written-{precision}.mlpackage" for precision in PRECISIONS
     }
-    return {
-        precision: (path, converter.convert(precision, path)) for precision, path in paths.items()
-    }
+    return write_forms(converter, paths)
 
 
 Written = dict[Precision, tuple[Path, Json]]
@@ -158,7 +157,7 @@ def test_what_is_still_float_is_an_error(
     for name in ("quantize_weights_int8", "palettize_weights", "quantize_activations"):
         monkeypatch.setattr(coreml_target, name, copy)
     with pytest.raises(ExportError, match=f"{precision} quantization left every weight in float"):
-        CoreMLConverter(source).convert(precision, tmp_path / "model.mlpackage")
+        write_form(CoreMLConverter(source), precision, tmp_path / "model.mlpackage")
 
 
 def test_ranges_are_those_of_all_rows(written: Written, source: ExportSource) -> None:

@@ -3,21 +3,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from msd_deploy.artifacts import Json
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.errors import ArtifactError, ExportError
 from msd_deploy.views import View
 from msd_export.export_source import ExportSource
 from msd_export.formats import Precision
-from msd_export.parity import compare_logits
 from msd_export.signature import INPUT_NAMES, ModelInputs
 
 # Before the imports that need it.
@@ -27,12 +24,7 @@ from msd_export.executorch_predictor import ExecutorchPredictor
 from msd_export.executorch_quantize import Int8Embedding
 from msd_export.executorch_target import ExecutorchConverter
 
-Ask = Callable[[ExportSource, ModelInputs], np.ndarray[Any, Any]]
-Forms = dict[str, tuple[Path, Json]]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int8-dynamic")
-INTEGER: tuple[Precision, ...] = ("int8", "int8-dynamic")
-# Less than PARITY_TOLERANCE, which a trained student keeps: an untrained one's classes lie closer.
-LEAST_AGREEMENT = 0.95
+from .written_forms import INTEGER, PRECISIONS, Ask, Forms, check_decisions, write_form, write_forms
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +32,7 @@ def forms(source: ExportSource, tmp_path_factory: pytest.TempPathFactory) -> For
     folder = tmp_path_factory.mktemp("executorch")
     converter = ExecutorchConverter(source)
     paths = {precision: folder / f"{precision}.pte" for precision in PRECISIONS}
-    return {p: (path, converter.convert(p, path)) for p, path in paths.items()}
+    return write_forms(converter, paths)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 0.1)])
@@ -72,17 +64,7 @@ def test_integer_forms_decide_as_pytorch_where_it_is_sure(
     precision: Precision,
 ) -> None:
     predictor = ExecutorchPredictor(forms[precision][0])
-    split = memes[0].splits["test"].head(100)
-    inputs = {view: split.inputs(slice(0, 100), view) for view in View}
-    parity = compare_logits(
-        {view: predictor.predict(inputs[view]) for view in View},
-        {view: torch_logits(source, inputs[view]) for view in View},
-        split,
-        "single_label",
-    )
-    for result in parity.values():
-        assert result.sure_agreement >= LEAST_AGREEMENT
-        assert 0 < result.mean_abs_error < 0.3  # of logits that spread over about 10
+    check_decisions(predictor, source, torch_logits, memes[0].splits["test"].head(100))
 
 
 def test_what_is_integer_is_counted_from_the_file(source: ExportSource, forms: Forms) -> None:
@@ -125,12 +107,12 @@ def test_groups_can_stay_in_float(source: ExportSource, forms: Forms, tmp_path: 
     kept = ("model.layers.0", "model.word_embeddings")
     assert set(kept) < set(converter.groups("int8"))
     assert converter.groups("fp32") == ()
-    mixed = converter.convert_mixed("int8", tmp_path / "mixed.pte", kept)
+    mixed = write_form(converter, "int8", tmp_path / "mixed.pte", kept=kept)
     layer = source.loaded.model.get_submodule("layers.0")
     weights = sum(m.weight.numel() for m in layer.modules() if isinstance(m, nn.Linear))
     assert mixed["int8_weights"] == forms["int8"][1]["int8_weights"] - weights - 300 * 16
     with pytest.raises(ExportError, match="left every weight in float"):
-        converter.convert_mixed("int8", tmp_path / "float.pte", converter.groups("int8"))
+        write_form(converter, "int8", tmp_path / "float.pte", kept=converter.groups("int8"))
 
 
 @pytest.mark.slow
@@ -143,7 +125,7 @@ def test_efficientnet_converts(
     precision: Precision,
 ) -> None:
     source = make_source({"kind": "efficientnet_lite", "variant": "lite0"})
-    facts = ExecutorchConverter(source).convert(precision, tmp_path / "model.pte")
+    facts = write_form(ExecutorchConverter(source), precision, tmp_path / "model.pte")
     inputs = memes[0].splits["test"].inputs(slice(0, 6))
     error = ExecutorchPredictor(tmp_path / "model.pte").predict(inputs)
     error -= torch_logits(source, inputs)

@@ -3,7 +3,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from msd_deploy.errors import ArtifactError, ExportError
 from msd_deploy.views import View
 from msd_export.export_source import ExportSource
 from msd_export.formats import Precision
-from msd_export.parity import compare_logits
 from msd_export.signature import INPUT_NAMES, ModelInputs
 
 # Before the imports that need them.
@@ -28,12 +26,7 @@ from ai_edge_litert.interpreter import Interpreter
 from msd_export.litert_predictor import LiteRTPredictor
 from msd_export.litert_target import LiteRTConverter
 
-Ask = Callable[[ExportSource, ModelInputs], np.ndarray[Any, Any]]
-Forms = dict[str, tuple[Path, Json]]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int8-dynamic")
-INTEGER: tuple[Precision, ...] = ("int8", "int8-dynamic")
-# Less than PARITY_TOLERANCE, which a trained student keeps: an untrained one's classes lie closer.
-LEAST_AGREEMENT = 0.95
+from .written_forms import INTEGER, PRECISIONS, Ask, Forms, check_decisions, write_form, write_forms
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +34,7 @@ def forms(source: ExportSource, tmp_path_factory: pytest.TempPathFactory) -> For
     folder = tmp_path_factory.mktemp("litert")
     converter = LiteRTConverter(source)
     paths = {precision: folder / f"{precision}.tflite" for precision in PRECISIONS}
-    return {p: (path, converter.convert(p, path)) for p, path in paths.items()}
+    return write_forms(converter, paths)
 
 
 @pytest.mark.parametrize("view", [*(view.value for view in View), "nothing"])
@@ -69,17 +62,7 @@ def test_integer_forms_decide_as_pytorch_where_it_is_sure(
     precision: Precision,
 ) -> None:
     predictor = LiteRTPredictor(forms[precision][0])
-    split = memes[0].splits["test"].head(100)
-    inputs = {view: split.inputs(slice(0, 100), view) for view in View}
-    parity = compare_logits(
-        {view: predictor.predict(inputs[view]) for view in View},
-        {view: torch_logits(source, inputs[view]) for view in View},
-        split,
-        "single_label",
-    )
-    for result in parity.values():
-        assert result.sure_agreement >= LEAST_AGREEMENT
-        assert 0 < result.mean_abs_error < 0.3  # of logits that spread over about 10
+    check_decisions(predictor, source, torch_logits, memes[0].splits["test"].head(100))
 
 
 def test_what_is_integer_is_counted_from_the_file(source: ExportSource, forms: Forms) -> None:
@@ -135,7 +118,7 @@ def test_groups_can_stay_in_float(source: ExportSource, forms: Forms, tmp_path: 
     model = source.loaded.model
     assert converter.groups("fp16") == ()
     for group in converter.groups("int8"):
-        mixed = converter.convert_mixed("int8", tmp_path / "mixed.tflite", (group,))
+        mixed = write_form(converter, "int8", tmp_path / "mixed.tflite", kept=(group,))
         module = model.get_submodule(group.removeprefix("model."))
         layers = [
             m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.Embedding)
@@ -143,7 +126,7 @@ def test_groups_can_stay_in_float(source: ExportSource, forms: Forms, tmp_path: 
         weights = sum(layer.weight.numel() for layer in layers)
         assert mixed["int8_weights"] == forms["int8"][1]["int8_weights"] - weights, group
     with pytest.raises(ExportError, match="left every weight in float"):
-        converter.convert_mixed("int8", tmp_path / "float.tflite", converter.groups("int8"))
+        write_form(converter, "int8", tmp_path / "float.tflite", kept=converter.groups("int8"))
 
 
 @pytest.mark.slow
@@ -158,11 +141,11 @@ def test_efficientnet_converts_and_each_block_can_stay_in_float(
     inputs = memes[0].splits["test"].inputs(slice(0, 6))
     whole: dict[str, Json] = {}
     for precision, most in (("fp32", 1e-3), ("int8", 0.5)):
-        whole[precision] = converter.convert(precision, tmp_path / "model.tflite")
+        whole[precision] = write_form(converter, precision, tmp_path / "model.tflite")
         error = LiteRTPredictor(tmp_path / "model.tflite").predict(inputs)
         error -= torch_logits(source, inputs)
         assert np.abs(error).max() < most
-    mixed = converter.convert_mixed("int8", tmp_path / "m.tflite", ("model.vision.blocks.1",))
+    mixed = write_form(converter, "int8", tmp_path / "m.tflite", kept=("model.vision.blocks.1",))
     block = source.loaded.model.get_submodule("vision.blocks.1")
     weights = sum(m.weight.numel() for m in block.modules() if isinstance(m, nn.Conv2d))
     assert mixed["int8_weights"] == whole["int8"]["int8_weights"] - weights

@@ -8,8 +8,8 @@ from msd_deploy.errors import ParityError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.folders import load_model, save_model
 from msd_export.exporter import ExportConfig
+from msd_export.inspect_onnx import count_weights_and_operators
 from msd_export.mixing import Sensitivity, mixes
-from msd_export.onnx_layers import count_weights
 from msd_export.pipeline import export_student
 
 INT8 = (("onnx", "int8"),)
@@ -57,7 +57,7 @@ def test_the_layer_that_int8_ruins_is_found_and_stays_in_float(
     others = [nats for group, nats in table.items() if group not in ruined]
     assert min(table[group] for group in ruined) > 10 * max(others)
     assert mixed["judged_on_test"] == 1
-    stored = count_weights(export.model_path)
+    stored = count_weights_and_operators(export.model_path)[0]
     assert stored["int8"] > 0
     assert any("2 of 9 groups of layers stay in float: vision.layers" in note for note in told)
 

@@ -18,8 +18,9 @@ from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.views import View
 from msd_export.formats import CalibrationMethod
 from msd_export.graph import ExportGraph, as_tensors
+from msd_export.inspect_onnx import count_weights_and_operators
 from msd_export.onnx_export import export_onnx
-from msd_export.onnx_layers import attention_nodes, count_operators, count_weights, layer_groups
+from msd_export.onnx_layers import attention_nodes, layer_groups
 from msd_export.onnx_static import StaticQuantizer
 from msd_export.onnx_weights import quantize_dynamic, quantize_int4, split_gemms, store_fp16
 from msd_export.ort_target import convert_to_ort
@@ -121,6 +122,10 @@ def matrices(path: Path) -> int:
     )
 
 
+def weights(path: Path) -> dict[str, int]:
+    return count_weights_and_operators(path)[0]
+
+
 def properties(path: Path) -> dict[str, str]:
     return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
@@ -137,12 +142,12 @@ def test_int8_is_really_int8_and_keeps_the_metadata(
     quantized = tmp_path / "int8.onnx"
     quantizer.write(quantized)
     assert properties(quantized).items() >= METADATA.items()
-    assert count_weights(quantized)["int8"] > 0.8 * matrices(exported)
-    assert "int8" not in count_weights(exported)
-    operators = count_operators(quantized)
+    assert weights(quantized)["int8"] > 0.8 * matrices(exported)
+    assert "int8" not in weights(exported)
+    operators = count_weights_and_operators(quantized)[1]
     assert operators["Conv"] == {"int8": 3, "float": 0}
     assert operators["MatMul"]["float"] == 4  # attention's own products
-    assert all(row["int8"] == 0 for row in count_operators(exported).values())  # type: ignore[index,call-overload]
+    assert all(row["int8"] == 0 for row in count_weights_and_operators(exported)[1].values())
     assert mean_error(quantized, exported, memes) < 0.1
 
 
@@ -189,12 +194,12 @@ def test_groups_that_are_kept_stay_in_float_and_the_others_do_not(
     whole, mixed = tmp_path / "whole.onnx", tmp_path / "mixed.onnx"
     quantizer.write(whole)
     quantizer.write(mixed, kept=["vision.layers.0", "classifier"])
-    operators = count_operators(mixed)
+    operators = count_weights_and_operators(mixed)[1]
     assert operators["Conv"] == {"int8": 2, "float": 1}
-    assert count_weights(mixed)["int8"] < count_weights(whole)["int8"]
+    assert weights(mixed)["int8"] < weights(whole)["int8"]
     everything = tmp_path / "float.onnx"
     quantizer.write(everything, kept=quantizer.groups)
-    assert "int8" not in count_weights(everything)
+    assert "int8" not in weights(everything)
     assert mean_error(everything, exported, memes) < 1e-5
 
 
@@ -222,7 +227,7 @@ def test_forms_without_calibration_store_what_they_say_and_stay_close(
     path = tmp_path / "form.onnx"
     write(exported, path)
     for kind, share in stored.items():
-        assert count_weights(path)[kind] > share * matrices(exported)
+        assert weights(path)[kind] > share * matrices(exported)
     assert properties(path).items() >= METADATA.items()
     assert path.stat().st_size < exported.stat().st_size
     assert 0 < mean_error(path, exported, memes) < limit

@@ -17,7 +17,7 @@ from msd_deploy.runs import data_of_run
 from msd_deploy.views import View
 from msd_export.exporter import ExportConfig
 from msd_export.graph import ExportGraph
-from msd_export.onnx_layers import count_weights
+from msd_export.inspect_onnx import count_weights_and_operators
 from msd_export.pipeline import export_student
 from msd_export.predictors import OnnxPredictor, open_predictor
 from msd_export.signature import INPUT_NAMES, single_example
@@ -201,7 +201,7 @@ def test_the_quantizer_writes_int8(run: RunDirectory, model: ExportedModel, tmp_
     calibration = split.inputs(slice(0, 16), View.MULTIMODAL)
     path = quantizer.quantize(tmp_path / "out", calibration=calibration)
     assert path == tmp_path / "out" / "model_quantized.onnx"
-    assert count_weights(path)["int8"] > 0
+    assert count_weights_and_operators(path)[0]["int8"] > 0
     inputs = single_example(calibration, 0)
     assert OnnxPredictor(path).predict(inputs).shape == (1, 2)
     with pytest.raises(ArtifactError, match="holds coreml-fp16, only onnx-fp32"):
