@@ -3,7 +3,7 @@
 bench.html is one file that asks nothing of any server: styles and charts are inline.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msd_deploy.artifacts import write_json, write_text
@@ -112,8 +112,7 @@ def method_sentences(bench: Bench) -> list[str]:
     config, control = bench["config"], bench["control"]
     medians = ", ".join(f"{value:.3f}" for value in control["p50_ms_per_round"])
     return [
-        "Every form runs in a fresh process of its own: PyTorch forms in eager mode, ONNX forms in"
-        " ONNX Runtime (its process holds no PyTorch), Core ML forms in Core ML on a Mac only.",
+        f"Every form runs in a fresh process of its own: {_processes(bench)}.",
         f"Latency: {config['rounds']} rounds in turns over all forms, the order reversed every"
         f" other round; in each, at least {config['warm_up']} predictions and"
         f" {config['warm_up_seconds']} s to warm up, then up to"
@@ -131,6 +130,24 @@ def method_sentences(bench: Bench) -> list[str]:
         " bootstrap intervals over rows. As the teacher: share of decisions that equal the cached"
         " ones of the teacher in PyTorch.",
     ]
+
+
+_PROCESSES: Mapping[str, str] = {
+    "torch": "PyTorch forms in eager mode",
+    "onnx": "ONNX forms in ONNX Runtime (its process holds no PyTorch)",
+    "ort": "ORT forms in ONNX Runtime too",
+    "coreml": "Core ML forms in Core ML on a Mac only",
+    "executorch": "ExecuTorch forms in ExecuTorch (its Python binding needs PyTorch, which its"
+    " process holds too)",
+    "litert": "LiteRT forms in LiteRT (no PyTorch)",
+}
+"""What runs the forms of each target."""
+
+
+def _processes(bench: Bench) -> str:
+    """Tell what runs the forms that there are."""
+    targets = {row["target"] for row in bench["rows"]}
+    return ", ".join(told for target, told in _PROCESSES.items() if target in targets)
 
 
 def host_facts(bench: Bench) -> list[tuple[str, str]]:
