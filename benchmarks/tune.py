@@ -31,11 +31,11 @@ from msd_deploy.runs import with_absolute_paths
 from msd_deploy.stages import (
     Task,
     cached_predictions,
-    distilled_student,
     given_teacher,
     ordinary_steps,
     read_task,
 )
+from msd_deploy.student_stage import distilled_student
 from msd_deploy.study.compute import measure_flops, steps_by_method
 from msd_deploy.study.config import StudyConfig
 from msd_deploy.views import View

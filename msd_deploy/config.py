@@ -130,6 +130,9 @@ class StudentConfig:
     words alone, turned to the size's own width; None: as many layers as the size has."""
     pretrained_rate: float = 0.1
     """Learning rate of weights that start from a checkpoint, as a share of the others'."""
+    start: Path | None = None
+    """Folder of a finished student to go on from: what it is and how it reads its inputs are its
+    own, whatever else is said of both."""
 
     def __post_init__(self) -> None:
         check_range("student.text_layers", self.text_layers, 0, 1000)
@@ -201,7 +204,13 @@ class DistillConfig:
     meta_single_floor: float = 0.5
     """meta: share of their fixed weights that the single views keep."""
     epochs: int | None = None
-    """Passes over the training split; None: as many as make about 750 steps, at least 5."""
+    """Passes over the training split; None: as many as make about 750 steps, at least 5; none of
+    a student that goes on from a finished one, if there are int8_epochs."""
+    int8_epochs: int = 0
+    """Further passes, quantization-aware: weights and activations are rounded as int8 rounds
+    them."""
+    int8_rate: float = 0.1
+    """Peak learning rate of those passes, as a share of learning_rate."""
     batch_size: int = 64
     """Rows a step."""
     learning_rate: float = 3e-3
@@ -239,6 +248,8 @@ class DistillConfig:
         for name in (*weights, "hint_weight", "relation_weight"):
             check_range(f"distill.{name}", getattr(self, name), 0.0, 1000.0)
         check_range("distill.epochs", self.epochs, 1, 10_000)
+        check_range("distill.int8_epochs", self.int8_epochs, 0, 10_000)
+        check_range("distill.int8_rate", self.int8_rate, 1e-6, 10.0)
         check_range("distill.batch_size", self.batch_size, 1, 65_536)
         check_range("distill.learning_rate", self.learning_rate, 1e-8, 10.0)
         check_range("distill.weight_decay", self.weight_decay, 0.0, 10.0)

@@ -16,13 +16,12 @@ from msd_deploy.hooks import StageHooks
 from msd_deploy.runs import begin_run, check_output, with_absolute_paths
 from msd_deploy.stages import (
     cached_predictions,
-    check_student,
-    distilled_student,
     given_teacher,
     measure,
     read_task,
     trained_teacher,
 )
+from msd_deploy.student_stage import check_student, distilled_student
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,7 @@ def run_distillation(
     if processes.is_main():
         if overwrite and not resume:
             shutil.rmtree(run.root, ignore_errors=True)
-        begin_run(config, run, task.data, task.preprocessor, given)
+        begin_run(config, run, task.data, task.preprocessor, given, start_digest=task.start_digest)
     processes.wait()
     try:
         teacher = given or trained_teacher(task)

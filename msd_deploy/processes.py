@@ -101,6 +101,14 @@ def add_up(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def largest(tensor: Tensor) -> Tensor:
+    """Replace each element by the largest of all processes, in place."""
+    if count() > 1:
+        with _noticing_loss():
+            distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
+    return tensor
+
+
 def joined(rows: Tensor) -> Tensor:
     """Return every process's rows [rows, ...], one after the other in the order of the processes.
 

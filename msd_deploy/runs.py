@@ -64,6 +64,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
             student,
             vision=student.vision and absolute_folder(student.vision),
             text=student.text and absolute_folder(student.text),
+            start=student.start and student.start.resolve(),
         ),
     )
 
@@ -104,6 +105,7 @@ def without_paths(config: RunConfig) -> RunConfig:
         config,
         data=replace(config.data, spec=kind_of_spec(config.data.spec), tokenizer=None),
         teacher=replace(config.teacher, path=None),
+        student=replace(config.student, start=None),
         tracker=None,
     )
 
@@ -146,7 +148,8 @@ def refuse_overwriting_input(config: RunConfig, run: RunDirectory) -> None:
     Raises:
         ArtifactError: It does.
     """
-    for path in (path_of_spec(config.data.spec), config.data.tokenizer, config.teacher.path):
+    read = (config.data.tokenizer, config.teacher.path, config.student.start)
+    for path in (path_of_spec(config.data.spec), *read):
         if path is not None and path.resolve().is_relative_to(run.root.resolve()):
             raise ArtifactError(
                 "lies in the run that would be overwritten",
@@ -183,18 +186,34 @@ def begin_run(
     data: PreparedData,
     preprocessor: Preprocessor,
     given: Teacher | None,
+    *,
+    start_digest: str | None = None,
 ) -> None:
     """Write run.json, and a copy of a given teacher, so that the run is complete in itself.
 
+    Args:
+        config: Of the run.
+        run: The run.
+        data: Prepared for the student.
+        preprocessor: The student's.
+        given: The teacher, unless the run trains one.
+        start_digest: Of the finished student that it goes on from, if it does.
+
     Raises:
         DataError: The run is resumed, and its data set is not what it was.
-        ArtifactError: The run is resumed, and its tokenizer or teacher is not what it was.
+        ArtifactError: The run is resumed, and its tokenizer, teacher or the student that it goes on
+            from is not what it was.
     """
+    digests: Json = {
+        "preprocess_digest": preprocessor.digest(),
+        "teacher_digest": given.digest if given else None,
+        "start_digest": start_digest,
+    }
     if run.run_json.is_file():
         _check_same_data(config, run, data)
-        _check_same_inputs(config, run, preprocessor, given)
+        _check_same_inputs(config, run, digests)
     else:
-        _write_run_json(config, run, data, preprocessor, given)
+        _write_run_json(config, run, data, digests)
     if given is not None and not run.teacher.is_dir():
         with new_folder(run.teacher) as building:
             shutil.copytree(given.folder, building, dirs_exist_ok=True)
@@ -207,31 +226,26 @@ def given_teacher_folder(config: RunConfig, run: RunDirectory, *, resume: bool) 
     return config.teacher.path
 
 
-def _check_same_inputs(
-    config: RunConfig, run: RunDirectory, preprocessor: Preprocessor, given: Teacher | None
-) -> None:
+def _check_same_inputs(config: RunConfig, run: RunDirectory, digests: Json) -> None:
     stated = run.read()
-    # Runs of 0.1.0 do not state it.
-    if stated.get("preprocess_digest") not in (None, preprocessor.digest()):
-        raise ArtifactError(
-            "the tokenizer has changed since the run was begun",
-            where=config.data.tokenizer or run.root,
-            fix="Restore it, or distil again with --overwrite",
-        )
-    if given is not None and stated.get("teacher_digest") != given.digest:
-        raise ArtifactError(
-            "the teacher has changed since the run was begun",
-            where=given_teacher_folder(config, run, resume=True),
-            fix="Restore it, or distil again with --overwrite",
-        )
+    start = config.student.start
+    inputs = {  # the student before its tokenizer, which it brings
+        "start_digest": ("student that it goes on from", start),
+        "preprocess_digest": ("tokenizer", config.data.tokenizer or start or run.root),
+        "teacher_digest": ("teacher", given_teacher_folder(config, run, resume=True)),
+    }
+    for key, (what, where) in inputs.items():
+        # Runs of 0.1.0 do not state their preprocessing; a teacher that is trained has no digest.
+        if digests[key] is not None and stated.get(key) not in (None, digests[key]):
+            raise ArtifactError(
+                f"the {what} has changed since the run was begun",
+                where=where,
+                fix="Restore it, or distil again with --overwrite",
+            )
 
 
 def _write_run_json(
-    config: RunConfig,
-    run: RunDirectory,
-    data: PreparedData,
-    preprocessor: Preprocessor,
-    given: Teacher | None,
+    config: RunConfig, run: RunDirectory, data: PreparedData, digests: Json
 ) -> None:
     is_new = not run.root.exists()
     stated: Json = {
@@ -241,8 +255,7 @@ def _write_run_json(
         "seed": config.seed,
         "config": config_as_json(config),
         "dataset_digest": data.digest,
-        "preprocess_digest": preprocessor.digest(),
-        "teacher_digest": given.digest if given else None,
+        **digests,
         "examples": {name: len(split) for name, split in data.splits.items()},
         "skipped_rows": [str(row) for row in data.skipped],
         **class_weights_as_json(data),

@@ -1,16 +1,15 @@
 """The stages of a run; each leaves its result on disk and is passed over when it is there."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
 from msd_deploy import processes
-from msd_deploy.artifacts import SCHEMA_VERSION, Json, RunDirectory, new_file
+from msd_deploy.artifacts import SCHEMA_VERSION, Json, RunDirectory
 from msd_deploy.config import DistillConfig, RunConfig, TeacherConfig, config_as_json
 from msd_deploy.data.augment import build_augmentation, check_same_frame
 from msd_deploy.data.batch import ImageGroupSampler
@@ -27,27 +26,22 @@ from msd_deploy.data.preprocess import (
 )
 from msd_deploy.data.source_types import SourceData, training_texts
 from msd_deploy.data.vocabulary import cut_vocabulary
-from msd_deploy.distill.feature_losses import build_projection
 from msd_deploy.distill.history import History
 from msd_deploy.distill.losses import class_weight_tensor
 from msd_deploy.distill.objectives import LabelObjective
 from msd_deploy.distill.plan import Phase, TrainingPlan, default_epochs, plan_key
 from msd_deploy.distill.steps import Hooks, Objective
-from msd_deploy.distill.student_objective import (
-    StudentObjective,
-    build_student_objective,
-    example_weights,
-)
 from msd_deploy.distill.teacher_cache import TeacherPredictions, cache_predictions
 from msd_deploy.distill.tracking import Tracker
 from msd_deploy.distill.trainer import TrainingJob, train
+from msd_deploy.errors import ArtifactError
 from msd_deploy.evaluation import agreement, metric_name, predict_views
 from msd_deploy.further_metrics import state_scores
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.classifier import ViewClassifier
-from msd_deploy.models.folders import WEIGHTS_NAME, load_model, save_model
+from msd_deploy.models.folders import WEIGHTS_NAME, LoadedModel, load_model, save_model
 from msd_deploy.models.fusion import FusionForClassification
-from msd_deploy.models.sizes import DEFAULT_IMAGE_SIZE, build_student, build_teacher
+from msd_deploy.models.sizes import DEFAULT_IMAGE_SIZE, build_teacher
 from msd_deploy.models.teachers import Teacher, load_teacher
 from msd_deploy.models.text_start import open_text
 from msd_deploy.runs import (
@@ -76,6 +70,7 @@ class Task:
         hooks: Of stages.
         training: Of trainings.
         name: What a tracker calls it.
+        start_digest: Of the finished student that the student goes on from; None: it is new.
     """
 
     config: RunConfig
@@ -85,6 +80,7 @@ class Task:
     hooks: StageHooks
     training: Hooks
     name: str
+    start_digest: str | None = None
 
 
 def read_task(
@@ -109,12 +105,29 @@ def read_task(
     """
     hooks.on_stage(f"Reading {config.data.spec}")
     source = source_of_run(config, run) if resume else read_source(config)
-    preprocessor = _build_preprocessor(config, source, hooks)
+    start = None if config.student.start is None else load_model(config.student.start)
+    preprocessor = (
+        _build_preprocessor(config, source, hooks) if start is None else start.preprocessor
+    )
     data = _prepare(source, preprocessor, config, hooks)
     data = hide_labels(data, config.data.labelled_share, seed=config.data.seed)
     data = weigh_classes(data, config.data.class_weights)
     name = run.root.resolve().name
-    return Task(config, run, data, preprocessor, hooks, training, name), source
+    if start is not None:
+        _refuse_other_task(start, data)
+    digest = start.digest if start else None
+    return Task(config, run, data, preprocessor, hooks, training, name, digest), source
+
+
+def _refuse_other_task(start: LoadedModel[FusionForClassification], data: PreparedData) -> None:
+    """Check that a finished student answers the question that the data asks."""
+    if (start.labels, start.problem) != (data.labels, data.problem):
+        raise ArtifactError(
+            f"answers another question: {start.problem}, {len(start.labels)} classes; the data is"
+            f" {data.problem}, {len(data.labels)} classes",
+            where=start.folder,
+            fix="Use the data that it was trained on, or name its classes with --labels",
+        )
 
 
 def _build_preprocessor(config: RunConfig, source: SourceData, hooks: StageHooks) -> Preprocessor:
@@ -176,8 +189,8 @@ def trained_teacher(task: Task) -> Teacher:
         weights = class_weight_tensor(data.class_weights)
         objective = LabelObjective(settings.modality_dropout, weights)
         used = data.splits["train"].has_label()
-        _train(task, model, objective, _plan(task, "teacher", settings, used), used=used)
-        _save(task, run.teacher, model)
+        train_in_task(task, model, objective, plan_of(task, "teacher", settings, used), used=used)
+        save_in_task(task, run.teacher, model)
     return load_teacher(run.teacher, labels=data.labels, problem=data.problem)
 
 
@@ -194,64 +207,6 @@ def cached_predictions(
         augment=task.config.augment,
         on_batch=lambda done, total: task.hooks.on_count("examples", done, total),
     )
-
-
-def distilled_student(
-    task: Task, predictions: TeacherPredictions, *, steps: int | None = None
-) -> FusionForClassification:
-    """Distil the student, unless the run has it; then write the weights it gave to its examples.
-
-    Args:
-        task: The task.
-        predictions: The teacher's.
-        steps: Length of the training instead of the configuration's epochs.
-    """
-    run, settings = task.run, task.config.distill
-    if not processes.as_main_says(run.student.is_dir()):
-        task.hooks.on_stage(
-            f"Distilling the {task.config.student.size} student ({settings.method})"
-        )
-        torch.manual_seed(task.config.seed)
-        model = build_student(task.config.student, task.data, task.preprocessor)
-        built = build_student_objective(settings, task.data, predictions, seed=task.config.seed)
-        plan = _plan(task, "student", settings, built.used)
-        plan = replace(
-            plan,
-            steps=steps,
-            key=plan_key(plan.key, steps),
-            keep_best=settings.keep == "best" or settings.patience is not None,
-            patience=settings.patience,
-        )
-        projection = build_projection(
-            settings, model.config.hidden_size, predictions, seed=task.config.seed
-        )
-        _train(task, model, built.objective, plan, used=built.used, projection=projection)
-        _write_weights(task, built, model)
-        _save(task, run.student, model)
-    return load_model(run.student).model
-
-
-def check_student(task: Task) -> None:
-    """Build the student once and drop it: what cannot be built is refused before a teacher learns.
-
-    The global random state is left as it was.
-
-    Raises:
-        ConfigError: See `build_student`.
-        ArtifactError: See `build_student`.
-    """
-    if not task.run.student.is_dir():
-        with torch.random.fork_rng(devices=[]):
-            build_student(task.config.student, task.data, task.preprocessor)
-
-
-def _write_weights(task: Task, built: StudentObjective, model: FusionForClassification) -> None:
-    """Write the final weights of each training example, for the report, if the method has any."""
-    train_split = task.data.splits["train"]
-    weights = example_weights(built, predict_views(model, train_split), train_split)
-    if weights and processes.is_main():
-        with new_file(task.run.example_weights) as building:
-            save_file({view.value: values for view, values in weights.items()}, building)
 
 
 def ordinary_steps(task: Task) -> int:
@@ -282,12 +237,20 @@ def _epochs(
     )
 
 
-def _plan(
+def plan_of(
     task: Task,
     phase: Phase,
     settings: TeacherConfig | DistillConfig,
     used: NDArray[np.bool_] | None,
 ) -> TrainingPlan:
+    """Return how long and how fast a training goes, as the configuration has it.
+
+    Args:
+        task: The task.
+        phase: Which training.
+        settings: Its part of the configuration.
+        used: bool [rows], which training rows are used; None: all.
+    """
     common, is_student = task.config.distill, phase == "student"
     return TrainingPlan(
         phase=phase,
@@ -305,11 +268,12 @@ def _plan(
             config_as_json(without_paths(task.config)),
             task.data.digest,
             task.preprocessor.digest(),
+            *filter(None, [task.start_digest]),
         ),
     )
 
 
-def _train(
+def train_in_task(
     task: Task,
     model: FusionForClassification,
     objective: Objective,
@@ -318,6 +282,7 @@ def _train(
     used: NDArray[np.bool_] | None = None,
     projection: torch.nn.Linear | None = None,
 ) -> None:
+    """Train a model on the task's training split, its traces in the run; see `TrainingJob`."""
     train(
         TrainingJob(
             model,
@@ -335,7 +300,7 @@ def _train(
                 task.data.splits["train"],
                 task.preprocessor,
                 seed=task.config.seed,
-                is_asked=plan.phase == "student",
+                is_asked=plan.phase != "teacher",
             ),
         )
     )
@@ -346,7 +311,8 @@ def _tracker(task: Task, phase: Phase) -> Tracker | None:
     return name and Tracker(name, run.trackers, f"{task.name}-{phase}")
 
 
-def _save(task: Task, folder: Path, model: FusionForClassification) -> None:
+def save_in_task(task: Task, folder: Path, model: FusionForClassification) -> None:
+    """Write a model of the task as a folder that loads alone; all processes wait for it."""
     if processes.is_main():
         save_model(
             folder,

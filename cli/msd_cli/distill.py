@@ -25,7 +25,7 @@ from msd_cli.options import (
 )
 from msd_deploy.config import RunConfig, TrackerName
 
-_TEACHER, _STUDENT, _FEATURES = "Teacher", "Student", "Features"
+_TEACHER, _STUDENT, _FEATURES, _INT8 = "Teacher", "Student", "Features", "Learning for int8"
 _DEFAULTS = RunConfig()
 
 
@@ -183,6 +183,24 @@ def distill(
         int | None,
         option(_STUDENT, "Passes of the student's training.", "about 750 steps, at least 5 passes"),
     ] = None,
+    start: Annotated[
+        Path | None,
+        option(
+            _INT8,
+            "Finished run to go on from: with its student, its teacher, its data and its settings.",
+            "none",
+            "--from",
+        ),
+    ] = None,
+    int8_epochs: Annotated[
+        int | None,
+        option(
+            _INT8,
+            "Further passes, quantization-aware: weights and activations are rounded as int8 rounds"
+            " them. With --from they are the only ones, unless --epochs is given.",
+            _DEFAULTS.distill.int8_epochs,
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None,
         option(_STUDENT, "Rows a step.", _DEFAULTS.distill.batch_size),
@@ -228,6 +246,7 @@ def distill(
         msd distill --data products.jsonl --student small --out runs/products
         msd distill --data easy-vqa --method kd --out runs/vqa-kd
         msd distill --weighting meta --out runs/learned
+        msd distill --from runs/demo --int8-epochs 3 --out runs/demo-int8
         msd distill --resume --out runs/products
     """
     from msd_cli.run_settings import run_settings
@@ -263,13 +282,14 @@ def distill(
         "distill.temperature": temperature,
         "distill.alpha": alpha,
         "distill.epochs": epochs,
+        "distill.int8_epochs": int8_epochs,
         "distill.batch_size": batch_size,
         "distill.learning_rate": learning_rate,
         "distill.patience": patience,
         "seed": seed,
         "tracker": tracker,
     }
-    settings, run = run_settings(options, config_file=config, out=out, resume=resume)
+    settings, run = run_settings(options, config_file=config, out=out, resume=resume, start=start)
     display = ProgressDisplay()
     with display.running():
         hooks = RunHooks(display.stages(), Hooks(display.on_step, display.should_stop))

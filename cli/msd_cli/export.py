@@ -1,13 +1,13 @@
 """`msd export`: a student, or any model folder, in the formats of phones, each verified."""
 
-import shlex
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
-from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
+from msd_cli.console import ProgressDisplay
+from msd_cli.export_result import tell
 from msd_cli.options import (
     DATA_PANEL,
     ImageColumnOption,
@@ -22,10 +22,6 @@ from msd_cli.options import (
 from msd_cli.usage import usage_errors
 from msd_deploy.errors import ConfigError
 from msd_export.formats import FORMATS, USUAL_TARGETS, CalibrationMethod, forms_of
-
-if TYPE_CHECKING:
-    from msd_deploy.artifacts import Json
-    from msd_export.export_folder import ExportFolder
 
 
 def _offered() -> str:
@@ -139,7 +135,7 @@ def export(
     from msd_deploy.artifacts import RunDirectory
     from msd_deploy.data.source_types import SourceOptions
     from msd_export.exporter import ExportConfig
-    from msd_export.pipeline import export_model, export_student
+    from msd_export.pipeline import Failures, export_model, export_student, joined
 
     chosen = target or USUAL_TARGETS
     targets = tuple(name for name in FORMATS if name in chosen or "all" in chosen)
@@ -163,15 +159,18 @@ def export(
             text_column=text_column,
             label_column=label_column,
         )
-    display = ProgressDisplay()
+    display, failures = ProgressDisplay(), Failures()
     with display.running():
+        hooks = display.stages()
         if data is None:
-            exports = export_student(RunDirectory(model), config, display.stages())
+            exports = export_student(RunDirectory(model), config, hooks, failures=failures)
         else:
             exports = export_model(
-                model, data, config, options=options, out=out, hooks=display.stages()
+                model, data, config, options=options, out=out, hooks=hooks, failures=failures
             )
-    _tell(model, exports, is_run=data is None, as_json=as_json)
+    tell(model, exports, failures, is_run=data is None, as_json=as_json)
+    if failures:
+        raise joined(failures, exports)
 
 
 def _check_data(model: Path, data: str | None, others: tuple[object, ...]) -> None:
@@ -187,45 +186,3 @@ def _check_data(model: Path, data: str | None, others: tuple[object, ...]) -> No
         raise ConfigError(
             "a model folder does not state its data", where="--data", fix="Give --data SPEC"
         )
-
-
-def _tell(model: Path, exports: "list[ExportFolder]", *, is_run: bool, as_json: bool) -> None:
-    from msd_deploy.artifacts import read_json
-    from msd_export.export_folder import PARITY_NAME
-
-    parities = {item.name: read_json(item.folder / PARITY_NAME) for item in exports}
-    parent = exports[0].folder.parent
-    if as_json:
-        sizes = {item.name: item.size_bytes() for item in exports}
-        kind = "run" if is_run else "model"
-        print_json(
-            {kind: str(model), "folder": str(parent), "size_bytes": sizes, "parity": parities}
-        )
-        return
-    table = new_table(
-        "Verified exports: worst view's error and agreement, drop of image and text together",
-        *("form", "size", "max error", "agreement", "drop", "through"),
-    )
-    for item in exports:
-        size = f"{item.size_bytes() / 1e3:,.0f} kB"
-        table.add_row(item.name, size, *_parity_cells(parities[item.name]))
-    result_console().print(table)
-    following = f"bench {shlex.quote(str(model))}"
-    if not is_run:
-        following = f"inspect {shlex.quote(str(exports[0].folder))}"
-    say(f"Wrote {parent}. Next: msd {following}")
-
-
-def _parity_cells(parity: "Json") -> tuple[str, ...]:
-    views = cast(dict[str, dict[str, float]], parity["views"])
-    return (
-        f"{max(view['max_abs_error'] for view in views.values()):.1e}",
-        f"{min(_gated_agreement(name, view) for name, view in views.items()):.2%}",
-        f"{views['multimodal']['drop'] * 100:+.2f} points",
-        str(parity["runtime"]),
-    )
-
-
-def _gated_agreement(name: str, view: dict[str, float]) -> float:
-    """Return what the gate looks at: on a single view, only what the student is sure of."""
-    return view["agreement" if name == "multimodal" else "sure_agreement"]

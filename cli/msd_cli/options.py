@@ -120,9 +120,18 @@ ModelArgument = Annotated[
 ]
 
 
-def option(panel: str, explanation: str, default: object) -> OptionInfo:
-    """Describe an option that is None unless given: only then does it override what was stated."""
-    described = typer.Option(help=explanation, show_default=str(default), rich_help_panel=panel)
+def option(panel: str, explanation: str, default: object, *names: str) -> OptionInfo:
+    """Describe an option that is None unless given: only then does it override what was stated.
+
+    Args:
+        panel: Under which title `--help` lists it.
+        explanation: What it means.
+        default: What holds where it is not given.
+        names: How it is written, unless as its parameter.
+    """
+    described = typer.Option(
+        *names, help=explanation, show_default=str(default), rich_help_panel=panel
+    )
     return cast(OptionInfo, described)
 
 

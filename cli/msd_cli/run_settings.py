@@ -1,6 +1,7 @@
 """From options, an optional TOML file and an interrupted run to one configuration and folder."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -10,9 +11,25 @@ from msd_deploy.artifacts import RunDirectory
 from msd_deploy.config import RunConfig, read_config, read_config_of, with_options
 from msd_deploy.teaching_config import TeachingConfig
 
+# What a student that is there already has decided.
+_DECIDED = {
+    "student.size": "--student",
+    "student.vision": "--student-vision",
+    "student.text": "--student-text",
+    "student.text_layers": "--text-layers",
+    "data.image_size": "--image-size",
+    "data.max_length": "--max-length",
+    "data.vocabulary_size": "--vocab-size",
+}
+
 
 def run_settings(
-    options: Mapping[str, object], *, config_file: Path | None, out: Path | None, resume: bool
+    options: Mapping[str, object],
+    *,
+    config_file: Path | None,
+    out: Path | None,
+    resume: bool,
+    start: Path | None = None,
 ) -> tuple[RunConfig, RunDirectory]:
     """Return the configuration and the folder of a run.
 
@@ -21,15 +38,19 @@ def run_settings(
         config_file: TOML file that the options override.
         out: The run's folder, or None for the default.
         resume: Start from the settings of the run that is there.
+        start: A finished run, from whose settings and student the run goes on.
 
     Raises:
-        typer.BadParameter: An option is out of range, or --resume was given without --out.
+        typer.BadParameter: An option is out of range, --resume or --from was given without --out,
+            or with --from what its student has decided.
         ConfigError: The TOML file is wrong.
-        ArtifactError: There is no run to resume.
+        ArtifactError: There is no run to resume, or to go on from.
     """
     if resume and out is None:
         raise typer.BadParameter("needs --out. Name the run to continue.", param_hint="--resume")
-    if resume and out is not None and config_file is None:
+    if start is not None:
+        base = _settings_after(start, options, config_file=config_file, out=out, resume=resume)
+    elif resume and out is not None and config_file is None:
         from msd_deploy.runs import config_of_run
 
         base = config_of_run(RunDirectory(out))
@@ -38,6 +59,38 @@ def run_settings(
     with usage_errors():
         settings = with_options(base, options)
     return settings, RunDirectory(out or default_run_folder(settings.data.spec))
+
+
+def _settings_after(
+    start: Path,
+    options: Mapping[str, object],
+    *,
+    config_file: Path | None,
+    out: Path | None,
+    resume: bool,
+) -> RunConfig:
+    """Return the settings of a run, but that its student is gone on from; see `run_settings`."""
+    from msd_deploy.runs import config_of_run
+
+    if config_file is not None or resume or out is None:
+        other = "needs --out" if out is None else "has its settings from the run"
+        fix = "Name the new run" if out is None else "Leave out --config and --resume"
+        raise typer.BadParameter(f"{other}. {fix}.", param_hint="--from")
+    for key, option in _DECIDED.items():
+        if options[key] is not None:
+            raise typer.BadParameter(
+                "is decided by the student that --from goes on from. Leave it out.",
+                param_hint=option,
+            )
+    run = RunDirectory(start)
+    run.require_finished()
+    config = config_of_run(run)
+    return replace(
+        config,
+        teacher=replace(config.teacher, path=run.teacher),
+        student=replace(config.student, start=run.student),
+        distill=replace(config.distill, epochs=None, int8_epochs=0),
+    )
 
 
 def teaching_settings(

@@ -21,11 +21,24 @@ from msd_export.exporter import ExportConfig, Exporter
 from msd_export.formats import FORMATS, Form, form_name
 from msd_export.model_data import data_of_model, source_of_model
 
+Failures = dict[str, MsdError]
+"""Why a form was not written, by its name."""
+
 
 def export_student(
-    run: RunDirectory, config: ExportConfig, hooks: StageHooks | None = None
+    run: RunDirectory,
+    config: ExportConfig,
+    hooks: StageHooks | None = None,
+    *,
+    failures: Failures | None = None,
 ) -> list[ExportFolder]:
     """Export a run's student in every wanted form, each verified on the run's test split.
+
+    Args:
+        run: A finished run.
+        config: What is exported and how strictly it is judged.
+        hooks: What watches.
+        failures: Gets the errors of single forms, which are otherwise raised as one at the end.
 
     Raises:
         ArtifactError: The run is unfinished, or an export exists and overwrite is false.
@@ -47,7 +60,7 @@ def export_student(
     data = data_of_run(run, loaded.preprocessor)
     read = partial(source_of_run, config_of_run(run), run)
     with _exporter(loaded, data, run.root.name, config, hooks, read=read) as exporter:
-        return _export_all(exporter, config.forms, run.exports, hooks)
+        return _export_all(exporter, config.forms, run.exports, hooks, failures)
 
 
 @contextmanager
@@ -67,32 +80,38 @@ def _exporter(
 
 
 def _export_all(
-    exporter: Exporter, forms: Iterable[Form], parent: Path, hooks: StageHooks
+    exporter: Exporter,
+    forms: Iterable[Form],
+    parent: Path,
+    hooks: StageHooks,
+    failures: Failures | None,
 ) -> list[ExportFolder]:
     """Export every form; one that fails does not keep the others from being written."""
     written: list[ExportFolder] = []
-    failed: dict[str, MsdError] = {}
+    failed: Failures = {}
     for form in forms:
         try:
             written.append(exporter.export(form, parent))
         except (ExportError, RuntimeUnavailableError) as error:
             hooks.on_note(f"{form_name(form)} is not written: {error.what}")
             failed[form_name(form)] = error
-    if failed:
-        raise _joined(failed, written)
+    if failures is not None:
+        failures.update(failed)
+    elif failed:
+        raise joined(failed, written)
     return written
 
 
-def _joined(failed: dict[str, MsdError], written: list[ExportFolder]) -> MsdError:
-    """Return one error that tells all, of the kind of the worst."""
-    kept = f"; written: {', '.join(item.name for item in written)}" if written else ""
+def joined(failures: Failures, written: Iterable[ExportFolder]) -> MsdError:
+    """Return one error that tells why forms were not written, of the kind of the worst."""
+    names = ", ".join(item.name for item in written)
     reasons: dict[str, list[str]] = {}
-    for name, error in failed.items():
+    for name, error in failures.items():
         reasons.setdefault(error.what, []).append(name)
     told = "; ".join(f"{', '.join(names)}: {what}" for what, names in reasons.items())
-    fixes = dict.fromkeys(error.fix for error in failed.values() if error.fix)
-    worst = max(failed.values(), key=lambda error: error.exit_code)
-    return type(worst)(told + kept, fix=". ".join(fixes))
+    fixes = dict.fromkeys(error.fix for error in failures.values() if error.fix)
+    worst = max(failures.values(), key=lambda error: error.exit_code)
+    return type(worst)(told + (f"; written: {names}" if names else ""), fix=". ".join(fixes))
 
 
 def _refuse_existing(path: Path, student: LoadedModel[ViewClassifier], *, overwrite: bool) -> None:
@@ -119,6 +138,7 @@ def export_model(
     options: SourceOptions,
     out: Path | None = None,
     hooks: StageHooks | None = None,
+    failures: Failures | None = None,
 ) -> list[ExportFolder]:
     """Export any model folder, such as a teacher's, as `export_student` exports a run's student.
 
@@ -130,6 +150,7 @@ def export_model(
         options: How the data set is read.
         out: Where the exports go; None: `exports_beside` the folder.
         hooks: What watches.
+        failures: As there.
 
     Raises:
         DataError: The data cannot be used, or its classes are not the model's.
@@ -147,7 +168,7 @@ def export_model(
     data = data_of_model(loaded, spec, options=options, hooks=hooks)
     name, read = folder.resolve().name, partial(source_of_model, loaded, spec, options)
     with _exporter(loaded, data, name, config, hooks, read=read) as exporter:
-        return _export_all(exporter, config.forms, parent, hooks)
+        return _export_all(exporter, config.forms, parent, hooks, failures)
 
 
 def exports_beside(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What processes tell one another in a step: gradients, loss terms, BatchNorm's averages.
+"""What processes tell one another in a step: gradients, loss terms, BatchNorm's averages, ranges.
 
 One all-reduce of our own instead of DistributedDataParallel. A step on a single view leaves other
 parameters without a gradient, which the optimizer must then pass over as it does in one process
@@ -14,13 +14,14 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from msd_deploy import processes
+from msd_deploy.distill.quantization_aware import ActivationRounding
 
 
 def add_up_step(model: nn.Module, terms: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
     """Add up what the processes computed of a step; all models and answers are equal afterwards.
 
     Gradients are replaced by their sums, and stay None where no process has one. The running
-    averages of BatchNorm become their means by share.
+    averages of BatchNorm become their means by share, the ranges of rounded activations the widest.
 
     Args:
         model: What is trained; its gradients are of this process's share of the loss.
@@ -52,6 +53,7 @@ def add_up_step(model: nn.Module, terms: Mapping[str, Tensor], share: float) -> 
         for parameter, flag in zip(parameters, flags.tolist(), strict=True):
             gradient = next(summed)
             parameter.grad = gradient if flag > 0 else None
+    _widen_ranges(model)
     return answer
 
 
@@ -79,6 +81,16 @@ def with_common_statistics(model: nn.Module, device: torch.device) -> nn.Module:
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return converted
     return model
+
+
+def _widen_ranges(model: nn.Module) -> None:
+    roundings = [part for part in model.modules() if isinstance(part, ActivationRounding)]
+    if roundings:
+        ends = [end for part in roundings for end in (-part.low, part.high)]
+        widest = iter(processes.largest(torch.stack(ends)))
+        for part in roundings:
+            part.low.copy_(-next(widest))
+            part.high.copy_(next(widest))
 
 
 def _running_averages(model: nn.Module) -> list[Tensor]:

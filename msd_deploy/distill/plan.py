@@ -10,10 +10,10 @@ from msd_deploy.config import Precision
 _STEPS = 750
 # A teacher learns from labels alone; a student, told what the teacher thinks of each example,
 # needs fewer passes.
-_LEAST_PASSES = {"teacher": 8, "student": 5}
+_LEAST_PASSES = {"teacher": 8, "student": 5, "int8": 1}
 
 
-Phase = Literal["teacher", "student"]
+Phase = Literal["teacher", "student", "int8"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,7 @@ class StepReport:
     """What a progress display shows of a step.
 
     Attributes:
-        phase: "teacher" or "student".
+        phase: "teacher", "student" or "int8".
         step: Steps done, from 1.
         steps: Steps in all.
         epoch: Current pass, from 1.

@@ -23,7 +23,8 @@ from msd_deploy.artifacts import (
 )
 from msd_deploy.distill.teacher_cache import TeacherPredictions
 from msd_deploy.evaluation import LogitsByView, agreement, predict_views, score_views
-from msd_deploy.stages import Task, distilled_student
+from msd_deploy.stages import Task
+from msd_deploy.student_stage import distilled_student
 from msd_deploy.study.config import StudyConfig
 from msd_deploy.study.methods import METHODS
 from msd_deploy.views import View

@@ -53,6 +53,12 @@ class StudyConfig:
                 )
         if len(set(self.methods)) < len(self.methods) or not self.methods:
             raise ConfigError("must name each method once, at least one", where="methods")
+        if self.base.distill.int8_epochs or self.base.student.start is not None:
+            raise ConfigError(
+                "a study compares students that learn anew, in float",
+                where="distill.int8_epochs or student.start",
+                fix="Leave both out",
+            )
         check_range("seeds", self.seeds, 1, 1000)
         check_range("first_seed", self.first_seed, 0, 1_000_000)
         check_range("dropout", self.dropout, 0.01, 0.9)

@@ -141,3 +141,38 @@ def test_ctrl_c_leaves_a_run_that_resume_continues(
     resumed = msd("distill", "--resume", "--out", "run", "--json")
     assert resumed.code == 0, resumed.stderr
     assert run.metrics.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--from", "RUN", "--int8-epochs", "1"), "--from: needs --out"),
+        (
+            ("--from", "RUN", "--student", "small", "--out", "new"),
+            "--student: is decided by the student that --from goes on from",
+        ),
+        (("--from", "RUN", "--resume", "--out", "new"), "has its settings from the run"),
+    ],
+)
+def test_going_on_from_a_run_is_asked_for_without_contradiction(
+    msd: Msd, finished_run: RunDirectory, words: tuple[str, ...], message: str
+) -> None:
+    answer = msd("distill", *(str(finished_run.root) if word == "RUN" else word for word in words))
+    assert answer.code == 2
+    assert message in " ".join(answer.stderr.replace("│", " ").split())
+
+
+def test_a_run_goes_on_with_the_settings_and_the_teacher_of_another(
+    msd: Msd, finished_run: RunDirectory, tmp_path: Path
+) -> None:
+    start = ("distill", "--from", finished_run.root, "--out", tmp_path / "new")
+    answer = msd(*start, "--int8-epochs", 1, "--learning-rate", 0.001, "--json")
+    assert answer.code == 0, answer.stderr
+    before = json.loads(finished_run.run_json.read_text())["config"]
+    after = json.loads((tmp_path / "new" / "run.json").read_text())["config"]
+    assert after["data"] == before["data"]
+    assert after["teacher"]["path"] == str(finished_run.teacher)
+    assert after["student"] == before["student"] | {"start": str(finished_run.student)}
+    assert after["distill"]["int8_epochs"] == 1
+    assert after["distill"]["learning_rate"] == 0.001
+    assert msd("distill", "--from", tmp_path, "--out", tmp_path / "newer").code == 1

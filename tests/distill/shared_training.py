@@ -7,6 +7,7 @@ its validation metric, and the digest of its final model.
 
 import json
 import sys
+from contextlib import nullcontext
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.distill.history import History
 from msd_deploy.distill.objectives import LabelObjective
 from msd_deploy.distill.plan import TrainingPlan
+from msd_deploy.distill.quantization_aware import rounded_as_int8
 from msd_deploy.distill.steps import Hooks, StepReport
 from msd_deploy.distill.student_objective import build_student_objective
 from msd_deploy.distill.teacher_cache import TeacherPredictions
@@ -35,6 +37,7 @@ SIDE, CLASSES, STOP = 16, 3, 4
 STUDENTS: dict[str, dict[str, Any]] = {
     "kd": {"method": "kd"},
     "fixed": {},
+    "int8": {},
     "meta": {"weighting": "meta", "meta_every": 1, "meta_batch_size": 8},
     "meta-exact": {
         "weighting": "meta",
@@ -156,8 +159,10 @@ def run(name: str, folder: Path, stop_at: int | None = None) -> dict[str, Any]:
         hooks=Hooks(on_step, should_stop),
         used=used,
     )
+    rounding = rounded_as_int8(model) if name == "int8" else nullcontext()
     try:
-        train(job)
+        with rounding:
+            train(job)
     except StoppedError:
         return {"losses": losses, "stopped": True}
     processes.wait()

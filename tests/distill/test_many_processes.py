@@ -100,7 +100,7 @@ def test_two_processes_take_the_steps_of_one(one: Results, two: list[Results], c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [*CASES, "batch-norm"])
+@pytest.mark.parametrize("case", [*CASES, "batch-norm", "int8"])
 def test_all_processes_end_with_the_same_bits(two: list[Results], case: str) -> None:
     assert two[0][case] == two[1][case]
 
