@@ -1,0 +1,201 @@
+"""Every target in every precision: size, error, agreement, drop and latency of four students.
+
+    python benchmarks/export_matrix.py runs --pictures open-clip-art/open_clip_art.jsonl
+        --teacher runs/teachers/oca-160 --out benchmarks/results/export
+
+(all on one line).
+
+Runs that are not in the folder are distilled first, with the commands that the result states: tiny
+students of synthetic:memes, synthetic:posters and easy-vqa (`--only` leaves some out), and of Open
+Clip Art (`open_clip_art.py` writes the pictures; without `--pictures` and `--teacher` they are left
+out) the mobile student, and the same after three passes for int8. Each is exported in all forms,
+verified on its test split (2,000 examples at most), and timed by `msd bench`. A run's rows are
+written as soon as it is done: OUT.json is the store, OUT.md is made of it.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from msd_deploy.artifacts import RunDirectory, new_file, read_json, utc_now, write_json
+from msd_deploy.errors import MsdError
+from msd_deploy.hooks import StageHooks
+from msd_export.export_folder import PARITY_NAME, ExportFolder
+from msd_export.exporter import ExportConfig
+from msd_export.formats import FORMATS, Form, form_name, forms_of
+from msd_export.pipeline import Failures, export_student
+from msd_mobile_bench.config import BenchConfig
+from msd_mobile_bench.pipeline import run_bench
+from msd_mobile_bench.schema import Bench
+
+EXAMPLES = 2000
+_FORMS: tuple[Form, ...] = forms_of(tuple(FORMATS), ("all",))
+_SINGLE = ("image", "text")
+
+_CONFIG = Path(__file__).with_name("open_clip_art_mobile.toml")
+
+
+def recipes(runs: Path, pictures: Path | None, teacher: Path | None) -> dict[str, list[str]]:
+    """Return what `msd distill` is told for each run, by the run's name."""
+    asked = {
+        "memes": ["--data", "synthetic:memes"],
+        "posters": ["--data", "synthetic:posters"],
+        "easy-vqa": ["--data", "easy-vqa"],
+    }
+    if pictures is not None and teacher is not None:
+        asked["oca-mobile"] = [
+            *("--config", str(_CONFIG), "--data", str(pictures), "--teacher", str(teacher)),
+            *("--student", "mobile", "--seed", "1"),
+        ]
+        asked["oca-mobile-int8"] = ["--from", str(runs / "oca-mobile"), "--int8-epochs", "3"]
+    return {name: [*words, "--out", str(runs / name)] for name, words in asked.items()}
+
+
+def distil(run: RunDirectory, words: Sequence[str]) -> None:
+    """Run `msd distill`, or continue it, unless the run is finished."""
+    if run.metrics.is_file():
+        return
+    if run.run_json.is_file():
+        words = ["--resume", "--out", str(run.root)]
+    subprocess.run([sys.executable, "-m", "msd_cli", "distill", *words], check=True)
+
+
+def measure(run: RunDirectory) -> dict[str, Any]:
+    """Export a run's student in every form and time what this machine can run."""
+    failures: Failures = {}
+    config = ExportConfig(_FORMS, examples=EXAMPLES, overwrite=True)
+    exports = export_student(run, config, StageHooks(on_stage=_say), failures=failures)
+    bench = cast(Bench, run_bench(run, BenchConfig(examples=50)))
+    latencies = {
+        f"{row['target']}-{row['precision']}": row["latency_ms"]["p50"]
+        for row in bench["rows"]
+        if row["model"] == "student" and row["latency_ms"] is not None
+    }
+    return {
+        "measured_utc": utc_now(),
+        "host": bench["host"],
+        "metric": bench["metric"],
+        "control": bench["control"],
+        "forms": {item.name: _facts(item, latencies.get(item.name)) for item in exports},
+        "not_written": {name: error.what for name, error in failures.items()},
+    }
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"> {sentence}\n")
+
+
+def _facts(export: ExportFolder, latency: float | None) -> dict[str, Any]:
+    parity: dict[str, Any] = read_json(export.folder / PARITY_NAME)
+    mixed = parity["conversion"].get("mixed", {})
+    return {
+        "size_bytes": export.size_bytes(),
+        "latency_ms_p50": latency,
+        "runtime": parity["runtime"],
+        "kept": mixed.get("kept_in_float", []),
+        "views": parity["views"],
+    }
+
+
+def as_markdown(
+    results: Mapping[str, Mapping[str, Any]], commands: Mapping[str, Sequence[str]]
+) -> str:
+    """Return the result for people."""
+    parts = [_PREFACE]
+    for name, result in results.items():
+        parts.append(f"## {name}\n")
+        words = shlex.join(commands.get(name, ["--out", name]))
+        parts.append(
+            f"    msd distill {words}\n\n{_examples(result):,} test examples, {result['metric']};"
+            f" {result['host']['cpu']}, one thread, {result['measured_utc'][:10]}.\n"
+        )
+        parts.append(_table(result))
+        parts += [f"- {form} is not written: {why}." for form, why in result["not_written"].items()]
+        if result["not_written"]:
+            parts.append("")
+    return "\n".join(parts)
+
+
+_PREFACE = """# Every form of four students
+
+Made by `benchmarks/export_matrix.py`, whose docstring has the command. Error: of logits, the worst
+view's largest, and mean. Agreement: decisions equal to PyTorch's, on the pair, and on the worse
+single view of those that PyTorch is sure of (what the gate asks). Drop: points of the metric lost
+on the pair, with the 95 % interval, and on the worse single view. Latency: p50 of one example in
+ONNX Runtime, ExecuTorch and LiteRT on the processor that is named; Core ML is verified by the MIL
+evaluator, and needs a Mac to be timed. Kept: groups of layers that the gate had in higher
+precision.
+"""
+
+
+def _table(result: Mapping[str, Any]) -> str:
+    lines = [
+        "| form | bytes | of fp32 | max error | mean error | agreement | single | drop | single |"
+        " p50, ms | kept |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    forms: Mapping[str, Any] = result["forms"]
+    for name in map(form_name, _FORMS):
+        if name in forms:
+            whole = forms.get(f"{name.split('-')[0]}-fp32", {}).get("size_bytes")
+            lines.append("| " + " | ".join(_cells(name, forms[name], whole)) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _cells(name: str, facts: Mapping[str, Any], whole: int | None) -> list[str]:
+    views, pair = facts["views"], facts["views"]["multimodal"]
+    low, high = (100 * end for end in pair["drop_interval"])
+    latency = facts["latency_ms_p50"]
+    return [
+        name,
+        f"{facts['size_bytes']:,}",
+        "" if whole is None else f"{facts['size_bytes'] / whole:.3f}",
+        f"{max(view['max_abs_error'] for view in views.values()):.2g}",
+        f"{max(view['mean_abs_error'] for view in views.values()):.2g}",
+        f"{pair['agreement']:.1%}",
+        f"{min(views[view]['sure_agreement'] for view in _SINGLE):.1%}",
+        f"{100 * pair['drop']:+.1f} [{low:+.1f}, {high:+.1f}]",
+        f"{100 * max(views[view]['drop'] for view in _SINGLE):+.1f}",
+        "" if latency is None else f"{latency:.3f}",
+        ", ".join(facts["kept"]),
+    ]
+
+
+def _examples(result: Mapping[str, Any]) -> int:
+    form = next(iter(result["forms"].values()))
+    return int(form["views"]["multimodal"]["source"]["examples"])
+
+
+def main() -> None:
+    """Distil what is missing, then measure run after run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, help="Folder of the runs.")
+    parser.add_argument("--pictures", type=Path, help="FILE.jsonl of open_clip_art.py.")
+    parser.add_argument("--teacher", type=Path, help="Its teacher's folder.")
+    parser.add_argument("--only", action="append", help="A run's name; repeatable.")
+    parser.add_argument("--out", type=Path, required=True, help="OUT.json and OUT.md.")
+    asked = parser.parse_args()
+    commands = recipes(asked.runs, asked.pictures, asked.teacher)
+    store = asked.out.with_suffix(".json")
+    results: dict[str, Any] = {}
+    if store.is_file():
+        results |= cast(dict[str, Any], read_json(store)["runs"])
+    for name in asked.only or commands:
+        run = RunDirectory(asked.runs / name)
+        distil(run, commands[name])
+        _say(f"Measuring {name}")
+        results[name] = measure(run)
+        write_json(store, {"examples": EXAMPLES, "runs": results})
+        with new_file(asked.out.with_suffix(".md")) as building:
+            building.write_text(as_markdown(results, commands), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MsdError as error:
+        sys.exit(str(error))
