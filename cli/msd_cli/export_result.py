@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from msd_cli.console import new_table, print_json, result_console, say
 
@@ -46,7 +46,8 @@ def tell(
 
 def _print_table(exports: "Sequence[ExportFolder]", parities: "Mapping[str, Json]") -> None:
     table = new_table(
-        "Verified exports: worst view's error and agreement, drop of image and text together",
+        "Verified exports: worst view's error and agreement; points that image and text together"
+        " lose, with the 95 % interval",
         *("form", "size", "max error", "agreement", "drop", "through"),
     )
     for item in exports:
@@ -56,11 +57,13 @@ def _print_table(exports: "Sequence[ExportFolder]", parities: "Mapping[str, Json
 
 
 def _parity_cells(parity: "Json") -> tuple[str, ...]:
-    views = cast(dict[str, dict[str, float]], parity["views"])
+    views = cast("dict[str, dict[str, float]]", parity["views"])
+    pair = cast("dict[str, Any]", views["multimodal"])
+    low, high = (end * 100 for end in pair["drop_interval"])
     return (
         f"{max(view['max_abs_error'] for view in views.values()):.1e}",
         f"{min(_gated_agreement(name, view) for name, view in views.items()):.2%}",
-        f"{views['multimodal']['drop'] * 100:+.2f} points",
+        f"{pair['drop'] * 100:+.1f} [{low:+.1f}, {high:+.1f}]",
         str(parity["runtime"]),
     )
 

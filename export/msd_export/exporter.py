@@ -29,7 +29,7 @@ from msd_export.formats import (
     refuse_unknown_form,
     require_target,
 )
-from msd_export.gate import Gate, check_parity, parity_as_json
+from msd_export.gate import Gate, check_parity, doubts, parity_as_json
 from msd_export.mixing import Sensitivity, measure_sensitivity, mixes
 from msd_export.parity import ViewParity, compare_logits, notes_on_source, predict_every_view
 from msd_export.predictors import Predictor, TorchPredictor, open_predictor, second_predictor
@@ -185,7 +185,10 @@ class Exporter:
             gate,
             runtime=predictor.runtime,
             problem=self.loaded.problem,
-            notes=notes_on_source(self._source(split_name), self.loaded.problem),
+            notes=(
+                *notes_on_source(self._source(split_name), self.loaded.problem),
+                *doubts(parity, gate),
+            ),
         )
         second = second_predictor(export)
         if second is None:

@@ -102,7 +102,30 @@ def _check_loss(view: View, result: ViewParity, max_drop: float, where: str) -> 
         f" [{result.loss.low * _POINTS:.2f}, {result.loss.high * _POINTS:.2f}] on"
         f" {result.export.examples} test examples, more than --max-drop {max_drop * _POINTS:g}",
         where=where,
-        fix="Train longer, use another precision, or allow more",
+        fix=f"{_way_out(where)}; --max-drop allows more",
+    )
+
+
+_LEARNED = ("int8", "int8-dynamic", "w8a8")
+
+
+def _way_out(where: str) -> str:
+    if where.partition("-")[2] in _LEARNED:
+        return (
+            "Let the student learn for int8 (msd distill --from RUN --int8-epochs 3 --out NEW), or"
+            " use another precision"
+        )
+    return "Use another precision, or train longer: an unsure model flips more easily"
+
+
+def doubts(parity: Mapping[View, ViewParity], gate: Gate) -> tuple[str, ...]:
+    """Return a sentence for each view that may have lost more than is allowed, for all we know."""
+    limit = gate.max_drop
+    return tuple(
+        f"on {result.export.examples} test examples the {view} view may have lost more than"
+        f" {limit * _POINTS:g} points: the interval reaches {result.loss.high * _POINTS:.2f}"
+        for view, result in parity.items()
+        if result.drop <= limit < result.loss.high
     )
 
 
@@ -134,7 +157,7 @@ def check_view(view: View, result: ViewParity, tolerance: Tolerance, where: str)
             f"on the {view} view it decides as the source in {found:.2%} of the"
             f" {kind} ({result.export.examples} in all), less than {tolerance.min_agreement:.1%}",
             where=where,
-            fix="Use another precision, or train longer: an unsure model flips more easily",
+            fix=_way_out(where),
         )
 
 
