@@ -53,16 +53,20 @@ class StudentQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no types
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         """Annotate a graph; see `Quantizer`."""
-        nodes = [node for node in model.graph.nodes if not _is_in(node, self._kept)]
-        for node in nodes:
+        own = [node for node in model.graph.nodes if not _is_in(node, self._kept)]
+        for node in own:
             if node.target in (_CONVOLUTION, _LINEAR):
                 self._annotate_weighted(node)
         if not self._is_dynamic:
-            for node in nodes:
+            for node in model.graph.nodes:
+                # Of a kept layer too: ExecuTorch 1.5.1 pads what comes from an integer layer in
+                # integers by itself, and then cannot give it to a float convolution.
                 if node.target is _PAD and _is_integer(_input_of(node)):
                     shared = SharedQuantizationSpec(_input_of(node))
                     _annotate(node, {_input_of(node): shared}, shared)
-                elif node.target is _ADDITION and all(map(_is_integer, node.all_input_nodes)):
+                elif node not in own or node.target is not _ADDITION:
+                    continue
+                elif all(map(_is_integer, node.all_input_nodes)):
                     specs = dict.fromkeys(node.all_input_nodes, self._config.input_activation)
                     _annotate(node, specs, self._config.output_activation)
         return model
