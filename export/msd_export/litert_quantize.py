@@ -20,7 +20,7 @@ from ai_edge_quantizer.utils.qsv_utils import min_max_update
 from torch import nn
 
 from msd_export.formats import Precision
-from msd_export.layer_groups import CLASSIFIER
+from msd_export.layer_names import CLASSIFIER, ROOT
 from msd_export.signature import ModelInputs, single_example
 
 Ranges = dict[str, dict[str, Any]]
@@ -116,18 +116,18 @@ def _set_precision(
         quantizer.add_dynamic_config(_EVERYWHERE, operation, 8)
 
 
-def scope_of(graph: nn.Module, name: str) -> str:
-    """Return a regular expression of the names that a module's operators have in a .tflite file.
+def scope_of(graph: nn.Module, layer: str) -> str:
+    """Return a regular expression of the names that a layer's operators have in a .tflite file.
 
     litert-torch writes the chain of the modules that were called: class and own name of each.
 
     Args:
         graph: The exported graph.
-        name: The module's name in it.
+        layer: The name of a module in it, without the root, or of a group.
     """
-    if name == CLASSIFIER:
+    if layer == CLASSIFIER:
         return _CLASSIFIER_SCOPE
-    parts = name.split(".")
+    parts = f"{ROOT}{layer}".split(".")
     links = [_link(graph, parts[: index + 1]) for index in range(len(parts))]
     ancestors = "".join(f"(?:{link}/)?" for link in links[:-1])
     return rf"\.ExportGraph_exported/{ancestors}{links[-1]}(?:[/;]|$)"

@@ -104,11 +104,11 @@ def test_same_model_gives_the_same_bytes_without_a_trace_of_the_machine(
 @pytest.mark.slow
 def test_groups_can_stay_in_float(source: ExportSource, forms: Forms, tmp_path: Path) -> None:
     converter = ExecutorchConverter(source)
-    kept = ("model.layers.0", "model.word_embeddings")
+    kept = ("layers.0.attention", "word_embeddings")
     assert set(kept) < set(converter.groups("int8"))
     assert converter.groups("fp32") == ()
     mixed = write_form(converter, "int8", tmp_path / "mixed.pte", kept=kept)
-    layer = source.loaded.model.get_submodule("layers.0")
+    layer = source.loaded.model.get_submodule("layers.0.attention")
     weights = sum(m.weight.numel() for m in layer.modules() if isinstance(m, nn.Linear))
     assert mixed["int8_weights"] == forms["int8"][1]["int8_weights"] - weights - 300 * 16
     with pytest.raises(ExportError, match="left every weight in float"):

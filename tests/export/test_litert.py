@@ -119,7 +119,7 @@ def test_groups_can_stay_in_float(source: ExportSource, forms: Forms, tmp_path: 
     assert converter.groups("fp16") == ()
     for group in converter.groups("int8"):
         mixed = write_form(converter, "int8", tmp_path / "mixed.tflite", kept=(group,))
-        module = model.get_submodule(group.removeprefix("model."))
+        module = model.get_submodule(group)
         layers = [
             m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.Embedding)
         ]
@@ -145,7 +145,7 @@ def test_efficientnet_converts_and_each_block_can_stay_in_float(
         error = LiteRTPredictor(tmp_path / "model.tflite").predict(inputs)
         error -= torch_logits(source, inputs)
         assert np.abs(error).max() < most
-    mixed = write_form(converter, "int8", tmp_path / "m.tflite", kept=("model.vision.blocks.1",))
+    mixed = write_form(converter, "int8", tmp_path / "m.tflite", kept=("vision.blocks.1",))
     block = source.loaded.model.get_submodule("vision.blocks.1")
     weights = sum(m.weight.numel() for m in block.modules() if isinstance(m, nn.Conv2d))
     assert mixed["int8_weights"] == whole["int8"]["int8_weights"] - weights

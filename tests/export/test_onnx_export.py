@@ -166,7 +166,7 @@ def test_other_ways_to_calibrate_give_other_scales_and_close_answers(
 def test_the_groups_are_the_models_modules_and_hold_every_node_with_weights(
     exported: Path,
 ) -> None:
-    """The projection's matrix lost its name when it was transposed: it goes with what it reads."""
+    """The projection's matrix lost its name when it was transposed: its bias tells."""
     model = onnx.load(exported)
     groups = layer_groups(model)
     assert sorted(groups) == sorted(
@@ -174,6 +174,7 @@ def test_the_groups_are_the_models_modules_and_hold_every_node_with_weights(
             "vision.layers.0",
             "vision.layers.3",
             "vision.layers.6",
+            "image_projection",
             "word_embeddings",
             "layers.0.attention",
             "layers.0.feed_forward",
