@@ -4,6 +4,7 @@ import importlib.resources
 import json
 import math
 import re
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,11 @@ Fields = dict[str, Any]  # as in the JSON of a flat buffer
 
 
 def xnnpack_graph(content: bytes) -> Fields:
-    """Return the graph in the content of a delegate."""
+    """Return the graph in the content of a delegate.
+
+    Raises:
+        ValueError: It is damaged; what ExecuTorch makes of it may raise something else.
+    """
     header = XNNHeader.from_bytes(content[: XNNHeader.EXPECTED_LENGTH])
     start = header.flatbuffer_offset
     with tempfile.TemporaryDirectory() as scratch:
@@ -36,7 +41,10 @@ def xnnpack_graph(content: bytes) -> Fields:
             importlib.resources.files(serialization).joinpath(schema.name).read_bytes()
         )
         binary.write_bytes(content[start : start + header.flatbuffer_size])
-        _flatc_decompile(scratch, str(schema), str(binary), ["--raw-binary"])
+        try:
+            _flatc_decompile(scratch, str(schema), str(binary), ["--raw-binary"])
+        except subprocess.CalledProcessError as error:
+            raise ValueError("a graph of XNNPACK is damaged") from error
         text = binary.with_suffix(".json").read_text()
     # flatc writes the open end of a ReLU as inf, which is no JSON.
     graph: Fields = json.loads(re.sub(r"(-?)\binf\b", r"\1Infinity", text))

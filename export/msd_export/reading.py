@@ -27,4 +27,6 @@ def reading(title: str, path: Path) -> Iterator[None]:
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = lines[0][:_LONGEST_REASON]
-        raise ArtifactError(f"cannot be read as {title} ({reason})", where=path) from error
+        raise ArtifactError(
+            f"cannot be read as {title} ({reason})", where=path, fix="Export it again"
+        ) from error

@@ -15,6 +15,8 @@ from msd_deploy.errors import ArtifactError, ExportError
 from msd_deploy.views import View
 from msd_export.export_source import ExportSource
 from msd_export.formats import Precision
+from msd_export.inspection import inspect_export
+from msd_export.model_facts import TensorFacts
 from msd_export.signature import INPUT_NAMES, ModelInputs
 
 # Before the imports that need it.
@@ -88,6 +90,59 @@ def test_signature_has_small_integers_at_the_border(forms: Forms) -> None:
         ] * 2
         byte, int32 = 0, 3
         assert [tensor.dtype() for tensor in inputs] == [byte, int32, int32, int32]
+
+
+def test_inspect_tells_signature_operators_and_metadata(source: ExportSource, forms: Forms) -> None:
+    for path, described in forms.values():
+        facts = inspect_export(path).facts
+        assert facts.inputs == (
+            TensorFacts("input 0", (1, 48, 48, 3), "uint8"),
+            TensorFacts("input 1", (1,), "int32"),
+            TensorFacts("input 2", (1, 16), "int32"),
+            TensorFacts("input 3", (1, 16), "int32"),
+        )
+        assert facts.outputs[0] == TensorFacts("output 0", (1, 2), "float32")
+        assert sum(facts.int8_operators.values()) == described["operators"]["int8"]  # type: ignore[index,call-overload]
+        assert facts.operators["XNNConv2d"] == 3
+        assert facts.operators["aten::native_layer_norm.out"] > 0
+        with_weights = [name for name in facts.groups() if name.startswith("XnnpackBackend")]
+        assert facts.operators["delegate XnnpackBackend"] >= len(with_weights) > 0
+        assert facts.metadata == source.metadata()
+        assert facts.storage().get("int8", 0) == described["int8_weights"]
+    assert inspect_export(forms["int8"][0]).facts.int8_operators["XNNConv2d"] == 3
+
+
+def test_inspect_tells_bytes_by_delegate_and_operator(source: ExportSource, forms: Forms) -> None:
+    convolutions = [m for m in source.loaded.model.modules() if isinstance(m, nn.Conv2d)]
+    layers = inspect_export(forms["fp32"][0]).facts.layers()
+    sizes = sorted(size for name, size in layers.items() if ".XNNConv2d " in name)
+    weights = (m.weight.numel() + m.weight.shape[0] for m in convolutions)  # a bias each
+    assert sizes == sorted(4 * count for count in weights)
+    assert layers["kernels.aten::embedding"] == 4 * 300 * 16
+    assert sum(layers.values()) < forms["fp32"][0].stat().st_size
+
+
+def test_inspect_tells_the_size_of_what_another_backend_computes(
+    forms: Forms, tmp_path: Path
+) -> None:
+    from executorch.exir._serialize._program import deserialize_pte_binary, serialize_pte_binary
+
+    content = deserialize_pte_binary(forms["fp32"][0].read_bytes())
+    delegate = content.program.execution_plan[0].delegates[0]
+    delegate.id = "OtherBackend"
+    size = len(content.program.backend_delegate_data[delegate.processed.index].data)
+    (tmp_path / "other.pte").write_bytes(bytes(serialize_pte_binary(content)))
+    facts = inspect_export(tmp_path / "other.pte").facts
+    assert facts.operators["delegate OtherBackend"] == 1
+    assert facts.layers()["OtherBackend 0"] == size
+
+
+def test_the_runtime_answers_with_the_metadata(source: ExportSource, forms: Forms) -> None:
+    from executorch.runtime import Runtime
+
+    program = Runtime.get().load_program(forms["int8"][0])
+    assert program.method_names == {"forward", *source.metadata()}
+    assert program.load_method("labels").execute([]) == [source.metadata()["labels"]]
 
 
 @pytest.mark.slow
@@ -172,6 +227,8 @@ def test_a_damaged_file_is_one_clear_and_quiet_error(
     (tmp_path / "model.pte").write_bytes(content[: int(cut)])
     with pytest.raises(ArtifactError, match=r"model\.pte: ExecuTorch cannot load it"):
         ExecutorchPredictor(tmp_path / "model.pte")
+    with pytest.raises(ArtifactError, match=r"model\.pte: cannot be read as ExecuTorch \("):
+        inspect_export(tmp_path / "model.pte")
     assert capfd.readouterr() == ("", "")
 
 
