@@ -31,7 +31,8 @@ def scope_of(graph: nn.Module, layer: str) -> str:
     parts = f"{ROOT}{layer}".split(".")
     links = [_link(graph, parts[: index + 1]) for index in range(len(parts))]
     ancestors = "".join(f"(?:{link}/)?" for link in links[:-1])
-    return rf"\.ExportGraph_exported/{ancestors}{links[-1]}(?:[/;]|$)"
+    root = re.escape(type(graph).__qualname__)
+    return rf"\.{root}_exported/{ancestors}{links[-1]}(?:[/;]|$)"
 
 
 def name_constants(model: schema.ModelT, graph: nn.Module) -> None:
@@ -56,7 +57,7 @@ def _layers(graph: nn.Module) -> Iterator[tuple[str, re.Pattern[str]]]:
     owners = [
         (sum(parameter.numel() for parameter in module.parameters()), name.removeprefix(ROOT))
         for name, module in graph.named_modules()
-        if any(True for _ in module.parameters(recurse=False))
+        if name.startswith(ROOT) and any(True for _ in module.parameters(recurse=False))
     ]
     for _, name in sorted(owners, reverse=True):
         yield name, re.compile(scope_of(graph, name))

@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +29,7 @@ pytest.importorskip("litert_torch", reason="needs the extra [litert]")
 
 from ai_edge_litert.interpreter import Interpreter
 
+from msd_export.litert_layers import scope_of
 from msd_export.litert_predictor import LiteRTPredictor
 from msd_export.litert_target import LiteRTConverter
 
@@ -173,6 +175,20 @@ def test_the_command_takes_a_file_alone(forms: Forms) -> None:
     found = json.loads(answer.stdout)
     assert (found["target"], found["provenance"]) == ("litert", None)
     assert found["groups"]["layers"] > 0
+
+
+def test_a_scope_is_found_in_whatever_graph_was_exported() -> None:
+    """Teachers of other families stand in a graph of another class."""
+
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(2, 2)])})
+
+    scope = scope_of(Other(), "layers.0")
+    name = f"a.StudentSignature/{Other.__module__}.{Other.__qualname__}_exported/"
+    assert re.search(scope, f"{name}torch.nn.modules.linear.Linear_0;1")
+    assert not re.search(scope, f"{name}torch.nn.modules.linear.Linear_01;1")
 
 
 def test_groups_can_stay_in_float(source: ExportSource, forms: Forms, tmp_path: Path) -> None:
