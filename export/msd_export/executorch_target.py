@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from msd_deploy.artifacts import Json
+from msd_export.executorch_layers import add_layers
 from msd_export.export_source import ExportSource
 from msd_export.formats import Precision
 from msd_export.graph import ExportableGraph, example_inputs
@@ -109,5 +110,6 @@ def lower_to_xnnpack(program: "ExportedProgram", metadata: Mapping[str, str]) ->
     lowered = to_edge_transform_and_lower(
         program, partitioner=[XnnpackPartitioner()], constant_methods=dict(metadata)
     )
+    add_layers(lowered)
     content: bytes = lowered.to_executorch().buffer
     return content

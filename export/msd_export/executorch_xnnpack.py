@@ -6,7 +6,7 @@ import math
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,17 +74,20 @@ def int8_weights(graph: Fields) -> int:
     )
 
 
-def constants_of(graph: Fields, label: str) -> Iterator[tuple[str, StoredTensor]]:
+def constants_of(
+    graph: Fields, label: str, layers: Mapping[int, str]
+) -> Iterator[tuple[str, StoredTensor]]:
     """Yield a graph's constants, each with a key that equal ones share in the whole file.
 
     Args:
         graph: The graph.
-        label: Of the delegate; layers are named after it and the operator that reads them.
+        label: Of the delegate; an unknown layer is named after it and the operator.
+        layers: By the debug handle of the operator that reads a constant.
     """
-    readers = _readers(graph)
+    readers = _readers(graph, label, layers)
     for value in graph["xvalues"]:
         tensor = _tensor(value)
-        layer = f"{label}.{readers.get(tensor['id_out'], 'constants')}"
+        layer = readers.get(tensor["id_out"], f"{label}.constants")
         if index := tensor["constant_buffer_idx"]:
             storage, bits = _storage(tensor["datatype"])
             elements = math.prod(tensor["dims"])
@@ -95,13 +98,15 @@ def constants_of(graph: Fields, label: str) -> Iterator[tuple[str, StoredTensor]
             yield _key(graph, label, index), scales
 
 
-def _readers(graph: Fields) -> dict[int, str]:
-    """Return what reads each value first, for example XNNConv2d 3: its type and place."""
+def _readers(graph: Fields, label: str, layers: Mapping[int, str]) -> dict[int, str]:
+    """Return the layer of what reads each value first, or its type and place: XNNConv2d 3."""
     readers: dict[int, str] = {}
     for place, node in enumerate(graph["xnodes"]):
+        unknown = f"{label}.{node['xnode_union_type']} {place}"
+        layer = layers.get(node["debug_handle"], unknown)
         for name, value in node["xnode_union"].items():
             if name.endswith("_id") and name != "output_id":
-                readers.setdefault(value, f"{node['xnode_union_type']} {place}")
+                readers.setdefault(value, layer)
     return readers
 
 

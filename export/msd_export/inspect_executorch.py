@@ -2,13 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from executorch.exir import schema
 from executorch.exir.scalar_type import ScalarType
 
+from msd_export.executorch_layers import METHOD, read_layers
 from msd_export.executorch_program import calls_of, delegates_of, read_program
 from msd_export.executorch_xnnpack import (
     BACKEND,
@@ -36,8 +37,9 @@ _TYPES = {
 }
 _NOTES = (
     "int8 counts the operators inside XNNPACK's delegates that compute in integers",
-    "A .pte file names neither inputs and outputs, which are numbered, nor weights: their bytes are"
-    " told by the delegate and operator, or the kernel, that reads them",
+    "A .pte file does not name inputs and outputs: they are numbered",
+    "Where it does not tell the layers, bytes are told by the delegate and operator, or the kernel,"
+    " that reads them",
 )
 
 
@@ -66,13 +68,15 @@ def read_executorch(path: Path) -> ModelFacts:
         plan = plan or program.execution_plan[0]
         delegates = list(_delegates(program, plan))
         operators, integer = _operators(plan, delegates)
+        metadata = _constant_methods(program, plan)
+        layers = read_layers(metadata.pop(METHOD, "{}"))
         return ModelFacts(
             inputs=tuple(_border(plan, v, f"input {n}") for n, v in enumerate(plan.inputs)),
             outputs=tuple(_border(plan, v, f"output {n}") for n, v in enumerate(plan.outputs)),
             operators=dict(operators.most_common()),
             int8_operators=dict(integer),
-            tensors=(*_constants(plan, delegates), *_delegated(delegates)),
-            metadata=_constant_methods(program, plan),
+            tensors=(*_constants(plan, delegates), *_delegated(delegates, layers)),
+            metadata=metadata,
             notes=_NOTES,
         )
 
@@ -147,14 +151,14 @@ def _readers(plan: schema.ExecutionPlan, delegates: list[_Delegate]) -> dict[int
     return readers
 
 
-def _delegated(delegates: list[_Delegate]) -> Iterator[StoredTensor]:
+def _delegated(delegates: list[_Delegate], layers: Mapping[int, str]) -> Iterator[StoredTensor]:
     """Yield what delegates store: weights of XNNPACK's; of another backend's, all as one."""
     seen: set[str] = set()
     for delegate in delegates:
         if delegate.graph is None:
             yield StoredTensor(delegate.label, "not told", delegate.size_bytes, 8)
             continue
-        for key, tensor in constants_of(delegate.graph, delegate.label):
+        for key, tensor in constants_of(delegate.graph, delegate.label, layers):
             if key not in seen:
                 seen.add(key)
                 yield tensor

@@ -105,29 +105,33 @@ def test_inspect_tells_signature_operators_and_metadata(source: ExportSource, fo
         assert sum(facts.int8_operators.values()) == described["operators"]["int8"]  # type: ignore[index,call-overload]
         assert facts.operators["XNNConv2d"] == 3
         assert facts.operators["aten::native_layer_norm.out"] > 0
-        with_weights = [name for name in facts.groups() if name.startswith("XnnpackBackend")]
-        assert facts.operators["delegate XnnpackBackend"] >= len(with_weights) > 0
+        assert facts.operators["delegate XnnpackBackend"] > 1
         assert facts.metadata == source.metadata()
         assert facts.storage().get("int8", 0) == described["int8_weights"]
     assert inspect_export(forms["int8"][0]).facts.int8_operators["XNNConv2d"] == 3
 
 
-def test_inspect_tells_bytes_by_delegate_and_operator(source: ExportSource, forms: Forms) -> None:
-    convolutions = [m for m in source.loaded.model.modules() if isinstance(m, nn.Conv2d)]
-    layers = inspect_export(forms["fp32"][0]).facts.layers()
-    sizes = sorted(size for name, size in layers.items() if ".XNNConv2d " in name)
-    weights = (m.weight.numel() + m.weight.shape[0] for m in convolutions)  # a bias each
-    assert sizes == sorted(4 * count for count in weights)
-    assert layers["kernels.aten::embedding"] == 4 * 300 * 16
-    assert sum(layers.values()) < forms["fp32"][0].stat().st_size
+def test_inspect_tells_bytes_by_layer(source: ExportSource, forms: Forms) -> None:
+    modules = source.loaded.model.named_modules()
+    weighted = {name: m for name, m in modules if isinstance(m, nn.Conv2d | nn.Linear)}
+    for precision, (path, _) in forms.items():
+        layers = inspect_export(path).facts.layers()
+        assert weighted.keys() <= layers.keys()
+        assert sum(layers.values()) < path.stat().st_size
+        if precision == "fp32":
+            for name, module in weighted.items():  # a bias each
+                assert layers[name] == 4 * (module.weight.numel() + module.weight.shape[0])
+            assert layers["kernels.aten::embedding"] == 4 * 300 * 16
 
 
-def test_inspect_tells_the_size_of_what_another_backend_computes(
+def test_inspect_takes_a_file_that_tells_no_layers_and_has_another_backend(
     forms: Forms, tmp_path: Path
 ) -> None:
     from executorch.exir._serialize._program import deserialize_pte_binary, serialize_pte_binary
 
     content = deserialize_pte_binary(forms["fp32"][0].read_bytes())
+    plans = content.program.execution_plan
+    content.program.execution_plan = [plan for plan in plans if plan.name == "forward"]
     delegate = content.program.execution_plan[0].delegates[0]
     delegate.id = "OtherBackend"
     size = len(content.program.backend_delegate_data[delegate.processed.index].data)
@@ -135,13 +139,15 @@ def test_inspect_tells_the_size_of_what_another_backend_computes(
     facts = inspect_export(tmp_path / "other.pte").facts
     assert facts.operators["delegate OtherBackend"] == 1
     assert facts.layers()["OtherBackend 0"] == size
+    assert any(name.startswith("XnnpackBackend 1.XNNFullyConnected ") for name in facts.layers())
+    assert facts.metadata == {}
 
 
 def test_the_runtime_answers_with_the_metadata(source: ExportSource, forms: Forms) -> None:
     from executorch.runtime import Runtime
 
     program = Runtime.get().load_program(forms["int8"][0])
-    assert program.method_names == {"forward", *source.metadata()}
+    assert program.method_names == {"forward", "msd_layers", *source.metadata()}
     assert program.load_method("labels").execute([]) == [source.metadata()["labels"]]
 
 
