@@ -22,7 +22,7 @@ def inspect(
 
     Examples:
         msd inspect runs/demo/exports/onnx-int8
-        msd inspect model.onnx --json
+        msd inspect model.tflite --json
     """
     from msd_export.inspection import inspect_export
     from msd_export.inspection_tables import tables_of

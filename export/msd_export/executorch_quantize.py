@@ -26,7 +26,7 @@ from torchao.quantization.pt2e.quantizer import (
 
 from msd_deploy.models.fusion import FusionForClassification
 from msd_export.graph import ExportableGraph, as_tensors
-from msd_export.layer_groups import CLASSIFIER, WORD_EMBEDDINGS, is_within
+from msd_export.layer_names import CLASSIFIER, WORD_EMBEDDINGS, group_of
 from msd_export.signature import ModelInputs, single_example
 
 _ANNOTATION = "quantization_annotation"
@@ -41,7 +41,7 @@ class StudentQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no types
     """Annotates the operators that are to be integer.
 
     Args:
-        kept: Names of modules that stay in float.
+        kept: Groups of layers that stay in float.
         is_dynamic: Scale activations anew for each input; only weighted operators then.
     """
 
@@ -138,7 +138,7 @@ def quantize_word_embeddings(graph: ExportableGraph, kept: Collection[str]) -> N
     model = graph.model
     if not isinstance(model, FusionForClassification):  # other families keep theirs in float
         return
-    if not any(is_within(WORD_EMBEDDINGS, group) for group in kept):
+    if WORD_EMBEDDINGS not in kept:
         embeddings = Int8Embedding(model.word_embeddings)
         model.word_embeddings = embeddings  # type: ignore[assignment]  # same use
 
@@ -151,10 +151,9 @@ def _scheme(*, is_dynamic: bool) -> QuantizationConfig:
 
 
 def _is_in(node: fx.Node, groups: Collection[str]) -> bool:
-    """Return whether a node was traced from a module of some groups."""
+    """Return whether a node was traced from a layer of some groups."""
     names = [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
-    modules = [name.removeprefix("L['self'].") for name in names]
-    return any(is_within(module, group) for module in modules for group in groups)
+    return any(group_of(name.removeprefix("L['self'].")) in groups for name in names)
 
 
 def _annotate(

@@ -4,7 +4,7 @@ One example at a time, of one text length. What XNNPACK has no operator for (loo
 layer normalisation) is left to ExecuTorch's portable kernels.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from msd_deploy.artifacts import Json
+from msd_export.executorch_layers import add_layers
 from msd_export.export_source import ExportSource
 from msd_export.formats import Precision
 from msd_export.graph import ExportableGraph, example_inputs
@@ -61,7 +62,8 @@ class ExecutorchConverter:
     def convert(self, precision: Precision, path: Path, *, kept: Collection[str] = ()) -> None:
         """Write a form; see `converters.Converter`."""
         with converting("ExecuTorch", path):
-            path.write_bytes(lower_to_xnnpack(self._program(precision, kept)))
+            program = self._program(precision, kept)
+            path.write_bytes(lower_to_xnnpack(program, self._source.metadata()))
 
     def describe(self, precision: Precision, path: Path) -> Json:
         """Count operators and integer weights; see `converters.Converter`."""
@@ -95,11 +97,19 @@ class ExecutorchConverter:
             return torch.export.export(module, example, strict=False)
 
 
-def lower_to_xnnpack(program: "ExportedProgram") -> bytes:
-    """Return a program as the content of a .pte file, what XNNPACK can compute handed to it."""
+def lower_to_xnnpack(program: "ExportedProgram", metadata: Mapping[str, str]) -> bytes:
+    """Return a program as the content of a .pte file, what XNNPACK can compute handed to it.
+
+    Args:
+        program: The graph.
+        metadata: Each entry becomes a method without inputs, which returns it.
+    """
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    lowered = to_edge_transform_and_lower(
+        program, partitioner=[XnnpackPartitioner()], constant_methods=dict(metadata)
+    )
+    add_layers(lowered)
     content: bytes = lowered.to_executorch().buffer
     return content

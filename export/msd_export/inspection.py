@@ -9,6 +9,7 @@ from msd_deploy.errors import ArtifactError
 from msd_export.export_folder import PARITY_NAME, ExportFolder, open_export
 from msd_export.formats import FORMATS, Target, require_target
 from msd_export.model_facts import ModelFacts, Reader
+from msd_export.quiet import quiet
 
 _STATED = ("msd_deploy", "created_utc", "source_digest", "dataset_digest")
 
@@ -118,5 +119,25 @@ def _coreml() -> Reader:
     return read_coreml
 
 
-_READERS: dict[Target, Callable[[], Reader]] = {"onnx": _onnx, "ort": _ort, "coreml": _coreml}
+def _executorch() -> Reader:
+    with quiet():  # what is missing for training is told when it is imported
+        from msd_export.inspect_executorch import read_executorch
+
+    return read_executorch
+
+
+def _litert() -> Reader:
+    with quiet():
+        from msd_export.inspect_litert import read_litert
+
+    return read_litert
+
+
+_READERS: dict[Target, Callable[[], Reader]] = {
+    "onnx": _onnx,
+    "ort": _ort,
+    "coreml": _coreml,
+    "executorch": _executorch,
+    "litert": _litert,
+}
 """Where a further target's reader is added; its libraries are imported when it is asked for."""

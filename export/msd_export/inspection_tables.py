@@ -24,7 +24,27 @@ class TextTable:
 
 
 def tables_of(found: Inspection) -> tuple[TextTable, ...]:
-    """Return what `msd inspect` shows, in its order."""
+    """Return what `msd inspect` shows, in its order.
+
+    Names are the file's own: what would steer a terminal is replaced.
+    """
+    return tuple(
+        TextTable(
+            _printable(table.title),
+            table.columns,
+            tuple(tuple(map(_printable, row)) for row in table.rows),
+        )
+        for table in _tables(found)
+    )
+
+
+def _printable(text: str) -> str:
+    return "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )
+
+
+def _tables(found: Inspection) -> tuple[TextTable, ...]:
     facts = found.facts
     layers = facts.layers()
     return (

@@ -1,7 +1,8 @@
-"""Read and describe .tflite files: what they compute in integers, what they say of themselves."""
+"""Read .tflite files: what they compute in integers."""
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from ai_edge_litert import schema_py_generated as schema
@@ -9,56 +10,60 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from msd_export.operator_counts import OperatorCounts
 
+_IDENTIFIER = slice(4, 8), b"TFL3"
 _INT8 = schema.TensorType.INT8
 # Between float and integer: no work of the model's own.
-_CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
+CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
+
+
+def read_model(path: Path) -> schema.ModelT:
+    """Return a .tflite file's content.
+
+    Raises:
+        ValueError: It is no such file; a damaged one raises whatever its bytes lead to.
+    """
+    content = path.read_bytes()
+    place, identifier = _IDENTIFIER
+    if content[place] != identifier:
+        raise ValueError("it is no .tflite file")
+    return flatbuffer_utils.read_model_from_bytearray(content)
+
+
+def indices(vector: Sequence[int] | None) -> list[int]:
+    """Return the tensors that an operator or graph names; those that it leaves out are missing."""
+    return [] if vector is None else [int(index) for index in vector if index >= 0]
+
+
+def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
+    """Return an operator's type, for example CONV_2D; of a custom one, its own name."""
+    custom = model.operatorCodes[operator.opcodeIndex].customCode
+    name = flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)
+    return str(custom.decode() if custom else name or "unknown")
+
+
+def operators_by_type(model: schema.ModelT) -> tuple[Counter[str], Counter[str]]:
+    """Count all operators, and those that compute in 8-bit integers."""
+    every: Counter[str] = Counter()
+    integer: Counter[str] = Counter()
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            name = operator_name(model, operator)
+            every[name] += 1
+            used = [graph.tensors[index] for index in indices(operator.inputs)]
+            if name not in CONVERSIONS and any(tensor.type == _INT8 for tensor in used):
+                integer[name] += 1
+    return every, integer
 
 
 def count_operators(path: Path) -> OperatorCounts:
     """Count a .tflite file's operators and integer weights."""
-    model = flatbuffer_utils.read_model(str(path))
-    integer, other, weights = 0, 0, 0
-    for graph in model.subgraphs:
-        for operator in graph.operators:
-            if flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex) in _CONVERSIONS:
-                continue
-            used = [graph.tensors[index] for index in operator.inputs if index >= 0]
-            is_integer = any(tensor.type == _INT8 for tensor in used)
-            integer, other = integer + is_integer, other + (not is_integer)
-        weights += sum(
-            math.prod(tensor.shape)
-            for tensor in graph.tensors
-            if tensor.type == _INT8 and model.buffers[tensor.buffer].data is not None
-        )
-    return OperatorCounts(integer, other, weights)
-
-
-def finish(path: Path, metadata: Mapping[str, str]) -> None:
-    """State in a .tflite file what it is, mend its signature, drop inner names; rewrites it.
-
-    ai-edge-quantizer 0.10 leaves the signature at the integer tensor where an output that another
-    operator reads is converted to float: LiteRT then has no such output.
-
-    Args:
-        path: The file.
-        metadata: Each entry becomes an entry of the file's own, as UTF-8; its description too.
-    """
-    model = flatbuffer_utils.read_model(str(path))
-    (graph,), (signature,) = model.subgraphs, model.signatureDefs
-    floats = {o.inputs[0]: o.outputs[0] for o in graph.operators if o.outputs[0] in graph.outputs}
-    for output in signature.outputs:
-        if output.tensorIndex not in graph.outputs:
-            output.tensorIndex = floats[output.tensorIndex]
-    for index, tensor in enumerate(graph.tensors):
-        # The chain of modules that each comes from: 43 of 149 kB of a tiny student in int8.
-        if index not in (*graph.inputs, *graph.outputs):
-            tensor.name = ""
-    model.description = metadata.get("description", "")
-    model.metadata = list(model.metadata or [])
-    for name, text in metadata.items():
-        buffer, entry = schema.BufferT(), schema.MetadataT()
-        buffer.data = list(text.encode())
-        entry.name, entry.buffer = name, len(model.buffers)
-        model.buffers.append(buffer)
-        model.metadata.append(entry)
-    flatbuffer_utils.write_model(model, str(path))
+    model = read_model(path)
+    every, integer = operators_by_type(model)
+    computing = sum(count for name, count in every.items() if name not in CONVERSIONS)
+    weights = sum(
+        math.prod(tensor.shape)
+        for graph in model.subgraphs
+        for tensor in graph.tensors
+        if tensor.type == _INT8 and model.buffers[tensor.buffer].data is not None
+    )
+    return OperatorCounts(integer.total(), computing - integer.total(), weights)

@@ -6,7 +6,6 @@ anew for each input. Products of two activations, the addition of the mask (its 
 the scale of the scores until all of them fall into one step) and normalisation stay in float.
 """
 
-import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ from ai_edge_quantizer.calibrator import Calibrator
 from ai_edge_quantizer.quantizer import Quantizer
 from ai_edge_quantizer.recipe_manager import RecipeManager
 from ai_edge_quantizer.utils.qsv_utils import min_max_update
-from torch import nn
 
 from msd_export.formats import Precision
-from msd_export.layer_groups import CLASSIFIER
+from msd_export.litert_layers import CLASSIFIER_SCOPE
 from msd_export.signature import ModelInputs, single_example
 
 Ranges = dict[str, dict[str, Any]]
@@ -33,9 +31,6 @@ _BETWEEN_CONVOLUTIONS = (_Operation.PAD, _Operation.TRANSPOSE, _Operation.RESHAP
 _CONVOLUTIONAL = r"\.(ConvStem|EfficientNetLite)_vision"
 _EVERYWHERE = ".*"
 _SIGNATURE = "serving_default"
-# The operator is named after its output. Scaled anew for each input, or logits beyond those of the
-# calibration would be cut off, and decisions with them.
-_CLASSIFIER_SCOPE = "^serving_default_logits"
 _HALF = qtyping.OpQuantizationConfig(
     weight_tensor_config=qtyping.TensorQuantizationConfig(
         num_bits=16, dtype=qtyping.TensorDataType.FLOAT
@@ -60,7 +55,8 @@ def quantize_litert(
         destination: The file to write.
         precision: fp16, int8 or int8-dynamic.
         ranges: What `ranges_of` returned for the source; int8 alone needs them.
-        kept: Scopes, as regular expressions, whose operators stay in float; see `scope_of`.
+        kept: Scopes, as regular expressions of `litert_layers.scope_of`, whose operators stay in
+            float.
     """
     quantizer = _quantizer_for(source, precision)
     for scope in kept:
@@ -99,7 +95,8 @@ def _quantizer_for(source: Path, precision: Precision) -> Quantizer:
         for operation in _BETWEEN_CONVOLUTIONS:
             quantizer.add_static_config(_CONVOLUTIONAL, operation, 8, 8)
         quantizer.add_static_config(r"\._InvertedResidual_", _Operation.ADD, 8, 8)
-        quantizer.add_dynamic_config(_CLASSIFIER_SCOPE, _Operation.FULLY_CONNECTED, 8)
+        # Or logits beyond those of the calibration would be cut off, and decisions with them.
+        quantizer.add_dynamic_config(CLASSIFIER_SCOPE, _Operation.FULLY_CONNECTED, 8)
     return quantizer
 
 
@@ -114,25 +111,3 @@ def _set_precision(
         quantizer.add_static_config(_EVERYWHERE, operation, 8, 8)
     else:
         quantizer.add_dynamic_config(_EVERYWHERE, operation, 8)
-
-
-def scope_of(graph: nn.Module, name: str) -> str:
-    """Return a regular expression of the names that a module's operators have in a .tflite file.
-
-    litert-torch writes the chain of the modules that were called: class and own name of each.
-
-    Args:
-        graph: The exported graph.
-        name: The module's name in it.
-    """
-    if name == CLASSIFIER:
-        return _CLASSIFIER_SCOPE
-    parts = name.split(".")
-    links = [_link(graph, parts[: index + 1]) for index in range(len(parts))]
-    ancestors = "".join(f"(?:{link}/)?" for link in links[:-1])
-    return rf"\.ExportGraph_exported/{ancestors}{links[-1]}(?:[/;]|$)"
-
-
-def _link(graph: nn.Module, parts: list[str]) -> str:
-    kind = type(graph.get_submodule(".".join(parts)))
-    return re.escape(f"{kind.__module__}.{kind.__qualname__}_{parts[-1]}")

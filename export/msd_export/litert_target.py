@@ -39,10 +39,10 @@ class LiteRTConverter:
     def convert(self, precision: Precision, path: Path, *, kept: Collection[str] = ()) -> None:
         """Write a form; see `converters.Converter`."""
         with converting("LiteRT", path):
-            from msd_export.litert_program import finish
+            from msd_export.litert_finish import finish
 
             self._write(precision, path, kept)
-            finish(path, self._source.metadata())
+            finish(path, self._source.metadata(), self._source.graph("nhwc"))
 
     def describe(self, precision: Precision, path: Path) -> Json:
         """Count operators and integer weights; see `converters.Converter`."""
@@ -54,7 +54,8 @@ class LiteRTConverter:
         return counts.as_json()
 
     def _write(self, precision: Precision, path: Path, kept: Collection[str]) -> None:
-        from msd_export.litert_quantize import quantize_litert, ranges_of, scope_of
+        from msd_export.litert_layers import scope_of
+        from msd_export.litert_quantize import quantize_litert, ranges_of
 
         if precision == "fp32":
             shutil.copyfile(self._float32(), path)

@@ -1,53 +1,60 @@
 """Which nodes of an ONNX file belong together: groups of layers, attention, sums of the stream."""
 
+from collections import defaultdict
+
 import onnx
 from onnx import numpy_helper
 
-# Names of parameters are cut behind these: a block, a sublayer and an embedding are one group each.
-_INDEXED = frozenset({"blocks", "layers"})
-_SUBLAYERS = frozenset({"attention", "feed_forward"})
-_ROOT = "model."
+from msd_export.layer_names import ROOT, group_of
+from msd_export.onnx_tensors import layer_of
+
 _WITH_WEIGHTS = frozenset({"Conv", "Gemm", "MatMul", "Gather"})
 
 
 def layer_groups(model: onnx.ModelProto) -> dict[str, list[str]]:
     """Divide the nodes of a file among groups, named as the model's modules are.
 
-    A node with weights belongs to the module that they stand in (vision.blocks.3,
-    layers.0.attention, classifier); any other to the group of what it reads first.
+    A node with weights belongs to the group of their layer (vision.blocks.3, layers.0.attention,
+    classifier), any other to the group of what it reads first.
 
     Returns:
         Group to names of nodes, in the order of the graph; only groups that have weights.
     """
-    weights = {
-        tensor.name
-        for tensor in model.graph.initializer
-        if len(tensor.dims) > 1 and tensor.name.startswith(_ROOT)
-    }
+    layers = _layers_with_weights(model.graph)
     groups: dict[str, list[str]] = {}
-    group_of: dict[str, str] = {}
+    made_in: dict[str, str] = {}
     for node in model.graph.node:
-        own = next((name for name in node.input if name in weights), None)
-        own = own if node.op_type in _WITH_WEIGHTS else None
-        read = next((name for name in node.input if name in group_of), None)
-        group = _group_name(own) if own is not None else group_of.get(read or "", "")
+        layer = layers.get(node.name)
+        read = next((name for name in node.input if name in made_in), None)
+        group = group_of(layer) if layer is not None else made_in.get(read or "", "")
         if not group:
             continue
-        if own is not None or group in groups:
+        if layer is not None or group in groups:
             groups.setdefault(group, []).append(node.name)
-        group_of.update(dict.fromkeys(node.output, group))
+        made_in.update(dict.fromkeys(node.output, group))
     return groups
 
 
-def _group_name(parameter: str) -> str:
-    parts = parameter.removeprefix(_ROOT).split(".")[:-1] or [parameter]
-    for position, part in enumerate(parts):
-        if part in _SUBLAYERS or part in ("stem", "head"):
-            return ".".join(parts[: position + 1])
-        if part in _INDEXED:
-            inner = parts[position + 2 : position + 3]
-            return ".".join(parts[: position + 2 + (inner[0] in _SUBLAYERS if inner else 0)])
-    return ".".join(parts)
+def _layers_with_weights(graph: onnx.GraphProto) -> dict[str, str]:
+    """Return the layer of each node with weights.
+
+    A matrix that the exporter transposed lost its name: it goes by the bias that is added to its
+    product.
+    """
+    sizes = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    summands: dict[str, list[str]] = defaultdict(list)
+    for node in graph.node:
+        if node.op_type == "Add":
+            for name in node.input:
+                summands[name] += [n for n in node.input if n in sizes and n.startswith(ROOT)]
+    layers: dict[str, str] = {}
+    for node in graph.node:
+        weights = [name for name in node.input if sizes.get(name, 0) > 1]
+        if node.op_type in _WITH_WEIGHTS and weights:
+            named = [name for name in weights if name.startswith(ROOT)]
+            if layer := layer_of(next(iter(named + summands[node.output[0]]), "")):
+                layers[node.name] = layer
+    return layers
 
 
 def attention_nodes(model: onnx.ModelProto) -> list[str]:

@@ -11,11 +11,11 @@ from collections import defaultdict
 import onnx
 from onnx.helper import tensor_dtype_to_np_dtype
 
+from msd_export.layer_names import ROOT
 from msd_export.model_facts import StoredTensor
 
 _MADE = re.compile(r"(_quantized|_scale|_zero_point|_DynamicQuantizeLinear|_Q4|_q4)+$")
 _PARAMETER = re.compile(r"\.[^.]*$")
-_MODEL = "model."
 _OTHER = "other constants"
 # Product, quantized, dequantized, sum: what lies between a quantized weight and its bias.
 _STEPS = 6
@@ -57,9 +57,9 @@ def _elements(tensor: onnx.TensorProto, packed: frozenset[str]) -> int:
 def layer_of(name: str) -> str | None:
     """Return the module of a parameter by its name: without model. in front, and its own name."""
     plain = _MADE.sub("", name)
-    if not plain.startswith(_MODEL):
+    if not plain.startswith(ROOT):
         return None
-    path = plain.removeprefix(_MODEL)
+    path = plain.removeprefix(ROOT)
     return _PARAMETER.sub("", path)
 
 

@@ -50,6 +50,15 @@ def test_what_is_not_installed_is_named_with_its_remedy_and_the_others_are_writt
         assert f'Run pip install "msd-deploy[{extra}]"' in error
 
 
+@pytest.mark.parametrize(("name", "extra"), [("m.pte", "executorch"), ("m.tflite", "litert")])
+def test_what_inspect_needs_is_one_line(tmp_path: Path, name: str, extra: str) -> None:
+    (tmp_path / name).write_bytes(b"no model")
+    answer = msd("inspect", str(tmp_path / name), before=HIDE)
+    assert (answer.returncode, answer.stdout) == (1, "")
+    (line,) = answer.stderr.splitlines()
+    assert f'not installed here. Run pip install "msd-deploy[{extra}]"' in line
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "module"), [("executorch", "executorch"), ("litert", "litert_torch")]

@@ -15,6 +15,8 @@ from msd_deploy.errors import ArtifactError, ExportError
 from msd_deploy.views import View
 from msd_export.export_source import ExportSource
 from msd_export.formats import Precision
+from msd_export.inspection import inspect_export
+from msd_export.model_facts import TensorFacts
 from msd_export.signature import INPUT_NAMES, ModelInputs
 
 # Before the imports that need it.
@@ -90,6 +92,65 @@ def test_signature_has_small_integers_at_the_border(forms: Forms) -> None:
         assert [tensor.dtype() for tensor in inputs] == [byte, int32, int32, int32]
 
 
+def test_inspect_tells_signature_operators_and_metadata(source: ExportSource, forms: Forms) -> None:
+    for path, described in forms.values():
+        facts = inspect_export(path).facts
+        assert facts.inputs == (
+            TensorFacts("input 0", (1, 48, 48, 3), "uint8"),
+            TensorFacts("input 1", (1,), "int32"),
+            TensorFacts("input 2", (1, 16), "int32"),
+            TensorFacts("input 3", (1, 16), "int32"),
+        )
+        assert facts.outputs[0] == TensorFacts("output 0", (1, 2), "float32")
+        assert sum(facts.int8_operators.values()) == described["operators"]["int8"]  # type: ignore[index,call-overload]
+        assert facts.operators["XNNConv2d"] == 3
+        assert facts.operators["aten::native_layer_norm.out"] > 0
+        assert facts.operators["delegate XnnpackBackend"] > 1
+        assert facts.metadata == source.metadata()
+        assert facts.storage().get("int8", 0) == described["int8_weights"]
+    assert inspect_export(forms["int8"][0]).facts.int8_operators["XNNConv2d"] == 3
+
+
+def test_inspect_tells_bytes_by_layer(source: ExportSource, forms: Forms) -> None:
+    modules = source.loaded.model.named_modules()
+    weighted = {name: m for name, m in modules if isinstance(m, nn.Conv2d | nn.Linear)}
+    for precision, (path, _) in forms.items():
+        layers = inspect_export(path).facts.layers()
+        assert weighted.keys() <= layers.keys()
+        assert sum(layers.values()) < path.stat().st_size
+        if precision == "fp32":
+            for name, module in weighted.items():  # a bias each
+                assert layers[name] == 4 * (module.weight.numel() + module.weight.shape[0])
+            assert layers["kernels.aten::embedding"] == 4 * 300 * 16
+
+
+def test_inspect_takes_a_file_that_tells_no_layers_and_has_another_backend(
+    forms: Forms, tmp_path: Path
+) -> None:
+    from executorch.exir._serialize._program import deserialize_pte_binary, serialize_pte_binary
+
+    content = deserialize_pte_binary(forms["fp32"][0].read_bytes())
+    plans = content.program.execution_plan
+    content.program.execution_plan = [plan for plan in plans if plan.name == "forward"]
+    delegate = content.program.execution_plan[0].delegates[0]
+    delegate.id = "OtherBackend"
+    size = len(content.program.backend_delegate_data[delegate.processed.index].data)
+    (tmp_path / "other.pte").write_bytes(bytes(serialize_pte_binary(content)))
+    facts = inspect_export(tmp_path / "other.pte").facts
+    assert facts.operators["delegate OtherBackend"] == 1
+    assert facts.layers()["OtherBackend 0"] == size
+    assert any(name.startswith("XnnpackBackend 1.XNNFullyConnected ") for name in facts.layers())
+    assert facts.metadata == {}
+
+
+def test_the_runtime_answers_with_the_metadata(source: ExportSource, forms: Forms) -> None:
+    from executorch.runtime import Runtime
+
+    program = Runtime.get().load_program(forms["int8"][0])
+    assert program.method_names == {"forward", "msd_layers", *source.metadata()}
+    assert program.load_method("labels").execute([]) == [source.metadata()["labels"]]
+
+
 @pytest.mark.slow
 def test_same_model_gives_the_same_bytes_without_a_trace_of_the_machine(
     source: ExportSource, forms: Forms, tmp_path: Path
@@ -104,11 +165,11 @@ def test_same_model_gives_the_same_bytes_without_a_trace_of_the_machine(
 @pytest.mark.slow
 def test_groups_can_stay_in_float(source: ExportSource, forms: Forms, tmp_path: Path) -> None:
     converter = ExecutorchConverter(source)
-    kept = ("model.layers.0", "model.word_embeddings")
+    kept = ("layers.0.attention", "word_embeddings")
     assert set(kept) < set(converter.groups("int8"))
     assert converter.groups("fp32") == ()
     mixed = write_form(converter, "int8", tmp_path / "mixed.pte", kept=kept)
-    layer = source.loaded.model.get_submodule("layers.0")
+    layer = source.loaded.model.get_submodule("layers.0.attention")
     weights = sum(m.weight.numel() for m in layer.modules() if isinstance(m, nn.Linear))
     assert mixed["int8_weights"] == forms["int8"][1]["int8_weights"] - weights - 300 * 16
     with pytest.raises(ExportError, match="left every weight in float"):
@@ -172,6 +233,8 @@ def test_a_damaged_file_is_one_clear_and_quiet_error(
     (tmp_path / "model.pte").write_bytes(content[: int(cut)])
     with pytest.raises(ArtifactError, match=r"model\.pte: ExecuTorch cannot load it"):
         ExecutorchPredictor(tmp_path / "model.pte")
+    with pytest.raises(ArtifactError, match=r"model\.pte: cannot be read as ExecuTorch \("):
+        inspect_export(tmp_path / "model.pte")
     assert capfd.readouterr() == ("", "")
 
 

@@ -13,7 +13,8 @@ from msd_cli.main import app
 from msd_deploy.artifacts import RunDirectory
 from msd_deploy.errors import ArtifactError
 from msd_export.exporter import ExportConfig
-from msd_export.inspection import inspect_export
+from msd_export.inspection import Inspection, inspect_export
+from msd_export.inspection_tables import tables_of
 from msd_export.model_facts import ModelFacts, StoredTensor, TensorFacts
 from msd_export.onnx_tensors import stored_tensors
 from msd_export.pipeline import export_student
@@ -153,6 +154,16 @@ def test_sizes_are_summed_largest_first() -> None:
     ]
     assert facts.groups() == {"embeddings": 30, "layers": 21}
     assert facts.storage() == {"int8": 40, "float32": 8, "int4": 3}
+
+
+def test_names_in_a_file_do_not_steer_the_terminal() -> None:
+    stored = StoredTensor("\x1b[2Jlayer\n", "int8", 1, 8)
+    facts = ModelFacts((), (), {"\x07Conv": 1}, {}, (stored,), {"labels": '["höflich"]'})
+    tables = tables_of(Inspection(Path("model.onnx"), "onnx", facts, 1))
+    cells = [cell for table in tables for row in table.rows for cell in row]
+    assert "\ufffd[2Jlayer\ufffd" in cells
+    assert "\ufffdConv" in cells
+    assert '["höflich"]' in cells
 
 
 def test_looking_does_not_alter_the_export(exports: Path) -> None:

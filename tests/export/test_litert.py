@@ -1,4 +1,6 @@
+import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from torch import nn
+from typer.testing import CliRunner
 
+from msd_cli.main import app
 from msd_deploy.artifacts import Json
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
@@ -15,6 +19,8 @@ from msd_deploy.errors import ArtifactError, ExportError
 from msd_deploy.views import View
 from msd_export.export_source import ExportSource
 from msd_export.formats import Precision
+from msd_export.inspection import inspect_export
+from msd_export.model_facts import TensorFacts
 from msd_export.signature import INPUT_NAMES, ModelInputs
 
 # Before the imports that need them.
@@ -23,6 +29,7 @@ pytest.importorskip("litert_torch", reason="needs the extra [litert]")
 
 from ai_edge_litert.interpreter import Interpreter
 
+from msd_export.litert_layers import scope_of
 from msd_export.litert_predictor import LiteRTPredictor
 from msd_export.litert_target import LiteRTConverter
 
@@ -113,13 +120,84 @@ def test_same_model_gives_the_same_bytes_without_a_trace_of_the_machine(
             assert trace.encode() not in content
 
 
+def test_inspect_tells_signature_operators_and_metadata(source: ExportSource, forms: Forms) -> None:
+    for path, described in forms.values():
+        facts = inspect_export(path).facts
+        assert facts.inputs == (
+            TensorFacts("image", (1, 48, 48, 3), "uint8"),
+            TensorFacts("image_present", (1,), "int32"),
+            TensorFacts("input_ids", (1, 16), "int32"),
+            TensorFacts("attention_mask", (1, 16), "int32"),
+        )
+        assert [tensor.name for tensor in facts.outputs] == ["logits", "probabilities"]
+        assert sum(facts.int8_operators.values()) == described["operators"]["int8"]  # type: ignore[index,call-overload]
+        assert facts.operators["CONV_2D"] == 3
+        assert facts.metadata["labels"] == source.metadata()["labels"]
+        assert facts.metadata["source_digest"] == "0" * 64
+        assert facts.storage().get("int8", 0) == described["int8_weights"]
+    assert inspect_export(forms["int8"][0]).facts.int8_operators["CONV_2D"] == 3
+
+
+def test_inspect_tells_bytes_by_layer(source: ExportSource, forms: Forms) -> None:
+    model = source.loaded.model
+    layers = {n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    sizes = {
+        precision: inspect_export(path).facts.layers() for precision, (path, _) in forms.items()
+    }
+    for found in sizes.values():
+        assert layers | {"word_embeddings"} <= found.keys()
+        others = set(found) - {name for name, _ in model.named_modules()}
+        assert all(name.isupper() for name in others)  # types of operators
+        assert sum(found[name] for name in others) < 0.2 * sum(found.values())
+    # Shapes of its results are a layer's constants too.
+    assert sizes["fp32"]["word_embeddings"] == pytest.approx(4 * 300 * 16, abs=64)
+    assert sizes["fp16"]["word_embeddings"] == pytest.approx(2 * 300 * 16, abs=64)
+    assert sizes["fp32"]["layers.0.attention.query"] >= 4 * (16 * 16 + 16)
+
+
+def test_inspect_takes_a_file_without_names(forms: Forms, tmp_path: Path) -> None:
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model(str(forms["fp32"][0]))
+    model.signatureDefs, model.metadata, model.description = None, None, None
+    for tensor in model.subgraphs[0].tensors:
+        tensor.name = None
+    model.subgraphs[0].tensors[0].shapeSignature = [-1, 48, 48, 3]
+    flatbuffer_utils.write_model(model, str(tmp_path / "nameless.tflite"))
+    facts = inspect_export(tmp_path / "nameless.tflite").facts
+    assert facts.inputs[0] == TensorFacts("", ("?", 48, 48, 3), "uint8")
+    assert facts.metadata == {}
+    assert facts.layers()["EMBEDDING_LOOKUP"] == 4 * 300 * 16
+
+
+def test_the_command_takes_a_file_alone(forms: Forms) -> None:
+    answer = CliRunner().invoke(app, ["inspect", str(forms["int8"][0]), "--json"])
+    found = json.loads(answer.stdout)
+    assert (found["target"], found["provenance"]) == ("litert", None)
+    assert found["groups"]["layers"] > 0
+
+
+def test_a_scope_is_found_in_whatever_graph_was_exported() -> None:
+    """Teachers of other families stand in a graph of another class."""
+
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(2, 2)])})
+
+    scope = scope_of(Other(), "layers.0")
+    name = f"a.StudentSignature/{Other.__module__}.{Other.__qualname__}_exported/"
+    assert re.search(scope, f"{name}torch.nn.modules.linear.Linear_0;1")
+    assert not re.search(scope, f"{name}torch.nn.modules.linear.Linear_01;1")
+
+
 def test_groups_can_stay_in_float(source: ExportSource, forms: Forms, tmp_path: Path) -> None:
     converter = LiteRTConverter(source)
     model = source.loaded.model
     assert converter.groups("fp16") == ()
     for group in converter.groups("int8"):
         mixed = write_form(converter, "int8", tmp_path / "mixed.tflite", kept=(group,))
-        module = model.get_submodule(group.removeprefix("model."))
+        module = model.get_submodule(group)
         layers = [
             m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.Embedding)
         ]
@@ -145,7 +223,7 @@ def test_efficientnet_converts_and_each_block_can_stay_in_float(
         error = LiteRTPredictor(tmp_path / "model.tflite").predict(inputs)
         error -= torch_logits(source, inputs)
         assert np.abs(error).max() < most
-    mixed = write_form(converter, "int8", tmp_path / "m.tflite", kept=("model.vision.blocks.1",))
+    mixed = write_form(converter, "int8", tmp_path / "m.tflite", kept=("vision.blocks.1",))
     block = source.loaded.model.get_submodule("vision.blocks.1")
     weights = sum(m.weight.numel() for m in block.modules() if isinstance(m, nn.Conv2d))
     assert mixed["int8_weights"] == whole["int8"]["int8_weights"] - weights
@@ -198,6 +276,8 @@ def test_a_damaged_file_is_one_clear_and_quiet_error(
     (tmp_path / "model.tflite").write_bytes(content[: int(cut)])
     with pytest.raises(ArtifactError, match=r"model\.tflite: LiteRT cannot load it"):
         LiteRTPredictor(tmp_path / "model.tflite")
+    with pytest.raises(ArtifactError, match=r"model\.tflite: cannot be read as LiteRT \("):
+        inspect_export(tmp_path / "model.tflite")
     assert capfd.readouterr() == ("", "")
 
 

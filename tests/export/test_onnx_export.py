@@ -19,6 +19,8 @@ from msd_deploy.views import View
 from msd_export.formats import CalibrationMethod
 from msd_export.graph import ExportGraph, as_tensors
 from msd_export.inspect_onnx import count_weights_and_operators
+from msd_export.layer_groups import layer_groups as groups_of_modules
+from msd_export.layer_names import group_of
 from msd_export.onnx_export import export_onnx
 from msd_export.onnx_layers import attention_nodes, layer_groups
 from msd_export.onnx_static import StaticQuantizer
@@ -164,9 +166,9 @@ def test_other_ways_to_calibrate_give_other_scales_and_close_answers(
 
 
 def test_the_groups_are_the_models_modules_and_hold_every_node_with_weights(
-    exported: Path,
+    graph: ExportGraph, exported: Path
 ) -> None:
-    """The projection's matrix lost its name when it was transposed: it goes with what it reads."""
+    """The projection's matrix lost its name when it was transposed: its bias tells."""
     model = onnx.load(exported)
     groups = layer_groups(model)
     assert sorted(groups) == sorted(
@@ -174,6 +176,7 @@ def test_the_groups_are_the_models_modules_and_hold_every_node_with_weights(
             "vision.layers.0",
             "vision.layers.3",
             "vision.layers.6",
+            "image_projection",
             "word_embeddings",
             "layers.0.attention",
             "layers.0.feed_forward",
@@ -186,6 +189,28 @@ def test_the_groups_are_the_models_modules_and_hold_every_node_with_weights(
     assert len(set(grouped)) == len(grouped)
     weighted = {node.name for node in model.graph.node if node.op_type in ("Conv", "Gemm")}
     assert weighted <= set(grouped)
+    assert set(groups) == set(groups_of_modules(graph))  # as ExecuTorch and LiteRT name them
+
+
+@pytest.mark.parametrize(
+    ("layer", "group"),
+    [
+        ("model.layers.0.attention.query", "layers.0.attention"),
+        ("layers.10.feed_forward.2", "layers.10.feed_forward"),
+        ("layers.0.attention_norm", "layers.0"),
+        ("vision.layers.3", "vision.layers.3"),
+        ("vision.blocks.1.depthwise.0", "vision.blocks.1"),
+        ("vision.stem.0", "vision.stem"),
+        (
+            "vision.backbone.encoder.layer.0.attention.query",
+            "vision.backbone.encoder.layer.0.attention",
+        ),
+        ("model.classifier", "classifier"),
+        ("layers", "layers"),
+    ],
+)
+def test_a_layer_has_one_group_whatever_the_target(layer: str, group: str) -> None:
+    assert group_of(layer) == group
 
 
 def test_groups_that_are_kept_stay_in_float_and_the_others_do_not(
