@@ -64,24 +64,30 @@ def distil(run: RunDirectory, words: Sequence[str]) -> None:
     subprocess.run([sys.executable, "-m", "msd_cli", "distill", *words], check=True)
 
 
-def measure(run: RunDirectory) -> dict[str, Any]:
-    """Export a run's student in every form and time what this machine can run."""
+def export(run: RunDirectory) -> dict[str, Any]:
+    """Export a run's student in every form; return what verification found."""
     failures: Failures = {}
     config = ExportConfig(_FORMS, examples=EXAMPLES, overwrite=True)
     exports = export_student(run, config, StageHooks(on_stage=_say), failures=failures)
-    bench = cast(Bench, run_bench(run, BenchConfig(examples=50)))
-    latencies = {
-        f"{row['target']}-{row['precision']}": row["latency_ms"]["p50"]
-        for row in bench["rows"]
-        if row["model"] == "student" and row["latency_ms"] is not None
-    }
     return {
+        "forms": {item.name: _facts(item) for item in exports},
+        "not_written": {name: error.what for name, error in failures.items()},
+    }
+
+
+def time_forms(run: RunDirectory, result: dict[str, Any]) -> None:
+    """Add the latency of what this machine can run, and who measured it, to what `export` found."""
+    config = BenchConfig(examples=50)
+    bench = cast(Bench, run_bench(run, config, StageHooks(on_stage=_say)))
+    for row in bench["rows"]:
+        name, latency = f"{row['target']}-{row['precision']}", row["latency_ms"]
+        if row["model"] == "student" and name in result["forms"]:
+            result["forms"][name]["latency_ms_p50"] = None if latency is None else latency["p50"]
+    result |= {
         "measured_utc": utc_now(),
         "host": bench["host"],
         "metric": bench["metric"],
         "control": bench["control"],
-        "forms": {item.name: _facts(item, latencies.get(item.name)) for item in exports},
-        "not_written": {name: error.what for name, error in failures.items()},
     }
 
 
@@ -89,12 +95,11 @@ def _say(sentence: str) -> None:
     sys.stderr.write(f"> {sentence}\n")
 
 
-def _facts(export: ExportFolder, latency: float | None) -> dict[str, Any]:
+def _facts(export: ExportFolder) -> dict[str, Any]:
     parity: dict[str, Any] = read_json(export.folder / PARITY_NAME)
     mixed = parity["conversion"].get("mixed", {})
     return {
         "size_bytes": export.size_bytes(),
-        "latency_ms_p50": latency,
         "runtime": parity["runtime"],
         "kept": mixed.get("kept_in_float", []),
         "views": parity["views"],
@@ -177,6 +182,9 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="FILE.jsonl of open_clip_art.py.")
     parser.add_argument("--teacher", type=Path, help="Its teacher's folder.")
     parser.add_argument("--only", action="append", help="A run's name; repeatable.")
+    parser.add_argument(
+        "--time", action="store_true", help="Time the exports of an earlier call again, alone."
+    )
     parser.add_argument("--out", type=Path, required=True, help="OUT.json and OUT.md.")
     asked = parser.parse_args()
     commands = recipes(asked.runs, asked.pictures, asked.teacher)
@@ -188,7 +196,9 @@ def main() -> None:
         run = RunDirectory(asked.runs / name)
         distil(run, commands[name])
         _say(f"Measuring {name}")
-        results[name] = measure(run)
+        if not asked.time:
+            results[name] = export(run)
+        time_forms(run, results[name])
         write_json(store, {"examples": EXAMPLES, "runs": results})
         with new_file(asked.out.with_suffix(".md")) as building:
             building.write_text(as_markdown(results, commands), encoding="utf-8")
