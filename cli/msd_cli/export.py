@@ -96,6 +96,16 @@ def export(
             " a text to labels. Needs the extra extensions.",
         ),
     ] = False,
+    cut_vocabulary: Annotated[
+        int | None,
+        typer.Option(
+            "--cut-vocab",
+            metavar="N",
+            help="Keep N word pieces of a model folder's pretrained vocabulary: those of the"
+            " training texts, then the most frequent. Verified against the whole.",
+            show_default="all",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -142,6 +152,12 @@ def export(
     columns = (image_column, text_column, label_column)
     with usage_errors():
         _check_data(model, data, (out, labels, *columns, strict or None))
+        if cut_vocabulary is not None and data is None:
+            raise ConfigError(
+                "a run is measured with the vocabulary that its student has",
+                where="--cut-vocab",
+                fix=f"Export the folder: msd export {model / 'student'} --data SPEC --cut-vocab N",
+            )
         if end_to_end and "onnx" not in targets:
             raise ConfigError("is written beside an ONNX form", where="--end-to-end")
         config = ExportConfig(
@@ -151,6 +167,7 @@ def export(
             overwrite=overwrite,
             calibration=calibration,
             end_to_end=end_to_end,
+            cut_vocabulary=cut_vocabulary,
         )
         options = SourceOptions(
             labels=split_labels(labels),

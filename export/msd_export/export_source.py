@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from msd_deploy import __version__
+from msd_deploy.artifacts import Json
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.source_types import SourceData
 from msd_deploy.models.classifier import ViewClassifier
@@ -32,6 +33,8 @@ class ExportSource:
         scratch: A folder for what several forms share; removed in the end.
         calibration_method: How an activation's range follows from the calibration examples.
         read: Reads the data set itself again: pictures' bytes and texts.
+        uncut: Where the vocabulary was cut: the same with the whole one.
+        vocabulary: What parity.json states of a cut one.
     """
 
     loaded: LoadedModel[ViewClassifier]
@@ -40,6 +43,8 @@ class ExportSource:
     scratch: Path
     calibration_method: CalibrationMethod = "minmax"
     read: Callable[[], SourceData] | None = None
+    uncut: "ExportSource | None" = None
+    vocabulary: Json | None = None
 
     @property
     def signature(self) -> ModelSignature:

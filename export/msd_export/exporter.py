@@ -8,7 +8,7 @@ import numpy as np
 
 from msd_deploy.artifacts import Json, new_folder, write_json, write_manifest
 from msd_deploy.config import check_range
-from msd_deploy.data.prepared import PreparedSplit
+from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.errors import ParityError
 from msd_deploy.evaluation import LogitArray, LogitsByView
 from msd_deploy.hooks import StageHooks
@@ -29,7 +29,7 @@ from msd_export.formats import (
     refuse_unknown_form,
     require_target,
 )
-from msd_export.gate import Gate, check_parity, doubts, parity_as_json
+from msd_export.gate import Gate, check_cut, check_parity, doubts, parity_as_json
 from msd_export.mixing import Sensitivity, measure_sensitivity, mixes
 from msd_export.parity import ViewParity, compare_logits, notes_on_source, predict_every_view
 from msd_export.predictors import Predictor, TorchPredictor, open_predictor, second_predictor
@@ -48,6 +48,8 @@ class ExportConfig:
         overwrite: Replace exports that exist.
         calibration: How an activation's range follows from the calibration examples.
         end_to_end: Beside each model.onnx also write end_to_end.onnx; see `end_to_end`.
+        cut_vocabulary: Word pieces that are kept, those of the training texts first; None: all.
+            See `vocabulary_cut`.
     """
 
     forms: tuple[Form, ...]
@@ -56,12 +58,14 @@ class ExportConfig:
     overwrite: bool = False
     calibration: CalibrationMethod = "minmax"
     end_to_end: bool = False
+    cut_vocabulary: int | None = None
 
     def __post_init__(self) -> None:
         for form in self.forms:
             refuse_unknown_form(form)
         check_range("--max-drop", self.max_drop_points, 0.0, 100.0)
         check_range("--examples", self.examples, 1, 100_000_000)
+        check_range("--cut-vocab", self.cut_vocabulary, 1, 10_000_000)
 
 
 class Exporter:
@@ -78,6 +82,7 @@ class Exporter:
         self.loaded = source.loaded
         self._converters: dict[Target, Converter] = {}
         self._source_logits: dict[str, LogitsByView] = {}
+        self._cut_parity: dict[View, ViewParity] | None = None
         self._mixes: dict[tuple[Precision, tuple[str, ...]], tuple[Sensitivity, int]] = {}
 
     def export(self, form: Form, parent: Path) -> ExportFolder:
@@ -104,7 +109,7 @@ class Exporter:
         converter = self._converter(target)
         path = building / FORMATS[target].model_file
         converter.convert(precision, path)
-        facts = converter.describe(precision, path)
+        facts = self._described(converter, precision, path)
         try:
             return self._verify(form, building, facts)
         except ParityError as error:
@@ -112,6 +117,24 @@ class Exporter:
                 raise
             self.hooks.on_note(f"{form_name(form)}: {error.what}; layers are kept in float")
             return self._mix(form, building, converter, error)
+
+    def _described(self, converter: Converter, precision: Precision, path: Path) -> Json:
+        """Return what a written file holds, for parity.json under "conversion"."""
+        facts = converter.describe(precision, path)
+        return {**facts, "vocabulary": self._vocabulary()} if self.source.uncut else facts
+
+    def _vocabulary(self) -> Json:
+        """Return what cutting the vocabulary changes on the test split, within --max-drop."""
+        uncut = self.source.uncut
+        assert uncut is not None
+        if self._cut_parity is None:
+            rows = self._head_of(uncut.data, "test")
+            whole = self._predict(TorchPredictor(uncut.loaded, threads=1), "whole vocabulary", rows)
+            problem = self.loaded.problem
+            self._cut_parity = compare_logits(self._source("test"), whole, rows, problem)
+        check_cut(self._cut_parity, self.config.max_drop_points / 100)
+        views = {view.value: found.as_json() for view, found in self._cut_parity.items()}
+        return {**(self.source.vocabulary or {}), "views": views}
 
     def _mix(
         self, form: Form, building: Path, converter: Converter, error: ParityError
@@ -128,7 +151,7 @@ class Exporter:
             if len(kept) < enough:
                 continue
             converter.convert(precision, path, kept=kept)
-            facts = converter.describe(precision, path)
+            facts = self._described(converter, precision, path)
             stated: Json = {"kept_in_float": list(kept), "sensitivity": sensitivity.as_json()}
             try:
                 self._hold(form, building, "validation")
@@ -223,13 +246,16 @@ class Exporter:
         return self._converters[target]
 
     def _split(self, name: str) -> PreparedSplit:
-        split = self.source.data.splits[name]
+        return self._head_of(self.source.data, name)
+
+    def _head_of(self, data: PreparedData, name: str) -> PreparedSplit:
+        split = data.splits[name]
         return split.head(self.config.examples or len(split))
 
     def _source(self, split: str) -> LogitsByView:
         """Return the source's logits; at the first call, tell what weakens a comparison."""
         if split not in self._source_logits:
-            source = TorchPredictor(self.loaded.folder, threads=1)
+            source = TorchPredictor(self.loaded, threads=1)
             self._source_logits[split] = self._predict(source, "source", self._split(split))
             if split == "test":
                 for note in notes_on_source(self._source_logits[split], self.loaded.problem):

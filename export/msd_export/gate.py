@@ -94,7 +94,21 @@ def check_parity(parity: Mapping[View, ViewParity], gate: Gate) -> None:
         _check_loss(view, result, gate.max_drop, where)
 
 
-def _check_loss(view: View, result: ViewParity, max_drop: float, where: str) -> None:
+def check_cut(parity: Mapping[View, ViewParity], max_drop: float) -> None:
+    """Hold a model with a cut vocabulary against the whole one, by what it loses alone.
+
+    Raises:
+        ParityError: Names the view that loses more, and how much.
+    """
+    for view, result in parity.items():
+        _check_loss(
+            view, result, max_drop, "--cut-vocab", fix="Keep more word pieces with --cut-vocab N"
+        )
+
+
+def _check_loss(
+    view: View, result: ViewParity, max_drop: float, where: str, *, fix: str = ""
+) -> None:
     if result.drop <= max_drop or (view is not View.MULTIMODAL and result.loss.low <= 0):
         return
     raise ParityError(
@@ -102,7 +116,7 @@ def _check_loss(view: View, result: ViewParity, max_drop: float, where: str) -> 
         f" [{result.loss.low * _POINTS:.2f}, {result.loss.high * _POINTS:.2f}] on"
         f" {result.export.examples} test examples, more than --max-drop {max_drop * _POINTS:g}",
         where=where,
-        fix=f"{_way_out(where)}; --max-drop allows more",
+        fix=f"{fix or _way_out(where)}; --max-drop allows more",
     )
 
 

@@ -3,12 +3,13 @@
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from msd_deploy.artifacts import RunDirectory, refuse_existing
 from msd_deploy.data.prepared import PreparedData
-from msd_deploy.data.source_types import SourceData, SourceOptions
+from msd_deploy.data.source_types import SourceData, SourceOptions, training_texts
 from msd_deploy.errors import ArtifactError, ExportError, MsdError, RuntimeUnavailableError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.classifier import ViewClassifier
@@ -19,7 +20,8 @@ from msd_export.export_folder import ExportFolder, open_export, stated_source
 from msd_export.export_source import ExportSource
 from msd_export.exporter import ExportConfig, Exporter
 from msd_export.formats import FORMATS, Form, form_name
-from msd_export.model_data import data_of_model, source_of_model
+from msd_export.model_data import data_of_model, prepare_for_model, source_of_model
+from msd_export.vocabulary_cut import cut_as_json, with_cut_vocabulary
 
 Failures = dict[str, MsdError]
 """Why a form was not written, by its name."""
@@ -167,8 +169,30 @@ def export_model(
         require_end_to_end(loaded.preprocessor)
     data = data_of_model(loaded, spec, options=options, hooks=hooks)
     name, read = folder.resolve().name, partial(source_of_model, loaded, spec, options)
-    with _exporter(loaded, data, name, config, hooks, read=read) as exporter:
+    with tempfile.TemporaryDirectory() as scratch:
+        source = ExportSource(loaded, data, name, Path(scratch), config.calibration, read)
+        if (most := config.cut_vocabulary) is not None:
+            source = _with_cut_vocabulary(source, spec, most, options=options, hooks=hooks)
+        exporter = Exporter(source, config, hooks)
         return _export_all(exporter, config.forms, parent, hooks, failures)
+
+
+def _with_cut_vocabulary(
+    source: ExportSource, spec: str, most: int, *, options: SourceOptions, hooks: StageHooks
+) -> ExportSource:
+    """Return what is exported, with so many word pieces at most."""
+    assert source.read is not None
+    read, whole = source.read(), source.loaded
+    loaded, cut = with_cut_vocabulary(whole, training_texts(read), most=most)
+    hooks.on_note(cut.note)
+    data = prepare_for_model(loaded, read, spec, strict=options.strict, hooks=StageHooks())
+    return replace(
+        source,
+        loaded=loaded,
+        data=data,
+        uncut=source,
+        vocabulary=cut_as_json(cut, whole.preprocessor.tokenizer.get_vocab_size()),
+    )
 
 
 def exports_beside(folder: Path) -> Path:

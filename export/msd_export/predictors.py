@@ -22,6 +22,9 @@ from msd_export.signature import INPUT_NAMES, OUTPUT_NAMES, ModelInputs, single_
 if TYPE_CHECKING:
     import onnxruntime
 
+    from msd_deploy.models.classifier import ViewClassifier
+    from msd_deploy.models.folders import LoadedModel
+
 Logits = NDArray[np.float32]
 
 _PROBABILITY_ERROR = 0.01
@@ -54,10 +57,10 @@ class TimedPredictor(Predictor, Protocol):
 
 
 class TorchPredictor:
-    """A model folder, run by PyTorch.
+    """A model, run by PyTorch.
 
     Args:
-        folder: The model folder.
+        source: Its folder, or the loaded model.
         threads: CPU threads of the whole process.
 
     Raises:
@@ -66,14 +69,15 @@ class TorchPredictor:
 
     runtime = "PyTorch"
 
-    def __init__(self, folder: Path, *, threads: int = 1) -> None:
+    def __init__(self, source: "Path | LoadedModel[ViewClassifier]", *, threads: int = 1) -> None:
         import torch
 
         from msd_deploy.models.folders import load_classifier
         from msd_export.graph import graph_around
 
         torch.set_num_threads(threads)
-        self._graph = graph_around(load_classifier(folder))
+        loaded = load_classifier(source) if isinstance(source, Path) else source
+        self._graph = graph_around(loaded)
 
     def predict(self, inputs: ModelInputs) -> Logits:
         """Return logits; see `Predictor`."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -13,8 +14,11 @@ from msd_deploy.artifacts import RunDirectory, read_json
 from msd_deploy.data.classes import in_classes_of
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.data.source_types import SourceOptions
-from msd_deploy.errors import ArtifactError, DataError
+from msd_deploy.data.source_types import SourceOptions, training_texts
+from msd_deploy.data.sources import load_source
+from msd_deploy.data.vocabulary import cut_vocabulary
+from msd_deploy.errors import ArtifactError, ConfigError, DataError
+from msd_deploy.hooks import StageHooks
 from msd_deploy.models.checkpoints import open_checkpoint
 from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.folders import load_classifier, save_model
@@ -22,9 +26,11 @@ from msd_deploy.problem import NO_LABEL
 from msd_deploy.views import View
 from msd_export.exporter import ExportConfig
 from msd_export.graph import as_tensors, graph_around
+from msd_export.opening import open_model
 from msd_export.pipeline import export_model
 from msd_export.predictors import open_predictor
 from msd_export.signature import ModelInputs
+from msd_export.vocabulary_cut import with_cut_vocabulary
 from tests.teachers.conftest import TEXTS, WRITERS, batch_of
 
 MEMES = "synthetic:memes"
@@ -188,3 +194,60 @@ def test_labels_are_numbered_as_the_model_does(memes: tuple[PreparedData, Prepro
     finally:
         split.labels[0] = before
     assert unlabelled.labels[0] == NO_LABEL
+
+
+def test_a_vocabulary_is_cut_with_its_embedding_and_judged_against_the_whole(
+    finished_run: RunDirectory, tmp_path: Path
+) -> None:
+    whole = load_classifier(finished_run.student).preprocessor.tokenizer.get_vocab_size()
+    texts = training_texts(load_source(MEMES, options=SourceOptions(examples=200)))
+    own = len(
+        cut_vocabulary(load_classifier(finished_run.student).preprocessor.tokenizer, texts).kept
+    )
+    config = ExportConfig((("onnx", "fp32"),), 100.0, cut_vocabulary=own)
+    told: list[str] = []
+    (export,) = export_model(
+        finished_run.student,
+        MEMES,
+        config,
+        options=SourceOptions(examples=200),
+        out=tmp_path / "exports",
+        hooks=StageHooks(on_note=told.append),
+    )
+    facts = read_json(export.folder / "parity.json")["conversion"]["vocabulary"]  # type: ignore[index]
+    assert (facts["tokens"], facts["of"]) == (own, whole)  # type: ignore[index]
+    assert own < whole
+    assert facts["coverage"] == 1.0  # type: ignore[index]
+    assert facts["views"]["image"]["max_abs_error"] < 1e-5  # type: ignore[index]
+    assert any(f"cut to {own:,} tokens" in note for note in told)
+    opened = open_model(export.folder)
+    assert opened.preprocessor.tokenizer.get_vocab_size() == own
+    embeddings = [i for i in onnx.load(export.model_path).graph.initializer if i.dims[:1] == [own]]
+    assert len(embeddings) == 1
+
+
+def test_a_vocabulary_too_small_for_single_characters_is_refused(
+    finished_run: RunDirectory, tmp_path: Path
+) -> None:
+    config = ExportConfig((("onnx", "fp32"),), cut_vocabulary=3)
+    with pytest.raises(ConfigError, match="3 tokens do not hold the"):
+        export_model(finished_run.student, MEMES, config, options=FEW, out=tmp_path / "exports")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("family", ["visual_bert", "vilt"])
+def test_a_family_of_berts_type_is_cut_too(
+    family_folder: Callable[[str], Path], family: str
+) -> None:
+    loaded = load_classifier(family_folder(family))
+    cut, told = with_cut_vocabulary(loaded, TEXTS[:1], most=80)
+    assert cut.preprocessor.tokenizer.get_vocab_size() == len(told.kept) == 80
+    answers = []
+    for model in (loaded, cut):
+        inputs = inputs_of(model.preprocessor, View.MULTIMODAL, other=False)
+        texts = [TEXTS[0]] * len(TEXTS)
+        inputs["input_ids"], inputs["attention_mask"] = model.preprocessor.tokens(texts)
+        with torch.no_grad():
+            answers.append(graph_around(model)(*as_tensors(inputs))[0])
+    assert torch.allclose(*answers, atol=1e-6)
+    assert loaded.preprocessor.tokenizer.get_vocab_size() > 80
