@@ -10,7 +10,8 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
 from msd_deploy import processes
-from msd_deploy.artifacts import SCHEMA_VERSION, Json, RunDirectory, new_file
+from msd_deploy.artifacts import SCHEMA_VERSION, Json, RunDirectory
+from msd_deploy.building import new_file
 from msd_deploy.config import DistillConfig, RunConfig, TeacherConfig, config_as_json
 from msd_deploy.data.augment import build_augmentation, check_same_frame
 from msd_deploy.data.batch import ImageGroupSampler
