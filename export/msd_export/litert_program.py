@@ -62,3 +62,14 @@ def finish(path: Path, metadata: Mapping[str, str]) -> None:
         model.buffers.append(buffer)
         model.metadata.append(entry)
     flatbuffer_utils.write_model(model, str(path))
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """Return the entries that `finish` wrote into a .tflite file."""
+    model = flatbuffer_utils.read_model(str(path))
+    stated = {entry.name.decode(): model.buffers[entry.buffer].data for entry in model.metadata}
+    return {
+        name: bytes(data).decode(errors="replace")
+        for name, data in stated.items()
+        if data is not None
+    }
