@@ -12,9 +12,10 @@ from msd_deploy.artifacts import RunDirectory
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.errors import ArtifactError, ParityError
 from msd_deploy.evaluation import LogitsByView
-from msd_export.export_folder import ExportFolder, open_export
+from msd_export.export_folder import ExportFolder, exports_below, open_export
 from msd_export.exporter import ExportConfig
 from msd_export.formats import Precision
+from msd_export.inspection import inspect_export
 from msd_export.opening import open_model
 from msd_export.pipeline import export_student
 from msd_export.predictors import OnnxPredictor
@@ -360,3 +361,17 @@ def test_a_changed_file_with_a_digest_to_match_contradicts_the_model(
 
 def test_the_unchanged_folder_is_opened(folder: Path) -> None:
     assert open_model(folder).problem == "single_label"
+
+
+def test_one_altered_byte_in_any_file_is_noticed_by_all_that_open_an_export(folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+        for accept in (open_export, inspect_export, open_model):
+            with pytest.raises(ArtifactError):
+                accept(folder)
+        with pytest.raises(ArtifactError):
+            exports_below(folder.parent)
+        path.write_bytes(content)
+    assert inspect_export(folder).precision == "int8"
