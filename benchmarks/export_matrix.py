@@ -21,7 +21,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from msd_deploy.artifacts import RunDirectory, new_file, read_json, utc_now, write_json
+from msd_deploy.artifacts import RunDirectory, read_json, utc_now, write_json
+from msd_deploy.building import new_file
 from msd_deploy.errors import MsdError
 from msd_deploy.hooks import StageHooks
 from msd_export.export_folder import PARITY_NAME, ExportFolder

@@ -46,6 +46,7 @@ traceback.
 | 2 | Usage: an unknown command or option, a value of the wrong type or out of range. |
 | 3 | An export is beyond its tolerance, or loses more than `--max-drop`. |
 | 130 | Stopped by Ctrl-C; what was done is kept. |
+| 143 | Ended by SIGTERM; nothing half-written is left. |
 """
 
 

@@ -1,30 +1,26 @@
-"""What lies on disk: run directories, manifests, digests, and writing that leaves no half a thing.
+"""What lies on disk: run directories, manifests, digests. How it comes there: `building`.
 
-A folder is built under a temporary sibling name, its manifest is written last, then it is renamed:
-a folder without a manifest does not exist. Torch-free, so that readers start fast.
+A folder's manifest is written last: a folder without a manifest does not exist. Torch-free, so that
+readers start fast.
 """
 
 import hashlib
 import itertools
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
 from msd_deploy import __version__
+from msd_deploy.building import new_file
 from msd_deploy.errors import ArtifactError
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 _CHUNK_BYTES = 1 << 20
 _ROWS_AT_A_TIME = 1000
-_BUILDING, _RETIRED = "building-", "retired-"
 _DROPPINGS = frozenset({".ds_store", "thumbs.db", "desktop.ini"})
 
 Json = dict[str, object]
@@ -125,29 +121,8 @@ def read_versioned_json(path: Path, *, newest: int = SCHEMA_VERSION) -> Json:
     return value
 
 
-@contextmanager
-def new_file(final: Path) -> Iterator[Path]:
-    """Yield a temporary sibling file that becomes `final` when the block ends without an error.
-
-    It is flushed to disk first. On any error it is removed and `final` stays as it was.
-    """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.{_BUILDING}")
-    os.close(descriptor)
-    building = Path(name)
-    try:
-        yield building
-        with building.open("rb+") as file:
-            os.fsync(file.fileno())
-        building.chmod(0o644)
-        building.replace(final)
-    except BaseException:
-        building.unlink(missing_ok=True)
-        raise
-
-
 def write_text(path: Path, text: str) -> None:
-    """Write a text file; see `new_file`."""
+    """Write a text file; see `building.new_file`."""
     with new_file(path) as building:
         building.write_text(text, encoding="utf-8")
 
@@ -170,55 +145,6 @@ def refuse_existing(path: Path, *, overwrite: bool, option: str) -> None:
     """
     if path.exists() and not overwrite:
         raise ArtifactError("already exists", where=path, fix=option)
-
-
-@contextmanager
-def new_folder(final: Path) -> Iterator[Path]:
-    """Yield a temporary sibling folder that becomes `final` when the block ends without an error.
-
-    An existing `final` is replaced only then. On any error the temporary folder is removed and
-    `final` stays as it was.
-    """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.{_BUILDING}"))
-    building.chmod(0o755)
-    try:
-        yield building
-        _replace_folder(building, final)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
-def _replace_folder(building: Path, final: Path) -> None:
-    if not final.exists():
-        building.rename(final)
-        return
-    retired = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.{_RETIRED}"))
-    final.rename(retired / final.name)
-    building.rename(final)
-    shutil.rmtree(retired, ignore_errors=True)
-
-
-def left_by_a_kill(folder: Path) -> list[Path]:
-    """Return what `new_file` and `new_folder` left half-built in a folder when killed."""
-    found = (folder.glob(f".*.{kind}*") for kind in (_BUILDING, _RETIRED))
-    return [path for paths in found for path in paths]
-
-
-def remove_left_by_a_kill(folder: Path) -> None:
-    """Remove it; nobody else may be writing there."""
-    for path in left_by_a_kill(folder):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def holds_something(path: Path) -> bool:
-    """Return whether there is anything at a path, but for an empty folder or a killed start's."""
-    if not path.is_dir():
-        return path.exists()
-    return bool(set(path.iterdir()) - set(left_by_a_kill(path)))
 
 
 def write_manifest(folder: Path, kind: str, facts: Mapping[str, object]) -> None:

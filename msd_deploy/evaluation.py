@@ -17,7 +17,6 @@ from msd_deploy.problem import (
     FULL_SCORE_VOTES,
     Problem,
     decides_one_class,
-    has_independent_classes,
 )
 from msd_deploy.views import View
 
@@ -144,15 +143,6 @@ def decides_all_alike(logits: LogitArray, problem: Problem) -> bool:
     """Return whether logits [rows, classes] decide every row alike, so agreement says nothing."""
     decided = decisions(logits, problem)
     return bool((decided == decided[:1]).all())
-
-
-def probabilities(logits: LogitArray, problem: Problem) -> NDArray[np.float64]:
-    """Return softmax [rows, classes], or a sigmoid for each class if they are independent."""
-    wide = logits.astype(np.float64)
-    if has_independent_classes(problem):
-        return np.asarray(0.5 * (1 + np.tanh(wide / 2)), np.float64)
-    raised = np.exp(wide - wide.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float64)
 
 
 def agreement(first: LogitArray, second: LogitArray, problem: Problem) -> float:

@@ -5,7 +5,8 @@ import shutil
 from dataclasses import dataclass, field
 
 from msd_deploy import processes
-from msd_deploy.artifacts import Json, RunDirectory, remove_left_by_a_kill, write_json
+from msd_deploy.artifacts import Json, RunDirectory, write_json
+from msd_deploy.building import remove_left_by_a_kill
 from msd_deploy.config import RunConfig
 from msd_deploy.data.prepared import notes_of
 from msd_deploy.distill.distances import check_distance

@@ -6,15 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from msd_deploy import __version__
-from msd_deploy.artifacts import (
-    SCHEMA_VERSION,
-    Json,
-    RunDirectory,
-    holds_something,
-    new_folder,
-    utc_now,
-    write_json,
-)
+from msd_deploy.artifacts import SCHEMA_VERSION, Json, RunDirectory, utc_now, write_json
+from msd_deploy.building import holds_something, new_folder
 from msd_deploy.config import DataConfig, RunConfig, config_as_json, config_from_json
 from msd_deploy.data.class_weights import class_weights_as_json
 from msd_deploy.data.pixel_cache import OnImage

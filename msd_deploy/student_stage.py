@@ -7,7 +7,7 @@ import torch
 from safetensors.numpy import save_file
 
 from msd_deploy import processes
-from msd_deploy.artifacts import new_file
+from msd_deploy.building import new_file
 from msd_deploy.distill.feature_losses import build_projection
 from msd_deploy.distill.plan import Phase, TrainingPlan, plan_key
 from msd_deploy.distill.quantization_aware import rounded_as_int8

@@ -19,13 +19,12 @@ from msd_deploy.artifacts import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
     Json,
-    holds_something,
     read_manifest,
     read_versioned_json,
-    remove_left_by_a_kill,
     utc_now,
     write_json,
 )
+from msd_deploy.building import holds_something, remove_left_by_a_kill
 from msd_deploy.config import RunConfig, config_as_json, config_of
 from msd_deploy.data.augment import build_augmentation
 from msd_deploy.data.class_weights import class_weights_as_json, weigh_classes

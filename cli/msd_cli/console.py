@@ -123,14 +123,21 @@ class ProgressDisplay:
 
     @contextmanager
     def running(self) -> Iterator["ProgressDisplay"]:
-        """Show progress within the block; the first Ctrl-C asks to stop, a second one forces it."""
-        before = signal.signal(signal.SIGINT, self._interrupt)
+        """Show progress within the block; the first Ctrl-C asks to stop, a second one forces it.
+
+        SIGTERM forces it too, unless a launcher sent it: that one wants its processes gone at once.
+        """
+        handlers = {signal.SIGINT: self._interrupt}
+        if not is_launched():
+            handlers[signal.SIGTERM] = _terminate
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             with self._progress:
                 yield self
         finally:
             self._end_task()
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self._stop_asked:
@@ -162,6 +169,11 @@ class ProgressDisplay:
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._task, self._task_name, self._speed = None, "", None
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """End as the shell reports it; what was half-built is removed on the way out."""
+    sys.exit(128 + number)
 
 
 def time_left(seconds: float, done: int, remaining: int) -> str:

@@ -8,9 +8,10 @@ from msd_deploy.artifacts import Json
 from msd_deploy.data.source_types import JudgedSplit, SourceOptions
 from msd_deploy.data.sources import load_source_to_judge
 from msd_deploy.errors import ConfigError
-from msd_deploy.evaluation import metric_name, probabilities, score_views
+from msd_deploy.evaluation import metric_name, score_views
 from msd_deploy.further_metrics import further_as_json, score_further
 from msd_deploy.hooks import StageHooks
+from msd_deploy.probabilities import probabilities
 from msd_export.model_data import prepare_for_model
 from msd_export.opening import OpenedModel, open_model
 from msd_export.parity import predict_every_view

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from msd_deploy.errors import ArtifactError
+from msd_export.answers import refuse_other_probabilities
 from msd_export.predictors import Logits
 from msd_export.quiet import quiet
 from msd_export.signature import INPUT_NAMES, ModelInputs, single_example
@@ -31,6 +32,7 @@ class ExecutorchPredictor:
     runtime = "ExecuTorch"
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
+        self._path = path
         try:
             with quiet():
                 from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
@@ -43,9 +45,17 @@ class ExecutorchPredictor:
             raise ArtifactError(f"ExecuTorch cannot load it ({reason})", where=path) from error
 
     def predict(self, inputs: ModelInputs) -> Logits:
-        """Return logits; see `predictors.Predictor`."""
-        answers = [self._method.execute(row)[0].numpy() for row in _rows(inputs)]
-        return cast(Logits, np.concatenate(answers))
+        """Return logits; see `predictors.Predictor`.
+
+        Raises:
+            ParityError: The program's probabilities are not its logits'.
+        """
+        logits: list[Logits] = []
+        for row in _rows(inputs):
+            answer, answered = (output.numpy() for output in self._method.execute(row))
+            refuse_other_probabilities(answer, answered, None, self._path)
+            logits.append(answer.copy())
+        return np.concatenate(logits)
 
     def prepare(self, inputs: ModelInputs) -> Callable[[], object]:
         """Return a call that runs the inputs, which tensors share memory with.

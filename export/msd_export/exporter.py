@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from msd_deploy.artifacts import Json, new_folder, write_json, write_manifest
+from msd_deploy.artifacts import Json, write_json, write_manifest
+from msd_deploy.building import new_folder
 from msd_deploy.config import check_range
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.errors import ParityError

@@ -35,10 +35,13 @@ class Tolerance:
 
 
 # Integer weights and activations: logits move visibly, and decisions near the border flip either
-# way: in 3 of 100 examples of a mobile student of 11 classes, which lost no accuracy by it.
-_INTEGER = Tolerance(None, 0.95)
-# Sixteen values a weight, or 64: logits move more, and the gate on the metric is what decides.
-_COARSE = Tolerance(None, 0.9)
+# way: in 3 of 100 examples of a mobile student of 11 classes, which lost no accuracy by it. Drift
+# was .002 to .07 for trained students, .126 for one of random weights; weights damaged so that
+# hardly a decision changed made it .39, an ignored image_present 3.2.
+_INTEGER = Tolerance(None, 0.95, 0.25)
+# Sixteen values a weight: logits move more (drift: .05 and .08 for a trained student), and the gate
+# on the metric is what decides. Twice as much drift is granted as in 8 bits.
+_COARSE = Tolerance(None, 0.9, 0.5)
 # Ten bits of mantissa: relative error 1e-3 an operation, so only near-ties flip. Of what logits
 # vary by, rounding took .0026 to .0084; a wrong mean, channel order or weight took .15 or more.
 _HALF = Tolerance(None, 0.995, 0.02)
@@ -193,6 +196,7 @@ def parity_as_json(
         "tolerance": {
             "max_abs_error": gate.tolerance.max_abs_error,
             "min_agreement": gate.tolerance.min_agreement,
+            "max_drift": gate.tolerance.max_drift,
             "max_drop": gate.max_drop,
         },
         "views": {view.value: result.as_json() for view, result in parity.items()},

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from msd_deploy.errors import ArtifactError
+from msd_export.answers import refuse_other_probabilities
 from msd_export.predictors import Logits
 from msd_export.quiet import quiet
-from msd_export.signature import INPUT_NAMES, ModelInputs, single_example
+from msd_export.signature import INPUT_NAMES, OUTPUT_NAMES, ModelInputs, single_example
 
 if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
@@ -29,21 +30,29 @@ class LiteRTPredictor:
     runtime = "LiteRT"
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
+        self._path = path
         try:
             with quiet():
                 from ai_edge_litert.interpreter import Interpreter
 
                 self._interpreter = Interpreter(str(path), num_threads=threads)
                 self._interpreter.allocate_tensors()
-                self._inputs, self._logits = _places(self._interpreter)
+                self._inputs, self._outputs = _places(self._interpreter)
         except (ValueError, RuntimeError, KeyError) as error:
             reason = str(error).partition("\n")[0]
             raise ArtifactError(f"LiteRT cannot load it ({reason})", where=path) from error
 
     def predict(self, inputs: ModelInputs) -> Logits:
-        """Return logits; see `predictors.Predictor`."""
+        """Return logits; see `predictors.Predictor`.
+
+        Raises:
+            ParityError: The file's probabilities are not its logits'.
+        """
         rows = range(len(inputs["image"]))
-        return np.concatenate([self._predict_one(single_example(inputs, row)) for row in rows])
+        answers = [self._predict_one(single_example(inputs, row)) for row in rows]
+        logits, answered = map(np.concatenate, zip(*answers, strict=True))
+        refuse_other_probabilities(logits, answered, None, self._path)
+        return logits
 
     def prepare(self, inputs: ModelInputs) -> Callable[[], object]:
         """Return a call that copies the inputs into LiteRT's memory, as an app does, and runs.
@@ -63,13 +72,16 @@ class LiteRTPredictor:
             self._interpreter.set_tensor(place, example[name])
         self._interpreter.invoke()
 
-    def _predict_one(self, example: ModelInputs) -> Logits:
+    def _predict_one(self, example: ModelInputs) -> list[Logits]:
         self._run(example)
-        return cast(Logits, self._interpreter.get_tensor(self._logits))
+        return [cast(Logits, self._interpreter.get_tensor(place)) for place in self._outputs]
 
 
-def _places(interpreter: "Interpreter") -> tuple[dict[str, int], int]:
+def _places(interpreter: "Interpreter") -> tuple[dict[str, int], list[int]]:
     """Return the numbers of the tensors that the file's signature calls by our names."""
     runner = interpreter.get_signature_runner()
     inputs, outputs = runner.get_input_details(), runner.get_output_details()
-    return {name: inputs[name]["index"] for name in INPUT_NAMES}, outputs["logits"]["index"]
+    return (
+        {name: inputs[name]["index"] for name in INPUT_NAMES},
+        [outputs[name]["index"] for name in OUTPUT_NAMES],
+    )

@@ -67,3 +67,14 @@ def count_operators(path: Path) -> OperatorCounts:
         if tensor.type == _INT8 and model.buffers[tensor.buffer].data is not None
     )
     return OperatorCounts(integer.total(), computing - integer.total(), weights)
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """Return the entries that a .tflite file has beside its graph."""
+    model = read_model(path)
+    stated = {entry.name.decode(): model.buffers[entry.buffer].data for entry in model.metadata}
+    return {
+        name: bytes(data).decode(errors="replace")
+        for name, data in stated.items()
+        if data is not None
+    }

@@ -8,9 +8,10 @@ from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.errors import ArtifactError
 from msd_deploy.models.folders import read_labels
 from msd_deploy.problem import Problem
-from msd_export.coreml_statement import refuse_contradictions
 from msd_export.export_folder import KIND, open_export
 from msd_export.predictors import Predictor, TorchPredictor, open_predictor
+from msd_export.stated_metadata import stated_metadata
+from msd_export.statement import refuse_contradictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,7 @@ def open_model(path: Path, *, threads: int = 1) -> OpenedModel:
     if read_versioned_json(folder / MANIFEST_NAME).get("kind") == KIND:
         export = open_export(folder)
         predictor = open_predictor(export, threads=threads)
-        if export.target == "coreml":
-            refuse_contradictions(export.model_path, folder)
+        refuse_contradictions(stated_metadata(export), folder)
     else:
         predictor = TorchPredictor(folder, threads=threads)
     labels, problem = read_labels(folder)

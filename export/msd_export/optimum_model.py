@@ -18,9 +18,9 @@ from msd_deploy.data.images import resize_to_spec, to_rgb
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.resize import PixelArray
 from msd_deploy.errors import ArtifactError, ConfigError
-from msd_deploy.evaluation import probabilities
 from msd_deploy.models.classifier import task_config
 from msd_deploy.models.folders import read_labels
+from msd_deploy.probabilities import probabilities
 from msd_export.export_folder import ExportFolder, open_export
 from msd_export.optimum_config import ExportedConfig
 from msd_export.predictors import Logits, Predictor, open_predictor

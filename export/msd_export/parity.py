@@ -24,10 +24,10 @@ from msd_deploy.evaluation import (
     decisions,
     metric_of_sums,
     percentile_interval,
-    probabilities,
     row_counts,
     score_logits,
 )
+from msd_deploy.probabilities import probabilities
 from msd_deploy.problem import Problem, has_independent_classes
 from msd_deploy.views import View
 from msd_export.predictors import Predictor

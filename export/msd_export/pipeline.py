@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from msd_deploy.artifacts import RunDirectory, refuse_existing
+from msd_deploy.building import remove_folders_left_by_a_kill
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.source_types import SourceData, SourceOptions, training_texts
 from msd_deploy.errors import ArtifactError, ExportError, MsdError, RuntimeUnavailableError
@@ -52,6 +53,7 @@ def export_student(
     hooks = hooks or StageHooks()
     run.require_finished()
     loaded = load_model(run.student)
+    remove_folders_left_by_a_kill(run.exports)
     for form in config.forms:
         _refuse_existing(run.exports / form_name(form), loaded, overwrite=config.overwrite)
     for path in _others_of_another_student(run, loaded, config):
@@ -163,6 +165,7 @@ def export_model(
     parent = out or exports_beside(folder)
     if parent.resolve().is_relative_to(folder.resolve()):
         raise ArtifactError("would lie in the model folder, which it would alter", where=parent)
+    remove_folders_left_by_a_kill(parent)
     for form in config.forms:
         _refuse_existing(parent / form_name(form), loaded, overwrite=config.overwrite)
     if config.end_to_end:
@@ -212,6 +215,7 @@ def export_teacher_reference(
     hooks = hooks or StageHooks()
     run.require_finished()
     loaded = load_classifier(run.teacher)
+    remove_folders_left_by_a_kill(run.teacher_exports)
     folder = run.teacher_exports / "onnx-fp32"
     if folder.is_dir():
         existing = open_export(folder)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from msd_deploy.errors import ArtifactError, ParityError
-from msd_deploy.problem import Problem
+from msd_deploy.errors import ArtifactError
+from msd_export.answers import refuse_other_probabilities
 from msd_export.export_folder import ExportFolder
 from msd_export.formats import FORMATS, Target, require_target
 from msd_export.signature import INPUT_NAMES, OUTPUT_NAMES, ModelInputs, single_example
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from msd_deploy.models.folders import LoadedModel
 
 Logits = NDArray[np.float32]
-
-_PROBABILITY_ERROR = 0.01
-"""float16 keeps a probability to .0005, a logit of 30 to .015: that moves a probability by .004."""
 
 
 class Predictor(Protocol):
@@ -114,12 +111,18 @@ class OnnxPredictor:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = open_session(path, options)
+        self._session, self._path = open_session(path, options), path
+        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
 
     def predict(self, inputs: ModelInputs) -> Logits:
-        """Return logits; see `Predictor`."""
+        """Return logits; see `Predictor`.
+
+        Raises:
+            ParityError: The file's probabilities are not its logits'.
+        """
         feed = {name: inputs[name] for name in INPUT_NAMES}
-        (logits,) = self._session.run(["logits"], feed)
+        logits, answered = self._session.run(list(OUTPUT_NAMES), feed)
+        refuse_other_probabilities(logits, answered, self.metadata.get("problem"), self._path)
         return cast(Logits, logits)
 
     def prepare(self, inputs: ModelInputs) -> "PreparedOnnx":
@@ -186,33 +189,23 @@ class MilPredictor:
         from msd_export.mil_evaluator import MilEvaluator
 
         self._evaluator = MilEvaluator.load(path)
-        self._problem = stated_metadata(path).get("problem")
+        self.metadata = stated_metadata(path)
         self._path = path
 
     def predict(self, inputs: ModelInputs) -> Logits:
         """Return logits; see `Predictor`. Core ML packages take one example at a time.
 
         Raises:
-            ParityError: The package's probabilities, which an app reads, are not its logits'.
+            ParityError: The package's probabilities are not its logits'.
         """
         rows = range(len(inputs["image"]))
         outputs = [self._evaluator.run(single_example(inputs, row)) for row in rows]
-        logits, stated = (
+        logits, answered = (
             np.concatenate([output[name] for output in outputs]) for name in OUTPUT_NAMES
         )
-        self._refuse_other_probabilities(logits, stated)
+        if "problem" in self.metadata:
+            refuse_other_probabilities(logits, answered, self.metadata["problem"], self._path)
         return logits
-
-    def _refuse_other_probabilities(self, logits: Logits, stated: Logits) -> None:
-        from msd_deploy.evaluation import probabilities
-
-        if self._problem is None or not np.isfinite(logits).all():
-            return  # nothing to compare with; what is not finite, parity names
-        error = np.abs(stated - probabilities(logits, cast(Problem, self._problem))).max()
-        if not error <= _PROBABILITY_ERROR:
-            raise ParityError(
-                f"its probabilities are up to {error:.3f} off those of its logits", where=self._path
-            )
 
     def prepare(self, inputs: ModelInputs) -> Callable[[], object]:
         """Return a call on the inputs; see `TimedPredictor`."""

@@ -20,13 +20,13 @@ from huggingface_hub.constants import HF_HOME
 
 from msd_deploy.artifacts import (
     MANIFEST_NAME,
-    new_folder,
     read_json,
     read_manifest,
     sha256_of_json,
     write_json,
     write_manifest,
 )
+from msd_deploy.building import new_folder
 from msd_deploy.data.images import PIXELS_VERSION
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.resize import PixelArray

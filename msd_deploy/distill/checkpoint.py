@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from msd_deploy import processes
-from msd_deploy.artifacts import new_folder, read_manifest, write_manifest
+from msd_deploy.artifacts import read_manifest, write_manifest
+from msd_deploy.building import new_folder
 from msd_deploy.distill.steps import Objective, StatefulObjective
 from msd_deploy.errors import ArtifactError
 

@@ -21,13 +21,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from msd_deploy import processes
-from msd_deploy.artifacts import (
-    MANIFEST_NAME,
-    new_folder,
-    read_manifest,
-    sha256_of_json,
-    write_manifest,
-)
+from msd_deploy.artifacts import MANIFEST_NAME, read_manifest, sha256_of_json, write_manifest
+from msd_deploy.building import new_folder
 from msd_deploy.data.batch import collate
 from msd_deploy.data.encoded import EncodedArray, EncodedSplit
 from msd_deploy.data.prepared import PreparedData

@@ -22,12 +22,12 @@ from msd_deploy import processes
 from msd_deploy.artifacts import (
     MANIFEST_NAME,
     RunDirectory,
-    new_folder,
     read_json,
     read_manifest,
     write_manifest,
 )
 from msd_deploy.augment_config import AugmentConfig
+from msd_deploy.building import new_folder
 from msd_deploy.data.augment import PictureAugmentation, digest_of_forms
 from msd_deploy.data.batch import Batch
 from msd_deploy.data.prepared import PreparedData, PreparedSplit

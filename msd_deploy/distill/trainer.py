@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from msd_deploy import processes
-from msd_deploy.artifacts import new_file
+from msd_deploy.building import new_file
 from msd_deploy.data.augment import Augmentation
 from msd_deploy.data.batch import Batch, BatchDataset, ImageGroupSampler
 from msd_deploy.data.prepared import PreparedData

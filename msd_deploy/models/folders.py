@@ -16,7 +16,6 @@ from transformers.utils import logging as transformers_logging
 
 from msd_deploy.artifacts import (
     SCHEMA_VERSION,
-    new_folder,
     read_json,
     read_manifest,
     read_versioned_json,
@@ -24,6 +23,7 @@ from msd_deploy.artifacts import (
     write_json,
     write_manifest,
 )
+from msd_deploy.building import new_folder
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.errors import ArtifactError
 from msd_deploy.models.classifier import ViewClassifier

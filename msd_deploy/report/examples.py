@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.data.sources import path_of_spec
 from msd_deploy.distill.saliency import Saliency, teacher_saliency
-from msd_deploy.evaluation import LogitArray, LogitsByView, decisions, probabilities
+from msd_deploy.evaluation import LogitArray, LogitsByView, decisions
+from msd_deploy.probabilities import probabilities
 from msd_deploy.problem import Problem, decides_one_class
 from msd_deploy.report.answers import RunAnswers
 from msd_deploy.report.schema import KINDS, AnswerJson, ExampleJson, ExamplesJson, Kind

@@ -12,15 +12,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from msd_deploy.artifacts import (
-    SCHEMA_VERSION,
-    Json,
-    RunDirectory,
-    new_file,
-    read_json,
-    remove_left_by_a_kill,
-    write_json,
-)
+from msd_deploy.artifacts import SCHEMA_VERSION, Json, RunDirectory, read_json, write_json
+from msd_deploy.building import new_file, remove_left_by_a_kill
 from msd_deploy.distill.teacher_cache import TeacherPredictions
 from msd_deploy.evaluation import LogitsByView, agreement, predict_views, score_views
 from msd_deploy.stages import Task

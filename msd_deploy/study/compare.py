@@ -14,13 +14,12 @@ from msd_deploy.artifacts import (
     SCHEMA_VERSION,
     Json,
     RunDirectory,
-    holds_something,
     read_versioned_json,
-    remove_left_by_a_kill,
     utc_now,
     write_json,
     write_text,
 )
+from msd_deploy.building import holds_something, remove_left_by_a_kill
 from msd_deploy.config import config_as_json
 from msd_deploy.data.batch import rows_by_image
 from msd_deploy.data.prepared import PreparedSplit

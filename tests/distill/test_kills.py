@@ -1,9 +1,6 @@
 """kill -9 of `msd distill` at any moment, and what --resume makes of what it left.
 
-What a kill leaves depends on what was written before it, and on nothing else. So the moments are
-counted in operations that change the run's folder: files opened for writing, folders made, renames,
-removals. The process kills itself before the n-th one, and every run of this test dies at the same
-places. (Interpreter and libraries announce these operations to audit hooks.)
+Moments are counted in operations that change the run's folder; see tests/killing.py.
 """
 
 import os
@@ -24,28 +21,13 @@ KILLS = 10
 WRITES_RUN_JSON = 4
 Ended = subprocess.CompletedProcess[str]
 _CHILD = """
-import atexit, os, signal, sys
-folder, last = os.path.realpath(sys.argv[1]), int(sys.argv[2])
-done = 0
-
-def is_change(event, args):
-    if event in ("os.remove", "os.rmdir") and args[-1] != -1:
-        return True  # inside a tree that is being removed: its names are relative
-    if event == "open" and not (args[2] & (os.O_WRONLY | os.O_RDWR)):
-        return False
-    changes = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
-    return event in changes and str(args[0]).startswith(folder)
-
-def count(event, args):
-    global done
-    if is_change(event, args):
-        done += 1
-        if done == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-sys.addaudithook(count)
-atexit.register(lambda: sys.stderr.write(f"{done} operations\\n"))
-sys.argv = ["msd", *sys.argv[3:]]
+import atexit, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from killing import kill_before
+count = kill_before(int(sys.argv[3]), Path(sys.argv[2]))
+atexit.register(lambda: sys.stderr.write(f"{count()} operations\\n"))
+sys.argv = ["msd", *sys.argv[4:]]
 from msd_cli.main import main
 main()
 """
@@ -55,7 +37,7 @@ def msd(run: RunDirectory, *arguments: object, kill_before: int = 0) -> Ended:
     """Run `msd distill` on a run's folder, and kill it before an operation on that folder."""
     paths = os.pathsep.join(str(ROOT / name) for name in (".", "cli", "export", "mobile_bench"))
     words = ["distill", "--out", run.root, *arguments]
-    command = [sys.executable, "-c", _CHILD, run.root, kill_before, *words]
+    command = [sys.executable, "-c", _CHILD, ROOT / "tests", run.root, kill_before, *words]
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [str(word) for word in command],

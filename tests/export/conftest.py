@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from msd_deploy.artifacts import RunDirectory
-from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.evaluation import LogitsByView
 from msd_deploy.models.folders import LoadedModel, load_model, save_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.fusion_config import FusionConfig
@@ -22,7 +23,7 @@ from msd_export.coreml_package import quiet_coremltools
 from msd_export.export_folder import ExportFolder
 from msd_export.export_source import ExportSource
 from msd_export.graph import ExportableGraph, ExportGraph, ImageLayout, as_tensors
-from msd_export.parity import predict_split
+from msd_export.parity import predict_every_view, predict_split
 from msd_export.pipeline import ExportConfig, export_student
 from msd_export.predictors import Logits, TorchPredictor
 from msd_export.signature import ModelInputs, single_example
@@ -219,3 +220,16 @@ def decided_export(decided_run: RunDirectory) -> ExportFolder:
     config = ExportConfig((("coreml", "fp16"),), examples=DECIDED_ROWS)
     (written,) = export_student(decided_run, config)
     return written
+
+
+@pytest.fixture(scope="session")
+def decided_rows(decided_run: RunDirectory) -> PreparedSplit:
+    """The test rows that judge its exports."""
+    preprocessor = load_model(decided_run.student).preprocessor
+    return data_of_run(decided_run, preprocessor).splits["test"].head(DECIDED_ROWS)
+
+
+@pytest.fixture(scope="session")
+def decided_logits(decided_run: RunDirectory, decided_rows: PreparedSplit) -> LogitsByView:
+    """What PyTorch answers to them."""
+    return predict_every_view(TorchPredictor(decided_run.student), decided_rows)

@@ -1,0 +1,315 @@
+"""kill -9, Ctrl-C and SIGTERM while `msd export` runs, and what later commands make of the rest.
+
+Moments are drawn at random from the whole duration of an export. The last steps, which complete and
+rename a folder, take a thousandth of it: there, a process is killed before each of its operations.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pytest
+
+from msd_deploy.artifacts import RunDirectory
+from msd_deploy.data.prepared import PreparedSplit
+from msd_deploy.errors import ArtifactError
+from msd_deploy.models.folders import load_model
+from msd_deploy.runs import data_of_run
+from msd_export.export_folder import open_export
+from msd_export.formats import FORMATS, Precision, Target, form_name
+from msd_export.inspection import inspect_export
+from msd_export.opening import open_model
+from msd_export.parity import predict_every_view
+from msd_mobile_bench.forms import find_exports
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+ROOTS = [ROOT / name for name in (".", "cli", "export", "mobile_bench")]
+SERVER = Path(__file__).with_name("export_server.py")
+EXAMPLES = ("--examples", "8")
+# LiteRT's libraries start threads, which no fork survives: the real command alone exports to it.
+PRECISIONS: dict[Target, tuple[Precision, ...]] = {
+    "onnx": ("fp32", "int8"),
+    "coreml": ("fp16",),
+    "ort": ("fp32",),
+    "executorch": ("fp32",),
+}
+KILLS: dict[Target, int] = {"onnx": 14, "coreml": 10, "ort": 4, "executorch": 2}
+TARGETS = [t for t in KILLS if all(map(importlib.util.find_spec, FORMATS[t].modules))]
+Answers = dict[str, list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]]
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    code: int
+    seconds: float
+    output: str
+
+    @property
+    def operations(self) -> int:
+        """How many operations it made on exports, if it was not killed."""
+        return int(self.output.rsplit("\n", 2)[-2].removesuffix(" operations"))
+
+
+@dataclass
+class Exports:
+    """A run's exports, and a server that exports it again."""
+
+    run: RunDirectory
+    rows: PreparedSplit
+    orders: IO[str]
+    answers: IO[str]
+    undisturbed: Path
+    expected: Answers = field(default_factory=dict)
+
+    def order(
+        self,
+        *arguments: str,
+        seconds: float | None = None,
+        number: int = signal.SIGKILL,
+        operation: int = 0,
+    ) -> Ended:
+        """Run a command, and end it before it has ended; see the server."""
+        log = self.undisturbed / "log"
+        order = {"arguments": arguments, "log": str(log), "operation": operation}
+        self.orders.write(json.dumps(order | {"seconds": seconds, "signal": number}) + "\n")
+        self.orders.flush()
+        ended = json.loads(self.answers.readline())
+        return Ended(**ended, output=log.read_text(errors="replace"))
+
+    def export(
+        self,
+        target: Target,
+        *arguments: str,
+        precisions: Iterable[Precision] | None = None,
+        **how: float | None,
+    ) -> Ended:
+        wanted = PRECISIONS[target] if precisions is None else precisions
+        words = [word for name in wanted for word in ("--precision", name)]
+        command = ("export", str(self.run.root), "--target", target, *words, *EXAMPLES)
+        return self.order(*command, *arguments, **how)  # type: ignore[arg-type]
+
+    def reset(self, *, with_exports: bool, tidy: bool = False) -> None:
+        """Remove all exports, or put the undisturbed ones there.
+
+        What a kill left half-built stays, for the next command to find, unless `tidy` says else.
+        """
+        for folder in self.visible() + (self.hidden() if tidy else []):
+            shutil.rmtree(folder)
+        for folder in self.undisturbed.iterdir() if with_exports else ():
+            if folder.is_dir():
+                shutil.copytree(folder, self.run.exports / folder.name)
+
+    def visible(self) -> list[Path]:
+        return sorted(path for path in self.run.exports.iterdir() if path.name[0] != ".")
+
+    def hidden(self) -> list[Path]:
+        return sorted(path for path in self.run.exports.iterdir() if path.name[0] == ".")
+
+    def ask(self, folder: Path) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+        return list(predict_every_view(open_model(folder).predictor, self.rows).values())
+
+    def check(self) -> None:
+        """Assert that all that a later command takes for whole answers as the undisturbed one."""
+        assert [export.folder for export in find_exports(self.run)] == self.visible()
+        for folder in self.visible():
+            assert open_export(folder).name == folder.name
+            if folder.name not in self.expected:
+                self.expected[folder.name] = self.ask(self.undisturbed / folder.name)
+            for answer, expected in zip(self.ask(folder), self.expected[folder.name], strict=True):
+                np.testing.assert_array_equal(answer, expected)
+        for folder in self.hidden():
+            if is_accepted(folder):  # killed between its manifest and its renaming: it is whole
+                assert digests(folder).keys() == digests(self.undisturbed / form_of(folder)).keys()
+
+    def check_again(self, target: Target) -> None:
+        """Assert that the next commands write what is missing, and replace all, and tidy up."""
+        there = {folder.name for folder in self.visible()}
+        missing = [p for p in PRECISIONS[target] if form_name((target, p)) not in there]
+        if missing:
+            ended = self.export(target, precisions=missing)
+            assert ended.code == 0, ended.output
+            assert self.hidden() == []
+        ended = self.export(target)
+        assert ended.code == 1
+        assert "already exists. Use --overwrite" in ended.output
+        self.check()
+        ended = self.export(target, "--overwrite")
+        assert ended.code == 0, ended.output
+        assert self.hidden() == []
+        self.check()
+
+
+def form_of(hidden: Path) -> str:
+    return hidden.name[1:].partition(".")[0]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    found = open_export(folder).manifest["files"]
+    assert isinstance(found, dict)
+    return found
+
+
+def is_accepted(folder: Path) -> bool:
+    try:
+        inspect_export(folder)
+    except ArtifactError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def exports(
+    finished_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Exports]:
+    """A copy of the finished run, its exports made undisturbed and put aside."""
+    root = tmp_path_factory.mktemp("interrupted")
+    run = RunDirectory(Path(shutil.copytree(finished_run.root, root / "run")))
+    (root / "here").mkdir()
+    rows = data_of_run(run, load_model(run.student).preprocessor).splits["test"].head(3)
+    forms = [form_name((target, p)) for target in TARGETS for p in PRECISIONS[target]]
+    with subprocess.Popen(
+        [sys.executable, SERVER, ROOT / "tests", run.root, *forms],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, ROOTS))},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=root / "here",
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        assert server.stdout.readline() == "\n"
+        shutil.move(run.exports, root / "undisturbed")
+        run.exports.mkdir()
+        yield Exports(run, rows, server.stdin, server.stdout, root / "undisturbed")
+        assert list((root / "here").iterdir()) == []  # nothing is left where a command was started
+        server.stdin.close()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_export_killed_at_random_moments_leaves_nothing_that_is_taken_for_whole(
+    exports: Exports, target: Target
+) -> None:
+    exports.reset(with_exports=False)
+    whole = exports.export(target)
+    assert whole.code == 0, whole.output
+    moments = np.random.default_rng(0).uniform(0, whole.seconds, KILLS[target]).tolist()
+    was_half_built = False
+    for number, moment in enumerate(moments):
+        replaces = number % 2 == 1
+        exports.reset(with_exports=replaces)
+        before = exports.visible()
+        options = ["--overwrite"] if replaces else []
+        ended = exports.export(target, *options, seconds=moment)
+        assert ended.code in (0, -signal.SIGKILL), ended.output
+        assert set(before) <= set(exports.visible())
+        exports.check()
+        was_half_built |= bool(exports.hidden())
+    assert was_half_built
+    exports.check_again(target)
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+def test_an_export_killed_while_it_is_completed_leaves_the_old_or_the_new_one(
+    exports: Exports, replaces: bool
+) -> None:
+    options = ["--overwrite"] if replaces else []
+    exports.reset(with_exports=replaces, tidy=True)
+    before = exports.visible()
+    last = exports.export("onnx", *options, precisions=["fp32"]).operations
+    # About ten removals come last where an old one goes.
+    for operation in range(last - (12 if replaces else 4), last + 1, 2 if replaces else 1):
+        exports.reset(with_exports=replaces, tidy=True)
+        ended = exports.export("onnx", *options, precisions=["fp32"], operation=operation)
+        assert ended.code == -signal.SIGKILL, ended.output
+        assert set(before) <= set(exports.visible())
+        exports.check()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "last_words"),
+    [
+        (signal.SIGINT, 130, "error: stopped. Nothing half-written was kept; run it again."),
+        (signal.SIGTERM, 143, ""),
+    ],
+    ids=["ctrl-c", "sigterm"],
+)
+@pytest.mark.parametrize("operation", [2, 30])
+def test_a_polite_end_leaves_nothing_and_no_traceback(
+    exports: Exports, number: int, code: int, last_words: str, operation: int
+) -> None:
+    exports.reset(with_exports=False, tidy=True)
+    ended = exports.export("onnx", operation=operation, number=number)
+    assert ended.code == code, ended.output
+    assert "Traceback" not in ended.output
+    assert last_words in ended.output
+    assert exports.hidden() == []
+    exports.check()
+
+
+def start(*arguments: object) -> "subprocess.Popen[str]":
+    """Start the real command, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "msd_cli", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, ROOTS))},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(process: "subprocess.Popen[str]", words: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if words in line:
+            return
+    raise AssertionError(f"it ended with {process.wait()} before it said {words!r}")
+
+
+def test_the_real_command_to_litert_killed_while_it_is_verified(exports: Exports) -> None:
+    for module in FORMATS["litert"].modules:
+        pytest.importorskip(module)
+    exports.reset(with_exports=False)
+    with start("export", exports.run.root, "--target", "litert", *EXAMPLES) as process:
+        wait_for(process, "Verifying litert-fp32")
+        os.killpg(process.pid, signal.SIGKILL)
+    assert exports.visible() == []
+    assert not any(map(is_accepted, exports.hidden()))
+
+
+@pytest.mark.parametrize("words", ["Reading", "Converting to onnx-fp32"])
+def test_the_real_command_killed_in_each_stage(exports: Exports, words: str) -> None:
+    exports.reset(with_exports=False)
+    with start("export", exports.run.root, "--target", "onnx", *EXAMPLES) as process:
+        wait_for(process, words)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert exports.visible() == []
+    assert not any(map(is_accepted, exports.hidden()))
+
+
+def test_a_benchmark_measures_what_was_finished_before_a_kill(exports: Exports) -> None:
+    exports.reset(with_exports=False)
+    with start("export", exports.run.root, "--target", "onnx", *EXAMPLES) as process:
+        wait_for(process, "Converting to onnx-int8")
+        os.killpg(process.pid, signal.SIGKILL)
+    exports.check()
+    few = ("--rounds", "2", "--samples", "5", "--warm-up", "1", "--warm-up-seconds", "0")
+    ended = exports.order("bench", str(exports.run.root), *few, *EXAMPLES, "--json")
+    assert ended.code == 0, ended.output
+    assert "student-onnx-fp32" in ended.output
+    assert "student-onnx-int8" not in ended.output

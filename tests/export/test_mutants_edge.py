@@ -1,0 +1,145 @@
+"""Damage verified .tflite files and .pte programs: opening or verification must notice it."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from msd_deploy.artifacts import RunDirectory
+from msd_deploy.data.prepared import PreparedSplit
+from msd_deploy.errors import ArtifactError
+from msd_deploy.evaluation import LogitsByView
+from msd_deploy.models.folders import load_model
+from msd_export.export_folder import ExportFolder, open_export
+from msd_export.exporter import ExportConfig
+from msd_export.formats import FORMATS, Target
+from msd_export.opening import open_model
+from msd_export.pipeline import export_student
+from msd_export.predictors import open_predictor
+
+from .conftest import DECIDED_ROWS
+from .mutants import FILE_MUTANTS, REFUSALS, Mutate, restate, verify
+
+pytestmark = pytest.mark.slow
+
+TARGETS: list[Target] = ["litert", "executorch"]
+Weights = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def export(
+    request: pytest.FixtureRequest,
+    decided_run: RunDirectory,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> ExportFolder:
+    """Its student in float32, verified; read it, never write into it."""
+    target: Target = request.param
+    if not all(map(importlib.util.find_spec, FORMATS[target].modules)):
+        pytest.skip(f"needs {target}")
+    config = ExportConfig(((target, "fp32"),), examples=DECIDED_ROWS, overwrite=True)
+    (written,) = export_student(decided_run, config)
+    return written
+
+
+@pytest.fixture
+def copied(export: ExportFolder, tmp_path: Path) -> ExportFolder:
+    """A copy, to be damaged."""
+    return open_export(Path(shutil.copytree(export.folder, tmp_path / export.name)))
+
+
+@pytest.fixture(scope="module")
+def layer(decided_run: RunDirectory) -> Weights:
+    """Weights that both formats store as PyTorch does, [classes, width]."""
+    model = load_model(decided_run.student).model
+    return np.asarray(model.classifier.weight.detach().numpy(), np.float32)
+
+
+def replace_weights(path: Path, layer: Weights, changed: Weights) -> None:
+    """Replace a layer's bytes wherever they lie in a file."""
+    content = path.read_bytes()
+    assert content.count(layer.tobytes()) >= 1
+    path.write_bytes(content.replace(layer.tobytes(), np.ascontiguousarray(changed).tobytes()))
+
+
+CHANGES = {
+    "flip_signs": lambda layer: -layer,
+    "exchange_classes": lambda layer: layer[::-1],
+    "zero_a_class": lambda layer: layer * np.float32([[0], [1]]),
+    "damage_bytes": lambda layer: (layer.view(np.uint32) ^ np.uint32(0x003C0000)).view(np.float32),
+    "roll_the_features": lambda layer: np.roll(layer, 1, axis=1),
+    "not_a_number": lambda layer: layer * np.float32(np.nan),
+}
+
+
+def check(export: ExportFolder, logits: LogitsByView, rows: PreparedSplit) -> None:
+    verify(open_predictor(export), (export.target, export.precision), logits, rows)
+
+
+def test_the_undamaged_file_passes(
+    copied: ExportFolder, decided_logits: LogitsByView, decided_rows: PreparedSplit
+) -> None:
+    check(copied, decided_logits, decided_rows)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_damaged_weights_are_refused(
+    change: str,
+    copied: ExportFolder,
+    layer: Weights,
+    decided_logits: LogitsByView,
+    decided_rows: PreparedSplit,
+) -> None:
+    replace_weights(copied.model_path, layer, CHANGES[change](layer))
+    with pytest.raises(REFUSALS):
+        check(copied, decided_logits, decided_rows)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+def test_a_cut_file_is_refused(
+    share: float,
+    copied: ExportFolder,
+    decided_logits: LogitsByView,
+    decided_rows: PreparedSplit,
+) -> None:
+    content = copied.model_path.read_bytes()
+    copied.model_path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(REFUSALS):
+        check(copied, decided_logits, decided_rows)
+
+
+def test_another_student_in_its_place_is_refused(
+    copied: ExportFolder,
+    finished_run: RunDirectory,
+    tmp_path: Path,
+    decided_logits: LogitsByView,
+    decided_rows: PreparedSplit,
+) -> None:
+    """As when files of two runs were mixed up."""
+    other = RunDirectory(Path(shutil.copytree(finished_run.root, tmp_path / "other")))
+    form = ((copied.target, copied.precision),)
+    (written,) = export_student(other, ExportConfig(form, 100.0, examples=8))
+    shutil.copyfile(written.model_path, copied.model_path)
+    with pytest.raises(REFUSALS):
+        check(copied, decided_logits, decided_rows)
+    with pytest.raises(ArtifactError, match="SHA-256 does not match"):
+        open_export(copied.folder)
+
+
+@pytest.mark.parametrize("mutate", FILE_MUTANTS, ids=lambda mutate: mutate.__name__)
+def test_a_changed_file_does_not_have_its_digest(mutate: Mutate, copied: ExportFolder) -> None:
+    mutate(copied.folder)
+    with pytest.raises(ArtifactError, match="SHA-256 does not match"):
+        open_model(copied.folder)
+
+
+@pytest.mark.parametrize("mutate", FILE_MUTANTS, ids=lambda mutate: mutate.__name__)
+def test_a_changed_file_with_a_digest_to_match_contradicts_the_model(
+    mutate: Mutate, copied: ExportFolder
+) -> None:
+    if copied.target == "executorch":
+        pytest.skip("a .pte program states nothing of itself")
+    restate(copied.folder, mutate)
+    with pytest.raises(ArtifactError, match="are not those of the model inside"):
+        open_model(copied.folder)
