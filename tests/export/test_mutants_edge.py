@@ -138,8 +138,6 @@ def test_a_changed_file_does_not_have_its_digest(mutate: Mutate, copied: ExportF
 def test_a_changed_file_with_a_digest_to_match_contradicts_the_model(
     mutate: Mutate, copied: ExportFolder
 ) -> None:
-    if copied.target == "executorch":
-        pytest.skip("a .pte program states nothing of itself")
     restate(copied.folder, mutate)
     with pytest.raises(ArtifactError, match="are not those of the model inside"):
         open_model(copied.folder)
