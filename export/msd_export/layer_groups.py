@@ -9,7 +9,14 @@ WORD_EMBEDDINGS = "model.word_embeddings"
 
 CLASSIFIER = "model.classifier"
 
+ROOT = "model."
+"""What the names of all of a graph's parameters begin with."""
+
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
+
+# Names of parameters are cut behind these: a block, a sublayer and an embedding are one group each.
+_INDEXED = frozenset({"blocks", "layers"})
+_SUBLAYERS = frozenset({"attention", "feed_forward"})
 
 
 def layer_groups(graph: nn.Module) -> tuple[str, ...]:
@@ -23,6 +30,21 @@ def layer_groups(graph: nn.Module) -> tuple[str, ...]:
 def is_within(name: str, group: str) -> bool:
     """Return whether a module is a group or lies inside it."""
     return name == group or name.startswith(f"{group}.")
+
+
+def group_of_parameter(parameter: str) -> str:
+    """Return the name of the group that a parameter stands in, as targets name it that see files.
+
+    For example vision.blocks.3, layers.0.attention or classifier.
+    """
+    parts = parameter.removeprefix(ROOT).split(".")[:-1] or [parameter]
+    for position, part in enumerate(parts):
+        if part in _SUBLAYERS or part in ("stem", "head"):
+            return ".".join(parts[: position + 1])
+        if part in _INDEXED:
+            inner = parts[position + 2 : position + 3]
+            return ".".join(parts[: position + 2 + (inner[0] in _SUBLAYERS if inner else 0)])
+    return ".".join(parts)
 
 
 def _groups_in(module: nn.Module, name: str, *, in_container: bool) -> Iterator[str]:

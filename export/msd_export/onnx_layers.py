@@ -3,10 +3,8 @@
 import onnx
 from onnx import numpy_helper
 
-# Names of parameters are cut behind these: a block, a sublayer and an embedding are one group each.
-_INDEXED = frozenset({"blocks", "layers"})
-_SUBLAYERS = frozenset({"attention", "feed_forward"})
-_ROOT = "model."
+from msd_export.layer_groups import ROOT, group_of_parameter
+
 _WITH_WEIGHTS = frozenset({"Conv", "Gemm", "MatMul", "Gather"})
 
 
@@ -22,7 +20,7 @@ def layer_groups(model: onnx.ModelProto) -> dict[str, list[str]]:
     weights = {
         tensor.name
         for tensor in model.graph.initializer
-        if len(tensor.dims) > 1 and tensor.name.startswith(_ROOT)
+        if len(tensor.dims) > 1 and tensor.name.startswith(ROOT)
     }
     groups: dict[str, list[str]] = {}
     group_of: dict[str, str] = {}
@@ -30,24 +28,13 @@ def layer_groups(model: onnx.ModelProto) -> dict[str, list[str]]:
         own = next((name for name in node.input if name in weights), None)
         own = own if node.op_type in _WITH_WEIGHTS else None
         read = next((name for name in node.input if name in group_of), None)
-        group = _group_name(own) if own is not None else group_of.get(read or "", "")
+        group = group_of_parameter(own) if own is not None else group_of.get(read or "", "")
         if not group:
             continue
         if own is not None or group in groups:
             groups.setdefault(group, []).append(node.name)
         group_of.update(dict.fromkeys(node.output, group))
     return groups
-
-
-def _group_name(parameter: str) -> str:
-    parts = parameter.removeprefix(_ROOT).split(".")[:-1] or [parameter]
-    for position, part in enumerate(parts):
-        if part in _SUBLAYERS or part in ("stem", "head"):
-            return ".".join(parts[: position + 1])
-        if part in _INDEXED:
-            inner = parts[position + 2 : position + 3]
-            return ".".join(parts[: position + 2 + (inner[0] in _SUBLAYERS if inner else 0)])
-    return ".".join(parts)
 
 
 def attention_nodes(model: onnx.ModelProto) -> list[str]:
