@@ -102,7 +102,7 @@ def _facts(export: ExportFolder) -> dict[str, Any]:
     return {
         "size_bytes": export.size_bytes(),
         "runtime": parity["runtime"],
-        "kept": mixed.get("kept_in_float", []),
+        "kept": mixed.get("kept", []),
         "views": parity["views"],
     }
 

@@ -1,4 +1,4 @@
-"""One interface over the targets: write a form; where a target can, keep some layers in float."""
+"""One interface over the targets: write a form; where a target can, exempt some layers from it."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -13,7 +13,10 @@ class Converter(Protocol):
     """Writes one target's files from one source; what several forms share is made once."""
 
     def groups(self, precision: Precision) -> tuple[str, ...]:
-        """Return the names of the groups of layers that can be kept in float; () if none can."""
+        """Return the names of the groups of layers that can be exempted; () if none can.
+
+        They stay in what `formats.kept_as` says.
+        """
         ...
 
     def convert(self, precision: Precision, path: Path, *, kept: Collection[str] = ()) -> None:
@@ -22,7 +25,7 @@ class Converter(Protocol):
         Args:
             precision: One that the target has.
             path: The file or package folder to write.
-            kept: Of `groups`, those that stay in float.
+            kept: Of `groups`, those that stay in higher precision; see `formats.kept_as`.
 
         Raises:
             ExportError: The converter failed.

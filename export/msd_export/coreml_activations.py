@@ -9,59 +9,49 @@ Core ML runs in integers where the processor can. These operations exist from iO
 
 from collections.abc import Container, Iterable
 from pathlib import Path
-from typing import TypeAlias
 
-import numpy as np
-
-from msd_export.coreml_package import CoreMLModel, rewrite_package
+from msd_export.coreml_calibration import Calibration, Ranges
+from msd_export.coreml_package import CoreMLModel, Spec, rewrite_package
 from msd_export.coreml_quantize import with_int8_weights
-from msd_export.coreml_storage import INTEGER_TYPES, operations_of
-from msd_export.mil_evaluator import MilEvaluator
+from msd_export.coreml_storage import INTEGER_TYPES, name_of, operations_of
 from msd_export.mil_operations import OPERATIONS
 from msd_export.mil_program import Program, Reference, read_program
-from msd_export.signature import ModelInputs, single_example
-
-Ranges: TypeAlias = dict[str, dict[str, float]]
-"""By the value's name: its least ("rmin") and its largest ("rmax"), as coremltools names them."""
 
 _SPECIFICATION_OF_IOS_17 = 8
 _MASK = -1e3
 """What reaches below this is a mask: -1e4 stands for absent tokens, no activation comes near."""
 
 
-def measure_ranges(package: Path, calibration: ModelInputs) -> Ranges:
-    """Return the range of every value in a package's program over all rows of the inputs."""
-    evaluator = MilEvaluator.load(package)
-    ranges: Ranges = {}
-    for row in range(len(calibration["image"])):
-        for name, value in evaluator.trace(single_example(calibration, row)).items():
-            found = ranges.setdefault(name, {"rmin": np.inf, "rmax": -np.inf})
-            found["rmin"] = min(found["rmin"], float(value.min()))
-            found["rmax"] = max(found["rmax"], float(value.max()))
-    return ranges
-
-
-def quantize_activations(source: Path, destination: Path, calibration: ModelInputs) -> None:
+def quantize_activations(
+    source: Path, destination: Path, calibration: Calibration, *, kept: Iterable[str] = ()
+) -> None:
     """Write a copy of a package with int8 weights and activations.
 
     Args:
         source: The .mlpackage in float16.
         destination: The .mlpackage to write; replaced where it exists.
-        calibration: Examples of all views.
+        calibration: What was measured on it.
+        kept: Names of operations whose activations stay float16.
 
     Raises:
         ArtifactError: The source is not a package, or holds no ML Program.
         ExportError: coremltools cannot quantize it, or the evaluator cannot run it.
     """
     program = read_program(source, known_types=OPERATIONS)
-    ranges = measure_ranges(source, calibration)
+    ranges = calibration.ranges
+    in_float = {*kept, *_masking_additions(program, ranges)}
 
     def change(model: CoreMLModel) -> CoreMLModel:
         model = with_relu6(model, clips_at_six(program))
-        integer = _with_integer_activations(model, ranges, kept=_masking_additions(program, ranges))
-        return with_int8_weights(integer)
+        integer = _with_integer_activations(model, ranges, kept=sorted(in_float))
+        return with_int8_weights(integer, calibration)
 
     rewrite_package(source, destination, change, what="quantization to w8a8")
+
+
+def operations_to_quantize(spec: Spec) -> list[str]:
+    """Return the names of the operations that can compute on 8-bit activations."""
+    return [name_of(op) for op in operations_of(spec) if op.type in INTEGER_TYPES]
 
 
 def clips_at_six(program: Program) -> set[str]:

@@ -6,7 +6,7 @@ linear_symmetric), and Core ML expands it as s_c * q when it loads the model. Pa
 bits a weight index a table of the tensor's own (coreml_palettes); the smallest tensors become int8.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,11 +14,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from msd_export.coreml_calibration import Calibration
 from msd_export.coreml_package import CoreMLModel, Spec, read_spec, rewrite_package
-from msd_export.coreml_palettes import palettize
-from msd_export.coreml_second_moments import Matrix, measure_second_moments
-from msd_export.coreml_storage import elements_of, float_type, operations_of, read_names
-from msd_export.signature import ModelInputs
+from msd_export.coreml_rewriting import with_rounded_weights
+from msd_export.coreml_storage import elements_of, float_type, name_of, operations_of, read_names
 
 PalettePrecision = Literal["pal6", "pal4"]
 
@@ -39,7 +38,9 @@ _INTEGER_SHARE = 0.075
 network's first layers and its depthwise convolutions, which err most for their size."""
 
 
-def quantize_weights_int8(source: Path, destination: Path) -> None:
+def quantize_weights_int8(
+    source: Path, destination: Path, calibration: Calibration | None = None
+) -> None:
     """Write a copy of a package with int8 weights, one scale per output channel.
 
     Metadata and descriptions are kept. Whether anything was large enough to be compressed is told
@@ -48,16 +49,27 @@ def quantize_weights_int8(source: Path, destination: Path) -> None:
     Args:
         source: The .mlpackage in float16.
         destination: The .mlpackage to write; replaced where it exists.
+        calibration: What was measured on it, by which layers learn what to make of each other's
+            rounding; None: each weight becomes the nearest integer.
 
     Raises:
         ArtifactError: The source is not a package, or holds no ML Program.
-        ExportError: coremltools cannot compress it.
+        ExportError: coremltools cannot compress it, or the evaluator cannot run it.
     """
-    rewrite_package(source, destination, with_int8_weights, what="quantization to int8")
+
+    def change(model: CoreMLModel) -> CoreMLModel:
+        return with_int8_weights(model, calibration)
+
+    rewrite_package(source, destination, change, what="quantization to int8")
 
 
 def palettize_weights(
-    source: Path, destination: Path, precision: PalettePrecision, calibration: ModelInputs
+    source: Path,
+    destination: Path,
+    precision: PalettePrecision,
+    calibration: Calibration,
+    *,
+    kept: Container[str] = (),
 ) -> None:
     """Write a copy of a package with palettized weights; see `quantize_weights_int8`.
 
@@ -65,29 +77,32 @@ def palettize_weights(
         source: The .mlpackage in float16.
         destination: The .mlpackage to write; replaced where it exists.
         precision: The size of the tables.
-        calibration: Examples, from which layers learn what to make of each other's rounding.
+        calibration: What was measured on it.
+        kept: Names of weights that become int8 instead.
 
     Raises:
         ArtifactError: The source is not a package, or holds no ML Program.
         ExportError: coremltools cannot compress it, or the evaluator cannot run it.
     """
-    names = _to_be_palettized(_large_weights(read_spec(source)))
-    moments = measure_second_moments(source, calibration)
+    names = [name for name in palettized_weights(read_spec(source)) if name not in kept]
 
     def change(model: CoreMLModel) -> CoreMLModel:
-        tables = {name: _Palette(_BITS[precision], moments.get(name)) for name in names}
-        return with_int8_weights(_palettized(model, tables))
+        palettes = {name: _Palette(name, _BITS[precision], calibration) for name in names}
+        return with_int8_weights(_palettized(model, palettes), calibration)
 
     rewrite_package(source, destination, change, what=f"quantization to {precision}")
 
 
-def with_int8_weights(model: CoreMLModel) -> CoreMLModel:
+def with_int8_weights(model: CoreMLModel, calibration: Calibration | None = None) -> CoreMLModel:
     """Return a model whose float weights are int8; see `quantize_weights_int8`."""
     from coremltools.optimize import coreml as optimize
 
     choice = optimize.OpLinearQuantizerConfig(
         mode="linear_symmetric", dtype="int8", granularity="per_channel", weight_threshold=0
     )
+    if calibration is not None:
+        weights = calibration.moments.keys() & _large_weights(model.get_spec())
+        model = with_rounded_weights(model, weights, calibration)
     names = _large_weights(model.get_spec())
     config = optimize.OptimizationConfig(op_name_configs=dict.fromkeys(names, choice))
     result: CoreMLModel = optimize.linear_quantize_weights(model, config)
@@ -99,18 +114,20 @@ class _Palette:
     """How one weight is palettized, in the form that coremltools calls.
 
     Attributes:
+        name: The weight's.
         bits: Of an index.
-        moments: Second moments of its layer's inputs, where they are known.
+        calibration: What was measured.
     """
 
+    name: str
     bits: int
-    moments: Matrix | None
+    calibration: Calibration
 
     def __call__(
         self, weight: NDArray[np.generic]
     ) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
         """Return table and flat indices."""
-        table, indices = palettize(weight, self.bits, self.moments)
+        table, indices = self.calibration.palette(self.name, weight, self.bits)
         return table, indices.ravel()
 
 
@@ -128,8 +145,9 @@ def _palettized(model: CoreMLModel, palettes: Mapping[str, _Palette]) -> CoreMLM
     return result
 
 
-def _to_be_palettized(weights: Mapping[str, int]) -> list[str]:
-    """Return all weights but the smallest ones that hold `_INTEGER_SHARE`."""
+def palettized_weights(spec: Spec) -> list[str]:
+    """Return the names of all large weights but the smallest ones that hold `_INTEGER_SHARE`."""
+    weights = _large_weights(spec)
     kept, budget = [], _INTEGER_SHARE * sum(weights.values())
     for name, elements in sorted(weights.items(), key=lambda item: item[1]):
         budget -= elements
@@ -149,16 +167,12 @@ def _large_weights(spec: Spec) -> dict[str, int]:
         for name in read_names(operation):
             readers.setdefault(name, set()).add(operation.type)
     return {
-        _name_of(operation): elements_of(operation.outputs[0].type.tensorType)
+        name_of(operation): elements_of(operation.outputs[0].type.tensorType)
         for operation in operations_of(spec)
         if operation.type == "const"
         and _is_large_weight(operation.outputs[0].type.tensorType)
         and readers.get(operation.outputs[0].name, {""}) <= _COMPRESSED_TYPES
     }
-
-
-def _name_of(operation: Spec) -> str:
-    return str(operation.attributes["name"].immediateValue.tensor.strings.values[0])
 
 
 def _is_large_weight(tensor_type: Spec) -> bool:

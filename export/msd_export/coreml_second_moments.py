@@ -1,8 +1,8 @@
 """What a Core ML package's layers read: each weight as a matrix, and its inputs' second moments.
 
-Measured by the MIL evaluator on calibration examples. Covers projections and plane convolutions
-of one group; depthwise convolutions and embeddings are left out, and so are layers whose
-moments would take more than 32 MiB.
+Measured by the MIL evaluator on calibration examples. Covers projections and plane convolutions,
+grouped and depthwise ones too; embeddings are left out, and so are layers whose moments would take
+more than 32 MiB.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from msd_export.coreml_package import Spec, read_spec
+from msd_export.coreml_rounding import Matrix
 from msd_export.coreml_storage import operations_of
 from msd_export.mil_evaluator import MilEvaluator
 from msd_export.mil_layers import window_pads
@@ -22,9 +23,7 @@ from msd_export.mil_operations import OPERATIONS
 from msd_export.mil_program import ProgramOperation, Reference, read_program
 from msd_export.signature import ModelInputs, single_example
 
-Matrix = NDArray[np.float64]
-
-_MOST_INPUTS = 2048
+_MOST_ELEMENTS = 2048**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +34,28 @@ class _Layer:
         weight_name: Its constant's name.
         input_name: The value that it reads.
         operation: Its operation, with window and steps.
-        inputs: Input channels times the kernel's elements.
+        groups: Parts of the channels that are convolved apart.
+        inputs: Input channels of a group times the kernel's elements.
     """
 
     weight_name: str
     input_name: str
     operation: ProgramOperation
+    groups: int
     inputs: int
 
     def rows_of(self, value: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what the weight is multiplied with, [positions, inputs]."""
+        """Return what the weight is multiplied with, [groups, positions, inputs]."""
         if self.operation.op_type == "linear":
-            return value.reshape(-1, self.inputs)
-        return _windows(value, self.operation.arguments)
+            return value.reshape(1, -1, self.inputs)
+        columns = _windows(value, self.operation.arguments)
+        return np.swapaxes(columns.reshape(self.groups, self.inputs, -1), 1, 2)
 
 
 def measure_second_moments(package: Path, calibration: ModelInputs) -> dict[str, Matrix]:
-    """Return sum x x^T over the inputs x of each layer, [inputs, inputs], by its weight's name.
+    """Return sum x x^T over the inputs x of each layer, by its weight's name.
+
+    Each is [groups, inputs, inputs]: one group, unless a convolution is grouped.
 
     Rows without a picture are left out: what a vision encoder makes of a blank one is masked.
 
@@ -61,12 +65,14 @@ def measure_second_moments(package: Path, calibration: ModelInputs) -> dict[str,
     """
     layers = list(_layers(package))
     evaluator = MilEvaluator.load(package)
-    moments = {layer.weight_name: np.zeros((layer.inputs,) * 2) for layer in layers}
+    moments = {
+        layer.weight_name: np.zeros((layer.groups, layer.inputs, layer.inputs)) for layer in layers
+    }
     for row in np.flatnonzero(calibration["image_present"]):
         values = evaluator.trace(single_example(calibration, int(row)))
         for layer in layers:
             rows = layer.rows_of(values[layer.input_name])
-            moments[layer.weight_name] += rows.T @ rows
+            moments[layer.weight_name] += np.swapaxes(rows, 1, 2) @ rows
     return moments
 
 
@@ -78,9 +84,9 @@ def _layers(package: Path) -> Iterable[_Layer]:
         if name is None or not isinstance(source, Reference) or not isinstance(weight, np.ndarray):
             continue
         inputs = int(np.prod(weight.shape[1:]))
-        is_covered = weight.ndim in (2, 4) and operation.arguments.get("groups", 1) == 1
-        if is_covered and inputs <= _MOST_INPUTS:
-            yield _Layer(name, source.name, operation, inputs)
+        groups = int(np.asarray(operation.arguments.get("groups", 1)))
+        if weight.ndim in (2, 4) and groups * inputs**2 <= _MOST_ELEMENTS:
+            yield _Layer(name, source.name, operation, groups, inputs)
 
 
 def _names_of_weights(spec: Spec) -> dict[str, str]:
@@ -95,7 +101,7 @@ def _names_of_weights(spec: Spec) -> dict[str, str]:
 
 
 def _windows(value: NDArray[np.float32], arguments: Mapping[str, object]) -> NDArray[np.float32]:
-    """Return the windows of [1, channels, height, width] under a kernel, [positions, inputs]."""
+    """Return the windows of [1, channels, height, width] under a kernel, [inputs, positions]."""
     kernel = np.asarray(arguments["weight"]).shape[2:]
     strides, dilations = (
         tuple(int(step) for step in np.asarray(arguments[name]))
@@ -111,4 +117,4 @@ def _windows(value: NDArray[np.float32], arguments: Mapping[str, object]) -> NDA
     )
     padded = F.pad(torch.from_numpy(value), [amount for pair in reversed(pads) for amount in pair])
     columns = F.unfold(padded, kernel, dilations, 0, strides)
-    return np.asarray(columns[0].T.numpy())
+    return np.asarray(columns[0].numpy())

@@ -70,6 +70,11 @@ def read_names(operation: Spec) -> Iterator[str]:
         yield from (binding.name for binding in argument.arguments)
 
 
+def name_of(operation: Spec) -> str:
+    """Return an operation's own name, by which coremltools' choices go."""
+    return str(operation.attributes["name"].immediateValue.tensor.strings.values[0])
+
+
 def _stored_as(operation: Spec) -> str | None:
     """Return how an operation's constant is stored; None if it is no float constant."""
     match operation.type:

@@ -1,14 +1,21 @@
 """The target coreml: float through torch.export, the others made from its fp16 package."""
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from msd_deploy.artifacts import Json
 from msd_deploy.errors import ExportError
-from msd_export.coreml_activations import quantize_activations
+from msd_export.coreml_activations import operations_to_quantize, quantize_activations
+from msd_export.coreml_calibration import Calibration
 from msd_export.coreml_export import FloatPrecision, export_coreml
-from msd_export.coreml_quantize import palettize_weights, quantize_weights_int8
+from msd_export.coreml_groups import PackageGroups, groups_of_package
+from msd_export.coreml_package import read_spec
+from msd_export.coreml_quantize import (
+    palettize_weights,
+    palettized_weights,
+    quantize_weights_int8,
+)
 from msd_export.coreml_storage import count_integer_operations, count_weights
 from msd_export.export_source import ExportSource
 from msd_export.formats import Precision
@@ -26,24 +33,38 @@ class CoreMLConverter:
 
     def __init__(self, source: ExportSource) -> None:
         self._source = source
+        self._measured: Calibration | None = None
+        self._divided: PackageGroups | None = None
 
     def groups(self, precision: Precision) -> tuple[str, ...]:
-        """Return (): no layers are kept in float; see `converters.Converter`."""
-        return ()
+        """Return what can stay in higher precision; see `converters.Converter` and `kept_as`."""
+        match precision:
+            case "pal6" | "pal4":
+                names = palettized_weights(read_spec(self._in_float("fp16")))
+                divided = self._groups().weights
+            case "w8a8":
+                names = operations_to_quantize(read_spec(self._in_float("fp16")))
+                divided = self._groups().operations
+            case _:
+                return ()
+        return tuple(dict.fromkeys(divided[name] for name in names if name in divided))
 
     def convert(self, precision: Precision, path: Path, *, kept: Collection[str] = ()) -> None:
         """Write a form; see `converters.Converter`."""
-        assert not kept
         match precision:
             case "fp32" | "fp16":
+                shutil.rmtree(path, ignore_errors=True)
                 shutil.copytree(self._in_float(precision), path)
             case "int8":
-                quantize_weights_int8(self._in_float("fp16"), path)
+                quantize_weights_int8(self._in_float("fp16"), path, self._calibration())
             case "pal6" | "pal4":
-                calibration = self._source.calibration()
-                palettize_weights(self._in_float("fp16"), path, precision, calibration)
+                weights = _names_within(self._groups().weights, kept)
+                float16, calibration = self._in_float("fp16"), self._calibration()
+                palettize_weights(float16, path, precision, calibration, kept=weights)
             case "w8a8":
-                quantize_activations(self._in_float("fp16"), path, self._source.calibration())
+                operations = _names_within(self._groups().operations, kept)
+                float16, calibration = self._in_float("fp16"), self._calibration()
+                quantize_activations(float16, path, calibration, kept=operations)
             case _:
                 raise NotImplementedError(precision)
 
@@ -61,9 +82,24 @@ class CoreMLConverter:
         activations = {"int8_activations": dict(integer_operations)}
         return {"weights": dict(weights), "operators": activations}
 
+    def _calibration(self) -> Calibration:
+        if self._measured is None:
+            self._measured = Calibration(self._in_float("fp16"), self._source.calibration())
+        return self._measured
+
+    def _groups(self) -> PackageGroups:
+        if self._divided is None:
+            parameters = [name for name, _ in self._source.graph("nchw").named_parameters()]
+            self._divided = groups_of_package(read_spec(self._in_float("fp16")), parameters)
+        return self._divided
+
     def _in_float(self, precision: FloatPrecision) -> Path:
         path = self._source.scratch / f"{precision}.mlpackage"
         if not path.exists():
             graph, signature = self._source.graph("nchw"), self._source.signature
             export_coreml(graph, signature, self._source.metadata(), path, precision=precision)
         return path
+
+
+def _names_within(divided: Mapping[str, str], kept: Collection[str]) -> set[str]:
+    return {name for name, group in divided.items() if group in kept}

@@ -27,6 +27,7 @@ from msd_export.formats import (
     Precision,
     Target,
     form_name,
+    kept_as,
     refuse_unknown_form,
     require_target,
 )
@@ -116,7 +117,8 @@ class Exporter:
         except ParityError as error:
             if not converter.groups(precision):
                 raise
-            self.hooks.on_note(f"{form_name(form)}: {error.what}; layers are kept in float")
+            told = f"layers are kept in {kept_as(precision)}"
+            self.hooks.on_note(f"{form_name(form)}: {error.what}; {told}")
             return self._mix(form, building, converter, error)
 
     def _described(self, converter: Converter, precision: Precision, path: Path) -> Json:
@@ -140,7 +142,7 @@ class Exporter:
     def _mix(
         self, form: Form, building: Path, converter: Converter, error: ParityError
     ) -> tuple[Json, LogitsByView]:
-        """Keep ever more layers in float until the gate holds; return as `_make`."""
+        """Keep ever more layers in higher precision until the gate holds; return as `_make`."""
         target, precision = form
         path = building / FORMATS[target].model_file
         groups = converter.groups(precision)
@@ -153,7 +155,11 @@ class Exporter:
                 continue
             converter.convert(precision, path, kept=kept)
             facts = self._described(converter, precision, path)
-            stated: Json = {"kept_in_float": list(kept), "sensitivity": sensitivity.as_json()}
+            stated: Json = {
+                "kept": list(kept),
+                "kept_as": kept_as(precision),
+                "sensitivity": sensitivity.as_json(),
+            }
             try:
                 self._hold(form, building, "validation")
                 judged += 1
@@ -164,13 +170,14 @@ class Exporter:
                 continue
             self._mixes[precision, groups] = (sensitivity, len(kept))
             self.hooks.on_note(
-                f"{form_name(form)}: {len(kept)} of {len(groups)} groups of layers stay in float:"
+                f"{form_name(form)}: {len(kept)} of {len(groups)} groups of layers stay in"
+                f" {kept_as(precision)}:"
                 f" {', '.join(kept)}"
             )
             return verified
         raise ParityError(
-            f"{error.what}, even with all but one of {len(groups)} groups of layers in float;"
-            f" quantized alone, most is lost by {sensitivity.told()}",
+            f"{error.what}, even with all but one of {len(groups)} groups of layers in"
+            f" {kept_as(precision)}; quantized alone, most is lost by {sensitivity.told()}",
             where=error.where,
             fix=error.fix,
         )

@@ -30,6 +30,15 @@ PRECISION_MEANINGS: Mapping[Precision, str] = MappingProxyType(
     }
 )
 
+_KEPT_AS: Mapping[Precision, str] = MappingProxyType(
+    {"pal6": "int8", "pal4": "int8", "w8a8": "float16 activations"}
+)
+
+
+def kept_as(precision: Precision) -> str:
+    """Return what layers keep that a mix of precisions exempts from one."""
+    return _KEPT_AS.get(precision, "float")
+
 
 @dataclass(frozen=True, slots=True)
 class Format:

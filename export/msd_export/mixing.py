@@ -1,10 +1,10 @@
-"""Where int8 loses too much: measure which layers lose it, keep those that lose most in float.
+"""Where a precision loses too much: measure which layers lose it, exempt those that lose most.
 
 Each group of layers is quantized alone, and the divergence of what the model then says of the
 calibration examples from what it said in float is the group's sensitivity. Groups are then kept in
-float by falling sensitivity, one, two, three, four, six and so on, until an export is as close as
-is asked: first on the validation split, by which the choice is made, then on the test split, which
-judges.
+higher precision by falling sensitivity, one, two, three, four, six and so on, until an export is as
+close as is asked: first on the validation split, by which the choice is made, then on the test
+split, which judges.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -84,7 +84,7 @@ def measure_sensitivity(
 
 
 def mixes(sensitivity: Sensitivity) -> Iterator[tuple[str, ...]]:
-    """Yield the groups to keep in float, ever more of them, up to all but the least sensitive."""
+    """Yield the groups to keep, ever more of them, up to all but the least sensitive."""
     ordered = sensitivity.worst_first()
     count = 1
     while count < len(ordered):

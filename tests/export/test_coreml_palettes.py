@@ -9,6 +9,7 @@ import pytest
 from msd_export.coreml_activations import clips_at_six, with_relu6
 from msd_export.coreml_package import quiet_coremltools, read_spec, rewrite_package
 from msd_export.coreml_palettes import palettize
+from msd_export.coreml_rounding import round_to_int8
 from msd_export.coreml_second_moments import measure_second_moments
 from msd_export.coreml_storage import count_weights, operations_of
 from msd_export.mil_evaluator import MilEvaluator
@@ -46,15 +47,31 @@ def test_compensated_rounding_disturbs_the_output_less() -> None:
     inputs = rng.standard_normal((500, 8)) @ rng.standard_normal((8, 64))  # correlated
     weight = rng.standard_normal((32, 64)).astype(np.float16)
     errors = []
-    for moments in (None, inputs.T @ inputs):
+    for moments in (None, (inputs.T @ inputs)[None]):
         table, indices = palettize(weight, 4, moments)
         errors.append(np.mean((inputs @ (table[indices] - weight).T.astype(np.float64)) ** 2))
     assert errors[1] < 0.1 * errors[0]
 
 
+@pytest.mark.parametrize("groups", [1, 4, 32])
+def test_integers_disturb_the_output_less_than_the_nearest_ones(groups: int) -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((groups, 500, 5)) @ rng.standard_normal((groups, 5, 9)) + 1.0
+    weight = rng.standard_normal((32, 1, 3, 3)).astype(np.float16)
+    rounded = round_to_int8(weight, np.swapaxes(inputs, 1, 2) @ inputs)
+    exact = weight.reshape(groups, -1, 9).astype(np.float64)
+    scale = rounded.scale.astype(np.float64).reshape(groups, -1, 1)
+    errors = [
+        np.mean((inputs @ np.swapaxes(integers * scale - exact, 1, 2)) ** 2)
+        for integers in (rounded.quantized.reshape(exact.shape), np.rint(exact / scale))
+    ]
+    assert np.abs(rounded.quantized).max() == 127
+    assert errors[0] < 0.5 * errors[1]
+
+
 def test_layer_whose_inputs_are_zero_is_palettized() -> None:
     weight = np.random.default_rng(0).standard_normal((8, 16)).astype(np.float16)
-    plain, compensated = palettize(weight, 4), palettize(weight, 4, np.zeros((16, 16)))
+    plain, compensated = palettize(weight, 4), palettize(weight, 4, np.zeros((1, 16, 16)))
     np.testing.assert_array_equal(plain[1], compensated[1])
 
 
@@ -87,15 +104,14 @@ def test_moments_explain_the_energy_of_each_layers_output(save_program: SaveProg
     moments = measure_second_moments(package, inputs)
     values = MilEvaluator.load(package).trace(inputs)
     operations = read_program(package, known_types=OPERATIONS).operations
-    layers = [
-        op for op in operations if op.op_type in ("conv", "linear") and op.name != "depthwise"
-    ]
-    assert len(moments) == len(layers) == 2
+    layers = [op for op in operations if op.op_type in ("conv", "linear")]
+    assert [len(found) for found in moments.values()] == [1, 5, 1]
     for layer, found in zip(layers, moments.values(), strict=True):
         weight = np.asarray(layer.arguments["weight"], np.float64)
-        weight = weight.reshape(len(weight), -1)
+        weight = weight.reshape(len(found), -1, found.shape[-1])
         energy = np.sum(values[layer.outputs[0][0]].astype(np.float64) ** 2)
-        assert np.trace(weight @ found @ weight.T) == pytest.approx(energy, rel=1e-5)
+        explained = np.einsum("goi,gij,goj->", weight, found, weight)
+        assert explained == pytest.approx(energy, rel=1e-5)
 
 
 def test_rows_without_a_picture_do_not_count(save_program: SaveProgram) -> None:

@@ -12,7 +12,7 @@ from msd_deploy.errors import ExportError
 from msd_deploy.models.folders import load_model
 from msd_deploy.runs import data_of_run
 from msd_export import coreml_target
-from msd_export.coreml_activations import measure_ranges
+from msd_export.coreml_calibration import measure_ranges
 from msd_export.coreml_package import WEIGHTS_PATH, read_spec
 from msd_export.coreml_storage import count_integer_operations, operations_of, read_names
 from msd_export.coreml_target import CoreMLConverter
@@ -127,6 +127,41 @@ def test_conversion_writes_the_same_bytes_again(
     assert digests_of_folder(again) == digests_of_folder(written[precision][0])
 
 
+@pytest.mark.parametrize("precision", ["pal4", "pal6"])
+def test_kept_groups_are_stored_as_int8(
+    source: ExportSource, precision: Precision, tmp_path: Path
+) -> None:
+    converter = CoreMLConverter(source)
+    groups = converter.groups(precision)
+    assert {"word_embeddings", "layers.0.attention"} < set(groups)
+    path = tmp_path / "model.mlpackage"
+    plain, mixed = (
+        write_form(converter, precision, path, kept=kept)["weights"]
+        for kept in ((), ("word_embeddings",))
+    )
+    moved = source.loaded.model.word_embeddings.weight.numel()
+    assert mixed == plain | {  # type: ignore[operator]
+        precision: plain[precision] - moved,  # type: ignore[index,call-overload,operator]
+        "int8": plain["int8"] + moved,  # type: ignore[index,call-overload,operator]
+    }
+    with pytest.raises(ExportError, match="left every weight"):
+        write_form(converter, precision, path, kept=groups)
+
+
+def test_kept_groups_compute_on_float_activations(
+    written: Written, source: ExportSource, tmp_path: Path
+) -> None:
+    converter = CoreMLConverter(source)
+    assert {"vision.layers.0", "classifier"} < set(converter.groups("w8a8"))
+    path = tmp_path / "mixed.mlpackage"
+    facts = write_form(converter, "w8a8", path, kept=["vision.layers.0", "classifier"])
+    plain = written["w8a8"][1]
+    assert facts["weights"] == plain["weights"]
+    fewer: Any = facts["operators"]["int8_activations"]  # type: ignore[index,call-overload]
+    more: Any = plain["operators"]["int8_activations"]  # type: ignore[index,call-overload]
+    assert (fewer["conv"], fewer["linear"]) == (more["conv"] - 1, more["linear"] - 1)
+
+
 def test_layers_read_integers_and_additions_of_the_mask_do_not(written: Written) -> None:
     path = written["w8a8"][0]
     counts = count_integer_operations(path)
@@ -151,7 +186,7 @@ def test_what_is_still_float_is_an_error(
 ) -> None:
     """A quantizer of a coming coremltools that finds nothing to do, as it were."""
 
-    def copy(origin: Path, destination: Path, *others: object) -> None:
+    def copy(origin: Path, destination: Path, *others: object, **options: object) -> None:
         shutil.copytree(origin, destination)
 
     for name in ("quantize_weights_int8", "palettize_weights", "quantize_activations"):

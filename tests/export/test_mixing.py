@@ -52,10 +52,11 @@ def test_the_layer_that_int8_ruins_is_found_and_stays_in_float(
     report = read_json(export.folder / "parity.json")
     mixed = report["conversion"]["mixed"]  # type: ignore[index,call-overload]
     ruined = ["vision.layers.0", "vision.layers.3"]
-    assert sorted(mixed["kept_in_float"]) == ruined
+    assert sorted(mixed["kept"]) == ruined
     table = mixed["sensitivity"]["kl_nats"]
     others = [nats for group, nats in table.items() if group not in ruined]
     assert min(table[group] for group in ruined) > 10 * max(others)
+    assert mixed["kept_as"] == "float"
     assert mixed["judged_on_test"] == 1
     stored = count_weights_and_operators(export.model_path)[0]
     assert stored["int8"] > 0
