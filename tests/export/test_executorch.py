@@ -194,6 +194,30 @@ def test_efficientnet_converts(
     assert (facts["int8_weights"] == 0) == (precision not in INTEGER)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("alone", ["vision.stem", "vision.blocks.0"])
+def test_a_group_is_integer_alone_before_a_float_one_that_pads(
+    make_source: Callable[[dict[str, object]], ExportSource],
+    memes: tuple[PreparedData, Preprocessor],
+    torch_logits: Ask,
+    tmp_path: Path,
+    alone: str,
+) -> None:
+    """ExecuTorch 1.5.1 refuses a float convolution behind integers that it padded by itself."""
+    source = make_source({"kind": "efficientnet_lite", "variant": "lite0"})
+    converter = ExecutorchConverter(source)
+    kept = set(converter.groups("int8")) - {alone}
+    facts = write_form(converter, "int8", tmp_path / "model.pte", kept=kept)
+    assert facts["int8_weights"] == sum(
+        module.weight.numel()
+        for module in source.loaded.model.get_submodule(alone).modules()
+        if isinstance(module, nn.Conv2d)
+    )
+    inputs = memes[0].splits["test"].inputs(slice(0, 4))
+    error = ExecutorchPredictor(tmp_path / "model.pte").predict(inputs)
+    assert np.abs(error - torch_logits(source, inputs)).max() < 0.5
+
+
 def test_the_file_is_read_again_in_a_fresh_process(
     source: ExportSource,
     forms: Forms,
