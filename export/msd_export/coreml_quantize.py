@@ -1,9 +1,10 @@
 """Compress the weights of a Core ML package: 8-bit integers, or one of 64 or 16 values.
 
 Weights only: activations stay float16 (8-bit ones: coreml_activations). int8: each weight w of
-output channel c becomes q = round(w / s_c) in -127..127 with s_c = max |w| / 127 (coremltools,
-linear_symmetric), and Core ML expands it as s_c * q when it loads the model. Palettized: 6 or 4
-bits a weight index a table of the tensor's own (coreml_palettes); the smallest tensors become int8.
+output channel c becomes an integer q in -127..127, s_c = max |w| / 127, and Core ML expands it as
+s_c * q when it loads the model; q is the nearest integer (coremltools, linear_symmetric) or, for a
+layer whose inputs were measured, what coreml_rounding chooses. Palettized: 6 or 4 bits a weight
+index a table of the tensor's own (coreml_palettes); the smallest tensors become int8.
 """
 
 from collections.abc import Container, Mapping

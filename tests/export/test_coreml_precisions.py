@@ -29,14 +29,14 @@ from .written_forms import write_form, write_forms
 pytestmark = pytest.mark.slow
 
 PRECISIONS = FORMATS["coreml"].precisions
-# Of how much the logits vary, twice what was measured here: .0000, .0027, .047, .098, .25, .096.
+# Of how much the logits vary, twice what was measured here: .0000, .0027, .025, .096, .25, .108.
 MOST_DRIFT: dict[Precision, float] = {
     "fp32": 1e-4,
     "fp16": 0.006,
-    "int8": 0.1,
+    "int8": 0.05,
     "pal6": 0.2,
     "pal4": 0.5,
-    "w8a8": 0.2,
+    "w8a8": 0.22,
 }
 
 
