@@ -251,3 +251,18 @@ def test_a_family_of_berts_type_is_cut_too(
             answers.append(graph_around(model)(*as_tensors(inputs))[0])
     assert torch.allclose(*answers, atol=1e-6)
     assert loaded.preprocessor.tokenizer.get_vocab_size() > 80
+
+
+def test_heads_that_no_logit_reads_are_not_exported(
+    family_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A ViT's pooler: tokens are read, not what it makes of the first one."""
+    folder = family_folder("visual_bert")
+    unread = [name for name, _ in load_classifier(folder).model.named_parameters()]
+    unread = [name for name in unread if "vision.backbone.pooler" in name]
+    assert len(unread) == 2
+    config = ExportConfig((("onnx", "fp32"),), 100.0, examples=4)
+    (export,) = export_model(folder, MEMES, config, options=FEW, out=tmp_path / "exports")
+    stored = [tensor.name for tensor in onnx.load(export.model_path).graph.initializer]
+    assert any("vision.backbone" in name for name in stored)
+    assert not any("vision.backbone.pooler" in name for name in stored)
