@@ -1,5 +1,7 @@
 """Layers that int8 ruins are found by measuring, and stay in float."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from msd_deploy.artifacts import RunDirectory, read_json
 from msd_deploy.errors import ParityError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.folders import load_model, save_model
+from msd_export.export_source import ExportSource
 from msd_export.exporter import ExportConfig
 from msd_export.inspect_onnx import count_weights_and_operators
 from msd_export.mixing import Sensitivity, mixes
@@ -16,7 +19,7 @@ INT8 = (("onnx", "int8"),)
 LARGEST_ERROR = 0.1
 
 
-def ruin_for_int8(run: RunDirectory) -> None:
+def ruin_for_int8(run: RunDirectory, stretch: float = 1e4) -> None:
     """Stretch one of the channels between two convolutions, and shrink what is read of it.
 
     In float nothing changes; in 8 bits, with one scale for all channels, the others become 0.
@@ -24,9 +27,9 @@ def ruin_for_int8(run: RunDirectory) -> None:
     loaded = load_model(run.student)
     layers = loaded.model.vision.layers
     with torch.no_grad():
-        layers[1].weight[0] *= 1e4
-        layers[1].bias[0] *= 1e4
-        layers[3].weight[:, 0] /= 1e4
+        layers[1].weight[0] *= stretch
+        layers[1].bias[0] *= stretch
+        layers[3].weight[:, 0] /= stretch
     save_model(
         run.student,
         loaded.model,
@@ -97,3 +100,20 @@ def test_the_way_to_calibrate_reaches_the_quantizer(own_run: RunDirectory) -> No
         (export,) = export_student(own_run, config)
         written.append(export.model_path.read_bytes())
     assert written[0] != written[1]
+
+
+@pytest.mark.slow
+def test_core_ml_keeps_float_activations_where_integers_ruin_them(
+    own_run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from msd_export import gate
+
+    close = gate.Tolerance(LARGEST_ERROR, 0.0)
+    monkeypatch.setattr(gate, "PARITY_TOLERANCE", {**gate.PARITY_TOLERANCE, "w8a8": close})
+    monkeypatch.setattr(ExportSource.calibration, "__defaults__", (8,))  # rows; 64 take a minute
+    ruin_for_int8(own_run, stretch=100)
+    (export,) = export_student(own_run, ExportConfig((("coreml", "w8a8"),), examples=20))
+    conversion: Any = read_json(export.folder / "parity.json")["conversion"]
+    assert conversion["mixed"]["kept_as"] == "float16 activations"
+    assert "vision.layers.3" in conversion["mixed"]["kept"]
+    assert conversion["operators"]["int8_activations"]["conv"] < 3
