@@ -16,6 +16,7 @@ layers. Attention's products, norms and residual sums of the stream stay in floa
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +116,6 @@ def _round_layer(layer: nn.Conv2d | nn.Linear, end: nn.Module | None) -> list[Re
     is_depthwise = isinstance(layer, nn.Conv2d) and layer.groups > 1
     levels = _DEPTHWISE_LEVELS if is_depthwise else _WEIGHT_LEVELS
     parametrize.register_parametrization(layer, "weight", WeightRounding(levels))
-    # Of the layer even where a norm's output is rounded: a frozen norm's own parts are frozen.
     layer.rounding = nn.ModuleList(ActivationRounding() for _ in ("input", "output"))
     before, behind = layer.rounding
     handles = [layer.register_forward_pre_hook(lambda _, inputs: (before(inputs[0]),))]
@@ -125,15 +125,15 @@ def _round_layer(layer: nn.Conv2d | nn.Linear, end: nn.Module | None) -> list[Re
 
 
 def _ends(model: nn.Module) -> dict[nn.Module, nn.Module | None]:
-    """Return, for each convolution in a Sequential, the BatchNorm whose output is rounded.
+    """Return, for each convolution with a BatchNorm, the module whose output is rounded.
 
-    None where an activation follows: its result is rounded as the next layer's input.
+    That is the Sequential that ends with the norm: the norm itself may be replaced by one that
+    several processes share. None where more follows: the next layer rounds what it reads.
     """
     ends: dict[nn.Module, nn.Module | None] = {}
     for module in model.modules():
         if isinstance(module, nn.Sequential):
-            parts = [*module, None, None]
-            for before, norm, after in zip(parts, parts[1:], parts[2:], strict=False):
+            for index, (before, norm) in enumerate(pairwise(module)):
                 if isinstance(before, nn.Conv2d) and isinstance(norm, _BatchNorm):
-                    ends[before] = norm if after is None or isinstance(after, nn.Conv2d) else None
+                    ends[before] = module if index == len(module) - 2 else None
     return ends
