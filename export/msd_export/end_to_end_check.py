@@ -22,7 +22,8 @@ from msd_export.end_to_end_image import IMAGE_INPUT
 from msd_export.end_to_end_text import TEXT_INPUT
 from msd_export.gate import END_TO_END, check_view
 from msd_export.parity import ViewParity, compare_logits
-from msd_export.predictors import Logits, open_session
+from msd_export.predictors import open_session
+from msd_export.signature import Logits
 
 _ORIENTATION, _UPRIGHT = 0x0112, 1
 _READ_FORMATS = ("JPEG", "PNG")

@@ -8,9 +8,8 @@ import numpy as np
 
 from msd_deploy.errors import ArtifactError
 from msd_export.answers import refuse_other_probabilities
-from msd_export.predictors import Logits
 from msd_export.quiet import quiet
-from msd_export.signature import INPUT_NAMES, ModelInputs, single_example
+from msd_export.signature import INPUT_NAMES, Logits, ModelInputs, single_example
 
 if TYPE_CHECKING:
     from torch import Tensor

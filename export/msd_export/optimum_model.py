@@ -23,8 +23,8 @@ from msd_deploy.models.folders import read_labels
 from msd_deploy.probabilities import probabilities
 from msd_export.export_folder import ExportFolder, open_export
 from msd_export.optimum_config import ExportedConfig
-from msd_export.predictors import Logits, Predictor, open_predictor
-from msd_export.signature import ModelInputs
+from msd_export.predictors import Predictor, open_predictor
+from msd_export.signature import Logits, ModelInputs
 
 Picture = Path | str | bytes | Image.Image | None
 """A file, encoded bytes, or an upright image of Pillow's; None: no picture."""

@@ -17,15 +17,13 @@ from msd_deploy.errors import ArtifactError
 from msd_export.answers import refuse_other_probabilities
 from msd_export.export_folder import ExportFolder
 from msd_export.formats import FORMATS, Target, require_target
-from msd_export.signature import INPUT_NAMES, OUTPUT_NAMES, ModelInputs, single_example
+from msd_export.signature import INPUT_NAMES, OUTPUT_NAMES, Logits, ModelInputs, single_example
 
 if TYPE_CHECKING:
     import onnxruntime
 
     from msd_deploy.models.classifier import ViewClassifier
     from msd_deploy.models.folders import LoadedModel
-
-Logits = NDArray[np.float32]
 
 
 class Predictor(Protocol):

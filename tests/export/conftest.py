@@ -25,8 +25,8 @@ from msd_export.export_source import ExportSource
 from msd_export.graph import ExportableGraph, ExportGraph, ImageLayout, as_tensors
 from msd_export.parity import predict_every_view, predict_split
 from msd_export.pipeline import ExportConfig, export_student
-from msd_export.predictors import Logits, TorchPredictor
-from msd_export.signature import ModelInputs, single_example
+from msd_export.predictors import TorchPredictor
+from msd_export.signature import Logits, ModelInputs, single_example
 
 SaveProgram = Callable[..., Path]
 MakeSource = Callable[[dict[str, object]], ExportSource]

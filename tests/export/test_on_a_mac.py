@@ -21,8 +21,8 @@ from msd_export.exporter import ExportConfig
 from msd_export.formats import FORMATS, Form, Precision
 from msd_export.graph import ExportGraph
 from msd_export.pipeline import export_student
-from msd_export.predictors import CoreMLPredictor, Logits, MilPredictor, second_predictor
-from msd_export.signature import ModelInputs, ModelSignature
+from msd_export.predictors import CoreMLPredictor, MilPredictor, second_predictor
+from msd_export.signature import Logits, ModelInputs, ModelSignature
 
 from .conftest import DECIDED_ROWS
 
