@@ -14,9 +14,11 @@ from msd_deploy.problem import Problem
 from msd_export.formats import FORMATS, Target
 
 ModelInputs = dict[str, NDArray[np.generic]]
-Logits = NDArray[np.float32]
 """image uint8 [batch, height, width, 3] RGB; image_present int32 [batch]; input_ids int32
 [batch, length]; attention_mask int32 [batch, length]."""
+
+Logits = NDArray[np.float32]
+"""[batch, classes]."""
 
 INPUT_NAMES = ("image", "image_present", "input_ids", "attention_mask")
 OUTPUT_NAMES = ("logits", "probabilities")
