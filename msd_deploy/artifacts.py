@@ -180,7 +180,9 @@ def read_manifest(folder: Path, kind: str) -> Json:
         )
     manifest = read_versioned_json(path)
     if manifest.get("kind") != kind:
-        raise ArtifactError(f"holds a {manifest.get('kind')!r}, not a {kind!r}", where=folder)
+        raise ArtifactError(
+            f"is a folder of kind {manifest.get('kind')!r}, and {kind!r} is needed", where=folder
+        )
     _verify_digests(folder, kind, manifest)
     return manifest
 

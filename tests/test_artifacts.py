@@ -53,7 +53,7 @@ def test_a_manifest_states_every_file(tmp_path: Path) -> None:
     manifest = read_manifest(tmp_path, "thing")
     assert manifest["colour"] == "blue"
     assert list(manifest["files"]) == ["sub/file"]  # type: ignore[call-overload]
-    with pytest.raises(ArtifactError, match="holds a 'thing', not a 'model'"):
+    with pytest.raises(ArtifactError, match="is a folder of kind 'thing', and 'model' is needed"):
         read_manifest(tmp_path, "model")
 
 

@@ -40,3 +40,5 @@ def inspect(
         say(f"{note}.")
     if found.files is not None:
         say(f"All {len(found.files)} files are as they were verified.")
+    else:
+        say("A file alone has no digest to be held against: name its export folder for that.")

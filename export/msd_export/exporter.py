@@ -28,8 +28,8 @@ from msd_export.formats import (
     Target,
     form_name,
     kept_as,
+    needing,
     refuse_unknown_form,
-    require_target,
 )
 from msd_export.gate import Gate, check_cut, check_parity, doubts, parity_as_json
 from msd_export.mixing import Sensitivity, measure_sensitivity, mixes
@@ -95,9 +95,8 @@ class Exporter:
             ExportError: The converter failed.
             ParityError: The form is beyond its tolerance, and is not written.
         """
-        require_target(form[0])
         final = parent / form_name(form)
-        with new_folder(final) as building:
+        with needing(form[0]), new_folder(final) as building:
             report, answers = self._make(form, building)
             if self.config.end_to_end and form[0] == "onnx":
                 report = {**report, "end_to_end": self._end_to_end(building, answers)}

@@ -4,12 +4,13 @@ A target is a file format and its runtime; a form is a target in a precision.
 """
 
 import importlib.util
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal, cast
 
-from msd_deploy.errors import ConfigError, RuntimeUnavailableError
+from msd_deploy.errors import ConfigError, ExportError, RuntimeUnavailableError
 
 Target = Literal["onnx", "ort", "coreml", "executorch", "litert"]
 Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "int4", "pal6", "pal4", "w8a8"]
@@ -142,6 +143,29 @@ def require_target(target: Target) -> None:
             where=target,
             fix=f'Run pip install "{package}"',
         )
+
+
+@contextmanager
+def needing(target: Target) -> Iterator[None]:
+    """Run what imports a target's libraries.
+
+    Raises:
+        RuntimeUnavailableError: They are not installed, or cannot be imported.
+    """
+    require_target(target)
+    try:
+        yield
+    except (ImportError, ExportError) as error:
+        cause = error if isinstance(error, ImportError) else error.__cause__
+        if not isinstance(cause, ImportError):
+            raise
+        package = FORMATS[target].extra
+        name = f"msd-deploy[{package}]" if package else "msd-deploy"
+        raise RuntimeUnavailableError(
+            f"what {FORMATS[target].title} needs is installed, but cannot be imported ({cause})",
+            where=target,
+            fix=f'Run pip install --force-reinstall "{name}"',
+        ) from error
 
 
 def forms_of(targets: Iterable[Target], precisions: Collection[str]) -> tuple[Form, ...]:

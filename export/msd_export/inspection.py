@@ -7,7 +7,7 @@ from pathlib import Path
 from msd_deploy.artifacts import Json, files_below, read_json
 from msd_deploy.errors import ArtifactError
 from msd_export.export_folder import PARITY_NAME, ExportFolder, open_export
-from msd_export.formats import FORMATS, Target, require_target
+from msd_export.formats import FORMATS, Target, needing
 from msd_export.model_facts import ModelFacts, Reader
 from msd_export.quiet import quiet
 
@@ -62,6 +62,11 @@ def inspect_export(path: Path) -> Inspection:
     target = _target_of_file(path)
     if target is not None:
         return Inspection(path, target, _read(target, path), _size(path))
+    if path.is_file():
+        endings = ", ".join(Path(form.model_file).suffix for form in FORMATS.values())
+        raise ArtifactError(
+            "is no model's file", where=path, fix=f"Name an export folder, or a file of {endings}"
+        )
     export = open_export(path)
     files = export.manifest.get("files")
     assert isinstance(files, dict)  # it was verified
@@ -97,8 +102,9 @@ def _parity(export: ExportFolder) -> Json:
 
 
 def _read(target: Target, path: Path) -> ModelFacts:
-    require_target(target)
-    return _READERS[target]()(path)
+    with needing(target):
+        read = _READERS[target]()
+    return read(path)
 
 
 def _onnx() -> Reader:

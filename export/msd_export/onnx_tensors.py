@@ -1,7 +1,8 @@
 """The constants of an ONNX graph by the layer that they belong to.
 
 Exporters keep a parameter's name (model.layers.0.attention.query.weight) unless they transpose it:
-such a constant takes the layer of its neighbour, mostly the bias that is added to its product.
+such a constant takes the layer of its neighbour, mostly the bias that is added to its product. A
+table that is added itself is what was folded of positions and types.
 """
 
 import math
@@ -15,8 +16,10 @@ from msd_export.layer_names import ROOT
 from msd_export.model_facts import StoredTensor
 
 _MADE = re.compile(r"(_quantized|_scale|_zero_point|_DynamicQuantizeLinear|_Q4|_q4)+$")
+# Equal ones are stored once, so that they bear the name of any layer that has them.
+_SHARED = ("_scale", "_zero_point")
 _PARAMETER = re.compile(r"\.[^.]*$")
-_OTHER = "other constants"
+_OTHER, _TABLES = "other constants", "positions and types"
 # Product, quantized, dequantized, sum: what lies between a quantized weight and its bias.
 _STEPS = 6
 _BITS: dict[int, int] = {onnx.TensorProto.INT4: 4, onnx.TensorProto.UINT4: 4}
@@ -29,7 +32,9 @@ def stored_tensors(model: onnx.ModelProto) -> tuple[StoredTensor, ...]:
     packed = _packed_names(model.graph)
     return tuple(
         StoredTensor(
-            layer=layer_of(tensor.name) or neighbours.layer(tensor.name) or _OTHER,
+            layer=layer_of(tensor.name)
+            or neighbours.layer(tensor.name, is_table=len(tensor.dims) > 1)
+            or _OTHER,
             storage=_storage(tensor, packed),
             elements=_elements(tensor, packed),
             bits=4 if tensor.name in packed else _bits(tensor.data_type),
@@ -82,8 +87,10 @@ class _Neighbours:
                 self._readers[name].append(node)
             self._maker.update(dict.fromkeys(node.output, node))
 
-    def layer(self, name: str) -> str | None:
+    def layer(self, name: str, *, is_table: bool = False) -> str | None:
         """Return the layer of the first named constant among those that meet its product."""
+        if is_table and any(node.op_type == "Add" for node in self._readers[name]):
+            return _TABLES
         wave = [name]
         for _ in range(_STEPS):
             nodes = [node for tensor in wave for node in self._readers[tensor]]
@@ -98,4 +105,4 @@ class _Neighbours:
         maker = self._maker.get(tensor)
         if maker is not None and maker.op_type == "DequantizeLinear":
             tensor = maker.input[0]
-        return layer_of(tensor)
+        return None if tensor.endswith(_SHARED) else layer_of(tensor)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from msd_deploy.errors import ArtifactError
 from msd_export.answers import refuse_other_probabilities
 from msd_export.export_folder import ExportFolder
-from msd_export.formats import FORMATS, Target, require_target
+from msd_export.formats import FORMATS, Target, needing
 from msd_export.signature import INPUT_NAMES, OUTPUT_NAMES, Logits, ModelInputs, single_example
 
 if TYPE_CHECKING:
@@ -260,7 +260,11 @@ def open_predictor(export: ExportFolder, *, threads: int = 1) -> TimedPredictor:
         ArtifactError: The runtime cannot load it.
         RuntimeUnavailableError: It is not installed.
     """
-    require_target(export.target)
+    with needing(export.target):
+        return _open(export, threads)
+
+
+def _open(export: ExportFolder, threads: int) -> TimedPredictor:
     path = export.model_path
     match export.target:
         case "onnx" | "ort":

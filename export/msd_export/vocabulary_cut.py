@@ -37,7 +37,17 @@ def with_cut_vocabulary(
         ConfigError: The tokenizer is not WordPiece, or the model has no embedding of its tokens.
     """
     preprocessor = loaded.preprocessor
-    cut = cut_vocabulary(preprocessor.tokenizer, texts, most=most)
+    whole = preprocessor.tokenizer.get_vocab_size()
+    if most >= whole:
+        raise ConfigError(
+            f"the vocabulary has {whole:,} tokens, so nothing would be cut",
+            where="--cut-vocab",
+            fix="Use fewer, or leave it out",
+        )
+    try:
+        cut = cut_vocabulary(preprocessor.tokenizer, texts, most=most)
+    except ConfigError as error:
+        raise ConfigError(error.what, where="--cut-vocab", fix=error.fix) from error
     model = copy.deepcopy(loaded.model)
     found = [name for name, _ in model.named_modules() if name.split(".")[-1] == _EMBEDDINGS]
     if len(found) != 1:

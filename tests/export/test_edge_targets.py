@@ -73,3 +73,27 @@ def test_a_trained_student_passes_its_gate_and_nothing_else_is_said(
     assert sorted(json.loads(answer.stdout)["parity"]) == [f"{target}-fp32", f"{target}-int8"]
     ours = ("> ", "  ", "Wrote ")
     assert [line for line in answer.stderr.splitlines() if not line.startswith(ours)] == []
+
+
+@pytest.mark.slow
+def test_what_is_installed_but_broken_is_one_line_and_the_others_are_written(
+    own_run: RunDirectory, tmp_path: Path
+) -> None:
+    """A package that is found and fails when it is imported, as one of another platform does."""
+    for name in ("ai_edge_litert", "litert_torch"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('libwrong.so: not here')")
+    before = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
+    targets = ("--target", "litert", "--target", "onnx")
+    options = ("--precision", "fp32", "--examples", "20", "--max-drop", "100")
+    answer = msd("export", str(own_run.root), *targets, *options, before=before)
+    assert answer.returncode == 1, answer.stderr
+    assert [path.name for path in own_run.exports.iterdir()] == ["onnx-fp32"]
+    error = answer.stderr.splitlines()[-1]
+    assert "installed, but cannot be imported (libwrong.so: not here)" in error
+    assert 'pip install --force-reinstall "msd-deploy[litert]"' in error
+    (tmp_path / "m.tflite").write_bytes(b"no model")
+    answer = msd("inspect", str(tmp_path / "m.tflite"), before=before)
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert "cannot be imported (libwrong.so: not here)" in answer.stderr
+    assert "Traceback" not in answer.stderr

@@ -113,7 +113,7 @@ def test_an_altered_export_is_one_error(exports: Path, tmp_path: Path) -> None:
         ("model.onnx", "cannot be read as ONNX"),
         ("model.ort", "ONNX Runtime cannot load it"),
         ("model.mlpackage", "is not an .mlpackage"),
-        ("model.txt", "no such export"),
+        ("model.txt", "is no model's file"),
     ],
 )
 def test_a_damaged_file_is_one_error(tmp_path: Path, name: str, message: str) -> None:
@@ -172,3 +172,16 @@ def test_looking_does_not_alter_the_export(exports: Path) -> None:
         inspect_export(exports / form)  # digests are verified again
     model = onnx.load(exports / "onnx-int8" / "model.onnx")
     assert onnxruntime.InferenceSession(model.SerializeToString()).get_inputs()[0].name == "image"
+
+
+def test_a_file_of_another_kind_names_what_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("nothing")
+    with pytest.raises(ArtifactError, match=r"is no model's file.*\.onnx, \.ort, \.mlpackage"):
+        inspect_export(file)
+
+
+@pytest.mark.parametrize("form", ["onnx-int8", "ort-int8"])
+def test_a_folded_table_is_no_part_of_a_norm(exports: Path, form: str) -> None:
+    layers = inspect_export(exports / form).facts.layers()
+    assert layers["image_projection"] > layers["layers.0.attention_norm"]

@@ -125,7 +125,7 @@ def test_code_of_a_checkpoint_is_refused_and_so_is_what_is_no_export(
         ExportedModel.from_pretrained(run.exports / "onnx-fp32", trust_remote_code=True)
     with pytest.raises(ConfigError, match="exported by `msd export`"):
         ExportedModel.from_pretrained(run.student, export=True)
-    with pytest.raises(ArtifactError, match="holds a 'model'"):
+    with pytest.raises(ArtifactError, match="is a folder of kind 'model'"):
         ExportedModel.from_pretrained(run.student)
     with pytest.raises(ArtifactError, match="none of that name from the hub"):
         ExportedModel.from_pretrained("owner/none")
