@@ -14,6 +14,7 @@ written as soon as it is done: OUT.json is the store, OUT.md is made of it.
 """
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
@@ -37,7 +38,7 @@ EXAMPLES = 2000
 _FORMS: tuple[Form, ...] = forms_of(tuple(FORMATS), ("all",))
 _SINGLE = ("image", "text")
 
-_CONFIG = Path(__file__).with_name("open_clip_art_mobile.toml")
+_CONFIG = os.path.relpath(Path(__file__).with_name("open_clip_art_mobile.toml"))
 
 
 def recipes(runs: Path, pictures: Path | None, teacher: Path | None) -> dict[str, list[str]]:
@@ -49,7 +50,7 @@ def recipes(runs: Path, pictures: Path | None, teacher: Path | None) -> dict[str
     }
     if pictures is not None and teacher is not None:
         asked["oca-mobile"] = [
-            *("--config", str(_CONFIG), "--data", str(pictures), "--teacher", str(teacher)),
+            *("--config", _CONFIG, "--data", str(pictures), "--teacher", str(teacher)),
             *("--student", "mobile", "--seed", "1"),
         ]
         asked["oca-mobile-int8"] = ["--from", str(runs / "oca-mobile"), "--int8-epochs", "3"]
