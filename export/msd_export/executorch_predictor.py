@@ -10,6 +10,7 @@ from msd_deploy.errors import ArtifactError
 from msd_export.answers import refuse_other_probabilities
 from msd_export.quiet import quiet
 from msd_export.signature import INPUT_NAMES, Logits, ModelInputs, single_example
+from msd_export.statement import COMPARED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,10 +39,17 @@ class ExecutorchPredictor:
                 from executorch.runtime import Runtime
 
                 _unsafe_reset_threadpool(threads)
-                self._method = Runtime.get().load_program(path).load_method(_METHOD)
+                self._program = Runtime.get().load_program(path)
+                self._method = self._program.load_method(_METHOD)
         except (RuntimeError, KeyError) as error:
             reason = str(error).partition("\n")[0]
             raise ArtifactError(f"ExecuTorch cannot load it ({reason})", where=path) from error
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the program's own methods answer of it; see `predictors.ExportPredictor`."""
+        names = self._program.method_names & COMPARED
+        return {name: str(self._program.load_method(name).execute([])[0]) for name in names}
 
     def predict(self, inputs: ModelInputs) -> Logits:
         """Return logits; see `predictors.Predictor`.

@@ -7,7 +7,13 @@ from pathlib import Path
 
 from ai_edge_litert import schema_py_generated as schema
 
-from msd_export.litert_program import indices, operator_name, operators_by_type, read_model
+from msd_export.litert_program import (
+    entries_of,
+    indices,
+    operator_name,
+    operators_by_type,
+    read_model,
+)
 from msd_export.model_facts import ModelFacts, StoredTensor, TensorFacts
 from msd_export.reading import reading
 
@@ -97,10 +103,7 @@ def _layer(name: str) -> str:
 
 def _metadata(model: schema.ModelT) -> dict[str, str]:
     stated = {"description": (model.description or b"").decode()} if model.description else {}
-    for entry in model.metadata or []:
-        content = bytes(model.buffers[entry.buffer].data)
-        stated[entry.name.decode()] = _text(content)
-    return stated
+    return stated | {name: _text(content) for name, content in entries_of(model).items()}
 
 
 def _text(content: bytes) -> str:

@@ -41,6 +41,14 @@ class LiteRTPredictor:
             reason = str(error).partition("\n")[0]
             raise ArtifactError(f"LiteRT cannot load it ({reason})", where=path) from error
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the file states of itself; see `predictors.ExportPredictor`."""
+        with quiet():
+            from msd_export.litert_program import metadata_of
+
+            return metadata_of(self._path)
+
     def predict(self, inputs: ModelInputs) -> Logits:
         """Return logits; see `predictors.Predictor`.
 

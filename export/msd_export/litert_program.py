@@ -69,12 +69,16 @@ def count_operators(path: Path) -> OperatorCounts:
     return OperatorCounts(integer.total(), computing - integer.total(), weights)
 
 
-def metadata_of(path: Path) -> dict[str, str]:
-    """Return the entries that a .tflite file has beside its graph."""
-    model = read_model(path)
-    stated = {entry.name.decode(): model.buffers[entry.buffer].data for entry in model.metadata}
+def entries_of(model: schema.ModelT) -> dict[str, bytes]:
+    """Return the entries that a model has beside its graph."""
     return {
-        name: bytes(data).decode(errors="replace")
-        for name, data in stated.items()
-        if data is not None
+        entry.name.decode(): bytes(model.buffers[entry.buffer].data)
+        for entry in model.metadata or []
+        if model.buffers[entry.buffer].data is not None
     }
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """Return the entries of a .tflite file as texts."""
+    entries = entries_of(read_model(path))
+    return {name: content.decode(errors="replace") for name, content in entries.items()}

@@ -10,7 +10,6 @@ from msd_deploy.models.folders import read_labels
 from msd_deploy.problem import Problem
 from msd_export.export_folder import KIND, open_export
 from msd_export.predictors import Predictor, TorchPredictor, open_predictor
-from msd_export.stated_metadata import stated_metadata
 from msd_export.statement import refuse_contradictions
 
 
@@ -49,9 +48,9 @@ def open_model(path: Path, *, threads: int = 1) -> OpenedModel:
         )
     predictor: Predictor
     if read_versioned_json(folder / MANIFEST_NAME).get("kind") == KIND:
-        export = open_export(folder)
-        predictor = open_predictor(export, threads=threads)
-        refuse_contradictions(stated_metadata(export), folder)
+        exported = open_predictor(open_export(folder), threads=threads)
+        refuse_contradictions(exported.metadata, folder)
+        predictor = exported
     else:
         predictor = TorchPredictor(folder, threads=threads)
     labels, problem = read_labels(folder)

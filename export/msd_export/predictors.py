@@ -5,7 +5,7 @@ torch, so that its start and its memory, which `msd bench` measures, are the fil
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -48,6 +48,15 @@ class TimedPredictor(Predictor, Protocol):
 
         What Python does to hand over arrays, an app does not.
         """
+        ...
+
+
+class ExportPredictor(TimedPredictor, Protocol):
+    """Runs an exported file, which states what it is."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the file states of itself, as `ExportSource.metadata` made it, where it does."""
         ...
 
 
@@ -226,6 +235,14 @@ class CoreMLPredictor:
             import coremltools
 
             self._model = coremltools.models.MLModel(str(path))
+        self._path = path
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the package states of itself; see `ExportPredictor`."""
+        from msd_export.coreml_statement import stated_metadata
+
+        return stated_metadata(self._path)
 
     def predict(self, inputs: ModelInputs) -> Logits:
         """Return logits; see `Predictor`."""
@@ -251,7 +268,7 @@ def runtime_of(target: Target) -> str:
     return FORMATS[target].runtime
 
 
-def open_predictor(export: ExportFolder, *, threads: int = 1) -> TimedPredictor:
+def open_predictor(export: ExportFolder, *, threads: int = 1) -> ExportPredictor:
     """Open an export with the runtime that is right for it on this machine.
 
     Core ML packages run in Core ML on macOS, in the MIL evaluator elsewhere.
@@ -264,7 +281,7 @@ def open_predictor(export: ExportFolder, *, threads: int = 1) -> TimedPredictor:
         return _open(export, threads)
 
 
-def _open(export: ExportFolder, threads: int) -> TimedPredictor:
+def _open(export: ExportFolder, threads: int) -> ExportPredictor:
     path = export.model_path
     match export.target:
         case "onnx" | "ort":

@@ -12,6 +12,9 @@ from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.errors import ArtifactError
 from msd_deploy.models.folders import read_labels
 
+COMPARED = frozenset({"labels", "problem", "preprocess_digest"})
+"""The entries of a file's metadata that are held against what lies beside it."""
+
 
 def refuse_contradictions(stated: Mapping[str, str], folder: Path) -> None:
     """Check that labels and preprocessing in a folder are those that its model states.
