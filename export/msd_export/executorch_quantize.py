@@ -53,9 +53,8 @@ class StudentQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no types
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         """Annotate a graph; see `Quantizer`."""
-        own = [node for node in model.graph.nodes if not _is_in(node, self._kept)]
-        for node in own:
-            if node.target in (_CONVOLUTION, _LINEAR):
+        for node in model.graph.nodes:
+            if node.target in (_CONVOLUTION, _LINEAR) and not _is_in(node, self._kept):
                 self._annotate_weighted(node)
         if not self._is_dynamic:
             for node in model.graph.nodes:
@@ -64,12 +63,14 @@ class StudentQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no types
                 if node.target is _PAD and _is_integer(_input_of(node)):
                     shared = SharedQuantizationSpec(_input_of(node))
                     _annotate(node, {_input_of(node): shared}, shared)
-                elif node not in own or node.target is not _ADDITION:
-                    continue
-                elif all(map(_is_integer, node.all_input_nodes)):
-                    specs = dict.fromkeys(node.all_input_nodes, self._config.input_activation)
-                    _annotate(node, specs, self._config.output_activation)
+                elif node.target is _ADDITION and not _is_in(node, self._kept):
+                    self._annotate_addition(node)
         return model
+
+    def _annotate_addition(self, node: fx.Node) -> None:
+        if all(map(_is_integer, node.all_input_nodes)):
+            specs = dict.fromkeys(node.all_input_nodes, self._config.input_activation)
+            _annotate(node, specs, self._config.output_activation)
 
     def validate(self, model: fx.GraphModule) -> None:
         """Accept any graph; see `Quantizer`."""

@@ -66,6 +66,11 @@ class Format:
     extra: str = ""
 
     @property
+    def package(self) -> str:
+        """What pip is asked for to have it."""
+        return f"msd-deploy[{self.extra}]" if self.extra else "msd-deploy"
+
+    @property
     def precisions(self) -> tuple[Precision, ...]:
         """All precisions that it has."""
         return self.usual + self.further
@@ -137,11 +142,10 @@ def require_target(target: Target) -> None:
     needed = FORMATS[target]
     missing = [name for name in needed.modules if importlib.util.find_spec(name) is None]
     if missing:
-        package = f"msd-deploy[{needed.extra}]" if needed.extra else "msd-deploy"
         raise RuntimeUnavailableError(
             f"{needed.title} needs {', '.join(missing)}, not installed here",
             where=target,
-            fix=f'Run pip install "{package}"',
+            fix=f'Run pip install "{needed.package}"',
         )
 
 
@@ -159,12 +163,11 @@ def needing(target: Target) -> Iterator[None]:
         cause = error if isinstance(error, ImportError) else error.__cause__
         if not isinstance(cause, ImportError):
             raise
-        package = FORMATS[target].extra
-        name = f"msd-deploy[{package}]" if package else "msd-deploy"
+        needed = FORMATS[target]
         raise RuntimeUnavailableError(
-            f"what {FORMATS[target].title} needs is installed, but cannot be imported ({cause})",
+            f"what {needed.title} needs is installed, but cannot be imported ({cause})",
             where=target,
-            fix=f'Run pip install --force-reinstall "{name}"',
+            fix=f'Run pip install --force-reinstall "{needed.package}"',
         ) from error
 
 

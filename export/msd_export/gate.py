@@ -60,6 +60,13 @@ PARITY_TOLERANCE: Mapping[Precision, Tolerance] = {
 }
 
 
+_LEARNED = frozenset({"int8", "int8-dynamic", "w8a8"})
+_LEARN = (
+    "Let the student learn for int8 (msd distill --from RUN --int8-epochs 3 --out NEW), or use"
+    " another precision"
+)
+_TRAIN = "Use another precision, or train longer: an unsure model flips more easily"
+
 # Pixels that differ by one step of 255, a rare word cut otherwise: near-ties may flip.
 END_TO_END = Tolerance(None, 0.98)
 
@@ -92,9 +99,10 @@ def check_parity(parity: Mapping[View, ViewParity], gate: Gate) -> None:
         ParityError: Names what is beyond tolerance, and by how much.
     """
     where = form_name(gate.form)
+    fix = _LEARN if gate.form[1] in _LEARNED else _TRAIN
     for view, result in parity.items():
-        check_view(view, result, gate.tolerance, where)
-        _check_loss(view, result, gate.max_drop, where)
+        check_view(view, result, gate.tolerance, where, fix=fix)
+        _check_loss(view, result, gate.max_drop, where, fix=fix)
 
 
 def check_cut(parity: Mapping[View, ViewParity], max_drop: float) -> None:
@@ -109,9 +117,7 @@ def check_cut(parity: Mapping[View, ViewParity], max_drop: float) -> None:
         )
 
 
-def _check_loss(
-    view: View, result: ViewParity, max_drop: float, where: str, *, fix: str = ""
-) -> None:
+def _check_loss(view: View, result: ViewParity, max_drop: float, where: str, *, fix: str) -> None:
     if result.drop <= max_drop or (view is not View.MULTIMODAL and result.loss.low <= 0):
         return
     raise ParityError(
@@ -119,20 +125,8 @@ def _check_loss(
         f" [{result.loss.low * _POINTS:.2f}, {result.loss.high * _POINTS:.2f}] on"
         f" {result.export.examples} test examples, more than --max-drop {max_drop * _POINTS:g}",
         where=where,
-        fix=f"{fix or _way_out(where)}; --max-drop allows more",
+        fix=f"{fix}; --max-drop allows more",
     )
-
-
-_LEARNED = ("int8", "int8-dynamic", "w8a8")
-
-
-def _way_out(where: str) -> str:
-    if where.partition("-")[2] in _LEARNED:
-        return (
-            "Let the student learn for int8 (msd distill --from RUN --int8-epochs 3 --out NEW), or"
-            " use another precision"
-        )
-    return "Use another precision, or train longer: an unsure model flips more easily"
 
 
 def doubts(parity: Mapping[View, ViewParity], gate: Gate) -> tuple[str, ...]:
@@ -146,8 +140,17 @@ def doubts(parity: Mapping[View, ViewParity], gate: Gate) -> tuple[str, ...]:
     )
 
 
-def check_view(view: View, result: ViewParity, tolerance: Tolerance, where: str) -> None:
+def check_view(
+    view: View, result: ViewParity, tolerance: Tolerance, where: str, *, fix: str = _TRAIN
+) -> None:
     """Hold one view against a tolerance.
+
+    Args:
+        view: The view.
+        result: Its comparison with the source.
+        tolerance: What is allowed.
+        where: What is compared.
+        fix: What to do where too many decisions differ.
 
     Raises:
         ParityError: Says what is beyond it.
@@ -174,7 +177,7 @@ def check_view(view: View, result: ViewParity, tolerance: Tolerance, where: str)
             f"on the {view} view it decides as the source in {found:.2%} of the"
             f" {kind} ({result.export.examples} in all), less than {tolerance.min_agreement:.1%}",
             where=where,
-            fix=_way_out(where),
+            fix=fix,
         )
 
 

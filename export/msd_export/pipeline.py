@@ -20,7 +20,7 @@ from msd_export.end_to_end import require_end_to_end
 from msd_export.export_folder import ExportFolder, open_export, stated_source
 from msd_export.export_source import ExportSource
 from msd_export.exporter import ExportConfig, Exporter
-from msd_export.formats import FORMATS, Form, form_name
+from msd_export.formats import FORMATS, form_name
 from msd_export.model_data import data_of_model, prepare_for_model, source_of_model
 from msd_export.vocabulary_cut import cut_as_json, with_cut_vocabulary
 
@@ -63,41 +63,33 @@ def export_student(
     hooks.on_stage(f"Reading {config_of_run(run).data.spec}")
     data = data_of_run(run, loaded.preprocessor)
     read = partial(source_of_run, config_of_run(run), run)
-    with _exporter(loaded, data, run.root.name, config, hooks, read=read) as exporter:
-        return _export_all(exporter, config.forms, run.exports, hooks, failures)
+    with _source(loaded, data, run.root.name, config, read=read) as source:
+        return _export_all(Exporter(source, config, hooks), run.exports, failures)
 
 
 @contextmanager
-def _exporter(
+def _source(
     loaded: LoadedModel[ViewClassifier],
     data: PreparedData,
     name: str,
     config: ExportConfig,
-    hooks: StageHooks,
     *,
     read: Callable[[], SourceData] | None = None,
-) -> Iterator[Exporter]:
-    """Yield what exports a model; see `ExportSource`."""
+) -> Iterator[ExportSource]:
+    """Yield what is exported, with a folder for scratch; see `ExportSource`."""
     with tempfile.TemporaryDirectory() as scratch:
-        source = ExportSource(loaded, data, name, Path(scratch), config.calibration, read)
-        yield Exporter(source, config, hooks)
+        yield ExportSource(loaded, data, name, Path(scratch), config.calibration, read)
 
 
-def _export_all(
-    exporter: Exporter,
-    forms: Iterable[Form],
-    parent: Path,
-    hooks: StageHooks,
-    failures: Failures | None,
-) -> list[ExportFolder]:
+def _export_all(exporter: Exporter, parent: Path, failures: Failures | None) -> list[ExportFolder]:
     """Export every form; one that fails does not keep the others from being written."""
     written: list[ExportFolder] = []
     failed: Failures = {}
-    for form in forms:
+    for form in exporter.config.forms:
         try:
             written.append(exporter.export(form, parent))
         except (ExportError, RuntimeUnavailableError) as error:
-            hooks.on_note(f"{form_name(form)} is not written: {error.what}")
+            exporter.hooks.on_note(f"{form_name(form)} is not written: {error.what}")
             failed[form_name(form)] = error
     if failures is not None:
         failures.update(failed)
@@ -172,12 +164,10 @@ def export_model(
         require_end_to_end(loaded.preprocessor)
     data = data_of_model(loaded, spec, options=options, hooks=hooks)
     name, read = folder.resolve().name, partial(source_of_model, loaded, spec, options)
-    with tempfile.TemporaryDirectory() as scratch:
-        source = ExportSource(loaded, data, name, Path(scratch), config.calibration, read)
+    with _source(loaded, data, name, config, read=read) as source:
         if (most := config.cut_vocabulary) is not None:
             source = _with_cut_vocabulary(source, spec, most, options=options, hooks=hooks)
-        exporter = Exporter(source, config, hooks)
-        return _export_all(exporter, config.forms, parent, hooks, failures)
+        return _export_all(Exporter(source, config, hooks), parent, failures)
 
 
 def _with_cut_vocabulary(
@@ -224,9 +214,9 @@ def export_teacher_reference(
     data = data_of_run(run, loaded.preprocessor)
     config = ExportConfig((("onnx", "fp32"),), overwrite=True)
     name = f"{run.root.name} teacher"
-    with _exporter(loaded, data, name, config, hooks) as exporter:
+    with _source(loaded, data, name, config) as source:
         try:
-            return exporter.export(("onnx", "fp32"), run.teacher_exports)
+            return Exporter(source, config, hooks).export(("onnx", "fp32"), run.teacher_exports)
         except ExportError as error:
             hooks.on_note(f"the teacher is measured in PyTorch alone: {error}")
             return None
