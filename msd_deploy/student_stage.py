@@ -119,23 +119,18 @@ class _Learning:
         self.built = built
 
     def _plan(self, phase: Phase, built: StudentObjective) -> TrainingPlan:
-        settings = self.task.config.distill
+        settings, steps, rate = self.task.config.distill, self.steps, 1.0
+        if phase == "int8":
+            settings, steps = replace(settings, epochs=settings.int8_epochs), None
+            rate = settings.int8_rate
         plan = plan_of(self.task, phase, settings, built.used)
-        plan = replace(
-            plan,
-            steps=self.steps,
-            key=plan_key(plan.key, self.steps),
-            keep_best=settings.keep == "best" or settings.patience is not None,
-            patience=settings.patience,
-        )
-        if phase == "student":
-            return plan
         return replace(
             plan,
-            epochs=settings.int8_epochs,
-            steps=None,
-            learning_rate=settings.learning_rate * settings.int8_rate,
-            pretrained_rate=1.0,  # all weights have been trained by now
+            steps=steps,
+            key=plan_key(plan.key, steps),
+            learning_rate=plan.learning_rate * rate,
+            keep_best=settings.keep == "best" or settings.patience is not None,
+            patience=settings.patience,
         )
 
 

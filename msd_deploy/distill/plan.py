@@ -10,7 +10,7 @@ from msd_deploy.config import Precision
 _STEPS = 750
 # A teacher learns from labels alone; a student, told what the teacher thinks of each example,
 # needs fewer passes.
-_LEAST_PASSES = {"teacher": 8, "student": 5, "int8": 1}
+_LEAST_PASSES = {"teacher": 8, "student": 5}
 
 
 Phase = Literal["teacher", "student", "int8"]
