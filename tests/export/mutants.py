@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from msd_deploy.artifacts import MANIFEST_NAME, write_manifest
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.errors import ArtifactError, ExportError, ParityError
@@ -12,6 +14,7 @@ from msd_deploy.models.folders import LABELS_NAME
 from msd_export.export_folder import KIND, open_export
 from msd_export.formats import Form
 from msd_export.gate import Gate, check_parity
+from msd_export.opening import open_model
 from msd_export.parity import compare_logits, predict_every_view
 from msd_export.predictors import Predictor
 
@@ -32,6 +35,22 @@ def restate(folder: Path, mutate: Mutate) -> None:
     mutate(folder)
     (folder / MANIFEST_NAME).unlink()
     write_manifest(folder, KIND, facts)
+
+
+def check_digest_of_changed(folder: Path, mutate: Mutate) -> None:
+    """Change a file of an export: it does not have its digest any more."""
+    mutate(folder)
+    for accept in (open_export, open_model):
+        with pytest.raises(ArtifactError, match="SHA-256 does not match"):
+            accept(folder)
+
+
+def check_contradiction_of_changed(folder: Path, mutate: Mutate) -> None:
+    """Change a file and its digest: it is not what the model's own file states."""
+    restate(folder, mutate)
+    open_export(folder)
+    with pytest.raises(ArtifactError, match="are not those of the model inside"):
+        open_model(folder)
 
 
 def exchange_labels(folder: Path) -> None:

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from msd_deploy.data.prepared import PreparedSplit
-from msd_deploy.errors import ArtifactError
 from msd_deploy.evaluation import LogitsByView
 from msd_export.coreml_package import Spec
-from msd_export.export_folder import ExportFolder, open_export
+from msd_export.export_folder import ExportFolder
 from msd_export.formats import Form
 from msd_export.opening import open_model
 from msd_export.predictors import MilPredictor
@@ -26,7 +25,14 @@ from .coreml_surgery import (
     rename_reads,
     set_number,
 )
-from .mutants import FILE_MUTANTS, REFUSALS, Mutate, restate, verify
+from .mutants import (
+    FILE_MUTANTS,
+    REFUSALS,
+    Mutate,
+    check_contradiction_of_changed,
+    check_digest_of_changed,
+    verify,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -190,19 +196,14 @@ def folder(decided_export: ExportFolder, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("mutate", FILE_MUTANTS, ids=lambda mutate: mutate.__name__)
 def test_a_changed_file_does_not_have_its_digest(mutate: Mutate, folder: Path) -> None:
-    mutate(folder)
-    with pytest.raises(ArtifactError):
-        open_export(folder)
+    check_digest_of_changed(folder, mutate)
 
 
 @pytest.mark.parametrize("mutate", FILE_MUTANTS, ids=lambda mutate: mutate.__name__)
 def test_a_changed_file_with_a_digest_to_match_contradicts_the_package(
     mutate: Mutate, folder: Path
 ) -> None:
-    restate(folder, mutate)
-    open_export(folder)
-    with pytest.raises(ArtifactError, match="are not those of the model inside"):
-        open_model(folder)
+    check_contradiction_of_changed(folder, mutate)
 
 
 def test_the_unchanged_folder_is_opened(folder: Path) -> None:
