@@ -48,7 +48,7 @@ def _print_table(exports: "Sequence[ExportFolder]", parities: "Mapping[str, Json
     table = new_table(
         "Verified exports: worst view's error and agreement; points that image and text together"
         " lose, with the 95 % interval",
-        *("form", "size", "max error", "agreement", "drop", "through"),
+        *("form", "size", "error", "agrees", "drop", "through"),
     )
     for item in exports:
         size = f"{item.size_bytes() / 1e3:,.0f} kB"
