@@ -20,16 +20,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from msd_deploy.artifacts import write_json
-from msd_deploy.augment_config import AugmentConfig, Preset
-from msd_deploy.config import DistillConfig, StudentConfig, StudentSize
-from msd_deploy.data.augment import build_augmentation
+from msd_deploy.artifacts.manifest import write_json
+from msd_deploy.config.augment import AugmentConfig, Preset
+from msd_deploy.config.distill import DistillConfig
+from msd_deploy.config.run import StudentConfig, StudentSize
+from msd_deploy.data.augment.batches import build_augmentation
 from msd_deploy.data.batch import collate
 from msd_deploy.data.images import ImageSpec
-from msd_deploy.data.prepared import prepare
+from msd_deploy.data.prepare import prepare
 from msd_deploy.data.preprocess import build_preprocessor, fitting_length, train_tokenizer
-from msd_deploy.data.source_types import SourceOptions
-from msd_deploy.data.sources import load_source
+from msd_deploy.data.readers.spec import load_source
+from msd_deploy.data.source import SourceOptions
 from msd_deploy.distill.steps import ViewOutputs
 from msd_deploy.distill.student_objective import build_student_objective
 from msd_deploy.distill.teacher_cache import TeacherPredictions

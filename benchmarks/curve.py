@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from msd_deploy.artifacts import Json, read_versioned_json, write_text
+from msd_deploy.artifacts.manifest import Json, read_versioned_json, write_text
 from msd_deploy.study.compare import RESULT_NAME
 from msd_deploy.study.tables import difference_text, percent_text, spread_text
 from msd_deploy.views import View

@@ -22,12 +22,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from msd_deploy.artifacts import RunDirectory, read_json, utc_now, write_json
-from msd_deploy.building import new_file
+from msd_deploy.artifacts.atomic import new_file
+from msd_deploy.artifacts.manifest import read_json, utc_now, write_json
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import MsdError
 from msd_deploy.hooks import StageHooks
-from msd_export.export_folder import PARITY_NAME, ExportFolder
 from msd_export.exporter import ExportConfig
+from msd_export.folder import PARITY_NAME, ExportFolder
 from msd_export.formats import FORMATS, Form, form_name, forms_of
 from msd_export.pipeline import Failures, export_student
 from msd_mobile_bench.config import BenchConfig

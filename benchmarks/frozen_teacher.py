@@ -16,14 +16,12 @@ from pathlib import Path
 
 import torch
 
-from msd_deploy.artifacts import Json
-from msd_deploy.config import DataConfig
-from msd_deploy.distill.steps import Hooks, StepReport
+from msd_deploy.artifacts.manifest import Json
+from msd_deploy.config.fine_tuning import FineTuneConfig, Freeze, TeachingConfig
+from msd_deploy.config.run import DataConfig
 from msd_deploy.errors import StoppedError
-from msd_deploy.hooks import StageHooks
-from msd_deploy.pipeline import RunHooks
-from msd_deploy.teaching import fine_tune_teacher
-from msd_deploy.teaching_config import FineTuneConfig, Freeze, TeachingConfig
+from msd_deploy.hooks import Hooks, RunHooks, StageHooks, StepReport
+from msd_deploy.run.fine_tuning import fine_tune_teacher
 
 
 class _Clock:

@@ -29,8 +29,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from msd_deploy.artifacts import Json, read_json, utc_now, write_json
-from msd_deploy.data.synthetic_images import COLOURS, SHAPES, render
+from msd_deploy.artifacts.manifest import Json, read_json, utc_now, write_json
+from msd_deploy.data.synthetic.drawing import COLOURS, SHAPES, render
 from msd_deploy.errors import StoppedError
 from msd_mobile_bench.host import describe_host
 

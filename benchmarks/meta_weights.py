@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-from msd_deploy.artifacts import RunDirectory, read_versioned_json, write_text
+from msd_deploy.artifacts.manifest import read_versioned_json, write_text
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.report.run_files import read_training
 from msd_deploy.report.schema import TrainingJson
-from msd_deploy.report.training_log import read_training
 from msd_deploy.study.cells import cell_directory, finished_cells
 from msd_deploy.study.compare import RESULT_NAME
 from msd_deploy.views import View

@@ -33,8 +33,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.parsers import expat
 
-from msd_deploy.artifacts import refuse_existing, sha256_of_file
-from msd_deploy.building import new_folder
+from msd_deploy.artifacts.atomic import new_folder
+from msd_deploy.artifacts.manifest import refuse_existing, sha256_of_file
 from msd_deploy.errors import DataError, MsdError, RuntimeUnavailableError
 
 PACKAGES = ("openclipart-png", "openclipart-svg")

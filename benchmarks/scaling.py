@@ -19,18 +19,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from msd_deploy import processes
-from msd_deploy.artifacts import write_json
-from msd_deploy.config import DistillConfig, StudentConfig
+from msd_deploy import process_group as processes
+from msd_deploy.artifacts.manifest import write_json
+from msd_deploy.config.distill import DistillConfig
+from msd_deploy.config.run import StudentConfig
 from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.preprocess import build_preprocessor, train_tokenizer
 from msd_deploy.distill.history import History
 from msd_deploy.distill.plan import TrainingPlan
-from msd_deploy.distill.steps import Hooks
 from msd_deploy.distill.student_objective import build_student_objective
 from msd_deploy.distill.teacher_cache import TeacherPredictions
 from msd_deploy.distill.trainer import TrainingJob, train
+from msd_deploy.hooks import Hooks
 from msd_deploy.models.sizes import DEFAULT_IMAGE_SIZE, build_student
 from msd_mobile_bench.host import describe_host
 

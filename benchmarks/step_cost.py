@@ -21,21 +21,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from msd_deploy.artifacts import RunDirectory, write_json
-from msd_deploy.config import DistillConfig, RunConfig
+from msd_deploy.artifacts.manifest import write_json
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.distill import DistillConfig
+from msd_deploy.config.run import RunConfig
 from msd_deploy.data.batch import Batch, ImageGroupSampler, collate
 from msd_deploy.distill.meta import MetaObjective
+from msd_deploy.distill.methods import METHODS
 from msd_deploy.distill.objectives import DistillationObjective
-from msd_deploy.distill.steps import Hooks, Objective, StepLoss, ViewOutputs
+from msd_deploy.distill.steps import Objective, StepLoss, ViewOutputs
 from msd_deploy.distill.student_objective import build_student_objective
 from msd_deploy.distill.teacher_cache import TeacherPredictions, read_predictions
-from msd_deploy.hooks import StageHooks
+from msd_deploy.hooks import Hooks, StageHooks
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.sizes import build_student
 from msd_deploy.models.teachers import load_teacher
-from msd_deploy.runs import config_of_run
-from msd_deploy.stages import Task, read_task
-from msd_deploy.study.methods import METHODS
+from msd_deploy.run.record import config_of_run
+from msd_deploy.run.task import Task, read_task
 from msd_deploy.views import View
 from msd_mobile_bench.host import describe_host
 

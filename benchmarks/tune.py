@@ -20,22 +20,17 @@ from pathlib import Path
 
 import torch
 
-from msd_deploy.artifacts import RunDirectory
-from msd_deploy.config import DataConfig, RunConfig, TeacherConfig
-from msd_deploy.distill.steps import Hooks
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
 from msd_deploy.distill.teacher_cache import TeacherPredictions
 from msd_deploy.errors import MsdError
-from msd_deploy.evaluation import metric_of_logits, predict_views
-from msd_deploy.hooks import StageHooks
-from msd_deploy.runs import with_absolute_paths
-from msd_deploy.stages import (
-    Task,
-    cached_predictions,
-    given_teacher,
-    ordinary_steps,
-    read_task,
-)
-from msd_deploy.student_stage import distilled_student
+from msd_deploy.hooks import Hooks, StageHooks
+from msd_deploy.metrics import metric_of_logits
+from msd_deploy.models.predict import predict_views
+from msd_deploy.run.output import with_absolute_paths
+from msd_deploy.run.stages import cached_predictions, given_teacher, ordinary_steps
+from msd_deploy.run.student import distilled_student
+from msd_deploy.run.task import Task, read_task
 from msd_deploy.study.compute import measure_flops, steps_by_method
 from msd_deploy.study.config import StudyConfig
 from msd_deploy.views import View

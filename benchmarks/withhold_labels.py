@@ -16,7 +16,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from msd_deploy.artifacts import write_text
+from msd_deploy.artifacts.manifest import write_text
 
 _LABELS = ("label", "labels")
 

@@ -2,40 +2,22 @@
 
 import shlex
 import shutil
-from dataclasses import dataclass, field
 
-from msd_deploy import processes
-from msd_deploy.artifacts import Json, RunDirectory, write_json
-from msd_deploy.building import remove_left_by_a_kill
-from msd_deploy.config import RunConfig
-from msd_deploy.data.prepared import notes_of
+from msd_deploy import process_group
+from msd_deploy.artifacts.atomic import remove_left_by_a_kill
+from msd_deploy.artifacts.manifest import Json, write_json
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.run import RunConfig
+from msd_deploy.data.prepare import notes_of
 from msd_deploy.distill.distances import check_distance
-from msd_deploy.distill.steps import Hooks
-from msd_deploy.distill.tracking import check_tracker
+from msd_deploy.distill.history import check_tracker
 from msd_deploy.errors import StoppedError
-from msd_deploy.hooks import StageHooks
-from msd_deploy.runs import begin_run, check_output, with_absolute_paths
-from msd_deploy.stages import (
-    cached_predictions,
-    given_teacher,
-    measure,
-    read_task,
-    trained_teacher,
-)
-from msd_deploy.student_stage import check_student, distilled_student
-
-
-@dataclass(frozen=True, slots=True)
-class RunHooks:
-    """How a caller watches and stops a run.
-
-    Attributes:
-        stages: Hooks of its stages; on_note tells of the data, skipped rows included.
-        training: Hooks of both trainings.
-    """
-
-    stages: StageHooks = field(default_factory=StageHooks)
-    training: Hooks = field(default_factory=Hooks)
+from msd_deploy.hooks import RunHooks
+from msd_deploy.run.output import check_output, with_absolute_paths
+from msd_deploy.run.record import begin_run
+from msd_deploy.run.stages import cached_predictions, given_teacher, measure, trained_teacher
+from msd_deploy.run.student import check_student, distilled_student
+from msd_deploy.run.task import read_task
 
 
 def run_distillation(
@@ -66,22 +48,22 @@ def run_distillation(
     """
     watching, config = hooks or RunHooks(), with_absolute_paths(config)
     stages = watching.stages
-    processes.begin()
+    process_group.begin()
     check_tracker(config.tracker)
     check_output(config, run, resume=resume, overwrite=overwrite)
-    with processes.first_of_each_machine():
+    with process_group.first_of_each_machine():
         task, source = read_task(config, run, stages, watching.training, resume=resume)
         check_distance(config.distill, task.data.problem, len(task.data.labels))
         for note in notes_of(task.data):
             stages.on_note(note)
         teacher_data, given = given_teacher(task, source, resume=resume)
         check_student(task)
-    processes.wait()
-    if processes.is_main():
+    process_group.wait()
+    if process_group.is_main():
         if overwrite and not resume:
             shutil.rmtree(run.root, ignore_errors=True)
         begin_run(config, run, task.data, task.preprocessor, given, start_digest=task.start_digest)
-    processes.wait()
+    process_group.wait()
     try:
         teacher = given or trained_teacher(task)
         predictions = cached_predictions(task, teacher, teacher_data)
@@ -91,9 +73,9 @@ def run_distillation(
     except StoppedError as error:
         command = f"msd distill --resume --out {shlex.quote(str(run.root))}"
         raise StoppedError(error.what, fix=f"Continue with `{command}`") from error
-    if processes.is_main():
+    if process_group.is_main():
         write_json(run.metrics, metrics)
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         remove_left_by_a_kill(run.root)
-    processes.wait()
+    process_group.wait()
     return metrics

@@ -24,16 +24,18 @@ import numpy as np
 import pytest
 import torch
 
-from msd_deploy.artifacts import RunDirectory
-from msd_deploy.config import DataConfig, DistillConfig, RunConfig, TeacherConfig
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.distill import DistillConfig
+from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
 from msd_deploy.data.images import ImageSpec
-from msd_deploy.data.prepared import PreparedData, prepare
+from msd_deploy.data.prepare import prepare
+from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, train_tokenizer
-from msd_deploy.data.source_types import SourceOptions
-from msd_deploy.data.sources import load_source
-from msd_deploy.data.synthetic_tasks import MEMES_LABELS
+from msd_deploy.data.readers.spec import load_source
+from msd_deploy.data.source import SourceOptions
+from msd_deploy.data.synthetic.tasks import MEMES_LABELS
+from msd_deploy.models.configs import FusionConfig
 from msd_deploy.models.fusion import FusionForClassification
-from msd_deploy.models.fusion_config import FusionConfig
 from msd_deploy.pipeline import run_distillation
 
 WriteMemes = Callable[..., Path]

@@ -2,8 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from msd_deploy.artifacts import read_json, read_manifest, write_json, write_manifest, write_text
-from msd_deploy.building import new_folder
+from msd_deploy.artifacts.atomic import new_folder
+from msd_deploy.artifacts.manifest import (
+    read_json,
+    read_manifest,
+    write_json,
+    write_manifest,
+    write_text,
+)
 from msd_deploy.errors import ArtifactError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from msd_deploy.building import left_by_a_kill, new_folder, remove_folders_left_by_a_kill
+from msd_deploy.artifacts.atomic import left_by_a_kill, new_folder, remove_folders_left_by_a_kill
 
 ROOT = Path(__file__).parents[1]
 # Dies before the n-th operation on files in a folder that it replaces with an ever newer one. The
@@ -16,7 +16,7 @@ _CHILD = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from msd_deploy import building
+from msd_deploy.artifacts import atomic as building
 final, last, can_exchange = Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "True"
 if not can_exchange:
     building.exchange_folders = lambda first, second: False
@@ -81,7 +81,7 @@ def test_a_folder_that_another_process_is_building_stays(tmp_path: Path) -> None
     with new_folder(tmp_path / "thing") as folder:
         command = (
             "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]);"
-            "from msd_deploy.building import remove_folders_left_by_a_kill as remove;"
+            "from msd_deploy.artifacts.atomic import remove_folders_left_by_a_kill as remove;"
             "remove(Path(sys.argv[2]))"
         )
         subprocess.run([sys.executable, "-S", "-c", command, ROOT, tmp_path], check=True)

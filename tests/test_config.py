@@ -6,18 +6,12 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from msd_deploy.augment_config import AugmentConfig
-from msd_deploy.config import (
-    DistillConfig,
-    Method,
-    RunConfig,
-    config_as_json,
-    config_from_json,
-    read_config,
-    with_options,
-)
+from msd_deploy.config.augment import AugmentConfig
+from msd_deploy.config.distill import DistillConfig, Method
+from msd_deploy.config.fine_tuning import TeachingConfig
+from msd_deploy.config.parsing import config_as_json, with_options
+from msd_deploy.config.run import RunConfig, config_from_json, read_config
 from msd_deploy.errors import ConfigError
-from msd_deploy.teaching_config import TeachingConfig
 
 
 def test_json_and_back_is_the_same() -> None:

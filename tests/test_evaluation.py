@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from msd_deploy.evaluation import agreement, decisions, score_logits
+from msd_deploy.metrics import agreement, decisions, score_logits
 
 
 def test_accuracy_is_the_share_of_right_rows() -> None:

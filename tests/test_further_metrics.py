@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from msd_deploy.evaluation import Score, score_logits
-from msd_deploy.further_metrics import score_further
+from msd_deploy.metrics import Score, score_further, score_logits
 from msd_deploy.problem import FurtherMetric
 from msd_deploy.views import View
 

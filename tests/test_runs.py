@@ -9,22 +9,19 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from msd_deploy.artifacts import RunDirectory, write_manifest
-from msd_deploy.building import new_file
-from msd_deploy.config import (
-    DataConfig,
-    DistillConfig,
-    RunConfig,
-    StudentConfig,
-    TeacherConfig,
-    with_options,
-)
+from msd_deploy.artifacts.atomic import new_file
+from msd_deploy.artifacts.manifest import write_manifest
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.distill import DistillConfig
+from msd_deploy.config.parsing import with_options
+from msd_deploy.config.run import DataConfig, RunConfig, StudentConfig, TeacherConfig
 from msd_deploy.data.preprocess import train_tokenizer
-from msd_deploy.distill.trainer import Hooks
 from msd_deploy.errors import ArtifactError, DataError, StoppedError
+from msd_deploy.hooks import Hooks, RunHooks
 from msd_deploy.models.folders import load_model
-from msd_deploy.pipeline import RunHooks, run_distillation
-from msd_deploy.runs import config_of_run, data_of_run, with_absolute_paths
+from msd_deploy.pipeline import run_distillation
+from msd_deploy.run.output import with_absolute_paths
+from msd_deploy.run.record import config_of_run, data_of_run
 
 QUICK = RunConfig(
     data=DataConfig(spec="rows.jsonl", image_size=16),

@@ -6,7 +6,7 @@ import typer
 
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
 from msd_cli.options import JsonOption, RunArgument, ThreadsOption
-from msd_cli.usage import usage_errors
+from msd_cli.settings import usage_errors
 from msd_mobile_bench.config import BenchConfig
 
 _LATENCY, _THROUGHPUT = "Latency", "Throughput"
@@ -56,12 +56,12 @@ def bench(
         msd bench runs/demo
         msd bench runs/demo --threads 2 --samples 300
     """
-    from msd_deploy.artifacts import RunDirectory
+    from msd_deploy.artifacts.run_directory import RunDirectory
     from msd_export.pipeline import export_teacher_reference
-    from msd_mobile_bench.forms import find_exports
     from msd_mobile_bench.pipeline import run_bench
     from msd_mobile_bench.schema import Bench
     from msd_mobile_bench.tables import summary_table
+    from msd_mobile_bench.variants import find_exports
 
     directory, display = RunDirectory(run), ProgressDisplay()
     with usage_errors():

@@ -64,10 +64,9 @@ def compare(
         msd compare --data easy-vqa --labelled-share 0.05 --methods kd,msd-fixed
         msd compare --data products.jsonl --teacher runs/products/teacher --budget compute
     """
-    from msd_cli.run_settings import base_config, default_run_folder
-    from msd_cli.usage import usage_errors
-    from msd_deploy.distill.steps import Hooks
-    from msd_deploy.report.commands import told_command
+    from msd_cli.settings import base_config, default_run_folder, usage_errors
+    from msd_deploy.config.describe import told_command
+    from msd_deploy.hooks import Hooks
     from msd_deploy.study.compare import PAGE_NAME, run_study
     from msd_deploy.study.config import StudyConfig
     from msd_mobile_bench.host import describe_host

@@ -23,12 +23,13 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from msd_cli.launched import is_launched
+from msd_cli.launcher import is_launched
 from msd_deploy.errors import StoppedError
 from msd_deploy.hooks import StageHooks
 
 if TYPE_CHECKING:
-    from msd_deploy.distill.steps import StepReport
+    from msd_deploy.hooks import StepReport
+
 
 _PLAIN_SECONDS = 10.0
 _SMOOTHING = 0.95

@@ -23,7 +23,7 @@ from msd_cli.options import (
     option,
     split_labels,
 )
-from msd_deploy.config import RunConfig, TrackerName
+from msd_deploy.config.run import RunConfig, TrackerName
 
 _TEACHER, _STUDENT, _FEATURES, _INT8 = "Teacher", "Student", "Features", "Learning for int8"
 _DEFAULTS = RunConfig()
@@ -249,9 +249,9 @@ def distill(
         msd distill --from runs/demo --int8-epochs 3 --out runs/demo-int8
         msd distill --resume --out runs/products
     """
-    from msd_cli.run_settings import run_settings
-    from msd_deploy.distill.steps import Hooks
-    from msd_deploy.pipeline import RunHooks, run_distillation
+    from msd_cli.settings import run_settings
+    from msd_deploy.hooks import Hooks, RunHooks
+    from msd_deploy.pipeline import run_distillation
 
     options = {
         "data.spec": data,
@@ -302,7 +302,7 @@ def distill(
 
 
 def _print_metrics(metrics: dict[str, object]) -> None:
-    from msd_deploy.report.words import score_text
+    from msd_deploy.pages.formatting import score_text
 
     table = new_table(f"Test {metrics['metric']} (95 % interval)", "view", "teacher", "student")
     teacher, student = metrics["teacher"], metrics["student"]

@@ -1,6 +1,5 @@
 """`msd doctor`: what is here, and how to get what is not."""
 
-import importlib.metadata
 import importlib.util
 import platform
 import sys

@@ -18,8 +18,8 @@ from msd_cli.options import (
     ThreadsOption,
     split_labels,
 )
-from msd_cli.usage import usage_errors
-from msd_deploy.config import check_range
+from msd_cli.settings import usage_errors
+from msd_deploy.config.parsing import check_range
 
 
 def evaluate(
@@ -45,9 +45,9 @@ def evaluate(
         msd evaluate runs/demo --data synthetic:memes
         msd evaluate runs/demo/exports/onnx-int8 --data new-photos.jsonl --split all
     """
-    from msd_deploy.data.source_types import SourceOptions
-    from msd_deploy.report.words import score_text
-    from msd_export.assessment import evaluate_model
+    from msd_deploy.data.source import SourceOptions
+    from msd_deploy.pages.formatting import score_text
+    from msd_export.evaluate import evaluate_model
 
     with usage_errors():
         check_range("--threads", threads, 1, 256)

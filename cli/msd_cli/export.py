@@ -1,13 +1,17 @@
-"""`msd export`: a student, or any model folder, in the formats of phones, each verified."""
+"""`msd export`: a student, or any model folder, in the formats of phones, each verified.
 
+What `msd export` tells of what it wrote and of what it did not.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from msd_cli.console import ProgressDisplay
-from msd_cli.export_result import tell
+from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
 from msd_cli.options import (
     DATA_PANEL,
     ImageColumnOption,
@@ -19,9 +23,74 @@ from msd_cli.options import (
     TextColumnOption,
     split_labels,
 )
-from msd_cli.usage import usage_errors
+from msd_cli.settings import usage_errors
 from msd_deploy.errors import ConfigError
 from msd_export.formats import FORMATS, USUAL_TARGETS, CalibrationMethod, forms_of
+
+if TYPE_CHECKING:
+    from msd_deploy.artifacts.manifest import Json
+    from msd_deploy.errors import MsdError
+    from msd_export.folder import ExportFolder
+
+
+def tell(
+    model: Path,
+    exports: "Sequence[ExportFolder]",
+    failures: "Mapping[str, MsdError]",
+    *,
+    is_run: bool,
+    as_json: bool,
+) -> None:
+    """Print a table of the exports, or one object that also says why others were not written."""
+    from msd_deploy.artifacts.manifest import read_json
+    from msd_export.folder import PARITY_NAME
+
+    parities = {item.name: read_json(item.folder / PARITY_NAME) for item in exports}
+    if as_json:
+        print_json(
+            {
+                "run" if is_run else "model": str(model),
+                "folder": str(exports[0].folder.parent) if exports else None,
+                "size_bytes": {item.name: item.size_bytes() for item in exports},
+                "parity": parities,
+                "not_written": {name: error.what for name, error in failures.items()},
+            }
+        )
+    elif exports:
+        _print_table(exports, parities)
+        following = f"bench {shlex.quote(str(model))}"
+        if not is_run:
+            following = f"inspect {shlex.quote(str(exports[0].folder))}"
+        say(f"Wrote {exports[0].folder.parent}. Next: msd {following}")
+
+
+def _print_table(exports: "Sequence[ExportFolder]", parities: "Mapping[str, Json]") -> None:
+    table = new_table(
+        "Verified exports: worst view's error and agreement; points that image and text together"
+        " lose, with the 95 % interval",
+        *("form", "size", "error", "agrees", "drop", "through"),
+    )
+    for item in exports:
+        size = f"{item.size_bytes() / 1e3:,.0f} kB"
+        table.add_row(item.name, size, *_parity_cells(parities[item.name]))
+    result_console().print(table)
+
+
+def _parity_cells(parity: "Json") -> tuple[str, ...]:
+    views = cast("dict[str, dict[str, float]]", parity["views"])
+    pair = cast("dict[str, Any]", views["multimodal"])
+    low, high = (end * 100 for end in pair["drop_interval"])
+    return (
+        f"{max(view['max_abs_error'] for view in views.values()):.1e}",
+        f"{min(_gated_agreement(name, view) for name, view in views.items()):.2%}",
+        f"{pair['drop'] * 100:+.1f} [{low:+.1f}, {high:+.1f}]",
+        str(parity["runtime"]),
+    )
+
+
+def _gated_agreement(name: str, view: dict[str, float]) -> float:
+    """Return what the gate looks at: on a single view, only what the student is sure of."""
+    return view["agreement" if name == "multimodal" else "sure_agreement"]
 
 
 def _offered() -> str:
@@ -142,8 +211,8 @@ def export(
         msd export runs/demo --target all --precision all
         msd export runs/demo/teacher --data synthetic:memes --out teacher-exports
     """
-    from msd_deploy.artifacts import RunDirectory
-    from msd_deploy.data.source_types import SourceOptions
+    from msd_deploy.artifacts.run_directory import RunDirectory
+    from msd_deploy.data.source import SourceOptions
     from msd_export.exporter import ExportConfig
     from msd_export.pipeline import Failures, export_model, export_student, joined
 

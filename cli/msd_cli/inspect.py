@@ -24,8 +24,7 @@ def inspect(
         msd inspect runs/demo/exports/onnx-int8
         msd inspect model.tflite --json
     """
-    from msd_export.inspection import inspect_export
-    from msd_export.inspection_tables import tables_of
+    from msd_export.inspection import inspect_export, tables_of
 
     found = inspect_export(export)
     if as_json:

@@ -15,7 +15,7 @@ from msd_cli.doctor import doctor
 from msd_cli.evaluate import evaluate
 from msd_cli.export import export
 from msd_cli.inspect import inspect
-from msd_cli.launched import check_launchable, fall_silent, is_silent, tells_of_error
+from msd_cli.launcher import check_launchable, fall_silent, is_silent, tells_of_error
 from msd_cli.predict import predict
 from msd_cli.report import report
 from msd_cli.teacher import teacher

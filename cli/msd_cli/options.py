@@ -6,8 +6,8 @@ from typing import Annotated, Literal, cast
 import typer
 from typer.models import OptionInfo
 
-from msd_deploy.augment_config import AugmentConfig
-from msd_deploy.config import RunConfig
+from msd_deploy.config.augment import AugmentConfig
+from msd_deploy.config.run import RunConfig
 
 DATA_PANEL = "Data"
 DEFAULT_DATA = RunConfig().data.spec

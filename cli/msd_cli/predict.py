@@ -7,8 +7,8 @@ import typer
 
 from msd_cli.console import new_table, print_json, result_console, say
 from msd_cli.options import JsonOption, ModelArgument
-from msd_cli.usage import usage_errors
-from msd_deploy.config import check_range
+from msd_cli.settings import usage_errors
+from msd_deploy.config.parsing import check_range
 
 
 def predict(
@@ -26,8 +26,8 @@ def predict(
         msd predict runs/demo --image cat.jpg --text "look at him go"
         msd predict runs/demo/exports/coreml-int8 --text "look at him go" --json
     """
-    from msd_export.assessment import predict_one
-    from msd_export.opening import open_model
+    from msd_export.evaluate import predict_one
+    from msd_export.opened_model import open_model
 
     with usage_errors():
         check_range("--top", top, 1, 1_000_000)

@@ -7,7 +7,7 @@ import typer
 
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
 from msd_cli.options import JsonOption
-from msd_cli.usage import usage_errors
+from msd_cli.settings import usage_errors
 
 if TYPE_CHECKING:
     from msd_deploy.report.schema import DistillationJson
@@ -45,7 +45,7 @@ def report(
         msd report runs/demo
         msd report runs/kd runs/msd --out kd-and-msd.html
     """
-    from msd_deploy.artifacts import RunDirectory
+    from msd_deploy.artifacts.run_directory import RunDirectory
     from msd_deploy.report.distillation import ReportConfig, write_distillation_report
 
     with usage_errors():
@@ -62,7 +62,7 @@ def report(
 
 
 def _print_closeness(figures: "DistillationJson") -> None:
-    from msd_deploy.report.words import VIEW_NAMES, percent
+    from msd_deploy.pages.formatting import VIEW_NAMES, percent
 
     table = new_table("Decisions that are the teacher's", "run", *VIEW_NAMES.values())
     for student in figures["students"]:

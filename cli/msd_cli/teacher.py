@@ -22,7 +22,7 @@ from msd_cli.options import (
     option,
     split_labels,
 )
-from msd_deploy.teaching_config import TeachingConfig
+from msd_deploy.config.fine_tuning import TeachingConfig
 
 _TRAINING, _MEMORY = "Training", "Memory"
 _DEFAULTS = TeachingConfig().finetune
@@ -178,10 +178,9 @@ def teacher(
         msd teacher --resume --out teachers/clip
         msd distill --data memes.jsonl --teacher teachers/clip --out runs/memes
     """
-    from msd_cli.run_settings import teaching_settings
-    from msd_deploy.distill.steps import Hooks
-    from msd_deploy.pipeline import RunHooks
-    from msd_deploy.teaching import fine_tune_teacher
+    from msd_cli.settings import teaching_settings
+    from msd_deploy.hooks import Hooks, RunHooks
+    from msd_deploy.run.fine_tuning import fine_tune_teacher
 
     options = {
         "data.spec": data,
@@ -226,7 +225,7 @@ def teacher(
 
 
 def _print_result(result: dict[str, object]) -> None:
-    from msd_deploy.report.words import score_text
+    from msd_deploy.pages.formatting import score_text
 
     title = f"{result['family']} teacher: {result['metric']} (95 % interval)"
     table = new_table(title, "view", "validation", "test")

@@ -4,9 +4,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Protocol
 
-from msd_deploy.artifacts import Json
-from msd_export.export_source import ExportSource
+from msd_deploy.artifacts.manifest import Json
 from msd_export.formats import Precision, Target
+from msd_export.source import ExportSource
 
 
 class Converter(Protocol):
@@ -47,31 +47,31 @@ def converter_for(target: Target, source: ExportSource) -> Converter:
 
 
 def _onnx(source: ExportSource) -> Converter:
-    from msd_export.onnx_target import OnnxConverter
+    from msd_export.onnx.converter import OnnxConverter
 
     return OnnxConverter(source)
 
 
 def _ort(source: ExportSource) -> Converter:
-    from msd_export.ort_target import OrtConverter
+    from msd_export.onnx.converter import OrtConverter
 
     return OrtConverter(source)
 
 
 def _coreml(source: ExportSource) -> Converter:
-    from msd_export.coreml_target import CoreMLConverter
+    from msd_export.coreml.converter import CoreMLConverter
 
     return CoreMLConverter(source)
 
 
 def _executorch(source: ExportSource) -> Converter:
-    from msd_export.executorch_target import ExecutorchConverter
+    from msd_export.executorch.converter import ExecutorchConverter
 
     return ExecutorchConverter(source)
 
 
 def _litert(source: ExportSource) -> Converter:
-    from msd_export.litert_target import LiteRTConverter
+    from msd_export.litert.converter import LiteRTConverter
 
     return LiteRTConverter(source)
 

@@ -6,20 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from msd_deploy.artifacts import Json, write_json, write_manifest
-from msd_deploy.building import new_folder
-from msd_deploy.config import check_range
+from msd_deploy.artifacts.atomic import new_folder
+from msd_deploy.artifacts.manifest import Json, write_json, write_manifest
+from msd_deploy.config.parsing import check_range
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.errors import ParityError
-from msd_deploy.evaluation import LogitArray, LogitsByView
 from msd_deploy.hooks import StageHooks
+from msd_deploy.metrics import LogitArray, LogitsByView
 from msd_deploy.models.folders import LABELS_NAME
 from msd_deploy.views import View
 from msd_export.converters import Converter, converter_for
-from msd_export.end_to_end import END_TO_END_NAME, write_end_to_end
-from msd_export.end_to_end_check import check_end_to_end
-from msd_export.export_folder import KIND, PARITY_NAME, ExportFolder, open_export
-from msd_export.export_source import ExportSource
+from msd_export.folder import KIND, PARITY_NAME, ExportFolder, open_export
 from msd_export.formats import (
     FORMATS,
     CalibrationMethod,
@@ -31,12 +28,20 @@ from msd_export.formats import (
     needing,
     refuse_unknown_form,
 )
-from msd_export.gate import Gate, check_cut, check_parity, doubts, parity_as_json
-from msd_export.mixing import Sensitivity, measure_sensitivity, mixes
+from msd_export.gate import (
+    Gate,
+    check_cut,
+    check_parity,
+    doubts,
+    parity_as_json,
+    second_runtime_as_json,
+)
+from msd_export.mixed_precision import Sensitivity, measure_sensitivity, mixes
+from msd_export.onnx.end_to_end import END_TO_END_NAME, check_end_to_end, write_end_to_end
 from msd_export.parity import ViewParity, compare_logits, notes_on_source, predict_every_view
-from msd_export.predictors import Predictor, TorchPredictor, open_predictor, second_predictor
-from msd_export.second_runtime import second_runtime_as_json
-from msd_export.signature import ModelInputs, single_example
+from msd_export.predictors import TorchPredictor, open_predictor, second_predictor
+from msd_export.signature import ModelInputs, Predictor, single_example
+from msd_export.source import ExportSource
 
 
 @dataclass(frozen=True, slots=True)

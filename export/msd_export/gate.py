@@ -1,14 +1,18 @@
 """How far an export may be from its source. One that is further does not come to exist.
 
 Tolerances live here, each with its reason.
+
+What parity.json says where an export was verified in two runtimes.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from msd_deploy.artifacts import SCHEMA_VERSION, Json
+import numpy as np
+
+from msd_deploy.artifacts.manifest import SCHEMA_VERSION, Json
 from msd_deploy.errors import ParityError
-from msd_deploy.evaluation import metric_name
+from msd_deploy.metrics import LogitsByView, metric_name
 from msd_deploy.problem import Problem
 from msd_deploy.views import View
 from msd_export.formats import Form, Precision, form_name
@@ -204,4 +208,24 @@ def parity_as_json(
         },
         "views": {view.value: result.as_json() for view, result in parity.items()},
         "notes": list(notes),
+    }
+
+
+def second_runtime_as_json(
+    parity: Mapping[View, ViewParity], logits: LogitsByView, first: LogitsByView, *, runtime: str
+) -> Json:
+    """Return what parity.json says of a second runtime.
+
+    Args:
+        parity: Its comparison with the source.
+        logits: What it answered.
+        first: What the first runtime answered.
+        runtime: Its name.
+    """
+    return {
+        "runtime": runtime,
+        "views": {view.value: result.as_json() for view, result in parity.items()},
+        "max_abs_difference": {
+            view.value: float(np.abs(logits[view] - first[view]).max()) for view in parity
+        },
     }

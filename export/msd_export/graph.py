@@ -1,4 +1,7 @@
-"""The graph that is exported: a model behind `ModelSignature`, normalisation inside."""
+"""The graph that is exported: a model behind `ModelSignature`, normalisation inside.
+
+The groups of layers of a model that an integer form can keep in float.
+"""
 
 import copy
 from typing import Literal
@@ -12,6 +15,7 @@ from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.folders import LoadedModel
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.problem import Problem
+from msd_export.layers import ROOT, WORD_EMBEDDINGS, group_of
 from msd_export.signature import INPUT_NAMES, ModelInputs, ModelSignature
 
 ImageLayout = Literal["nhwc", "nchw"]
@@ -155,3 +159,20 @@ def example_inputs(signature: ModelSignature, *, batch: int) -> tuple[Tensor, ..
 def as_tensors(inputs: ModelInputs) -> tuple[Tensor, ...]:
     """Return numpy inputs as tensors, in the signature's order."""
     return tuple(torch.from_numpy(inputs[name]) for name in INPUT_NAMES)
+
+
+_WEIGHTED = (nn.Conv2d, nn.Linear)
+
+
+def layer_groups(graph: nn.Module) -> tuple[str, ...]:
+    """Return the names of the groups that have weights, in the order of the model.
+
+    Args:
+        graph: The exported graph; its model stands under `layer_names.ROOT`.
+    """
+    weighted = (
+        name
+        for name, module in graph.named_modules()
+        if isinstance(module, _WEIGHTED) or name == ROOT + WORD_EMBEDDINGS
+    )
+    return tuple(dict.fromkeys(map(group_of, weighted)))

@@ -1,14 +1,17 @@
-"""`msd inspect`: what is in an export, and whether it still is what was verified."""
+"""`msd inspect`: what is in an export, and whether it still is what was verified.
+
+An inspection as tables for people: strings only, drawn by whoever shows them.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from msd_deploy.artifacts import Json, files_below, read_json
+from msd_deploy.artifacts.manifest import Json, files_below, read_json
 from msd_deploy.errors import ArtifactError
-from msd_export.export_folder import PARITY_NAME, ExportFolder, open_export
+from msd_export.folder import PARITY_NAME, ExportFolder, open_export
 from msd_export.formats import FORMATS, Target, needing
-from msd_export.model_facts import ModelFacts, Reader
+from msd_export.model_file import ModelFacts, Reader
 from msd_export.quiet import quiet
 
 _STATED = ("msd_deploy", "created_utc", "source_digest", "dataset_digest")
@@ -108,33 +111,33 @@ def _read(target: Target, path: Path) -> ModelFacts:
 
 
 def _onnx() -> Reader:
-    from msd_export.inspect_onnx import read_onnx
+    from msd_export.onnx.inspector import read_onnx
 
     return read_onnx
 
 
 def _ort() -> Reader:
-    from msd_export.inspect_onnx import read_ort
+    from msd_export.onnx.inspector import read_ort
 
     return read_ort
 
 
 def _coreml() -> Reader:
-    from msd_export.inspect_coreml import read_coreml
+    from msd_export.coreml.inspector import read_coreml
 
     return read_coreml
 
 
 def _executorch() -> Reader:
     with quiet():  # what is missing for training is told when it is imported
-        from msd_export.inspect_executorch import read_executorch
+        from msd_export.executorch.inspector import read_executorch
 
     return read_executorch
 
 
 def _litert() -> Reader:
     with quiet():
-        from msd_export.inspect_litert import read_litert
+        from msd_export.litert.inspector import read_litert
 
     return read_litert
 
@@ -147,3 +150,94 @@ _READERS: dict[Target, Callable[[], Reader]] = {
     "litert": _litert,
 }
 """Where a further target's reader is added; its libraries are imported when it is asked for."""
+
+
+_LAYERS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class TextTable:
+    """A table.
+
+    Attributes:
+        title: Above it.
+        columns: Their names.
+        rows: As many cells each.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def tables_of(found: Inspection) -> tuple[TextTable, ...]:
+    """Return what `msd inspect` shows, in its order.
+
+    Names are the file's own: what would steer a terminal is replaced.
+    """
+    return tuple(
+        TextTable(
+            _printable(table.title),
+            table.columns,
+            tuple(tuple(map(_printable, row)) for row in table.rows),
+        )
+        for table in _tables(found)
+    )
+
+
+def _printable(text: str) -> str:
+    return "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )
+
+
+def _tables(found: Inspection) -> tuple[TextTable, ...]:
+    facts = found.facts
+    layers = facts.layers()
+    return (
+        _signature(found),
+        TextTable(
+            "Operators",
+            ("type", "count", "int8"),
+            tuple(
+                (name, str(count), str(facts.int8_operators.get(name, 0)))
+                for name, count in facts.operators.items()
+            ),
+        ),
+        _sizes(f"Largest of {len(layers)} layers", dict(list(layers.items())[:_LAYERS])),
+        _sizes("By outermost module", facts.groups()),
+        _sizes("By storage type", facts.storage()),
+        _stated(found),
+    )
+
+
+def _signature(found: Inspection) -> TextTable:
+    form = f"{found.target} {found.precision}" if found.precision else found.target
+    tensors = [("input", tensor) for tensor in found.facts.inputs]
+    tensors += [("output", tensor) for tensor in found.facts.outputs]
+    return TextTable(
+        f"{found.path}: {form}, {found.size_bytes:,} bytes",
+        ("", "name", "shape", "dtype"),
+        tuple((kind, t.name, " x ".join(map(str, t.shape)), t.dtype) for kind, t in tensors),
+    )
+
+
+def _sizes(title: str, sizes: Mapping[str, int]) -> TextTable:
+    rows = tuple((name, f"{size:,}") for name, size in sizes.items())
+    return TextTable(title, ("name", "bytes"), rows)
+
+
+def _stated(found: Inspection) -> TextTable:
+    stated = {**(found.provenance or {}), **found.facts.metadata, **_parity_rows(found)}
+    rows = tuple((name, str(value)) for name, value in stated.items())
+    return TextTable("Stated", ("what", "value"), rows)
+
+
+def _parity_rows(found: Inspection) -> dict[str, str]:
+    views = (found.parity or {}).get("views", {})
+    assert isinstance(views, dict)  # it was read so
+    return {
+        f"parity, {name}": f"max error {view['max_abs_error']:.1e},"
+        f" agreement {view['agreement']:.2%}, drop {view['drop'] * 100:+.2f} points"
+        for name, view in views.items()
+    }

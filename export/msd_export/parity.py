@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from msd_deploy.artifacts import Json
+from msd_deploy.artifacts.manifest import Json
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.errors import ParityError
-from msd_deploy.evaluation import (
+from msd_deploy.metrics import (
     LabelArray,
     LogitArray,
     LogitsByView,
@@ -24,13 +24,13 @@ from msd_deploy.evaluation import (
     decisions,
     metric_of_sums,
     percentile_interval,
+    probabilities,
     row_counts,
     score_logits,
 )
-from msd_deploy.probabilities import probabilities
 from msd_deploy.problem import Problem, has_independent_classes
 from msd_deploy.views import View
-from msd_export.predictors import Predictor
+from msd_export.signature import Predictor
 
 _BATCH = 64
 _SURE_LEAD = 0.1

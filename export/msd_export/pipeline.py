@@ -7,22 +7,22 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from msd_deploy.artifacts import RunDirectory, refuse_existing
-from msd_deploy.building import remove_folders_left_by_a_kill
+from msd_deploy.artifacts.atomic import remove_folders_left_by_a_kill
+from msd_deploy.artifacts.manifest import refuse_existing
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.prepared import PreparedData
-from msd_deploy.data.source_types import SourceData, SourceOptions, training_texts
+from msd_deploy.data.source import SourceData, SourceOptions, training_texts
 from msd_deploy.errors import ArtifactError, ExportError, MsdError, RuntimeUnavailableError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import LoadedModel, load_classifier, load_model
-from msd_deploy.runs import config_of_run, data_of_run, source_of_run
-from msd_export.end_to_end import require_end_to_end
-from msd_export.export_folder import ExportFolder, open_export, stated_source
-from msd_export.export_source import ExportSource
+from msd_deploy.run.record import config_of_run, data_of_run, source_of_run
 from msd_export.exporter import ExportConfig, Exporter
+from msd_export.folder import ExportFolder, open_export, stated_source
 from msd_export.formats import FORMATS, form_name
-from msd_export.model_data import data_of_model, prepare_for_model, source_of_model
-from msd_export.vocabulary_cut import cut_as_json, with_cut_vocabulary
+from msd_export.onnx.end_to_end import require_end_to_end
+from msd_export.opened_model import data_of_model, prepare_for_model, source_of_model
+from msd_export.source import ExportSource, cut_as_json, with_cut_vocabulary
 
 Failures = dict[str, MsdError]
 """Why a form was not written, by its name."""

@@ -2,14 +2,22 @@
 
 One file answers with both modalities, with the image alone or with the text alone: an absent image
 is `image_present` 0, an absent text is an `attention_mask` of the first token ([CLS]) alone.
+
+A model's two answers, held against each other: an app reads probabilities, we compare logits.
+
+Torch-free, as what asks is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from msd_deploy.errors import ParityError
+from msd_deploy.metrics import probabilities
 from msd_deploy.problem import Problem
 from msd_export.formats import FORMATS, Target
 
@@ -67,3 +75,65 @@ class ModelSignature:
 def single_example(inputs: Mapping[str, NDArray[np.generic]], row: int) -> ModelInputs:
     """Return one row of a batch of inputs, its batch dimension kept."""
     return {name: inputs[name][row : row + 1] for name in INPUT_NAMES}
+
+
+_PROBABILITY_ERROR = 0.01
+"""float16 keeps a probability to .0005, a logit of 30 to .015: that moves a probability by .004."""
+
+
+def refuse_other_probabilities(
+    logits: NDArray[np.float32], answered: NDArray[np.float32], problem: str | None, path: Path
+) -> None:
+    """Check that a model's probabilities, which an app reads, are those of its logits.
+
+    Args:
+        logits: float32 [rows, classes]; what is not finite, parity names.
+        answered: The model's probabilities, of the same shape.
+        problem: What the file states; None: any problem will do.
+        path: The file.
+
+    Raises:
+        ParityError: They are others.
+    """
+    if not np.isfinite(logits).all():
+        return
+    possible = get_args(Problem) if problem is None else (problem,)
+    errors = [np.abs(answered - probabilities(logits, cast(Problem, p))).max() for p in possible]
+    if not min(errors) <= _PROBABILITY_ERROR:
+        raise ParityError(
+            f"its probabilities are up to {min(errors):.3f} off those of its logits", where=path
+        )
+
+
+class Predictor(Protocol):
+    """A model that can be asked, in whatever form.
+
+    Attributes:
+        runtime: What runs it, for example "ONNX Runtime".
+    """
+
+    runtime: str
+
+    def predict(self, inputs: ModelInputs) -> Logits:
+        """Return logits, float32 [batch, classes], of a batch of inputs (see `ModelInputs`)."""
+        ...
+
+
+class TimedPredictor(Predictor, Protocol):
+    """A model in this process, whose calls can be timed."""
+
+    def prepare(self, inputs: ModelInputs) -> Callable[[], object]:
+        """Hand inputs over to the runtime; return a call that runs the model on them.
+
+        What Python does to hand over arrays, an app does not.
+        """
+        ...
+
+
+class ExportPredictor(TimedPredictor, Protocol):
+    """Runs an exported file, which states what it is."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the file states of itself, as `ExportSource.metadata` made it, where it does."""
+        ...

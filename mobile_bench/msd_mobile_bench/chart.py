@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from msd_deploy.report.axes import Frame, Ticks, draw_frame, share_labels
-from msd_deploy.report.chart_layout import (
+from msd_deploy.pages.chart_layout import (
     Axis,
     Box,
     linear_ticks,
@@ -19,7 +18,19 @@ from msd_deploy.report.chart_layout import (
     place_labels,
     share_range,
 )
-from msd_deploy.report.svg import Canvas, Position, circle, diamond, draw_svg, line, text
+from msd_deploy.pages.svg import (
+    Canvas,
+    Frame,
+    Position,
+    Ticks,
+    circle,
+    diamond,
+    draw_frame,
+    draw_svg,
+    line,
+    share_labels,
+    text,
+)
 from msd_mobile_bench.schema import Who
 
 _LABEL_HEIGHT, _CHARACTER_WIDTH = 15.0, 7.9  # of 13 px sans-serif, on the wide side

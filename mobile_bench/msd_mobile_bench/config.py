@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from msd_deploy.config import check_range
+from msd_deploy.config.parsing import check_range
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,27 +12,27 @@ from typing import cast
 import numpy as np
 
 from msd_deploy import __version__
-from msd_deploy.artifacts import SCHEMA_VERSION, Json, RunDirectory, utc_now
+from msd_deploy.artifacts.manifest import SCHEMA_VERSION, Json, utc_now
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.describe import told_path
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.data.sources import name_of_spec
+from msd_deploy.data.readers.spec import name_of_spec
 from msd_deploy.distill.teacher_cache import read_predictions
-from msd_deploy.evaluation import metric_name
 from msd_deploy.hooks import StageHooks
-from msd_deploy.report.commands import told_path
-from msd_deploy.runs import config_of_run, data_of_run
+from msd_deploy.metrics import metric_name
+from msd_deploy.run.record import config_of_run, data_of_run
 from msd_deploy.views import View
 from msd_mobile_bench.config import BenchConfig
-from msd_mobile_bench.exchange import save_arrays
-from msd_mobile_bench.forms import Form, find_forms
 from msd_mobile_bench.host import describe_host
-from msd_mobile_bench.notes import write_notes
-from msd_mobile_bench.processes import WorkerProcess
 from msd_mobile_bench.quality import SPLIT, Quality, judge, predict_forms
 from msd_mobile_bench.report import write_reports
-from msd_mobile_bench.rows import make_row, ratios_of
+from msd_mobile_bench.rows import make_row, ratios_of, write_notes
+from msd_mobile_bench.runtimes.arrays import save_arrays
+from msd_mobile_bench.runtimes.process import WorkerProcess
 from msd_mobile_bench.schema import Bench, DataFacts, Row, Who
 from msd_mobile_bench.timing import Timing, count_turns, measure_timing, summarize_control
+from msd_mobile_bench.variants import Form, find_forms
 
 _TIMED_EXAMPLES = 64
 

@@ -11,13 +11,13 @@ import numpy as np
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.distill.teacher_cache import TeacherPredictions
 from msd_deploy.errors import ArtifactError
-from msd_deploy.evaluation import LogitArray, LogitsByView, agreement, score_views
+from msd_deploy.metrics import LogitArray, LogitsByView, agreement, score_views
 from msd_deploy.models.folders import read_labels
-from msd_deploy.report.words import ScoreJson
+from msd_deploy.pages.formatting import ScoreJson
 from msd_deploy.views import View
 from msd_export.parity import predict_split
-from msd_mobile_bench.forms import Form
-from msd_mobile_bench.processes import RemotePredictor, WorkerProcess
+from msd_mobile_bench.runtimes.process import RemotePredictor, WorkerProcess
+from msd_mobile_bench.variants import Form
 
 SPLIT = "test"
 

@@ -6,19 +6,13 @@ bench.html is one file that asks nothing of any server: styles and charts are in
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from msd_deploy.artifacts import write_json, write_text
-from msd_deploy.report.pages import render_page
-from msd_deploy.report.svg import Canvas
-from msd_deploy.report.tables import Table
-from msd_deploy.report.words import bytes_text, metric_title
+from msd_deploy.artifacts.manifest import write_json, write_text
+from msd_deploy.pages.formatting import bytes_text, metric_title
+from msd_deploy.pages.page import Table, render_page
+from msd_deploy.pages.svg import Canvas
 from msd_mobile_bench.chart import Point, draw_chart
 from msd_mobile_bench.schema import Bench, Row
-from msd_mobile_bench.tables import (
-    headline,
-    quality_table,
-    short_form,
-    speed_table,
-)
+from msd_mobile_bench.tables import headline, quality_table, short_form, speed_table
 
 JSON_NAME, MARKDOWN_NAME, HTML_NAME = "bench.json", "bench.md", "bench.html"
 

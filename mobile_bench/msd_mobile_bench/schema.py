@@ -6,7 +6,7 @@ a file of an earlier benchmark in the same way.
 
 from typing import Literal, TypedDict
 
-from msd_deploy.report.words import ScoreJson
+from msd_deploy.pages.formatting import ScoreJson
 
 Who = Literal["teacher", "student"]
 

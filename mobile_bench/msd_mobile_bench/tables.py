@@ -3,8 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from msd_deploy.report.tables import Line, Table, Tile
-from msd_deploy.report.words import (
+from msd_deploy.pages.formatting import (
     NOTHING,
     VIEW_NAMES,
     bytes_text,
@@ -13,6 +12,7 @@ from msd_deploy.report.words import (
     percent,
     score_text,
 )
+from msd_deploy.pages.page import Line, Table, Tile
 from msd_export.formats import FORMATS
 from msd_mobile_bench.schema import Bench, Distribution, Row
 

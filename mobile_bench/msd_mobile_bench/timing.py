@@ -12,7 +12,7 @@ import numpy as np
 
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.latency import CONTROL_KERNEL, host_drift, interleaved
-from msd_mobile_bench.processes import WorkerProcess
+from msd_mobile_bench.runtimes.process import WorkerProcess
 from msd_mobile_bench.schema import Control
 
 _THROUGHPUT_ROUNDS = 2

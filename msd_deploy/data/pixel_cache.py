@@ -18,7 +18,8 @@ import numpy as np
 import PIL
 from huggingface_hub.constants import HF_HOME
 
-from msd_deploy.artifacts import (
+from msd_deploy.artifacts.atomic import new_folder
+from msd_deploy.artifacts.manifest import (
     MANIFEST_NAME,
     read_json,
     read_manifest,
@@ -26,11 +27,9 @@ from msd_deploy.artifacts import (
     write_json,
     write_manifest,
 )
-from msd_deploy.building import new_folder
-from msd_deploy.data.images import PIXELS_VERSION
+from msd_deploy.data.images import PIXELS_VERSION, PixelArray
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.data.resize import PixelArray
-from msd_deploy.data.source_types import SourceData, column_of
+from msd_deploy.data.source import SourceData, column_of
 from msd_deploy.errors import ArtifactError, DataError
 
 logger = logging.getLogger(__name__)

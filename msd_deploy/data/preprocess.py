@@ -25,7 +25,7 @@ from tokenizers import (
     trainers,
 )
 
-from msd_deploy.artifacts import (
+from msd_deploy.artifacts.manifest import (
     SCHEMA_VERSION,
     Json,
     read_versioned_json,
@@ -33,8 +33,7 @@ from msd_deploy.artifacts import (
     write_json,
     write_text,
 )
-from msd_deploy.data.images import ImageSpec, load_pixels
-from msd_deploy.data.resize import PixelArray
+from msd_deploy.data.images import ImageSpec, PixelArray, load_pixels
 from msd_deploy.errors import ArtifactError, ConfigError
 
 PREPROCESS_NAME = "preprocess.json"

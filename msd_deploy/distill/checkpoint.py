@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from msd_deploy import processes
-from msd_deploy.artifacts import read_manifest, write_manifest
-from msd_deploy.building import new_folder
+from msd_deploy import process_group
+from msd_deploy.artifacts.atomic import new_folder
+from msd_deploy.artifacts.manifest import read_manifest, write_manifest
 from msd_deploy.distill.steps import Objective, StatefulObjective
 from msd_deploy.errors import ArtifactError
 
@@ -65,10 +65,10 @@ def save_checkpoint(
         objective: What it has learned is saved, if it learns.
     """
     random = _random_state()
-    if processes.is_main():
+    if process_group.is_main():
         _write(folder, progress, key, model, optimizer, objective, random)
     # The others may end now, and the launcher then ends the main process too.
-    processes.wait()
+    process_group.wait()
 
 
 def _write(
@@ -163,11 +163,11 @@ def _random_state() -> dict[str, Tensor]:
     Of several processes: each one's, the main one's as if it were alone, and its own GPU's.
     """
     states = {"torch": torch.get_rng_state()}
-    if processes.count() > 1:
-        everyone = processes.joined(states["torch"][None])
+    if process_group.count() > 1:
+        everyone = process_group.joined(states["torch"][None])
         states = {_of_rank("torch", rank): state for rank, state in enumerate(everyone)}
         if torch.cuda.is_available():
-            of_gpus = enumerate(processes.joined(torch.cuda.get_rng_state()[None]))
+            of_gpus = enumerate(process_group.joined(torch.cuda.get_rng_state()[None]))
             states |= {f"cuda:{rank}": state for rank, state in of_gpus}
     elif torch.cuda.is_available():
         of_gpus = enumerate(torch.cuda.get_rng_state_all())
@@ -184,10 +184,10 @@ def _restore_random_state(states: Mapping[str, Tensor]) -> None:
 
     A process that was not there before keeps the state that it began with.
     """
-    rank = processes.rank()
+    rank = process_group.rank()
     if (state := states.get(_of_rank("torch", rank))) is not None:
         torch.set_rng_state(state)
-    if processes.count() > 1:
+    if process_group.count() > 1:
         if torch.cuda.is_available() and (state := states.get(f"cuda:{rank}")) is not None:
             torch.cuda.set_rng_state(state)
         return

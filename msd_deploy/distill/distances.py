@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from msd_deploy.config import DistillConfig
+from msd_deploy.config.distill import DistillConfig
 from msd_deploy.errors import ConfigError
 from msd_deploy.problem import NO_LABEL, Problem, has_independent_classes
 

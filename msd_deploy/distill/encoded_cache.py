@@ -20,12 +20,16 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 from torch import nn
 
-from msd_deploy import processes
-from msd_deploy.artifacts import MANIFEST_NAME, read_manifest, sha256_of_json, write_manifest
-from msd_deploy.building import new_folder
+from msd_deploy import process_group
+from msd_deploy.artifacts.atomic import new_folder
+from msd_deploy.artifacts.manifest import (
+    MANIFEST_NAME,
+    read_manifest,
+    sha256_of_json,
+    write_manifest,
+)
 from msd_deploy.data.batch import collate
-from msd_deploy.data.encoded import EncodedArray, EncodedSplit
-from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.prepared import EncodedArray, EncodedSplit, PreparedData
 from msd_deploy.errors import ArtifactError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.classifier import ViewClassifier, is_frozen
@@ -68,11 +72,11 @@ def encode_data(
     validation = np.ones(len(data.splits["validation"]), bool)
     work = _Work(model, data, {"train": used, "validation": validation}, has_images, has_rows)
     key = {**key, "rows": sha256_of_json([np.flatnonzero(used).tolist(), work.pictures.tolist()])}
-    if not processes.as_main_says(_is_whole(folder, key)):
-        if processes.is_main():
+    if not process_group.as_main_says(_is_whole(folder, key)):
+        if process_group.is_main():
             model.to(PartialState().device)
             _compute(work, folder, key, hooks)
-        processes.wait()
+        process_group.wait()
     splits = {
         name: replace(data.splits[name], encoded=work.read(folder, name)) for name in work.used
     }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from msd_deploy.config import DistillConfig
+from msd_deploy.config.distill import DistillConfig
 from msd_deploy.distill.steps import ModelOutputs
 from msd_deploy.distill.teacher_cache import TeacherPredictions
 from msd_deploy.views import View

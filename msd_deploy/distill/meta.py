@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call
 
-from msd_deploy import processes
-from msd_deploy.config import DistillConfig
+from msd_deploy import process_group
+from msd_deploy.config.distill import DistillConfig
 from msd_deploy.data.batch import Batch, collate, rows_by_image
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.distill.checkpoint import moments_of, restore_moments
+from msd_deploy.distill.data_parallel import add_up_gradients
 from msd_deploy.distill.distances import Distance
-from msd_deploy.distill.exchange import add_up_gradients
 from msd_deploy.distill.feature_losses import feature_terms
 from msd_deploy.distill.losses import distillation_terms, label_loss, labelled_rows
 from msd_deploy.distill.meta_gradient import (
@@ -126,8 +126,8 @@ class MetaObjective:
         layer = self._last_layer(model, batch, outputs, meta).of_all_processes(
             of_labels=_shares_of(batch)[1]
         )
-        of_all = last_layer_gradient(layer, processes.joined(weights.T).T, self.step)
-        return processes.own_of_joined(of_all.T, len(batch)).T
+        of_all = last_layer_gradient(layer, process_group.joined(weights.T).T, self.step)
+        return process_group.own_of_joined(of_all.T, len(batch)).T
 
     def _teach(
         self, model: ViewOutputs, batch: Batch, outputs: ModelOutputs, distances: dict[View, Tensor]
@@ -212,10 +212,10 @@ def _outputs(
 
 def _shares_of(batch: Batch) -> tuple[float, float]:
     """Return a batch's share of the rows, and of the labelled rows, of all processes' batches."""
-    if processes.count() == 1:
+    if process_group.count() == 1:
         return 1.0, 1.0
     own = torch.tensor([len(batch), labelled_rows(batch.labels).sum()], device=batch.rows.device)
-    rows, labelled = (own / processes.add_up(own.clone()).clamp(min=1)).tolist()
+    rows, labelled = (own / process_group.add_up(own.clone()).clamp(min=1)).tolist()
     return rows, labelled
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from msd_deploy import processes
+from msd_deploy import process_group
 from msd_deploy.distill.losses import label_loss
 
 
@@ -54,15 +54,15 @@ class LastLayer:
             of_labels: This process's share of the labelled rows.
         """
         features, slopes = (
-            processes.joined(values.transpose(0, 1)).transpose(0, 1)
+            process_group.joined(values.transpose(0, 1)).transpose(0, 1)
             for values in (self.features, self.slopes)
         )
         return replace(
             self,
             features=features,
             slopes=slopes,
-            label_features=processes.joined(self.label_features),
-            label_slopes=processes.joined(of_labels * self.label_slopes),
+            label_features=process_group.joined(self.label_features),
+            label_slopes=process_group.joined(of_labels * self.label_slopes),
         )
 
 
@@ -144,7 +144,7 @@ def exact_gradient(
     at = parameters
     if step.look_ahead:
         moved = (
-            (p - step.rate * processes.add_up(s.detach().clone())).detach().requires_grad_()
+            (p - step.rate * process_group.add_up(s.detach().clone())).detach().requires_grad_()
             for p, s in zip(leaves, slopes, strict=True)
         )
         at = dict(zip(parameters, moved, strict=True))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from msd_deploy import processes
+from msd_deploy import process_group
 from msd_deploy.data.batch import Batch
 from msd_deploy.distill.distances import Distance
 from msd_deploy.distill.feature_losses import FeatureTerms
@@ -65,7 +65,7 @@ def draw_view(modality_dropout: float) -> View:
 
     All processes draw, and take what the main one has drawn.
     """
-    draw = processes.as_main_says(torch.rand(()).item())
+    draw = process_group.as_main_says(torch.rand(()).item())
     if draw < modality_dropout / 2:
         return View.IMAGE
     return View.TEXT if draw < modality_dropout else View.MULTIMODAL

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from msd_deploy.artifacts import sha256_of_json
-from msd_deploy.config import Precision
+from msd_deploy.artifacts.manifest import sha256_of_json
+from msd_deploy.config.run import Precision
 
 _STEPS = 750
 # A teacher learns from labels alone; a student, told what the teacher thinks of each example,

@@ -9,7 +9,7 @@ are, and what it computes is what was learned.
 The scheme is the coarsest of our targets', so that it holds for all of them. Weights: signed,
 symmetric, per output channel, so that BatchNorm's scale, which exports fold in, changes nothing;
 7 bits, and 8 of depthwise convolutions, with the steps of ONNX Runtime's quantizer
-(`msd_export.onnx_static`). Activations: unsigned 8 bits with a zero point, per tensor, at the
+(`msd_export.onnx.static_int8`). Activations: unsigned 8 bits with a zero point, per tensor, at the
 inputs and outputs of convolutions and linear layers. Attention's products, norms and residual sums
 of the stream stay in float.
 """

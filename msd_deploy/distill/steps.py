@@ -1,6 +1,6 @@
 """One step of a training: what a model is asked, what an objective answers, what is reported."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -90,41 +90,3 @@ class StatefulObjective(Protocol):
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Continue from `state_tensors`."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """What a progress display shows of a step.
-
-    Attributes:
-        phase: "teacher", "student" or "int8".
-        step: Steps done, from 1.
-        steps: Steps in all.
-        epoch: Current pass, from 1.
-        epochs: Passes in all.
-        terms: Loss terms by name, already weighted.
-        examples_per_second: Rows trained on per second of this process, smoothed by the caller.
-        metric: The last validation value, 0 to 1; None before the first.
-    """
-
-    phase: str
-    step: int
-    steps: int
-    epoch: int
-    epochs: int
-    terms: Mapping[str, float]
-    examples_per_second: float
-    metric: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Hooks:
-    """How a caller watches and stops a training.
-
-    Attributes:
-        on_step: Called after each step.
-        should_stop: Asked after each step; true saves a checkpoint and raises StoppedError.
-    """
-
-    on_step: Callable[[StepReport], None] = lambda report: None
-    should_stop: Callable[[], bool] = lambda: False

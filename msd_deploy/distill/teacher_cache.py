@@ -18,21 +18,17 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from msd_deploy import processes
-from msd_deploy.artifacts import (
-    MANIFEST_NAME,
-    RunDirectory,
-    read_json,
-    read_manifest,
-    write_manifest,
-)
-from msd_deploy.augment_config import AugmentConfig
-from msd_deploy.building import new_folder
-from msd_deploy.data.augment import PictureAugmentation, digest_of_forms
+from msd_deploy import process_group
+from msd_deploy.artifacts.atomic import new_folder
+from msd_deploy.artifacts.manifest import MANIFEST_NAME, read_json, read_manifest, write_manifest
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.augment import AugmentConfig
+from msd_deploy.data.augment.batches import PictureAugmentation, digest_of_forms
 from msd_deploy.data.batch import Batch
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.errors import ArtifactError
-from msd_deploy.evaluation import LogitArray, LogitsByView, predict_features, predict_views
+from msd_deploy.metrics import LogitArray, LogitsByView
+from msd_deploy.models.predict import predict_features, predict_views
 from msd_deploy.models.teachers import Teacher
 from msd_deploy.views import View
 
@@ -111,8 +107,8 @@ def cache_predictions(
         key["forms"] = digest_of_forms(forms)
     with _saying_how_to_write_again(folder):
         is_cached = _is_cached(folder, key)
-    if not processes.as_main_says(is_cached):
-        with new_folder(folder) if processes.is_main() else nullcontext() as building:
+    if not process_group.as_main_says(is_cached):
+        with new_folder(folder) if process_group.is_main() else nullcontext() as building:
             _compute(teacher, data, building, on_batch, forms)
             if with_features:
                 features = predict_features(teacher.model, data.splits["train"])
@@ -120,7 +116,7 @@ def cache_predictions(
             if building is not None:
                 facts = {"key": key, "views": list(_VIEWS)}
                 write_manifest(building, "teacher_predictions", facts)
-        processes.wait()
+        process_group.wait()
     return read_predictions(folder)
 
 

@@ -19,31 +19,29 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from msd_deploy import processes
-from msd_deploy.building import new_file
-from msd_deploy.data.augment import Augmentation
-from msd_deploy.data.batch import Batch, BatchDataset, ImageGroupSampler
+from msd_deploy import process_group
+from msd_deploy.artifacts.atomic import new_file
+from msd_deploy.data.augment.batches import Augmentation
+from msd_deploy.data.batch import Batch, BatchDataset, ImageGroupSampler, parts_of
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
-from msd_deploy.distill.exchange import add_up_step, start_equal, with_common_statistics
-from msd_deploy.distill.history import History
-from msd_deploy.distill.losses import LABELS_TERM
-from msd_deploy.distill.parts import parts_of
-from msd_deploy.distill.plan import TrainingPlan, learning_rate_at
-from msd_deploy.distill.sharding import ShardedBatches, Share
-from msd_deploy.distill.steps import (
-    DrawingObjective,
-    Hooks,
-    Objective,
-    StepLoss,
-    StepReport,
-    ViewOutputs,
+from msd_deploy.distill.data_parallel import (
+    ShardedBatches,
+    Share,
+    add_up_step,
+    start_equal,
+    with_common_statistics,
 )
-from msd_deploy.distill.tracking import Tracker, close_trackers, start_tracker, track
+from msd_deploy.distill.history import History, Tracker, close_trackers, start_tracker, track
+from msd_deploy.distill.losses import LABELS_TERM
+from msd_deploy.distill.plan import TrainingPlan, learning_rate_at
+from msd_deploy.distill.steps import DrawingObjective, Objective, StepLoss, ViewOutputs
 from msd_deploy.distill.weighting import weights_line
 from msd_deploy.errors import MsdError, StoppedError
-from msd_deploy.evaluation import metric_name, metric_of_logits, predict_views
+from msd_deploy.hooks import Hooks, StepReport
+from msd_deploy.metrics import metric_name, metric_of_logits
 from msd_deploy.models.classifier import ViewClassifier
+from msd_deploy.models.predict import predict_views
 from msd_deploy.views import View
 
 _BETAS = (0.9, 0.98)
@@ -113,7 +111,7 @@ class _Training:
             # Without one, each iterator draws from the global generator, and so would a resume.
             generator=torch.Generator(),
         )
-        processes.begin()
+        process_group.begin()
         # The plan says what is computed in bfloat16; the launcher's --mixed_precision does not.
         self.accelerator = Accelerator(
             mixed_precision="no",
@@ -124,8 +122,8 @@ class _Training:
         with_common_statistics(self.views, self.accelerator.device)
         groups = _parameter_groups(self.views, job.model, job.plan)
         self.optimizer = torch.optim.AdamW(groups, betas=_BETAS)
-        if processes.rank() > 0:  # no two processes drop the same features
-            torch.manual_seed(job.plan.seed + processes.rank())
+        if process_group.rank() > 0:  # no two processes drop the same features
+            torch.manual_seed(job.plan.seed + process_group.rank())
         self.progress = Progress()
         self.steps, self.epochs = self._count_steps()
         self.metric: float | None = None
@@ -142,7 +140,7 @@ class _Training:
     def run(self) -> None:
         self._resume()
         start_equal(self.views)
-        if processes.is_main():
+        if process_group.is_main():
             start_tracker(self.accelerator, self.job.tracker, self.job.history, self.plan.phase)
         try:
             while not self._is_done():
@@ -151,7 +149,7 @@ class _Training:
         finally:
             close_trackers(self.accelerator)
         if self.plan.keep_best:
-            processes.wait()
+            process_group.wait()
             self.model.load_state_dict(load_file(self._best))
         nn.Module.eval(self.model)
 
@@ -173,7 +171,7 @@ class _Training:
             objective=self.job.objective,
         )
         self.progress = progress or self.progress
-        if not processes.is_main():
+        if not process_group.is_main():
             return
         if progress is None:
             self.job.history.cut_before(self.plan.phase)
@@ -246,7 +244,7 @@ class _Training:
         progress, plan = self.progress, self.plan
         terms = {name: term.item() for name, term in loss.terms.items()}
         if progress.step % plan.log_every == 0 or progress.step == self.steps:
-            weights = {view: processes.joined(values) for view, values in loss.weights.items()}
+            weights = {view: process_group.joined(values) for view, values in loss.weights.items()}
             self._log(
                 {
                     "phase": plan.phase,
@@ -272,7 +270,7 @@ class _Training:
         )
 
     def _log(self, line: Mapping[str, object]) -> None:
-        if processes.is_main():
+        if process_group.is_main():
             self.job.history.append(line)
             track(self.accelerator, line)
 
@@ -298,7 +296,7 @@ class _Training:
         )
         if self.metric > self.progress.best_metric:
             self.progress = replace(self.progress, best_metric=self.metric, best_epoch=epoch)
-            if self.plan.keep_best and processes.is_main():
+            if self.plan.keep_best and process_group.is_main():
                 self._save_best()
 
     def _save_best(self) -> None:
@@ -308,7 +306,7 @@ class _Training:
 
     def _save_or_stop(self) -> None:
         is_due = time.monotonic() - self.saved_at >= self.plan.checkpoint_seconds
-        must_stop, is_due = processes.any_says(self.job.hooks.should_stop(), is_due)
+        must_stop, is_due = process_group.any_says(self.job.hooks.should_stop(), is_due)
         if must_stop or is_due:
             self.job.checkpoints.mkdir(parents=True, exist_ok=True)
             save_checkpoint(

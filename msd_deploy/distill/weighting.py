@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from msd_deploy.config import DistillConfig
+from msd_deploy.config.distill import DistillConfig
 from msd_deploy.distill.saliency import Saliency
 from msd_deploy.views import View
 

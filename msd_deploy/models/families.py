@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from msd_deploy.data.batch import Batch
 from msd_deploy.errors import ConfigError
 from msd_deploy.models.classifier import ViewClassifier
-from msd_deploy.models.family_config import FAMILIES, FamilyConfig
+from msd_deploy.models.configs import FAMILIES, FamilyConfig
 from msd_deploy.models.streams import Stream, ViltParts, VisualBertParts
 from msd_deploy.models.towers import ClipParts, SiglipParts, Towers
 from msd_deploy.models.vision import TransformersBackbone, recompute_activations

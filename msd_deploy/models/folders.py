@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from msd_deploy.artifacts import (
+from msd_deploy.artifacts.atomic import new_folder
+from msd_deploy.artifacts.manifest import (
     SCHEMA_VERSION,
     read_json,
     read_manifest,
@@ -23,14 +24,12 @@ from msd_deploy.artifacts import (
     write_json,
     write_manifest,
 )
-from msd_deploy.building import new_folder
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.errors import ArtifactError
 from msd_deploy.models.classifier import ViewClassifier
+from msd_deploy.models.configs import FAMILIES, FamilyConfig, FusionConfig
 from msd_deploy.models.families import FamilyForClassification
-from msd_deploy.models.family_config import FAMILIES, FamilyConfig
 from msd_deploy.models.fusion import FusionForClassification
-from msd_deploy.models.fusion_config import FusionConfig
 from msd_deploy.problem import Problem, decides_one_class
 
 LABELS_NAME = "labels.json"

@@ -12,16 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForSequenceClassification,
-)
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from msd_deploy.data.batch import Batch
 from msd_deploy.models.classifier import ViewClassifier
-from msd_deploy.models.fusion_config import FusionConfig
+from msd_deploy.models.configs import FusionConfig
 from msd_deploy.models.vision import (
     TransformersBackbone,
     build_vision_encoder,

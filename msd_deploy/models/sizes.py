@@ -5,16 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from msd_deploy.config import StudentConfig, StudentSize
+from msd_deploy.config.run import StudentConfig, StudentSize
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.models.classifier import task_config
+from msd_deploy.models.configs import FusionConfig
 from msd_deploy.models.fusion import FusionForClassification
-from msd_deploy.models.fusion_config import FusionConfig
-from msd_deploy.models.fusion_start import fill_stream, fill_words, input_config, stream_config
-from msd_deploy.models.installed import INSTALL, VISION, installed_path
-from msd_deploy.models.text_start import open_text
-from msd_deploy.models.vision_start import (
+from msd_deploy.models.pretrained.fusion import fill_stream, fill_words, input_config, stream_config
+from msd_deploy.models.pretrained.location import INSTALL, VISION, installed_path
+from msd_deploy.models.pretrained.text import open_text
+from msd_deploy.models.pretrained.vision import (
     EFFICIENTNET_MEAN,
     EFFICIENTNET_STD,
     VisionStart,

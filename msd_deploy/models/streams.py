@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, ViltModel, VisualBertModel
 
 from msd_deploy.data.batch import Batch
-from msd_deploy.models.family_config import FamilyConfig
+from msd_deploy.models.configs import FamilyConfig
 from msd_deploy.models.fusion import MASKED_SCORE
 from msd_deploy.models.vision import TransformersBackbone, token_shape
 from msd_deploy.views import View

@@ -10,7 +10,7 @@ from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.errors import ArtifactError
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import load_classifier
-from msd_deploy.models.hub import checkpoint_folder
+from msd_deploy.models.pretrained.location import checkpoint_folder
 from msd_deploy.problem import Problem
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 from transformers import CLIPModel, PreTrainedModel, SiglipModel
 
 from msd_deploy.data.batch import Batch
-from msd_deploy.models.family_config import FamilyConfig
+from msd_deploy.models.configs import FamilyConfig
 from msd_deploy.views import View
 
 

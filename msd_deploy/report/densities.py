@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from msd_deploy.evaluation import LabelArray, LogitArray
-from msd_deploy.probabilities import probabilities
+from msd_deploy.metrics import LabelArray, LogitArray, probabilities
 from msd_deploy.problem import Problem, has_independent_classes
 from msd_deploy.report.schema import OutputOf
 

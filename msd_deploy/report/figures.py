@@ -5,19 +5,15 @@ from typing import cast
 import torch
 
 from msd_deploy import __version__
-from msd_deploy.artifacts import SCHEMA_VERSION, utc_now
-from msd_deploy.data.sources import name_of_spec
+from msd_deploy.artifacts.manifest import SCHEMA_VERSION, utc_now
+from msd_deploy.config.describe import changed_settings
+from msd_deploy.data.readers.spec import name_of_spec
 from msd_deploy.distill.distances import kl_distance
+from msd_deploy.distill.methods import method_of
 from msd_deploy.distill.saliency import teacher_saliency
-from msd_deploy.evaluation import (
-    LogitArray,
-    LogitsByView,
-    agreement,
-    metric_name,
-    score_logits,
-)
+from msd_deploy.metrics import LogitArray, LogitsByView, agreement, metric_name, score_logits
+from msd_deploy.pages.formatting import ScoreJson
 from msd_deploy.problem import Problem, has_independent_classes
-from msd_deploy.report.answers import RunAnswers, StudentAnswers
 from msd_deploy.report.densities import (
     EDGES,
     GRID,
@@ -30,6 +26,8 @@ from msd_deploy.report.densities import (
 )
 from msd_deploy.report.examples import choose_examples
 from msd_deploy.report.notes import notes_of
+from msd_deploy.report.predictions import RunAnswers, StudentAnswers
+from msd_deploy.report.run_files import read_training, read_weights
 from msd_deploy.report.schema import (
     Closeness,
     DistillationJson,
@@ -39,11 +37,6 @@ from msd_deploy.report.schema import (
     ViewAnswers,
     WeightsJson,
 )
-from msd_deploy.report.settings import changed_settings
-from msd_deploy.report.training_log import read_training
-from msd_deploy.report.weights import read_weights
-from msd_deploy.report.words import ScoreJson
-from msd_deploy.study.methods import method_of
 from msd_deploy.views import View
 
 _TEMPERATURE = 1.0  # distances of the probabilities themselves, alike for runs of any temperature

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from msd_deploy.config import DistillConfig, RunConfig
-from msd_deploy.evaluation import LogitsByView, decides_all_alike
-from msd_deploy.report.answers import RunAnswers, StudentAnswers
-from msd_deploy.report.words import VIEW_NAMES
+from msd_deploy.config.distill import DistillConfig
+from msd_deploy.config.run import RunConfig
+from msd_deploy.metrics import LogitsByView, decides_all_alike
+from msd_deploy.pages.formatting import VIEW_NAMES
+from msd_deploy.report.predictions import RunAnswers, StudentAnswers
 from msd_deploy.views import View
 
 _COMPARED: Mapping[str, Callable[[RunConfig], object]] = {

@@ -6,9 +6,9 @@ are those of `View`.
 
 from typing import Literal, TypedDict
 
+from msd_deploy.config.describe import Settings
+from msd_deploy.pages.formatting import ScoreJson
 from msd_deploy.problem import Problem
-from msd_deploy.report.settings import Settings
-from msd_deploy.report.words import ScoreJson
 
 OutputOf = Literal["positive_class", "true_class", "true_classes"]
 Kind = Literal["image", "text", "both"]

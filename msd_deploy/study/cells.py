@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from msd_deploy.artifacts import SCHEMA_VERSION, Json, RunDirectory, read_json, write_json
-from msd_deploy.building import new_file, remove_left_by_a_kill
+from msd_deploy.artifacts.atomic import new_file, remove_left_by_a_kill
+from msd_deploy.artifacts.manifest import SCHEMA_VERSION, Json, read_json, write_json
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.distill.methods import METHODS
 from msd_deploy.distill.teacher_cache import TeacherPredictions
-from msd_deploy.evaluation import LogitsByView, agreement, predict_views, score_views
-from msd_deploy.stages import Task
-from msd_deploy.student_stage import distilled_student
+from msd_deploy.metrics import LogitsByView, agreement, score_views
+from msd_deploy.models.predict import predict_views
+from msd_deploy.run.student import distilled_student
+from msd_deploy.run.task import Task
 from msd_deploy.study.config import StudyConfig
-from msd_deploy.study.methods import METHODS
 from msd_deploy.views import View
 
 _LOGITS = "test_logits.safetensors"

@@ -5,10 +5,19 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from msd_deploy.report.axes import Frame, Ticks, draw_frame
-from msd_deploy.report.chart_layout import Axis
-from msd_deploy.report.line_chart import WIDTH, metric_range
-from msd_deploy.report.svg import Canvas, Position, circle, draw_svg, line, text
+from msd_deploy.pages.chart_layout import Axis
+from msd_deploy.pages.line_chart import WIDTH, metric_range
+from msd_deploy.pages.svg import (
+    Canvas,
+    Frame,
+    Position,
+    Ticks,
+    circle,
+    draw_frame,
+    draw_svg,
+    line,
+    text,
+)
 
 _LEFT, _RIGHT, _TOP, _BOTTOM, _ROW = 112.0, 14.0, 30.0, 46.0, 27.0
 _LEGEND_Y, _SEED_RADIUS, _MEAN_HALF = 18.0, 4.0, 9.0

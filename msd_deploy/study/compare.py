@@ -10,41 +10,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd_deploy import __version__
-from msd_deploy.artifacts import (
+from msd_deploy.artifacts.atomic import holds_something, remove_left_by_a_kill
+from msd_deploy.artifacts.manifest import (
     SCHEMA_VERSION,
     Json,
-    RunDirectory,
     read_versioned_json,
     utc_now,
     write_json,
     write_text,
 )
-from msd_deploy.building import holds_something, remove_left_by_a_kill
-from msd_deploy.config import config_as_json
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.parsing import config_as_json
 from msd_deploy.data.batch import rows_by_image
 from msd_deploy.data.prepared import PreparedSplit
-from msd_deploy.data.sources import name_of_spec
+from msd_deploy.data.readers.spec import name_of_spec
 from msd_deploy.distill.distances import check_distance
-from msd_deploy.distill.steps import Hooks
+from msd_deploy.distill.history import check_tracker
+from msd_deploy.distill.methods import METHODS
 from msd_deploy.distill.teacher_cache import TeacherPredictions
-from msd_deploy.distill.tracking import check_tracker
 from msd_deploy.errors import ArtifactError, StoppedError
-from msd_deploy.evaluation import LogitsByView, metric_name, row_counts
-from msd_deploy.hooks import StageHooks
+from msd_deploy.hooks import Hooks, StageHooks
+from msd_deploy.metrics import LogitsByView, metric_name, row_counts
 from msd_deploy.problem import Problem
-from msd_deploy.runs import begin_run, refuse_overwriting_input, with_absolute_paths
-from msd_deploy.stages import (
-    Task,
-    cached_predictions,
-    given_teacher,
-    ordinary_steps,
-    read_task,
-    trained_teacher,
-)
+from msd_deploy.run.output import refuse_overwriting_input, with_absolute_paths
+from msd_deploy.run.record import begin_run
+from msd_deploy.run.stages import cached_predictions, given_teacher, ordinary_steps, trained_teacher
+from msd_deploy.run.task import Task, read_task
 from msd_deploy.study.cells import cell_directory, finished_cells, is_done, read_cell
 from msd_deploy.study.compute import measure_flops, steps_by_method
 from msd_deploy.study.config import StudyConfig
-from msd_deploy.study.methods import METHODS
 from msd_deploy.study.page import render_study
 from msd_deploy.study.statistics import (
     Counts,

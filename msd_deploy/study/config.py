@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from msd_deploy.config import RunConfig, check_range
+from msd_deploy.config.describe import Settings, changed_settings
+from msd_deploy.config.parsing import check_range
+from msd_deploy.config.run import RunConfig
+from msd_deploy.distill.methods import METHODS
 from msd_deploy.errors import ConfigError
-from msd_deploy.report.settings import Settings, changed_settings
-from msd_deploy.study.methods import METHODS
 
 Budget = Literal["steps", "compute", "converged"]
 DEFAULT_METHODS = (

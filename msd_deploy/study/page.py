@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from msd_deploy.report.pages import render_page
-from msd_deploy.report.svg import Panel
-from msd_deploy.report.tables import Line, Table
-from msd_deploy.report.words import NOTHING, VIEW_NAMES, metric_title
+from msd_deploy.pages.formatting import NOTHING, VIEW_NAMES, metric_title
+from msd_deploy.pages.page import Line, Table, render_page
+from msd_deploy.pages.svg import Panel
 from msd_deploy.study.chart import MethodDots, draw_dots
 from msd_deploy.study.tables import (
     budget_words,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from msd_deploy.evaluation import metric_of_sums
+from msd_deploy.metrics import metric_of_sums
 
 _RESAMPLES, _CHUNK = 2000, 200
 _CONFIDENCE = 0.95

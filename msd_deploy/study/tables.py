@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from msd_deploy.report.settings import settings_words
-from msd_deploy.study.methods import description_of
+from msd_deploy.config.describe import settings_words
+from msd_deploy.distill.methods import description_of
 from msd_deploy.views import View
 
 _VIEWS = tuple(view.value for view in View)

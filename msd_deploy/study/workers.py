@@ -124,11 +124,10 @@ def _work(
     quiet_imports()
     import torch
 
-    from msd_deploy.artifacts import RunDirectory
-    from msd_deploy.distill.steps import Hooks
+    from msd_deploy.artifacts.run_directory import RunDirectory
     from msd_deploy.distill.teacher_cache import read_predictions
-    from msd_deploy.hooks import StageHooks
-    from msd_deploy.stages import read_task
+    from msd_deploy.hooks import Hooks, StageHooks
+    from msd_deploy.run.task import read_task
     from msd_deploy.study.cells import train_cell
 
     torch.set_num_threads(1)

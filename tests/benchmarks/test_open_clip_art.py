@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msd_deploy.data.source_types import SourceOptions
-from msd_deploy.data.sources import load_source
+from msd_deploy.data.readers.spec import load_source
+from msd_deploy.data.source import SourceOptions
 from msd_deploy.errors import ArtifactError, DataError
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "open_clip_art.py"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from msd_deploy.artifacts import RunDirectory
+from msd_deploy.artifacts.run_directory import RunDirectory
 
 Msd = Callable[..., Any]
 

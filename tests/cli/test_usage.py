@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from msd_cli.console import new_table
 from msd_cli.export import PrecisionName, TargetName
 from msd_cli.main import app
-from msd_cli.run_settings import default_run_folder
-from msd_deploy.artifacts import RunDirectory
+from msd_cli.settings import default_run_folder
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ConfigError, RuntimeUnavailableError
 from msd_export.formats import FORMATS, PRECISION_MEANINGS
 from msd_mobile_bench.config import BenchConfig

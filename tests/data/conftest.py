@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from msd_deploy.data.synthetic_images import encode_png
+from msd_deploy.data.synthetic.drawing import encode_png
 
 WriteFolder = Callable[[str], Path]
 

@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from msd_deploy.augment_config import AugmentConfig, Strengths
-from msd_deploy.data.augment import Augmentation, build_augmentation
-from msd_deploy.data.augment_pictures import PictureDraws, change_pictures, changes_of
-from msd_deploy.data.augment_words import drop_words, word_table
+from msd_deploy.config.augment import AugmentConfig, Strengths
+from msd_deploy.data.augment.batches import Augmentation, build_augmentation
+from msd_deploy.data.augment.pictures import PictureDraws, change_pictures, changes_of
+from msd_deploy.data.augment.words import drop_words, word_table
 from msd_deploy.data.batch import Batch, collate
 from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.prepared import PreparedData

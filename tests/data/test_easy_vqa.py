@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from msd_deploy.data.easy_vqa import load_easy_vqa
-from msd_deploy.data.source_types import SourceData
+from msd_deploy.data.readers.easy_vqa import load_easy_vqa
+from msd_deploy.data.source import SourceData
 from msd_deploy.errors import DataError, RuntimeUnavailableError
 
 

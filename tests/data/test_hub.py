@@ -12,16 +12,23 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from msd_deploy.config import DataConfig, RunConfig
-from msd_deploy.data import hub_rows, source_types
-from msd_deploy.data.hub_dataset import hub_name
-from msd_deploy.data.prepared import PreparedData, prepare
+from msd_deploy.config.run import DataConfig, RunConfig
+from msd_deploy.data import source as source_types
+from msd_deploy.data.prepare import prepare
+from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.data.source_types import SourceData, SourceOptions
-from msd_deploy.data.sources import kind_of_spec, load_source, load_source_to_judge, path_of_spec
-from msd_deploy.data.synthetic_images import encode_png
+from msd_deploy.data.readers import hub_rows
+from msd_deploy.data.readers.hub_dataset import hub_name
+from msd_deploy.data.readers.spec import (
+    kind_of_spec,
+    load_source,
+    load_source_to_judge,
+    path_of_spec,
+)
+from msd_deploy.data.source import SourceData, SourceOptions
+from msd_deploy.data.synthetic.drawing import encode_png
 from msd_deploy.errors import ConfigError, DataError
-from msd_deploy.runs import with_absolute_paths
+from msd_deploy.run.output import with_absolute_paths
 
 CLASSES = datasets.ClassLabel(names=["benign", "hateful"])
 FEATURES = datasets.Features(

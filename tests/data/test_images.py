@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msd_deploy.data import resize
+from msd_deploy.data import images as resize
 from msd_deploy.data.images import ImageSpec, decode_image, load_pixels, resize_to_spec, to_rgb
 from msd_deploy.errors import DataError
 

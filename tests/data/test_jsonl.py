@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from msd_deploy.data import source_types
-from msd_deploy.data.jsonl import load_jsonl, load_jsonl_to_judge
-from msd_deploy.data.rows import shown
-from msd_deploy.data.source_types import SourceData, SourceOptions
-from msd_deploy.data.synthetic_images import encode_png
+from msd_deploy.data import source as source_types
+from msd_deploy.data.readers.jsonl import load_jsonl, load_jsonl_to_judge
+from msd_deploy.data.readers.rows import shown
+from msd_deploy.data.source import SourceData, SourceOptions
+from msd_deploy.data.synthetic.drawing import encode_png
 from msd_deploy.errors import DataError
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from msd_deploy.data.labelled import hide_labels
+from msd_deploy.data.labels import hide_labels
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.errors import DataError

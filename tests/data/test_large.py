@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from msd_deploy.artifacts import sha256_of_json, sha256_of_json_rows
+from msd_deploy.artifacts.manifest import sha256_of_json, sha256_of_json_rows
 from msd_deploy.data import preprocess
 from msd_deploy.data.images import ImageSpec
-from msd_deploy.data.jsonl import load_jsonl
-from msd_deploy.data.prepared import prepare
-from msd_deploy.data.source_types import SourceOptions, column_of, training_texts
-from msd_deploy.data.synthetic_images import encode_png
+from msd_deploy.data.prepare import prepare
+from msd_deploy.data.readers.jsonl import load_jsonl
+from msd_deploy.data.source import SourceOptions, column_of, training_texts
+from msd_deploy.data.synthetic.drawing import encode_png
 
 PICTURES = 20
 # What stays of a row: its tokens and their mask (256 bytes), picture, place and label (24), text,
@@ -26,10 +26,10 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 from msd_deploy.data.images import ImageSpec
-from msd_deploy.data.jsonl import load_jsonl
-from msd_deploy.data.prepared import prepare
+from msd_deploy.data.readers.jsonl import load_jsonl
+from msd_deploy.data.prepare import prepare
 from msd_deploy.data.preprocess import build_preprocessor, fitting_length, train_tokenizer
-from msd_deploy.data.source_types import SourceOptions, training_texts
+from msd_deploy.data.source import SourceOptions, training_texts
 for path in map(Path, sys.argv[1:]):
     source = load_jsonl(path, SourceOptions())
     texts = training_texts(source)

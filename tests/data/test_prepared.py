@@ -6,10 +6,11 @@ import pytest
 from PIL import Image
 
 from msd_deploy.data.images import ImageSpec
-from msd_deploy.data.jsonl import load_jsonl
-from msd_deploy.data.prepared import PreparedData, prepare
+from msd_deploy.data.prepare import prepare
+from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, train_tokenizer
-from msd_deploy.data.source_types import SourceOptions
+from msd_deploy.data.readers.jsonl import load_jsonl
+from msd_deploy.data.source import SourceOptions
 from msd_deploy.problem import NO_LABEL
 
 SHORT, LONG = "a red square", "a red square and a blue circle and a green one"

@@ -7,22 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from msd_deploy.artifacts import RunDirectory
-from msd_deploy.config import DataConfig, DistillConfig, RunConfig, TeacherConfig
-from msd_deploy.data.mm_imdb import GENRES
-from msd_deploy.data.source_types import SourceData, SourceOptions
-from msd_deploy.data.sources import (
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.distill import DistillConfig
+from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
+from msd_deploy.data.readers.mm_imdb import GENRES
+from msd_deploy.data.readers.spec import (
     kind_of_spec,
     load_source,
     name_of_spec,
     path_of_spec,
     with_path,
 )
+from msd_deploy.data.source import SourceData, SourceOptions
 from msd_deploy.errors import ArtifactError, ConfigError, DataError
 from msd_deploy.models.folders import load_model
 from msd_deploy.pipeline import run_distillation
-from msd_deploy.runs import config_of_run, data_of_run, with_absolute_paths
-from msd_export.assessment import evaluate_model
+from msd_deploy.run.output import with_absolute_paths
+from msd_deploy.run.record import config_of_run, data_of_run
+from msd_export.evaluate import evaluate_model
 
 WriteFolder = Callable[[str], Path]
 STRICT = SourceOptions(strict=True)

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from msd_deploy.data.prepared import PreparedData, prepare
+from msd_deploy.data.prepare import prepare
+from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.data.source_types import SourceOptions
-from msd_deploy.data.sources import load_source
+from msd_deploy.data.readers.spec import load_source
+from msd_deploy.data.source import SourceOptions
 from msd_deploy.errors import DataError
 
 WriteFolder = Callable[[str], Path]

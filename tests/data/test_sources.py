@@ -3,8 +3,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from msd_deploy.data.source_types import SkippedRow, assign_splits, hash_fraction
-from msd_deploy.data.sources import SourceOptions, load_source
+from msd_deploy.data.readers.spec import load_source
+from msd_deploy.data.source import SkippedRow, SourceOptions, assign_splits, hash_fraction
 from msd_deploy.errors import ConfigError, DataError
 
 

@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from msd_deploy.data import synthetic, synthetic_tasks
-from msd_deploy.data.source_types import SPLITS, SourceOptions, SourceRow, Split
-from msd_deploy.data.synthetic import TASK_NAMES, load_synthetic
-from msd_deploy.data.synthetic_images import (
+from msd_deploy.data.source import SPLITS, SourceOptions, SourceRow, Split
+from msd_deploy.data.synthetic import generate as synthetic
+from msd_deploy.data.synthetic import tasks as synthetic_tasks
+from msd_deploy.data.synthetic.drawing import (
     BLACK,
     COLOURS,
     NOTHING,
@@ -20,7 +20,8 @@ from msd_deploy.data.synthetic_images import (
     encode_png,
     render,
 )
-from msd_deploy.data.synthetic_tasks import (
+from msd_deploy.data.synthetic.generate import TASK_NAMES, load_synthetic
+from msd_deploy.data.synthetic.tasks import (
     ENTAILMENT_LABELS,
     HINT,
     OWN,

@@ -1,8 +1,8 @@
 import numpy as np
 
-from msd_deploy.data import synthetic_listings
-from msd_deploy.data.synthetic_images import NOTHING
-from msd_deploy.data.synthetic_listings import (
+from msd_deploy.data.synthetic import listings as synthetic_listings
+from msd_deploy.data.synthetic.drawing import NOTHING
+from msd_deploy.data.synthetic.listings import (
     LISTINGS_LABELS,
     MARKED,
     NO_MARK,
@@ -12,7 +12,7 @@ from msd_deploy.data.synthetic_listings import (
     draw_listings,
     motif_of,
 )
-from msd_deploy.data.synthetic_tasks import Draw
+from msd_deploy.data.synthetic.tasks import Draw
 
 MOTIFS = motif_of(np.arange(len(LISTINGS_LABELS))).tolist()
 

@@ -8,21 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from msd_deploy.artifacts import RunDirectory
-from msd_deploy.config import DataConfig, DistillConfig, RunConfig, TeacherConfig
-from msd_deploy.data import json_array, vqa_v2
-from msd_deploy.data.answer_words import normal_answer
-from msd_deploy.data.prepared import PreparedData, prepare
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.distill import DistillConfig
+from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
+from msd_deploy.data.prepare import prepare
+from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.data.source_types import SourceData, SourceOptions
-from msd_deploy.data.sources import load_source, load_source_to_judge
-from msd_deploy.data.synthetic_images import encode_png
+from msd_deploy.data.readers import json_array, vqa_v2
+from msd_deploy.data.readers.spec import load_source, load_source_to_judge
+from msd_deploy.data.readers.vqa_v2 import normal_answer
+from msd_deploy.data.source import SourceData, SourceOptions
+from msd_deploy.data.synthetic.drawing import encode_png
 from msd_deploy.errors import ConfigError, DataError
-from msd_deploy.evaluation import score_logits
+from msd_deploy.metrics import score_logits
 from msd_deploy.pipeline import run_distillation
-from msd_export.assessment import evaluate_model, predict_one
+from msd_export.evaluate import evaluate_model, predict_one
 from msd_export.exporter import ExportConfig
-from msd_export.opening import open_model
+from msd_export.opened_model import open_model
 from msd_export.pipeline import export_student
 
 FIRST = {"train2014": 100, "val2014": 120, "test2015": 140}

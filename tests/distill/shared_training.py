@@ -16,21 +16,21 @@ import numpy as np
 import torch
 from transformers import ViTConfig
 
-from msd_deploy import processes
-from msd_deploy.config import DistillConfig
+from msd_deploy import process_group as processes
+from msd_deploy.config.distill import DistillConfig
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.distill.history import History
 from msd_deploy.distill.objectives import LabelObjective
 from msd_deploy.distill.plan import TrainingPlan
 from msd_deploy.distill.quantization_aware import rounded_as_int8
-from msd_deploy.distill.steps import Hooks, StepReport
 from msd_deploy.distill.student_objective import build_student_objective
 from msd_deploy.distill.teacher_cache import TeacherPredictions
 from msd_deploy.distill.trainer import TrainingJob, train
 from msd_deploy.errors import StoppedError
-from msd_deploy.evaluation import predict_views
+from msd_deploy.hooks import Hooks, StepReport
+from msd_deploy.models.configs import FusionConfig
 from msd_deploy.models.fusion import FusionForClassification
-from msd_deploy.models.fusion_config import FusionConfig
+from msd_deploy.models.predict import predict_views
 from msd_deploy.problem import NO_LABEL
 
 SIDE, CLASSES, STOP = 16, 3, 4

@@ -8,28 +8,34 @@ import pytest
 import torch
 from torch import Tensor
 
-from msd_deploy.artifacts import RunDirectory, read_json, sha256_of_file
-from msd_deploy.augment_config import AugmentConfig
-from msd_deploy.config import RunConfig
-from msd_deploy.data.augment import PictureAugmentation, build_augmentation, check_same_frame
+from msd_deploy.artifacts.manifest import read_json, sha256_of_file
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.augment import AugmentConfig
+from msd_deploy.config.run import RunConfig
+from msd_deploy.data.augment.batches import (
+    PictureAugmentation,
+    build_augmentation,
+    check_same_frame,
+)
 from msd_deploy.data.batch import Batch, collate
 from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.data.synthetic_tasks import MEMES_LABELS
+from msd_deploy.data.synthetic.tasks import MEMES_LABELS
 from msd_deploy.distill.history import History
 from msd_deploy.distill.meta import MetaObjective
 from msd_deploy.distill.objectives import DistillationObjective, LabelObjective
 from msd_deploy.distill.plan import TrainingPlan
-from msd_deploy.distill.steps import Hooks, StepLoss, ViewOutputs
+from msd_deploy.distill.steps import StepLoss, ViewOutputs
 from msd_deploy.distill.teacher_cache import cache_predictions, read_predictions
 from msd_deploy.distill.trainer import TrainingJob, train
 from msd_deploy.errors import ConfigError, StoppedError
+from msd_deploy.hooks import Hooks, RunHooks
 from msd_deploy.models.folders import load_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.teachers import load_teacher
-from msd_deploy.pipeline import RunHooks, run_distillation
-from msd_deploy.runs import data_of_run
+from msd_deploy.pipeline import run_distillation
+from msd_deploy.run.record import data_of_run
 from msd_deploy.views import View
 
 Memes = tuple[PreparedData, Preprocessor]

@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch.nn import functional
 
-from msd_deploy.artifacts import RunDirectory
-from msd_deploy.config import DataConfig, DistillConfig, RunConfig, TeacherConfig
-from msd_deploy.data.batch import collate
-from msd_deploy.data.class_weights import MOST_WEIGHT, weigh_classes
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.distill import DistillConfig
+from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
+from msd_deploy.data.batch import collate, parts_of
+from msd_deploy.data.labels import MOST_WEIGHT, weigh_classes
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.distill.losses import class_weight_tensor, label_loss
 from msd_deploy.distill.objectives import LabelObjective
-from msd_deploy.distill.parts import parts_of
 from msd_deploy.distill.steps import ModelOutputs, ViewOutputs
 from msd_deploy.errors import ConfigError
-from msd_deploy.pipeline import RunHooks, run_distillation
+from msd_deploy.hooks import RunHooks, StageHooks
+from msd_deploy.pipeline import run_distillation
 from msd_deploy.problem import NO_LABEL, Problem
-from msd_deploy.stages import StageHooks
 from msd_deploy.views import View
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from msd_deploy.config import DistillConfig
+from msd_deploy.config.distill import DistillConfig
 from msd_deploy.distill.distances import (
     build_distance,
     check_distance,

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
-from msd_deploy.artifacts import RunDirectory, read_json
-from msd_deploy.config import DistillConfig, RunConfig
+from msd_deploy.artifacts.manifest import read_json
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.distill import DistillConfig
+from msd_deploy.config.run import RunConfig
 from msd_deploy.data.batch import collate
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
@@ -23,18 +25,15 @@ from msd_deploy.distill.feature_losses import (
     relation_distance_loss,
 )
 from msd_deploy.distill.meta import MetaObjective
-from msd_deploy.distill.steps import Hooks, StepLoss, StepReport, ViewOutputs
+from msd_deploy.distill.methods import METHODS
+from msd_deploy.distill.steps import StepLoss, ViewOutputs
 from msd_deploy.distill.student_objective import build_student_objective
-from msd_deploy.distill.teacher_cache import (
-    TeacherPredictions,
-    cache_predictions,
-    read_predictions,
-)
+from msd_deploy.distill.teacher_cache import TeacherPredictions, cache_predictions, read_predictions
 from msd_deploy.errors import ArtifactError, ConfigError, StoppedError
+from msd_deploy.hooks import Hooks, RunHooks, StepReport
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.teachers import Teacher
-from msd_deploy.pipeline import RunHooks, run_distillation
-from msd_deploy.study.methods import METHODS
+from msd_deploy.pipeline import run_distillation
 from msd_deploy.views import View
 
 Points = NDArray[np.float64]

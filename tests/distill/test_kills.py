@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from msd_deploy.artifacts import RunDirectory
+from msd_deploy.artifacts.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
 KILLS = 10

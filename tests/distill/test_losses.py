@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from msd_deploy.config import DistillConfig
+from msd_deploy.config.distill import DistillConfig
 from msd_deploy.distill.distances import kl_distance
 from msd_deploy.distill.losses import distillation_terms, label_loss
 from msd_deploy.distill.weighting import fixed_weights

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from msd_deploy.distill.sharding import ShardedBatches, cut_between_pictures
+from msd_deploy.distill.data_parallel import ShardedBatches, cut_between_pictures
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("shared_training.py")
@@ -152,14 +152,14 @@ def test_a_usage_error_is_told_once_and_ends_all(tmp_path: Path) -> None:
 _ONE_FAILS = """
 import sys
 from msd_cli import main as command
-from msd_deploy import processes
+from msd_deploy import process_group
 from msd_deploy.errors import DataError
 
 def app():
-    processes.begin()
-    if processes.rank() == 1:
+    process_group.begin()
+    if process_group.rank() == 1:
         raise DataError("broken", where="row 7") if sys.argv[1] == "known" else ValueError("odd")
-    processes.wait()
+    process_group.wait()
 
 command.app = app
 command.main()

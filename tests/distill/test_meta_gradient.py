@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from msd_deploy.config import DistillConfig
+from msd_deploy.config.distill import DistillConfig
 from msd_deploy.data.batch import collate
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor

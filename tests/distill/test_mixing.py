@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from msd_deploy.augment_config import AugmentConfig
-from msd_deploy.config import RunConfig
-from msd_deploy.data.augment import PictureMixing, build_augmentation
-from msd_deploy.data.batch import Batch, collate
+from msd_deploy.config.augment import AugmentConfig
+from msd_deploy.config.run import RunConfig
+from msd_deploy.data.augment.batches import PictureMixing, build_augmentation
+from msd_deploy.data.batch import Batch, collate, parts_of
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.distill.losses import label_loss
 from msd_deploy.distill.objectives import LabelsOfView
-from msd_deploy.distill.parts import parts_of
 from msd_deploy.distill.steps import ViewOutputs
 from msd_deploy.errors import ConfigError
 from msd_deploy.models.fusion import FusionForClassification

@@ -3,11 +3,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from msd_deploy.data.batch import collate, view_of
-from msd_deploy.data.encoded import EncodedSplit
-from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.batch import collate, parts_of, view_of
+from msd_deploy.data.prepared import EncodedSplit, PreparedData
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.distill.parts import parts_of
 from msd_deploy.views import View
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from msd_deploy.artifacts import RunDirectory
-from msd_deploy.config import RunConfig
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.run import RunConfig
 from msd_deploy.data.batch import collate
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
@@ -19,12 +19,12 @@ from msd_deploy.distill.quantization_aware import (
     WeightRounding,
     rounded_as_int8,
 )
-from msd_deploy.distill.steps import Hooks, StepReport
 from msd_deploy.errors import ArtifactError, ConfigError, StoppedError
+from msd_deploy.hooks import Hooks, RunHooks, StepReport
+from msd_deploy.models.configs import FusionConfig
 from msd_deploy.models.folders import load_model
 from msd_deploy.models.fusion import FusionForClassification
-from msd_deploy.models.fusion_config import FusionConfig
-from msd_deploy.pipeline import RunHooks, run_distillation
+from msd_deploy.pipeline import run_distillation
 from msd_deploy.study.config import StudyConfig
 from msd_deploy.views import View
 

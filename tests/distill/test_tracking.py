@@ -11,12 +11,12 @@ import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from msd_deploy.artifacts import RunDirectory
-from msd_deploy.config import RunConfig, TrackerName
-from msd_deploy.distill.steps import Hooks, StepReport
-from msd_deploy.distill.tracking import scalars_of
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.run import RunConfig, TrackerName
+from msd_deploy.distill.history import scalars_of
 from msd_deploy.errors import StoppedError
-from msd_deploy.pipeline import RunHooks, run_distillation
+from msd_deploy.hooks import Hooks, RunHooks, StepReport
+from msd_deploy.pipeline import run_distillation
 
 Curves = dict[str, list[tuple[int, float]]]
 

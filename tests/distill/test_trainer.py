@@ -6,23 +6,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from msd_deploy.artifacts import RunDirectory, read_json, sha256_of_file
-from msd_deploy.config import RunConfig
+from msd_deploy.artifacts.manifest import read_json, sha256_of_file
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.run import RunConfig
 from msd_deploy.data.batch import Batch
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.distill.history import History
 from msd_deploy.distill.objectives import LabelObjective
 from msd_deploy.distill.plan import TrainingPlan, default_epochs, learning_rate_at
-from msd_deploy.distill.steps import Hooks, StepLoss, StepReport, ViewOutputs
+from msd_deploy.distill.steps import StepLoss, ViewOutputs
 from msd_deploy.distill.teacher_cache import read_predictions
 from msd_deploy.distill.trainer import TrainingJob, train
 from msd_deploy.errors import ArtifactError, DataError, MsdError, StoppedError
-from msd_deploy.evaluation import predict_views
+from msd_deploy.hooks import Hooks, RunHooks, StepReport
 from msd_deploy.models.folders import load_model
 from msd_deploy.models.fusion import FusionForClassification
-from msd_deploy.pipeline import RunHooks, run_distillation
-from msd_deploy.runs import data_of_run
+from msd_deploy.models.predict import predict_views
+from msd_deploy.pipeline import run_distillation
+from msd_deploy.run.record import data_of_run
 from msd_deploy.views import View
 
 

@@ -10,23 +10,24 @@ import numpy as np
 import pytest
 import torch
 
-from msd_deploy.artifacts import RunDirectory
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.evaluation import LogitsByView
+from msd_deploy.metrics import LogitsByView
+from msd_deploy.models.configs import FusionConfig
 from msd_deploy.models.folders import LoadedModel, load_model, save_model
 from msd_deploy.models.fusion import FusionForClassification
-from msd_deploy.models.fusion_config import FusionConfig
-from msd_deploy.runs import data_of_run
+from msd_deploy.run.record import data_of_run
 from msd_deploy.views import View
-from msd_export.coreml_package import quiet_coremltools
-from msd_export.export_folder import ExportFolder
-from msd_export.export_source import ExportSource
+from msd_export.coreml.package import quiet_coremltools
+from msd_export.exporter import ExportConfig
+from msd_export.folder import ExportFolder
 from msd_export.graph import ExportableGraph, ExportGraph, ImageLayout, as_tensors
 from msd_export.parity import predict_every_view, predict_split
-from msd_export.pipeline import ExportConfig, export_student
+from msd_export.pipeline import export_student
 from msd_export.predictors import TorchPredictor
 from msd_export.signature import Logits, ModelInputs, single_example
+from msd_export.source import ExportSource
 
 SaveProgram = Callable[..., Path]
 MakeSource = Callable[[dict[str, object]], ExportSource]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from msd_export.coreml_package import SPEC_PATH, WEIGHTS_PATH, Spec, quiet_coremltools, read_spec
-from msd_export.coreml_storage import operations_of
+from msd_export.coreml.package import SPEC_PATH, WEIGHTS_PATH, Spec, quiet_coremltools, read_spec
+from msd_export.coreml.spec import operations_of
 
 WEIGHT_FILE = WEIGHTS_PATH / "weight.bin"
 _BLOB_HEADER = struct.Struct("<IIQQ")  # sentinel, type, bytes, where the data begin

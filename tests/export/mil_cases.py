@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from msd_export.coreml_package import quiet_coremltools
+from msd_export.coreml.package import quiet_coremltools
 
 with quiet_coremltools():
     from coremltools.converters.mil import Builder as mb  # noqa: N813

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from msd_export.coreml_package import quiet_coremltools
+from msd_export.coreml.package import quiet_coremltools
 
 from .mil_cases import IDS, POSITIVE, Array, Case, Function, X, Y, binary, operation
 

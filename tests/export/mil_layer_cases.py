@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from msd_export.coreml_package import quiet_coremltools
+from msd_export.coreml.package import quiet_coremltools
 
 from .mil_cases import (
     DEPTHWISE,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from msd_export.coreml_package import quiet_coremltools
+from msd_export.coreml.package import quiet_coremltools
 
 from .mil_cases import IDS, LINES, Case, X, Y, normal, operation
 

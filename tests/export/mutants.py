@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from msd_deploy.artifacts import MANIFEST_NAME, write_manifest
+from msd_deploy.artifacts.manifest import MANIFEST_NAME, write_manifest
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.errors import ArtifactError, ExportError, ParityError
-from msd_deploy.evaluation import LogitsByView
+from msd_deploy.metrics import LogitsByView
 from msd_deploy.models.folders import LABELS_NAME
-from msd_export.export_folder import KIND, open_export
+from msd_export.folder import KIND, open_export
 from msd_export.formats import Form
 from msd_export.gate import Gate, check_parity
-from msd_export.opening import open_model
+from msd_export.opened_model import open_model
 from msd_export.parity import compare_logits, predict_every_view
-from msd_export.predictors import Predictor
+from msd_export.signature import Predictor
 
 Mutate = Callable[[Path], None]
 REFUSALS = (ParityError, ExportError, ArtifactError)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from msd_deploy.models.configs import FusionConfig
 from msd_deploy.models.fusion import FusionForClassification
-from msd_deploy.models.fusion_config import FusionConfig
-from msd_export.coreml_export import export_coreml
+from msd_export.coreml.export import export_coreml
+from msd_export.coreml.mil.evaluator import MilEvaluator
 from msd_export.graph import ExportGraph, fold_batch_norms
-from msd_export.mil_evaluator import MilEvaluator
 from msd_export.signature import INPUT_NAMES, ModelSignature
 
 SIGNATURE = ModelSignature((32, 32), 6, ("a", "b", "c"), "single_label")

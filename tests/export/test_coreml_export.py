@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from msd_deploy.errors import ArtifactError, ExportError
+from msd_deploy.models.configs import FusionConfig
 from msd_deploy.models.fusion import FusionForClassification
-from msd_deploy.models.fusion_config import FusionConfig
-from msd_export.coreml_export import export_coreml
-from msd_export.coreml_package import SPEC_PATH, Spec, quiet_coremltools, read_spec
-from msd_export.coreml_quantize import quantize_weights_int8
-from msd_export.coreml_storage import count_weights
+from msd_export.coreml.export import export_coreml
+from msd_export.coreml.mil.evaluator import MilEvaluator
+from msd_export.coreml.mil.operations import OPERATIONS
+from msd_export.coreml.mil.program import ProgramOperation, read_program
+from msd_export.coreml.package import SPEC_PATH, Spec, quiet_coremltools, read_spec
+from msd_export.coreml.spec import count_weights
+from msd_export.coreml.weights import quantize_weights_int8
 from msd_export.graph import ExportGraph
-from msd_export.mil_evaluator import MilEvaluator
-from msd_export.mil_operations import OPERATIONS
-from msd_export.mil_program import ProgramOperation, read_program
 from msd_export.signature import INPUT_NAMES, ModelInputs, ModelSignature
 
 HEIGHT, WIDTH, LENGTH, WORDS = 16, 24, 6, 50
@@ -189,7 +189,8 @@ def test_package_holds_nothing_but_manifest_program_and_weights(package: Path) -
 @pytest.mark.slow
 def test_package_is_read_quietly_by_a_fresh_process(package: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from msd_export.mil_evaluator import MilEvaluator;"
+        "import sys; from pathlib import Path;"
+        "from msd_export.coreml.mil.evaluator import MilEvaluator;"
         "print(MilEvaluator.load(Path(sys.argv[1])).operation_count)"
     )
     paths = [str(Path(__file__).parents[2] / name) for name in (".", "export")]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from msd_export.coreml_groups import groups_of_package
-from msd_export.coreml_package import quiet_coremltools, read_spec
-from msd_export.coreml_target import CoreMLConverter
-from msd_export.export_source import ExportSource
-from msd_export.onnx_target import OnnxConverter
+from msd_export.coreml.converter import CoreMLConverter
+from msd_export.coreml.package import quiet_coremltools, read_spec
+from msd_export.coreml.spec import groups_of_package
+from msd_export.onnx.converter import OnnxConverter
+from msd_export.source import ExportSource
 
 with quiet_coremltools():
     from coremltools.converters.mil import Builder as mb  # noqa: N813

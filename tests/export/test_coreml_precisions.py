@@ -7,21 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from msd_deploy.artifacts import Json, RunDirectory, digests_of_folder
+from msd_deploy.artifacts.manifest import Json, digests_of_folder
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ExportError
 from msd_deploy.models.folders import load_model
-from msd_deploy.runs import data_of_run
-from msd_export import coreml_target
-from msd_export.coreml_calibration import measure_ranges
-from msd_export.coreml_package import WEIGHTS_PATH, read_spec
-from msd_export.coreml_storage import count_integer_operations, operations_of, read_names
-from msd_export.coreml_target import CoreMLConverter
-from msd_export.export_source import ExportSource
+from msd_deploy.run.record import data_of_run
+from msd_export.coreml import converter as coreml_target
+from msd_export.coreml.calibration import measure_ranges
+from msd_export.coreml.converter import CoreMLConverter
+from msd_export.coreml.mil.evaluator import MilEvaluator
+from msd_export.coreml.package import WEIGHTS_PATH, read_spec
+from msd_export.coreml.predictor import MilPredictor
+from msd_export.coreml.spec import count_integer_operations, operations_of, read_names
 from msd_export.formats import FORMATS, Precision
-from msd_export.mil_evaluator import MilEvaluator
 from msd_export.parity import compare_logits, predict_every_view
-from msd_export.predictors import MilPredictor, TorchPredictor
+from msd_export.predictors import TorchPredictor
 from msd_export.signature import single_example
+from msd_export.source import ExportSource
 
 from .conftest import DECIDED_ROWS
 from .written_forms import write_form, write_forms

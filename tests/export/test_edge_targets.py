@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from msd_deploy.artifacts import RunDirectory
+from msd_deploy.artifacts.run_directory import RunDirectory
 
 ROOTS = [str(Path(__file__).parents[2] / name) for name in (".", "cli", "export", "mobile_bench")]
 # What is hidden is as if it were not installed: nobody finds it.

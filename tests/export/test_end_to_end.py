@@ -15,23 +15,35 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from msd_cli.main import app
-from msd_deploy.artifacts import RunDirectory, read_json
+from msd_deploy.artifacts.manifest import read_json
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.images import ImageSpec, load_pixels
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, train_tokenizer
 from msd_deploy.errors import ExportError, ParityError, RuntimeUnavailableError
 from msd_deploy.problem import Problem
-from msd_deploy.runs import config_of_run, data_of_run, source_of_run
+from msd_deploy.run.record import config_of_run, data_of_run, source_of_run
 from msd_deploy.views import View
-from msd_export import end_to_end
-from msd_export.end_to_end import END_TO_END_NAME, require_end_to_end, write_end_to_end
-from msd_export.end_to_end_check import EndToEndPredictor, check_end_to_end
-from msd_export.end_to_end_image import NOT_DECODED, NOT_RGB, add_image
-from msd_export.end_to_end_text import add_text
 from msd_export.exporter import ExportConfig
-from msd_export.graph_builder import CONTRIB_DOMAIN, EXTENSIONS_DOMAIN, GraphBuilder
+from msd_export.onnx import end_to_end
+from msd_export.onnx.end_to_end import (
+    END_TO_END_NAME,
+    EndToEndPredictor,
+    check_end_to_end,
+    require_end_to_end,
+    write_end_to_end,
+)
+from msd_export.onnx.predictor import OnnxPredictor
+from msd_export.onnx.preprocessing import (
+    CONTRIB_DOMAIN,
+    EXTENSIONS_DOMAIN,
+    NOT_DECODED,
+    NOT_RGB,
+    GraphBuilder,
+    add_image,
+    add_text,
+)
 from msd_export.parity import predict_every_view
 from msd_export.pipeline import export_student
-from msd_export.predictors import OnnxPredictor
 from msd_export.signature import ModelSignature
 from tests.teachers.conftest import byte_pairs
 

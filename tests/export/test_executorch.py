@@ -13,18 +13,18 @@ from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.errors import ArtifactError, ExportError
 from msd_deploy.views import View
-from msd_export.export_source import ExportSource
 from msd_export.formats import Precision
 from msd_export.inspection import inspect_export
-from msd_export.model_facts import TensorFacts
+from msd_export.model_file import TensorFacts
 from msd_export.signature import INPUT_NAMES, ModelInputs
+from msd_export.source import ExportSource
 
 # Before the imports that need it.
 pytest.importorskip("executorch", reason="needs the extra [executorch]")
 
-from msd_export.executorch_predictor import ExecutorchPredictor
-from msd_export.executorch_quantize import Int8Embedding
-from msd_export.executorch_target import ExecutorchConverter
+from msd_export.executorch.converter import ExecutorchConverter
+from msd_export.executorch.predictor import ExecutorchPredictor
+from msd_export.executorch.quantize import Int8Embedding
 
 from .written_forms import INTEGER, PRECISIONS, Ask, Forms, check_decisions, write_form, write_forms
 

@@ -10,13 +10,12 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from msd_cli.main import app
-from msd_deploy.artifacts import RunDirectory
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError
 from msd_export.exporter import ExportConfig
-from msd_export.inspection import Inspection, inspect_export
-from msd_export.inspection_tables import tables_of
-from msd_export.model_facts import ModelFacts, StoredTensor, TensorFacts
-from msd_export.onnx_tensors import stored_tensors
+from msd_export.inspection import Inspection, inspect_export, tables_of
+from msd_export.model_file import ModelFacts, StoredTensor, TensorFacts
+from msd_export.onnx.layers import stored_tensors
 from msd_export.pipeline import export_student
 
 FORMS = (("onnx", "int8"), ("ort", "int8"), ("coreml", "int8"))

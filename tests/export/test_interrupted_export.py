@@ -19,17 +19,17 @@ from typing import IO
 import numpy as np
 import pytest
 
-from msd_deploy.artifacts import RunDirectory
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.errors import ArtifactError
 from msd_deploy.models.folders import load_model
-from msd_deploy.runs import data_of_run
-from msd_export.export_folder import open_export
+from msd_deploy.run.record import data_of_run
+from msd_export.folder import open_export
 from msd_export.formats import FORMATS, Precision, Target, form_name
 from msd_export.inspection import inspect_export
-from msd_export.opening import open_model
+from msd_export.opened_model import open_model
 from msd_export.parity import predict_every_view
-from msd_mobile_bench.forms import find_exports
+from msd_mobile_bench.variants import find_exports
 
 pytestmark = pytest.mark.slow
 

@@ -12,16 +12,16 @@ from torch import nn
 from typer.testing import CliRunner
 
 from msd_cli.main import app
-from msd_deploy.artifacts import Json
+from msd_deploy.artifacts.manifest import Json
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.errors import ArtifactError, ExportError
 from msd_deploy.views import View
-from msd_export.export_source import ExportSource
 from msd_export.formats import Precision
 from msd_export.inspection import inspect_export
-from msd_export.model_facts import TensorFacts
+from msd_export.model_file import TensorFacts
 from msd_export.signature import INPUT_NAMES, ModelInputs
+from msd_export.source import ExportSource
 
 # Before the imports that need them.
 pytest.importorskip("ai_edge_litert", reason="needs the extra [litert]")
@@ -29,9 +29,9 @@ pytest.importorskip("litert_torch", reason="needs the extra [litert]")
 
 from ai_edge_litert.interpreter import Interpreter
 
-from msd_export.litert_layers import scope_of
-from msd_export.litert_predictor import LiteRTPredictor
-from msd_export.litert_target import LiteRTConverter
+from msd_export.litert.converter import LiteRTConverter
+from msd_export.litert.layers import scope_of
+from msd_export.litert.predictor import LiteRTPredictor
 
 from .written_forms import INTEGER, PRECISIONS, Ask, Forms, check_decisions, write_form, write_forms
 
@@ -242,7 +242,7 @@ def test_the_predictor_needs_no_torch_in_a_fresh_process(
     code = (
         "import sys; sys.path[:0] = sys.argv[3].split(',')\n"
         "import numpy as np; from pathlib import Path\n"
-        "from msd_export.litert_predictor import LiteRTPredictor\n"
+        "from msd_export.litert.predictor import LiteRTPredictor\n"
         "from msd_export.signature import INPUT_NAMES\n"
         "inputs = {n: np.load(f'{sys.argv[2]}/{n}.npy') for n in INPUT_NAMES}\n"
         "np.save(f'{sys.argv[2]}/logits', LiteRTPredictor(Path(sys.argv[1])).predict(inputs))\n"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from msd_deploy.errors import ArtifactError, DataError, ExportError
-from msd_export.coreml_package import quiet_coremltools
-from msd_export.mil_evaluator import MilEvaluator
+from msd_export.coreml.mil.evaluator import MilEvaluator
+from msd_export.coreml.package import quiet_coremltools
 
 with quiet_coremltools():
     import coremltools as ct

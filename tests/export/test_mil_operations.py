@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from msd_export.coreml_package import quiet_coremltools
-from msd_export.mil_evaluator import MilEvaluator
-from msd_export.mil_operations import OPERATIONS
-from msd_export.mil_program import read_program
+from msd_export.coreml.mil.evaluator import MilEvaluator
+from msd_export.coreml.mil.operations import OPERATIONS
+from msd_export.coreml.mil.program import read_program
+from msd_export.coreml.package import quiet_coremltools
 
 from .mil_cases import Array, Case
 from .mil_elementwise_cases import ELEMENTWISE, REDUCTIONS

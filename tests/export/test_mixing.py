@@ -5,15 +5,16 @@ from typing import Any
 import pytest
 import torch
 
-from msd_deploy.artifacts import RunDirectory, read_json
+from msd_deploy.artifacts.manifest import read_json
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ParityError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.folders import load_model, save_model
-from msd_export.export_source import ExportSource
 from msd_export.exporter import ExportConfig
-from msd_export.inspect_onnx import count_weights_and_operators
-from msd_export.mixing import Sensitivity, mixes
+from msd_export.mixed_precision import Sensitivity, mixes
+from msd_export.onnx.inspector import count_weights_and_operators
 from msd_export.pipeline import export_student
+from msd_export.source import ExportSource
 
 INT8 = (("onnx", "int8"),)
 LARGEST_ERROR = 0.1

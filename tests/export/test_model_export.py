@@ -10,27 +10,28 @@ import torch
 from typer.testing import CliRunner
 
 from msd_cli.main import app
-from msd_deploy.artifacts import RunDirectory, read_json
-from msd_deploy.data.classes import in_classes_of
+from msd_deploy.artifacts.manifest import read_json
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.data.labels import in_classes_of
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.data.source_types import SourceOptions, training_texts
-from msd_deploy.data.sources import load_source
+from msd_deploy.data.readers.spec import load_source
+from msd_deploy.data.source import SourceOptions, training_texts
 from msd_deploy.data.vocabulary import cut_vocabulary
 from msd_deploy.errors import ArtifactError, ConfigError, DataError
 from msd_deploy.hooks import StageHooks
-from msd_deploy.models.checkpoints import open_checkpoint
 from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.folders import load_classifier, save_model
+from msd_deploy.models.pretrained.families import open_checkpoint
 from msd_deploy.problem import NO_LABEL
 from msd_deploy.views import View
 from msd_export.exporter import ExportConfig
 from msd_export.graph import as_tensors, graph_around
-from msd_export.opening import open_model
+from msd_export.opened_model import open_model
 from msd_export.pipeline import export_model
 from msd_export.predictors import open_predictor
 from msd_export.signature import ModelInputs
-from msd_export.vocabulary_cut import with_cut_vocabulary
+from msd_export.source import with_cut_vocabulary
 from tests.teachers.conftest import TEXTS, WRITERS, batch_of
 
 MEMES = "synthetic:memes"

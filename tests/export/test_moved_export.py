@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from msd_deploy.artifacts import digests_of_folder
-from msd_export.export_folder import ExportFolder
+from msd_deploy.artifacts.manifest import digests_of_folder
+from msd_export.folder import ExportFolder
 from msd_export.predictors import open_predictor
 from msd_export.signature import ModelInputs
 
@@ -20,8 +20,8 @@ import json, sys
 sys.path[:0] = sys.argv[3:]
 from pathlib import Path
 import numpy as np
-from msd_deploy.artifacts import digests_of_folder
-from msd_export.opening import open_model
+from msd_deploy.artifacts.manifest import digests_of_folder
+from msd_export.opened_model import open_model
 folder, inputs = Path(sys.argv[1]), dict(np.load(sys.argv[2]))
 opened = open_model(folder)
 logits = opened.predictor.predict(inputs)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from msd_deploy.data.prepared import PreparedSplit
-from msd_deploy.evaluation import LogitsByView
-from msd_export.coreml_package import Spec
-from msd_export.export_folder import ExportFolder
+from msd_deploy.metrics import LogitsByView
+from msd_export.coreml.package import Spec
+from msd_export.coreml.predictor import MilPredictor
+from msd_export.folder import ExportFolder
 from msd_export.formats import Form
-from msd_export.opening import open_model
-from msd_export.predictors import MilPredictor
+from msd_export.opened_model import open_model
 
 from .coreml_surgery import (
     WEIGHT_FILE,

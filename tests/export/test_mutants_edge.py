@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from msd_deploy.artifacts import RunDirectory
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.errors import ArtifactError
-from msd_deploy.evaluation import LogitsByView
+from msd_deploy.metrics import LogitsByView
 from msd_deploy.models.folders import load_model
-from msd_export.export_folder import ExportFolder, open_export
 from msd_export.exporter import ExportConfig
+from msd_export.folder import ExportFolder, open_export
 from msd_export.formats import FORMATS, Target
 from msd_export.pipeline import export_student
 from msd_export.predictors import open_predictor

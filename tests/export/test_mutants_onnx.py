@@ -8,17 +8,17 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from msd_deploy.artifacts import RunDirectory
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.errors import ArtifactError, ParityError
-from msd_deploy.evaluation import LogitsByView
-from msd_export.export_folder import ExportFolder, exports_below, open_export
+from msd_deploy.metrics import LogitsByView
 from msd_export.exporter import ExportConfig
+from msd_export.folder import ExportFolder, exports_below, open_export
 from msd_export.formats import Precision
 from msd_export.inspection import inspect_export
-from msd_export.opening import open_model
+from msd_export.onnx.predictor import OnnxPredictor
+from msd_export.opened_model import open_model
 from msd_export.pipeline import export_student
-from msd_export.predictors import OnnxPredictor
 
 from .conftest import DECIDED_ROWS
 from .mutants import (

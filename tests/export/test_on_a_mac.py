@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from msd_deploy.artifacts import RunDirectory, digests_of_folder
+from msd_deploy.artifacts.manifest import digests_of_folder
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ParityError
 from msd_deploy.models.fusion import FusionForClassification
 from msd_export import exporter
-from msd_export.coreml_export import export_coreml
-from msd_export.coreml_quantize import quantize_weights_int8
-from msd_export.export_folder import PARITY_NAME, ExportFolder
+from msd_export.coreml.export import export_coreml
+from msd_export.coreml.predictor import CoreMLPredictor, MilPredictor
+from msd_export.coreml.weights import quantize_weights_int8
 from msd_export.exporter import ExportConfig
+from msd_export.folder import PARITY_NAME, ExportFolder
 from msd_export.formats import FORMATS, Form, Precision
 from msd_export.graph import ExportGraph
 from msd_export.pipeline import export_student
-from msd_export.predictors import CoreMLPredictor, MilPredictor, second_predictor
+from msd_export.predictors import second_predictor
 from msd_export.signature import Logits, ModelInputs, ModelSignature
 
 from .conftest import DECIDED_ROWS

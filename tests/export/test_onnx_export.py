@@ -18,15 +18,15 @@ from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.views import View
 from msd_export.formats import CalibrationMethod
 from msd_export.graph import ExportGraph, as_tensors
-from msd_export.inspect_onnx import count_weights_and_operators
-from msd_export.layer_groups import layer_groups as groups_of_modules
-from msd_export.layer_names import group_of
-from msd_export.onnx_export import export_onnx
-from msd_export.onnx_layers import attention_nodes, layer_groups
-from msd_export.onnx_static import StaticQuantizer
-from msd_export.onnx_weights import quantize_dynamic, quantize_int4, split_gemms, store_fp16
-from msd_export.ort_target import convert_to_ort
-from msd_export.predictors import OnnxPredictor
+from msd_export.graph import layer_groups as groups_of_modules
+from msd_export.layers import group_of
+from msd_export.onnx.converter import convert_to_ort
+from msd_export.onnx.export import export_onnx
+from msd_export.onnx.inspector import count_weights_and_operators
+from msd_export.onnx.layers import attention_nodes, layer_groups
+from msd_export.onnx.predictor import OnnxPredictor
+from msd_export.onnx.static_int8 import StaticQuantizer
+from msd_export.onnx.weight_only import quantize_dynamic, quantize_int4, split_gemms, store_fp16
 from msd_export.signature import INPUT_NAMES, ModelSignature
 
 SIGNATURE = ModelSignature((48, 48), 16, ("benign", "hateful"), "single_label")

@@ -10,16 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from msd_deploy.artifacts import RunDirectory
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.models.fusion import FusionForClassification
-from msd_deploy.runs import data_of_run
+from msd_deploy.run.record import data_of_run
 from msd_deploy.views import View
 from msd_export.exporter import ExportConfig
 from msd_export.graph import ExportGraph
-from msd_export.inspect_onnx import count_weights_and_operators
+from msd_export.onnx.inspector import count_weights_and_operators
+from msd_export.onnx.predictor import OnnxPredictor
 from msd_export.pipeline import export_student
-from msd_export.predictors import OnnxPredictor, open_predictor
+from msd_export.predictors import open_predictor
 from msd_export.signature import INPUT_NAMES, single_example
 
 pytest.importorskip("optimum")
@@ -28,8 +29,10 @@ from optimum.exporters.base import ExporterConfig
 from optimum.modeling_base import OptimizedModel
 from optimum.quantization_base import OptimumQuantizer
 
-from msd_export import optimum_model
-from msd_export.optimum import ClassifierExporterConfig, ExportedModel, OnnxQuantizer
+from msd_export.optimum import model as optimum_model
+from msd_export.optimum.config import ClassifierExporterConfig
+from msd_export.optimum.model import ExportedModel
+from msd_export.optimum.quantizer import OnnxQuantizer
 
 FORMS = (("onnx", "fp32"), ("coreml", "fp16"))
 

@@ -6,22 +6,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from msd_deploy.artifacts import RunDirectory, write_manifest
+from msd_deploy.artifacts.manifest import write_manifest
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.errors import ArtifactError, ConfigError, ParityError
-from msd_deploy.evaluation import LogitsByView
 from msd_deploy.hooks import StageHooks
+from msd_deploy.metrics import LogitsByView
 from msd_deploy.models.folders import load_model
 from msd_deploy.problem import Problem
 from msd_deploy.views import View
-from msd_export import export_source
 from msd_export import gate as gate_module
-from msd_export.export_folder import open_export
+from msd_export import source as export_source
 from msd_export.exporter import ExportConfig
+from msd_export.folder import open_export
 from msd_export.formats import Form, forms_of
 from msd_export.gate import Gate, Tolerance, check_parity, doubts, parity_as_json
 from msd_export.graph import ExportGraph, graph_of
-from msd_export.opening import open_model
+from msd_export.opened_model import open_model
 from msd_export.parity import compare_logits, divergence, loss_of, notes_on_source
 from msd_export.pipeline import export_student
 

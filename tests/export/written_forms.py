@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from msd_deploy.artifacts import Json
+from msd_deploy.artifacts.manifest import Json
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.views import View
 from msd_export.converters import Converter
-from msd_export.export_source import ExportSource
 from msd_export.formats import Precision
 from msd_export.parity import compare_logits
-from msd_export.predictors import Predictor
-from msd_export.signature import ModelInputs
+from msd_export.signature import ModelInputs, Predictor
+from msd_export.source import ExportSource
 
 Ask = Callable[[ExportSource, ModelInputs], np.ndarray[Any, Any]]
 Forms = dict[Precision, tuple[Path, Json]]

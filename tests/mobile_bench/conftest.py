@@ -7,19 +7,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from msd_deploy.artifacts import RunDirectory, sha256_of_json, write_json, write_manifest
-from msd_deploy.config import DataConfig, RunConfig, config_as_json
+from msd_deploy.artifacts.manifest import sha256_of_json, write_json, write_manifest
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.parsing import config_as_json
+from msd_deploy.config.run import DataConfig, RunConfig
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.distill.teacher_cache import cache_predictions
 from msd_deploy.models.folders import LABELS_NAME, load_model, save_model
 from msd_deploy.models.sizes import build_student
 from msd_deploy.models.teachers import load_teacher
-from msd_export.export_folder import KIND
 from msd_export.exporter import ExportConfig
+from msd_export.folder import KIND
 from msd_export.formats import FORMATS
 from msd_export.graph import ExportGraph, signature_of
-from msd_export.onnx_export import export_onnx
+from msd_export.onnx.export import export_onnx
 from msd_export.pipeline import export_student
 from msd_mobile_bench.schema import Bench, Distribution, Row, Who
 

@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from msd_deploy.report.chart_layout import (
+from msd_deploy.pages.chart_layout import (
     CLEARANCE,
     Axis,
     Box,
@@ -12,7 +12,7 @@ from msd_deploy.report.chart_layout import (
     place_labels,
     share_range,
 )
-from msd_deploy.report.svg import Canvas
+from msd_deploy.pages.svg import Canvas
 from msd_mobile_bench.chart import Point, draw_chart
 
 _CANVAS = Canvas("wide", 860, 430)

@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from msd_deploy.artifacts import RunDirectory, read_json, write_json
+from msd_deploy.artifacts.manifest import read_json, write_json
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError
-from msd_mobile_bench.forms import find_forms
 from msd_mobile_bench.pipeline import run_bench
+from msd_mobile_bench.variants import find_forms
 
 
 @pytest.fixture

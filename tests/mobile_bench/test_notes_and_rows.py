@@ -2,8 +2,7 @@ import pytest
 
 from msd_deploy.errors import ConfigError
 from msd_mobile_bench.config import BenchConfig
-from msd_mobile_bench.notes import write_notes
-from msd_mobile_bench.rows import ratios_of
+from msd_mobile_bench.rows import ratios_of, write_notes
 from msd_mobile_bench.schema import Bench
 
 

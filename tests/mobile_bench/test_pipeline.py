@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from msd_deploy.artifacts import RunDirectory, read_json
+from msd_deploy.artifacts.manifest import read_json
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import DataError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.folders import load_model

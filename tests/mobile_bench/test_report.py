@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from msd_deploy.report.words import bytes_text, count_text, percent, score_text
+from msd_deploy.pages.formatting import bytes_text, count_text, percent, score_text
 from msd_mobile_bench.report import render_html, render_markdown, write_reports
 from msd_mobile_bench.schema import Bench
 from msd_mobile_bench.tables import headline, milliseconds_text, quality_table, speed_table

@@ -9,18 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from msd_deploy.artifacts import RunDirectory
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.errors import ArtifactError, MsdError
 from msd_deploy.views import View
-from msd_export.predictors import OnnxPredictor, TorchPredictor
+from msd_export.onnx.predictor import OnnxPredictor
+from msd_export.predictors import TorchPredictor
 from msd_mobile_bench.config import BenchConfig
-from msd_mobile_bench.exchange import save_arrays
-from msd_mobile_bench.forms import Form, find_forms
-from msd_mobile_bench.processes import RemotePredictor, WorkerProcess, worker_environment
 from msd_mobile_bench.quality import predict_forms
+from msd_mobile_bench.runtimes.arrays import save_arrays
+from msd_mobile_bench.runtimes.process import RemotePredictor, WorkerProcess, worker_environment
 from msd_mobile_bench.timing import count_turns, measure_timing
+from msd_mobile_bench.variants import Form, find_forms
 
 _CONFIG = BenchConfig(rounds=2, warm_up=1, samples=6, batches=2, batch_size=3)
 
@@ -85,7 +86,7 @@ def test_a_worker_runs_a_model_folder(
 
 def test_a_worker_brings_no_torch_and_no_datasets_by_itself() -> None:
     script = (
-        "import sys, msd_mobile_bench.worker;"
+        "import sys, msd_mobile_bench.runtimes.worker;"
         "heavy = {'torch', 'transformers', 'datasets', 'onnx', 'coremltools', 'onnxruntime'};"
         "print(sorted(heavy & set(sys.modules)))"
     )

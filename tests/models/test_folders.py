@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from msd_deploy.artifacts import RunDirectory
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError
 from msd_deploy.models.folders import load_model
 from msd_deploy.models.teachers import load_teacher

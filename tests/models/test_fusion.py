@@ -6,14 +6,14 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, ViTConfig, ViTModel
 
-from msd_deploy.config import StudentConfig
+from msd_deploy.config.run import StudentConfig
 from msd_deploy.data.batch import collate, view_of
 from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor
 from msd_deploy.errors import ArtifactError, ConfigError
+from msd_deploy.models.configs import FusionConfig
 from msd_deploy.models.fusion import FusionForClassification, FusionLayer
-from msd_deploy.models.fusion_config import FusionConfig
 from msd_deploy.models.sizes import build_student, build_teacher
 from msd_deploy.models.vision import build_vision_encoder
 from msd_deploy.views import View

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from msd_deploy.artifacts import RunDirectory
-from msd_deploy.config import DataConfig, DistillConfig, RunConfig, TeacherConfig
-from msd_deploy.data.synthetic_tasks import MEMES_LABELS
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.distill import DistillConfig
+from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
+from msd_deploy.data.synthetic.tasks import MEMES_LABELS
 from msd_deploy.pipeline import run_distillation
 
 LABELS = ("<b>benign</b>", 'hateful & "so on" </svg><script>alert(1)</script>')

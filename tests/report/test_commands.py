@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from msd_deploy.artifacts import RunDirectory
-from msd_deploy.report.answers import unique_names
-from msd_deploy.report.commands import told_command, told_path
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.describe import told_command, told_path
 from msd_deploy.report.distillation import ReportConfig, command_line
+from msd_deploy.report.predictions import unique_names
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msd_deploy.report.examples import answer_of, kinds_of, strongest
-from msd_deploy.report.thumbnails import SIDE, thumbnail
+from msd_deploy.report.examples import SIDE, answer_of, kinds_of, strongest, thumbnail
 from msd_deploy.views import View
 
 

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from msd_deploy.artifacts import RunDirectory
-from msd_deploy.config import DataConfig, DistillConfig, RunConfig, TeacherConfig
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.distill import DistillConfig
+from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.distill.teacher_cache import read_predictions
-from msd_deploy.evaluation import LogitsByView, predict_views
+from msd_deploy.metrics import LogitsByView
 from msd_deploy.models.folders import load_model
+from msd_deploy.models.predict import predict_views
 from msd_deploy.pipeline import run_distillation
 from msd_deploy.report.distillation import ReportConfig, write_distillation_report
 from msd_deploy.report.schema import DistillationJson
-from msd_deploy.runs import data_of_run
+from msd_deploy.run.record import data_of_run
 from msd_deploy.views import View
 
 VIEWS = tuple(View)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from msd_deploy.artifacts import RunDirectory
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.report.distillation import ReportConfig, write_distillation_report
 
 PHONE, DESKTOP = 400, 1280

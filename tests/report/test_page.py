@@ -5,15 +5,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from msd_deploy.artifacts import RunDirectory
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.hooks import StageHooks
-from msd_deploy.report.answers import read_answers
-from msd_deploy.report.distillation_charts import training_panels
-from msd_deploy.report.distillation_page import render_distillation
+from msd_deploy.pages.formatting import VIEW_NAMES
+from msd_deploy.report.charts import training_panels
+from msd_deploy.report.examples import thumbnails_of
 from msd_deploy.report.figures import figures_of
+from msd_deploy.report.page import render_distillation
+from msd_deploy.report.predictions import read_answers
 from msd_deploy.report.schema import DistillationJson
-from msd_deploy.report.thumbnails import thumbnails_of
-from msd_deploy.report.words import VIEW_NAMES
 
 Report = tuple[DistillationJson, dict[int, str]]
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from msd_deploy.artifacts import RunDirectory, read_json, read_manifest, write_json, write_manifest
+from msd_deploy.artifacts.manifest import read_json, read_manifest, write_json, write_manifest
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError, ConfigError, DataError, MsdError
 from msd_deploy.report.distillation import ReportConfig, write_distillation_report
 

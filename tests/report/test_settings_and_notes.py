@@ -7,15 +7,16 @@ from typing import cast
 import numpy as np
 import pytest
 
-from msd_deploy.artifacts import RunDirectory
-from msd_deploy.augment_config import AugmentConfig
-from msd_deploy.config import DataConfig, DistillConfig, RunConfig, StudentConfig
-from msd_deploy.report.answers import StudentAnswers
-from msd_deploy.report.distillation_page import method_words
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.augment import AugmentConfig
+from msd_deploy.config.describe import changed_settings
+from msd_deploy.config.distill import DistillConfig
+from msd_deploy.config.run import DataConfig, RunConfig, StudentConfig
+from msd_deploy.distill.methods import method_of
 from msd_deploy.report.notes import difference_notes, picture_notes, validation_notes
+from msd_deploy.report.page import method_words
+from msd_deploy.report.predictions import StudentAnswers
 from msd_deploy.report.schema import StudentJson
-from msd_deploy.report.settings import changed_settings
-from msd_deploy.study.methods import method_of
 
 DEFAULT = RunConfig()
 

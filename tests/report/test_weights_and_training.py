@@ -6,11 +6,10 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from msd_deploy.artifacts import RunDirectory
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.distill.saliency import Saliency
 from msd_deploy.errors import ArtifactError
-from msd_deploy.report.training_log import read_training
-from msd_deploy.report.weights import BINS, against_saliency, read_weights
+from msd_deploy.report.run_files import BINS, against_saliency, read_training, read_weights
 
 
 def _saliency(rows: int) -> Saliency:

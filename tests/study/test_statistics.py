@@ -2,12 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from msd_deploy.study.statistics import (
-    gap_closed,
-    metric_of_counts,
-    paired_difference,
-    spread_of,
-)
+from msd_deploy.study.statistics import gap_closed, metric_of_counts, paired_difference, spread_of
 
 
 def counts(right: np.ndarray) -> np.ndarray:

@@ -9,21 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from msd_deploy.artifacts import RunDirectory, sha256_of_file
-from msd_deploy.config import DataConfig, DistillConfig, RunConfig, TeacherConfig
-from msd_deploy.distill.steps import Hooks
+from msd_deploy.artifacts.manifest import sha256_of_file
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.distill import DistillConfig
+from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
+from msd_deploy.distill.methods import METHODS
 from msd_deploy.distill.teacher_cache import read_predictions
 from msd_deploy.errors import ArtifactError, ConfigError, MsdError, StoppedError
-from msd_deploy.hooks import StageHooks
+from msd_deploy.hooks import Hooks, StageHooks
 from msd_deploy.models.folders import load_model
 from msd_deploy.pipeline import run_distillation
-from msd_deploy.runs import data_of_run
-from msd_deploy.stages import read_task
+from msd_deploy.run.record import data_of_run
+from msd_deploy.run.task import read_task
 from msd_deploy.study.cells import cell_directory, read_cell
 from msd_deploy.study.compare import PAGE_NAME, RESULT_NAME, TABLE_NAME, run_study
 from msd_deploy.study.compute import measure_flops, steps_by_method
 from msd_deploy.study.config import StudyConfig
-from msd_deploy.study.methods import METHODS
 from msd_deploy.study.workers import train_cells
 from msd_deploy.views import View
 

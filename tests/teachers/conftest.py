@@ -25,7 +25,7 @@ from transformers import (
     ViTModel,
 )
 
-from msd_deploy.config import DataConfig
+from msd_deploy.config.run import DataConfig
 from msd_deploy.data.batch import Batch
 from msd_deploy.data.preprocess import Preprocessor, train_tokenizer
 

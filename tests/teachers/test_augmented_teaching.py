@@ -10,16 +10,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from typer.testing import CliRunner
 
 from msd_cli.main import app
-from msd_deploy.artifacts import sha256_of_file
-from msd_deploy.config import read_config_of, with_options
-from msd_deploy.data.augment_words import drop_words, word_table
+from msd_deploy.artifacts.manifest import sha256_of_file
+from msd_deploy.config.fine_tuning import TeachingConfig
+from msd_deploy.config.parsing import read_config_of, with_options
+from msd_deploy.data.augment.words import drop_words, word_table
 from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, read_tokenizer
-from msd_deploy.distill.steps import Hooks
 from msd_deploy.errors import StoppedError
-from msd_deploy.pipeline import RunHooks
-from msd_deploy.teaching import fine_tune_teacher, teaching_of
-from msd_deploy.teaching_config import TeachingConfig
+from msd_deploy.hooks import Hooks, RunHooks
+from msd_deploy.run.fine_tuning import fine_tune_teacher, teaching_of
 
 TEXT = "look the guests came"
 

@@ -20,12 +20,9 @@ from msd_deploy.data.batch import Batch
 from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.preprocess import Preprocessor, read_tokenizer
 from msd_deploy.errors import ArtifactError, ConfigError
-from msd_deploy.models.checkpoints import (
-    Checkpoint,
-    open_checkpoint,
-)
 from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.folders import load_classifier, load_model, save_model
+from msd_deploy.models.pretrained.families import Checkpoint, open_checkpoint
 from msd_deploy.views import View
 
 from .conftest import batch_of

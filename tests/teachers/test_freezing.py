@@ -14,27 +14,26 @@ import torch
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetModel
 
-from msd_deploy.artifacts import read_json, sha256_of_file
-from msd_deploy.augment_config import AugmentConfig
-from msd_deploy.config import DataConfig, RunConfig
-from msd_deploy.data.prepared import PreparedData, prepare
+from msd_deploy.artifacts.manifest import read_json, sha256_of_file
+from msd_deploy.config.augment import AugmentConfig
+from msd_deploy.config.fine_tuning import FineTuneConfig, Freeze, TeachingConfig
+from msd_deploy.config.run import DataConfig, RunConfig
+from msd_deploy.data.prepare import prepare
+from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.distill.encoded_cache import encode_data
 from msd_deploy.distill.history import History
 from msd_deploy.distill.objectives import LabelObjective
 from msd_deploy.distill.plan import TrainingPlan
-from msd_deploy.distill.steps import Hooks
 from msd_deploy.distill.trainer import TrainingJob, train
 from msd_deploy.errors import ArtifactError, ConfigError, StoppedError
-from msd_deploy.evaluation import predict_views
-from msd_deploy.hooks import StageHooks
+from msd_deploy.hooks import Hooks, RunHooks, StageHooks
 from msd_deploy.models.classifier import ViewClassifier, is_frozen
 from msd_deploy.models.folders import load_classifier
-from msd_deploy.models.freezing import freeze
-from msd_deploy.pipeline import RunHooks
-from msd_deploy.runs import read_source
-from msd_deploy.teaching import fine_tune_teacher, open_start
-from msd_deploy.teaching_config import FineTuneConfig, Freeze, TeachingConfig
+from msd_deploy.models.predict import predict_views
+from msd_deploy.models.pretrained.teacher_start import freeze
+from msd_deploy.run.fine_tuning import fine_tune_teacher, open_start
+from msd_deploy.run.record import read_source
 from msd_deploy.views import View
 
 from .conftest import words, write_checkpoint

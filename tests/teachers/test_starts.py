@@ -11,25 +11,27 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
-from msd_deploy.artifacts import RunDirectory, sha256_of_file
-from msd_deploy.config import DataConfig, DistillConfig, RunConfig, StudentConfig, TeacherConfig
+from msd_deploy.artifacts.manifest import sha256_of_file
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.distill import DistillConfig
+from msd_deploy.config.fine_tuning import FineTuneConfig, TeachingConfig
+from msd_deploy.config.run import DataConfig, RunConfig, StudentConfig, TeacherConfig
 from msd_deploy.data.batch import collate
 from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor
 from msd_deploy.data.vocabulary import CutVocabulary, cut_vocabulary
-from msd_deploy.distill.steps import Hooks
 from msd_deploy.errors import ArtifactError, ConfigError, StoppedError
-from msd_deploy.models import vision_start
+from msd_deploy.hooks import Hooks, RunHooks
 from msd_deploy.models.folders import load_model
 from msd_deploy.models.fusion import FusionForClassification
-from msd_deploy.models.fusion_start import FusionStart, fill_words, open_fusion
+from msd_deploy.models.pretrained import vision as vision_start
+from msd_deploy.models.pretrained.fusion import FusionStart, fill_words, open_fusion
+from msd_deploy.models.pretrained.text import TEXT_KINDS, TextStart, open_text
+from msd_deploy.models.pretrained.vision import open_vision
 from msd_deploy.models.sizes import build_student
-from msd_deploy.models.text_start import TEXT_KINDS, TextStart, open_text
-from msd_deploy.models.vision_start import open_vision
-from msd_deploy.pipeline import RunHooks, run_distillation
-from msd_deploy.teaching import fine_tune_teacher
-from msd_deploy.teaching_config import FineTuneConfig, TeachingConfig
+from msd_deploy.pipeline import run_distillation
+from msd_deploy.run.fine_tuning import fine_tune_teacher
 from msd_deploy.views import View
 from msd_export.exporter import ExportConfig
 from msd_export.pipeline import export_student

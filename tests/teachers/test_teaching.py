@@ -10,20 +10,22 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from msd_cli.main import app
-from msd_deploy.artifacts import RunDirectory, read_json, sha256_of_file
-from msd_deploy.config import DataConfig, DistillConfig, RunConfig, TeacherConfig
-from msd_deploy.data.source_types import SourceOptions
-from msd_deploy.distill.steps import Hooks
+from msd_deploy.artifacts.manifest import read_json, sha256_of_file
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.distill import DistillConfig
+from msd_deploy.config.fine_tuning import FineTuneConfig, TeachingConfig
+from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
+from msd_deploy.data.source import SourceOptions
 from msd_deploy.distill.teacher_cache import read_predictions
 from msd_deploy.errors import ArtifactError, MsdError, StoppedError
-from msd_deploy.evaluation import predict_views
+from msd_deploy.hooks import Hooks, RunHooks
 from msd_deploy.models.folders import load_classifier
-from msd_deploy.pipeline import RunHooks, run_distillation
-from msd_deploy.runs import data_of_run
-from msd_deploy.teaching import fine_tune_teacher
-from msd_deploy.teaching_config import FineTuneConfig, TeachingConfig
+from msd_deploy.models.predict import predict_views
+from msd_deploy.pipeline import run_distillation
+from msd_deploy.run.fine_tuning import fine_tune_teacher
+from msd_deploy.run.record import data_of_run
 from msd_deploy.views import View
-from msd_export.assessment import evaluate_model
+from msd_export.evaluate import evaluate_model
 from msd_export.exporter import ExportConfig
 from msd_export.pipeline import export_student, export_teacher_reference
 

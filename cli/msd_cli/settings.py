@@ -1,0 +1,188 @@
+"""From options, an optional TOML file and an interrupted run to one configuration and folder.
+
+A value out of range is a usage error in an option, and an error to mend in a file.
+
+Ranges have one home, the configurations: they raise ConfigError wherever a value comes from.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import typer
+
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.fine_tuning import TeachingConfig
+from msd_deploy.config.parsing import read_config_of, with_options
+from msd_deploy.config.run import RunConfig, read_config
+from msd_deploy.errors import ConfigError
+
+_SHORTER = {
+    "data.vocabulary_size": "--vocab-size",
+    "finetune.cut_vocabulary": "--cut-vocab",
+    "finetune.gradient_checkpointing": "--grad-checkpointing",
+    "student.text": "--student-text",
+    "student.vision": "--student-vision",
+}
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn a ConfigError into a usage error, exit code 2: what the block reads came from options.
+
+    Raises:
+        typer.BadParameter: Names the option.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        message = f"{error.what}. {error.fix}." if error.fix else f"{error.what}."
+        hint = None if error.where is None else option_of_key(error.where)
+        raise typer.BadParameter(message, param_hint=hint) from error
+
+
+def option_of_key(key: str) -> str:
+    """Return the option that sets a key of a configuration: --batch-size of distill.batch_size."""
+    if key in _SHORTER:
+        return _SHORTER[key]
+    section, _, name = key.rpartition(".")
+    prefix = "teacher-" if section == "teacher" else ""
+    return f"--{prefix}{name.removeprefix('--').replace('_', '-')}"
+
+
+# What a student that is there already has decided.
+_DECIDED = {
+    "student.size": "--student",
+    "student.vision": "--student-vision",
+    "student.text": "--student-text",
+    "student.text_layers": "--text-layers",
+    "data.image_size": "--image-size",
+    "data.max_length": "--max-length",
+    "data.vocabulary_size": "--vocab-size",
+}
+
+
+def run_settings(
+    options: Mapping[str, object],
+    *,
+    config_file: Path | None,
+    out: Path | None,
+    resume: bool,
+    start: Path | None = None,
+) -> tuple[RunConfig, RunDirectory]:
+    """Return the configuration and the folder of a run.
+
+    Args:
+        options: By dotted key; None where the option was not given.
+        config_file: TOML file that the options override.
+        out: The run's folder, or None for the default.
+        resume: Start from the settings of the run that is there.
+        start: A finished run, from whose settings and student the run goes on.
+
+    Raises:
+        typer.BadParameter: An option is out of range, --resume or --from was given without --out,
+            or with --from what its student has decided.
+        ConfigError: The TOML file is wrong.
+        ArtifactError: There is no run to resume, or to go on from.
+    """
+    if resume and out is None:
+        raise typer.BadParameter("needs --out. Name the run to continue.", param_hint="--resume")
+    if start is not None:
+        base = _settings_after(start, options, config_file=config_file, out=out, resume=resume)
+    elif resume and out is not None and config_file is None:
+        from msd_deploy.run.record import config_of_run
+
+        base = config_of_run(RunDirectory(out))
+    else:
+        base = RunConfig() if config_file is None else read_config(config_file)
+    with usage_errors():
+        settings = with_options(base, options)
+    return settings, RunDirectory(out or default_run_folder(settings.data.spec))
+
+
+def _settings_after(
+    start: Path,
+    options: Mapping[str, object],
+    *,
+    config_file: Path | None,
+    out: Path | None,
+    resume: bool,
+) -> RunConfig:
+    """Return the settings of a run, but that its student is gone on from; see `run_settings`."""
+    from msd_deploy.run.record import config_of_run
+
+    if config_file is not None or resume or out is None:
+        other = "needs --out" if out is None else "has its settings from the run"
+        fix = "Name the new run" if out is None else "Leave out --config and --resume"
+        raise typer.BadParameter(f"{other}. {fix}.", param_hint="--from")
+    for key, option in _DECIDED.items():
+        if options[key] is not None:
+            raise typer.BadParameter(
+                "is decided by the student that --from goes on from. Leave it out.",
+                param_hint=option,
+            )
+    run = RunDirectory(start)
+    run.require_finished()
+    config = config_of_run(run)
+    return replace(
+        config,
+        teacher=replace(config.teacher, path=run.teacher),
+        student=replace(config.student, start=run.student),
+        distill=replace(config.distill, epochs=None, int8_epochs=0),
+    )
+
+
+def teaching_settings(
+    options: Mapping[str, object], *, config_file: Path | None, out: Path, resume: bool
+) -> TeachingConfig:
+    """Return the configuration of a teacher's fine-tuning.
+
+    Args:
+        options: By dotted key; None where the option was not given.
+        config_file: TOML file that the options override.
+        out: The teacher's folder.
+        resume: Start from the settings of the fine-tuning that is there.
+
+    Raises:
+        typer.BadParameter: An option is out of range, or no checkpoint is named.
+        ConfigError: The TOML file is wrong.
+        ArtifactError: There is nothing to resume.
+    """
+    base = TeachingConfig()
+    if config_file is not None:
+        base = read_config_of(TeachingConfig, config_file)
+    elif resume:
+        from msd_deploy.run.fine_tuning import teaching_of
+
+        base = teaching_of(out)
+    with usage_errors():
+        settings = with_options(base, options)
+    if settings.finetune.model is None and settings.finetune.text is None:
+        raise typer.BadParameter(
+            "is needed, or --text and --vision: what to start from.", param_hint="--model"
+        )
+    return settings
+
+
+def base_config(options: Mapping[str, object], *, config_file: Path | None) -> RunConfig:
+    """Return the configuration of a file, or the default one, with options set.
+
+    Raises:
+        ConfigError: A value is out of range or the file cannot be read.
+    """
+    base = RunConfig() if config_file is None else read_config(config_file)
+    with usage_errors():
+        return with_options(base, options)
+
+
+def default_run_folder(spec: str) -> Path:
+    """Return runs/NAME for a data set: its task, its name, or its file's stem."""
+    kind, _, rest = spec.partition(":")
+    if spec.lower().endswith(".jsonl"):
+        return Path("runs") / Path(spec).stem
+    if kind == "hub":
+        from msd_deploy.data.readers.hub_dataset import hub_name
+
+        return Path("runs") / Path(hub_name(rest).place).resolve().name
+    return Path("runs") / Path(rest if kind == "synthetic" else kind).name

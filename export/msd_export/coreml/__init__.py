@@ -1,0 +1,1 @@
+"""Core ML: export, quantize, inspect and run .mlpackage folders."""

@@ -1,0 +1,96 @@
+"""Read Core ML packages: the program's operators and what lies in its weights file."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from msd_export.coreml.package import Spec, read_spec
+from msd_export.model_file import ModelFacts, StoredTensor, TensorFacts
+
+_MADE = re.compile(r"(_to_fp16|_to_fp32|_quantized|_palettized)+$")
+_PARAMETER = re.compile(r"_(weight|bias)$")
+_PREFIX = "p_model_"
+_OTHER = "other constants"
+_NOTES = (
+    "Core ML decides on the device what computes in int8: counted are operators that read"
+    " activations in int8; int8 weights alone are expanded to float16",
+    "Core ML joins the parts of a name by _, so that layers are not grouped",
+)
+
+
+def read_coreml(package: Path) -> ModelFacts:
+    """Read an .mlpackage; see `model_facts.Reader`."""
+    spec = read_spec(package)
+    operations = [
+        operation
+        for function in spec.mlProgram.functions.values()
+        for operation in function.block_specializations[function.opset].operations
+    ]
+    computing = [op for op in operations if not op.type.startswith("const")]
+    return ModelFacts(
+        inputs=tuple(_feature(value) for value in spec.description.input),
+        outputs=tuple(_feature(value) for value in spec.description.output),
+        operators=dict(Counter(op.type for op in computing).most_common()),
+        int8_operators=_int8_operators(computing),
+        tensors=tuple(tensor for op in operations for tensor in _stored(op)),
+        metadata=dict(sorted(spec.description.metadata.userDefined.items())),
+        notes=_NOTES,
+    )
+
+
+def _feature(value: Spec) -> TensorFacts:
+    kind = value.type.WhichOneof("Type")
+    if kind == "imageType":
+        image = value.type.imageType
+        return TensorFacts(value.name, (image.height, image.width, 3), "image")
+    array = value.type.multiArrayType
+    return TensorFacts(value.name, tuple(array.shape), _array_type(array).lower())
+
+
+def _array_type(array: Spec) -> str:
+    field = array.DESCRIPTOR.fields_by_name["dataType"].enum_type
+    return str(field.values_by_number[array.dataType].name)
+
+
+def _int8_operators(operations: list[Spec]) -> dict[str, int]:
+    expanded = {op.outputs[0].name for op in operations if op.type == "dequantize"}
+    return dict(
+        Counter(
+            op.type
+            for op in operations
+            for name in ("x", "y")
+            if op.type != "quantize" and _reads(op, name) in expanded
+            if name == "x" or _reads(op, "x") not in expanded
+        )
+    )
+
+
+def _reads(operation: Spec, parameter: str) -> str:
+    if parameter not in operation.inputs or not operation.inputs[parameter].arguments:
+        return ""
+    return str(operation.inputs[parameter].arguments[0].name)
+
+
+def _stored(operation: Spec) -> Iterator[StoredTensor]:
+    """Yield what of an operation lies in the weights file; small constants lie in the program."""
+    if not operation.type.startswith("const"):
+        return
+    for value in operation.attributes.values():
+        if value.HasField("blobFileValue"):
+            tensor = value.type.tensorType
+            enum = tensor.DESCRIPTOR.fields_by_name["dataType"].enum_type
+            name = enum.values_by_number[tensor.dataType].name.lower()
+            elements = math.prod(size.constant.size for size in tensor.dimensions)
+            yield StoredTensor(_layer(operation.outputs[0].name), name, elements, _bits(name))
+
+
+def _layer(name: str) -> str:
+    plain = _MADE.sub("", name)
+    return _PARAMETER.sub("", plain.removeprefix(_PREFIX)) if plain.startswith(_PREFIX) else _OTHER
+
+
+def _bits(storage: str) -> int:
+    found = re.search(r"\d+$", storage)
+    return int(found[0]) if found else 8

@@ -1,0 +1,1 @@
+"""An interpreter of saved Core ML programs, for machines without Core ML."""

@@ -1,0 +1,166 @@
+"""Use coremltools quietly, read packages without touching them, write the same bytes each time.
+
+Every way of this project to coremltools goes through here: the exporter, the quantizer and the
+reader.
+
+What a Core ML package states of itself.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from msd_deploy.errors import ArtifactError, ExportError
+
+SPEC_PATH = Path("Data/com.apple.CoreML/model.mlmodel")
+WEIGHTS_PATH = Path("Data/com.apple.CoreML/weights")
+_MANIFEST_NAME = "Manifest.json"
+_DEBUG_NAME = "executorch_debug_handle_mapping.json"
+_CONVERSION_DATE = "com.github.apple.coremltools.conversion_date"
+
+
+Spec: TypeAlias = Any
+"""A Model message of coremltools' protobuf, for which there are no type stubs."""
+
+
+class CoreMLModel(Protocol):
+    """The part of coremltools' MLModel that is used here."""
+
+    user_defined_metadata: MutableMapping[str, str]
+    input_description: MutableMapping[str, str]
+    output_description: MutableMapping[str, str]
+    weights_dir: str | None
+
+    def get_spec(self) -> Spec:
+        """Return a copy of the model's description."""
+        ...
+
+    def save(self, save_path: str) -> None:
+        """Write the package."""
+        ...
+
+
+@contextmanager
+def quiet_coremltools() -> Iterator[None]:
+    """Hold back what coremltools and torch.export log, warn and draw within the block.
+
+    coremltools writes to stderr from its import on. Logging, warning filters and sys.stderr are as
+    before afterwards, but changed for the whole process meanwhile: tqdm offers no other way. An
+    error raised inside passes through, only what is printed is lost.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def read_spec(package: Path) -> Spec:
+    """Read the model description of an .mlpackage; its weights lie below WEIGHTS_PATH.
+
+    The files are only read. coremltools' MLModel(path) and load_spec rewrite Manifest.json when
+    they open a package: that would alter an export that others read, and fail where it is
+    read-only.
+
+    Raises:
+        ArtifactError: No such package, or no ML Program in it.
+    """
+    if not (package / _MANIFEST_NAME).is_file():
+        raise ArtifactError(f"is not an .mlpackage: it has no {_MANIFEST_NAME}", where=package)
+    with quiet_coremltools():
+        from coremltools.proto import Model_pb2
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs
+
+        try:
+            spec = Model_pb2.Model.FromString((package / SPEC_PATH).read_bytes())
+        except (OSError, DecodeError) as error:
+            raise ArtifactError(
+                f"cannot be read as a Core ML model ({error})", where=package
+            ) from error
+    if spec.WhichOneof("Type") != "mlProgram":
+        raise ArtifactError("holds no ML Program", where=package)
+    return spec
+
+
+def rewrite_package(
+    source: Path,
+    destination: Path,
+    change: Callable[[CoreMLModel], CoreMLModel],
+    *,
+    what: str,
+) -> None:
+    """Write a changed copy of a package, metadata and descriptions kept.
+
+    Args:
+        source: The .mlpackage; only read.
+        destination: The .mlpackage to write; replaced where it exists.
+        change: Returns the changed model, by coremltools.
+        what: Of the error that says what failed, for example "quantization to int8".
+
+    Raises:
+        ArtifactError: The source is not a package, or holds no ML Program.
+        ExportError: coremltools cannot change it.
+    """
+    spec = read_spec(source)
+    with quiet_coremltools():
+        from coremltools.models import MLModel
+
+        try:
+            changed = change(
+                MLModel(spec, weights_dir=str(source / WEIGHTS_PATH), skip_model_load=True)
+            )
+        except Exception as error:  # coremltools raises all kinds, bare Exceptions included
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise ExportError(f"the {what} failed ({reason})", where=source.name) from error
+        save_package(changed, destination)
+
+
+def save_package(model: CoreMLModel, path: Path) -> None:
+    """Write an .mlpackage whose bytes depend on the model and its metadata alone.
+
+    coremltools adds the date of the conversion, random identifiers in Manifest.json, protobuf maps
+    in any order, and after torch.export a file for ExecuTorch's debugger: the date and that file
+    are left out, the identifiers are made from the items' paths, the maps are sorted.
+
+    Args:
+        model: An MLModel.
+        path: The package's folder; replaced where it exists.
+    """
+    from coremltools.proto import Model_pb2
+
+    model.user_defined_metadata.pop(_CONVERSION_DATE, None)
+    model.save(str(path))
+    (path / _DEBUG_NAME).unlink(missing_ok=True)
+    spec = Model_pb2.Model.FromString((path / SPEC_PATH).read_bytes())
+    (path / SPEC_PATH).write_bytes(spec.SerializeToString(deterministic=True))
+    _replace_identifiers(path / _MANIFEST_NAME)
+
+
+def _replace_identifiers(manifest_path: Path) -> None:
+    """Name each item by its path, in the form that Core ML's own library writes and keeps."""
+    manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+    items = manifest["itemInfoEntries"]
+    renamed = {key: str(uuid.uuid5(uuid.NAMESPACE_URL, items[key]["path"])) for key in items}
+    manifest["itemInfoEntries"] = {renamed[key]: item for key, item in items.items()}
+    manifest["rootModelIdentifier"] = renamed[manifest["rootModelIdentifier"]]
+    text = json.dumps(manifest, indent=4, sort_keys=True) + "\n"
+    manifest_path.write_text(text, encoding="utf-8")
+
+
+def stated_metadata(package: Path) -> dict[str, str]:
+    """Return the user-defined metadata of a package.
+
+    Raises:
+        ArtifactError: It is not a package, or holds no ML Program.
+    """
+    return dict(read_spec(package).description.metadata.userDefined)

@@ -1,0 +1,91 @@
+"""Ask a model in any form: about a whole data set, or about one picture and text."""
+
+from pathlib import Path
+
+import numpy as np
+
+from msd_deploy.artifacts.manifest import Json
+from msd_deploy.data.readers.spec import load_source_to_judge
+from msd_deploy.data.source import JudgedSplit, SourceOptions
+from msd_deploy.errors import ConfigError
+from msd_deploy.hooks import StageHooks
+from msd_deploy.metrics import (
+    further_as_json,
+    metric_name,
+    probabilities,
+    score_further,
+    score_views,
+)
+from msd_export.opened_model import OpenedModel, open_model, prepare_for_model
+from msd_export.parity import predict_every_view
+from msd_export.signature import ModelInputs
+
+
+def evaluate_model(
+    model: Path,
+    spec: str,
+    *,
+    options: SourceOptions,
+    split: JudgedSplit,
+    threads: int,
+    hooks: StageHooks | None = None,
+) -> Json:
+    """Score a model on one split of a data set, or all rows of a FILE.jsonl, under each view.
+
+    Returns:
+        metric, runtime, split, skipped rows, and per view the value, interval and examples; under
+        further the same by metric, where the data set's paper reports others.
+
+    Raises:
+        DataError: The data cannot be read, or its classes are not the model's.
+        ArtifactError: The model cannot be opened.
+    """
+    hooks = hooks or StageHooks()
+    opened = open_model(model, threads=threads)
+    hooks.on_stage(f"Reading {spec}")
+    source = load_source_to_judge(spec, options=options, split=split, labels=opened.labels)
+    data = prepare_for_model(opened, source, spec, strict=options.strict, hooks=hooks)
+    rows = data.splits["test" if split == "all" else split]
+    hooks.on_stage(f"Asking {model} in {opened.predictor.runtime}")
+    by_view = predict_every_view(
+        opened.predictor, rows, on_count=lambda done, total: hooks.on_count("examples", done, total)
+    )
+    labelled = rows.has_label()
+    labels = rows.labels[labelled]
+    logits = {view: answers[labelled] for view, answers in by_view.items()}
+    scores = score_views(logits, labels, data.problem)
+    further = score_further(logits, labels, data.further_metrics)
+    return {
+        "model": str(model),
+        "runtime": opened.predictor.runtime,
+        "data": spec,
+        "split": split,
+        "skipped_rows": len(data.skipped),
+        "metric": metric_name(data.problem),
+        "views": {view.value: score.as_json() for view, score in scores.items()},
+        **({"further": further_as_json(further)} if further else {}),
+    }
+
+
+def predict_one(opened: OpenedModel, *, image: Path | None, text: str | None) -> dict[str, float]:
+    """Return the probability of each class for a picture, a text, or both.
+
+    Raises:
+        ConfigError: Neither was given.
+        DataError: The picture cannot be read.
+    """
+    if image is None and not (text and text.strip()):
+        raise ConfigError("nothing to predict from", fix="Give --image, --text, or both")
+    input_ids, attention_mask = opened.preprocessor.tokens([text or ""])
+    height, width = opened.preprocessor.image.size
+    pixels = np.zeros((height, width, 3), np.uint8)
+    if image is not None:
+        pixels = opened.preprocessor.pixels(image)
+    inputs: ModelInputs = {
+        "image": pixels[None],
+        "image_present": np.array([image is not None], np.int32),
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+    }
+    (found,) = probabilities(opened.predictor.predict(inputs), opened.problem)
+    return dict(zip(opened.labels, found.tolist(), strict=True))

@@ -1,0 +1,1 @@
+"""ExecuTorch: export, quantize, inspect and run .pte files."""

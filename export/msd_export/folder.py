@@ -1,0 +1,123 @@
+"""An exported model on disk: exports/TARGET-PRECISION with everything that an app needs.
+
+The model's file or package (see `formats`), labels.json, tokenizer.json, preprocess.json,
+parity.json and a manifest with the digest of every file.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from msd_deploy.artifacts.manifest import (
+    MANIFEST_NAME,
+    Json,
+    files_below,
+    is_dropping,
+    read_manifest,
+    read_versioned_json,
+)
+from msd_deploy.errors import ArtifactError
+from msd_export.formats import FORMATS, Precision, Target, form_name, is_form
+
+PARITY_NAME = "parity.json"
+KIND = "export"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFolder:
+    """A verified export.
+
+    Attributes:
+        folder: Where it lies.
+        target: Format.
+        precision: Of its weights and, if quantized, activations.
+        manifest: The manifest's content.
+    """
+
+    folder: Path
+    target: Target
+    precision: Precision
+    manifest: Json
+
+    @property
+    def name(self) -> str:
+        """The folder's name by its content, for example onnx-int8."""
+        return form_name((self.target, self.precision))
+
+    @property
+    def model_path(self) -> Path:
+        """The model's file, or package folder."""
+        return self.folder / FORMATS[self.target].model_file
+
+    def size_bytes(self) -> int:
+        """Return the size of the model's file, or of all files of its package."""
+        path = self.model_path
+        files = [path] if path.is_file() else files_below(path)
+        return sum(file.stat().st_size for file in files)
+
+
+def open_export(folder: Path) -> ExportFolder:
+    """Open an export folder, every file verified against its digest.
+
+    Raises:
+        ArtifactError: It is missing, incomplete, altered, or of an unknown form.
+    """
+    if not folder.is_dir():
+        raise ArtifactError("no such export", where=folder, fix="Run `msd export` first")
+    manifest = read_manifest(folder, KIND)
+    target, precision = manifest.get("target"), manifest.get("precision")
+    if not is_form(target, precision):
+        raise ArtifactError(f"has an unknown form {target!r} {precision!r}", where=folder)
+    return ExportFolder(folder, cast(Target, target), cast(Precision, precision), manifest)
+
+
+def stated_source(folder: Path) -> str | None:
+    """Return the digest of the model that an export says it was made from.
+
+    None where there is no export, or one so damaged that whoever opens it will say so.
+    """
+    try:
+        source = read_versioned_json(folder / MANIFEST_NAME).get("source_digest")
+    except ArtifactError:
+        return None
+    return source if isinstance(source, str) else None
+
+
+def exports_below(
+    folder: Path, *, on_note: Callable[[str], None] = lambda sentence: None
+) -> list[ExportFolder]:
+    """Open every export in a folder, by name; unfinished ones (hidden folders) do not count.
+
+    Args:
+        folder: A run's exports; need not exist.
+        on_note: Called with a sentence for each thing in it that is passed over.
+
+    Raises:
+        ArtifactError: As `open_export`.
+    """
+    exports = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name[0] == "." or is_dropping(path):
+            continue
+        reason = _reason_against(path)
+        if reason:
+            on_note(f"{path}: {reason}, so it is passed over")
+        else:
+            exports.append(open_export(path))
+    return exports
+
+
+def _reason_against(path: Path) -> str:
+    """Return why a thing among exports is none of them; a damaged export still is one."""
+    if not (path / MANIFEST_NAME).is_file():
+        return f"is no export (it has no {MANIFEST_NAME})"
+    manifest = read_versioned_json(path / MANIFEST_NAME)
+    if manifest.get("kind") != KIND:
+        return f"is no export (it holds a {manifest.get('kind')!r})"
+    form = f"{manifest.get('target')}-{manifest.get('precision')}"
+    return "" if path.name == form else f"is not under its own name, {form}"
+
+
+COMPARED = frozenset({"labels", "problem", "preprocess_digest"})
+"""The entries of a file's metadata that are held against what lies beside it."""

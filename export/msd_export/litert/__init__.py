@@ -1,0 +1,1 @@
+"""LiteRT: export, quantize, inspect and run .tflite files."""

@@ -1,0 +1,92 @@
+"""Where a precision loses too much: measure which layers lose it, exempt those that lose most.
+
+Each group of layers is quantized alone, and the divergence of what the model then says of the
+calibration examples from what it said in float is the group's sensitivity. Groups are then kept in
+higher precision by falling sensitivity, one, two, three, four, six and so on, until an export is as
+close as is asked: first on the validation split, by which the choice is made, then on the test
+split, which judges.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from msd_deploy.artifacts.manifest import Json
+from msd_deploy.metrics import LogitArray
+from msd_deploy.problem import Problem
+from msd_export.converters import Converter
+from msd_export.formats import Precision
+from msd_export.parity import divergence
+
+_GROWTH = 1.5
+"""Factor from one number of groups in float to the next: 1, 2, 3, 4, 6, 9, 13, ..."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """What the groups of layers lose when each is quantized alone.
+
+    Attributes:
+        nats: Group to KL(float || quantized), mean over calibration examples of all views.
+        examples: How many examples that rests on.
+    """
+
+    nats: Mapping[str, float]
+    examples: int
+
+    def worst_first(self) -> tuple[str, ...]:
+        """Return the groups by falling sensitivity."""
+        return tuple(sorted(self.nats, key=lambda group: -self.nats[group]))
+
+    def told(self, most: int = 3) -> str:
+        """Name the groups that lose most, for an error."""
+        worst = self.worst_first()[:most]
+        return ", ".join(f"{group} ({self.nats[group]:.2g} nats)" for group in worst)
+
+    def as_json(self) -> Json:
+        """Return the table, worst first."""
+        ordered = {group: float(f"{self.nats[group]:.4g}") for group in self.worst_first()}
+        return {"examples": self.examples, "kl_nats": ordered}
+
+
+def measure_sensitivity(
+    converter: Converter,
+    precision: Precision,
+    *,
+    scratch: Path,
+    ask: Callable[[Path], LogitArray],
+    problem: Problem,
+    on_count: Callable[[int, int], None] = lambda done, total: None,
+) -> Sensitivity:
+    """Quantize each group alone, and return what that does to the answers.
+
+    Args:
+        converter: Writes the forms.
+        precision: Of the quantized group.
+        scratch: A path that the forms are written to, one after the other.
+        ask: Returns the logits [examples, classes] that a written form gives.
+        problem: What the model is asked.
+        on_count: Called with the groups done and their total.
+
+    Raises:
+        ExportError: The converter failed.
+    """
+    groups = converter.groups(precision)
+    converter.convert("fp32", scratch)
+    reference = ask(scratch)
+    nats = {}
+    for done, group in enumerate(groups, start=1):
+        others = [other for other in groups if other != group]
+        converter.convert(precision, scratch, kept=others)
+        nats[group] = divergence(ask(scratch), reference, problem)
+        on_count(done, len(groups))
+    return Sensitivity(nats, len(reference))
+
+
+def mixes(sensitivity: Sensitivity) -> Iterator[tuple[str, ...]]:
+    """Yield the groups to keep, ever more of them, up to all but the least sensitive."""
+    ordered = sensitivity.worst_first()
+    count = 1
+    while count < len(ordered):
+        yield ordered[:count]
+        count = max(count + 1, int(count * _GROWTH))

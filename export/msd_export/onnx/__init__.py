@@ -1,0 +1,1 @@
+"""ONNX and ORT: export, quantize, inspect and run."""

@@ -1,0 +1,127 @@
+"""The target onnx: float32 through torch.export, the other precisions made from that file.
+
+The target ort: the format of ONNX Runtime mobile, made from the ONNX form of the same precision.
+
+The converter applies the optimizations that do not depend on a processor, and writes a flat buffer
+that is read without protobuf, also by a build that holds only the operators that a model needs.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+from msd_deploy.artifacts.manifest import Json
+from msd_export.formats import Precision
+from msd_export.model_file import refuse_float
+from msd_export.onnx.export import export_onnx
+from msd_export.onnx.inspector import count_weights_and_operators
+from msd_export.onnx.static_int8 import StaticQuantizer
+from msd_export.onnx.weight_only import quantize_dynamic, quantize_int4, store_fp16
+from msd_export.quiet import converting
+from msd_export.source import ExportSource
+
+_STORED_AS: dict[Precision, str] = {
+    "fp16": "float16",
+    "int8": "int8",
+    "int8-dynamic": "int8",
+    "int4": "int4",
+}
+
+
+class OnnxConverter:
+    """Writes ONNX files of one source; see `converters.Converter`.
+
+    Args:
+        source: What is exported.
+    """
+
+    def __init__(self, source: ExportSource) -> None:
+        self._source = source
+        self._static: StaticQuantizer | None = None
+
+    def groups(self, precision: Precision) -> tuple[str, ...]:
+        """Return what can stay in float, of int8 alone; see `converters.Converter`."""
+        return self._quantizer().groups if precision == "int8" else ()
+
+    def convert(self, precision: Precision, path: Path, *, kept: Collection[str] = ()) -> None:
+        """Write a form; see `converters.Converter`."""
+        match precision:
+            case "int8":
+                self._quantizer().write(path, kept=kept)
+            case "fp16":
+                store_fp16(self.float32(), path)
+            case "int8-dynamic":
+                quantize_dynamic(self.float32(), path)
+            case "int4":
+                quantize_int4(self.float32(), path)
+            case _:
+                shutil.copyfile(self.float32(), path)
+
+    def describe(self, precision: Precision, path: Path) -> Json:
+        """Count weights and operators of an .onnx or .ort file; see `converters.Converter`."""
+        weights, operators = count_weights_and_operators(path)
+        if precision in _STORED_AS:
+            refuse_float(precision, weights.get(_STORED_AS[precision], 0), path)
+        return {"weights": weights, "operators": operators}
+
+    def float32(self) -> Path:
+        """Return the float32 file, converted at the first call."""
+        path = self._source.scratch / "float32.onnx"
+        if not path.exists():
+            graph = self._source.graph("nhwc")
+            export_onnx(graph, self._source.signature, self._source.metadata(), path)
+        return path
+
+    def _quantizer(self) -> StaticQuantizer:
+        if self._static is None:
+            self._static = StaticQuantizer(
+                self.float32(), self._source.calibration(), method=self._source.calibration_method
+            )
+        return self._static
+
+
+class OrtConverter:
+    """Writes .ort files of one source; see `converters.Converter`.
+
+    Args:
+        source: What is exported.
+    """
+
+    def __init__(self, source: ExportSource) -> None:
+        self._onnx = OnnxConverter(source)
+
+    def groups(self, precision: Precision) -> tuple[str, ...]:
+        """Return what can stay in float; see `converters.Converter`."""
+        return self._onnx.groups(precision)
+
+    def convert(self, precision: Precision, path: Path, *, kept: Collection[str] = ()) -> None:
+        """Write a form; see `converters.Converter`."""
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            model = Path(scratch) / "model.onnx"
+            self._onnx.convert(precision, model, kept=kept)
+            convert_to_ort(model, path)
+
+    def describe(self, precision: Precision, path: Path) -> Json:
+        """Count what the .ort file itself holds; see `converters.Converter`."""
+        return self._onnx.describe(precision, path)
+
+
+def convert_to_ort(model: Path, path: Path) -> None:
+    """Write an ONNX file as .ort.
+
+    Args:
+        model: The .onnx file; the converter writes beside it.
+        path: The file to write.
+
+    Raises:
+        ExportError: The converter failed.
+    """
+    with converting(".ort", path):
+        from onnxruntime.tools.convert_onnx_models_to_ort import (
+            OptimizationStyle,
+            convert_onnx_models_to_ort,
+        )
+
+        convert_onnx_models_to_ort(model, optimization_styles=[OptimizationStyle.Fixed])
+        shutil.move(model.with_suffix(".ort"), path)

@@ -1,0 +1,278 @@
+"""One ONNX file from encoded picture and text to labels: preprocessing inside, by a library.
+
+onnxruntime-extensions brings the operators DecodeImage and BertTokenizer; whoever runs the file
+registers its library. An app that ships it needs no image or tokenizer code of its own.
+
+Verify an end-to-end file: the test split's own bytes and texts, against the plain model.
+"""
+
+import importlib.util
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from PIL import Image
+
+from msd_deploy.artifacts.manifest import Json
+from msd_deploy.data.prepared import PreparedSplit
+from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.source import SourceData
+from msd_deploy.errors import ExportError, RuntimeUnavailableError
+from msd_deploy.metrics import LogitsByView
+from msd_deploy.problem import Problem, decides_one_class
+from msd_deploy.views import View
+from msd_export.gate import END_TO_END, check_view
+from msd_export.onnx.predictor import open_session
+from msd_export.onnx.preprocessing import (
+    CONTRIB_DOMAIN,
+    EXTENSIONS_DOMAIN,
+    IMAGE_INPUT,
+    TEXT_INPUT,
+    GraphBuilder,
+    add_image,
+    add_text,
+    tokenizer_attributes,
+)
+from msd_export.parity import ViewParity, compare_logits
+from msd_export.signature import Logits, ModelSignature
+
+END_TO_END_NAME = "end_to_end.onnx"
+_DECIDED = 0.5
+
+
+def require_end_to_end(preprocessor: Preprocessor) -> None:
+    """Check, before any work, that an end-to-end file can be written and verified.
+
+    Raises:
+        RuntimeUnavailableError: onnxruntime-extensions is not installed.
+        ExportError: The tokenizer is of a kind that it does not have.
+    """
+    if importlib.util.find_spec("onnxruntime_extensions") is None:
+        raise RuntimeUnavailableError(
+            "an end-to-end file needs onnxruntime-extensions, not installed here",
+            where="--end-to-end",
+            fix='Run pip install "msd-deploy[extensions]"',
+        )
+    tokenizer_attributes(preprocessor)
+
+
+def write_end_to_end(
+    model_path: Path, preprocessor: Preprocessor, signature: ModelSignature, path: Path
+) -> None:
+    """Write an ONNX file with a model's preprocessing before it and its decision behind it.
+
+    Inputs: image_bytes uint8 [bytes], a JPEG or PNG, empty for no picture; text string [1], empty
+    for no text. Outputs: labels string [decided], logits and probabilities float32 [1, classes].
+
+    Args:
+        model_path: The ONNX file of the model.
+        preprocessor: Makes its inputs.
+        signature: Its labels and what they mean.
+        path: The file to write.
+
+    Raises:
+        ExportError: The tokenizer is of a kind that there is no operator for, or ONNX refuses the
+            result.
+    """
+    model = onnx.load(model_path)
+    before, behind = GraphBuilder("pre"), GraphBuilder("post")
+    add_image(before, preprocessor.image)
+    add_text(before, preprocessor)
+    _add_labels(behind, signature)
+    graph = helper.make_graph(
+        [*before.nodes, *model.graph.node, *behind.nodes],
+        "end_to_end",
+        [
+            helper.make_tensor_value_info(IMAGE_INPUT, TensorProto.UINT8, ["bytes"]),
+            helper.make_tensor_value_info(TEXT_INPUT, TensorProto.STRING, [1]),
+        ],
+        [
+            helper.make_tensor_value_info("labels", TensorProto.STRING, ["decided"]),
+            *(
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, len(signature.labels)])
+                for name in ("logits", "probabilities")
+            ),
+        ],
+        [*before.initializers, *model.graph.initializer, *behind.initializers],
+    )
+    _save(graph, model, path)
+
+
+def _save(graph: onnx.GraphProto, model: onnx.ModelProto, path: Path) -> None:
+    domains = (EXTENSIONS_DOMAIN, CONTRIB_DOMAIN)
+    opsets = [*model.opset_import, *(helper.make_opsetid(domain, 1) for domain in domains)]
+    whole = helper.make_model(
+        graph, opset_imports=opsets, ir_version=model.ir_version, functions=list(model.functions)
+    )
+    whole.producer_name, whole.doc_string = model.producer_name, model.doc_string
+    whole.metadata_props.extend(model.metadata_props)
+    try:
+        onnx.checker.check_model(whole)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"ONNX refuses the end-to-end graph ({error})") from error
+    onnx.save(whole, path)
+
+
+def _add_labels(graph: GraphBuilder, signature: ModelSignature) -> None:
+    """Decide as labels.json says: the likeliest class, or every one from a probability of 0.5."""
+    names = graph.strings(signature.labels)
+    if decides_one_class(signature.problem):
+        best = graph.node("ArgMax", "logits", axis=1, keepdims=0)
+        graph.named(graph.node("Gather", names, best), "labels")
+        return
+    likely = graph.node("GreaterOrEqual", "probabilities", graph.constant(_DECIDED, np.float32))
+    flat = graph.node("Reshape", likely, graph.constant([-1]))
+    graph.named(graph.node("Compress", names, flat, axis=0), "labels")
+
+
+_ORIENTATION, _UPRIGHT = 0x0112, 1
+_READ_FORMATS = ("JPEG", "PNG")
+
+
+class EndToEndPredictor:
+    """An end-to-end file in ONNX Runtime with onnxruntime-extensions.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot load it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+        from onnxruntime_extensions import get_library_path
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 4
+        options.register_custom_ops_library(get_library_path())
+        self._session = open_session(path, options)
+
+    def predict(self, image: bytes, text: str) -> tuple[list[str], Logits]:
+        """Return the labels and the logits, float32 [classes], of one example; b"" and "" are none.
+
+        Raises:
+            ExportError: The picture is of no kind that it decodes.
+        """
+        feed = {IMAGE_INPUT: np.frombuffer(image, np.uint8), TEXT_INPUT: np.array([text], object)}
+        try:
+            labels, logits = self._session.run(["labels", "logits"], feed)
+        except Exception as error:  # onnxruntime's exceptions share no other base
+            raise ExportError(f"the end-to-end file failed ({error})") from error
+        return labels.tolist(), cast(Logits, logits[0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Example:
+    """A test example as it was given."""
+
+    image: bytes
+    text: str
+    is_read: bool
+    is_turned: bool
+    is_transparent: bool
+
+
+def check_end_to_end(
+    path: Path, plain: LogitsByView, split: PreparedSplit, source: SourceData, problem: Problem
+) -> Json:
+    """Compare an end-to-end file with the plain model, on the bytes and texts of test examples.
+
+    Args:
+        path: The file.
+        plain: The plain form's logits of the same examples.
+        split: Which examples.
+        source: Has their pictures' bytes and texts; test examples that DecodeImage does not read
+            (neither JPEG nor PNG, CMYK) are left out and counted.
+        problem: What a decision is.
+
+    Returns:
+        The part of parity.json.
+
+    Raises:
+        ParityError: It decides otherwise more often than END_TO_END allows.
+    """
+    examples = list(_examples(split, source))
+    read = np.array([example.is_read for example in examples])
+    if not read.any():
+        raise ExportError("no test picture is a JPEG or PNG, which the end-to-end file reads")
+    rows = np.flatnonzero(read)
+    predictor = EndToEndPredictor(path)
+    answers = {
+        view: np.stack([_answer(predictor, examples[row], view) for row in rows]) for view in View
+    }
+    expected = {view: logits[rows] for view, logits in plain.items()}
+    parity = compare_logits(answers, expected, _rows_of(split, rows), problem)
+    kept = [examples[row] for row in rows]
+    counts = {
+        "left_out": int((~read).sum()),
+        "turned_by_exif": sum(example.is_turned for example in kept),
+        "transparent": sum(example.is_transparent for example in kept),
+    }
+    _check(parity, counts)
+    return {
+        "file": END_TO_END_NAME,
+        "examples": len(rows),
+        **counts,
+        "min_agreement": END_TO_END.min_agreement,
+        "views": {view.value: _as_json(result) for view, result in parity.items()},
+    }
+
+
+def _check(parity: Mapping[View, ViewParity], counts: Mapping[str, int]) -> None:
+    told = f"{counts['turned_by_exif']} turned by EXIF, {counts['transparent']} transparent"
+    where = f"{END_TO_END_NAME} (test pictures: {told})"
+    for view, result in parity.items():
+        check_view(view, result, END_TO_END, where)
+
+
+def _as_json(result: ViewParity) -> Json:
+    names = ("max_abs_error", "mean_abs_error", "agreement", "sure_agreement")
+    stated = result.as_json()
+    return {name: stated[name] for name in names}
+
+
+def _answer(predictor: EndToEndPredictor, example: _Example, view: View) -> Logits:
+    image = example.image if view.has_image else b""
+    return predictor.predict(image, example.text if view.has_text else "")[1]
+
+
+def _rows_of(split: PreparedSplit, rows: NDArray[np.int64]) -> PreparedSplit:
+    return replace(
+        split,
+        image_index=split.image_index[rows],
+        input_ids=split.input_ids[rows],
+        attention_mask=split.attention_mask[rows],
+        labels=split.labels[rows],
+        source_rows=split.source_rows[rows],
+    )
+
+
+def _examples(split: PreparedSplit, source: SourceData) -> Iterator[_Example]:
+    rows = source.dataset["test"]
+    for index in split.source_rows.tolist():
+        row: Mapping[str, Any] = rows[index]
+        encoded = row["image_bytes"] or b""
+        if row["image_path"]:
+            encoded = Path(row["image_path"]).read_bytes()
+        yield _example(encoded, row["text"] or "")
+
+
+def _example(encoded: bytes, text: str) -> _Example:
+    if not encoded:
+        return _Example(b"", text, is_read=True, is_turned=False, is_transparent=False)
+    with Image.open(io.BytesIO(encoded)) as image:
+        return _Example(
+            encoded,
+            text,
+            is_read=image.format in _READ_FORMATS and image.mode != "CMYK",
+            is_turned=image.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT,
+            is_transparent=image.has_transparency_data,
+        )

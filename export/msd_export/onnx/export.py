@@ -1,0 +1,127 @@
+"""ONNX: the student's graph through torch.export, dynamic batch, self-describing metadata.
+
+What every pass over an ONNX file shares: it keeps what the file states of itself.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import onnx
+import torch
+
+from msd_deploy.errors import ExportError
+from msd_export.graph import ExportableGraph, example_inputs
+from msd_export.signature import INPUT_NAMES, OUTPUT_NAMES, ModelSignature
+
+# The first opset with Gelu as one operator (five otherwise); ONNX Runtime runs it since 1.17.
+OPSET = 20
+_INPUT_MEANING = {
+    "image": "RGB picture, preprocessed as preprocess.json says; normalisation is inside",
+    "image_present": "1 where the row shows its picture, 0 where the text decides alone",
+    "input_ids": "tokens as preprocess.json says, padded on the right",
+    "attention_mask": "1 for tokens, 0 for padding; the first token alone where there is no text",
+}
+
+
+def export_onnx(
+    graph: ExportableGraph, signature: ModelSignature, metadata: Mapping[str, str], path: Path
+) -> None:
+    """Write a float32 ONNX file with a dynamic batch dimension.
+
+    Args:
+        graph: The model with uint8 pixels [batch, height, width, 3].
+        signature: Names and shapes.
+        metadata: Goes into the file's own metadata, beside labels and signature.
+        path: The file to write.
+
+    Raises:
+        ExportError: The converter failed.
+    """
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    shapes = {name: {0: batch} for name in INPUT_NAMES}
+    try:
+        with _quiet(), torch.inference_mode():
+            program = torch.onnx.export(
+                graph,
+                example_inputs(signature, batch=2),
+                input_names=list(INPUT_NAMES),
+                output_names=list(OUTPUT_NAMES),
+                dynamic_shapes=shapes,
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    # The exporter wraps whatever its passes raise in its own, private types.
+    except Exception as error:
+        raise ExportError(f"ONNX conversion failed ({_reason(error)})", where=path.name) from error
+    assert program is not None
+    model = program.model_proto
+    _refuse_fixed_batch(model, path)
+    _describe(model, metadata)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def _refuse_fixed_batch(model: onnx.ModelProto, path: Path) -> None:
+    """Where code depends on the batch's size, torch.onnx falls back to the traced one, silently."""
+    for value in (*model.graph.input, *model.graph.output):
+        if not value.type.tensor_type.shape.dim[0].dim_param:
+            raise ExportError(f"ONNX conversion fixed the batch of {value.name}", where=path.name)
+
+
+def _describe(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+    """State what the file is inside it, and drop the traces of the machine that made it."""
+    model.producer_name = "msd-deploy"
+    model.doc_string = metadata.get("description", "")
+    for value in model.graph.input:
+        value.doc_string = _INPUT_MEANING[value.name]
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, dict(metadata))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's prints and warnings off the terminal for a while."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of what the exporter failed over, not of its advice around it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def save_like(original: onnx.ModelProto, model: onnx.ModelProto, path: Path) -> None:
+    """Write a model that was made from another, with what that one states of itself.
+
+    Raises:
+        onnx.checker.ValidationError: It is no valid model.
+    """
+    properties = {entry.key: entry.value for entry in original.metadata_props}
+    onnx.helper.set_model_props(model, properties)
+    model.producer_name, model.doc_string = original.producer_name, original.doc_string
+    model.producer_version = original.producer_version
+    meanings = {value.name: value.doc_string for value in original.graph.input}
+    for value in model.graph.input:
+        value.doc_string = meanings[value.name]
+    onnx.checker.check_model(model)
+    onnx.save(model, path)

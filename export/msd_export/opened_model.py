@@ -1,0 +1,169 @@
+"""Open a run, model folder or export for inference, and read data for it.
+
+What a model's file states of itself, held against the files beside it.
+
+An app reads the file's own metadata, a tool the files beside it: where the two differ, answers get
+wrong names, or inputs are made otherwise than the model learned them.
+
+Data for a model that does not state its own, as a run does.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from msd_deploy.artifacts.manifest import MANIFEST_NAME, read_versioned_json
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.data.labels import check_classes, in_classes_of
+from msd_deploy.data.prepare import notes_of, prepare
+from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.readers.hub_dataset import PREFIX
+from msd_deploy.data.readers.spec import kind_of_spec, load_source, load_source_to_judge
+from msd_deploy.data.source import SourceData, SourceOptions
+from msd_deploy.errors import ArtifactError
+from msd_deploy.hooks import StageHooks
+from msd_deploy.models.classifier import ViewClassifier
+from msd_deploy.models.folders import LoadedModel, read_labels
+from msd_deploy.problem import Problem
+from msd_export.folder import KIND, open_export
+from msd_export.predictors import TorchPredictor, open_predictor
+from msd_export.signature import Predictor
+
+
+def refuse_contradictions(stated: Mapping[str, str], folder: Path) -> None:
+    """Check that labels and preprocessing in a folder are those that its model states.
+
+    Args:
+        stated: The metadata of the model's file; what it does not state is not compared.
+        folder: The export.
+
+    Raises:
+        ArtifactError: They are not, or are missing in the folder.
+    """
+    labels, problem = read_labels(folder)
+    for what, inside, beside in (
+        ("labels", stated.get("labels"), json.dumps(labels, ensure_ascii=False)),
+        ("problem", stated.get("problem"), problem),
+        (
+            "preprocessing",
+            stated.get("preprocess_digest"),
+            Preprocessor.load(folder).digest(),
+        ),
+    ):
+        if inside is not None and inside != beside:
+            raise ArtifactError(
+                f"its {what} are not those of the model inside",
+                where=folder,
+                fix="Export the run again",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """A model that can be asked, with what makes its inputs and reads its answers.
+
+    Attributes:
+        predictor: Runs it.
+        preprocessor: Makes its inputs.
+        labels: Names of its classes.
+        problem: What it is asked.
+    """
+
+    predictor: Predictor
+    preprocessor: Preprocessor
+    labels: tuple[str, ...]
+    problem: Problem
+
+
+def open_model(path: Path, *, threads: int = 1) -> OpenedModel:
+    """Open a run's student, a model folder, or an export folder; digests are verified.
+
+    Raises:
+        ArtifactError: It is none of these, incomplete, altered, or contradicts itself.
+    """
+    folder = path
+    if (path / "run.json").is_file():
+        RunDirectory(path).require_finished()
+        folder = RunDirectory(path).student
+    if not (folder / MANIFEST_NAME).is_file():
+        raise ArtifactError(
+            "is no run, model or export folder" if path.exists() else "no such folder",
+            where=path,
+            fix="Name a run, its student, or a folder in its exports",
+        )
+    predictor: Predictor
+    if read_versioned_json(folder / MANIFEST_NAME).get("kind") == KIND:
+        exported = open_predictor(open_export(folder), threads=threads)
+        refuse_contradictions(exported.metadata, folder)
+        predictor = exported
+    else:
+        predictor = TorchPredictor(folder, threads=threads)
+    labels, problem = read_labels(folder)
+    return OpenedModel(predictor, Preprocessor.load(folder), labels, problem)
+
+
+def data_of_model(
+    loaded: LoadedModel[ViewClassifier],
+    spec: str,
+    *,
+    options: SourceOptions,
+    hooks: StageHooks,
+) -> PreparedData:
+    """Read and prepare all splits of a data set for a model, in the order of its classes.
+
+    Args:
+        loaded: The model and its preprocessing.
+        spec: See `load_source`.
+        options: How it is read.
+        hooks: What watches.
+
+    Raises:
+        DataError: It cannot be used, or its classes are not the model's.
+    """
+    hooks.on_stage(f"Reading {spec}")
+    source = source_of_model(loaded, spec, options)
+    return prepare_for_model(loaded, source, spec, strict=options.strict, hooks=hooks)
+
+
+def prepare_for_model(
+    model: LoadedModel[ViewClassifier] | OpenedModel,
+    source: SourceData,
+    spec: str,
+    *,
+    strict: bool,
+    hooks: StageHooks,
+) -> PreparedData:
+    """Prepare data for a model that was not made from it, in the order of the model's classes.
+
+    Args:
+        model: Its preprocessing, classes and problem count.
+        source: The data.
+        spec: What it is called.
+        strict: Unusable rows are an error.
+        hooks: What watches.
+
+    Raises:
+        DataError: It cannot be used, or its classes are not the model's.
+    """
+    check_classes(source, model.labels, model.problem, spec)
+    data = prepare(
+        source,
+        model.preprocessor,
+        strict=strict,
+        on_image=lambda done, total: hooks.on_count("pictures", done, total),
+    )
+    for note in notes_of(data):
+        hooks.on_note(note)
+    return in_classes_of(data, model.labels)
+
+
+def source_of_model(
+    loaded: LoadedModel[ViewClassifier], spec: str, options: SourceOptions
+) -> SourceData:
+    """Read all splits of a data set for a model; see `data_of_model`."""
+    if not kind_of_spec(spec) or spec.startswith(PREFIX):
+        return load_source(spec, options=options)
+    # All splits are read, as there; of VQA v2 the answers that the model knows are the classes.
+    return load_source_to_judge(spec, options=options, split="test", labels=loaded.labels)

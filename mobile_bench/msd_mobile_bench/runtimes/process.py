@@ -1,0 +1,193 @@
+"""Start a worker process, ask it, and stop it; `RemotePredictor` is its model as a predictor."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+import msd_deploy
+import msd_export
+import msd_mobile_bench
+from msd_deploy import errors
+from msd_deploy.artifacts.manifest import Json
+from msd_deploy.errors import MsdError
+from msd_export.signature import ModelInputs
+from msd_mobile_bench.runtimes.arrays import load_arrays, save_arrays
+from msd_mobile_bench.variants import Form
+
+_COMMAND = (
+    sys.executable,
+    "-P",
+    "-m",
+    "msd_mobile_bench.runtimes.worker",
+)  # -P: not from the user's folder
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+class WorkerProcess:
+    """A fresh process with one opened model; a context manager that ends it.
+
+    Args:
+        form: What it opens.
+        threads: CPU threads.
+        examples: Folder of the inputs that are timed; see `exchange`.
+        scratch: An existing folder for its log and arrays.
+    """
+
+    def __init__(self, form: Form, *, threads: int, examples: Path, scratch: Path) -> None:
+        self.form = form
+        self.scratch = Path(tempfile.mkdtemp(dir=scratch, prefix=f"{form.name}-"))
+        self._threads, self._examples = threads, examples
+        self._log = self.scratch / "stderr.txt"
+        self._lock = threading.RLock()
+        self._process: subprocess.Popen[str] | None = None
+        self._is_killed = False
+
+    def __enter__(self) -> "WorkerProcess":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()
+        if self._process is None:
+            return
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(BrokenPipeError):  # a request that nobody read
+                if pipe is not None:
+                    pipe.close()
+
+    def kill(self) -> None:
+        """End the process at once; whoever waits for its answer gets an error."""
+        self._is_killed = True
+        if self._process is not None:
+            self._process.kill()
+
+    def open(self) -> Json:
+        """Start the process and let it open its model.
+
+        Returns:
+            load_time_ms and rss_before_load_bytes.
+
+        Raises:
+            MsdError: The model cannot be opened, or the process died.
+        """
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                _COMMAND,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=worker_environment(self._threads),
+                encoding="utf-8",
+                start_new_session=True,  # Ctrl-C is the benchmark's to handle
+            )
+        return self.ask(
+            "open",
+            target=self.form.target,
+            precision=self.form.precision,
+            folder=str(self.form.folder.resolve()),
+            threads=self._threads,
+            examples=str(self._examples),
+        )
+
+    def ensure_open(self) -> None:
+        """Open the model unless that was done; see `open`."""
+        with self._lock:
+            if self._process is None:
+                self.open()
+
+    def ask(self, task: str, **arguments: object) -> Json:
+        """Have a task done and return its answer; one at a time, whoever asks.
+
+        Raises:
+            MsdError: What the worker raised, or that the process died.
+        """
+        process = self._process
+        assert process is not None  # open comes first
+        assert process.stdin is not None  # both pipes were asked for
+        assert process.stdout is not None
+        with self._lock:
+            if self._is_killed:
+                raise MsdError("was stopped", where=self.form.folder)
+            try:
+                process.stdin.write(json.dumps({"task": task, **arguments}) + "\n")
+                process.stdin.flush()
+                line = process.stdout.readline()
+            except BrokenPipeError:
+                line = ""
+        if not line:
+            raise self._death(task, process.wait())
+        answer = cast(Json, json.loads(line))
+        if "error" in answer:
+            raise _error(cast(dict[str, str], answer["error"]))
+        return answer
+
+    def _death(self, task: str, code: int) -> MsdError:
+        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        last = f": {lines[-1]}" if lines else ""
+        reason = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        return MsdError(
+            f"the process that measured it died during {task!r} ({reason}){last}",
+            where=self.form.folder,
+            fix="See whether memory suffices and `msd doctor` finds the runtime",
+        )
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Return the worker's environment: thread counts, the way to our packages, no network."""
+    packages = (msd_deploy, msd_export, msd_mobile_bench)
+    folders = dict.fromkeys(Path(package.__path__[0]).parent for package in packages)
+    # A checkout is not installed. Site-packages in front would hide the standard library.
+    paths = [str(folder) for folder in folders if not folder.name.endswith("-packages")]
+    if os.environ.get("PYTHONPATH"):
+        paths.append(os.environ["PYTHONPATH"])
+    return {
+        **os.environ,
+        **dict.fromkeys(_THREAD_VARIABLES, str(threads)),
+        "PYTHONPATH": os.pathsep.join(paths),
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def _error(stated: dict[str, str]) -> MsdError:
+    kind = getattr(errors, stated["kind"], MsdError)
+    return cast(MsdError, kind(stated["what"], where=stated["where"], fix=stated["fix"]))
+
+
+class RemotePredictor:
+    """A worker's model as a `msd_export.predictors.Predictor`.
+
+    Args:
+        worker: An opened worker.
+    """
+
+    def __init__(self, worker: WorkerProcess) -> None:
+        self._worker = worker
+        self.runtime = worker.form.runtime
+
+    def predict(self, inputs: ModelInputs) -> NDArray[np.float32]:
+        """Return logits, float32 [batch, classes]; see `Predictor`."""
+        with tempfile.TemporaryDirectory(dir=self._worker.scratch) as name:
+            there, back = Path(name) / "inputs", Path(name) / "outputs"
+            save_arrays(there, inputs)
+            self._worker.ask("predict", inputs=str(there), outputs=str(back))
+            return load_arrays(back)["logits"].astype(np.float32)

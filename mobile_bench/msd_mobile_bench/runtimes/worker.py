@@ -1,0 +1,147 @@
+"""A fresh process that holds one model: `python -m msd_mobile_bench.runtimes.worker`.
+
+It reads one JSON object a line from stdin, {"task": ..., arguments}, and answers each with one line
+on stdout, until stdin ends. It lives through all rounds, since PyTorch takes seconds to start, and
+imports nothing beyond the model's own runtime: the memory that it reports is the model's.
+`WorkerProcess` is the other end.
+"""
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TextIO, cast
+
+import numpy as np
+
+from msd_deploy.artifacts.manifest import Json
+from msd_deploy.errors import MsdError
+from msd_export.folder import ExportFolder
+from msd_export.formats import Precision, Target
+from msd_export.predictors import TorchPredictor, open_predictor
+from msd_export.signature import ModelInputs, TimedPredictor, single_example
+from msd_mobile_bench.footprint import peak_rss_bytes, rss_bytes
+from msd_mobile_bench.latency import SamplingPlan, time_calls, time_control_kernel
+from msd_mobile_bench.runtimes.arrays import load_arrays, save_arrays
+
+_RUNTIME_MODULES: Mapping[str, tuple[str, ...]] = {
+    "torch": ("msd_deploy.models.folders", "msd_export.graph"),
+    "onnx": ("onnxruntime",),
+    "ort": ("onnxruntime",),
+    "coreml": ("coremltools",),
+    "executorch": ("executorch.runtime",),
+    "litert": ("ai_edge_litert.interpreter",),
+}
+"""Imported before the model is opened: load_time_ms and the memory's increase leave them out."""
+
+
+class Session:
+    """One opened model and what can be asked of it; every method is a task.
+
+    Args:
+        target: torch, or a target of exports.
+        precision: Of an export's weights.
+        folder: A model folder (torch), or an export folder that was verified.
+        threads: CPU threads.
+        examples: Folder of the inputs that are timed; see `exchange`.
+    """
+
+    def __init__(
+        self, *, target: str, precision: str, folder: str, threads: int, examples: str
+    ) -> None:
+        batch = load_arrays(Path(examples))
+        self._rows = len(batch["image"])
+        self._examples = [single_example(batch, row) for row in range(self._rows)]
+        for name in _RUNTIME_MODULES[target]:
+            importlib.import_module(name)
+        self._rss_before_load = rss_bytes()
+        start = time.perf_counter_ns()
+        self._predictor = _open(target, precision, Path(folder), threads)
+        self._load_time_ms = (time.perf_counter_ns() - start) / 1e6
+
+    def describe(self) -> Json:
+        """Return how opening went."""
+        return {
+            "load_time_ms": round(self._load_time_ms, 3),
+            "rss_before_load_bytes": self._rss_before_load,
+        }
+
+    def latency(
+        self, *, warm_up: int, warm_up_seconds: float, samples: int, most_seconds: float
+    ) -> Json:
+        """Time the control kernel, then single examples, each time another one."""
+        control = time_control_kernel()
+        plan = SamplingPlan(warm_up, samples, most_seconds, warm_up_seconds)
+        calls = [self._predictor.prepare(example) for example in self._examples]
+        timed = time_calls(lambda number: calls[number % self._rows](), plan)
+        return {"control_ms": control, "latency_ms": timed}
+
+    def memory(self) -> Json:
+        """Return the most memory that was held so far."""
+        return {"peak_rss_bytes": peak_rss_bytes()}
+
+    def throughput(self, *, batch_size: int, batches: int, most_seconds: float) -> Json:
+        """Time batches, the examples repeated to fill them, after one batch that does not count."""
+        rows = [self._examples[row % self._rows] for row in range(batch_size)]
+        batch = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        call = self._predictor.prepare(batch)
+        plan = SamplingPlan(1, batches, most_seconds)
+        return {"batch_ms": time_calls(lambda number: call(), plan)}
+
+    def predict(self, *, inputs: str, outputs: str) -> Json:
+        """Read a batch of inputs from one folder and write its logits into another."""
+        batch: ModelInputs = load_arrays(Path(inputs))
+        logits = self._predictor.predict(batch)
+        save_arrays(Path(outputs), {"logits": logits})
+        return {"rows": len(logits)}
+
+
+def _open(target: str, precision: str, folder: Path, threads: int) -> TimedPredictor:
+    if target == "torch":
+        return TorchPredictor(folder, threads=threads)
+    export = ExportFolder(folder, cast(Target, target), cast(Precision, precision), manifest={})
+    return open_predictor(export, threads=threads)
+
+
+def _answer(session: Session | None, request: Json) -> tuple[Session, Json]:
+    task = request.pop("task")
+    if task == "open":
+        session = Session(**request)  # type: ignore[arg-type]  # WorkerProcess wrote the request
+        return session, session.describe()
+    if session is None:
+        raise RuntimeError("the first task is open")
+    tasks: dict[object, Callable[..., Json]] = {
+        "latency": session.latency,
+        "memory": session.memory,
+        "throughput": session.throughput,
+        "predict": session.predict,
+    }
+    return session, tasks[task](**request)
+
+
+def _claim_stdout() -> TextIO:
+    """Keep stdout for answers alone; what a library prints goes to stderr from now on."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return answers
+
+
+def main() -> None:
+    """Answer until stdin ends."""
+    answers = _claim_stdout()
+    session: Session | None = None
+    for line in sys.stdin:
+        try:
+            session, answer = _answer(session, json.loads(line))
+        except MsdError as error:
+            told = {"what": error.what, "where": error.where, "fix": error.fix}
+            answer = {"error": {"kind": type(error).__name__, **told}}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""On disk: atomic writes, manifests with digests, and where each part of a run lies."""

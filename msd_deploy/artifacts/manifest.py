@@ -1,0 +1,201 @@
+"""JSON files, digests and manifests.
+
+A folder's manifest is written last: a folder without a manifest does not exist. Torch-free, so that
+readers start fast.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+from msd_deploy import __version__
+from msd_deploy.artifacts.atomic import new_file
+from msd_deploy.errors import ArtifactError
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+_CHUNK_BYTES = 1 << 20
+_ROWS_AT_A_TIME = 1000
+_DROPPINGS = frozenset({".ds_store", "thumbs.db", "desktop.ini"})
+
+Json = dict[str, object]
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_of_json(value: object) -> str:
+    """Return the SHA-256 of a value's canonical JSON (sorted keys, no spaces, UTF-8)."""
+    return hashlib.sha256(_canonical(value)).hexdigest()
+
+
+def sha256_of_json_rows(rows: Iterable[object]) -> str:
+    """Return what `sha256_of_json` returns of a list, without its whole text in memory."""
+    digest, remaining = hashlib.sha256(b"["), iter(rows)
+    before = b""
+    while chunk := list(itertools.islice(remaining, _ROWS_AT_A_TIME)):
+        digest.update(before + _canonical(chunk)[1:-1])
+        before = b","
+    digest.update(b"]")
+    return digest.hexdigest()
+
+
+def _canonical(value: object) -> bytes:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def digests_of_folder(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file below a folder but its manifest, by POSIX path.
+
+    What a file manager leaves behind does not count; see `is_dropping`.
+    """
+    return {
+        path.relative_to(folder).as_posix(): sha256_of_file(path)
+        for path in files_below(folder)
+        if path != folder / MANIFEST_NAME
+    }
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return every file below a folder, sorted, but for droppings."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not is_dropping(path))
+
+
+def is_dropping(path: Path) -> bool:
+    """Return whether a name is one under which macOS or Windows leave files in any folder shown.
+
+    Nothing of ours reads such a file, so that one more or less changes no model.
+    """
+    return path.name.casefold() in _DROPPINGS or path.name.startswith("._")
+
+
+def read_json(path: Path) -> Json:
+    """Read a JSON object.
+
+    Raises:
+        ArtifactError: The file is missing, is not JSON, or holds something else than an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError("no such file", where=path) from error
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot be read as JSON ({error})", where=path) from error
+    if not isinstance(value, dict):
+        raise ArtifactError(f"holds a {type(value).__name__}, not a JSON object", where=path)
+    return cast(Json, value)
+
+
+def read_versioned_json(path: Path, *, newest: int = SCHEMA_VERSION) -> Json:
+    """Read a JSON object that states its schema_version, and refuse a newer one.
+
+    Args:
+        path: The file.
+        newest: The highest version that is read.
+
+    Raises:
+        ArtifactError: As `read_json`, or the schema is unknown or newer than this version reads.
+    """
+    value = read_json(path)
+    version = value.get("schema_version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ArtifactError(f"has no valid schema_version ({version!r})", where=path)
+    if version > newest:
+        raise ArtifactError(
+            f"has schema_version {version}, this msd-deploy {__version__} reads up to {newest}",
+            where=path,
+            fix="Install a newer msd-deploy",
+        )
+    return value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file; see `building.new_file`."""
+    with new_file(path) as building:
+        building.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Mapping[str, object]) -> None:
+    """Write a JSON object atomically, indented, keys in the given order."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def utc_now() -> str:
+    """Return the current time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def refuse_existing(path: Path, *, overwrite: bool, option: str) -> None:
+    """Refuse an output that exists.
+
+    Raises:
+        ArtifactError: The path exists and overwrite is false.
+    """
+    if path.exists() and not overwrite:
+        raise ArtifactError("already exists", where=path, fix=option)
+
+
+def write_manifest(folder: Path, kind: str, facts: Mapping[str, object]) -> None:
+    """Write manifest.json: what the folder is, and the SHA-256 of each of its files.
+
+    Args:
+        folder: The complete folder; written last, after which nothing in it may change.
+        kind: What the folder holds, for example "model" or "export".
+        facts: Further JSON values to state.
+    """
+    manifest: Json = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": kind,
+        "msd_deploy": __version__,
+        "created_utc": utc_now(),
+        **facts,
+        "files": digests_of_folder(folder),
+    }
+    write_json(folder / MANIFEST_NAME, manifest)
+
+
+def read_manifest(folder: Path, kind: str) -> Json:
+    """Read and verify a folder's manifest.
+
+    Raises:
+        ArtifactError: No manifest, another kind, a newer schema, or a file that is missing, added
+            (but for droppings) or whose bytes differ from its digest.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise ArtifactError(
+            f"is not a complete {kind} folder: it has no {MANIFEST_NAME}", where=folder
+        )
+    manifest = read_versioned_json(path)
+    if manifest.get("kind") != kind:
+        raise ArtifactError(
+            f"is a folder of kind {manifest.get('kind')!r}, and {kind!r} is needed", where=folder
+        )
+    _verify_digests(folder, kind, manifest)
+    return manifest
+
+
+def _verify_digests(folder: Path, kind: str, manifest: Json) -> None:
+    stated, found = manifest.get("files"), digests_of_folder(folder)
+    if not isinstance(stated, dict):
+        raise ArtifactError("states no files", where=folder / MANIFEST_NAME)
+    for name in sorted(stated.keys() | found.keys()):
+        if stated.get(name) != found.get(name):
+            state = "is missing" if name not in found else "was added or altered"
+            raise ArtifactError(
+                f"{state} since the {kind} was written (its SHA-256 does not match"
+                f" {MANIFEST_NAME})",
+                where=folder / name,
+                fix=f"Remove {folder} and write the {kind} again",
+            )

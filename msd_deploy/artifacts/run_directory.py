@@ -1,0 +1,111 @@
+"""RunDirectory: where each part of a run lies."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from msd_deploy.artifacts.manifest import Json, read_versioned_json
+from msd_deploy.errors import ArtifactError
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """Where each part of a run lies.
+
+    Attributes:
+        root: The run's folder, for example runs/memes.
+    """
+
+    root: Path
+
+    @property
+    def run_json(self) -> Path:
+        """Configuration, seeds, digests and versions."""
+        return self.root / "run.json"
+
+    @property
+    def study_json(self) -> Path:
+        """What `msd compare` compares; a run of `msd distill` has none."""
+        return self.root / "study.json"
+
+    @property
+    def history(self) -> Path:
+        """One JSON object a line: loss terms while training, metrics at each evaluation."""
+        return self.root / "history.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """The metrics of teacher and student, written last: a run without it is unfinished."""
+        return self.root / "metrics.json"
+
+    @property
+    def teacher(self) -> Path:
+        """The teacher's model folder."""
+        return self.root / "teacher"
+
+    @property
+    def student(self) -> Path:
+        """The student's model folder."""
+        return self.root / "student"
+
+    @property
+    def teacher_predictions(self) -> Path:
+        """The teacher's logits of every example under every view."""
+        return self.root / "teacher_predictions"
+
+    @property
+    def example_weights(self) -> Path:
+        """Weights that the finished student's method gives to each training example."""
+        return self.root / "example_weights.safetensors"
+
+    @property
+    def checkpoints(self) -> Path:
+        """What an interrupted training continues from."""
+        return self.root / "checkpoints"
+
+    @property
+    def exports(self) -> Path:
+        """One folder per exported form of the student."""
+        return self.root / "exports"
+
+    @property
+    def teacher_exports(self) -> Path:
+        """The teacher's exported forms: references for `msd bench`, never for an app."""
+        return self.root / "teacher_exports"
+
+    @property
+    def trackers(self) -> Path:
+        """What a tracker of experiments writes, such as TensorBoard's events."""
+        return self.root / "trackers"
+
+    @property
+    def reports(self) -> Path:
+        """Benchmark results and pages."""
+        return self.root / "reports"
+
+    def read(self) -> Json:
+        """Read run.json.
+
+        Raises:
+            ArtifactError: The folder is not a run, or of a newer schema.
+        """
+        if not self.run_json.is_file():
+            raise ArtifactError(
+                "is not a run: it has no run.json",
+                where=self.root,
+                fix="Name the folder that `msd distill --out` wrote",
+            )
+        return read_versioned_json(self.run_json)
+
+    def require_finished(self) -> None:
+        """Check that distillation went to its end.
+
+        Raises:
+            ArtifactError: The folder is not a run, or its distillation did not finish.
+        """
+        self.read()
+        if not self.metrics.is_file():
+            raise ArtifactError(
+                "is unfinished: it has no metrics.json",
+                where=self.root,
+                fix=f"Continue it with `msd distill --resume --out {self.root}`",
+            )

@@ -1,0 +1,127 @@
+"""Fill configuration dataclasses from TOML, JSON and options, types checked. Torch-free."""
+
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from msd_deploy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+def check_range(key: str, value: float | None, low: float, high: float) -> None:
+    """Check that a setting lies in its range, both ends included; None is always in range.
+
+    Raises:
+        ConfigError: It does not; names the key.
+    """
+    if value is not None and not low <= value <= high:
+        raise ConfigError(f"must lie between {low:.10g} and {high:.10g}, not {value!r}", where=key)
+
+
+_Config = TypeVar("_Config", bound="DataclassInstance")
+
+
+def config_as_json(config: "DataclassInstance") -> dict[str, object]:
+    """Return a configuration as JSON values."""
+    return {key: _plain(value) for key, value in asdict(config).items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def read_config_of(kind: type[_Config], path: Path) -> _Config:
+    """Read a TOML file as a configuration of any kind.
+
+    Raises:
+        ConfigError: The file is missing or no TOML, or a key is unknown, mistyped or out of range.
+    """
+    try:
+        stated = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot be read as TOML ({error})", where=path) from error
+    try:
+        return config_of(kind, stated)
+    except ConfigError as error:
+        raise ConfigError(str(error), where=path) from error
+
+
+def with_options(config: _Config, options: Mapping[str, object]) -> _Config:
+    """Return the configuration with options set, by dotted key; None leaves a key as it is."""
+    by_section: dict[str, dict[str, Any]] = {}
+    for key, value in options.items():
+        section, _, name = key.rpartition(".")
+        if value is not None:
+            by_section.setdefault(section, {})[name] = value
+    own = by_section.pop("", {})
+    # A section at once: what contradicts one by one may agree together.
+    sections = {name: replace(getattr(config, name), **new) for name, new in by_section.items()}
+    return replace(config, **own, **sections)
+
+
+def config_of(kind: type[_Config], stated: Mapping[str, object], *, prefix: str = "") -> _Config:
+    """Build a configuration of any kind from plain values.
+
+    Args:
+        kind: Its dataclass.
+        stated: Values by key, tables as mappings.
+        prefix: Of the keys in messages.
+
+    Raises:
+        ConfigError: Names the key that is unknown, mistyped or out of range.
+    """
+    hints = typing.get_type_hints(kind)
+    known = {item.name for item in fields(kind)}
+    values: dict[str, Any] = {}
+    for name, value in stated.items():
+        key = f"{prefix}{name}"
+        if name not in known:
+            raise ConfigError(
+                "unknown key", where=key, fix=f"Known here: {', '.join(sorted(known))}"
+            )
+        values[name] = _convert(hints[name], value, key)
+    return kind(**values)
+
+
+def _convert(hint: Any, value: object, key: str) -> object:
+    """Check a plain value against a field's type, and convert tables, paths and lists."""
+    if is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"must be a table, not {value!r}", where=key)
+        return config_of(hint, value, prefix=f"{key}.")
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(next(arg for arg in arguments if arg is not type(None)), value, key)
+    if origin is Literal:
+        return _require(value in arguments, value, key, f"one of {', '.join(map(str, arguments))}")
+    if origin is tuple:
+        is_list = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+        _require(is_list, value, key, "a list of strings")
+        return tuple(typing.cast(list[str], value))
+    if hint is Path:
+        return Path(
+            typing.cast(str, _require(isinstance(value, (str, Path)), value, key, "a path"))
+        )
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return _require(type(value) is hint, value, key, f"of type {hint.__name__}")
+
+
+def _require(is_met: bool, value: object, key: str, wanted: str) -> object:
+    if not is_met:
+        raise ConfigError(f"must be {wanted}, not {value!r}", where=key)
+    return value

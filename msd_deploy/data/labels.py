@@ -1,0 +1,246 @@
+"""Labels: class weights, hidden labels, and classes in a model's order.
+
+With n labelled training rows of which n_c have class c:
+
+    single label   w_c = n / (classes * n_c), scikit-learn's "balanced" (King & Zeng 2001); classes
+                   that have a row are counted, so the mean of w over the labelled rows is 1
+    multi-label    w_c = (n - n_c) / n_c, the weight of a class where it is true (the pos_weight of
+                   torch's binary cross-entropy): both answers weigh the same in sum
+
+No weight is above MOST_WEIGHT: one mislabelled row of a class of few must not decide a step. A
+single-label problem's weights are scaled to a mean of 1 again after that. A class without a row has
+weight 1. Nothing is known here of validation and test, nor of labels that were hidden.
+
+Fewer labels: part of a training split whose labels are hidden, to be distilled from unlabelled.
+
+Rows of one picture keep or lose their labels together, and a smaller share is part of a larger one.
+Where a row has one label, every class keeps the same share of its pictures, the first of every
+class before the second of any; rows with several labels are chosen at random.
+
+Data in the classes of a model that was not made from them: same names, another order or more.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd_deploy.config.run import ClassWeighting
+from msd_deploy.data.batch import rows_by_image
+from msd_deploy.data.prepared import PreparedData, PreparedSplit
+from msd_deploy.data.source import SourceData
+from msd_deploy.errors import ConfigError, DataError
+from msd_deploy.problem import NO_LABEL, Problem
+
+MOST_WEIGHT = 100.0
+_TOLD_CLASSES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """The labelled training rows: how many there are, and of each class, int64 [classes]."""
+
+    rows: int
+    of_class: NDArray[np.int64]
+
+
+def weigh_classes(data: PreparedData, weighting: ClassWeighting) -> PreparedData:
+    """Return a data set that states the weights of its classes, and says so.
+
+    Args:
+        data: Its labelled training rows are counted, hidden labels not.
+        weighting: none returns the data as it is.
+
+    Raises:
+        ConfigError: The labels are soft: their classes are not weighed.
+    """
+    if weighting == "none":
+        return data
+    if data.problem == "soft_label":
+        raise ConfigError(
+            "answers with soft scores have no classes of their own size to balance",
+            where="data.class_weights",
+            fix="Leave it out, or use none",
+        )
+    counted = _count(data.splits["train"], len(data.labels))
+    weights = _balanced(counted, is_single=data.problem == "single_label")
+    further = data.further_metrics
+    if data.problem == "single_label" and "balanced_accuracy" not in further:
+        further = (*further, "balanced_accuracy")
+    return replace(
+        data,
+        class_weights=tuple(round(float(weight), 6) for weight in weights),
+        notes=(*data.notes, *_notes(weights, counted, data.labels)),
+        further_metrics=further,
+    )
+
+
+def class_weights_as_json(data: PreparedData) -> Mapping[str, object]:
+    """Return what run.json states of the weights, as class_weights; nothing where there are none.
+
+    by_class has the weights in the order of the classes, by name.
+    """
+    if data.class_weights is None:
+        return {}
+    by_class = dict(zip(data.labels, data.class_weights, strict=True))
+    stated = {"weighting": "balanced", "most": MOST_WEIGHT, "by_class": by_class}
+    return {"class_weights": stated}
+
+
+def _count(split: PreparedSplit, classes: int) -> _Counted:
+    labels = split.labels[split.has_label()]
+    if labels.ndim == 1:
+        counts = np.bincount(labels.astype(np.int64), minlength=classes)
+    else:
+        counts = labels.sum(axis=0, dtype=np.float64).round().astype(np.int64)
+    return _Counted(len(labels), counts)
+
+
+def _balanced(counted: _Counted, *, is_single: bool) -> NDArray[np.float64]:
+    rows, counts = counted.rows, counted.of_class
+    has_row = counts > 0
+    at_least_one = np.maximum(counts, 1)
+    weights = rows / (has_row.sum() * at_least_one) if is_single else (rows - counts) / at_least_one
+    # A class that every row has: 0 would say that it may be forgotten.
+    weights = np.where(has_row & (weights > 0), np.minimum(weights, MOST_WEIGHT), 1.0)
+    if is_single:
+        weights[has_row] /= (weights * counts).sum() / rows
+    return np.asarray(weights, np.float64)
+
+
+def _notes(
+    weights: NDArray[np.float64], counted: _Counted, labels: tuple[str, ...]
+) -> tuple[str, ...]:
+    rarest_first = np.argsort(counted.of_class, kind="stable")
+    with_rows = [index for index in rarest_first if counted.of_class[index] > 0]
+    without = [labels[index] for index in rarest_first if counted.of_class[index] == 0]
+    told = ", ".join(
+        f"{labels[index]} {weights[index]:.3g} ({counted.of_class[index]:,})"
+        for index in with_rows[:_TOLD_CLASSES]
+    )
+    more = ", ..." if len(with_rows) > _TOLD_CLASSES else ""
+    notes = [f"class weights of the labels' loss (labelled training rows): {told}{more}"]
+    if without:
+        named = ", ".join(without[:_TOLD_CLASSES])
+        more = ", ..." if len(without) > _TOLD_CLASSES else ""
+        notes.append(f"classes without a labelled training row have weight 1: {named}{more}")
+    return tuple(notes)
+
+
+def hide_labels(data: PreparedData, share: float, *, seed: int) -> PreparedData:
+    """Keep the labels of a share of the training rows and hide the others'.
+
+    Args:
+        data: Validation and test keep theirs.
+        share: Labelled training rows, above 0 to 1 (then the data is returned as it is).
+        seed: Decides which pictures.
+
+    Raises:
+        DataError: No labelled row would be left.
+    """
+    if share >= 1:
+        return data
+    train = _with_fewer_labels(data.splits["train"], share, seed)
+    labelled = int(train.has_label().sum())
+    if labelled == 0:
+        raise DataError(
+            f"a share of {share:g} leaves no labelled row", fix="Raise data.labelled_share"
+        )
+    notes = [f"{labelled:,} of {len(train):,} training rows keep their labels"]
+    if missing := _classes_without_label(train, data.labels):
+        notes.append(f"classes whose labels are all hidden: {', '.join(missing)}")
+    return replace(data, splits={**data.splits, "train": train}, notes=(*data.notes, *notes))
+
+
+def _with_fewer_labels(split: PreparedSplit, share: float, seed: int) -> PreparedSplit:
+    groups = [np.array(group) for group in rows_by_image(split.image_index)]
+    has_label = split.has_label()
+    kept = np.zeros(len(split), bool)
+    wanted, found = share * int(has_label.sum()), 0
+    for group in _order_of_groups(split, groups, seed):
+        if found >= wanted:
+            break
+        kept[groups[group]] = True
+        found += int(has_label[groups[group]].sum())
+    labels = split.labels.copy()
+    labels[~kept] = NO_LABEL if labels.ndim == 1 else np.nan
+    return replace(split, labels=labels)
+
+
+def _order_of_groups(
+    split: PreparedSplit, groups: list[NDArray[np.int64]], seed: int
+) -> NDArray[np.int64]:
+    """Return the order, int64 [groups], in which pictures are given their labels back."""
+    order = np.random.default_rng((seed, 2)).permutation(len(groups))
+    if split.labels.ndim == 2:
+        return order
+    classes = _classes_of_groups(split, groups)[order]
+    place = np.empty(len(groups))
+    for name in np.unique(classes):
+        members = np.flatnonzero(classes == name)
+        place[members] = np.arange(len(members)) / len(members)
+    return np.asarray(order[np.argsort(place, kind="stable")], np.int64)
+
+
+def _classes_of_groups(split: PreparedSplit, groups: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return the class that each picture stands for, int64 [groups]: the rarest of its rows'."""
+    found, counts = np.unique(split.labels, return_counts=True)
+    counts[found == NO_LABEL] = len(split) + 1  # stands for a picture without any label only
+    rarity = counts[np.searchsorted(found, split.labels)]
+    return np.array([split.labels[group[rarity[group].argmin()]] for group in groups], np.int64)
+
+
+def _classes_without_label(split: PreparedSplit, classes: tuple[str, ...]) -> list[str]:
+    labels = split.labels[split.has_label()]
+    positions = np.arange(len(classes))
+    present = labels.any(axis=0) if labels.ndim == 2 else np.isin(positions, labels)
+    return [classes[index] for index in np.flatnonzero(np.logical_not(present))]
+
+
+def other_classes(told: str, labels: Sequence[str], where: object) -> DataError:
+    """Return the error of data whose classes are not those of the model that it is to judge."""
+    return DataError(
+        f"classes are not the model's ({told})",
+        where=where,
+        fix=f"The model knows {', '.join(labels[:10])}",
+    )
+
+
+def check_classes(
+    source: SourceData, labels: Sequence[str], problem: Problem, where: object
+) -> None:
+    """Check that a model can be judged by a data set.
+
+    Raises:
+        DataError: It asks something else, or has a class that the model has not.
+    """
+    unknown = sorted(set(source.labels) - set(labels))
+    if source.problem != problem or unknown:
+        raise other_classes(", ".join(unknown[:5]) or source.problem, labels, where)
+
+
+def in_classes_of(data: PreparedData, labels: tuple[str, ...]) -> PreparedData:
+    """Return data whose labels are numbered as a model numbers its classes.
+
+    Args:
+        data: Its classes are among the model's; see `check_classes`.
+        labels: The model's classes, in its order.
+    """
+    if data.labels == labels:
+        return data
+    places = np.array([labels.index(label) for label in data.labels], np.int64)
+    splits = {name: _in_places(split, places, len(labels)) for name, split in data.splits.items()}
+    return replace(data, splits=splits, labels=labels)
+
+
+def _in_places(split: PreparedSplit, places: NDArray[np.int64], classes: int) -> PreparedSplit:
+    if split.labels.ndim == 1:
+        single = split.labels.astype(np.int64)
+        known = split.has_label()
+        single[known] = places[single[known]]
+        return replace(split, labels=single)
+    scores = np.zeros((len(split), classes), np.float32)
+    scores[:, places] = split.labels
+    scores[~split.has_label()] = np.nan
+    return replace(split, labels=scores)

@@ -1,0 +1,1 @@
+"""Readers of data sets: one file per published layout, and the checks that they share."""

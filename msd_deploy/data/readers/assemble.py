@@ -1,0 +1,221 @@
+"""From the rows of a reader to a data set: what is refused as a whole, splits, classes, notes."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import datasets
+
+from msd_deploy.data.readers.rows import Row
+from msd_deploy.data.source import (
+    SPLITS,
+    JudgedSplit,
+    SkippedRow,
+    SourceData,
+    SourceRow,
+    Split,
+    assign_splits,
+    build_split,
+)
+from msd_deploy.errors import DataError
+from msd_deploy.problem import FurtherMetric, Problem
+
+_NAMED_ROWS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRows:
+    """What a reader found.
+
+    Attributes:
+        where: The file or folder, for errors.
+        rows: The usable rows.
+        skipped: The others.
+        problem: Of the task.
+        labels: The classes in their order; None: those that the rows have.
+        form: What a usable row is, as a sentence that tells a user what to do.
+        notes: What a user should know.
+        further_metrics: What the data set's paper reports beside accuracy or micro F1.
+        encoded: Returns a row's picture where it is no file; asked when the row is written.
+    """
+
+    where: Path
+    rows: Sequence[Row]
+    skipped: tuple[SkippedRow, ...]
+    problem: Problem
+    labels: tuple[str, ...] | None
+    form: str
+    notes: tuple[str, ...] = ()
+    further_metrics: tuple[FurtherMetric, ...] = ()
+    encoded: Callable[[Row], bytes | None] = lambda row: None
+
+
+def source_from_rows(found: FoundRows, *, strict: bool) -> SourceData:
+    """Build a data set.
+
+    Raises:
+        DataError: There is no labelled row, no training row, or one single class; with strict, a
+            row cannot be used.
+    """
+    rows = found.rows
+    labelled = [row for row in rows if row.labels is not None]
+    _refuse_without_rows(found, labelled, strict=strict)
+    splits, notes = _assign(rows, labelled)
+    if not splits["train"]:
+        raise DataError(
+            "has no training rows", where=found.where, fix='Give rows the split "train"'
+        )
+    _refuse_one_class(found, labelled, splits["train"])
+    labels = found.labels or _ordered_classes(labelled)
+    notes += [*found.notes, *_label_notes(splits, labels)]
+    unlabelled, of_unlabelled = _unlabelled(rows, splits)
+    splits["train"] = [*splits["train"], *unlabelled]
+    dataset = {
+        name: build_split(
+            _source_rows(found, splits[name], labels), labels=labels, problem=found.problem
+        )
+        for name in SPLITS
+    }
+    notes += of_unlabelled
+    return SourceData(
+        datasets.DatasetDict(dataset),
+        labels,
+        found.problem,
+        found.skipped,
+        tuple(notes),
+        found.further_metrics,
+    )
+
+
+def judged_from_rows(found: FoundRows, split: JudgedSplit, *, strict: bool) -> SourceData:
+    """Build a data set of one split, by whose labels a model is judged: nothing is trained.
+
+    Args:
+        found: Its labels are the model's; rows without a label judge nothing and are left out.
+        split: The split that is wanted, and that the result has alone; all: every row, as test.
+        strict: A row that cannot be used is an error.
+
+    Raises:
+        DataError: The split has no labelled row; with strict, a row cannot be used.
+    """
+    labelled = [row for row in found.rows if row.labels is not None]
+    _refuse_without_rows(found, labelled, strict=strict)
+    notes = [f"{len(labelled):,} rows, all of them judged"]
+    name: Split = "test" if split == "all" else split
+    if split != "all":
+        splits, notes = _assign(found.rows, labelled)
+        labelled = splits[split]
+    if not labelled:
+        fix = "Name another --split, or all"
+        raise DataError(f"has no rows of {split}", where=found.where, fix=fix)
+    labels = found.labels
+    assert labels is not None  # the model's
+    dataset = build_split(
+        _source_rows(found, labelled, labels), labels=labels, problem=found.problem
+    )
+    return SourceData(
+        datasets.DatasetDict({name: dataset}), labels, found.problem, found.skipped, tuple(notes)
+    )
+
+
+def _refuse_without_rows(found: FoundRows, labelled: Sequence[Row], *, strict: bool) -> None:
+    where, skipped = found.where, found.skipped
+    if strict and skipped:
+        what = f"{len(skipped)} rows cannot be used"
+        refuse(what, where, skipped, "Mend them, or leave out --strict")
+    if not found.rows:
+        refuse("has no usable row" if skipped else "is empty", where, skipped, found.form)
+    if not labelled:
+        refuse("has no labelled row", where, skipped, found.form)
+
+
+def _assign(
+    rows: Sequence[Row], labelled: Sequence[Row]
+) -> tuple[dict[Split, list[Row]], list[str]]:
+    """Assign the labelled rows to splits; one follows an unlabelled row that says train."""
+    to_train = {row.key for row in rows if row.labels is None and row.split == "train"}
+    given = [row.split or ("train" if row.key in to_train else None) for row in labelled]
+    members, notes = assign_splits([row.key for row in labelled], given)
+    return {name: [labelled[at] for at in places] for name, places in members.items()}, notes
+
+
+def _unlabelled(
+    rows: Sequence[Row], splits: Mapping[Split, Sequence[Row]]
+) -> tuple[list[Row], list[str]]:
+    """Return the rows without a label that may be trained on, and what to tell of them.
+
+    Nothing that validation or test shows may be: a teacher's answer to it is an answer too.
+    """
+    without = [row for row in rows if row.labels is None]
+    if not without:
+        return [], []
+    of_train = {row.key for row in splits["train"]}
+    held_out = {row.key for name in SPLITS[1:] for row in splits[name]} - of_train
+    kept = [row for row in without if row.key not in held_out]
+    notes = [f"{len(kept):,} more rows have no label: a student learns a teacher's answers to them"]
+    if len(kept) < len(without):
+        left_out = len(without) - len(kept)
+        notes.append(
+            f"{left_out:,} rows without a label show pictures or texts of validation or test and"
+            " are left out"
+        )
+    return kept, notes
+
+
+def refuse(what: str, where: Path, skipped: Sequence[SkippedRow], fix: str) -> NoReturn:
+    """Raise a DataError that names the first rows that cannot be used."""
+    named = "; ".join(str(row) for row in skipped[:_NAMED_ROWS])
+    more = f"; and {len(skipped) - _NAMED_ROWS} more" if len(skipped) > _NAMED_ROWS else ""
+    raise DataError(f"{what}: {named}{more}" if skipped else what, where=where, fix=fix)
+
+
+def _source_rows(
+    found: FoundRows, rows: Iterable[Row], labels: tuple[str, ...]
+) -> Iterator[SourceRow]:
+    index_of = {name: index for index, name in enumerate(labels)}
+    for row in rows:
+        names = row.labels
+        classes = None if names is None else tuple(sorted(index_of[name] for name in names))
+        encoded = found.encoded(row)
+        yield SourceRow(row.image_path, encoded, row.image_sha256, row.text, classes, row.origin)
+
+
+def _refuse_one_class(found: FoundRows, labelled: Sequence[Row], training: Sequence[Row]) -> None:
+    for rows, place in ((labelled, ""), (training, " in its training rows")):
+        classes = {row.labels for row in rows}
+        if len(classes) == 1:
+            names = ", ".join(repr(name) for name in classes.pop() or ())
+            what = f"one single class {names}" if names else "no label at all"
+            refuse(
+                f"has {what}{place}: nothing to learn",
+                found.where,
+                found.skipped,
+                "Add rows of others",
+            )
+
+
+def _ordered_classes(rows: Iterable[Row]) -> tuple[str, ...]:
+    """Return the class names, by number where all are integers, else by code point."""
+    names = sorted({name for row in rows for name in row.labels or ()})
+    if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in names):
+        names.sort(key=int)
+    return tuple(names)
+
+
+def _label_notes(splits: Mapping[Split, Sequence[Row]], labels: tuple[str, ...]) -> list[str]:
+    seen = {split: {n for row in splits[split] for n in row.labels or ()} for split in SPLITS}
+    elsewhere = (seen["validation"] | seen["test"]) - seen["train"]
+    unseen = [name for name in labels if name not in seen["train"]]
+    notes = []
+    for names, where in (
+        ([name for name in unseen if name in elsewhere], "in validation or test only"),
+        ([name for name in unseen if name not in elsewhere], "in no row"),
+    ):
+        if names:
+            listed = ", ".join(names[:_NAMED_ROWS]) + (", ..." if len(names) > _NAMED_ROWS else "")
+            notes.append(
+                f"{len(names)} classes occur {where}, the model cannot learn them: {listed}"
+            )
+    return notes

@@ -1,0 +1,297 @@
+"""The rows of a Hugging Face dataset: its columns found, every value checked, pictures hashed.
+
+A row that cannot be used is named as `hub:NAME SPLIT:ROW: reason`, rows counted from 0 as
+`datasets` counts them. Pictures stay in the dataset's memory-mapped Arrow files: a row only knows
+where its picture stands.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+
+from msd_deploy.data.labels import other_classes
+from msd_deploy.data.readers.assemble import FoundRows, judged_from_rows, source_from_rows
+from msd_deploy.data.readers.hub_dataset import Columns, HubDataset, find_columns, open_hub_dataset
+from msd_deploy.data.readers.rows import (
+    MOST_LINE_BYTES,
+    SPLIT_NAMES,
+    PictureFiles,
+    Row,
+    UnusableRowError,
+    parse_class,
+    parse_text,
+    reason_against_labels,
+    shown,
+)
+from msd_deploy.data.source import JudgedSplit, SkippedRow, SourceData, SourceOptions, Split
+
+MOST_PICTURE_BYTES = 64 << 20
+"""A larger field is no picture that anybody shows a model."""
+_NO_LABEL = -1
+_ROWS_AT_A_TIME = 256
+_FORM = "Use a dataset with a picture or a text, and a label, in each row"
+
+
+def load_hub(stated: str, options: SourceOptions) -> SourceData:
+    """Read a Hugging Face dataset, from the hub or from a folder.
+
+    Its splits train, validation (or dev, val, valid) and test are kept; what is missing is taken
+    from the training rows by the hash of their pictures, as of a FILE.jsonl without `split`. A
+    held-out split without any label is left out.
+
+    Args:
+        stated: What stands after `hub:`.
+        options: `labels`, `strict` and the names of columns are used.
+
+    Raises:
+        DataError: The dataset cannot be opened, lacks a column, or holds no usable row; with
+            strict, a row cannot be used.
+    """
+    return source_from_rows(_Reader(stated, options).found(), strict=options.strict)
+
+
+def load_hub_to_judge(
+    stated: str, options: SourceOptions, *, split: JudgedSplit, labels: tuple[str, ...]
+) -> SourceData:
+    """Read the rows of a Hugging Face dataset by which a model is judged.
+
+    Args:
+        stated: See `load_hub`.
+        options: See `load_hub`.
+        split: Which rows; all: of every split that has labels.
+        labels: The model's classes.
+
+    Raises:
+        DataError: As `load_hub`; or a class is not the model's, or the split has no rows.
+    """
+    reader = _Reader(stated, options, closed=options.labels or labels)
+    unknown = sorted(set(options.labels or reader.class_rows) - set(labels))
+    if unknown:
+        raise other_classes(", ".join(unknown[:5]), labels, reader.opened.stated)
+    return judged_from_rows(replace(reader.found(), labels=labels), split, strict=options.strict)
+
+
+@dataclass(frozen=True, slots=True)
+class _OfSplit:
+    """A split of the dataset that is read.
+
+    Attributes:
+        place: What its rows are called by: hub:NAME SPLIT.
+        rows: The split.
+        split: What it is, or None where rows go by their hash.
+    """
+
+    place: Path
+    rows: datasets.Dataset
+    split: Split | None
+
+
+class _Reader:
+    """Scans a dataset once.
+
+    Attributes:
+        opened: The dataset.
+        class_rows: By class name, how many rows name it.
+    """
+
+    def __init__(
+        self, stated: str, options: SourceOptions, *, closed: tuple[str, ...] | None = None
+    ) -> None:
+        self.opened: HubDataset = open_hub_dataset(stated)
+        features = next(iter(self.opened.splits.values())).features
+        self._columns: Columns = find_columns(self.opened.stated, features, options)
+        self._closed = closed or options.labels or self._columns.names
+        self._notes: list[str] = []
+        self._splits = list(self._splits_to_read())
+        self._pictures = [PictureFiles(folder) for folder in self.opened.folders]
+        self._rows: list[Row] = []
+        self._skipped: dict[tuple[Path, int], str] = {}
+        self.class_rows: Counter[str] = Counter()
+        for of_split in self._splits:
+            self._scan(of_split)
+
+    def found(self) -> FoundRows:
+        rows, skipped = [], dict(self._skipped)
+        for row in self._rows:
+            reason = reason_against_labels(row.labels, self._closed, self.class_rows)
+            if reason is None:
+                rows.append(row)
+            else:
+                skipped[row.file, int(row.line)] = reason
+        order = {one.place: position for position, one in enumerate(self._splits)}
+        in_order = sorted(skipped, key=lambda place: (order[place[0]], place[1]))
+        images = {one.place: self._images(one.rows) for one in self._splits}
+        return FoundRows(
+            where=Path(self.opened.stated),
+            rows=rows,
+            skipped=tuple(SkippedRow(f"{one}:{at}", skipped[one, at]) for one, at in in_order),
+            problem="multi_label" if self._columns.is_multi_label else "single_label",
+            labels=self._closed,
+            form=_FORM,
+            notes=tuple(self._notes),
+            encoded=lambda row: _encoded(images[row.file], int(row.line)),
+        )
+
+    def _splits_to_read(self) -> Iterator[_OfSplit]:
+        splits = self.opened.splits
+        for name, rows in splits.items():
+            split = SPLIT_NAMES.get(name)
+            is_alone = len(splits) == 1 and split in (None, "train")
+            if split is None and not is_alone:
+                self._notes.append(f"the split {shown(name)} is left out: {len(rows):,} rows")
+            elif split in ("validation", "test") and not self._has_labels(rows):
+                self._notes.append(f"the split {shown(name)} has no labels and is left out")
+            else:
+                place = Path(f"{self.opened.stated} {name}")
+                yield _OfSplit(place, rows, None if is_alone else split)
+
+    def _has_labels(self, rows: datasets.Dataset) -> bool:
+        labels = rows.data.column(self._columns.label)
+        if labels.null_count == len(labels):
+            return False
+        return self._columns.names is None or any(
+            value not in (None, _NO_LABEL) for value in labels.to_pylist()
+        )
+
+    def _images(self, rows: datasets.Dataset) -> pa.ChunkedArray | None:
+        return None if self._columns.image is None else rows.data.column(self._columns.image)
+
+    def _scan(self, of_split: _OfSplit) -> None:
+        columns, images = self._columns, self._images(of_split.rows)
+        texts = None if columns.text is None else of_split.rows.data.column(columns.text)
+        labels = of_split.rows.data.column(columns.label)
+        for start in range(0, len(of_split.rows), _ROWS_AT_A_TIME):
+            cut = slice(start, start + _ROWS_AT_A_TIME)
+            some_labels = _without_unicode(labels[cut])
+            some_texts = (
+                [None] * len(some_labels) if texts is None else _without_unicode(texts[cut])
+            )
+            for at, values in enumerate(zip(some_texts, some_labels, strict=True), start=start):
+                image = None if images is None else images[at]
+                self._add(of_split, at, image, values)
+
+    def _add(
+        self, of_split: _OfSplit, at: int, image: pa.Scalar | None, values: tuple[object, object]
+    ) -> None:
+        try:
+            text, labels = self._text(values[0]), self._labels(values[1])
+            self.class_rows.update(labels or ())
+            if labels is None and of_split.split not in (None, "train"):
+                what = f"has no label, and the {of_split.split} split is judged by labels"
+                raise UnusableRowError(what)
+            path, sha256 = self._picture(image)
+            if not sha256 and text is None:
+                raise UnusableRowError("has neither image nor text")
+        except UnusableRowError as error:
+            self._skipped[of_split.place, at] = str(error)
+        else:
+            row = Row(of_split.place, at, path, sha256, text, labels, of_split.split)
+            self._rows.append(row)
+
+    def _text(self, value: object) -> str | None:
+        text = None if value is None else _decoded(value, "text")
+        if text is not None and "\0" in text:
+            raise UnusableRowError("text holds a NUL character")
+        return parse_text(text, "text")
+
+    def _labels(self, value: object) -> tuple[str, ...] | None:
+        if not self._columns.is_multi_label:
+            name = self._label(value)
+            return None if name is None else (name,)
+        if value is None:
+            return None
+        assert isinstance(value, list)  # as its feature says
+        names = [self._label(entry) for entry in value]
+        if None in names:
+            raise UnusableRowError("an entry of labels is null")
+        return tuple(sorted({name for name in names if name is not None}))
+
+    def _label(self, value: object) -> str | None:
+        names = self._columns.names
+        if value is None or (names is not None and value == _NO_LABEL):
+            return None
+        if names is None:
+            return parse_class(_decoded(value, "label") if isinstance(value, bytes) else value)
+        assert isinstance(value, int)  # as its feature says
+        if not 0 <= value < len(names):
+            raise UnusableRowError(f"label is {value}, and there are {len(names)} classes")
+        return parse_class(names[value])
+
+    def _picture(self, image: pa.Scalar | None) -> tuple[str, str]:
+        """Return a picture's path, "" where its bytes stand in the row, and its SHA-256."""
+        encoded, name = _image_of(image)
+        if encoded is not None:
+            if not encoded:
+                raise UnusableRowError("image is empty")
+            return "", hashlib.sha256(encoded).hexdigest()
+        return self._picture_file(name)
+
+    def _picture_file(self, name: str | None) -> tuple[str, str]:
+        for pictures, folder in zip(self._pictures, self.opened.folders, strict=True):
+            if name and Path(name).is_absolute() and Path(name).is_relative_to(folder.absolute()):
+                name = Path(name).relative_to(folder.absolute()).as_posix()
+                return pictures.find(name)
+        return self._pictures[0].find(name)
+
+
+def _image_of(image: pa.Scalar | None) -> tuple[bytes | None, str | None]:
+    """Return the bytes, or the path, that a row has for its picture.
+
+    Raises:
+        UnusableRowError: They are too many, or no text.
+    """
+    if image is None or not image.is_valid:
+        return None, None
+    if pa.types.is_struct(image.type):
+        names = [field.name for field in image.type]
+        encoded, path = (image[name] if name in names else None for name in ("bytes", "path"))
+        if encoded is not None and encoded.is_valid:
+            return _image_of(encoded)
+        return _image_of(path)
+    value = image.as_buffer()
+    if pa.types.is_string(image.type) or pa.types.is_large_string(image.type):
+        return None, _decoded(value.to_pybytes(), "image")
+    if len(value) > MOST_PICTURE_BYTES:
+        raise UnusableRowError(f"image is larger than {MOST_PICTURE_BYTES:,} bytes")
+    return value.to_pybytes(), None
+
+
+def _encoded(images: pa.ChunkedArray | None, at: int) -> bytes | None:
+    return None if images is None else _image_of(images[at])[0]
+
+
+def _decoded(value: object, what: str) -> str:
+    """Return the text that a field's bytes are.
+
+    Raises:
+        UnusableRowError: They are too many, or no UTF-8; half a surrogate pair is none.
+    """
+    assert isinstance(value, bytes)  # see `_without_unicode`
+    if len(value) > MOST_LINE_BYTES:
+        raise UnusableRowError(f"{what} is longer than {MOST_LINE_BYTES:,} bytes")
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UnusableRowError(f"{what} is not UTF-8 (byte {error.start + 1})") from error
+
+
+def _without_unicode(column: pa.ChunkedArray) -> Sequence[object]:
+    """Return a column's values, strings as bytes: Arrow never looked whether they are UTF-8."""
+    return list(column.cast(_as_bytes(column.type)).to_pylist())
+
+
+def _as_bytes(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_string(kind):
+        return pa.binary()
+    if pa.types.is_large_string(kind):
+        return pa.large_binary()
+    if pa.types.is_list(kind):
+        return pa.list_(_as_bytes(kind.value_type))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_as_bytes(kind.value_type))
+    return kind

@@ -1,0 +1,185 @@
+"""FILE.jsonl: one JSON object a line with image, text, label or labels, and perhaps split.
+
+A row that cannot be used is named and left out, never a crash. Pictures are hashed here, not
+decoded: a broken one is found when the set is prepared. Rows without a label are trained on, with
+the teacher's answers alone. How one row is read is `jsonl_rows`, what they make together
+`from_rows`.
+
+The rows of a FILE.jsonl: each line parsed and checked, its picture found and hashed.
+
+A row that cannot be used is named with its reason, never a crash. What the rows make together
+(classes, splits, what is refused as a whole) is `jsonl`.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from msd_deploy.data.labels import other_classes
+from msd_deploy.data.readers.assemble import FoundRows, judged_from_rows, source_from_rows
+from msd_deploy.data.readers.rows import (
+    SPLIT_NAMES,
+    PictureFiles,
+    Row,
+    UnusableRowError,
+    parse_class,
+    parse_object,
+    parse_text,
+    read_lines,
+    reason_against_labels,
+    shown,
+    type_name,
+)
+from msd_deploy.data.source import JudgedSplit, SkippedRow, SourceData, SourceOptions, Split
+from msd_deploy.errors import DataError
+
+
+@dataclass(slots=True)
+class Scan:
+    """What one pass over the file found.
+
+    Attributes:
+        rows: The usable rows, in the file's order.
+        skipped: By line, why a row cannot be used.
+        class_rows: By class name, how many rows name it, unusable ones included.
+        first_line_with: By key, the first line that has `label` or `labels`.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    skipped: dict[int, str] = field(default_factory=dict)
+    class_rows: Counter[str] = field(default_factory=Counter)
+    first_line_with: dict[str, int] = field(default_factory=dict)
+
+
+def scan_rows(path: Path) -> Scan:
+    """Read every row of a file; each picture that it names is hashed once.
+
+    Raises:
+        DataError: The file is missing or cannot be read.
+    """
+    scan, pictures = Scan(), PictureFiles(path.parent)
+    for line, raw in read_lines(path):
+        _scan_line(scan, (path, line), raw, pictures)
+    return scan
+
+
+def _scan_line(scan: Scan, place: tuple[Path, int], raw: bytes, pictures: PictureFiles) -> None:
+    path, line = place
+    try:
+        values = parse_object(raw)
+        for key in ("label", "labels"):
+            if values.get(key) is not None:
+                scan.first_line_with.setdefault(key, line)
+        labels = _parse_labels(values)
+        scan.class_rows.update(labels or ())
+        split = _parse_split(values.get("split"))
+        if labels is None and split not in (None, "train"):
+            raise UnusableRowError(f"has no label, and the {split} split is judged by labels")
+        text = parse_text(values.get("text"), "text")
+        image_path, image_sha256 = pictures.find(values.get("image"))
+        if not image_path and text is None:
+            raise UnusableRowError("has neither image nor text")
+    except UnusableRowError as error:
+        scan.skipped[line] = str(error)
+    else:
+        scan.rows.append(Row(path, line, image_path, image_sha256, text, labels, split))
+
+
+def _parse_labels(values: Mapping[str, object]) -> tuple[str, ...] | None:
+    several = values.get("labels")
+    if several is None:
+        return None if values.get("label") is None else (parse_class(values["label"]),)
+    if not isinstance(several, list):
+        raise UnusableRowError(f"labels is {type_name(several)}, not a list")
+    return tuple(sorted({parse_class(value, "an entry of labels") for value in several}))
+
+
+def _parse_split(value: object) -> Split | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or value not in SPLIT_NAMES:
+        raise UnusableRowError(f"unknown split {shown(value)}: use train, validation or test")
+    return SPLIT_NAMES[value]
+
+
+_FORM = "Write one JSON object a line with image or text, and label"
+
+
+def load_jsonl(path: Path, options: SourceOptions) -> SourceData:
+    """Read a FILE.jsonl.
+
+    `image` is relative to the file's folder and may not leave it; "" and null are absent, as is a
+    text of white space. A class is its name: the label 1 equals the label "1". Without a closed
+    list of labels, a class that one single row carries is taken for a slip. Rows without `split`
+    go 80/10/10 by the SHA-256 of their picture's bytes, else of their text; a row whose picture has
+    a split in another row follows it.
+
+    Args:
+        path: The file.
+        options: `labels` and `strict` are used.
+
+    Raises:
+        DataError: The file is missing, holds no usable row, mixes `label` and `labels`, has one
+            single class or no training rows; with strict, any row cannot be used.
+    """
+    return source_from_rows(_find(path, scan_rows(path), options.labels), strict=options.strict)
+
+
+def load_jsonl_to_judge(
+    path: Path, options: SourceOptions, *, split: JudgedSplit, labels: tuple[str, ...]
+) -> SourceData:
+    """Read the rows of a FILE.jsonl by which a model is judged.
+
+    Nothing is trained on them: they may all say test, or show one class.
+
+    Args:
+        path: The file.
+        options: With `labels`, rows of other classes are named and left out; `strict` is used.
+        split: Which rows; see `load_jsonl` for those that state none.
+        labels: The model's classes.
+
+    Raises:
+        DataError: As `load_jsonl`; or a class is not the model's, or the split has no rows.
+    """
+    scan = scan_rows(path)
+    unknown = sorted(set(options.labels or scan.class_rows) - set(labels))
+    if unknown:
+        raise other_classes(", ".join(unknown[:5]), labels, path)
+    found = _find(path, scan, options.labels or labels)
+    return judged_from_rows(replace(found, labels=labels), split, strict=options.strict)
+
+
+def _find(path: Path, scan: Scan, labels: tuple[str, ...] | None) -> FoundRows:
+    _refuse_mixed_labels(path, scan)
+    rows = _rows_with_known_labels(scan, labels)
+    return FoundRows(
+        where=path,
+        rows=rows,
+        skipped=tuple(SkippedRow(f"{path}:{at}", scan.skipped[at]) for at in sorted(scan.skipped)),
+        problem="multi_label" if "labels" in scan.first_line_with else "single_label",
+        labels=labels,
+        form=_FORM,
+    )
+
+
+def _refuse_mixed_labels(path: Path, scan: Scan) -> None:
+    if len(scan.first_line_with) == 2:
+        raise DataError(
+            f"mixes label (line {scan.first_line_with['label']}) and labels"
+            f" (line {scan.first_line_with['labels']})",
+            where=path,
+            fix="Give every row a label, or every row a list of labels",
+        )
+
+
+def _rows_with_known_labels(scan: Scan, closed: tuple[str, ...] | None) -> list[Row]:
+    """Return the rows whose classes are known; name the others in `scan.skipped`."""
+    known = []
+    for row in scan.rows:
+        reason = reason_against_labels(row.labels, closed, scan.class_rows)
+        if reason is None:
+            known.append(row)
+        else:
+            scan.skipped[int(row.line)] = reason
+    return known

@@ -1,0 +1,305 @@
+"""Rows as text files hold them: one JSON object each, parsed and checked value by value.
+
+A row that cannot be used raises `UnusableRowError` with its reason; the reader of the format names
+the place. What the rows make together is `from_rows`.
+
+The picture files that rows name: found inside their folder, hashed once, never decoded.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NoReturn, cast
+
+from msd_deploy.artifacts.manifest import sha256_of_file
+from msd_deploy.data.source import Split
+from msd_deploy.errors import DataError
+
+MOST_LINE_BYTES = 1 << 20
+"""A longer line is no row, but a file that lost its line ends, or an attack."""
+SPLIT_NAMES: Mapping[str, Split] = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+"""What splits are called."""
+_SHOWN_CHARACTERS = 80
+_JSON_TYPES = {
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
+
+
+class UnusableRowError(ValueError):
+    """A row cannot be used; the message is the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A usable row.
+
+    Attributes:
+        file: Where it stands.
+        line: Its line in the file, from 1; or its place in a list, as `questions[0]`.
+        image_path: Absolute path of its picture, or "".
+        image_sha256: SHA-256 of the picture's bytes, or "".
+        text: Its text, or None.
+        labels: Its class names, sorted; exactly one in a single-label problem; in a soft-label one
+            each as often as people gave it, at most FULL_SCORE_VOTES times. None: no label.
+        split: The split that it states, if any.
+    """
+
+    file: Path
+    line: int | str
+    image_path: str
+    image_sha256: str
+    text: str | None
+    labels: tuple[str, ...] | None
+    split: Split | None
+
+    @property
+    def origin(self) -> str:
+        """FILE:LINE."""
+        return f"{self.file}:{self.line}"
+
+    @property
+    def key(self) -> str:
+        """What stands in one split only: the picture's digest, else the text's."""
+        return self.image_sha256 or hashlib.sha256((self.text or "").encode()).hexdigest()
+
+
+def type_name(value: object) -> str:
+    """Return what a JSON value is, for a reason."""
+    return _JSON_TYPES[type(value)]
+
+
+def shown(value: object) -> str:
+    """Return a JSON value as a reason shows it: short, whatever the file holds."""
+    if isinstance(value, list | dict):
+        return type_name(value)
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the number, from 1, and the bytes of each line that is not blank.
+
+    A byte-order mark is left out. Of a line that is too long, one byte more than
+    `MOST_LINE_BYTES` is yielded, for `parse_object` to refuse.
+
+    Raises:
+        DataError: The file is missing, is no regular file, or cannot be read.
+    """
+    check_regular_file(path)
+    try:
+        with path.open("rb") as file:
+            line = 0
+            while raw := file.readline(MOST_LINE_BYTES + 1):
+                line += 1
+                rest = raw
+                while len(rest) > MOST_LINE_BYTES and not rest.endswith(b"\n"):
+                    rest = file.readline(MOST_LINE_BYTES + 1)
+                if raw.strip():
+                    yield line, raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=path) from error
+
+
+def check_regular_file(path: Path) -> None:
+    """Refuse what cannot be read as a file; to open a pipe would wait for ever.
+
+    Raises:
+        DataError: The file is missing, or is a folder, a pipe or a device.
+    """
+    if path.is_dir():
+        raise DataError("is a folder", where=path)
+    if not path.exists():
+        raise DataError("no such file", where=path, fix="Check --data")
+    if not path.is_file():
+        raise DataError("is no regular file", where=path)
+
+
+def parse_object(raw: bytes, *, most_bytes: int = MOST_LINE_BYTES) -> Mapping[str, object]:
+    """Return the JSON object that bytes hold.
+
+    Raises:
+        UnusableRowError: They hold anything else, an object that names a key twice, or are too
+            many.
+    """
+    if len(raw) > most_bytes:
+        raise UnusableRowError(f"is longer than {most_bytes:,} bytes")
+    try:
+        value = json.loads(
+            raw.rstrip().decode("utf-8"),
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_without_repeats,
+        )
+    except UnusableRowError:
+        raise
+    except UnicodeDecodeError as error:
+        raise UnusableRowError(f"is not UTF-8 (byte {error.start + 1})") from error
+    except RecursionError as error:
+        raise UnusableRowError("is not JSON that can be read (nested too deeply)") from error
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        reason = f"is not JSON ({error.msg} at {line}column {error.colno})"
+        raise UnusableRowError(reason) from error
+    # A forbidden constant, or an integer of more digits than Python converts.
+    except ValueError as error:
+        raise UnusableRowError(f"is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise UnusableRowError(f"is {type_name(value)}, not a JSON object")
+    return cast(Mapping[str, object], value)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for key, value in pairs:
+        if key in values:
+            raise UnusableRowError(f"has the key {shown(key)} twice")
+        values[key] = value
+    return values
+
+
+def parse_text(value: object, what: str) -> str | None:
+    """Return a text; None where there is none, or white space alone.
+
+    Raises:
+        UnusableRowError: It is no string, or no text that UTF-8 can hold.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise UnusableRowError(f"{what} is {type_name(value)}, not a string")
+    return without_surrogates(value, what) if value.strip() else None
+
+
+def parse_class(value: object, what: str = "label") -> str:
+    """Return the name of a class: a string, or an integer as one.
+
+    Raises:
+        UnusableRowError: It is something else, or blank.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise UnusableRowError(f"{what} is {type_name(value)}, not a string or integer")
+    name = str(value)
+    if not name.strip():
+        raise UnusableRowError(f"{what} is empty")
+    return without_surrogates(name, what)
+
+
+def reason_against_labels(
+    names: tuple[str, ...] | None, closed: tuple[str, ...] | None, class_rows: Mapping[str, int]
+) -> str | None:
+    """Return why a row's classes cannot be used, if so.
+
+    Args:
+        names: Its classes.
+        closed: The classes that there are; None: those that two rows have, as one may be a slip.
+        class_rows: By class name, how many rows name it.
+    """
+    for name in names or ():
+        if closed is not None and name not in closed:
+            return f"unknown label {shown(name)}"
+        if closed is None and class_rows[name] == 1:
+            return (
+                f"unknown label {shown(name)}: no other row has it; name the classes with"
+                " --labels to keep it"
+            )
+    return None
+
+
+def without_surrogates(value: str, what: str) -> str:
+    """Return a string as it is.
+
+    Raises:
+        UnusableRowError: It holds half a surrogate pair, which no file name and no UTF-8 can hold.
+    """
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UnusableRowError(f"{what} holds half a surrogate pair, no character") from error
+    return value
+
+
+class PictureFiles:
+    """Finds the pictures of one folder and hashes each file once.
+
+    Args:
+        folder: What names are relative to; no picture may lie outside, links followed.
+        root: The folder that may not be left, where it is another.
+    """
+
+    def __init__(self, folder: Path, *, root: Path | None = None) -> None:
+        self._folder = folder
+        self._root = (root or folder).resolve()
+        self._found: dict[str, tuple[str, str]] = {}
+
+    def find(self, name: object, *, key: str = "image") -> tuple[str, str]:
+        """Return a picture's absolute path and the SHA-256 of its bytes, "" and "" for none.
+
+        Args:
+            name: Its name as the row has it; None and "" are no picture.
+            key: What the row calls it.
+
+        Raises:
+            UnusableRowError: It is no name, leaves the folder, or cannot be read.
+        """
+        if name is None or name == "":
+            return "", ""
+        if not isinstance(name, str):
+            raise UnusableRowError(f"{key} is {type_name(name)}, not a string")
+        if name not in self._found:
+            path = file_inside(self._folder, without_surrogates(name, key), self._root, what=key)
+            try:
+                self._found[name] = str(path), sha256_of_file(path)
+            except OSError as error:
+                reason = f"{key} {shown(name)} cannot be read ({error.strerror})"
+                raise UnusableRowError(reason) from error
+        return self._found[name]
+
+
+def file_inside(folder: Path, name: str, root: Path, *, what: str) -> Path:
+    """Return the resolved path of a regular file that does not leave a folder.
+
+    Args:
+        folder: What the name is relative to.
+        name: A relative path; either slash separates.
+        root: The resolved folder that may not be left, links followed.
+        what: What the file is, for the reason.
+
+    Raises:
+        UnusableRowError: It leaves the folder, is missing, or is no regular file.
+    """
+    absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute()
+    if absolute or "\0" in name or ".." in re.split(r"[\\/]", name):
+        raise UnusableRowError(f"{what} {shown(name)} leaves the data folder")
+    try:
+        path = (folder / name).resolve(strict=True)
+    except FileNotFoundError as error:
+        raise UnusableRowError(f"{what} {shown(name)} is missing") from error
+    # Before Python 3.13 a loop of links is a RuntimeError.
+    except (OSError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or "a loop of links"
+        raise UnusableRowError(f"{what} {shown(name)} cannot be read ({why})") from error
+    if not path.is_relative_to(root):
+        raise UnusableRowError(f"{what} {shown(name)} leaves the data folder")
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise UnusableRowError(f"{what} {shown(name)} is {kind}")
+    return path

@@ -1,0 +1,1 @@
+"""Generated tasks with known dependence on each modality."""

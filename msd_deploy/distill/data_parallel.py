@@ -1,0 +1,200 @@
+"""Data parallelism: each process's part of a batch, and one all-reduce per step.
+
+One all-reduce of our own instead of DistributedDataParallel. A step on a single view leaves other
+parameters without a gradient, which the optimizer must then pass over as it does in one process
+(DDP would need find_unused_parameters, and hand it zeros); a step is several backward passes where
+its rows are computed in parts; and learned weights call the bare student functionally, within the
+step. What is given up is that DDP sends gradients while the rest is still being computed.
+
+Each process's part of every batch: the steps of many processes are those of one.
+
+A batch is the same rows for any number of processes. It is cut between pictures, as near to equal
+parts as they allow. A batch of fewer pictures than processes (the last of a pass may be) is
+computed whole by each of them, and counts an equal share in each: nobody waits for rows.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from msd_deploy import process_group
+from msd_deploy.data.batch import ImageGroupSampler
+from msd_deploy.data.prepared import PreparedSplit
+from msd_deploy.distill.quantization_aware import ActivationRounding
+
+
+def add_up_step(model: nn.Module, terms: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Add up what the processes computed of a step; all models and answers are equal afterwards.
+
+    Gradients are replaced by their sums, and stay None where no process has one. The running
+    averages of BatchNorm become their means by share, the ranges of rounded activations the widest.
+
+    Args:
+        model: What is trained; its gradients are of this process's share of the loss.
+        terms: This process's shares of the loss terms, scalars by name.
+        share: Of the rows, 0 to 1.
+
+    Returns:
+        The loss terms.
+    """
+    if process_group.count() == 1:
+        return dict(terms)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    averages = _running_averages(model)
+    has_gradient = [float(p.grad is not None) for p in parameters]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flags = parameters[0].new_tensor(has_gradient)
+    shares = [average * share for average in averages]
+    pieces = [flags, *terms.values(), *shares, *gradients]
+    with torch.no_grad():
+        flat = process_group.add_up(torch.cat([piece.detach().flatten() for piece in pieces]))
+        summed = iter(
+            part.view_as(piece)
+            for part, piece in zip(flat.split([p.numel() for p in pieces]), pieces, strict=True)
+        )
+        flags = next(summed)
+        answer = {name: next(summed).clone() for name in terms}
+        for average in averages:
+            average.copy_(next(summed))
+        for parameter, flag in zip(parameters, flags.tolist(), strict=True):
+            gradient = next(summed)
+            parameter.grad = gradient if flag > 0 else None
+    _widen_ranges(model)
+    return answer
+
+
+def add_up_gradients(model: nn.Module) -> None:
+    """Replace the gradients of a small network, all of them there, by their sums."""
+    for parameter in model.parameters() if process_group.count() > 1 else ():
+        assert parameter.grad is not None
+        process_group.add_up(parameter.grad)
+
+
+def start_equal(model: nn.Module) -> None:
+    """Give every process the main one's parameters and buffers."""
+    if process_group.count() > 1:
+        for tensor in model.state_dict().values():
+            distributed.broadcast(tensor, 0)
+
+
+def with_common_statistics(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return a model whose BatchNorm sees the whole batch, where torch can do that: on GPUs.
+
+    Elsewhere its statistics are of a process's own part of the batch. Modules are replaced in
+    place; their names and tensors stay.
+    """
+    if process_group.count() > 1 and device.type == "cuda":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return converted
+    return model
+
+
+def _widen_ranges(model: nn.Module) -> None:
+    roundings = [part for part in model.modules() if isinstance(part, ActivationRounding)]
+    if roundings:
+        ends = [end for part in roundings for end in (-part.low, part.high)]
+        widest = iter(process_group.largest(torch.stack(ends)))
+        for part in roundings:
+            part.low.copy_(-next(widest))
+            part.high.copy_(next(widest))
+
+
+def _running_averages(model: nn.Module) -> list[Tensor]:
+    """Return the averages that differ between processes."""
+    return [
+        average
+        for module in model.modules()
+        if isinstance(module, _BatchNorm)
+        for average in (module.running_mean, module.running_var)
+        if average is not None
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a process computes of a batch.
+
+    Attributes:
+        rows: Its rows, positions in the split.
+        total: Rows that all processes compute.
+        smallest: Rows of the smallest part.
+        of_rows: This part's share of all rows, 0 to 1: the weight of a mean over rows.
+        of_labels: Its share of all labelled rows; 0 if there are none.
+    """
+
+    rows: list[int]
+    total: int
+    smallest: int
+    of_rows: float
+    of_labels: float
+
+
+class ShardedBatches(torch.utils.data.Sampler[list[int]]):
+    """A sampler's batches, of which each process is given its part.
+
+    Args:
+        batches: The whole batches; chooses their order.
+        split: Their rows.
+    """
+
+    def __init__(self, batches: ImageGroupSampler, split: PreparedSplit) -> None:
+        self._batches, self._image_index, self._has_label = (
+            batches,
+            split.image_index,
+            split.has_label(),
+        )
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (share.rows for share in self.shares())
+
+    def shares(self) -> Iterator[Share]:
+        """Yield this process's share of every batch, in the order of the batches."""
+        return (
+            self.share_of(rows, process_group.rank(), process_group.count())
+            for rows in self._batches
+        )
+
+    def share_of(self, rows: list[int], rank: int, count: int) -> Share:
+        """Return what one of `count` processes computes of a batch."""
+        parts = cut_between_pictures(rows, self._image_index, count)
+        if min(map(len, parts)) == 0:
+            parts = [rows] * count
+        labelled = [int(self._has_label[part].sum()) for part in parts]
+        total = sum(map(len, parts))
+        return Share(
+            rows=parts[rank],
+            total=total,
+            smallest=min(map(len, parts)),
+            of_rows=len(parts[rank]) / total,
+            of_labels=labelled[rank] / max(1, sum(labelled)),
+        )
+
+
+def cut_between_pictures(
+    rows: list[int], image_index: NDArray[np.int64], count: int
+) -> list[list[int]]:
+    """Cut a batch into parts, in its order, no picture in two of them; parts may be empty.
+
+    Args:
+        rows: The batch; rows that show the same picture follow one another.
+        image_index: int64 [rows of the split], the picture of each; negative where it has none.
+        count: How many parts.
+    """
+    if count == 1:
+        return [rows]
+    images = image_index[rows]
+    is_start = np.ones(len(rows), bool)
+    is_start[1:] = (images[1:] != images[:-1]) | (images[1:] < 0)
+    starts = np.append(np.flatnonzero(is_start), len(rows))
+    wanted = np.arange(count + 1) * len(rows) / count
+    cuts = starts[np.abs(starts[None, :] - wanted[:, None]).argmin(axis=1)]
+    return [rows[start:end] for start, end in pairwise(cuts)]

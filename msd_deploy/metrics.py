@@ -1,0 +1,277 @@
+"""Metrics from logits, with bootstrap intervals; pure numpy.
+
+Metrics beside the one that decides: a published set's paper's, or the rare classes'; pure numpy.
+
+`evaluation` has the metric by which decisions are judged everywhere: training, export, bench. These
+are for the comparison with the literature, and balanced accuracy for classes of unlike size.
+Definitions are scikit-learn's with default settings.
+
+What logits say of each class. Torch-free, for runtimes that hold no torch.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd_deploy.artifacts.manifest import Json
+from msd_deploy.problem import (
+    FULL_SCORE_VOTES,
+    FurtherMetric,
+    Problem,
+    decides_one_class,
+    has_independent_classes,
+)
+from msd_deploy.views import View
+
+LogitArray = NDArray[np.float32]
+LabelArray = NDArray[np.int64] | NDArray[np.float32]
+LogitsByView = dict[View, LogitArray]
+
+_METRICS: Mapping[Problem, str] = {
+    "single_label": "accuracy",
+    "multi_label": "micro_f1",
+    "soft_label": "vqa_accuracy",
+}
+_RESAMPLES = 1000
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A metric on a split.
+
+    Attributes:
+        value: 0 to 1.
+        low: Lower end of the 95 % bootstrap interval.
+        high: Upper end.
+        examples: Rows that it rests on.
+    """
+
+    value: float
+    low: float
+    high: float
+    examples: int
+
+    def as_json(self) -> dict[str, object]:
+        """Return the score as JSON values."""
+        interval = [round(self.low, 6), round(self.high, 6)]
+        return {"value": round(self.value, 6), "interval": interval, "examples": self.examples}
+
+
+def metric_name(problem: Problem) -> str:
+    """Return the name of the metric by which a problem is judged."""
+    return _METRICS[problem]
+
+
+def decisions(logits: LogitArray, problem: Problem) -> NDArray[np.int64]:
+    """Return what a model decides: classes [rows], or 0/1 [rows, classes] (probability >= 0.5)."""
+    if decides_one_class(problem):
+        return np.asarray(logits.argmax(axis=1), np.int64)
+    return (logits >= 0).astype(np.int64)
+
+
+def decides_all_alike(logits: LogitArray, problem: Problem) -> bool:
+    """Return whether logits [rows, classes] decide every row alike, so agreement says nothing."""
+    decided = decisions(logits, problem)
+    return bool((decided == decided[:1]).all())
+
+
+def agreement(first: LogitArray, second: LogitArray, problem: Problem) -> float:
+    """Return the share of decisions (per row; multi-label: per row and class) that are equal."""
+    return float((decisions(first, problem) == decisions(second, problem)).mean())
+
+
+def score_logits(logits: LogitArray, labels: LabelArray, problem: Problem) -> Score:
+    """Score logits [rows, classes] against labels by the problem's metric; see `row_counts`.
+
+    The interval resamples rows with replacement, 1,000 times with a fixed seed. Where all rows are
+    right, or all wrong, that cannot vary, and the exact bound is given (Clopper & Pearson 1934): at
+    a value of .025^(1/rows) all rows are right with a probability of 2.5 %.
+    """
+    counts = row_counts(logits, labels, problem)
+    value = float(metric_of_sums(counts.sum(axis=0)))
+    rows = len(counts)
+    resampled = np.stack([counts[drawn].sum(axis=0) for drawn in bootstrap_rows(rows)])
+    low, high = percentile_interval(metric_of_sums(resampled))
+    bound = float(((1 - _CONFIDENCE) / 2) ** (1 / rows))
+    if low == high == 1:
+        low = bound
+    elif low == high == 0:
+        high = 1 - bound
+    return Score(value, low, high, rows)
+
+
+def bootstrap_rows(rows: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the rows, int64 [rows], of each resample: always the same ones."""
+    generator = np.random.default_rng(0)
+    for _ in range(_RESAMPLES):
+        yield generator.integers(0, rows, rows)
+
+
+def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return both ends of the 95 % percentile interval of a metric's resampled values."""
+    tail = (1 - _CONFIDENCE) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def metric_of_logits(logits: LogitArray, labels: LabelArray, problem: Problem) -> float:
+    """Return the metric alone, 0 to 1; see `score_logits`."""
+    return float(metric_of_sums(row_counts(logits, labels, problem).sum(axis=0)))
+
+
+def score_views(
+    logits: Mapping[View, LogitArray], labels: LabelArray, problem: Problem
+) -> dict[View, Score]:
+    """Score each view's logits; see `score_logits`."""
+    return {view: score_logits(values, labels, problem) for view, values in logits.items()}
+
+
+def row_counts(logits: LogitArray, labels: LabelArray, problem: Problem) -> NDArray[np.int64]:
+    """Return numerator and denominator of the metric per row, int64 [rows, 2].
+
+    All are ratios of sums. Accuracy is right / rows; micro F1 is 2 tp / (2 tp + fp + fn). VQA
+    accuracy is the mean score of the likeliest answer, min(1, people who gave it / 3) (Antol et al.
+    2015), in thirds; the official evaluation's mean over all subsets of 9 of the 10 people is not
+    taken, and is somewhat lower where 2 or 3 of them agree.
+    """
+    decided = decisions(logits, problem)
+    if problem == "single_label":
+        right = (decided == labels).astype(np.int64)
+        return np.stack([right, np.ones_like(right)], axis=1)
+    if problem == "soft_label":
+        score = labels[np.arange(len(labels)), decided] * FULL_SCORE_VOTES
+        thirds = np.rint(score).astype(np.int64)
+        return np.stack([thirds, np.full_like(thirds, FULL_SCORE_VOTES)], axis=1)
+    truth = labels.astype(np.int64)
+    true_positives = (decided * truth).sum(axis=1)
+    wrong = (decided != truth).sum(axis=1)
+    return np.stack([2 * true_positives, 2 * true_positives + wrong], axis=1)
+
+
+def metric_of_sums(sums: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Divide sums of `row_counts` [..., 2]; nothing to find and nothing found counts as 1."""
+    numerator, denominator = sums[..., 0].astype(np.float64), sums[..., 1].astype(np.float64)
+    return np.where(denominator > 0, numerator / np.maximum(denominator, 1), 1.0)
+
+
+_Weights = NDArray[np.float64]
+_Measure = Callable[[_Weights], NDArray[np.float64]]
+_RESAMPLES_AT_ONCE = 50
+
+
+def score_further(
+    logits: Mapping[View, LogitArray], labels: LabelArray, metrics: tuple[FurtherMetric, ...]
+) -> dict[FurtherMetric, dict[View, Score]]:
+    """Score each view by each metric, with the intervals of `evaluation.score_logits`.
+
+    Args:
+        logits: Per view [rows, classes].
+        labels: See `evaluation.score_logits`; every row has one.
+        metrics: auroc needs two classes and one label a row, balanced_accuracy one label a row, the
+            F1s several.
+    """
+    return {
+        name: {view: _score(values, labels, name) for view, values in logits.items()}
+        for name in metrics
+    }
+
+
+def further_as_json(
+    scores: Mapping[FurtherMetric, Mapping[View, Score]],
+) -> dict[str, dict[str, Json]]:
+    """Return scores as JSON values, by metric and view."""
+    return {
+        name: {view.value: score.as_json() for view, score in by_view.items()}
+        for name, by_view in scores.items()
+    }
+
+
+def _score(logits: LogitArray, labels: LabelArray, metric: FurtherMetric) -> Score:
+    measure: _Measure
+    if metric == "auroc":
+        measure = _auroc_measure(logits, labels)
+    elif metric == "balanced_accuracy":
+        measure = _recall_measure(logits, labels)
+    else:
+        measure = _f1_measure(logits, labels, by_support=metric == "weighted_f1")
+    rows = len(labels)
+    draws = bootstrap_rows(rows)
+    resampled: list[float] = []
+    while chunk := list(itertools.islice(draws, _RESAMPLES_AT_ONCE)):
+        weights = np.stack([np.bincount(drawn, minlength=rows) for drawn in chunk])
+        resampled += measure(weights.astype(np.float64)).tolist()
+    low, high = percentile_interval(np.array(resampled))
+    return Score(float(measure(np.ones((1, rows)))[0]), low, high, rows)
+
+
+def _auroc_measure(logits: LogitArray, labels: LabelArray) -> _Measure:
+    """Return the area under the ROC curve, as a function of weights [resamples, rows].
+
+    It is P(s+ > s-) + P(s+ = s-) / 2 over pairs of a row of the second class and one of the first
+    (Hanley & McNeil 1982), s the difference of their logits; 0.5 where a class has no row.
+    """
+    scores = logits[:, 1].astype(np.float64) - logits[:, 0]
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+    is_positive = np.asarray(labels == 1, np.float64)[order]
+
+    def measure(weights: _Weights) -> NDArray[np.float64]:
+        positive = np.add.reduceat(weights[:, order] * is_positive, starts, axis=1)
+        negative = np.add.reduceat(weights[:, order] * (1 - is_positive), starts, axis=1)
+        below = np.cumsum(negative, axis=1) - negative
+        won = (positive * (below + negative / 2)).sum(axis=1)
+        pairs = positive.sum(axis=1) * negative.sum(axis=1)
+        return np.where(pairs > 0, won / np.maximum(pairs, 1), 0.5)
+
+    return measure
+
+
+def _recall_measure(logits: LogitArray, labels: LabelArray) -> _Measure:
+    """Return the mean recall of the classes that have a row, as a function of weights.
+
+    Also called balanced accuracy (Brodersen et al. 2010): 1 / classes for a constant answer.
+    """
+    is_right = decisions(logits, "single_label") == labels
+    truth = np.asarray(labels[:, None] == np.unique(labels), np.float64)
+    found = truth * is_right[:, None]
+
+    def measure(weights: _Weights) -> NDArray[np.float64]:
+        support = weights @ truth
+        recall = (weights @ found) / np.maximum(support, 1)
+        return np.asarray(recall.sum(axis=1) / (support > 0).sum(axis=1), np.float64)
+
+    return measure
+
+
+def _f1_measure(logits: LogitArray, labels: LabelArray, *, by_support: bool) -> _Measure:
+    """Return the mean F1 of the classes, as a function of weights [resamples, rows].
+
+    F1 is 2 tp / (2 tp + fp + fn), 0 for a class that is neither true nor found; macro: the plain
+    mean; by support: weighted by how many rows have the class.
+    """
+    found = decisions(logits, "multi_label").astype(np.float64)
+    truth = labels.astype(np.float64)
+
+    def measure(weights: _Weights) -> NDArray[np.float64]:
+        hits, of_truth = weights @ (found * truth), weights @ truth
+        f1 = 2 * hits / np.maximum(weights @ found + of_truth, 1)
+        if not by_support:
+            return np.asarray(f1.mean(axis=1), np.float64)
+        return np.asarray(
+            (f1 * of_truth).sum(axis=1) / np.maximum(of_truth.sum(axis=1), 1), np.float64
+        )
+
+    return measure
+
+
+def probabilities(logits: NDArray[np.float32], problem: Problem) -> NDArray[np.float64]:
+    """Return softmax [rows, classes], or a sigmoid for each class if they are independent."""
+    wide = logits.astype(np.float64)
+    if has_independent_classes(problem):
+        return np.asarray(0.5 * (1 + np.tanh(wide / 2)), np.float64)
+    raised = np.exp(wide - wide.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float64)

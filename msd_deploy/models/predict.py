@@ -1,0 +1,88 @@
+"""Predict a whole split with a model: logits or features per view."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from msd_deploy import process_group
+from msd_deploy.data.batch import Batch, batches_in_order
+from msd_deploy.data.prepared import PreparedSplit
+from msd_deploy.metrics import LogitsByView
+from msd_deploy.models.classifier import ViewClassifier
+from msd_deploy.views import View
+
+
+def predict_views(
+    model: ViewClassifier,
+    split: PreparedSplit,
+    *,
+    views: Iterable[View] = tuple(View),
+    batch_size: int = 256,
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
+    shown: Callable[[Batch], Batch] = lambda batch: batch,
+) -> LogitsByView:
+    """Return a model's logits, float32 [rows, classes], of each view of a whole split.
+
+    Args:
+        model: Put into eval mode while it runs.
+        split: The rows.
+        views: Which views.
+        batch_size: Rows at a time.
+        on_batch: Called with the rows done and their total.
+        shown: What the model is shown of a batch.
+    """
+    wanted = tuple(views)
+    logits: LogitsByView = {
+        view: np.empty((len(split), model.classifier.out_features), np.float32) for view in wanted
+    }
+
+    def ask(batch: Batch) -> dict[View, Tensor]:
+        return model.logits_by_view(shown(batch), wanted)
+
+    _fill(logits, ask, model, split, batch_size=batch_size, on_batch=on_batch)
+    return logits
+
+
+def predict_features(
+    model: ViewClassifier, split: PreparedSplit, *, batch_size: int = 256
+) -> NDArray[np.float32]:
+    """Return what a model's classifier reads of both modalities, float32 [rows, hidden]."""
+    view = View.MULTIMODAL
+    features = {view: np.empty((len(split), model.classifier.in_features), np.float32)}
+    ask = partial(model.features_by_view, views=(view,))
+    _fill(features, ask, model, split, batch_size=batch_size)
+    return features[view]
+
+
+def _fill(
+    results: Mapping[View, NDArray[np.float32]],
+    ask: Callable[[Batch], Mapping[View, Tensor]],
+    model: ViewClassifier,
+    split: PreparedSplit,
+    *,
+    batch_size: int,
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write a model's answers to a whole split into arrays [rows, ...], in eval mode.
+
+    Of several processes each answers some of the same batches, and gets the others' answers.
+    """
+    was_training, device = model.training, model.device
+    nn.Module.eval(model)
+    own: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+    with torch.inference_mode():
+        for batch in batches_in_order(split, batch_size=batch_size):
+            rows = batch.rows.numpy()
+            own.append(rows)
+            for view, values in ask(batch.to(device)).items():
+                results[view][rows] = values.float().cpu().numpy()
+            done = (len(own) - 1) * batch_size * process_group.count()
+            on_batch(min(done, len(split)), len(split))
+    if process_group.count() > 1:
+        for array in results.values():
+            array[:] = process_group.joined_array(array[np.concatenate(own)])
+    model.train(was_training)

@@ -1,0 +1,205 @@
+"""A FusionForClassification that starts from a pretrained text encoder and a vision encoder.
+
+With layers of the text checkpoint, the stream has its width and its norms, and answers for a text
+alone as the checkpoint's [CLS] does before any training. With its words alone, the stream keeps
+its own width: the embeddings are turned onto their principal axes.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from msd_deploy.artifacts.manifest import sha256_of_json
+from msd_deploy.data.images import ImageSpec
+from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, read_tokenizer
+from msd_deploy.data.vocabulary import cut_vocabulary
+from msd_deploy.models.classifier import task_config
+from msd_deploy.models.configs import FusionConfig
+from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.pretrained.files import text_length
+from msd_deploy.models.pretrained.text import TextStart, open_text
+from msd_deploy.models.pretrained.vision import VisionStart, open_vision
+from msd_deploy.problem import Problem
+
+_INITIALIZER_RANGE = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class FusionStart:
+    """What a teacher of our own kind starts from.
+
+    Attributes:
+        vision: The vision encoder.
+        text: The text encoder.
+        layers: How many of its layers are taken.
+        is_cut: Whether its vocabulary is cut to the task's.
+    """
+
+    vision: VisionStart
+    text: TextStart
+    layers: int
+    is_cut: bool = False
+
+    @property
+    def family(self) -> str:
+        """What it is called."""
+        return "fusion"
+
+    @property
+    def has_vision_encoder(self) -> bool:
+        """Always."""
+        return True
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the weights it starts from."""
+        return sha256_of_json([self.vision.digest, self.text.digest])
+
+    def preprocessor(
+        self,
+        texts: Iterable[str],
+        *,
+        tokenizer: Path | None = None,
+        max_length: int | None = None,
+        image_size: int | None = None,
+    ) -> Preprocessor:
+        """Return what makes its inputs.
+
+        Args:
+            texts: The training texts.
+            tokenizer: A tokenizer.json instead of the checkpoint's own; words are found by text.
+            max_length: Tokens of text; None: the longest training text's, as far as it reads.
+            image_size: Side in pixels; None: what the vision encoder was trained with.
+
+        Raises:
+            ConfigError: max_length is beyond it, or its vocabulary cannot be cut.
+        """
+        texts = list(texts)
+        size = self.vision.image_size if image_size is None else (image_size, image_size)
+        spec = ImageSpec(size, "crop" if self.vision.is_cut else "fit")
+        if tokenizer is not None:
+            found = read_tokenizer(tokenizer, (self.text.pad_token, self.text.absent_token))
+        else:
+            found = self._tokenizer(texts)
+        longest = len(self.text.positions)
+        return build_preprocessor(
+            found,
+            spec,
+            max_length=text_length(found, texts, stated=max_length, longest=longest),
+            pad_token=self.text.pad_token,
+            absent_token=self.text.absent_token,
+        )
+
+    def _tokenizer(self, texts: list[str]) -> Tokenizer:
+        if self.is_cut:
+            return cut_vocabulary(self.text.tokenizer, texts).tokenizer
+        return Tokenizer.from_str(self.text.tokenizer.to_str())
+
+    def build(
+        self,
+        preprocessor: Preprocessor,
+        *,
+        labels: tuple[str, ...],
+        problem: Problem,
+        dropout: float,
+    ) -> FusionForClassification:
+        """Return a model with both checkpoints' weights and a fresh head, for a task."""
+        model = FusionForClassification(
+            FusionConfig(
+                vision=dict(self.vision.config),
+                image_mean=self.vision.image_mean,
+                image_std=self.vision.image_std,
+                dropout=dropout,
+                **input_config(preprocessor),
+                **stream_config(self.text, self.layers),
+                **task_config(labels, problem),
+            )
+        )
+        self.vision.fill(model.vision)
+        fill_stream(model, self.text, preprocessor.tokenizer)
+        model.mark_pretrained(model.vision)
+        return model
+
+
+def open_fusion(
+    *, vision: str, text: str, layers: int | None = None, is_cut: bool = False
+) -> FusionStart:
+    """Open both checkpoints that a teacher of our own kind starts from.
+
+    Args:
+        vision: See `open_vision`.
+        text: See `open_text`.
+        layers: How many of the text encoder's layers are taken; None: all.
+        is_cut: Whether its vocabulary is cut to the task's.
+
+    Raises:
+        ConfigError: The text encoder has fewer layers, or a package is missing.
+        ArtifactError: A checkpoint cannot be loaded.
+    """
+    start = open_text(text)
+    count = len(start.layers) if layers is None else layers
+    start.some_layers(count)
+    return FusionStart(open_vision(vision), start, count, is_cut)
+
+
+def input_config(preprocessor: Preprocessor) -> dict[str, Any]:
+    """Return what a FusionConfig states of its inputs."""
+    return {
+        "image_size": preprocessor.image.size,
+        "vocab_size": preprocessor.tokenizer.get_vocab_size(),
+        "max_text_length": preprocessor.max_length,
+    }
+
+
+def stream_config(text: TextStart, layers: int) -> dict[str, Any]:
+    """Return what a FusionConfig states of a stream made of a text checkpoint's layers."""
+    return {
+        "hidden_size": text.width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": text.heads,
+        "intermediate_size": text.intermediate_size,
+        "initializer_range": _INITIALIZER_RANGE,
+        "norm_first": False,
+        "layer_norm_eps": text.layer_norm_eps,
+    }
+
+
+@torch.no_grad()
+def fill_stream(model: FusionForClassification, text: TextStart, tokenizer: Tokenizer) -> None:
+    """Load a text checkpoint's embeddings and layers into a stream that `stream_config` describes.
+
+    Words that the checkpoint does not know keep their fresh embedding. The type of a picture's
+    tokens starts from that of a second sentence, as in VisualBERT.
+    """
+    words, known = text.words_of(tokenizer)
+    model.word_embeddings.weight[known] = words[known]
+    model.text_positions.weight.copy_(text.positions[: model.config.max_text_length])
+    model.token_types.weight.copy_(text.types[[0, len(text.types) - 1]])
+    for ours, theirs in zip((model.norm.weight, model.norm.bias), text.norm, strict=True):
+        ours.copy_(theirs)
+    layers = text.some_layers(len(model.layers))
+    for layer, weights in zip(model.layers, layers, strict=True):
+        layer.load_state_dict(dict(weights))
+    model.mark_pretrained(
+        model.layers, model.norm, model.word_embeddings, model.text_positions, model.token_types
+    )
+
+
+@torch.no_grad()
+def fill_words(model: FusionForClassification, text: TextStart, tokenizer: Tokenizer) -> None:
+    """Load a text checkpoint's words into a stream of another width.
+
+    They are centred and turned onto their principal axes, the first of which are kept (singular
+    value decomposition), then scaled to the spread of fresh embeddings. Nearby words stay nearby.
+    """
+    words, known = text.words_of(tokenizer)
+    fresh: Tensor = model.word_embeddings.weight
+    centred = words[known] - words[known].mean(dim=0)
+    axes = torch.linalg.svd(centred, full_matrices=False).Vh[: fresh.shape[1]]
+    turned = nn.functional.pad(centred @ axes.T, (0, fresh.shape[1] - len(axes)))
+    fresh[known] = turned * (model.config.initializer_range / turned.std())
+    model.mark_pretrained(model.word_embeddings)

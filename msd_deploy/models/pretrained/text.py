@@ -1,0 +1,192 @@
+"""Pretrained text encoders of BERT's type, as the start of a fusion's stream.
+
+BERT, ELECTRA and RoBERTa share one structure (Devlin et al. 2019): word, position and type
+embeddings, a norm, and post-norm layers. VisualBERT (Li et al. 2019) starts from one of them in
+the same way, with the picture's tokens as further words.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from msd_deploy.artifacts.manifest import read_json
+from msd_deploy.errors import ArtifactError, ConfigError
+from msd_deploy.models.pretrained.files import (
+    check_safetensors,
+    check_tokenizer,
+    digest_of_checkpoints,
+    load_pretrained,
+    published_tokenizer,
+    special_tokens,
+)
+from msd_deploy.models.pretrained.location import INSTALL, TEXT, checkpoint_folder, installed_path
+
+TEXT_KINDS = {"bert": "BERT", "electra": "ELECTRA", "roberta": "RoBERTa", "xlm-roberta": "XLM-R"}
+"""Names of the kinds, by the model_type of their checkpoints."""
+
+# Of a fusion's layer, by what the layers of these kinds call it.
+_LAYER_NAMES = {
+    "attention.query": "attention.self.query",
+    "attention.output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "feed_forward.0": "intermediate.dense",
+    "feed_forward.2": "output.dense",
+    "feed_forward_norm": "output.LayerNorm",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TextStart:
+    """A pretrained text encoder.
+
+    Attributes:
+        tokenizer: Its own.
+        pad_token: Fills up a text.
+        absent_token: The only token of an absent text.
+        words: float32 [vocabulary, width].
+        positions: float32 [most tokens, width].
+        types: float32 [1 or 2, width].
+        norm: Weight and bias of the embeddings' norm.
+        layers: Per layer, its weights by the names of a `FusionLayer`.
+        heads: Per layer.
+        intermediate_size: Width of the feed-forward part.
+        layer_norm_eps: Of every norm.
+        digest: SHA-256 of where it comes from.
+    """
+
+    tokenizer: Tokenizer
+    pad_token: str
+    absent_token: str
+    words: Tensor
+    positions: Tensor
+    types: Tensor
+    norm: tuple[Tensor, Tensor]
+    layers: tuple[Mapping[str, Tensor], ...]
+    heads: int
+    intermediate_size: int
+    layer_norm_eps: float
+    digest: str
+
+    @property
+    def width(self) -> int:
+        """Of its embeddings and its stream."""
+        return self.words.shape[1]
+
+    def words_of(self, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
+        """Return the embeddings of another tokenizer's tokens, found by their text.
+
+        Returns:
+            float32 [tokens, width], 0 where it knows no such token; bool [tokens], where it does.
+        """
+        words = torch.zeros(tokenizer.get_vocab_size(), self.width)
+        known = torch.zeros(len(words), dtype=torch.bool)
+        for token, number in tokenizer.get_vocab().items():
+            old = self.tokenizer.token_to_id(token)
+            if old is not None:
+                words[number], known[number] = self.words[old], True
+        return words, known
+
+    def some_layers(self, count: int) -> tuple[Mapping[str, Tensor], ...]:
+        """Return so many of the layers, evenly spread and the last among them: every second, say.
+
+        Raises:
+            ConfigError: It has fewer.
+        """
+        if count > len(self.layers):
+            raise ConfigError(
+                f"the text checkpoint has {len(self.layers)} layers, not {count}",
+                fix=f"Use --text-layers {len(self.layers)} or fewer",
+            )
+        step = len(self.layers) / max(1, count)
+        return tuple(self.layers[round(step * (index + 1)) - 1] for index in range(count))
+
+
+def open_text(name: str) -> TextStart:
+    """Read a pretrained text encoder.
+
+    Args:
+        name: minilm-l6 (of an installed package), a transformers folder, or a name on the
+            hub.
+
+    Raises:
+        ConfigError: The package is not installed.
+        ArtifactError: It cannot be loaded, or its structure is not BERT's.
+    """
+    folder = installed_path(TEXT[name]) if name in TEXT else checkpoint_folder(name)
+    if folder is None:
+        raise ConfigError("its package is not installed", where=name, fix=f"Run `{INSTALL}`")
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind not in TEXT_KINDS:
+        raise ArtifactError(
+            f"is a checkpoint of an unknown kind ({kind!r})",
+            where=name,
+            fix=f"Use one of {', '.join(TEXT_KINDS.values())}",
+        )
+    check_safetensors(folder, name)
+    model = load_pretrained(folder)
+    _check_structure(model, name)
+    tokenizer = published_tokenizer(folder)
+    pad_token, absent_token = special_tokens(tokenizer, folder)
+    check_tokenizer(tokenizer, int(model.config.vocab_size), folder)
+    return _start(model, tokenizer, (pad_token, absent_token), digest_of_checkpoints(folder))
+
+
+def _check_structure(model: PreTrainedModel, name: str) -> None:
+    """Refuse what a fusion's layers could not compute alike."""
+    config = model.config
+    embedding_width = getattr(config, "embedding_size", config.hidden_size)
+    unlike = {
+        f"activation {config.hidden_act!r}": config.hidden_act != "gelu",
+        "embeddings narrower than its layers": embedding_width != config.hidden_size,
+        "relative positions": getattr(config, "position_embedding_type", None)
+        not in (None, "absolute"),
+        "attention to both sides of a decoder": bool(getattr(config, "is_decoder", False)),
+    }
+    found = [what for what, is_so in unlike.items() if is_so]
+    if found:
+        raise ArtifactError(
+            f"differs from BERT in what the fusion computes ({', '.join(found)})",
+            where=name,
+            fix="Use another checkpoint, for example BERT, TinyBERT or MiniLM",
+        )
+
+
+def _start(
+    model: PreTrainedModel, tokenizer: Tokenizer, tokens: tuple[str, str], digest: str
+) -> TextStart:
+    config, state = model.config, model.state_dict()
+    positions = state["embeddings.position_embeddings.weight"]
+    if config.model_type in ("roberta", "xlm-roberta"):
+        # Their positions count from the one after the padding's.
+        positions = positions[int(config.pad_token_id) + 1 :]
+    return TextStart(
+        tokenizer=tokenizer,
+        pad_token=tokens[0],
+        absent_token=tokens[1],
+        words=state["embeddings.word_embeddings.weight"],
+        positions=positions,
+        types=state["embeddings.token_type_embeddings.weight"],
+        norm=(state["embeddings.LayerNorm.weight"], state["embeddings.LayerNorm.bias"]),
+        layers=tuple(
+            _layer(state, f"encoder.layer.{index}.") for index in range(config.num_hidden_layers)
+        ),
+        heads=int(config.num_attention_heads),
+        intermediate_size=int(config.intermediate_size),
+        layer_norm_eps=float(config.layer_norm_eps),
+        digest=digest,
+    )
+
+
+def _layer(state: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = {}
+    for part in ("weight", "bias"):
+        for ours, theirs in _LAYER_NAMES.items():
+            weights[f"{ours}.{part}"] = state[f"{prefix}{theirs}.{part}"]
+        halves = [state[f"{prefix}attention.self.{name}.{part}"] for name in ("key", "value")]
+        weights[f"attention.key_value.{part}"] = torch.cat(halves)
+    return weights

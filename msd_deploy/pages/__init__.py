@@ -1,0 +1,1 @@
+"""What every HTML report shares: page frame, tables, number formats and SVG charts."""

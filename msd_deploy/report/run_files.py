@@ -1,0 +1,254 @@
+"""What a run's metrics, history and example weights say, checked before it is used.
+
+What history.jsonl says of a student's training, as series over steps.
+
+The weights that a method gives its training examples, against the teacher's saliency.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from scipy import stats
+
+from msd_deploy.artifacts.manifest import Json, read_versioned_json
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.distill.saliency import Saliency
+from msd_deploy.errors import ArtifactError
+from msd_deploy.report.schema import BinJson, SalienceJson, SpreadSeries, TrainingJson, WeightsJson
+from msd_deploy.views import View
+
+
+def read_metrics(run: RunDirectory) -> Mapping[str, Any]:
+    """Read metrics.json.
+
+    Raises:
+        ArtifactError: It is damaged, or lacks a figure that a report shows; names the figure.
+    """
+    metrics = read_versioned_json(run.metrics)
+    for place in _places():
+        value = _value_at(metrics, place)
+        if not is_number(value) or (place[-1] in ("parameters", "size_bytes") and value <= 0):
+            raise ArtifactError(
+                f"has no valid {'.'.join(place)} ({value!r})",
+                where=run.metrics,
+                fix="Restore it, or distil again with --overwrite",
+            )
+    return cast("Mapping[str, Any]", metrics)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether a JSON value is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
+
+
+def _places() -> Iterator[tuple[str, ...]]:
+    for who in ("teacher", "student"):
+        yield who, "parameters"
+        yield who, "size_bytes"
+    for view in View:
+        yield "teacher", "validation", view.value, "value"
+
+
+def _value_at(metrics: Json, place: tuple[str, ...]) -> object:
+    value: object = metrics
+    for key in place:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+_PHASE = "student"
+
+
+def read_training(path: Path, *, metric: str) -> TrainingJson:
+    """Read the student's part of a run's log.
+
+    Args:
+        path: history.jsonl.
+        metric: Under which name evaluations state their values.
+
+    Raises:
+        ArtifactError: It is missing, or a line is no JSON object or lacks what it should state.
+    """
+    lines = []
+    for number, line in enumerate(_read_lines(path), start=1):
+        if line.get("phase") == _PHASE:
+            _check_line(line, metric, where=f"{path}:{number}")
+            lines.append(line)
+    steps = [line for line in lines if "terms" in line]
+    evaluations = [line for line in lines if metric in line]
+    names = dict.fromkeys(name for line in steps for name in line["terms"])
+    return {
+        "steps": [line["step"] for line in steps],
+        "terms": {name: [line["terms"].get(name) for line in steps] for name in names},
+        "weights": _weights(steps),
+        "validation": {
+            "steps": [line["step"] for line in evaluations],
+            "views": {
+                view.value: [line[metric][view.value] for line in evaluations] for view in View
+            },
+        },
+    }
+
+
+def _check_line(line: Mapping[str, Any], metric: str, *, where: str) -> None:
+    views, step = [view.value for view in View], line.get("step")
+    spreads = line.get("weights", {})
+    is_valid = {
+        "step": isinstance(step, int) and is_number(step) and step >= 0,
+        "terms": _are_numbers(line.get("terms", {})),
+        "weights": isinstance(spreads, dict)
+        and all(_are_numbers(spread, ("mean", "std")) for spread in spreads.values()),
+        metric: metric not in line or _are_numbers(line[metric], views),
+    }
+    for key, holds in is_valid.items():
+        if not holds:
+            raise ArtifactError(
+                f"has no valid {key} ({line.get(key)!r})", where=where, fix="Restore the file"
+            )
+
+
+def _are_numbers(found: object, keys: Sequence[str] = ()) -> bool:
+    """Return whether a JSON value is an object of finite numbers, which has certain keys."""
+    if not isinstance(found, dict) or not all(map(is_number, found.values())):
+        return False
+    return all(key in found for key in keys)
+
+
+def _weights(steps: Sequence[Mapping[str, Any]]) -> dict[str, SpreadSeries]:
+    found = {view.value for line in steps for view in View if view.value in line.get("weights", {})}
+
+    def series(view: str, what: str) -> list[float | None]:
+        return [line.get("weights", {}).get(view, {}).get(what) for line in steps]
+
+    return {
+        view.value: {"mean": series(view.value, "mean"), "std": series(view.value, "std")}
+        for view in View
+        if view.value in found
+    }
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        texts = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot be read ({error.strerror})", where=path, fix="Restore it"
+        ) from error
+    return [_read_line(path, number, text) for number, text in enumerate(texts, start=1)]
+
+
+def _read_line(path: Path, number: int, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ArtifactError(
+            f"is no JSON ({error})", where=f"{path}:{number}", fix="Restore the file"
+        ) from error
+    if not isinstance(value, dict):
+        raise ArtifactError("is no JSON object", where=f"{path}:{number}", fix="Restore the file")
+    return value
+
+
+Values = NDArray[np.float64]
+
+BINS = 12
+_MOST_POINTS = 400
+_SAME = 1e-6  # float32's rounding, as a share of what is rounded, with room for its mean
+_DECILES = (0.1, 0.5, 0.9)
+
+
+def read_weights(run: RunDirectory, saliency: Saliency) -> WeightsJson | None:
+    """Read a run's example weights and compare them with the teacher's saliency.
+
+    Args:
+        run: The run.
+        saliency: Of its teacher on the training split.
+
+    Returns:
+        None where the method has no weights.
+
+    Raises:
+        ArtifactError: The file is damaged, or of another number of examples.
+    """
+    if not run.example_weights.is_file():
+        return None
+    weights = _load(run)
+    if not any(_is_varied(values) for values in weights.values()):
+        fixed = {view: round(float(values.mean()), 6) for view, values in weights.items()}
+        return {"fixed": fixed, "by_saliency": {}}
+    of_view = {View.IMAGE.value: saliency.image, View.TEXT.value: saliency.text}
+    moved = {view: values.numpy().astype(np.float64) for view, values in of_view.items()}
+    for view, values in moved.items():
+        if view not in weights or len(weights[view]) != len(values):
+            raise ArtifactError(
+                f"does not hold a weight of the {view} view for each of {len(values)} examples",
+                where=run.example_weights,
+                fix="Restore it, or distil again with --overwrite",
+            )
+    by_saliency = {view: against_saliency(moved[view], weights[view]) for view in moved}
+    return {"fixed": {}, "by_saliency": by_saliency}
+
+
+def are_apart(low: float, high: float) -> bool:
+    """Return whether two values differ by more than rounding does."""
+    return high - low > _SAME * max(1.0, abs(high))
+
+
+def _is_varied(values: Values) -> bool:
+    return are_apart(float(values.min()), float(values.max()))
+
+
+def _load(run: RunDirectory) -> dict[str, Values]:
+    try:
+        found = load_file(run.example_weights)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(
+            f"cannot be read ({error})",
+            where=run.example_weights,
+            fix="Restore it, or distil again with --overwrite",
+        ) from error
+    return {view.value: found[view.value].astype(np.float64) for view in View if view in found}
+
+
+def against_saliency(saliency: Values, weights: Values) -> SalienceJson:
+    """Return weights in bins of as many examples each, by saliency, and some single examples.
+
+    Args:
+        saliency: [examples], nats.
+        weights: [examples].
+    """
+    order = np.argsort(saliency, kind="stable")
+    groups = [rows for rows in np.array_split(order, BINS) if len(rows)]
+    step = max(1, -(-len(saliency) // _MOST_POINTS))
+    chosen = range(0, len(saliency), step)
+    return {
+        "rank_correlation": _rank_correlation(saliency, weights),
+        "bins": [_bin(saliency[rows], weights[rows]) for rows in groups],
+        "points": [[round(float(saliency[r]), 6), round(float(weights[r]), 6)] for r in chosen],
+    }
+
+
+def _bin(saliency: Values, weights: Values) -> BinJson:
+    low, median, high = (round(float(value), 6) for value in np.quantile(weights, _DECILES))
+    return {
+        "examples": len(saliency),
+        "saliency": round(float(np.median(saliency)), 6),
+        "low": low,
+        "median": median,
+        "high": high,
+    }
+
+
+def _rank_correlation(first: Values, second: Values) -> float | None:
+    if not (_is_varied(first) and _is_varied(second)):
+        return None
+    return round(float(stats.spearmanr(first, second).statistic), 4)

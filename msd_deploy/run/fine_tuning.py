@@ -1,0 +1,414 @@
+"""From a published checkpoint to a teacher of a task: `fine_tune_teacher`.
+
+The folder that is written is one thing at any time: a fine-tuning that can be resumed
+(training.json, history.jsonl, checkpoints/, encoded/), or, when it is done, a teacher's model
+folder.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from msd_deploy import __version__, process_group
+from msd_deploy.artifacts.atomic import holds_something, remove_left_by_a_kill
+from msd_deploy.artifacts.manifest import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    Json,
+    read_manifest,
+    read_versioned_json,
+    utc_now,
+    write_json,
+)
+from msd_deploy.config.fine_tuning import FineTuneConfig, TeachingConfig
+from msd_deploy.config.parsing import config_as_json, config_of
+from msd_deploy.config.run import RunConfig
+from msd_deploy.data.augment.batches import build_augmentation
+from msd_deploy.data.labels import class_weights_as_json, hide_labels, weigh_classes
+from msd_deploy.data.prepare import notes_of, prepare
+from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.readers.spec import kind_of_spec, path_of_spec
+from msd_deploy.data.source import training_texts
+from msd_deploy.distill.encoded_cache import encode_data
+from msd_deploy.distill.history import History
+from msd_deploy.distill.losses import class_weight_tensor
+from msd_deploy.distill.objectives import LabelObjective
+from msd_deploy.distill.plan import TrainingPlan, plan_key
+from msd_deploy.distill.trainer import TrainingJob, train
+from msd_deploy.errors import ArtifactError, ConfigError, DataError
+from msd_deploy.hooks import RunHooks
+from msd_deploy.metrics import metric_name
+from msd_deploy.models.classifier import ViewClassifier
+from msd_deploy.models.folders import save_model
+from msd_deploy.models.predict import predict_views
+from msd_deploy.models.pretrained.families import open_checkpoint
+from msd_deploy.models.pretrained.fusion import open_fusion
+from msd_deploy.models.pretrained.teacher_start import TeacherStart, check_freeze, freeze
+from msd_deploy.run.output import absolute_data, absolute_folder, first_difference
+from msd_deploy.run.record import read_source
+from msd_deploy.run.stages import parameter_count, state_scores
+
+_TRAINING_NAME, _HISTORY_NAME, _CHECKPOINTS_NAME = "training.json", "history.jsonl", "checkpoints"
+_ENCODED_NAME = "encoded"
+
+
+@dataclass(frozen=True, slots=True)
+class _Teaching:
+    """What the steps of a fine-tuning share."""
+
+    config: TeachingConfig
+    folder: Path
+    start: TeacherStart
+    start_digest: str
+    preprocessor: Preprocessor
+    data: PreparedData
+    hooks: RunHooks
+
+
+def fine_tune_teacher(
+    config: TeachingConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    hooks: RunHooks | None = None,
+) -> Json:
+    """Fine-tune a published checkpoint on the labels, and write it as a teacher's model folder.
+
+    Under `accelerate launch` every process calls it; the main one writes.
+
+    Args:
+        config: Everything that decides the result.
+        folder: Where it goes.
+        resume: Continue an interrupted fine-tuning with the same configuration.
+        overwrite: Replace an existing teacher.
+        hooks: Progress and stopping.
+
+    Returns:
+        family, parameters, metric, per split and view the metric's value, and the data set's
+        further metrics.
+
+    Raises:
+        MsdError: Bad input; nothing is written then.
+        StoppedError: Asked to stop; the fine-tuning can be resumed.
+    """
+    config = _absolute(config)
+    process_group.begin()
+    _check_output(config, folder, resume=resume, overwrite=overwrite)
+    if resume and is_finished(folder):
+        return _result(folder)
+    with process_group.first_of_each_machine():
+        teaching = _read(config, folder, hooks or RunHooks())
+    process_group.wait()
+    model = _build(teaching)
+    if process_group.is_main():
+        if overwrite and not resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        _begin(teaching)
+    process_group.wait()
+    _train(teaching, model)
+    _save(teaching, model)
+    if process_group.is_main():
+        remove_left_by_a_kill(folder.parent)
+    process_group.wait()
+    return _result(folder)
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a folder is a model folder rather than a fine-tuning under way."""
+    return (folder / MANIFEST_NAME).is_file()
+
+
+def teaching_of(folder: Path) -> TeachingConfig:
+    """Return the configuration of a fine-tuning that was begun, or of a teacher.
+
+    Raises:
+        ArtifactError: The folder is neither.
+    """
+    if is_finished(folder):
+        stated = read_manifest(folder, "model").get("teaching")
+    elif (folder / _TRAINING_NAME).is_file():
+        stated = read_versioned_json(folder / _TRAINING_NAME).get("config")
+    else:
+        raise ArtifactError(
+            "there is no fine-tuning to resume", where=folder, fix="Start it without --resume"
+        )
+    if not isinstance(stated, dict):
+        raise ArtifactError("is no teacher that `msd teacher` wrote", where=folder)
+    return config_of(TeachingConfig, stated)
+
+
+def _absolute(config: TeachingConfig) -> TeachingConfig:
+    """Return a configuration that means the same from any folder."""
+    finetune = _with_starts(config.finetune, absolute_folder)
+    return replace(config, data=absolute_data(config.data), finetune=finetune)
+
+
+def _without_paths(config: TeachingConfig) -> TeachingConfig:
+    """Return what decides a result, not where it lies; a name on the hub or of a task stays."""
+    spec = kind_of_spec(config.data.spec)
+    finetune = _with_starts(config.finetune, _name)
+    return replace(config, data=replace(config.data, spec=spec, tokenizer=None), finetune=finetune)
+
+
+def _with_starts(settings: FineTuneConfig, change: Callable[[str], str]) -> FineTuneConfig:
+    """Return settings with other words for what is started from."""
+    model, vision, text = (word and change(word) for word in _starts(settings))
+    return replace(settings, model=model, vision=vision, text=text)
+
+
+def _starts(settings: FineTuneConfig) -> tuple[str | None, ...]:
+    return settings.model, settings.vision, settings.text
+
+
+def _name(stated: str) -> str:
+    """Return a folder's name without where it lies; a name on the hub stays."""
+    return Path(stated).name if Path(stated).is_dir() else stated
+
+
+def _check_output(config: TeachingConfig, folder: Path, *, resume: bool, overwrite: bool) -> None:
+    if config.finetune.model is None and config.finetune.text is None:
+        raise ConfigError(
+            "no checkpoint is named", where="finetune.model", fix="Use --model, or --text"
+        )
+    if resume:
+        _check_same(config, folder)
+    elif holds_something(folder) and not overwrite:
+        raise ArtifactError(
+            "already exists",
+            where=folder,
+            fix="Use another --out, --resume it, or --overwrite it",
+        )
+    elif holds_something(folder):
+        _check_replaceable(config, folder)
+
+
+def _check_same(config: TeachingConfig, folder: Path) -> None:
+    stated = teaching_of(folder)
+    if is_finished(folder):
+        config = _without_paths(config)
+    before, now = config_as_json(stated), config_as_json(config)
+    if before != now:
+        raise ArtifactError(
+            f"was started with other settings ({first_difference(before, now)})",
+            where=folder,
+            fix="Resume with the same options, or --overwrite it",
+        )
+
+
+def _check_replaceable(config: TeachingConfig, folder: Path) -> None:
+    """Refuse to overwrite what is no teacher, and what is to be read."""
+    if is_finished(folder):
+        read_manifest(folder, "model")
+    elif not (folder / _TRAINING_NAME).is_file():
+        raise ArtifactError(
+            "is no teacher, so it is not overwritten", where=folder, fix="Use another --out"
+        )
+    spec = path_of_spec(config.data.spec)
+    inputs = (spec, config.data.tokenizer, *_starts(config.finetune))
+    for path in (Path(stated) for stated in inputs if stated is not None):
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise ArtifactError(
+                "lies in the folder that would be overwritten",
+                where=path,
+                fix="Copy it elsewhere first, or use another --out",
+            )
+
+
+def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _Teaching:
+    hooks.stages.on_stage(f"Reading {config.data.spec}")
+    start = open_start(config.finetune)
+    check_freeze(start, config.finetune.freeze)
+    source = read_source(RunConfig(data=config.data))
+    preprocessor = start.preprocessor(
+        training_texts(source),
+        tokenizer=config.data.tokenizer,
+        max_length=config.data.max_length,
+        image_size=config.data.image_size,
+    )
+    data = prepare(
+        source,
+        preprocessor,
+        strict=config.data.strict,
+        on_image=lambda done, total: hooks.stages.on_count("pictures", done, total),
+    )
+    data = hide_labels(data, config.data.labelled_share, seed=config.data.seed)
+    data = weigh_classes(data, config.data.class_weights)
+    for note in notes_of(data):
+        hooks.stages.on_note(note)
+    return _Teaching(config, folder, start, start.digest(), preprocessor, data, hooks)
+
+
+def open_start(settings: FineTuneConfig) -> TeacherStart:
+    """Open what a teacher starts from.
+
+    Raises:
+        ConfigError: Parts are missing, or there is one too many.
+        ArtifactError: A checkpoint cannot be used.
+    """
+    if settings.text is not None and settings.vision is not None:
+        return open_fusion(
+            vision=settings.vision,
+            text=settings.text,
+            layers=settings.text_layers,
+            is_cut=settings.cut_vocabulary,
+        )
+    assert settings.model is not None  # the settings have been checked
+    return open_checkpoint(settings.model, vision=settings.vision)
+
+
+def _begin(teaching: _Teaching) -> None:
+    """Write training.json, or check that what it states is still so.
+
+    Raises:
+        DataError: The data set has changed.
+        ArtifactError: The checkpoint or the tokenizer has changed.
+    """
+    path = teaching.folder / _TRAINING_NAME
+    facts = {
+        "dataset_digest": teaching.data.digest,
+        "preprocess_digest": teaching.preprocessor.digest(),
+        "checkpoint_digest": teaching.start_digest,
+    }
+    if not path.is_file():
+        stated = {"schema_version": SCHEMA_VERSION, "msd_deploy": __version__}
+        config = config_as_json(teaching.config)
+        write_json(path, {**stated, "created_utc": utc_now(), "config": config, **facts})
+        return
+    before = read_versioned_json(path)
+    fix = "Restore it, or start again with --overwrite"
+    if before.get("dataset_digest") != facts["dataset_digest"]:
+        where = teaching.config.data.spec
+        raise DataError("the data set has changed since it was begun", where=where, fix=fix)
+    for name in ("checkpoint", "preprocess"):
+        if before.get(f"{name}_digest") != facts[f"{name}_digest"]:
+            what = "checkpoint" if name == "checkpoint" else "tokenizer"
+            raise ArtifactError(
+                f"the {what} has changed since the fine-tuning was begun",
+                where=teaching.folder,
+                fix=fix,
+            )
+
+
+def _build(teaching: _Teaching) -> ViewClassifier:
+    """Build the model, the global generator left in the state that its seed and this give."""
+    torch.manual_seed(teaching.config.seed)
+    return teaching.start.build(
+        teaching.preprocessor,
+        labels=teaching.data.labels,
+        problem=teaching.data.problem,
+        dropout=teaching.config.finetune.dropout,
+    )
+
+
+def _train(teaching: _Teaching, model: ViewClassifier) -> None:
+    config, data = teaching.config, teaching.data
+    used = data.splits["train"].has_label()
+    if config.finetune.gradient_checkpointing:
+        model.checkpoint_activations()
+    if config.finetune.reads_no_pixels:
+        freeze(model, config.finetune.freeze)
+        data = _encoded(teaching, model, used)
+    teaching.hooks.stages.on_stage(f"Fine-tuning {teaching.start.family} on the labels")
+    train(
+        TrainingJob(
+            model,
+            LabelObjective(
+                config.finetune.modality_dropout, class_weight_tensor(data.class_weights)
+            ),
+            data,
+            _plan(teaching),
+            checkpoints=teaching.folder / _CHECKPOINTS_NAME,
+            history=History(teaching.folder / _HISTORY_NAME),
+            hooks=teaching.hooks.training,
+            used=used,
+            augment=build_augmentation(
+                config.augment, data.splits["train"], teaching.preprocessor, seed=config.seed
+            ),
+        )
+    )
+
+
+def _encoded(teaching: _Teaching, model: ViewClassifier, used: NDArray[np.bool_]) -> PreparedData:
+    """Return the data with what the model's frozen parts make of it; see `encode_data`."""
+    return encode_data(
+        model,
+        teaching.data,
+        teaching.folder / _ENCODED_NAME,
+        used=used,
+        key={
+            "checkpoint": teaching.start_digest,
+            "data": teaching.data.digest,
+            "preprocess": teaching.preprocessor.digest(),
+            "freeze": teaching.config.finetune.freeze,
+        },
+        hooks=teaching.hooks.stages,
+    )
+
+
+def _plan(teaching: _Teaching) -> TrainingPlan:
+    settings = teaching.config.finetune
+    return TrainingPlan(
+        phase="teacher",
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate * settings.fresh_rate,
+        pretrained_rate=1 / settings.fresh_rate,
+        weight_decay=settings.weight_decay,
+        warmup_share=settings.warmup_share,
+        seed=teaching.config.seed,
+        log_every=settings.log_every,
+        checkpoint_seconds=settings.checkpoint_seconds,
+        parts=settings.accumulate,
+        precision=settings.precision,
+        key=plan_key(
+            config_as_json(_without_paths(teaching.config)),
+            teaching.data.digest,
+            teaching.preprocessor.digest(),
+            teaching.start_digest,
+        ),
+    )
+
+
+def _save(teaching: _Teaching, model: ViewClassifier) -> None:
+    """Measure the teacher, and let its model folder take the place of the fine-tuning."""
+    data = teaching.data
+    teaching.hooks.stages.on_stage("Measuring the teacher")
+    parameters = parameter_count(model)
+    result: Json = {
+        "family": teaching.start.family,
+        "parameters": parameters,
+        "metric": metric_name(data.problem),
+    }
+    for name in ("validation", "test"):
+        state_scores(result, data, name, predict_views(model, data.splits[name]))
+    if not process_group.is_main():
+        return
+    save_model(
+        teaching.folder,
+        model,
+        teaching.preprocessor,
+        labels=data.labels,
+        problem=data.problem,
+        facts={
+            "dataset_digest": data.digest,
+            "parameters": parameters,
+            "checkpoint_digest": teaching.start_digest,
+            "teaching": config_as_json(_without_paths(teaching.config)),
+            **class_weights_as_json(data),
+            "result": result,
+        },
+    )
+
+
+def _result(folder: Path) -> Json:
+    result = read_manifest(folder, "model").get("result")
+    if not isinstance(result, dict):
+        raise ArtifactError("states no result", where=folder / MANIFEST_NAME)
+    return result

@@ -1,0 +1,266 @@
+"""The stages of a run; each leaves its result on disk and is passed over when it is there."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from msd_deploy import process_group
+from msd_deploy.artifacts.manifest import SCHEMA_VERSION, Json
+from msd_deploy.config.distill import DistillConfig
+from msd_deploy.config.parsing import config_as_json
+from msd_deploy.config.run import TeacherConfig
+from msd_deploy.data.augment.batches import build_augmentation, check_same_frame
+from msd_deploy.data.batch import ImageGroupSampler
+from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.source import SourceData
+from msd_deploy.distill.history import History, Tracker
+from msd_deploy.distill.losses import class_weight_tensor
+from msd_deploy.distill.objectives import LabelObjective
+from msd_deploy.distill.plan import Phase, TrainingPlan, default_epochs, plan_key
+from msd_deploy.distill.steps import Objective
+from msd_deploy.distill.teacher_cache import TeacherPredictions, cache_predictions
+from msd_deploy.distill.trainer import TrainingJob, train
+from msd_deploy.metrics import (
+    LogitArray,
+    agreement,
+    further_as_json,
+    metric_name,
+    score_further,
+    score_views,
+)
+from msd_deploy.models.classifier import ViewClassifier
+from msd_deploy.models.folders import WEIGHTS_NAME, save_model
+from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.predict import predict_views
+from msd_deploy.models.sizes import build_teacher
+from msd_deploy.models.teachers import Teacher, load_teacher
+from msd_deploy.run.output import without_paths
+from msd_deploy.run.record import given_teacher_folder
+from msd_deploy.run.task import Task, _prepare
+from msd_deploy.views import View
+
+
+def state_scores(
+    facts: Json, data: PreparedData, split: str, logits: Mapping[View, LogitArray]
+) -> None:
+    """Add a split's scores to what is stated of a model.
+
+    Args:
+        facts: Gets, under the split's name, each view's score, and under "further", split and
+            metric those of the data's further metrics, if it has any.
+        data: The data.
+        split: Which split of it.
+        logits: Per view [rows, classes].
+    """
+    labels = data.splits[split].labels
+    scores = score_views(logits, labels, data.problem)
+    facts[split] = {view.value: score.as_json() for view, score in scores.items()}
+    if further := score_further(logits, labels, data.further_metrics):
+        of_splits = facts.setdefault("further", {})
+        assert isinstance(of_splits, dict)
+        of_splits[split] = further_as_json(further)
+
+
+def given_teacher(
+    task: Task, source: SourceData, *, resume: bool = False
+) -> tuple[PreparedData, Teacher | None]:
+    """Load the teacher that the configuration names, and the data as it wants it."""
+    folder, data = given_teacher_folder(task.config, task.run, resume=resume), task.data
+    if folder is None:
+        return data, None
+    teacher = load_teacher(folder, labels=data.labels, problem=data.problem)
+    if task.config.augment.views_per_picture:
+        check_same_frame(task.preprocessor, teacher.preprocessor)
+    of_teacher = _prepare(source, teacher.preprocessor, task.config, task.hooks)
+    for note in of_teacher.notes:
+        if note not in data.notes:
+            task.hooks.on_note(f"for the teacher: {note}")
+    return of_teacher, teacher
+
+
+def trained_teacher(task: Task) -> Teacher:
+    """Train the teacher on the labelled rows, unless the run has it."""
+    run, data, settings = task.run, task.data, task.config.teacher
+    if not process_group.as_main_says(run.teacher.is_dir()):
+        task.hooks.on_stage("Training the teacher on the labels")
+        torch.manual_seed(task.config.seed)
+        model = build_teacher(data, task.preprocessor)
+        weights = class_weight_tensor(data.class_weights)
+        objective = LabelObjective(settings.modality_dropout, weights)
+        used = data.splits["train"].has_label()
+        train_in_task(task, model, objective, plan_of(task, "teacher", settings, used), used=used)
+        save_in_task(task, run.teacher, model)
+    return load_teacher(run.teacher, labels=data.labels, problem=data.problem)
+
+
+def cached_predictions(
+    task: Task, teacher: Teacher, teacher_data: PreparedData
+) -> TeacherPredictions:
+    """Return the teacher's logits of every split and view, computed once."""
+    task.hooks.on_stage("Caching the teacher's predictions of all three views")
+    return cache_predictions(
+        teacher,
+        teacher_data,
+        task.run.teacher_predictions,
+        with_features=task.config.distill.needs_features,
+        augment=task.config.augment,
+        on_batch=lambda done, total: task.hooks.on_count("examples", done, total),
+    )
+
+
+def ordinary_steps(task: Task) -> int:
+    """Return the steps of the student's training on all rows."""
+    settings = task.config.distill
+    return _epochs(task, "student", settings, None) * _steps_per_epoch(task, settings, None)
+
+
+def _steps_per_epoch(
+    task: Task, settings: TeacherConfig | DistillConfig, used: NDArray[np.bool_] | None
+) -> int:
+    index = task.data.splits["train"].image_index
+    sampler = ImageGroupSampler(
+        index, batch_size=settings.batch_size, seed=task.config.seed, used=used
+    )
+    return len(sampler)
+
+
+def _epochs(
+    task: Task,
+    phase: Phase,
+    settings: TeacherConfig | DistillConfig,
+    used: NDArray[np.bool_] | None,
+) -> int:
+    rows = len(task.data.splits["train"]) if used is None else int(used.sum())
+    return settings.epochs or default_epochs(
+        phase, rows, settings.batch_size, _steps_per_epoch(task, settings, used)
+    )
+
+
+def plan_of(
+    task: Task,
+    phase: Phase,
+    settings: TeacherConfig | DistillConfig,
+    used: NDArray[np.bool_] | None,
+) -> TrainingPlan:
+    """Return how long and how fast a training goes, as the configuration has it.
+
+    Args:
+        task: The task.
+        phase: Which training.
+        settings: Its part of the configuration.
+        used: bool [rows], which training rows are used; None: all.
+    """
+    common, is_student = task.config.distill, phase == "student"
+    return TrainingPlan(
+        phase=phase,
+        epochs=_epochs(task, phase, settings, used),
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        weight_decay=common.weight_decay,
+        warmup_share=common.warmup_share,
+        seed=task.config.seed,
+        log_every=common.log_every,
+        checkpoint_seconds=common.checkpoint_seconds,
+        pretrained_rate=task.config.student.pretrained_rate if is_student else 1.0,
+        key=plan_key(
+            phase,
+            config_as_json(without_paths(task.config)),
+            task.data.digest,
+            task.preprocessor.digest(),
+            *filter(None, [task.start_digest]),
+        ),
+    )
+
+
+def train_in_task(
+    task: Task,
+    model: FusionForClassification,
+    objective: Objective,
+    plan: TrainingPlan,
+    *,
+    used: NDArray[np.bool_] | None = None,
+    projection: torch.nn.Linear | None = None,
+) -> None:
+    """Train a model on the task's training split, its traces in the run; see `TrainingJob`."""
+    train(
+        TrainingJob(
+            model,
+            objective,
+            task.data,
+            plan,
+            checkpoints=task.run.checkpoints / plan.phase,
+            history=History(task.run.history),
+            hooks=task.training,
+            used=used,
+            projection=projection,
+            tracker=_tracker(task, plan.phase),
+            augment=build_augmentation(
+                task.config.augment,
+                task.data.splits["train"],
+                task.preprocessor,
+                seed=task.config.seed,
+                is_asked=plan.phase != "teacher",
+            ),
+        )
+    )
+
+
+def _tracker(task: Task, phase: Phase) -> Tracker | None:
+    name, run = task.config.tracker, task.run
+    return name and Tracker(name, run.trackers, f"{task.name}-{phase}")
+
+
+def save_in_task(task: Task, folder: Path, model: FusionForClassification) -> None:
+    """Write a model of the task as a folder that loads alone; all processes wait for it."""
+    if process_group.is_main():
+        save_model(
+            folder,
+            model,
+            task.preprocessor,
+            labels=task.data.labels,
+            problem=task.data.problem,
+            facts={"dataset_digest": task.data.digest, "parameters": parameter_count(model)},
+        )
+    process_group.wait()
+
+
+def parameter_count(model: torch.nn.Module) -> int:
+    """Return the number of trainable parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def measure(
+    task: Task,
+    predictions: TeacherPredictions,
+    teacher: ViewClassifier,
+    student: FusionForClassification,
+) -> Json:
+    """Return metrics.json: both models on validation and test, all three views."""
+    problem = task.data.problem
+    of_teacher, of_student = _facts(teacher, task.run.teacher), _facts(student, task.run.student)
+    agreements = {}
+    for name in ("validation", "test"):
+        split = task.data.splits[name]
+        expected, found = predictions.by_view(name), predict_views(student, split)
+        for facts, logits in ((of_teacher, expected), (of_student, found)):
+            state_scores(facts, task.data, name, logits)
+        agreements[name] = {
+            view.value: round(agreement(expected[view], found[view], problem), 6) for view in View
+        }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "metric": metric_name(problem),
+        "teacher": of_teacher,
+        "student": of_student,
+        "agreement": agreements,
+    }
+
+
+def _facts(model: ViewClassifier, folder: Path) -> Json:
+    return {
+        "parameters": parameter_count(model),
+        "size_bytes": (folder / WEIGHTS_NAME).stat().st_size,
+    }

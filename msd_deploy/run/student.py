@@ -1,0 +1,144 @@
+"""The student's stage of a run: learned in float, then as int8 rounds it, where that is asked."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.numpy import save_file
+
+from msd_deploy import process_group
+from msd_deploy.artifacts.atomic import new_file
+from msd_deploy.distill.feature_losses import build_projection
+from msd_deploy.distill.plan import Phase, TrainingPlan, plan_key
+from msd_deploy.distill.quantization_aware import rounded_as_int8
+from msd_deploy.distill.student_objective import (
+    StudentObjective,
+    build_student_objective,
+    example_weights,
+)
+from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.models.folders import load_model
+from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.predict import predict_views
+from msd_deploy.models.sizes import build_student
+from msd_deploy.run.stages import plan_of, save_in_task, train_in_task
+from msd_deploy.run.task import Task
+
+
+def check_student(task: Task) -> None:
+    """Build the student once and drop it: what cannot be built is refused before a teacher learns.
+
+    The global random state is left as it was.
+
+    Raises:
+        ConfigError: See `build_student`.
+        ArtifactError: See `build_student`.
+    """
+    if not task.run.student.is_dir() and task.config.student.start is None:
+        with torch.random.fork_rng(devices=[]):
+            build_student(task.config.student, task.data, task.preprocessor)
+
+
+def distilled_student(
+    task: Task, predictions: TeacherPredictions, *, steps: int | None = None
+) -> FusionForClassification:
+    """Distil the student, unless the run has it; then write the weights it gave to its examples.
+
+    Args:
+        task: The task.
+        predictions: The teacher's.
+        steps: Length of the training instead of the configuration's epochs.
+    """
+    run = task.run
+    if not process_group.as_main_says(run.student.is_dir()):
+        learning = _Learning(task, predictions, steps)
+        model = learning.in_float()
+        if task.config.distill.int8_epochs:
+            learning.as_int8(model)
+        assert learning.built is not None  # one of the two phases has trained
+        _write_weights(task, learning.built, model)
+        save_in_task(task, run.student, model)
+    return load_model(run.student).model
+
+
+class _Learning:
+    """A student's training: its phases, each of which can be interrupted.
+
+    Args:
+        task: The task.
+        predictions: The teacher's.
+        steps: As in `distilled_student`.
+    """
+
+    def __init__(self, task: Task, predictions: TeacherPredictions, steps: int | None) -> None:
+        self.task, self.predictions, self.steps = task, predictions, steps
+        self.built: StudentObjective | None = None
+
+    def in_float(self) -> FusionForClassification:
+        """Return the student that int8 starts from, or the final one: trained, or given."""
+        config, done = self.task.config, self._in_float
+        if process_group.as_main_says(done.is_dir()):
+            return load_model(done).model
+        torch.manual_seed(config.seed)
+        if config.student.start is not None:
+            model = load_model(config.student.start).model
+            if config.distill.int8_epochs and config.distill.epochs is None:
+                return model
+        else:
+            model = build_student(config.student, self.task.data, self.task.preprocessor)
+        self.task.hooks.on_stage(
+            f"Distilling the {config.student.size} student ({config.distill.method})"
+        )
+        self._train(model, "student")
+        if config.distill.int8_epochs:
+            save_in_task(self.task, done, model)
+            return load_model(done).model  # as a resumed run does
+        return model
+
+    def as_int8(self, model: FusionForClassification) -> None:
+        """Train it further, its weights and activations rounded as int8 rounds them."""
+        self.task.hooks.on_stage("Distilling it further, rounded as int8 rounds it")
+        torch.manual_seed(self.task.config.seed)
+        with rounded_as_int8(model):
+            self._train(model, "int8")
+
+    @property
+    def _in_float(self) -> Path:
+        return self.task.run.checkpoints / "in-float"
+
+    def _train(self, model: FusionForClassification, phase: Phase) -> None:
+        """Train a phase and keep its objective: learned weights are part of it."""
+        task, settings = self.task, self.task.config.distill
+        built = build_student_objective(
+            settings, task.data, self.predictions, seed=task.config.seed
+        )
+        projection = build_projection(
+            settings, model.config.hidden_size, self.predictions, seed=task.config.seed
+        )
+        plan = self._plan(phase, built)
+        train_in_task(task, model, built.objective, plan, used=built.used, projection=projection)
+        self.built = built
+
+    def _plan(self, phase: Phase, built: StudentObjective) -> TrainingPlan:
+        settings, steps, rate = self.task.config.distill, self.steps, 1.0
+        if phase == "int8":
+            settings, steps = replace(settings, epochs=settings.int8_epochs), None
+            rate = settings.int8_rate
+        plan = plan_of(self.task, phase, settings, built.used)
+        return replace(
+            plan,
+            steps=steps,
+            key=plan_key(plan.key, steps),
+            learning_rate=plan.learning_rate * rate,
+            keep_best=settings.keep == "best" or settings.patience is not None,
+            patience=settings.patience,
+        )
+
+
+def _write_weights(task: Task, built: StudentObjective, model: FusionForClassification) -> None:
+    """Write the final weights of each training example, for the report, if the method has any."""
+    train_split = task.data.splits["train"]
+    weights = example_weights(built, predict_views(model, train_split), train_split)
+    if weights and process_group.is_main():
+        with new_file(task.run.example_weights) as building:
+            save_file({view.value: values for view, values in weights.items()}, building)
