@@ -193,7 +193,7 @@ def test_package_is_read_quietly_by_a_fresh_process(package: Path) -> None:
         "from msd_export.coreml.mil.evaluator import MilEvaluator;"
         "print(MilEvaluator.load(Path(sys.argv[1])).operation_count)"
     )
-    paths = [str(Path(__file__).parents[2] / name) for name in (".", "export")]
+    paths = [str(Path(__file__).parents[3] / name) for name in (".", "export")]
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {paths}; {code}", str(package)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(result.stdout) == MilEvaluator.load(package).operation_count

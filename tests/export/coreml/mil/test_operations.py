@@ -15,11 +15,10 @@ from msd_export.coreml.mil.evaluator import MilEvaluator
 from msd_export.coreml.mil.operations import OPERATIONS
 from msd_export.coreml.mil.program import read_program
 from msd_export.coreml.package import quiet_coremltools
-
-from .mil_cases import Array, Case
-from .mil_elementwise_cases import ELEMENTWISE, REDUCTIONS
-from .mil_layer_cases import INTEGERS, LAYERS
-from .mil_tensor_cases import TENSORS
+from tests.export.coreml.mil.cases import Array, Case
+from tests.export.coreml.mil.elementwise_cases import ELEMENTWISE, REDUCTIONS
+from tests.export.coreml.mil.layer_cases import INTEGERS, LAYERS
+from tests.export.coreml.mil.tensor_cases import TENSORS
 
 with quiet_coremltools():
     import coremltools as ct

@@ -6,8 +6,17 @@ from typing import Any
 import numpy as np
 
 from msd_export.coreml.package import quiet_coremltools
-
-from .mil_cases import IDS, POSITIVE, Array, Case, Function, X, Y, binary, operation
+from tests.export.coreml.mil.cases import (
+    IDS,
+    POSITIVE,
+    Array,
+    Case,
+    Function,
+    X,
+    Y,
+    binary,
+    operation,
+)
 
 with quiet_coremltools():
     from coremltools.converters.mil import Builder as mb  # noqa: N813

@@ -19,9 +19,8 @@ from msd_export.inspection import inspect_export
 from msd_export.onnx.predictor import OnnxPredictor
 from msd_export.opened_model import open_model
 from msd_export.pipeline import export_student
-
-from .conftest import DECIDED_ROWS
-from .mutants import (
+from tests.export.conftest import DECIDED_ROWS
+from tests.export.mutants import (
     FILE_MUTANTS,
     REFUSALS,
     Mutate,
@@ -29,7 +28,7 @@ from .mutants import (
     check_digest_of_changed,
     verify,
 )
-from .onnx_surgery import (
+from tests.export.onnx.surgery import (
     Array,
     edit_model,
     edit_weight,

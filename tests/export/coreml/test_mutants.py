@@ -13,8 +13,7 @@ from msd_export.coreml.predictor import MilPredictor
 from msd_export.folder import ExportFolder
 from msd_export.formats import Form
 from msd_export.opened_model import open_model
-
-from .coreml_surgery import (
+from tests.export.coreml.surgery import (
     WEIGHT_FILE,
     Array,
     add_ones,
@@ -25,7 +24,7 @@ from .coreml_surgery import (
     rename_reads,
     set_number,
 )
-from .mutants import (
+from tests.export.mutants import (
     FILE_MUTANTS,
     REFUSALS,
     Mutate,

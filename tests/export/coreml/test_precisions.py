@@ -24,9 +24,8 @@ from msd_export.parity import compare_logits, predict_every_view
 from msd_export.predictors import TorchPredictor
 from msd_export.signature import single_example
 from msd_export.source import ExportSource
-
-from .conftest import DECIDED_ROWS
-from .written_forms import write_form, write_forms
+from tests.export.conftest import DECIDED_ROWS
+from tests.export.written_forms import write_form, write_forms
 
 pytestmark = pytest.mark.slow
 

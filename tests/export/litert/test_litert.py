@@ -32,8 +32,15 @@ from ai_edge_litert.interpreter import Interpreter
 from msd_export.litert.converter import LiteRTConverter
 from msd_export.litert.layers import scope_of
 from msd_export.litert.predictor import LiteRTPredictor
-
-from .written_forms import INTEGER, PRECISIONS, Ask, Forms, check_decisions, write_form, write_forms
+from tests.export.written_forms import (
+    INTEGER,
+    PRECISIONS,
+    Ask,
+    Forms,
+    check_decisions,
+    write_form,
+    write_forms,
+)
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +255,7 @@ def test_the_predictor_needs_no_torch_in_a_fresh_process(
         "np.save(f'{sys.argv[2]}/logits', LiteRTPredictor(Path(sys.argv[1])).predict(inputs))\n"
         "assert not {'torch', 'jax', 'litert_torch'} & set(sys.modules)\n"
     )
-    roots = ",".join(str(Path(__file__).parents[2] / name) for name in (".", "export"))
+    roots = ",".join(str(Path(__file__).parents[3] / name) for name in (".", "export"))
     command = [sys.executable, "-c", code, str(forms["fp32"][0]), str(tmp_path), roots]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (answer.stdout, answer.stderr) == ("", "")

@@ -25,8 +25,15 @@ pytest.importorskip("executorch", reason="needs the extra [executorch]")
 from msd_export.executorch.converter import ExecutorchConverter
 from msd_export.executorch.predictor import ExecutorchPredictor
 from msd_export.executorch.quantize import Int8Embedding
-
-from .written_forms import INTEGER, PRECISIONS, Ask, Forms, check_decisions, write_form, write_forms
+from tests.export.written_forms import (
+    INTEGER,
+    PRECISIONS,
+    Ask,
+    Forms,
+    check_decisions,
+    write_form,
+    write_forms,
+)
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from msd_export.coreml.package import quiet_coremltools
-
-from .mil_cases import (
+from tests.export.coreml.mil.cases import (
     DEPTHWISE,
     EVEN_KERNEL,
     KERNEL,

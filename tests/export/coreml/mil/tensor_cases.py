@@ -3,8 +3,7 @@
 import numpy as np
 
 from msd_export.coreml.package import quiet_coremltools
-
-from .mil_cases import IDS, LINES, Case, X, Y, normal, operation
+from tests.export.coreml.mil.cases import IDS, LINES, Case, X, Y, normal, operation
 
 with quiet_coremltools():
     from coremltools.converters.mil import Builder as mb  # noqa: N813

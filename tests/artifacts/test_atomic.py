@@ -9,7 +9,7 @@ import pytest
 
 from msd_deploy.artifacts.atomic import left_by_a_kill, new_folder, remove_folders_left_by_a_kill
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # Dies before the n-th operation on files in a folder that it replaces with an ever newer one. The
 # system call that exchanges two folders is not announced; what comes before and after it is.
 _CHILD = """

@@ -25,8 +25,7 @@ from msd_export.graph import ExportGraph
 from msd_export.pipeline import export_student
 from msd_export.predictors import second_predictor
 from msd_export.signature import Logits, ModelInputs, ModelSignature
-
-from .conftest import DECIDED_ROWS
+from tests.export.conftest import DECIDED_ROWS
 
 on_a_mac = pytest.mark.skipif(sys.platform != "darwin", reason="Core ML runs on macOS alone")
 
