@@ -19,7 +19,7 @@ from msd_cli.options import (
     split_labels,
 )
 from msd_cli.settings import usage_errors
-from msd_deploy.config.parsing import check_range
+from msd_deploy.config.setting import check_range
 
 
 def evaluate(

@@ -8,7 +8,7 @@ import typer
 from msd_cli.console import new_table, print_json, result_console, say
 from msd_cli.options import JsonOption, ModelArgument
 from msd_cli.settings import usage_errors
-from msd_deploy.config.parsing import check_range
+from msd_deploy.config.setting import check_range
 
 
 def predict(

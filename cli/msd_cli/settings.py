@@ -19,9 +19,11 @@ from msd_deploy.config.run import RunConfig, read_config
 from msd_deploy.errors import ConfigError
 
 _SHORTER = {
+    "cut_vocabulary": "--cut-vocab",
     "data.vocabulary_size": "--vocab-size",
     "finetune.cut_vocabulary": "--cut-vocab",
     "finetune.gradient_checkpointing": "--grad-checkpointing",
+    "max_drop_points": "--max-drop",
     "student.text": "--student-text",
     "student.vision": "--student-vision",
 }
@@ -55,6 +57,7 @@ def option_of_key(key: str) -> str:
 _DECIDED = {
     "student.size": "--student",
     "student.vision": "--student-vision",
+    "max_drop_points": "--max-drop",
     "student.text": "--student-text",
     "student.text_layers": "--text-layers",
     "data.image_size": "--image-size",

@@ -3,12 +3,13 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from msd_deploy.artifacts.atomic import new_folder
 from msd_deploy.artifacts.manifest import Json, write_json, write_manifest
-from msd_deploy.config.parsing import check_range
+from msd_deploy.config.setting import Option, Setting, check_ranges
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.errors import ParityError
 from msd_deploy.hooks import StageHooks
@@ -46,33 +47,50 @@ from msd_export.source import ExportSource
 
 @dataclass(frozen=True, slots=True)
 class ExportConfig:
-    """What is exported and how strictly it is judged.
+    """What is exported, and how it is verified."""
 
-    Attributes:
-        forms: Target and precision of each export.
-        max_drop_points: Most points of the metric that a form may lose on the test split.
-        examples: Test examples that verification uses; None: all.
-        overwrite: Replace exports that exist.
-        calibration: How an activation's range follows from the calibration examples.
-        end_to_end: Beside each model.onnx also write end_to_end.onnx; see `end_to_end`.
-        cut_vocabulary: Word pieces that are kept, those of the training texts first; None: all.
-            See `vocabulary_cut`.
-    """
-
-    forms: tuple[Form, ...]
-    max_drop_points: float = 1.0
-    examples: int | None = None
-    overwrite: bool = False
-    calibration: CalibrationMethod = "minmax"
-    end_to_end: bool = False
-    cut_vocabulary: int | None = None
+    forms: Annotated[tuple[Form, ...], Setting("Target and precision of each export.")]
+    max_drop_points: Annotated[
+        float,
+        Setting("Maximum loss of the test metric that an export may have, in points.", (0, 100)),
+        Option("--max-drop"),
+    ] = 1.0
+    examples: Annotated[
+        int | None,
+        Setting("Number of test examples to verify with.", (1, 100_000_000)),
+        Option("--examples", default="all"),
+    ] = None
+    overwrite: Annotated[bool, Setting("Replace exports that exist.")] = False
+    calibration: Annotated[
+        CalibrationMethod,
+        Setting(
+            "Calibration of int8 activation ranges on training examples: minmax, entropy or"
+            " percentile."
+        ),
+        Option("--calibration", metavar="METHOD"),
+    ] = "minmax"
+    end_to_end: Annotated[
+        bool,
+        Setting(
+            "Also write end_to_end.onnx beside each model.onnx: from the bytes of a JPEG or PNG and"
+            " a text to labels. Requires the extra [extensions]."
+        ),
+        Option("--end-to-end"),
+    ] = False
+    cut_vocabulary: Annotated[
+        int | None,
+        Setting(
+            "Cut a model folder's pretrained vocabulary to N word pieces: those of the training"
+            " texts, then the most frequent. Verified against the whole vocabulary.",
+            (1, 10_000_000),
+        ),
+        Option("--cut-vocab", default="all", metavar="N"),
+    ] = None
 
     def __post_init__(self) -> None:
         for form in self.forms:
             refuse_unknown_form(form)
-        check_range("--max-drop", self.max_drop_points, 0.0, 100.0)
-        check_range("--examples", self.examples, 1, 100_000_000)
-        check_range("--cut-vocab", self.cut_vocabulary, 1, 10_000_000)
+        check_ranges(self)
 
 
 class Exporter:

@@ -1,40 +1,58 @@
 """Settings of a benchmark. Torch-free."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from msd_deploy.config.parsing import check_range
+from msd_deploy.config.setting import Option, Setting, check_ranges
 
 
 @dataclass(frozen=True, slots=True)
 class BenchConfig:
     """How a run's models are measured."""
 
-    threads: int = 1
-    """CPU threads of each model."""
-    rounds: int = 4
-    """Times that every model's latency is sampled; even, so that both orders count the same."""
-    warm_up: int = 10
-    """Least predictions before the samples of a round; they do not count."""
-    warm_up_seconds: float = 0.25
-    """Least seconds of them: a processor that waited is slow at first."""
-    samples: int = 100
-    """Latency samples of a model in a round, one example each."""
-    round_seconds: float = 1.5
-    """Most seconds that a model's samples in a round take; a slow model then has fewer of them."""
-    batch_size: int = 32
-    """Rows a batch for throughput."""
-    batches: int = 8
-    """Batches that are timed for throughput."""
-    examples: int | None = None
-    """Test examples for the metrics, from the first on; None: all."""
+    threads: Annotated[int, Setting("Number of CPU threads.", (1, 256)), Option("--threads")] = 1
+    rounds: Annotated[
+        int,
+        Setting("Rounds of latency samples; even, so that both orders of models count.", (1, 1000)),
+        Option("--rounds", "Latency"),
+    ] = 4
+    warm_up: Annotated[
+        int,
+        Setting("Minimum number of warm-up predictions before each round.", (0, 10_000)),
+        Option("--warm-up", "Latency"),
+    ] = 10
+    # A processor that was idle is slow at first.
+    warm_up_seconds: Annotated[
+        float,
+        Setting("Minimum duration of the warm-up before each round, in seconds.", (0, 3600)),
+        Option("--warm-up-seconds", "Latency"),
+    ] = 0.25
+    samples: Annotated[
+        int,
+        Setting("Latency samples per model and round, one example each.", (5, 1_000_000)),
+        Option("--samples", "Latency"),
+    ] = 100
+    # A slow model then has fewer samples.
+    round_seconds: Annotated[
+        float,
+        Setting("Maximum duration of a model's samples in a round, in seconds.", (0.01, 3600)),
+        Option("--round-seconds", "Latency"),
+    ] = 1.5
+    batch_size: Annotated[
+        int,
+        Setting("Batch size of the throughput measurement.", (1, 4096)),
+        Option("--batch-size", "Throughput"),
+    ] = 32
+    batches: Annotated[
+        int,
+        Setting("Number of batches of the throughput measurement.", (1, 10_000)),
+        Option("--batches", "Throughput"),
+    ] = 8
+    examples: Annotated[
+        int | None,
+        Setting("Number of test examples for the metrics, from the first on.", (1, 100_000_000)),
+        Option("--examples", default="all"),
+    ] = None
 
     def __post_init__(self) -> None:
-        check_range("bench.threads", self.threads, 1, 256)
-        check_range("bench.rounds", self.rounds, 1, 1000)
-        check_range("bench.warm_up", self.warm_up, 0, 10_000)
-        check_range("bench.warm_up_seconds", self.warm_up_seconds, 0.0, 3600.0)
-        check_range("bench.samples", self.samples, 5, 1_000_000)
-        check_range("bench.round_seconds", self.round_seconds, 0.01, 3600.0)
-        check_range("bench.batch_size", self.batch_size, 1, 4096)
-        check_range("bench.batches", self.batches, 1, 10_000)
-        check_range("bench.examples", self.examples, 1, 100_000_000)
+        check_ranges(self)

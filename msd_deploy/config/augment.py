@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from msd_deploy.config.parsing import check_range
+from msd_deploy.config.setting import SEED, SHARE, Option, Setting, check_ranges
 from msd_deploy.errors import ConfigError
 
 Preset = Literal["none", "light", "strong"]
@@ -62,46 +62,82 @@ _PRESETS: Mapping[Preset, Strengths] = {
 
 @dataclass(frozen=True, slots=True)
 class AugmentConfig:
-    """How training pictures and texts are changed; what is None is as the preset has it."""
+    """Augmentation of training images and texts; None: the value of the preset."""
 
-    preset: Preset = "none"
-    """none changes nothing, light crops and shifts colours, strong also erases and drops words."""
-    crop_area: float | None = None
-    """Least share of a picture's area that a crop keeps; 1: no crop."""
-    crop_aspect: float | None = None
-    """Most that a crop is stretched, width to height or height to width."""
-    flip: float | None = None
-    """Share of pictures that are mirrored; 0 in every preset, as pictures may hold text."""
-    brightness: float | None = None
-    """Colours are multiplied by 1 - this to 1 + this."""
-    contrast: float | None = None
-    """Distances from the picture's mean grey are multiplied by 1 - this to 1 + this."""
-    saturation: float | None = None
-    """Distances from each pixel's grey are multiplied by 1 - this to 1 + this."""
-    cutout: float | None = None
-    """Side of a square painted in the picture's mean colour, as a share of its side; 0: none."""
-    cutout_share: float | None = None
-    """Share of pictures that have such a square."""
-    word_dropout: float | None = None
-    """Share of a text's words that are left out; one always stays."""
-    mixup: float = 0.0
-    """`msd teacher` only: pictures are mixed in pairs, by shares from Beta(this, this); 0: none."""
-    views_per_picture: int = 0
-    """How many changed forms of each picture the teacher answers for, which then take turns by
-    pass; 0: it answers for the unchanged picture, and every pass shows new changes."""
-    seed: int = 0
-    """Seed of the changes, with the run's own; alone that of the forms of views_per_picture."""
+    preset: Annotated[
+        Preset,
+        Setting(
+            "Augmentation of training images and texts, drawn anew in each epoch: none, light or"
+            " strong. light: random crops of at least 60 % of the area; brightness, contrast and"
+            " saturation vary by up to 20 %. strong: crops of at least 40 %, colors vary by up to"
+            " 40 %, a square is erased in half of the images, 10 % of the words are dropped."
+            " No preset flips images."
+        ),
+        Option("--augment", "Data", metavar="PRESET"),
+    ] = "none"
+    crop_area: Annotated[
+        float | None,
+        Setting(
+            "Smallest share of an image's area that a random crop keeps; 1: no crop.", (0.05, 1)
+        ),
+    ] = None
+    crop_aspect: Annotated[
+        float | None,
+        Setting("Largest change of a crop's aspect ratio, in either direction.", (1, 4)),
+    ] = None
+    flip: Annotated[float | None, Setting("Share of images that are mirrored.", SHARE)] = None
+    brightness: Annotated[
+        float | None, Setting("Colors are multiplied by 1 - x to 1 + x.", SHARE)
+    ] = None
+    contrast: Annotated[
+        float | None,
+        Setting("Differences from the image's mean gray are multiplied by 1 - x to 1 + x.", SHARE),
+    ] = None
+    saturation: Annotated[
+        float | None,
+        Setting("Differences from each pixel's gray are multiplied by 1 - x to 1 + x.", SHARE),
+    ] = None
+    cutout: Annotated[
+        float | None,
+        Setting(
+            "Side of a square that is filled with the image's mean color, as a share of the image's"
+            " side; 0: none.",
+            (0, 0.9),
+        ),
+    ] = None
+    cutout_share: Annotated[
+        float | None, Setting("Share of images that get such a square.", SHARE)
+    ] = None
+    word_dropout: Annotated[
+        float | None,
+        Setting("Share of a text's words that are dropped; at least one is kept.", (0, 0.9)),
+    ] = None
+    mixup: Annotated[
+        float,
+        Setting(
+            "`msd teacher` only: mixup of pairs of images with weights from Beta(x, x); 0: none.",
+            (0, 10),
+        ),
+    ] = 0.0
+    views_per_picture: Annotated[
+        int,
+        Setting(
+            "Augmented versions of each image that the teacher predicts for; epochs use them in"
+            " turn. 0: it predicts for the original image, and each epoch is augmented anew.",
+            (0, 1000),
+        ),
+    ] = 0
+    seed: Annotated[
+        int,
+        Setting(
+            "Random seed of augmentation, combined with the run's; on its own that of"
+            " views_per_picture.",
+            SEED,
+        ),
+    ] = 0
 
     def __post_init__(self) -> None:
-        check_range("augment.crop_area", self.crop_area, 0.05, 1.0)
-        check_range("augment.crop_aspect", self.crop_aspect, 1.0, 4.0)
-        for name in ("flip", "brightness", "contrast", "saturation", "cutout_share"):
-            check_range(f"augment.{name}", getattr(self, name), 0.0, 1.0)
-        check_range("augment.cutout", self.cutout, 0.0, 0.9)
-        check_range("augment.word_dropout", self.word_dropout, 0.0, 0.9)
-        check_range("augment.mixup", self.mixup, 0.0, 10.0)
-        check_range("augment.views_per_picture", self.views_per_picture, 0, 1000)
-        check_range("augment.seed", self.seed, 0, 2**31 - 1)
+        check_ranges(self, "augment")
         if self.views_per_picture and not self.strengths().changes_pictures:
             raise ConfigError(
                 "all forms of a picture would be the same, as no setting changes pictures",

@@ -1,9 +1,19 @@
 """DistillConfig: method, losses, weighting and schedule of the student. Torch-free."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from msd_deploy.config.parsing import check_range
+from msd_deploy.config.schedule import (
+    BATCH_SIZE,
+    CHECKPOINT_SECONDS,
+    EPOCHS,
+    LEARNING_RATE,
+    LOG_EVERY,
+    MODALITY_DROPOUT,
+    WARMUP_SHARE,
+    WEIGHT_DECAY,
+)
+from msd_deploy.config.setting import SHARE, WEIGHT, Option, Setting, check_ranges
 from msd_deploy.errors import ConfigError
 
 Method = Literal["none", "kd", "msd"]
@@ -13,115 +23,187 @@ Loss = Literal["kl", "dist", "dkd", "mse"]
 
 @dataclass(frozen=True, slots=True)
 class DistillConfig:
-    """How the student learns."""
+    """How the student is trained."""
 
-    method: Method = "msd"
-    """msd: all three views; kd: the multimodal view only; none: labels only."""
-    alpha: float = 0.1
-    """Weight of the labels' loss; 1 - alpha is the teacher's."""
-    temperature: float = 2.0
-    """Softens teacher and student logits."""
-    loss: Loss = "kl"
-    """Distance to the teacher: kl, dist (Huang et al. 2022), dkd (Zhao et al. 2022) or mse."""
-    standardize: bool = False
-    """Standardise logits before the distance (Sun et al. 2024); 3 classes or more."""
-    dkd_target_weight: float = 1.0
-    """dkd: weight of the target class against the rest."""
-    dkd_other_weight: float = 8.0
-    """dkd: weight of the other classes among themselves."""
-    dist_inter_weight: float = 1.0
-    """dist: weight of the correlation over an example's classes."""
-    dist_intra_weight: float = 1.0
-    """dist: weight of the correlation over a batch's examples."""
-    modality_dropout: float = 0.0
-    """Share of steps in which the student sees one modality alone (none and kd only)."""
-    weighting: Weighting = "fixed"
-    """Who sets the views' weights: fixed, population, instance, or meta (learned); msd only."""
-    multimodal_weight: float = 1.0
-    """Weight of the multimodal view's distance."""
-    image_weight: float = 1.0
-    """Weight of the image view's distance (msd only)."""
-    text_weight: float = 1.0
-    """Weight of the text view's distance (msd only)."""
-    hint_weight: float = 0.0
-    """Weight of the hint: the student's features, mapped linearly, match the teacher's."""
-    relation_weight: float = 0.0
-    """Weight of the distances between a batch's features; that of their angles is twice as much."""
-    instance_floor: float = 0.5
-    """instance: share of the single views' weight that is split evenly, 0 to 1."""
-    meta_gradient: Literal["fast", "exact"] = "fast"
-    """meta: through the classifier alone in closed form, or through the whole student."""
-    meta_look_ahead: bool = True
-    """meta: the held-out loss is taken after a virtual step of the student."""
-    meta_rate: float = 0.1
-    """meta: SGD learning rate of the virtual step."""
-    meta_learning_rate: float = 3e-3
-    """meta: learning rate (Adam) of the network that sets the weights."""
-    meta_rows: Literal["validation", "train"] = "validation"
-    """meta: rows that judge the weights: the validation split, or training rows held out for it."""
-    meta_share: float = 0.1
-    """meta: with meta_rows train, the share of the labelled training rows that is held out."""
-    meta_batch_size: int = 64
-    """meta: held-out rows an update."""
-    meta_every: int = 4
-    """meta: steps of the student from one update of the weights to the next."""
-    meta_multimodal_floor: float = 0.75
-    """meta: share of its fixed weight that the multimodal view keeps."""
-    meta_single_floor: float = 0.5
-    """meta: share of their fixed weights that the single views keep."""
-    epochs: int | None = None
-    """Passes over the training split; None: as many as make about 750 steps, at least 5; none of
-    a student that goes on from a finished one, if there are int8_epochs."""
-    int8_epochs: int = 0
-    """Further passes, quantization-aware: weights and activations are rounded as int8 rounds
-    them."""
-    int8_rate: float = 0.1
-    """Peak learning rate of those passes, as a share of learning_rate."""
-    batch_size: int = 64
-    """Rows a step."""
-    learning_rate: float = 3e-3
-    """Peak learning rate of AdamW."""
-    weight_decay: float = 0.01
-    """Decoupled weight decay of AdamW."""
-    warmup_share: float = 0.05
-    """Share of the steps over which the learning rate rises; it then falls as a cosine to 0."""
-    checkpoint_seconds: float = 30.0
-    """Least time between two checkpoints."""
-    log_every: int = 20
-    """Steps between two lines of history.jsonl."""
-    keep: Literal["last", "best"] = "last"
-    """Weights of the last step, or of the epoch with the best validation metric."""
-    patience: int | None = None
-    """Epochs without a better validation metric after which training stops; implies keep best."""
+    method: Annotated[
+        Method,
+        Setting(
+            "Distillation method: msd (multimodal, image and text views of the teacher), kd"
+            " (multimodal view only) or none (labels only)."
+        ),
+        Option("--method", "Student"),
+    ] = "msd"
+    alpha: Annotated[
+        float,
+        Setting("Weight of the loss on the labels; the distillation loss has 1 - alpha.", SHARE),
+        Option("--alpha", "Student"),
+    ] = 0.1
+    temperature: Annotated[
+        float,
+        Setting("Softmax temperature of the soft targets.", (0.05, 100)),
+        Option("--temperature", "Student"),
+    ] = 2.0
+    loss: Annotated[
+        Loss,
+        Setting(
+            "Distillation loss on the logits: kl (KL divergence), dist (Huang et al. 2022), dkd"
+            " (Zhao et al. 2022) or mse; dist and dkd need at least 3 classes."
+        ),
+        Option("--loss", "Student"),
+    ] = "kl"
+    standardize: Annotated[
+        bool,
+        Setting(
+            "Standardize logits before the distillation loss (Sun et al. 2024); at least 3 classes."
+        ),
+    ] = False
+    dkd_target_weight: Annotated[
+        float, Setting("dkd: weight of the target class against all others.", WEIGHT)
+    ] = 1.0
+    dkd_other_weight: Annotated[
+        float, Setting("dkd: weight of the other classes among themselves.", WEIGHT)
+    ] = 8.0
+    dist_inter_weight: Annotated[
+        float, Setting("dist: weight of the correlation across an example's classes.", WEIGHT)
+    ] = 1.0
+    dist_intra_weight: Annotated[
+        float, Setting("dist: weight of the correlation across a batch's examples.", WEIGHT)
+    ] = 1.0
+    modality_dropout: Annotated[float, MODALITY_DROPOUT] = 0.0
+    weighting: Annotated[
+        Weighting,
+        Setting(
+            "How the loss weights of msd's views are set: fixed (constants), population (mean"
+            " saliency of each modality), instance (saliency in each example) or meta (a network"
+            " that is learned with the student)."
+        ),
+        Option("--weighting", "Student"),
+    ] = "fixed"
+    multimodal_weight: Annotated[
+        float, Setting("Weight of the multimodal view's distillation loss.", WEIGHT)
+    ] = 1.0
+    image_weight: Annotated[
+        float,
+        Setting("Weight of the image view's distillation loss (msd only).", WEIGHT),
+        Option("--image-weight", "Student"),
+    ] = 1.0
+    text_weight: Annotated[
+        float,
+        Setting("Weight of the text view's distillation loss (msd only).", WEIGHT),
+        Option("--text-weight", "Student"),
+    ] = 1.0
+    hint_weight: Annotated[
+        float,
+        Setting(
+            "Weight of the hint loss: the student's features, projected linearly, match the"
+            " teacher's.",
+            WEIGHT,
+        ),
+        Option("--hint-weight", "Features"),
+    ] = 0.0
+    relation_weight: Annotated[
+        float,
+        Setting(
+            "Weight of the relational loss: distances between a batch's features match the"
+            " teacher's; their angles have twice the weight.",
+            WEIGHT,
+        ),
+        Option("--relation-weight", "Features"),
+    ] = 0.0
+    instance_floor: Annotated[
+        float,
+        Setting("instance: share of the single views' weight that is split evenly.", SHARE),
+    ] = 0.5
+    meta_gradient: Annotated[
+        Literal["fast", "exact"],
+        Setting(
+            "meta: gradient through the classifier only, in closed form (fast), or through the"
+            " whole student (exact)."
+        ),
+    ] = "fast"
+    meta_look_ahead: Annotated[
+        bool, Setting("meta: take the held-out loss after a virtual step of the student.")
+    ] = True
+    meta_rate: Annotated[
+        float, Setting("meta: SGD learning rate of the virtual step.", (1e-8, 1000))
+    ] = 0.1
+    meta_learning_rate: Annotated[
+        float, Setting("meta: Adam learning rate of the weighting network.", (1e-8, 10))
+    ] = 3e-3
+    meta_rows: Annotated[
+        Literal["validation", "train"],
+        Setting(
+            "meta: examples of the held-out loss: the validation split, or training examples that"
+            " are held out for it."
+        ),
+    ] = "validation"
+    meta_share: Annotated[
+        float,
+        Setting(
+            "meta: with meta_rows = train, share of the labelled training examples that is held"
+            " out.",
+            (0.01, 0.5),
+        ),
+    ] = 0.1
+    meta_batch_size: Annotated[
+        int, Setting("meta: held-out examples per update of the network.", (1, 65_536))
+    ] = 64
+    meta_every: Annotated[
+        int, Setting("meta: student steps per update of the network.", (1, 10_000))
+    ] = 4
+    meta_multimodal_floor: Annotated[
+        float, Setting("meta: share of its fixed weight that the multimodal view keeps.", (0, 0.95))
+    ] = 0.75
+    meta_single_floor: Annotated[
+        float,
+        Setting("meta: share of their fixed weights that the single views keep.", (0, 0.95)),
+    ] = 0.5
+    epochs: Annotated[
+        int | None,
+        EPOCHS,
+        Option(
+            "--epochs",
+            "Student",
+            default="as many as make about 750 steps, at least 5; 0 with --from and --int8-epochs",
+        ),
+    ] = None
+    int8_epochs: Annotated[
+        int,
+        Setting(
+            "Number of further epochs of quantization-aware training, which simulates int8 weights"
+            " and activations. With --from the only epochs, unless --epochs is given.",
+            (0, 10_000),
+        ),
+        Option("--int8-epochs", "Quantization-aware training"),
+    ] = 0
+    int8_rate: Annotated[
+        float,
+        Setting("Peak learning rate of int8_epochs, as a multiple of learning_rate.", (1e-6, 10)),
+    ] = 0.1
+    batch_size: Annotated[int, BATCH_SIZE, Option("--batch-size", "Student")] = 64
+    learning_rate: Annotated[float, LEARNING_RATE, Option("--learning-rate", "Student")] = 3e-3
+    weight_decay: Annotated[float, WEIGHT_DECAY] = 0.01
+    warmup_share: Annotated[float, WARMUP_SHARE] = 0.05
+    checkpoint_seconds: Annotated[float, CHECKPOINT_SECONDS] = 30.0
+    log_every: Annotated[int, LOG_EVERY] = 20
+    keep: Annotated[
+        Literal["last", "best"],
+        Setting(
+            "Weights to keep: of the last step, or of the epoch with the best validation metric."
+        ),
+    ] = "last"
+    patience: Annotated[
+        int | None,
+        Setting(
+            "Early stopping: number of epochs without a better validation metric; the best epoch is"
+            " kept.",
+            (1, 10_000),
+        ),
+        Option("--patience", "Student", default="no early stopping"),
+    ] = None
 
     def __post_init__(self) -> None:
-        for name in ("dkd_target_weight", "dkd_other_weight", "dist_inter_weight"):
-            check_range(f"distill.{name}", getattr(self, name), 0.0, 1000.0)
-        check_range("distill.dist_intra_weight", self.dist_intra_weight, 0.0, 1000.0)
-        check_range("distill.modality_dropout", self.modality_dropout, 0.0, 0.9)
-        check_range("distill.instance_floor", self.instance_floor, 0.0, 1.0)
-        check_range("distill.meta_rate", self.meta_rate, 1e-8, 1000.0)
-        check_range("distill.meta_learning_rate", self.meta_learning_rate, 1e-8, 10.0)
-        check_range("distill.meta_share", self.meta_share, 0.01, 0.5)
-        check_range("distill.meta_batch_size", self.meta_batch_size, 1, 65_536)
-        check_range("distill.meta_every", self.meta_every, 1, 10_000)
-        for name in ("meta_multimodal_floor", "meta_single_floor"):
-            check_range(f"distill.{name}", getattr(self, name), 0.0, 0.95)
-        check_range("distill.patience", self.patience, 1, 10_000)
-        check_range("distill.alpha", self.alpha, 0.0, 1.0)
-        check_range("distill.temperature", self.temperature, 0.05, 100.0)
-        weights = ("multimodal_weight", "image_weight", "text_weight")
-        for name in (*weights, "hint_weight", "relation_weight"):
-            check_range(f"distill.{name}", getattr(self, name), 0.0, 1000.0)
-        check_range("distill.epochs", self.epochs, 1, 10_000)
-        check_range("distill.int8_epochs", self.int8_epochs, 0, 10_000)
-        check_range("distill.int8_rate", self.int8_rate, 1e-6, 10.0)
-        check_range("distill.batch_size", self.batch_size, 1, 65_536)
-        check_range("distill.learning_rate", self.learning_rate, 1e-8, 10.0)
-        check_range("distill.weight_decay", self.weight_decay, 0.0, 10.0)
-        check_range("distill.warmup_share", self.warmup_share, 0.0, 0.9)
-        check_range("distill.checkpoint_seconds", self.checkpoint_seconds, 0.0, 1e9)
-        check_range("distill.log_every", self.log_every, 1, 1_000_000)
+        check_ranges(self, "distill")
         self._check_method()
 
     @property

@@ -1,11 +1,21 @@
 """Settings of a teacher's fine-tuning (`msd teacher`). Torch-free, as `config` is."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from msd_deploy.config.augment import AugmentConfig, Strengths
-from msd_deploy.config.parsing import check_range
 from msd_deploy.config.run import DataConfig, Precision
+from msd_deploy.config.schedule import (
+    BATCH_SIZE,
+    CHECKPOINT_SECONDS,
+    EPOCHS,
+    LEARNING_RATE,
+    LOG_EVERY,
+    MODALITY_DROPOUT,
+    WARMUP_SHARE,
+    WEIGHT_DECAY,
+)
+from msd_deploy.config.setting import SEED, Option, Setting, check_range, check_ranges
 from msd_deploy.errors import ConfigError
 
 Freeze = Literal["none", "vision", "all"]
@@ -15,46 +25,87 @@ Freeze = Literal["none", "vision", "all"]
 class FineTuneConfig:
     """What is fine-tuned, and how."""
 
-    model: str | None = None
-    """Checkpoint of a vision-and-language family: a folder, or a name on the Hugging Face hub."""
-    vision: str | None = None
-    """Vision encoder, for VisualBERT and with `text`: effnet-lite0 to -lite4 (with `text`), a
-    folder, or a name on the hub."""
-    text: str | None = None
-    """Text encoder of BERT's type that a fusion starts from, instead of `model`: minilm-l6,
-    a folder, or a name on the hub."""
-    text_layers: int | None = None
-    """How many of its layers are taken, evenly spread; None: all."""
-    cut_vocabulary: bool = False
-    """Whether its vocabulary is cut to the task's."""
-    freeze: Freeze = "none"
-    """What keeps its checkpoint's weights: vision: the vision encoder; all: every such weight."""
-    epochs: int = 5
-    """Passes over the training split."""
-    batch_size: int = 32
-    """Rows a step."""
-    accumulate: int = 1
-    """Parts that a step's rows are computed in, one after the other, to save memory."""
-    precision: Precision = "fp32"
-    """bf16 multiplies matrices in bfloat16; weights and losses stay float32."""
-    gradient_checkpointing: bool = False
-    """Activations are computed again for the gradient instead of being kept."""
-    learning_rate: float = 5e-5
-    """Peak learning rate of AdamW, of weights that the checkpoint has."""
-    fresh_rate: float = 10.0
-    """Learning rate of weights that start from nothing, as a multiple of that."""
-    weight_decay: float = 0.01
-    """Decoupled weight decay of AdamW."""
-    warmup_share: float = 0.1
-    """Share of the steps over which the learning rate rises; it then falls as a cosine to 0."""
-    modality_dropout: float = 0.3
-    """Share of steps on a single view, half of them each: makes single views mean something."""
-    dropout: float = 0.1
-    """Probability, before the classifier."""
-    checkpoint_seconds: float = 300.0
-    """Least time between two checkpoints, each three times the model's size."""
-    log_every: int = 20
-    """Steps between two lines of history.jsonl."""
+    model: Annotated[
+        str | None,
+        Setting(
+            "Checkpoint of CLIP, SigLIP, ViLT or VisualBERT: a folder, or a name on the Hugging"
+            " Face hub."
+        ),
+        Option("--model", default="none; this or --text is required", metavar="NAME"),
+    ] = None
+    vision: Annotated[
+        str | None,
+        Setting(
+            "Vision encoder for --text and for VisualBERT: effnet-lite0 to -lite4 (with --text), or"
+            " any transformers backbone, such as a ResNet."
+        ),
+        Option("--vision", metavar="NAME"),
+    ] = None
+    text: Annotated[
+        str | None,
+        Setting(
+            "Instead of --model, a BERT-type text encoder that a single-stream fusion of words and"
+            " image patches is initialized from: minilm-l6, a folder, or a name on the Hugging Face"
+            " hub."
+        ),
+        Option("--text", metavar="NAME"),
+    ] = None
+    text_layers: Annotated[
+        int | None,
+        Setting("Number of layers of --text to use, evenly spaced.", (1, 1000)),
+        Option("--text-layers", default="all"),
+    ] = None
+    cut_vocabulary: Annotated[
+        bool,
+        Setting("Cut the vocabulary of --text to the training texts."),
+        Option("--cut-vocab"),
+    ] = False
+    freeze: Annotated[
+        Freeze,
+        Setting(
+            "Weights to freeze, whose outputs are computed once instead of in every epoch: none,"
+            " vision (the vision encoder) or all (everything pretrained)."
+        ),
+        Option("--freeze"),
+    ] = "none"
+    epochs: Annotated[int, EPOCHS, Option("--epochs", "Training")] = 5
+    batch_size: Annotated[int, BATCH_SIZE, Option("--batch-size", "Training")] = 32
+    accumulate: Annotated[
+        int,
+        Setting(
+            "Gradient accumulation: number of parts that a batch is computed in, to save memory.",
+            (1, 65_536),
+        ),
+        Option("--accumulate", "Memory"),
+    ] = 1
+    precision: Annotated[
+        Precision,
+        Setting("Precision of matrix multiplications; weights and losses stay in float32."),
+        Option("--precision", "Training"),
+    ] = "fp32"
+    gradient_checkpointing: Annotated[
+        bool,
+        Setting("Recompute activations in the backward pass: slower, with less memory."),
+        Option("--grad-checkpointing", "Memory"),
+    ] = False
+    learning_rate: Annotated[float, LEARNING_RATE, Option("--learning-rate", "Training")] = 5e-5
+    fresh_rate: Annotated[
+        float,
+        Setting(
+            "Learning rate of newly initialized weights, as a multiple of the learning rate of"
+            " pretrained ones.",
+            (1e-3, 1e4),
+        ),
+        Option("--fresh-rate", "Training"),
+    ] = 10.0
+    weight_decay: Annotated[float, WEIGHT_DECAY] = 0.01
+    warmup_share: Annotated[float, WARMUP_SHARE] = 0.1
+    modality_dropout: Annotated[
+        float, MODALITY_DROPOUT, Option("--modality-dropout", "Training")
+    ] = 0.3
+    dropout: Annotated[float, Setting("Dropout probability before the classifier.", (0, 0.9))] = 0.1
+    checkpoint_seconds: Annotated[float, CHECKPOINT_SECONDS] = 300.0
+    log_every: Annotated[int, LOG_EVERY] = 20
 
     @property
     def reads_no_pixels(self) -> bool:
@@ -62,18 +113,8 @@ class FineTuneConfig:
         return self.freeze != "none"
 
     def __post_init__(self) -> None:
-        check_range("finetune.epochs", self.epochs, 1, 10_000)
-        check_range("finetune.batch_size", self.batch_size, 1, 65_536)
+        check_ranges(self, "finetune")
         check_range("finetune.accumulate", self.accumulate, 1, self.batch_size)
-        check_range("finetune.learning_rate", self.learning_rate, 1e-8, 10.0)
-        check_range("finetune.fresh_rate", self.fresh_rate, 1e-3, 1e4)
-        check_range("finetune.text_layers", self.text_layers, 1, 1000)
-        check_range("finetune.weight_decay", self.weight_decay, 0.0, 10.0)
-        check_range("finetune.warmup_share", self.warmup_share, 0.0, 0.9)
-        check_range("finetune.modality_dropout", self.modality_dropout, 0.0, 0.9)
-        check_range("finetune.dropout", self.dropout, 0.0, 0.9)
-        check_range("finetune.checkpoint_seconds", self.checkpoint_seconds, 0.0, 1e9)
-        check_range("finetune.log_every", self.log_every, 1, 1_000_000)
         self._check_start()
 
     def _check_start(self) -> None:
@@ -103,11 +144,14 @@ class TeachingConfig:
     data: DataConfig = field(default_factory=DataConfig)
     finetune: FineTuneConfig = field(default_factory=FineTuneConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    seed: int = 0
-    """Seed of the head's weights, order and dropout."""
+    seed: Annotated[
+        int,
+        Setting("Random seed for initialization of the head, shuffling and dropout.", SEED),
+        Option("--seed"),
+    ] = 0
 
     def __post_init__(self) -> None:
-        check_range("seed", self.seed, 0, 2**31 - 1)
+        check_ranges(self)
         if self.augment.views_per_picture > 0:
             raise ConfigError(
                 "a teacher learns from labels, and nobody is asked about changed pictures",

@@ -6,11 +6,13 @@ Defaults live here and nowhere else. Torch-free: the command line reads it befor
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from msd_deploy.config.augment import AugmentConfig
 from msd_deploy.config.distill import DistillConfig
-from msd_deploy.config.parsing import check_range, config_of, read_config_of
+from msd_deploy.config.parsing import config_of, read_config_of
+from msd_deploy.config.schedule import BATCH_SIZE, EPOCHS, LEARNING_RATE, MODALITY_DROPOUT
+from msd_deploy.config.setting import SEED, SHARE, Option, Setting, check_ranges
 from msd_deploy.errors import ConfigError
 
 StudentSize = Literal["tiny", "small", "mobile"]
@@ -32,102 +34,184 @@ TrackerName = Literal[
 
 @dataclass(frozen=True, slots=True)
 class DataConfig:
-    """What is learned from."""
+    """The data set, and how it becomes the model's inputs."""
 
-    spec: str = "synthetic:memes"
-    """synthetic:TASK, easy-vqa, hateful-memes|mm-imdb|snli-ve|vqa-v2:DIR, hub:NAME, or
-    FILE.jsonl."""
-    examples: int | None = None
-    """Training examples of a generated task; None: the task's own number."""
-    label_noise: float = 0.0
-    """Share of training labels of a generated task that are flipped, 0 to 1."""
-    labelled_share: float = 1.0
-    """Share of training rows whose label is used; the others only have the teacher's answer."""
-    class_weights: ClassWeighting = "none"
-    """Weights of the classes in the labels' loss, teacher's and student's: balanced favours rare
-    ones."""
-    seed: int = 0
-    """Seed of a generated task's examples."""
-    labels: tuple[str, ...] | None = None
-    """Closed list of classes of FILE.jsonl or hub:NAME; None: the classes found in it."""
-    image_column: str | None = None
-    """The picture's column of hub:NAME; None: image."""
-    text_column: str | None = None
-    """The text's column of hub:NAME; None: text."""
-    label_column: str | None = None
-    """The label's column of hub:NAME; None: label or labels."""
-    image_size: int | None = None
-    """Side of the model's square image in pixels; None: 48 (tiny), 64 (small), 128 (mobile)."""
-    image_mode: Literal["fit", "crop"] = "fit"
-    """fit pads with white, crop cuts the longer side."""
-    max_length: int | None = None
-    """Most text tokens, [CLS] and [SEP] included; None: the longest training text's, at most 32."""
-    vocabulary_size: int | None = None
-    """Word pieces; None: at most 2,000 of a tokenizer that is trained, and of a pretrained one
-    those of the training texts."""
-    tokenizer: Path | None = None
-    """A tokenizer.json to use instead of training one."""
-    strict: bool = False
-    """Unusable rows are an error instead of being skipped."""
+    spec: Annotated[
+        str,
+        Setting(
+            "Data set: synthetic:memes, synthetic:posters, synthetic:entailment,"
+            " synthetic:listings, easy-vqa, hateful-memes:DIR, mm-imdb:DIR, snli-ve:DIR,"
+            " vqa-v2:DIR, hub:OWNER/NAME or hub:FOLDER (a Hugging Face dataset), or a FILE.jsonl of"
+            " your own."
+        ),
+        Option("--data", "Data", metavar="SPEC"),
+    ] = "synthetic:memes"
+    examples: Annotated[
+        int | None,
+        Setting("Number of training examples of a synthetic data set.", (50, 10_000_000)),
+        Option("--examples", "Data", default="the data set's own number"),
+    ] = None
+    label_noise: Annotated[
+        float, Setting("Share of a synthetic data set's training labels that are flipped.", SHARE)
+    ] = 0.0
+    labelled_share: Annotated[
+        float,
+        Setting(
+            "Share of training examples whose label is used; the others have the teacher's"
+            " predictions only.",
+            (1e-6, 1),
+        ),
+        Option("--labelled-share", "Data"),
+    ] = 1.0
+    class_weights: Annotated[
+        ClassWeighting,
+        Setting(
+            "Class weights of the loss on the labels, for teacher and student: balanced gives rare"
+            " classes more weight."
+        ),
+        Option("--class-weights", "Data", metavar="HOW"),
+    ] = "none"
+    seed: Annotated[int, Setting("Random seed of a synthetic data set.", SEED)] = 0
+    labels: Annotated[
+        tuple[str, ...] | None,
+        Setting(
+            "Class names of FILE.jsonl or a hub: data set; rows with any other label are skipped"
+            " and reported."
+        ),
+        Option("--labels", "Data", default="the classes found in the data", metavar="A,B,..."),
+    ] = None
+    image_column: Annotated[
+        str | None,
+        Setting("Image column of a hub: data set."),
+        Option("--image-column", "Data", default="image", metavar="NAME"),
+    ] = None
+    text_column: Annotated[
+        str | None,
+        Setting("Text column of a hub: data set."),
+        Option("--text-column", "Data", default="text", metavar="NAME"),
+    ] = None
+    label_column: Annotated[
+        str | None,
+        Setting("Column of a hub: data set with the label, or with a list of labels."),
+        Option("--label-column", "Data", default="label or labels", metavar="NAME"),
+    ] = None
+    image_size: Annotated[
+        int | None,
+        Setting("Side of the model's square input image, in pixels.", (16, 1024)),
+        Option("--image-size", "Data", default="48 (tiny), 64 (small), 128 (mobile)"),
+    ] = None
+    image_mode: Annotated[
+        Literal["fit", "crop"],
+        Setting("How images become square: fit pads with white, crop cuts the longer side."),
+    ] = "fit"
+    max_length: Annotated[
+        int | None,
+        Setting("Maximum text length in tokens, [CLS] and [SEP] included.", (4, 512)),
+        Option("--max-length", "Data", default="length of the longest training text, at most 32"),
+    ] = None
+    vocabulary_size: Annotated[
+        int | None,
+        Setting("Vocabulary size of the student's tokenizer, in word pieces.", (50, 200_000)),
+        Option(
+            "--vocab-size",
+            "Data",
+            default="at most 2,000; with --student-text those of the training texts",
+        ),
+    ] = None
+    tokenizer: Annotated[
+        Path | None,
+        Setting("A tokenizer.json, or its folder, to use instead of training a tokenizer."),
+        Option("--tokenizer", "Data"),
+    ] = None
+    strict: Annotated[
+        bool,
+        Setting("Fail on unusable rows instead of skipping them."),
+        Option("--strict", "Data"),
+    ] = False
 
     def __post_init__(self) -> None:
-        check_range("data.examples", self.examples, 50, 10_000_000)
-        check_range("data.label_noise", self.label_noise, 0.0, 1.0)
-        check_range("data.labelled_share", self.labelled_share, 1e-6, 1.0)
-        check_range("data.seed", self.seed, 0, 2**31 - 1)
-        check_range("data.image_size", self.image_size, 16, 1024)
-        check_range("data.max_length", self.max_length, 4, 512)
-        check_range("data.vocabulary_size", self.vocabulary_size, 50, 200_000)
+        check_ranges(self, "data")
 
 
 @dataclass(frozen=True, slots=True)
 class TeacherConfig:
-    """The teacher: given, or fine-tuned here."""
+    """The teacher: an existing one, or one that is trained on the labels first."""
 
-    path: Path | None = None
-    """Folder of a trained teacher; None: one is trained on the labels."""
-    epochs: int | None = None
-    """Passes over the training split; None: as many as make about 750 steps, at least 8."""
-    batch_size: int = 64
-    """Rows a step."""
-    learning_rate: float = 1e-3
-    """Peak learning rate of AdamW."""
-    modality_dropout: float = 0.3
-    """Share of steps on a single view, half of them each: makes single views mean something."""
+    path: Annotated[
+        Path | None,
+        Setting("Folder of a trained teacher, or its name on the Hugging Face hub."),
+        Option("--teacher", "Teacher", default="one is trained on the labels"),
+    ] = None
+    epochs: Annotated[
+        int | None,
+        EPOCHS,
+        Option(
+            "--teacher-epochs", "Teacher", default="as many as make about 750 steps, at least 8"
+        ),
+    ] = None
+    batch_size: Annotated[int, BATCH_SIZE] = 64
+    learning_rate: Annotated[float, LEARNING_RATE] = 1e-3
+    modality_dropout: Annotated[float, MODALITY_DROPOUT] = 0.3
 
     def __post_init__(self) -> None:
-        check_range("teacher.epochs", self.epochs, 1, 10_000)
-        check_range("teacher.batch_size", self.batch_size, 1, 65_536)
-        check_range("teacher.learning_rate", self.learning_rate, 1e-8, 10.0)
-        check_range("teacher.modality_dropout", self.modality_dropout, 0.0, 0.9)
+        check_ranges(self, "teacher")
 
 
 @dataclass(frozen=True, slots=True)
 class StudentConfig:
-    """The student."""
+    """The student's architecture, and the weights that it starts from."""
 
-    size: StudentSize = "tiny"
-    """tiny: about 50 k parameters, small: 500 k, mobile: 4 to 5 M."""
-    vision: str | None = None
-    """Pretrained vision encoder instead of the size's own: effnet-lite0 to -lite4, a
-    transformers folder, or a name on the hub."""
-    pretrained: bool = True
-    """mobile starts from ImageNet weights where the extra [pretrained] is installed."""
-    text: str | None = None
-    """Pretrained text encoder of BERT's type that the text side starts from: minilm-l6, a
-    transformers folder, or a name on the hub. Its vocabulary is cut to the task's."""
-    text_layers: int | None = None
-    """How many of its layers are taken, evenly spread, the stream's width being its width; 0: its
-    words alone, turned to the size's own width; None: as many layers as the size has."""
-    pretrained_rate: float = 0.1
-    """Learning rate of weights that start from a checkpoint, as a share of the others'."""
-    start: Path | None = None
-    """Folder of a finished student to go on from: what it is and how it reads its inputs are its
-    own, whatever else is said of both."""
+    size: Annotated[
+        StudentSize,
+        Setting("Student size: tiny (50 k parameters), small (500 k) or mobile (4 to 5 M)."),
+        Option("--student", "Student"),
+    ] = "tiny"
+    vision: Annotated[
+        str | None,
+        Setting(
+            "Pretrained vision encoder: effnet-lite0 to -lite4, a transformers folder, or a name on"
+            " the Hugging Face hub."
+        ),
+        Option("--student-vision", "Student", default="the size's own; mobile: effnet-lite0"),
+    ] = None
+    pretrained: Annotated[
+        bool,
+        Setting("mobile starts from ImageNet weights if the extra [pretrained] is installed."),
+    ] = True
+    text: Annotated[
+        str | None,
+        Setting(
+            "Pretrained BERT-type text encoder to initialize from, with its vocabulary cut to the"
+            " training texts: minilm-l6, a transformers folder, or a name on the Hugging Face hub."
+        ),
+        Option("--student-text", "Student"),
+    ] = None
+    text_layers: Annotated[
+        int | None,
+        Setting(
+            "Number of layers of --student-text to use, evenly spaced; 0: its word embeddings only,"
+            " projected to the size's own width.",
+            (0, 1000),
+        ),
+        Option("--text-layers", "Student", default="as many as the size has"),
+    ] = None
+    pretrained_rate: Annotated[
+        float,
+        Setting(
+            "Learning rate of pretrained weights, as a multiple of distill.learning_rate.",
+            (1e-6, 1),
+        ),
+    ] = 0.1
+    start: Annotated[
+        Path | None,
+        Setting(
+            "Folder of a finished student to continue from; its architecture, preprocessing and"
+            " vocabulary take precedence over all other settings."
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
-        check_range("student.text_layers", self.text_layers, 0, 1000)
-        check_range("student.pretrained_rate", self.pretrained_rate, 1e-6, 1.0)
+        check_ranges(self, "student")
         if self.text_layers is not None and self.text is None:
             raise ConfigError(
                 "there is no text encoder to take layers of",
@@ -145,13 +229,23 @@ class RunConfig:
     student: StudentConfig = field(default_factory=StudentConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    seed: int = 0
-    """Seed of initial weights, order and dropout."""
-    tracker: TrackerName | None = None
-    """Who is shown loss terms, weights and metrics, beside history.jsonl."""
+    seed: Annotated[
+        int,
+        Setting("Random seed for initialization, shuffling and dropout.", SEED),
+        Option("--seed"),
+    ] = 0
+    tracker: Annotated[
+        TrackerName | None,
+        Setting(
+            "Experiment tracker to log losses, view weights and metrics to: tensorboard (files in"
+            " the run's trackers/), wandb, mlflow, trackio, aim, clearml, comet_ml, dvclive or"
+            " swanlab."
+        ),
+        Option("--tracker", metavar="NAME"),
+    ] = None
 
     def __post_init__(self) -> None:
-        check_range("seed", self.seed, 0, 2**31 - 1)
+        check_ranges(self)
         if self.augment.mixup > 0:
             raise ConfigError(
                 "the teacher's answers to mixed pictures are not known: its cache holds none",

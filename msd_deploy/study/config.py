@@ -1,11 +1,11 @@
 """What a study compares. Torch-free."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from msd_deploy.config.describe import Settings, changed_settings
-from msd_deploy.config.parsing import check_range
 from msd_deploy.config.run import RunConfig
+from msd_deploy.config.setting import Option, Setting, check_ranges
 from msd_deploy.distill.methods import METHODS
 from msd_deploy.errors import ConfigError
 
@@ -30,19 +30,38 @@ class StudyConfig:
 
     base: RunConfig = field(default_factory=RunConfig)
     """Data, teacher, student and settings that all methods share."""
-    methods: tuple[str, ...] = DEFAULT_METHODS
-    """Names of METHODS."""
-    seeds: int = 3
-    """Students of each method."""
-    first_seed: int = 1
-    """Their seeds count up from this one."""
-    budget: Budget = "steps"
-    """steps: as many for all; compute: as many floating-point operations; converged: four times the
-    steps, and the epoch with the best validation metric."""
-    dropout: float = _DROPOUT
-    """kd-dropout: share of steps in which the student sees one modality alone."""
-    jobs: int | None = None
-    """Students trained at a time, a processor core each; None: as many as there are cores."""
+    methods: Annotated[
+        tuple[str, ...],
+        Setting("Names of the methods, baselines first."),
+        Option("--methods", default=",".join(DEFAULT_METHODS), metavar="A,B,..."),
+    ] = DEFAULT_METHODS
+    seeds: Annotated[
+        int, Setting("Number of students per method.", (1, 1000)), Option("--seeds")
+    ] = 3
+    first_seed: Annotated[
+        int,
+        Setting("Random seed of the first student; the others count up from it.", (0, 1_000_000)),
+        Option("--first-seed"),
+    ] = 1
+    budget: Annotated[
+        Budget,
+        Setting(
+            "Training budget: steps (the same number for all methods), compute (the floating-point"
+            " operations of msd-fixed) or converged (four times the steps, keeping the epoch with"
+            " the best validation metric)."
+        ),
+        Option("--budget"),
+    ] = "steps"
+    dropout: Annotated[
+        float,
+        Setting("Modality dropout of kd-dropout: share of steps on one modality.", (0.01, 0.9)),
+        Option("--dropout"),
+    ] = _DROPOUT
+    jobs: Annotated[
+        int | None,
+        Setting("Number of students trained in parallel, one CPU core each.", (1, 1024)),
+        Option("--jobs", default="the number of CPU cores"),
+    ] = None
 
     def __post_init__(self) -> None:
         for name in self.methods:
@@ -60,10 +79,7 @@ class StudyConfig:
                 where="distill.int8_epochs or student.start",
                 fix="Leave both out",
             )
-        check_range("seeds", self.seeds, 1, 1000)
-        check_range("first_seed", self.first_seed, 0, 1_000_000)
-        check_range("dropout", self.dropout, 0.01, 0.9)
-        check_range("jobs", self.jobs, 1, 1024)
+        check_ranges(self)
         for name in self.methods:
             self._check_method(name)
 

@@ -2,16 +2,27 @@ import math
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 import pytest
 
 from msd_deploy.config.augment import AugmentConfig
 from msd_deploy.config.distill import DistillConfig, Method
-from msd_deploy.config.fine_tuning import TeachingConfig
+from msd_deploy.config.fine_tuning import FineTuneConfig, TeachingConfig
 from msd_deploy.config.parsing import config_as_json, with_options
-from msd_deploy.config.run import RunConfig, config_from_json, read_config
+from msd_deploy.config.run import (
+    DataConfig,
+    RunConfig,
+    StudentConfig,
+    TeacherConfig,
+    config_from_json,
+    read_config,
+)
+from msd_deploy.config.setting import Declaration, declarations
 from msd_deploy.errors import ConfigError
+from msd_deploy.study.config import StudyConfig
+from msd_export.exporter import ExportConfig
+from msd_mobile_bench.config import BenchConfig
 
 
 def test_json_and_back_is_the_same() -> None:
@@ -69,26 +80,42 @@ def test_a_distillation_without_any_weight_is_refused(settings: dict[str, Any]) 
     DistillConfig(**settings | {"method": "none"})
 
 
-def numbers_of(kind: type, prefix: str = "") -> Iterator[tuple[str, type]]:
-    """Yield the dotted key and the type of every number of a configuration."""
-    hints = get_type_hints(kind)
-    for item in fields(kind):
-        hint = hints[item.name]
-        kinds = {hint, *get_args(hint)} & {int, float}
-        if is_dataclass(hint):
-            yield from numbers_of(hint, f"{prefix}{item.name}.")
-        elif kinds:
-            yield prefix + item.name, kinds.pop()
+CONFIGS = {
+    DataConfig: "data",
+    TeacherConfig: "teacher",
+    StudentConfig: "student",
+    DistillConfig: "distill",
+    AugmentConfig: "augment",
+    FineTuneConfig: "finetune",
+    **dict.fromkeys((RunConfig, TeachingConfig, StudyConfig, BenchConfig, ExportConfig), ""),
+}
 
 
-@pytest.mark.parametrize(("key", "kind"), list(numbers_of(RunConfig)))
-def test_every_number_has_a_range(key: str, kind: type) -> None:
-    impossible: tuple[object, ...] = (-1, 2**70)
-    if kind is float:
-        impossible = (-1.0, math.nan, math.inf, -math.inf)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_field_is_a_section_or_declares_a_help_text(config: Any) -> None:
+    helps = {item.key: item.setting.help for item in declarations(config)}
+    for item in fields(config):
+        is_section = isinstance(item.type, type) and is_dataclass(item.type)
+        assert is_section or helps[item.name].endswith("."), item.name
+
+
+def numbers() -> Iterator[tuple[Any, Declaration]]:
+    """Yield every configuration with each of its own numbers."""
+    for config, section in CONFIGS.items():
+        for item in declarations(config, section):
+            is_own = item.key.count(".") == (1 if section else 0)
+            if is_own and {item.type, *get_args(item.type)} & {int, float}:
+                yield config, item
+
+
+@pytest.mark.parametrize(("config", "item"), list(numbers()), ids=str)
+def test_every_number_has_a_range_that_is_checked(config: Any, item: Declaration) -> None:
+    is_float = float in {item.type, *get_args(item.type)}
+    impossible = (-1.0, math.nan, math.inf, -math.inf) if is_float else (-1, 2**70)
+    required = {"forms": ()} if config is ExportConfig else {}
     for value in impossible:
-        with pytest.raises(ConfigError, match=f"^{key}: must lie between"):
-            with_options(RunConfig(), {key: value})
+        with pytest.raises(ConfigError, match=f"^{item.key}: must lie between"):
+            config(**required, **{item.key.rpartition(".")[2]: value})
 
 
 def test_a_preset_fills_in_what_the_augment_table_leaves_open(tmp_path: Path) -> None:

@@ -323,14 +323,6 @@ def test_a_precision_that_a_target_lacks_is_refused() -> None:
     assert forms_of(("onnx", "coreml"), ("int8",)) == (("onnx", "int8"), ("coreml", "int8"))
 
 
-@pytest.mark.parametrize(
-    ("setting", "name"), [({"max_drop_points": 101.0}, "max-drop"), ({"examples": 0}, "examples")]
-)
-def test_a_setting_of_the_export_out_of_range_is_named(setting: dict[str, Any], name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"--{name}: must lie between"):
-        ExportConfig(ONNX, **setting)
-
-
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no run, model or export folder"):
         open_model(tmp_path)
