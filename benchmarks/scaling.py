@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from msd_deploy import process_group as processes
+from msd_deploy import process_group
 from msd_deploy.artifacts.manifest import write_json
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.run import StudentConfig
@@ -89,9 +89,11 @@ def work(size: str, out: Path) -> None:
         history = History(Path(folder) / "history.jsonl")
         job = TrainingJob(model, built.objective, data, plan, Path(folder), history, hooks)
         train(job)
-    if processes.is_main():
-        write_json(out, {"processes": processes.count(), "examples_per_second": speeds[_WARM_UP:]})
-    processes.end()
+    if process_group.is_main():
+        write_json(
+            out, {"processes": process_group.world_size(), "examples_per_second": speeds[_WARM_UP:]}
+        )
+    process_group.end()
 
 
 def measure(size: str, count: int, folder: Path) -> dict[str, object]:

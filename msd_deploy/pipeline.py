@@ -51,19 +51,19 @@ def run_distillation(
     process_group.begin()
     check_tracker(config.tracker)
     check_output(config, run, resume=resume, overwrite=overwrite)
-    with process_group.first_of_each_machine():
+    with process_group.local_main_process_first():
         task, source = read_task(config, run, stages, watching.training, resume=resume)
         check_distance(config.distill, task.data.problem, len(task.data.labels))
         for note in notes_of(task.data):
             stages.on_note(note)
         teacher_data, given = given_teacher(task, source, resume=resume)
         check_student(task)
-    process_group.wait()
+    process_group.barrier()
     if process_group.is_main():
         if overwrite and not resume:
             shutil.rmtree(run.root, ignore_errors=True)
         begin_run(config, run, task.data, task.preprocessor, given, start_digest=task.start_digest)
-    process_group.wait()
+    process_group.barrier()
     try:
         teacher = given or trained_teacher(task)
         predictions = cached_predictions(task, teacher, teacher_data)
@@ -77,5 +77,5 @@ def run_distillation(
         write_json(run.metrics, metrics)
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         remove_left_by_a_kill(run.root)
-    process_group.wait()
+    process_group.barrier()
     return metrics

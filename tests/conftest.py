@@ -129,7 +129,7 @@ def tiny_model() -> FusionForClassification:
     model.train()
     with torch.no_grad():
         pixels = torch.from_numpy(generator.integers(0, 256, (16, 3, 48, 48), dtype=np.uint8))
-        model.encode_image(pixels)
+        model.embed_image(pixels)
     return model.eval()
 
 

@@ -44,7 +44,7 @@ class ExportGraph(nn.Module):
         self, image: Tensor, image_present: Tensor, input_ids: Tensor, attention_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return logits and probabilities, float32 [batch, classes]."""
-        tokens = self.model.encode_image(_channels_first(image, self.image_layout))
+        tokens = self.model.embed_image(_channels_first(image, self.image_layout))
         text = self.model.embed_text(input_ids)
         features = self.model.fuse(text, attention_mask, tokens, image_present)
         return _with_probabilities(self.model.classifier(features), self.problem)
@@ -72,9 +72,9 @@ class FamilyGraph(nn.Module):
         self, image: Tensor, image_present: Tensor, input_ids: Tensor, attention_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return logits and probabilities, float32 [batch, classes]."""
-        seen = self.model.see(_channels_first(image, self.image_layout))
+        images = self.model.encode_images(_channels_first(image, self.image_layout))
         features = self.model.fuse(
-            seen, input_ids.long(), attention_mask.long(), image_present.bool()
+            images, input_ids.long(), attention_mask.long(), image_present.bool()
         )
         return _with_probabilities(self.model.classifier(features), self.problem)
 

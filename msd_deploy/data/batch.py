@@ -218,7 +218,7 @@ def batches_in_order(split: PreparedSplit, *, batch_size: int) -> Iterator[Batch
 
     What all of them are given, in the order of the processes, is the whole split.
     """
-    for start in process_group.part_of(range(0, len(split), batch_size)):
+    for start in process_group.own_part(range(0, len(split), batch_size)):
         yield collate(split, np.arange(start, min(start + batch_size, len(split))))
 
 

@@ -68,7 +68,7 @@ def save_checkpoint(
     if process_group.is_main():
         _write(folder, progress, key, model, optimizer, objective, random)
     # The others may end now, and the launcher then ends the main process too.
-    process_group.wait()
+    process_group.barrier()
 
 
 def _write(
@@ -163,11 +163,11 @@ def _random_state() -> dict[str, Tensor]:
     Of several processes: each one's, the main one's as if it were alone, and its own GPU's.
     """
     states = {"torch": torch.get_rng_state()}
-    if process_group.count() > 1:
-        everyone = process_group.joined(states["torch"][None])
+    if process_group.world_size() > 1:
+        everyone = process_group.all_gather(states["torch"][None])
         states = {_of_rank("torch", rank): state for rank, state in enumerate(everyone)}
         if torch.cuda.is_available():
-            of_gpus = enumerate(process_group.joined(torch.cuda.get_rng_state()[None]))
+            of_gpus = enumerate(process_group.all_gather(torch.cuda.get_rng_state()[None]))
             states |= {f"cuda:{rank}": state for rank, state in of_gpus}
     elif torch.cuda.is_available():
         of_gpus = enumerate(torch.cuda.get_rng_state_all())
@@ -187,7 +187,7 @@ def _restore_random_state(states: Mapping[str, Tensor]) -> None:
     rank = process_group.rank()
     if (state := states.get(_of_rank("torch", rank))) is not None:
         torch.set_rng_state(state)
-    if process_group.count() > 1:
+    if process_group.world_size() > 1:
         if torch.cuda.is_available() and (state := states.get(f"cuda:{rank}")) is not None:
             torch.cuda.set_rng_state(state)
         return

@@ -43,7 +43,7 @@ def add_up_step(model: nn.Module, terms: Mapping[str, Tensor], share: float) -> 
     Returns:
         The loss terms.
     """
-    if process_group.count() == 1:
+    if process_group.world_size() == 1:
         return dict(terms)
     parameters = [p for p in model.parameters() if p.requires_grad]
     averages = _running_averages(model)
@@ -53,7 +53,7 @@ def add_up_step(model: nn.Module, terms: Mapping[str, Tensor], share: float) -> 
     shares = [average * share for average in averages]
     pieces = [flags, *terms.values(), *shares, *gradients]
     with torch.no_grad():
-        flat = process_group.add_up(torch.cat([piece.detach().flatten() for piece in pieces]))
+        flat = process_group.all_reduce(torch.cat([piece.detach().flatten() for piece in pieces]))
         summed = iter(
             part.view_as(piece)
             for part, piece in zip(flat.split([p.numel() for p in pieces]), pieces, strict=True)
@@ -71,14 +71,14 @@ def add_up_step(model: nn.Module, terms: Mapping[str, Tensor], share: float) -> 
 
 def add_up_gradients(model: nn.Module) -> None:
     """Replace the gradients of a small network, all of them there, by their sums."""
-    for parameter in model.parameters() if process_group.count() > 1 else ():
+    for parameter in model.parameters() if process_group.world_size() > 1 else ():
         assert parameter.grad is not None
-        process_group.add_up(parameter.grad)
+        process_group.all_reduce(parameter.grad)
 
 
 def start_equal(model: nn.Module) -> None:
     """Give every process the main one's parameters and buffers."""
-    if process_group.count() > 1:
+    if process_group.world_size() > 1:
         for tensor in model.state_dict().values():
             distributed.broadcast(tensor, 0)
 
@@ -89,7 +89,7 @@ def with_common_statistics(model: nn.Module, device: torch.device) -> nn.Module:
     Elsewhere its statistics are of a process's own part of the batch. Modules are replaced in
     place; their names and tensors stay.
     """
-    if process_group.count() > 1 and device.type == "cuda":
+    if process_group.world_size() > 1 and device.type == "cuda":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return converted
     return model
@@ -99,7 +99,7 @@ def _widen_ranges(model: nn.Module) -> None:
     roundings = [part for part in model.modules() if isinstance(part, ActivationRounding)]
     if roundings:
         ends = [end for part in roundings for end in (-part.low, part.high)]
-        widest = iter(process_group.largest(torch.stack(ends)))
+        widest = iter(process_group.all_reduce_max(torch.stack(ends)))
         for part in roundings:
             part.low.copy_(-next(widest))
             part.high.copy_(next(widest))
@@ -159,7 +159,7 @@ class ShardedBatches(torch.utils.data.Sampler[list[int]]):
     def shares(self) -> Iterator[Share]:
         """Yield this process's share of every batch, in the order of the batches."""
         return (
-            self.share_of(rows, process_group.rank(), process_group.count())
+            self.share_of(rows, process_group.rank(), process_group.world_size())
             for rows in self._batches
         )
 

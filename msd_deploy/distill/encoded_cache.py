@@ -65,18 +65,18 @@ def encode_data(
     Raises:
         ArtifactError: The disk has no room for it.
     """
-    has_images, has_rows = is_frozen(*model.eyes), is_frozen(*model.readers)
+    has_images, has_rows = is_frozen(*model.vision_modules), is_frozen(*model.row_modules)
     if not (has_images or has_rows):
         hooks.on_note("nothing is encoded before: a weight that starts from nothing comes first")
         return data
     validation = np.ones(len(data.splits["validation"]), bool)
     work = _Work(model, data, {"train": used, "validation": validation}, has_images, has_rows)
     key = {**key, "rows": sha256_of_json([np.flatnonzero(used).tolist(), work.pictures.tolist()])}
-    if not process_group.as_main_says(_is_whole(folder, key)):
+    if not process_group.broadcast_from_main(_is_whole(folder, key)):
         if process_group.is_main():
             model.to(PartialState().device)
             _compute(work, folder, key, hooks)
-        process_group.wait()
+        process_group.barrier()
     splits = {
         name: replace(data.splits[name], encoded=work.read(folder, name)) for name in work.used
     }
@@ -175,7 +175,7 @@ def _shape_of_image(work: _Work) -> tuple[int, ...]:
     if not work.has_images:
         return ()
     blank = torch.from_numpy(work.data.splits["train"].blank_pixels()).permute(0, 3, 1, 2)
-    return tuple(work.model.see(blank.to(work.model.device)).shape[1:])
+    return tuple(work.model.encode_images(blank.to(work.model.device)).shape[1:])
 
 
 def _shape_of_row(work: _Work) -> tuple[int, ...]:
@@ -191,7 +191,7 @@ def _encode_images(work: _Work, path: Path, on_count: Callable[[int, int], None]
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     for start in range(0, len(pictures), _AT_ONCE):
         chunk = torch.from_numpy(pixels[pictures[start : start + _AT_ONCE]]).permute(0, 3, 1, 2)
-        seen = work.model.see(chunk.contiguous().to(work.model.device))
+        seen = work.model.encode_images(chunk.contiguous().to(work.model.device))
         array[start : start + len(chunk)] = seen.cpu().numpy()
         on_count(start + len(chunk), len(pictures))
     array.flush()

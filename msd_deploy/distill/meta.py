@@ -126,8 +126,8 @@ class MetaObjective:
         layer = self._last_layer(model, batch, outputs, meta).of_all_processes(
             of_labels=_shares_of(batch)[1]
         )
-        of_all = last_layer_gradient(layer, process_group.joined(weights.T).T, self.step)
-        return process_group.own_of_joined(of_all.T, len(batch)).T
+        of_all = last_layer_gradient(layer, process_group.all_gather(weights.T).T, self.step)
+        return process_group.own_rows(of_all.T, len(batch)).T
 
     def _teach(
         self, model: ViewOutputs, batch: Batch, outputs: ModelOutputs, distances: dict[View, Tensor]
@@ -212,10 +212,10 @@ def _outputs(
 
 def _shares_of(batch: Batch) -> tuple[float, float]:
     """Return a batch's share of the rows, and of the labelled rows, of all processes' batches."""
-    if process_group.count() == 1:
+    if process_group.world_size() == 1:
         return 1.0, 1.0
     own = torch.tensor([len(batch), labelled_rows(batch.labels).sum()], device=batch.rows.device)
-    rows, labelled = (own / process_group.add_up(own.clone()).clamp(min=1)).tolist()
+    rows, labelled = (own / process_group.all_reduce(own.clone()).clamp(min=1)).tolist()
     return rows, labelled
 
 

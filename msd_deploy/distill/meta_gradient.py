@@ -54,15 +54,15 @@ class LastLayer:
             of_labels: This process's share of the labelled rows.
         """
         features, slopes = (
-            process_group.joined(values.transpose(0, 1)).transpose(0, 1)
+            process_group.all_gather(values.transpose(0, 1)).transpose(0, 1)
             for values in (self.features, self.slopes)
         )
         return replace(
             self,
             features=features,
             slopes=slopes,
-            label_features=process_group.joined(self.label_features),
-            label_slopes=process_group.joined(of_labels * self.label_slopes),
+            label_features=process_group.all_gather(self.label_features),
+            label_slopes=process_group.all_gather(of_labels * self.label_slopes),
         )
 
 
@@ -144,7 +144,7 @@ def exact_gradient(
     at = parameters
     if step.look_ahead:
         moved = (
-            (p - step.rate * process_group.add_up(s.detach().clone())).detach().requires_grad_()
+            (p - step.rate * process_group.all_reduce(s.detach().clone())).detach().requires_grad_()
             for p, s in zip(leaves, slopes, strict=True)
         )
         at = dict(zip(parameters, moved, strict=True))

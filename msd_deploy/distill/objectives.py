@@ -65,7 +65,7 @@ def draw_view(modality_dropout: float) -> View:
 
     All processes draw, and take what the main one has drawn.
     """
-    draw = process_group.as_main_says(torch.rand(()).item())
+    draw = process_group.broadcast_from_main(torch.rand(()).item())
     if draw < modality_dropout / 2:
         return View.IMAGE
     return View.TEXT if draw < modality_dropout else View.MULTIMODAL

@@ -107,7 +107,7 @@ def cache_predictions(
         key["forms"] = digest_of_forms(forms)
     with _saying_how_to_write_again(folder):
         is_cached = _is_cached(folder, key)
-    if not process_group.as_main_says(is_cached):
+    if not process_group.broadcast_from_main(is_cached):
         with new_folder(folder) if process_group.is_main() else nullcontext() as building:
             _compute(teacher, data, building, on_batch, forms)
             if with_features:
@@ -116,7 +116,7 @@ def cache_predictions(
             if building is not None:
                 facts = {"key": key, "views": list(_VIEWS)}
                 write_manifest(building, "teacher_predictions", facts)
-        process_group.wait()
+        process_group.barrier()
     return read_predictions(folder)
 
 

@@ -149,7 +149,7 @@ class _Training:
         finally:
             close_trackers(self.accelerator)
         if self.plan.keep_best:
-            process_group.wait()
+            process_group.barrier()
             self.model.load_state_dict(load_file(self._best))
         nn.Module.eval(self.model)
 
@@ -244,7 +244,9 @@ class _Training:
         progress, plan = self.progress, self.plan
         terms = {name: term.item() for name, term in loss.terms.items()}
         if progress.step % plan.log_every == 0 or progress.step == self.steps:
-            weights = {view: process_group.joined(values) for view, values in loss.weights.items()}
+            weights = {
+                view: process_group.all_gather(values) for view, values in loss.weights.items()
+            }
             self._log(
                 {
                     "phase": plan.phase,
@@ -306,7 +308,7 @@ class _Training:
 
     def _save_or_stop(self) -> None:
         is_due = time.monotonic() - self.saved_at >= self.plan.checkpoint_seconds
-        must_stop, is_due = process_group.any_says(self.job.hooks.should_stop(), is_due)
+        must_stop, is_due = process_group.any_process(self.job.hooks.should_stop(), is_due)
         if must_stop or is_due:
             self.job.checkpoints.mkdir(parents=True, exist_ok=True)
             save_checkpoint(

@@ -35,16 +35,16 @@ class ViewClassifier(PreTrainedModel):
         return {view: self.classifier(values) for view, values in features.items()}
 
     @property
-    def eyes(self) -> tuple[nn.Module, ...]:
-        """The modules of its vision encoder, all that `see` calls; none if it has no own."""
+    def vision_modules(self) -> tuple[nn.Module, ...]:
+        """Modules of the vision encoder, all that `encode_images` calls; empty without one."""
         raise NotImplementedError
 
     @property
-    def readers(self) -> tuple[nn.Module, ...]:
+    def row_modules(self) -> tuple[nn.Module, ...]:
         """The modules that `encode_rows` calls; none if rows cannot be encoded by themselves."""
         return ()
 
-    def see(self, pixel_values: Tensor) -> Tensor:
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
         """Return what the vision encoder makes of pictures, [images, ...].
 
         Args:
@@ -52,10 +52,12 @@ class ViewClassifier(PreTrainedModel):
         """
         raise NotImplementedError
 
-    def seen(self, batch: Batch) -> Tensor:
+    def encoded_images(self, batch: Batch) -> Tensor:
         """Return what the vision encoder makes, or made before, of a batch's pictures."""
         return (
-            self.see(batch.pixel_values) if batch.encoded_images is None else batch.encoded_images
+            self.encode_images(batch.pixel_values)
+            if batch.encoded_images is None
+            else batch.encoded_images
         )
 
     def encode_rows(self, batch: Batch) -> Tensor:

@@ -118,7 +118,7 @@ class FamilyConfig(PreTrainedConfig):
     Args:
         family: A key of FAMILIES.
         backbone: Configuration of the family's own model, as its checkpoint states it.
-        vision: Configuration of the backbone whose grid features it is shown; None: its own eyes.
+        vision: Configuration of the backbone of its grid features; None if it encodes images.
         image_size: Height and width in pixels.
         image_mean: Per RGB channel, in units of 0..255.
         image_std: Per RGB channel, in units of 0..255.

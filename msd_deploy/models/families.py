@@ -50,28 +50,30 @@ class FamilyForClassification(ViewClassifier):
 
     @property
     def vision(self) -> nn.Module | None:
-        """The backbone of grid features; None where the family has its own eyes."""
+        """The backbone of grid features; None where the family has its own vision encoder."""
         parts = self.encoder.parts
         return parts.vision.backbone if isinstance(parts, VisualBertParts) else None
 
     @property
-    def eyes(self) -> tuple[nn.Module, ...]:
-        """What `see` calls: none of ViLT's, whose stream takes patches; see `ViewClassifier`."""
-        return self.encoder.parts.eyes
+    def vision_modules(self) -> tuple[nn.Module, ...]:
+        """Modules of the vision encoder; empty for ViLT, whose stream takes patches of pixels."""
+        return self.encoder.parts.vision_modules
 
     @property
-    def readers(self) -> tuple[nn.Module, ...]:
+    def row_modules(self) -> tuple[nn.Module, ...]:
         """What `encode_rows` calls: a text tower, or ViLT's whole stream; see `ViewClassifier`."""
-        return self.encoder.readers
+        return self.encoder.row_modules
 
-    def see(self, pixel_values: Tensor) -> Tensor:
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
         """Return embeddings or tokens, or normalised pixels of ViLT; see `ViewClassifier`."""
         values = pixel_values.to(self.image_mean.dtype)
-        return self.encoder.parts.see((values - self.image_mean) / self.image_std)
+        return self.encoder.parts.encode_images((values - self.image_mean) / self.image_std)
 
     def encode_rows(self, batch: Batch) -> Tensor:
         """Return embeddings of texts, or what ViLT's stream says of each view."""
-        return self.encoder.encode_rows(batch, None if self.eyes else self.seen(batch))
+        return self.encoder.encode_rows(
+            batch, None if self.vision_modules else self.encoded_images(batch)
+        )
 
     def checkpoint_activations(self) -> None:
         """Compute activations again for the gradient, in training, instead of keeping them."""
@@ -81,11 +83,11 @@ class FamilyForClassification(ViewClassifier):
     def features_by_view(self, batch: Batch, views: Iterable[View]) -> dict[View, Tensor]:
         """Return features [batch, width] of each view; see `ViewClassifier`."""
         wanted = tuple(views)
-        seen = self.seen(batch) if any(view.has_image for view in wanted) else None
-        return self.encoder.features_by_view(batch, seen, wanted)
+        images = self.encoded_images(batch) if any(view.has_image for view in wanted) else None
+        return self.encoder.features_by_view(batch, images, wanted)
 
     def fuse(
-        self, seen: Tensor, input_ids: Tensor, attention_mask: Tensor, image_present: Tensor
+        self, images: Tensor, input_ids: Tensor, attention_mask: Tensor, image_present: Tensor
     ) -> Tensor:
         """Return features [batch, width] of rows, each with a picture and a text of its own.
 
@@ -93,12 +95,12 @@ class FamilyForClassification(ViewClassifier):
         answers for all three. What is absent changes nothing.
 
         Args:
-            seen: What `see` makes of the rows' pictures, absent ones included.
+            images: What `encode_images` makes of the rows' pictures, absent ones included.
             input_ids: int64 [batch, length].
             attention_mask: int64 [batch, length]; a single token where the text is absent.
             image_present: bool [batch].
         """
-        return self.encoder.fuse(seen, input_ids, attention_mask, image_present)
+        return self.encoder.fuse(images, input_ids, attention_mask, image_present)
 
 
 def _build_encoder(config: FamilyConfig) -> Towers | Stream:

@@ -148,16 +148,16 @@ class FusionForClassification(ViewClassifier):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
 
     @property
-    def eyes(self) -> tuple[nn.Module, ...]:
+    def vision_modules(self) -> tuple[nn.Module, ...]:
         """The vision encoder; see `ViewClassifier`."""
         return (self.vision,)
 
-    def see(self, pixel_values: Tensor) -> Tensor:
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
         """Return the vision encoder's tokens [images, tokens, width]; see `ViewClassifier`."""
         normalised = (pixel_values.to(self.image_mean.dtype) - self.image_mean) / self.image_std
         return cast(Tensor, self.vision(normalised))
 
-    def encode_image(self, pixel_values: Tensor) -> Tensor:
+    def embed_image(self, pixel_values: Tensor) -> Tensor:
         """Encode pictures as tokens of the stream.
 
         Args:
@@ -166,9 +166,9 @@ class FusionForClassification(ViewClassifier):
         Returns:
             float32 [images, image tokens, hidden_size].
         """
-        return self.place_image(self.see(pixel_values))
+        return self.project_image(self.encode_images(pixel_values))
 
-    def place_image(self, tokens: Tensor) -> Tensor:
+    def project_image(self, tokens: Tensor) -> Tensor:
         """Project the vision encoder's tokens into the stream, and give each its place."""
         place = self.image_positions.weight + self.token_types.weight[_IMAGE_TYPE]
         return cast(Tensor, self.image_projection(tokens) + place)
@@ -251,7 +251,7 @@ class FusionForClassification(ViewClassifier):
         Returns:
             `logits` [batch, classes], and `loss` (mean, nats) if labels are given.
         """
-        image = self.encode_image(pixel_values)
+        image = self.embed_image(pixel_values)
         if image_index is not None:
             image = image[image_index]
         features = self.fuse(self.embed_text(input_ids), attention_mask, image, image_present)
@@ -268,7 +268,7 @@ class FusionForClassification(ViewClassifier):
         wanted = list(views)
         text = self.embed_text(batch.input_ids)
         needs_image = any(view.has_image for view in wanted)
-        image = self.place_image(self.seen(batch)) if needs_image else None
+        image = self.project_image(self.encoded_images(batch)) if needs_image else None
         return {view: self._features_of_view(batch, view, text, image) for view in wanted}
 
     def _features_of_view(

@@ -80,9 +80,9 @@ def _fill(
             own.append(rows)
             for view, values in ask(batch.to(device)).items():
                 results[view][rows] = values.float().cpu().numpy()
-            done = (len(own) - 1) * batch_size * process_group.count()
+            done = (len(own) - 1) * batch_size * process_group.world_size()
             on_batch(min(done, len(split)), len(split))
-    if process_group.count() > 1:
+    if process_group.world_size() > 1:
         for array in results.values():
-            array[:] = process_group.joined_array(array[np.concatenate(own)])
+            array[:] = process_group.all_gather_array(array[np.concatenate(own)])
     model.train(was_training)

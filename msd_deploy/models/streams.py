@@ -25,16 +25,16 @@ class StreamParts(Protocol):
     """What is a family's own in a stream."""
 
     @property
-    def eyes(self) -> tuple[nn.Module, ...]:
-        """What `see` calls: a vision encoder, if there is one."""
+    def vision_modules(self) -> tuple[nn.Module, ...]:
+        """What `encode_images` calls: a vision encoder, if there is one."""
         ...
 
-    def see(self, pixels: Tensor) -> Tensor:
+    def encode_images(self, pixels: Tensor) -> Tensor:
         """Return what the vision encoder makes of normalised pixels [images, 3, h, w]."""
         ...
 
-    def encode_image(self, seen: Tensor) -> Tensor:
-        """Return tokens of the stream [images, tokens, width] of what was seen."""
+    def embed_image(self, images: Tensor) -> Tensor:
+        """Return tokens of the stream [images, tokens, width] of encoded images."""
         ...
 
     def fuse(
@@ -67,18 +67,18 @@ class ViltParts(nn.Module):
         self.model = backbone
 
     @property
-    def eyes(self) -> tuple[nn.Module, ...]:
+    def vision_modules(self) -> tuple[nn.Module, ...]:
         """None: patches go straight into the stream."""
         return ()
 
-    def see(self, pixels: Tensor) -> Tensor:
+    def encode_images(self, pixels: Tensor) -> Tensor:
         """Return the pixels; see `StreamParts`."""
         return pixels
 
-    def encode_image(self, seen: Tensor) -> Tensor:
+    def embed_image(self, images: Tensor) -> Tensor:
         """Return patches with their places; see `StreamParts`."""
         embeddings = self.model.embeddings
-        patches = embeddings.patch_embeddings(seen).flatten(2).transpose(1, 2)
+        patches = embeddings.patch_embeddings(images).flatten(2).transpose(1, 2)
         # Not len(): torch.export would fix the batch at the traced size.
         start = embeddings.cls_token.expand(patches.shape[0], -1, -1)
         placed = torch.cat([start, patches], dim=1) + embeddings.position_embeddings
@@ -92,11 +92,11 @@ class ViltParts(nn.Module):
         embeddings = self.model.embeddings
         states = embeddings.text_embeddings(input_ids=input_ids)
         states = states + embeddings.token_type_embeddings.weight[_TEXT_TYPE]
-        seen = attention_mask.to(states.dtype)
+        attended = attention_mask.to(states.dtype)
         if image is not None:
             states = torch.cat([states, image.to(states.dtype)], dim=1)
-            seen = torch.cat([seen, tokens_of(present, image).to(seen.dtype)], dim=1)
-        mask = ((1.0 - seen) * MASKED_SCORE)[:, None, None, :]
+            attended = torch.cat([attended, tokens_of(present, image).to(attended.dtype)], dim=1)
+        mask = ((1.0 - attended) * MASKED_SCORE)[:, None, None, :]
         states = self.model.encoder(states, attention_mask=mask)[0]
         assert self.model.pooler is not None  # AutoModel builds it
         return cast(Tensor, self.model.pooler(self.model.layernorm(states)))
@@ -129,17 +129,17 @@ class VisualBertParts(nn.Module):
         self.places = nn.Parameter(torch.zeros(tokens, visual_width))
 
     @property
-    def eyes(self) -> tuple[nn.Module, ...]:
+    def vision_modules(self) -> tuple[nn.Module, ...]:
         """The vision backbone."""
         return (self.vision,)
 
-    def see(self, pixels: Tensor) -> Tensor:
+    def encode_images(self, pixels: Tensor) -> Tensor:
         """Return grid features [images, tokens, width of the backbone]; see `StreamParts`."""
         return cast(Tensor, self.vision(pixels))
 
-    def encode_image(self, seen: Tensor) -> Tensor:
+    def embed_image(self, images: Tensor) -> Tensor:
         """Return projected grid features with their places; see `StreamParts`."""
-        return cast(Tensor, self.projection(seen) + self.places)
+        return cast(Tensor, self.projection(images) + self.places)
 
     def fuse(
         self, input_ids: Tensor, attention_mask: Tensor, image: Tensor | None, present: Tensor
@@ -179,29 +179,29 @@ class Stream(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     @property
-    def readers(self) -> tuple[nn.Module, ...]:
+    def row_modules(self) -> tuple[nn.Module, ...]:
         """What `encode_rows` calls: ViLT's all; VisualBERT has a fresh projection before it."""
-        return () if self.parts.eyes else (self.parts,)
+        return () if self.parts.vision_modules else (self.parts,)
 
-    def encode_rows(self, batch: Batch, seen: Tensor | None) -> Tensor:
+    def encode_rows(self, batch: Batch, images: Tensor | None) -> Tensor:
         """Return the pooled [CLS] of each row and view, [batch, views, width]."""
-        pooled = self._pooled_by_view(batch, seen, _VIEWS)
+        pooled = self._pooled_by_view(batch, images, _VIEWS)
         return torch.stack([pooled[view] for view in _VIEWS], dim=1)
 
     def features_by_view(
-        self, batch: Batch, seen: Tensor | None, views: Iterable[View]
+        self, batch: Batch, images: Tensor | None, views: Iterable[View]
     ) -> dict[View, Tensor]:
         """Return features [batch, width] of each view; see `Towers.features_by_view`."""
         if (encoded := batch.encoded_rows) is not None:
             pooled = {view: encoded[:, _VIEWS.index(view)] for view in views}
         else:
-            pooled = self._pooled_by_view(batch, seen, views)
+            pooled = self._pooled_by_view(batch, images, views)
         return {view: self.dropout(values) for view, values in pooled.items()}
 
     def _pooled_by_view(
-        self, batch: Batch, seen: Tensor | None, views: Iterable[View]
+        self, batch: Batch, images: Tensor | None, views: Iterable[View]
     ) -> dict[View, Tensor]:
-        image = None if seen is None else self.parts.encode_image(seen)
+        image = None if images is None else self.parts.embed_image(images)
         return {view: self._pooled(batch, image, view) for view in views}
 
     def _pooled(self, batch: Batch, image: Tensor | None, view: View) -> Tensor:
@@ -221,9 +221,9 @@ class Stream(nn.Module):
         )
 
     def fuse(
-        self, seen: Tensor, input_ids: Tensor, attention_mask: Tensor, image_present: Tensor
+        self, images: Tensor, input_ids: Tensor, attention_mask: Tensor, image_present: Tensor
     ) -> Tensor:
         """Return features [batch, width]; see `FamilyForClassification.fuse`."""
-        image = self.parts.encode_image(seen)
+        image = self.parts.embed_image(images)
         pooled = self.parts.fuse(input_ids, attention_mask, image, image_present)
         return cast(Tensor, self.dropout(pooled))

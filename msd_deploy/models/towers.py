@@ -28,16 +28,16 @@ class ClipParts(nn.Module):
         self.width = int(config.projection_dim)
 
     @property
-    def eyes(self) -> tuple[nn.Module, ...]:
-        """What `see` calls."""
+    def vision_modules(self) -> tuple[nn.Module, ...]:
+        """What `encode_images` calls."""
         return (self.model.vision_model, self.model.visual_projection)
 
     @property
-    def readers(self) -> tuple[nn.Module, ...]:
+    def row_modules(self) -> tuple[nn.Module, ...]:
         """What `encode_text` calls."""
         return (self.model.text_model, self.model.text_projection)
 
-    def see(self, pixels: Tensor) -> Tensor:
+    def encode_images(self, pixels: Tensor) -> Tensor:
         """Return embeddings [images, width] of normalised pixels [images, 3, h, w]."""
         pooled = self.model.vision_model(pixel_values=pixels).pooler_output
         return cast(Tensor, self.model.visual_projection(pooled))
@@ -71,16 +71,16 @@ class SiglipParts(nn.Module):
         self.width = int(config.vision_config.hidden_size)
 
     @property
-    def eyes(self) -> tuple[nn.Module, ...]:
-        """What `see` calls."""
+    def vision_modules(self) -> tuple[nn.Module, ...]:
+        """What `encode_images` calls."""
         return (self.model.vision_model,)
 
     @property
-    def readers(self) -> tuple[nn.Module, ...]:
+    def row_modules(self) -> tuple[nn.Module, ...]:
         """What `encode_text` calls."""
         return (self.model.text_model,)
 
-    def see(self, pixels: Tensor) -> Tensor:
+    def encode_images(self, pixels: Tensor) -> Tensor:
         """Return embeddings [images, width]; see `ClipParts`."""
         answer = self.model.vision_model(pixel_values=pixels)
         if answer.pooler_output is None:  # configured without its pooling head
@@ -110,31 +110,31 @@ class Towers(nn.Module):
         self.head = FusionHead(self.width, dropout=config.dropout)
 
     @property
-    def readers(self) -> tuple[nn.Module, ...]:
+    def row_modules(self) -> tuple[nn.Module, ...]:
         """What `encode_rows` calls."""
-        return self.parts.readers
+        return self.parts.row_modules
 
-    def encode_rows(self, batch: Batch, seen: Tensor | None) -> Tensor:
-        """Return the texts' embeddings [batch, width]; what is seen does not matter."""
+    def encode_rows(self, batch: Batch, images: Tensor | None) -> Tensor:
+        """Return the texts' embeddings [batch, width]; the images do not matter."""
         return self.parts.encode_text(batch.input_ids, batch.attention_mask)
 
     def features_by_view(
-        self, batch: Batch, seen: Tensor | None, views: Iterable[View]
+        self, batch: Batch, images: Tensor | None, views: Iterable[View]
     ) -> dict[View, Tensor]:
         """Return features [batch, width] of each view.
 
         Args:
             batch: Its token ids, and which row shows which picture.
-            seen: What `parts.see` makes of its pictures; None if no view has the image.
+            images: What `parts.encode_images` makes of its pictures; None if no view has the image.
             views: Which views.
         """
         wanted = tuple(views)
         image = text = None
-        if seen is not None:
-            image = seen[batch.image_index]
+        if images is not None:
+            image = images[batch.image_index]
         if any(view.has_text for view in wanted):
             encoded = batch.encoded_rows
-            text = self.encode_rows(batch, seen) if encoded is None else encoded
+            text = self.encode_rows(batch, images) if encoded is None else encoded
         return {
             view: self.head(
                 image if view.has_image else None,
@@ -146,11 +146,11 @@ class Towers(nn.Module):
         }
 
     def fuse(
-        self, seen: Tensor, input_ids: Tensor, attention_mask: Tensor, image_present: Tensor
+        self, images: Tensor, input_ids: Tensor, attention_mask: Tensor, image_present: Tensor
     ) -> Tensor:
         """Return features [batch, width]; see `FamilyForClassification.fuse`."""
         features = self.head(
-            seen,
+            images,
             self.parts.encode_text(input_ids, attention_mask),
             image_present=image_present,
             text_present=_is_text(attention_mask),

@@ -103,20 +103,20 @@ def fine_tune_teacher(
     _check_output(config, folder, resume=resume, overwrite=overwrite)
     if resume and is_finished(folder):
         return _result(folder)
-    with process_group.first_of_each_machine():
+    with process_group.local_main_process_first():
         teaching = _read(config, folder, hooks or RunHooks())
-    process_group.wait()
+    process_group.barrier()
     model = _build(teaching)
     if process_group.is_main():
         if overwrite and not resume:
             shutil.rmtree(folder, ignore_errors=True)
         _begin(teaching)
-    process_group.wait()
+    process_group.barrier()
     _train(teaching, model)
     _save(teaching, model)
     if process_group.is_main():
         remove_left_by_a_kill(folder.parent)
-    process_group.wait()
+    process_group.barrier()
     return _result(folder)
 
 

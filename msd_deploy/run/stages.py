@@ -84,7 +84,7 @@ def given_teacher(
 def trained_teacher(task: Task) -> Teacher:
     """Train the teacher on the labelled rows, unless the run has it."""
     run, data, settings = task.run, task.data, task.config.teacher
-    if not process_group.as_main_says(run.teacher.is_dir()):
+    if not process_group.broadcast_from_main(run.teacher.is_dir()):
         task.hooks.on_stage("Training the teacher on the labels")
         torch.manual_seed(task.config.seed)
         model = build_teacher(data, task.preprocessor)
@@ -224,7 +224,7 @@ def save_in_task(task: Task, folder: Path, model: FusionForClassification) -> No
             problem=task.data.problem,
             facts={"dataset_digest": task.data.digest, "parameters": parameter_count(model)},
         )
-    process_group.wait()
+    process_group.barrier()
 
 
 def parameter_count(model: torch.nn.Module) -> int:

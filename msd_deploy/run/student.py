@@ -50,7 +50,7 @@ def distilled_student(
         steps: Length of the training instead of the configuration's epochs.
     """
     run = task.run
-    if not process_group.as_main_says(run.student.is_dir()):
+    if not process_group.broadcast_from_main(run.student.is_dir()):
         learning = _Learning(task, predictions, steps)
         model = learning.in_float()
         if task.config.distill.int8_epochs:
@@ -77,7 +77,7 @@ class _Learning:
     def in_float(self) -> FusionForClassification:
         """Return the student that int8 starts from, or the final one: trained, or given."""
         config, done = self.task.config, self._in_float
-        if process_group.as_main_says(done.is_dir()):
+        if process_group.broadcast_from_main(done.is_dir()):
             return load_model(done).model
         torch.manual_seed(config.seed)
         if config.student.start is not None:

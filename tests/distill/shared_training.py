@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import ViTConfig
 
-from msd_deploy import process_group as processes
+from msd_deploy import process_group
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.distill.history import History
@@ -78,7 +78,7 @@ DATA = PreparedData(
 
 
 def make_model(*, has_batch_norm: bool = False) -> FusionForClassification:
-    """A seeded model, with a ViT's eyes or with a stem that has BatchNorm."""
+    """A seeded model, with a ViT encoder or with a stem that has BatchNorm."""
     torch.manual_seed(0)
     vit = ViTConfig(
         image_size=SIDE,
@@ -88,10 +88,10 @@ def make_model(*, has_batch_norm: bool = False) -> FusionForClassification:
         num_hidden_layers=1,
         num_attention_heads=2,
     )
-    eyes = {"kind": "transformers", "config": vit.to_dict()}
+    vision = {"kind": "transformers", "config": vit.to_dict()}
     model = FusionForClassification(
         FusionConfig(
-            vision={"kind": "conv_stem", "channels": [4, 8]} if has_batch_norm else eyes,
+            vision={"kind": "conv_stem", "channels": [4, 8]} if has_batch_norm else vision,
             image_size=(SIDE, SIDE),
             vocab_size=40,
             max_text_length=6,
@@ -138,7 +138,7 @@ def run(name: str, folder: Path, stop_at: int | None = None) -> dict[str, Any]:
 
     def should_stop() -> bool:
         # One process asks, all must stop.
-        return len(losses) == stop_at and processes.rank() == processes.count() - 1
+        return len(losses) == stop_at and process_group.rank() == process_group.world_size() - 1
 
     model = make_model(has_batch_norm=name == "batch-norm")
     if name in ("labels", "batch-norm"):
@@ -165,7 +165,7 @@ def run(name: str, folder: Path, stop_at: int | None = None) -> dict[str, Any]:
             train(job)
     except StoppedError:
         return {"losses": losses, "stopped": True}
-    processes.wait()
+    process_group.barrier()
     lines = [json.loads(line) for line in (folder / "history.jsonl").open()]
     digest = sha256()
     for tensor in model.state_dict().values():
@@ -199,16 +199,16 @@ def answers() -> bytes:
 def main(folder: Path, other: Path) -> None:
     """Run everything in the processes that were launched, and continue the other's training."""
     torch.set_num_threads(1)
-    processes.begin()
-    if processes.is_main():
+    process_group.begin()
+    if process_group.is_main():
         folder.mkdir(exist_ok=True)
-    processes.wait()
+    process_group.barrier()
     results: dict[str, Any] = run_all(folder)
     results["meta-taken-over"] = run("meta", other / "meta-stopped")
     results["answers"] = sha256(answers()).hexdigest()
-    results["count"] = processes.count()
-    (folder / f"rank-{processes.rank()}.json").write_text(json.dumps(results))
-    processes.end()
+    results["count"] = process_group.world_size()
+    (folder / f"rank-{process_group.rank()}.json").write_text(json.dumps(results))
+    process_group.end()
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ def app():
     process_group.begin()
     if process_group.rank() == 1:
         raise DataError("broken", where="row 7") if sys.argv[1] == "known" else ValueError("odd")
-    process_group.wait()
+    process_group.barrier()
 
 command.app = app
 command.main()

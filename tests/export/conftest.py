@@ -105,7 +105,7 @@ def make_source(
             model.classifier.weight *= 10  # decisions beyond rounding, as a trained model's
             pixels = torch.from_numpy(data.splits["train"].pixels[:32].copy()).permute(0, 3, 1, 2)
             for _ in range(20):
-                model.encode_image(pixels)
+                model.embed_image(pixels)
         loaded = LoadedModel(
             model.eval(), preprocessor, data.labels, data.problem, "0" * 64, Path("student")
         )

@@ -86,9 +86,9 @@ def test_the_views_of_a_batch_share_one_image_encoding(
     tiny_model: FusionForClassification, memes: Memes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[int] = []
-    see = tiny_model.see
+    see = tiny_model.encode_images
     monkeypatch.setattr(
-        tiny_model, "see", lambda pixels: (encoded.append(len(pixels)), see(pixels))[1]
+        tiny_model, "encode_images", lambda pixels: (encoded.append(len(pixels)), see(pixels))[1]
     )
     batch = collate(memes[0].splits["test"], np.array([0, 1, 1, 1]))
     tiny_model.logits_by_view(batch, View)

@@ -233,8 +233,8 @@ def test_frozen_weights_stay_to_the_bit_and_all_others_learn(
     else:
         assert not any(name.startswith("vision.") for name in changed)
         assert changed & built.model.pretrained
-    eyes = {name for module in built.model.eyes for name in module.state_dict()}
-    assert is_frozen(*built.model.eyes) == bool(eyes)
+    vision = {name for module in built.model.vision_modules for name in module.state_dict()}
+    assert is_frozen(*built.model.vision_modules) == bool(vision)
 
 
 @contextmanager
@@ -268,9 +268,9 @@ def test_each_picture_is_seen_once_and_only_where_training_shows_it(
 ) -> None:
     built = build(family, "vision")
     seen: list[int] = []
-    see = built.model.see
+    see = built.model.encode_images
     counts: list[tuple[str, int, int]] = []
-    built.model.see = lambda pixels: (seen.append(len(pixels)), see(pixels))[1]  # type: ignore[method-assign]
+    built.model.encode_images = lambda pixels: (seen.append(len(pixels)), see(pixels))[1]  # type: ignore[method-assign]
     hooks = StageHooks(on_count=lambda *count: counts.append(count))
     data = encoded(built, tmp_path / "encoded", hooks)
     splits = [built.data.splits[name] for name in ("train", "validation")]

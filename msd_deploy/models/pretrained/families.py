@@ -56,7 +56,7 @@ class Checkpoint:
     vision: Path | None = None
 
     @property
-    def eyes(self) -> Path:
+    def vision_folder(self) -> Path:
         """The folder of what sees, with its preprocessor_config.json."""
         return self.vision or self.folder
 
@@ -72,7 +72,7 @@ class Checkpoint:
 
     def digest(self) -> str:
         """Return the SHA-256 of its configuration and weights."""
-        return digest_of_checkpoints(self.folder, self.eyes)
+        return digest_of_checkpoints(self.folder, self.vision_folder)
 
     def preprocessor(
         self,
@@ -117,11 +117,11 @@ class Checkpoint:
         return int(text.vocab_size), int(text.max_position_embeddings)
 
     def _image_spec(self, stated: int | None) -> ImageSpec:
-        processor = read_processor(self.eyes)
+        processor = read_processor(self.vision_folder)
         config = self.config
         if self.vision is not None:
             config = read_checkpoint_config(self.vision, str(self.vision))
-        size = picture_size(config, processor, self.eyes)
+        size = picture_size(config, processor, self.vision_folder)
         if stated is not None and size != (stated, stated):
             raise ConfigError(
                 f"the checkpoint was trained with {size[0]} x {size[1]} pixels, not {stated}",
@@ -145,7 +145,7 @@ class Checkpoint:
         """
         backbone, fresh = load_with_fresh(self.folder)
         vision = None if self.vision is None else load_vision_model(self.vision)
-        mean, std = normalisation(read_processor(self.eyes))
+        mean, std = normalisation(read_processor(self.vision_folder))
         config = FamilyConfig(
             family=self.kind,
             backbone=plain_config(backbone),

@@ -88,6 +88,6 @@ def freeze(model: ViewClassifier, what: Freeze) -> None:
     """
     if what == "none":
         return
-    seeing = {id(parameter) for module in model.eyes for parameter in module.parameters()}
+    seeing = {id(parameter) for module in model.vision_modules for parameter in module.parameters()}
     names = {name for name, parameter in model.named_parameters() if id(parameter) in seeing}
     model.freeze(names if what == "vision" else names | model.pretrained)
