@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from msd_deploy.artifacts.manifest import write_json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.distill import DistillConfig
-from msd_deploy.config.run import RunConfig
 from msd_deploy.data.batch import Batch, ImageGroupSampler, collate
 from msd_deploy.distill.meta import MetaObjective
 from msd_deploy.distill.methods import METHODS
@@ -36,7 +35,7 @@ from msd_deploy.hooks import Hooks, StageHooks
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.sizes import build_student
 from msd_deploy.models.teachers import load_teacher
-from msd_deploy.run.record import config_of_run
+from msd_deploy.run.record import read_run
 from msd_deploy.run.task import Task, read_task
 from msd_deploy.views import View
 from msd_mobile_bench.host import describe_host
@@ -74,8 +73,9 @@ class Bench:
 
 def open_bench(run: RunDirectory) -> Bench:
     """Open a finished run."""
-    config: RunConfig = config_of_run(run)
-    task, _ = read_task(config, run, StageHooks(), Hooks(), resume=True)
+    record = read_run(run)
+    config = record.config
+    task, _ = read_task(config, run, StageHooks(), Hooks(), record=record)
     train = task.data.splits["train"]
     sampler = ImageGroupSampler(
         train.image_index, batch_size=config.distill.batch_size, seed=config.seed

@@ -14,10 +14,9 @@ from msd_deploy.distill.history import check_tracker
 from msd_deploy.errors import StoppedError
 from msd_deploy.hooks import RunHooks
 from msd_deploy.run.output import check_output, with_absolute_paths
-from msd_deploy.run.record import begin_run
 from msd_deploy.run.stages import cached_predictions, given_teacher, measure, trained_teacher
 from msd_deploy.run.student import check_student, distilled_student
-from msd_deploy.run.task import read_task
+from msd_deploy.run.task import begin_run, read_task
 
 
 def run_distillation(
@@ -50,19 +49,19 @@ def run_distillation(
     stages = watching.stages
     process_group.begin()
     check_tracker(config.tracker)
-    check_output(config, run, resume=resume, overwrite=overwrite)
+    record = check_output(config, run, resume=resume, overwrite=overwrite)
     with process_group.local_main_process_first():
-        task, source = read_task(config, run, stages, watching.training, resume=resume)
+        task, source = read_task(config, run, stages, watching.training, record=record)
         check_distance(config.distill, task.data.problem, len(task.data.labels))
         for note in notes_of(task.data):
             stages.on_note(note)
-        teacher_data, given = given_teacher(task, source, resume=resume)
+        teacher_data, given = given_teacher(task, source)
         check_student(task)
     process_group.barrier()
     if process_group.is_main():
         if overwrite and not resume:
             shutil.rmtree(run.root, ignore_errors=True)
-        begin_run(config, run, task.data, task.preprocessor, given, start_digest=task.start_digest)
+        begin_run(task, given)
     process_group.barrier()
     try:
         teacher = given or trained_teacher(task)

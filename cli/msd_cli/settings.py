@@ -94,9 +94,9 @@ def run_settings(
     if start is not None:
         base = _settings_after(start, options, config_file=config_file, out=out, resume=resume)
     elif resume and out is not None and config_file is None:
-        from msd_deploy.run.record import config_of_run
+        from msd_deploy.run.record import read_run
 
-        base = config_of_run(RunDirectory(out))
+        base = read_run(RunDirectory(out)).config
     else:
         base = RunConfig() if config_file is None else read_config(config_file)
     with usage_errors():
@@ -113,7 +113,7 @@ def _settings_after(
     resume: bool,
 ) -> RunConfig:
     """Return the settings of a run, but that its student is gone on from; see `run_settings`."""
-    from msd_deploy.run.record import config_of_run
+    from msd_deploy.run.record import read_finished_run
 
     if config_file is not None or resume or out is None:
         other = "needs --out" if out is None else "has its settings from the run"
@@ -126,8 +126,7 @@ def _settings_after(
                 param_hint=option,
             )
     run = RunDirectory(start)
-    run.require_finished()
-    config = config_of_run(run)
+    config = read_finished_run(run).config
     return replace(
         config,
         teacher=replace(config.teacher, path=run.teacher),

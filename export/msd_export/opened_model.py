@@ -85,7 +85,7 @@ def open_model(path: Path, *, threads: int = 1) -> OpenedModel:
     """
     folder = path
     if (path / "run.json").is_file():
-        RunDirectory(path).require_finished()
+        RunDirectory(path).read_finished()
         folder = RunDirectory(path).student
     if not (folder / MANIFEST_NAME).is_file():
         raise ArtifactError(

@@ -16,7 +16,7 @@ from msd_deploy.errors import ArtifactError, ExportError, MsdError, RuntimeUnava
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import LoadedModel, load_classifier, load_model
-from msd_deploy.run.record import config_of_run, data_of_run, source_of_run
+from msd_deploy.run.record import data_of_run, read_finished_run, source_of_run
 from msd_export.exporter import ExportConfig, Exporter
 from msd_export.folder import ExportFolder, open_export, stated_source
 from msd_export.formats import FORMATS, form_name
@@ -51,7 +51,7 @@ def export_student(
             others are.
     """
     hooks = hooks or StageHooks()
-    run.require_finished()
+    record = read_finished_run(run)
     loaded = load_model(run.student)
     remove_folders_left_by_a_kill(run.exports)
     for form in config.forms:
@@ -60,9 +60,9 @@ def export_student(
         hooks.on_note(f"{path} was made from another student: export it too, with --overwrite")
     if config.end_to_end:
         require_end_to_end(loaded.preprocessor)
-    hooks.on_stage(f"Reading {config_of_run(run).data.spec}")
-    data = data_of_run(run, loaded.preprocessor)
-    read = partial(source_of_run, config_of_run(run), run)
+    hooks.on_stage(f"Reading {record.config.data.spec}")
+    data = data_of_run(record, loaded.preprocessor)
+    read = partial(source_of_run, record)
     with _source(loaded, data, run.root.name, config, read=read) as source:
         return _export_all(Exporter(source, config, hooks), run.exports, failures)
 
@@ -203,7 +203,7 @@ def export_teacher_reference(
     is told, and it is measured in PyTorch.
     """
     hooks = hooks or StageHooks()
-    run.require_finished()
+    record = read_finished_run(run)
     loaded = load_classifier(run.teacher)
     remove_folders_left_by_a_kill(run.teacher_exports)
     folder = run.teacher_exports / "onnx-fp32"
@@ -211,7 +211,7 @@ def export_teacher_reference(
         existing = open_export(folder)
         if existing.manifest.get("source_digest") == loaded.digest:
             return existing
-    data = data_of_run(run, loaded.preprocessor)
+    data = data_of_run(record, loaded.preprocessor)
     config = ExportConfig((("onnx", "fp32"),), overwrite=True)
     name = f"{run.root.name} teacher"
     with _source(loaded, data, name, config) as source:

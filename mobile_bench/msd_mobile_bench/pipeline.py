@@ -21,7 +21,7 @@ from msd_deploy.data.readers.spec import name_of_spec
 from msd_deploy.distill.teacher_cache import read_predictions
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import metric_name
-from msd_deploy.run.record import config_of_run, data_of_run
+from msd_deploy.run.record import RunRecord, data_of_run, read_finished_run
 from msd_deploy.views import View
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.host import describe_host
@@ -59,11 +59,11 @@ def run_bench(
         MsdError: A model cannot be run.
     """
     config, hooks = config or BenchConfig(), hooks or StageHooks()
-    host = describe_host()
+    record, host = read_finished_run(run), describe_host()
     hooks.on_stage("Verifying the models' files")
     forms = find_forms(run, on_note=hooks.on_note)
     hooks.on_stage("Reading the test split")
-    data = _data_by_model(run)
+    data = _data_by_model(record)
     with tempfile.TemporaryDirectory(prefix="msd-bench-") as scratch, ExitStack() as stack:
         workers = _prepare_workers(forms, data, config, Path(scratch), stack)
         timings = _time(workers, config, hooks)
@@ -82,7 +82,7 @@ def run_bench(
         "run": run.root.resolve().name,
         "command": command_line(run, config),
         "config": asdict(config),
-        "data": _data_facts(run, prepared, rows),
+        "data": _data_facts(record, prepared, rows),
         "metric": metric_name(prepared.problem),
         "host": host,
         "control": control,
@@ -107,17 +107,18 @@ def command_line(run: RunDirectory, config: BenchConfig) -> str:
     return shlex.join(words)
 
 
-def _data_by_model(run: RunDirectory) -> dict[Who, PreparedData]:
+def _data_by_model(record: RunRecord) -> dict[Who, PreparedData]:
     """Prepare the data as each model saw it; once if both saw the same."""
+    run = record.run
     student, teacher = Preprocessor.load(run.student), Preprocessor.load(run.teacher)
-    data = data_of_run(run, student)
+    data = data_of_run(record, student)
     same = teacher.digest() == student.digest()
-    return {"teacher": data if same else data_of_run(run, teacher), "student": data}
+    return {"teacher": data if same else data_of_run(record, teacher), "student": data}
 
 
-def _data_facts(run: RunDirectory, data: PreparedData, rows: Sequence[Row]) -> DataFacts:
+def _data_facts(record: RunRecord, data: PreparedData, rows: Sequence[Row]) -> DataFacts:
     return {
-        "name": name_of_spec(config_of_run(run).data.spec),
+        "name": name_of_spec(record.config.data.spec),
         "split": SPLIT,
         "examples": rows[0]["scores"][View.MULTIMODAL]["examples"],
         "digest": data.digest,

@@ -77,7 +77,7 @@ def find_forms(
         ArtifactError: A folder is missing, incomplete or altered, or an export was made from
             another model than the run's.
     """
-    run.require_finished()
+    run.read_finished()
     teacher, student = _read_model(run.teacher), _read_model(run.student)
     reference = run.teacher_exports / "onnx-fp32"
     references = [open_export(reference)] if reference.is_dir() else []
@@ -101,7 +101,7 @@ def find_exports(
         ArtifactError: The run is unfinished; or an export is incomplete, altered, or was made from
             another student.
     """
-    run.require_finished()
+    run.read_finished()
     student = _read_model(run.student)
     exports = exports_below(run.exports, on_note=on_note)
     for export in exports:

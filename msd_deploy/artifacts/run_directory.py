@@ -96,16 +96,17 @@ class RunDirectory:
             )
         return read_versioned_json(self.run_json)
 
-    def require_finished(self) -> None:
-        """Check that distillation went to its end.
+    def read_finished(self) -> Json:
+        """Read run.json of a run whose distillation went to its end.
 
         Raises:
-            ArtifactError: The folder is not a run, or its distillation did not finish.
+            ArtifactError: As `read`, or the distillation did not finish.
         """
-        self.read()
+        content = self.read()
         if not self.metrics.is_file():
             raise ArtifactError(
                 "is unfinished: it has no metrics.json",
                 where=self.root,
                 fix=f"Continue it with `msd distill --resume --out {self.root}`",
             )
+        return content

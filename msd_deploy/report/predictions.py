@@ -24,7 +24,7 @@ from msd_deploy.metrics import LogitsByView
 from msd_deploy.models.folders import load_model
 from msd_deploy.models.predict import predict_views
 from msd_deploy.report.run_files import read_metrics
-from msd_deploy.run.record import config_of_run, prepare_for_run, source_of_run
+from msd_deploy.run.record import RunRecord, prepare_for_run, read_finished_run, source_of_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,26 +85,27 @@ def read_answers(runs: Sequence[RunDirectory], *, split: str, hooks: StageHooks)
             data or another teacher than the first one.
         DataError: The data set is not there or has changed.
     """
-    teacher_digest = check_together(runs)
-    hooks.on_stage(f"Reading {config_of_run(runs[0]).data.spec}")
+    records, teacher_digest = check_together(runs)
+    hooks.on_stage(f"Reading {records[0].config.data.spec}")
     predictions = read_predictions(runs[0].teacher_predictions)
-    source = source_of_run(config_of_run(runs[0]), runs[0])
+    source = source_of_run(records[0])
     prepared: dict[str, PreparedData] = {}
     students = []
-    for name, run in zip(unique_names(runs), runs, strict=True):
+    for name, record in zip(unique_names(runs), records, strict=True):
         hooks.on_stage(f"Asking the student of {name}")
-        students.append(_ask_student(name, run, source, prepared, split=split, hooks=hooks))
+        students.append(_ask_student(name, record, source, prepared, split=split, hooks=hooks))
     data = next(iter(prepared.values()))
     _check_rows(predictions, data.splits[split], runs[0], split)
     return RunAnswers(source, data, split, predictions, teacher_digest, tuple(students))
 
 
-def check_together(runs: Sequence[RunDirectory]) -> str:
-    """Check that runs are finished and of one data set and teacher; return the teacher's digest.
+def check_together(runs: Sequence[RunDirectory]) -> tuple[list[RunRecord], str]:
+    """Read runs, check that they are of one data set and teacher; return its digest beside them.
 
     Raises:
         ArtifactError: They are not; names the run.
     """
+    records = []
     for run in runs:
         if run.study_json.is_file():
             raise ArtifactError(
@@ -112,18 +113,18 @@ def check_together(runs: Sequence[RunDirectory]) -> str:
                 where=run.root,
                 fix="Open the compare.html in it, or name folders that `msd distill --out` wrote",
             )
-        run.require_finished()
+        records.append(read_finished_run(run))
     first, folders = runs[0], [run.root.resolve() for run in runs]
     if len(set(folders)) < len(folders):
         raise ArtifactError("a run is named twice", fix="Name each run once")
-    for run in runs[1:]:
-        if run.read().get("dataset_digest") != first.read().get("dataset_digest"):
+    for record in records[1:]:
+        if record.dataset_digest != records[0].dataset_digest:
             raise ArtifactError(
                 f"is of another data set than {first.root}",
-                where=run.root,
+                where=record.run.root,
                 fix="Report each alone",
             )
-    teachers = [_teacher_of(run) for run in runs]
+    teachers = [_teacher_of(record) for record in records]
     for run, teacher in zip(runs, teachers, strict=True):
         if teacher != teachers[0]:
             raise ArtifactError(
@@ -131,15 +132,16 @@ def check_together(runs: Sequence[RunDirectory]) -> str:
                 where=run.root,
                 fix=f"Report each alone, or distil with --teacher {first.teacher}",
             )
-    return teachers[0]
+    return records, teachers[0]
 
 
-def _teacher_of(run: RunDirectory) -> str:
+def _teacher_of(record: RunRecord) -> str:
     """Return the digest of the teacher whose predictions a run keeps, once they are verified."""
+    run = record.run
     read_predictions(run.teacher_predictions)
     key = read_manifest(run.teacher_predictions, "teacher_predictions").get("key")
     stated = key if isinstance(key, dict) else {}
-    if stated.get("data") != run.read().get("dataset_digest"):
+    if stated.get("data") != record.dataset_digest:
         raise ArtifactError(
             "are predictions for another data set than the run's",
             where=run.teacher_predictions,
@@ -171,7 +173,7 @@ def _ends(folder: Path) -> list[str]:
 
 def _ask_student(
     name: str,
-    run: RunDirectory,
+    record: RunRecord,
     source: SourceData,
     prepared: dict[str, PreparedData],
     *,
@@ -179,18 +181,19 @@ def _ask_student(
     hooks: StageHooks,
 ) -> StudentAnswers:
     """Answer for one run; data that is prepared alike for several runs is prepared once."""
+    run = record.run
     metrics, student = read_metrics(run), load_model(run.student)
-    rows = _prepared_once(run, source, student.preprocessor, prepared, hooks).splits[split]
+    rows = _prepared_once(record, source, student.preprocessor, prepared, hooks).splits[split]
     logits = predict_views(
         student.model, rows, on_batch=lambda done, total: hooks.on_count("examples", done, total)
     )
     if not all(np.isfinite(values).all() for values in logits.values()):
         raise ArtifactError("gives NaN or infinite logits", where=run.student)
-    return StudentAnswers(name, run, config_of_run(run), metrics, logits)
+    return StudentAnswers(name, run, record.config, metrics, logits)
 
 
 def _prepared_once(
-    run: RunDirectory,
+    record: RunRecord,
     source: SourceData,
     preprocessor: Preprocessor,
     prepared: dict[str, PreparedData],
@@ -199,7 +202,7 @@ def _prepared_once(
     key = preprocessor.digest()
     if key not in prepared:
         prepared[key] = prepare_for_run(
-            run,
+            record,
             source,
             preprocessor,
             on_image=lambda done, total: hooks.on_count("pictures", done, total),

@@ -10,7 +10,7 @@ from msd_deploy.config.parsing import config_as_json
 from msd_deploy.config.run import DataConfig, RunConfig
 from msd_deploy.data.readers.spec import kind_of_spec, path_of_spec, with_path
 from msd_deploy.errors import ArtifactError
-from msd_deploy.run.record import config_of_run
+from msd_deploy.run.record import RunRecord, read_run
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -75,8 +75,13 @@ def without_paths(config: RunConfig) -> RunConfig:
     )
 
 
-def check_output(config: RunConfig, run: RunDirectory, *, resume: bool, overwrite: bool) -> None:
+def check_output(
+    config: RunConfig, run: RunDirectory, *, resume: bool, overwrite: bool
+) -> RunRecord | None:
     """Check, before any work, that a run may be written.
+
+    Returns:
+        What is resumed; None: the run will be new.
 
     Raises:
         ArtifactError: It exists and is neither resumed nor overwritten; there is nothing to resume;
@@ -84,27 +89,27 @@ def check_output(config: RunConfig, run: RunDirectory, *, resume: bool, overwrit
             what the new run reads.
     """
     if resume:
-        _check_same_config(config, run)
-    elif not holds_something(run.root):
-        return
-    elif not overwrite:
+        return _check_same_config(config, run)
+    if not holds_something(run.root):
+        return None
+    if not overwrite:
         raise ArtifactError(
             "already exists",
             where=run.root,
             fix="Use another --out, --resume it, or --overwrite it",
         )
-    elif run.study_json.is_file():
+    if run.study_json.is_file():
         raise ArtifactError(
             "is a study of `msd compare`, so it is not overwritten",
             where=run.root,
             fix="Use another --out",
         )
-    elif not run.run_json.is_file():
+    if not run.run_json.is_file():
         raise ArtifactError(
             "is not a run, so it is not overwritten", where=run.root, fix="Use another --out"
         )
-    else:
-        refuse_overwriting_input(config, run)
+    refuse_overwriting_input(config, run)
+    return None
 
 
 def refuse_overwriting_input(config: RunConfig, run: RunDirectory) -> None:
@@ -123,8 +128,9 @@ def refuse_overwriting_input(config: RunConfig, run: RunDirectory) -> None:
             )
 
 
-def _check_same_config(config: RunConfig, run: RunDirectory) -> None:
-    stated = config_as_json(replace(with_absolute_paths(config_of_run(run)), tracker=None))
+def _check_same_config(config: RunConfig, run: RunDirectory) -> RunRecord:
+    record = read_run(run)
+    stated = config_as_json(replace(with_absolute_paths(record.config), tracker=None))
     ours = config_as_json(replace(config, tracker=None))
     if stated != ours:
         raise ArtifactError(
@@ -132,6 +138,7 @@ def _check_same_config(config: RunConfig, run: RunDirectory) -> None:
             where=run.root,
             fix="Resume with the same options, or --overwrite it",
         )
+    return record
 
 
 def first_difference(stated: Json, ours: Json, prefix: str = "") -> str:

@@ -38,8 +38,7 @@ from msd_deploy.models.predict import predict_views
 from msd_deploy.models.sizes import build_teacher
 from msd_deploy.models.teachers import Teacher, load_teacher
 from msd_deploy.run.output import without_paths
-from msd_deploy.run.record import given_teacher_folder
-from msd_deploy.run.task import Task, _prepare
+from msd_deploy.run.task import Task, _prepare, given_teacher_folder
 from msd_deploy.views import View
 
 
@@ -64,11 +63,9 @@ def state_scores(
         of_splits[split] = further_as_json(further)
 
 
-def given_teacher(
-    task: Task, source: SourceData, *, resume: bool = False
-) -> tuple[PreparedData, Teacher | None]:
+def given_teacher(task: Task, source: SourceData) -> tuple[PreparedData, Teacher | None]:
     """Load the teacher that the configuration names, and the data as it wants it."""
-    folder, data = given_teacher_folder(task.config, task.run, resume=resume), task.data
+    folder, data = given_teacher_folder(task), task.data
     if folder is None:
         return data, None
     teacher = load_teacher(folder, labels=data.labels, problem=data.problem)

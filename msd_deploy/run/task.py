@@ -1,13 +1,20 @@
-"""Task: what the stages of a run share, and how it is read."""
+"""Task: what the stages of a run share; how it is read, and begun by writing run.json."""
 
-from dataclasses import dataclass
+import importlib.metadata
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from msd_deploy import __version__
+from msd_deploy.artifacts.atomic import new_folder
+from msd_deploy.artifacts.manifest import SCHEMA_VERSION, Json, utc_now, write_json
 from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.parsing import config_as_json
 from msd_deploy.config.run import RunConfig
 from msd_deploy.data.images import ImageSpec
-from msd_deploy.data.labels import hide_labels, weigh_classes
+from msd_deploy.data.labels import class_weights_as_json, hide_labels, weigh_classes
 from msd_deploy.data.prepare import prepare
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import (
@@ -25,7 +32,10 @@ from msd_deploy.models.folders import LoadedModel, load_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.pretrained.text import open_text
 from msd_deploy.models.sizes import DEFAULT_IMAGE_SIZE
-from msd_deploy.run.record import read_source, source_of_run
+from msd_deploy.models.teachers import Teacher
+from msd_deploy.run.record import RunRecord, read_source, source_of_run
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy", "pillow")
 
 # Of a tokenizer that is trained, where the user leaves their number open.
 _MOST_PIECES = 2000
@@ -46,6 +56,7 @@ class Task:
         training: Of trainings.
         name: What a tracker calls it.
         start_digest: Of the finished student that the student goes on from; None: it is new.
+        record: run.json of a run that is resumed; None: the run is new.
     """
 
     config: RunConfig
@@ -56,6 +67,7 @@ class Task:
     training: Hooks
     name: str
     start_digest: str | None = None
+    record: RunRecord | None = None
 
 
 def read_task(
@@ -64,7 +76,7 @@ def read_task(
     hooks: StageHooks,
     training: Hooks,
     *,
-    resume: bool = False,
+    record: RunRecord | None = None,
 ) -> tuple[Task, SourceData]:
     """Read and prepare the data; return the task, and the source for a teacher of other inputs.
 
@@ -73,13 +85,14 @@ def read_task(
         run: Where results go.
         hooks: Of stages.
         training: Of trainings.
-        resume: Whether the run was begun: its data set is one that was there.
+        record: run.json of a run that is resumed; None: the run is new.
 
     Raises:
         MsdError: The data cannot be read or used.
     """
     hooks.on_stage(f"Reading {config.data.spec}")
-    source = source_of_run(config, run) if resume else read_source(config)
+    record = record and replace(record, config=config)  # with absolute paths
+    source = source_of_run(record) if record else read_source(config)
     start = None if config.student.start is None else load_model(config.student.start)
     preprocessor = (
         _build_preprocessor(config, source, hooks) if start is None else start.preprocessor
@@ -91,7 +104,7 @@ def read_task(
     if start is not None:
         _refuse_other_task(start, data)
     digest = start.digest if start else None
-    return Task(config, run, data, preprocessor, hooks, training, name, digest), source
+    return Task(config, run, data, preprocessor, hooks, training, name, digest, record), source
 
 
 def _refuse_other_task(start: LoadedModel[FusionForClassification], data: PreparedData) -> None:
@@ -135,3 +148,79 @@ def _prepare(
         strict=config.data.strict,
         on_image=lambda done, total: hooks.on_count("pictures", done, total),
     )
+
+
+def begin_run(task: Task, given: Teacher | None) -> None:
+    """Write run.json, and a copy of a given teacher, so that the run is complete in itself.
+
+    Args:
+        task: The run's.
+        given: The teacher, unless the run trains one.
+
+    Raises:
+        DataError: The run is resumed, and its data set is not what it was.
+        ArtifactError: The run is resumed, and its tokenizer, teacher or the student that it goes on
+            from is not what it was.
+    """
+    digests: Json = {
+        "preprocess_digest": task.preprocessor.digest(),
+        "teacher_digest": given.digest if given else None,
+        "start_digest": task.start_digest,
+    }
+    if task.record is not None:
+        task.record.check_same_data(task.data)
+        _check_same_inputs(task, task.record.content, digests)
+    else:
+        _write_run_json(task, digests)
+    if given is not None and not task.run.teacher.is_dir():
+        with new_folder(task.run.teacher) as building:
+            shutil.copytree(given.folder, building, dirs_exist_ok=True)
+
+
+def given_teacher_folder(task: Task) -> Path | None:
+    """Return where a given teacher is read: once the run has its own copy, there."""
+    path = task.config.teacher.path
+    is_copied = path is not None and task.record is not None and task.run.teacher.is_dir()
+    return task.run.teacher if is_copied else path
+
+
+def _check_same_inputs(task: Task, stated: Json, digests: Json) -> None:
+    start = task.config.student.start
+    tokenizer = task.config.data.tokenizer or start or task.run.root
+    inputs = {  # the student before its tokenizer, which it brings
+        "start_digest": ("student that it goes on from", start),
+        "preprocess_digest": ("tokenizer", tokenizer),
+        "teacher_digest": ("teacher", given_teacher_folder(task)),
+    }
+    for key, (what, where) in inputs.items():
+        # Runs of 0.1.0 do not state their preprocessing; a teacher that is trained has no digest.
+        if digests[key] is not None and stated.get(key) not in (None, digests[key]):
+            raise ArtifactError(
+                f"the {what} has changed since the run was begun",
+                where=where,
+                fix="Restore it, or distil again with --overwrite",
+            )
+
+
+def _write_run_json(task: Task, digests: Json) -> None:
+    run, data = task.run, task.data
+    is_new = not run.root.exists()
+    stated: Json = {
+        "schema_version": SCHEMA_VERSION,
+        "msd_deploy": __version__,
+        "created_utc": utc_now(),
+        "seed": task.config.seed,
+        "config": config_as_json(task.config),
+        "dataset_digest": data.digest,
+        **digests,
+        "examples": {name: len(split) for name, split in data.splits.items()},
+        "skipped_rows": [str(row) for row in data.skipped],
+        **class_weights_as_json(data),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+    try:
+        write_json(run.run_json, stated)
+    except OSError:
+        if is_new:
+            shutil.rmtree(run.root, ignore_errors=True)
+        raise

@@ -33,9 +33,9 @@ from msd_deploy.hooks import Hooks, StageHooks
 from msd_deploy.metrics import LogitsByView, metric_name, row_counts
 from msd_deploy.problem import Problem
 from msd_deploy.run.output import refuse_overwriting_input, with_absolute_paths
-from msd_deploy.run.record import begin_run
+from msd_deploy.run.record import read_run
 from msd_deploy.run.stages import cached_predictions, given_teacher, ordinary_steps, trained_teacher
-from msd_deploy.run.task import Task, read_task
+from msd_deploy.run.task import Task, begin_run, read_task
 from msd_deploy.study.cells import cell_directory, finished_cells, is_done, read_cell
 from msd_deploy.study.compute import measure_flops, steps_by_method
 from msd_deploy.study.config import StudyConfig
@@ -95,16 +95,16 @@ def run_study(
     check_tracker(study.base.tracker)
     _check_output(study, out, overwrite=overwrite)
     run = RunDirectory(out)
-    is_begun = run.run_json.is_file() and not overwrite
-    task, source = read_task(study.base, run, hooks, training, resume=is_begun)
+    record = read_run(run) if run.run_json.is_file() and not overwrite else None
+    task, source = read_task(study.base, run, hooks, training, record=record)
     for method in study.methods:
         check_distance(study.of_cell(method, 0).distill, task.data.problem, len(task.data.labels))
-    teacher_data, given = given_teacher(task, source, resume=is_begun)
+    teacher_data, given = given_teacher(task, source)
     if overwrite:
         shutil.rmtree(out, ignore_errors=True)
     # First: with run.json alone, a killed start would look like a run.
     write_json(run.study_json, _identity(study))
-    begin_run(study.base, run, task.data, task.preprocessor, given)
+    begin_run(task, given)
     try:
         teacher = given or trained_teacher(task)
     except StoppedError as error:

@@ -35,7 +35,7 @@ from msd_deploy.models.folders import load_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.teachers import load_teacher
 from msd_deploy.pipeline import run_distillation
-from msd_deploy.run.record import data_of_run
+from msd_deploy.run.record import data_of_run, read_run
 from msd_deploy.views import View
 
 Memes = tuple[PreparedData, Preprocessor]
@@ -247,7 +247,7 @@ def test_the_caches_key_tells_forms_apart_and_equal_ones_are_read_again(
 ) -> None:
     config, run = run_with_forms
     teacher = load_teacher(run.teacher, labels=MEMES_LABELS, problem="single_label")
-    whole = data_of_run(run, teacher.preprocessor)
+    whole = data_of_run(read_run(run), teacher.preprocessor)
     data = replace(whole, splits={name: split.head(40) for name, split in whole.splits.items()})
     asked: list[int] = []
     for augment in (config.augment, config.augment, replace(config.augment, seed=1), None):
@@ -271,7 +271,7 @@ def test_a_teacher_of_larger_pictures_is_shown_the_same_part(
     preprocessor = load_model(run.student).preprocessor
     larger = replace(preprocessor, image=ImageSpec((96, 96)))
     small, large = (
-        data_of_run(run, of_model).splits["train"] for of_model in (preprocessor, larger)
+        data_of_run(read_run(run), of_model).splits["train"] for of_model in (preprocessor, larger)
     )
     rows = np.arange(32)
     shown = [

@@ -24,7 +24,7 @@ from msd_deploy.models.folders import load_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.predict import predict_views
 from msd_deploy.pipeline import run_distillation
-from msd_deploy.run.record import data_of_run
+from msd_deploy.run.record import data_of_run, read_run
 from msd_deploy.views import View
 
 
@@ -170,7 +170,7 @@ def test_progress_reports_count_to_the_end(small_config: RunConfig, tmp_path: Pa
 
 def test_the_cache_holds_the_teachers_logits(finished_run: RunDirectory) -> None:
     loaded = load_model(finished_run.teacher)
-    data = data_of_run(finished_run, loaded.preprocessor)
+    data = data_of_run(read_run(finished_run), loaded.preprocessor)
     cached = read_predictions(finished_run.teacher_predictions)
     for view, logits in predict_views(loaded.model, data.splits["test"].head(64)).items():
         np.testing.assert_allclose(cached.of_view("test", view)[:64], logits, atol=1e-5)
@@ -228,7 +228,7 @@ def test_changed_data_is_noticed(finished_run: RunDirectory, tmp_path: Path) -> 
     stated = json.loads(finished_run.run_json.read_text()) | {"dataset_digest": "0" * 64}
     run.run_json.write_text(json.dumps(stated))
     with pytest.raises(DataError, match="has changed since the run"):
-        data_of_run(run, load_model(finished_run.student).preprocessor)
+        data_of_run(read_run(run), load_model(finished_run.student).preprocessor)
 
 
 def test_a_diverging_loss_is_an_error_that_names_the_learning_rate(

@@ -17,7 +17,7 @@ from msd_deploy.metrics import LogitsByView
 from msd_deploy.models.configs import FusionConfig
 from msd_deploy.models.folders import LoadedModel, load_model, save_model
 from msd_deploy.models.fusion import FusionForClassification
-from msd_deploy.run.record import data_of_run
+from msd_deploy.run.record import data_of_run, read_run
 from msd_deploy.views import View
 from msd_export.coreml.package import quiet_coremltools
 from msd_export.exporter import ExportConfig
@@ -209,7 +209,7 @@ def decided_run(
         model.image_projection.weight *= 8
     facts = {"labels": loaded.labels, "problem": loaded.problem, "facts": {}}
     save_model(run.student, model, loaded.preprocessor, **facts)
-    rows = data_of_run(run, loaded.preprocessor).splits["test"].head(DECIDED_ROWS)
+    rows = data_of_run(read_run(run), loaded.preprocessor).splits["test"].head(DECIDED_ROWS)
     _decide(model, predict_split(TorchPredictor(run.student), rows, View.MULTIMODAL))
     save_model(run.student, model, loaded.preprocessor, **facts)
     return run
@@ -227,7 +227,7 @@ def decided_export(decided_run: RunDirectory) -> ExportFolder:
 def decided_rows(decided_run: RunDirectory) -> PreparedSplit:
     """The test rows that judge its exports."""
     preprocessor = load_model(decided_run.student).preprocessor
-    return data_of_run(decided_run, preprocessor).splits["test"].head(DECIDED_ROWS)
+    return data_of_run(read_run(decided_run), preprocessor).splits["test"].head(DECIDED_ROWS)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.errors import ArtifactError
 from msd_deploy.models.folders import load_model
-from msd_deploy.run.record import data_of_run
+from msd_deploy.run.record import data_of_run, read_run
 from msd_export.folder import open_export
 from msd_export.formats import FORMATS, Precision, Target, form_name
 from msd_export.inspection import inspect_export
@@ -178,7 +178,7 @@ def exports(
     root = tmp_path_factory.mktemp("interrupted")
     run = RunDirectory(Path(shutil.copytree(finished_run.root, root / "run")))
     (root / "here").mkdir()
-    rows = data_of_run(run, load_model(run.student).preprocessor).splits["test"].head(3)
+    rows = data_of_run(read_run(run), load_model(run.student).preprocessor).splits["test"].head(3)
     forms = [form_name((target, p)) for target in TARGETS for p in PRECISIONS[target]]
     with subprocess.Popen(
         [sys.executable, SERVER, ROOT / "tests", run.root, *forms],

@@ -19,7 +19,7 @@ from msd_deploy.models.predict import predict_views
 from msd_deploy.pipeline import run_distillation
 from msd_deploy.report.distillation import ReportConfig, write_distillation_report
 from msd_deploy.report.schema import DistillationJson
-from msd_deploy.run.record import data_of_run
+from msd_deploy.run.record import data_of_run, read_run
 from msd_deploy.views import View
 
 VIEWS = tuple(View)
@@ -38,7 +38,7 @@ def report(
 
 @pytest.fixture(scope="module")
 def rows(msd_run: RunDirectory) -> PreparedSplit:
-    return data_of_run(msd_run, load_model(msd_run.student).preprocessor).splits["test"]
+    return data_of_run(read_run(msd_run), load_model(msd_run.student).preprocessor).splits["test"]
 
 
 @pytest.fixture(scope="module")

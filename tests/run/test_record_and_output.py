@@ -1,6 +1,8 @@
 import json
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +22,9 @@ from msd_deploy.errors import ArtifactError, DataError, StoppedError
 from msd_deploy.hooks import Hooks, RunHooks
 from msd_deploy.models.folders import load_model
 from msd_deploy.pipeline import run_distillation
+from msd_deploy.report.distillation import ReportConfig, write_distillation_report
 from msd_deploy.run.output import with_absolute_paths
-from msd_deploy.run.record import config_of_run, data_of_run
+from msd_deploy.run.record import data_of_run, read_run
 
 QUICK = RunConfig(
     data=DataConfig(spec="rows.jsonl", image_size=16),
@@ -58,6 +61,21 @@ def stop_at_once(config: RunConfig, run: RunDirectory, *, resume: bool = False) 
         run_distillation(config, run, resume=resume, hooks=STOP_AT_ONCE)
 
 
+@contextmanager
+def counted_opens(path: Path) -> Iterator[list[str]]:
+    """Yield a list that gets the path each time that this process opens the file."""
+    opened: list[str] = []
+    is_counting = True
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if is_counting and event == "open" and str(arguments[0]) == str(path):
+            opened.append(str(path))
+
+    sys.addaudithook(hook)  # cannot be removed again
+    yield opened
+    is_counting = False
+
+
 def alter_teacher(folder: Path) -> None:
     """Give a teacher another digest while it stays whole."""
     config = folder / "config.json"
@@ -73,9 +91,11 @@ def test_a_run_begun_with_relative_paths_is_used_from_anywhere(
     stop_at_once(config, RunDirectory(Path("run")))
     go_elsewhere()
     run = RunDirectory(project / "run")
-    run_distillation(config_of_run(run), run, resume=True)
-    assert len(data_of_run(run, load_model(run.student).preprocessor).splits["train"]) > 20
-    stated = config_of_run(run).data
+    run_distillation(read_run(run).config, run, resume=True)
+    assert (
+        len(data_of_run(read_run(run), load_model(run.student).preprocessor).splits["train"]) > 20
+    )
+    stated = read_run(run).config.data
     assert (stated.spec, stated.tokenizer) == (str(project / "rows.jsonl"), project / "words.json")
 
 
@@ -117,10 +137,10 @@ def test_a_data_set_that_is_gone_gets_advice_that_every_command_can_follow(
     go_elsewhere()
     advice = rf"rows\.jsonl: .*not there.*config\.data\.spec in {run.run_json}"
     with pytest.raises(DataError, match=advice):
-        run_distillation(config_of_run(run), run, resume=True)
+        run_distillation(read_run(run).config, run, resume=True)
     stated = run.run_json.read_text().replace("rows.jsonl", "moved.jsonl")
     run.run_json.write_text(stated)
-    run_distillation(config_of_run(run), run, resume=True)
+    run_distillation(read_run(run).config, run, resume=True)
     assert run.metrics.is_file()
 
 
@@ -147,6 +167,18 @@ def teacher(project: Path) -> Path:
     return Path(shutil.copytree("first/teacher", "teacher"))
 
 
+def test_run_json_is_read_once_when_a_run_is_resumed_and_once_for_a_report(project: Path) -> None:
+    run = RunDirectory(project / "run")
+    stop_at_once(QUICK, run)
+    config = read_run(run).config
+    with counted_opens(run.run_json) as opened:
+        run_distillation(config, run, resume=True)
+    assert len(opened) == 1
+    with counted_opens(run.run_json) as opened:
+        write_distillation_report([run], ReportConfig())
+    assert len(opened) == 1
+
+
 def test_a_resumed_run_reads_its_own_copy_of_a_given_teacher(
     teacher: Path, go_elsewhere: Callable[[], None], project: Path
 ) -> None:
@@ -155,10 +187,10 @@ def test_a_resumed_run_reads_its_own_copy_of_a_given_teacher(
     stop_at_once(config, run)
     digest = load_model(run.teacher).digest
     alter_teacher(project / teacher)
-    stop_at_once(config_of_run(run), run, resume=True)
+    stop_at_once(read_run(run).config, run, resume=True)
     shutil.rmtree(project / teacher)
     go_elsewhere()
-    run_distillation(config_of_run(run), run, resume=True)
+    run_distillation(read_run(run).config, run, resume=True)
     predictions = json.loads((run.teacher_predictions / "manifest.json").read_text())
     stated = json.loads(run.run_json.read_text())
     assert digest == load_model(run.teacher).digest

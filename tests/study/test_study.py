@@ -19,7 +19,7 @@ from msd_deploy.errors import ArtifactError, ConfigError, MsdError, StoppedError
 from msd_deploy.hooks import Hooks, StageHooks
 from msd_deploy.models.folders import load_model
 from msd_deploy.pipeline import run_distillation
-from msd_deploy.run.record import data_of_run
+from msd_deploy.run.record import data_of_run, read_run
 from msd_deploy.run.task import read_task
 from msd_deploy.study.cells import cell_directory, read_cell
 from msd_deploy.study.compare import PAGE_NAME, RESULT_NAME, TABLE_NAME, run_study
@@ -72,7 +72,7 @@ def test_the_figures_are_those_of_the_kept_students(
     out, result = finished_study
     cell = cell_directory(out, "kd", 1)
     metrics, logits = read_cell(cell)
-    data = data_of_run(RunDirectory(out), load_model(cell.student).preprocessor)
+    data = data_of_run(read_run(RunDirectory(out)), load_model(cell.student).preprocessor)
     right = logits[View.IMAGE].argmax(axis=1) == data.splits["test"].labels
     stated = result["methods"]["kd"]["image"]["per_seed"]["1"]  # type: ignore[index]
     assert stated == pytest.approx(right.mean(), abs=1e-6)
@@ -232,7 +232,7 @@ def test_the_image_is_encoded_once_for_all_views(
     from msd_deploy.distill.steps import ViewOutputs
 
     loaded = load_model(cell_directory(finished_study[0], "kd", 1).student)
-    data = data_of_run(RunDirectory(finished_study[0]), loaded.preprocessor)
+    data = data_of_run(read_run(RunDirectory(finished_study[0])), loaded.preprocessor)
     calls: list[int] = []
     encode = loaded.model.vision.forward
     monkeypatch.setattr(

@@ -23,7 +23,7 @@ from msd_deploy.models.folders import load_classifier
 from msd_deploy.models.predict import predict_views
 from msd_deploy.pipeline import run_distillation
 from msd_deploy.run.fine_tuning import fine_tune_teacher
-from msd_deploy.run.record import data_of_run
+from msd_deploy.run.record import data_of_run, read_run
 from msd_deploy.views import View
 from msd_export.evaluate import evaluate_model
 from msd_export.exporter import ExportConfig
@@ -121,7 +121,7 @@ def test_a_student_distils_from_it_and_exports(
     metrics = run_distillation(config, run)
     assert metrics["teacher"]["parameters"] > 0  # type: ignore[index]
     loaded = load_classifier(run.teacher)
-    data = data_of_run(run, loaded.preprocessor)
+    data = data_of_run(read_run(run), loaded.preprocessor)
     cached = read_predictions(run.teacher_predictions)
     for view, logits in predict_views(loaded.model, data.splits["test"]).items():
         # Rows in other batches: other orders of summation in float32.

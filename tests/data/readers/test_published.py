@@ -23,7 +23,7 @@ from msd_deploy.errors import ArtifactError, ConfigError, DataError
 from msd_deploy.models.folders import load_model
 from msd_deploy.pipeline import run_distillation
 from msd_deploy.run.output import with_absolute_paths
-from msd_deploy.run.record import config_of_run, data_of_run
+from msd_deploy.run.record import data_of_run, read_run
 from msd_export.evaluate import evaluate_model
 
 WriteFolder = Callable[[str], Path]
@@ -230,15 +230,15 @@ def test_a_run_on_a_folder_is_read_again_from_anywhere(
     assert answer["metric"] == metrics["metric"] == "accuracy"
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert config_of_run(run).data.spec == f"hateful-memes:{folder}"
-    assert len(data_of_run(run, load_model(run.student).preprocessor).splits["test"]) == 4
+    assert read_run(run).config.data.spec == f"hateful-memes:{folder}"
+    assert len(data_of_run(read_run(run), load_model(run.student).preprocessor).splits["test"]) == 4
     inside = RunDirectory(folder.parent)
     run.run_json.rename(inside.run_json)
     with pytest.raises(ArtifactError, match="data: lies in the run that would be overwritten"):
-        run_distillation(with_absolute_paths(config_of_run(inside)), inside, overwrite=True)
+        run_distillation(with_absolute_paths(read_run(inside).config), inside, overwrite=True)
     folder.rename(folder.parent / "moved")
     with pytest.raises(DataError, match="data: the run's data set is not there"):
-        data_of_run(inside, load_model(run.student).preprocessor)
+        data_of_run(read_run(inside), load_model(run.student).preprocessor)
 
 
 @pytest.mark.parametrize(

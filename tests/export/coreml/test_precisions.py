@@ -11,7 +11,7 @@ from msd_deploy.artifacts.manifest import Json, digests_of_folder
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ExportError
 from msd_deploy.models.folders import load_model
-from msd_deploy.run.record import data_of_run
+from msd_deploy.run.record import data_of_run, read_run
 from msd_export.coreml import converter as coreml_target
 from msd_export.coreml.calibration import measure_ranges
 from msd_export.coreml.converter import CoreMLConverter
@@ -44,7 +44,7 @@ MOST_DRIFT: dict[Precision, float] = {
 @pytest.fixture(scope="module")
 def source(decided_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> ExportSource:
     loaded = load_model(decided_run.student)
-    data = data_of_run(decided_run, loaded.preprocessor)
+    data = data_of_run(read_run(decided_run), loaded.preprocessor)
     return ExportSource(loaded, data, "memes", tmp_path_factory.mktemp("scratch"))
 
 

@@ -21,7 +21,7 @@ from msd_deploy.data.images import ImageSpec, load_pixels
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, train_tokenizer
 from msd_deploy.errors import ExportError, ParityError, RuntimeUnavailableError
 from msd_deploy.problem import Problem
-from msd_deploy.run.record import config_of_run, data_of_run, source_of_run
+from msd_deploy.run.record import data_of_run, read_run, source_of_run
 from msd_deploy.views import View
 from msd_export.exporter import ExportConfig
 from msd_export.onnx import end_to_end
@@ -335,10 +335,10 @@ def test_a_file_that_decides_otherwise_is_refused(
     exported: Path, finished_run: RunDirectory
 ) -> None:
     """Against a plain model of the opposite opinion."""
-    rows = data_of_run(finished_run, Preprocessor.load(exported)).splits["test"].head(8)
+    rows = data_of_run(read_run(finished_run), Preprocessor.load(exported)).splits["test"].head(8)
     answers = predict_every_view(OnnxPredictor(exported / "model.onnx"), rows)
     opposite = {view: -logits for view, logits in answers.items()}
-    source = source_of_run(config_of_run(finished_run), finished_run)
+    source = source_of_run(read_run(finished_run))
     with pytest.raises(ParityError, match=r"end_to_end\.onnx \(test pictures: 0 turned by EXIF"):
         check_end_to_end(exported / END_TO_END_NAME, opposite, rows, source, "single_label")
 

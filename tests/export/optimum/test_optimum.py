@@ -13,7 +13,7 @@ from PIL import Image
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.models.fusion import FusionForClassification
-from msd_deploy.run.record import data_of_run
+from msd_deploy.run.record import data_of_run, read_run
 from msd_deploy.views import View
 from msd_export.exporter import ExportConfig
 from msd_export.graph import ExportGraph
@@ -75,7 +75,7 @@ def test_inputs_that_were_made_before_give_the_predictors_logits(
     run: RunDirectory, form: str
 ) -> None:
     opened = ExportedModel.from_pretrained(str(run.exports), subfolder=form)
-    inputs: Any = data_of_run(run, opened.preprocessor).splits["test"].inputs(slice(0, 2))
+    inputs: Any = data_of_run(read_run(run), opened.preprocessor).splits["test"].inputs(slice(0, 2))
     answer = opened(**inputs)
     expected = open_predictor(opened.export).predict(inputs)
     np.testing.assert_array_equal(answer.logits, expected)
@@ -200,7 +200,7 @@ def test_the_signature_makes_inputs_that_the_graph_takes(
 def test_the_quantizer_writes_int8(run: RunDirectory, model: ExportedModel, tmp_path: Path) -> None:
     quantizer = OnnxQuantizer.from_pretrained(model)
     assert isinstance(quantizer, OptimumQuantizer)
-    split = data_of_run(run, model.preprocessor).splits["train"]
+    split = data_of_run(read_run(run), model.preprocessor).splits["train"]
     calibration = split.inputs(slice(0, 16), View.MULTIMODAL)
     path = quantizer.quantize(tmp_path / "out", calibration=calibration)
     assert path == tmp_path / "out" / "model_quantized.onnx"
