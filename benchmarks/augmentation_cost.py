@@ -31,7 +31,7 @@ from msd_deploy.data.prepare import prepare
 from msd_deploy.data.preprocess import build_preprocessor, fitting_length, train_tokenizer
 from msd_deploy.data.readers.spec import load_source
 from msd_deploy.data.source import SourceOptions
-from msd_deploy.distill.steps import ViewOutputs
+from msd_deploy.distill.steps import MultiViewModel
 from msd_deploy.distill.student_objective import build_student_objective
 from msd_deploy.distill.teacher_cache import TeacherPredictions
 from msd_deploy.models.sizes import DEFAULT_IMAGE_SIZE, build_student
@@ -51,7 +51,7 @@ def measure(size: StudentSize) -> dict[str, object]:
     preprocessor = build_preprocessor(tokenizer, ImageSpec((side, side)), max_length=length)
     data = prepare(source, preprocessor)
     split = data.splits["train"]
-    model = ViewOutputs(build_student(StudentConfig(size, pretrained=False), data, preprocessor))
+    model = MultiViewModel(build_student(StudentConfig(size, pretrained=False), data, preprocessor))
     answers = TeacherPredictions({"train": torch.randn(len(split), len(View), len(data.labels))})
     objective = build_student_objective(DistillConfig(), data, answers, seed=0).objective
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

@@ -28,7 +28,7 @@ from msd_deploy.data.batch import Batch, ImageGroupSampler, collate
 from msd_deploy.distill.meta import MetaObjective
 from msd_deploy.distill.methods import METHODS
 from msd_deploy.distill.objectives import DistillationObjective
-from msd_deploy.distill.steps import Objective, StepLoss, ViewOutputs
+from msd_deploy.distill.steps import MultiViewModel, Objective, StepLoss
 from msd_deploy.distill.student_objective import build_student_objective
 from msd_deploy.distill.teacher_cache import TeacherPredictions, read_predictions
 from msd_deploy.hooks import Hooks, StageHooks
@@ -64,11 +64,13 @@ class Bench:
             settings, self.task.data, self.predictions, seed=self.task.config.seed
         ).objective
 
-    def student(self) -> ViewOutputs:
+    def student(self) -> MultiViewModel:
         """Return an untrained student."""
         torch.manual_seed(self.task.config.seed)
         task = self.task
-        return ViewOutputs(build_student(task.config.student, task.data, task.preprocessor).train())
+        return MultiViewModel(
+            build_student(task.config.student, task.data, task.preprocessor).train()
+        )
 
 
 def open_bench(run: RunDirectory) -> Bench:
@@ -111,9 +113,9 @@ class AskingTheTeacher:
 
     def __init__(self, bench: Bench, teacher: FusionForClassification) -> None:
         self.cached = bench.objective(bench.settings("msd-fixed"))
-        self.teacher = ViewOutputs(teacher.eval())
+        self.teacher = MultiViewModel(teacher.eval())
 
-    def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
+    def __call__(self, model: MultiViewModel, batch: Batch) -> StepLoss:
         """Ask the teacher, and drop its answers for the cached ones, which are the same."""
         with torch.inference_mode():
             self.teacher(batch, tuple(View))

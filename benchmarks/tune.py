@@ -25,7 +25,7 @@ from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
 from msd_deploy.distill.teacher_cache import TeacherPredictions
 from msd_deploy.errors import MsdError
 from msd_deploy.hooks import Hooks, StageHooks
-from msd_deploy.metrics import metric_of_logits
+from msd_deploy.metrics import metric_value
 from msd_deploy.models.predict import predict_views
 from msd_deploy.run.output import with_absolute_paths
 from msd_deploy.run.stages import cached_predictions, given_teacher, ordinary_steps
@@ -92,7 +92,7 @@ def trained_metric(
     )
     split, problem = task.data.splits["validation"], task.data.problem
     logits = predict_views(student, split)
-    return {v.value: metric_of_logits(logits[v], split.labels, problem) for v in View}
+    return {v.value: metric_value(logits[v], split.labels, problem) for v in View}
 
 
 def tune(base: RunConfig, methods: list[str], seeds: list[int], out: Path) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from msd_deploy.artifacts.manifest import Json
 from msd_deploy.problem import (
     FULL_SCORE_VOTES,
-    FurtherMetric,
+    ExtraMetric,
     Problem,
     decides_one_class,
     has_independent_classes,
@@ -73,7 +73,7 @@ def decisions(logits: LogitArray, problem: Problem) -> NDArray[np.int64]:
     return (logits >= 0).astype(np.int64)
 
 
-def decides_all_alike(logits: LogitArray, problem: Problem) -> bool:
+def has_constant_decisions(logits: LogitArray, problem: Problem) -> bool:
     """Return whether logits [rows, classes] decide every row alike, so agreement says nothing."""
     decided = decisions(logits, problem)
     return bool((decided == decided[:1]).all())
@@ -92,10 +92,10 @@ def score_logits(logits: LogitArray, labels: LabelArray, problem: Problem) -> Sc
     a value of .025^(1/rows) all rows are right with a probability of 2.5 %.
     """
     counts = row_counts(logits, labels, problem)
-    value = float(metric_of_sums(counts.sum(axis=0)))
+    value = float(ratio_of_sums(counts.sum(axis=0)))
     rows = len(counts)
     resampled = np.stack([counts[drawn].sum(axis=0) for drawn in bootstrap_rows(rows)])
-    low, high = percentile_interval(metric_of_sums(resampled))
+    low, high = percentile_interval(ratio_of_sums(resampled))
     bound = float(((1 - _CONFIDENCE) / 2) ** (1 / rows))
     if low == high == 1:
         low = bound
@@ -118,9 +118,9 @@ def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def metric_of_logits(logits: LogitArray, labels: LabelArray, problem: Problem) -> float:
+def metric_value(logits: LogitArray, labels: LabelArray, problem: Problem) -> float:
     """Return the metric alone, 0 to 1; see `score_logits`."""
-    return float(metric_of_sums(row_counts(logits, labels, problem).sum(axis=0)))
+    return float(ratio_of_sums(row_counts(logits, labels, problem).sum(axis=0)))
 
 
 def score_views(
@@ -152,7 +152,7 @@ def row_counts(logits: LogitArray, labels: LabelArray, problem: Problem) -> NDAr
     return np.stack([2 * true_positives, 2 * true_positives + wrong], axis=1)
 
 
-def metric_of_sums(sums: NDArray[np.int64]) -> NDArray[np.float64]:
+def ratio_of_sums(sums: NDArray[np.int64]) -> NDArray[np.float64]:
     """Divide sums of `row_counts` [..., 2]; nothing to find and nothing found counts as 1."""
     numerator, denominator = sums[..., 0].astype(np.float64), sums[..., 1].astype(np.float64)
     return np.where(denominator > 0, numerator / np.maximum(denominator, 1), 1.0)
@@ -163,9 +163,9 @@ _Measure = Callable[[_Weights], NDArray[np.float64]]
 _RESAMPLES_AT_ONCE = 50
 
 
-def score_further(
-    logits: Mapping[View, LogitArray], labels: LabelArray, metrics: tuple[FurtherMetric, ...]
-) -> dict[FurtherMetric, dict[View, Score]]:
+def score_extra_metrics(
+    logits: Mapping[View, LogitArray], labels: LabelArray, metrics: tuple[ExtraMetric, ...]
+) -> dict[ExtraMetric, dict[View, Score]]:
     """Score each view by each metric, with the intervals of `evaluation.score_logits`.
 
     Args:
@@ -180,8 +180,8 @@ def score_further(
     }
 
 
-def further_as_json(
-    scores: Mapping[FurtherMetric, Mapping[View, Score]],
+def extra_metrics_as_json(
+    scores: Mapping[ExtraMetric, Mapping[View, Score]],
 ) -> dict[str, dict[str, Json]]:
     """Return scores as JSON values, by metric and view."""
     return {
@@ -190,7 +190,7 @@ def further_as_json(
     }
 
 
-def _score(logits: LogitArray, labels: LabelArray, metric: FurtherMetric) -> Score:
+def _score(logits: LogitArray, labels: LabelArray, metric: ExtraMetric) -> Score:
     measure: _Measure
     if metric == "auroc":
         measure = _auroc_measure(logits, labels)

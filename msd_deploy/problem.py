@@ -8,7 +8,7 @@ soft_label: one answer is given, and several are right to a degree: each class h
 1/3, 2/3 or 1 (as people agree on it, Antol et al. 2015), a sigmoid each; the likeliest is given.
 """
 
-FurtherMetric = Literal["auroc", "macro_f1", "weighted_f1", "balanced_accuracy"]
+ExtraMetric = Literal["auroc", "macro_f1", "weighted_f1", "balanced_accuracy"]
 """Reported beside the metric where a data set's paper does, or its classes ask for it; decides
 nothing."""
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from msd_deploy.metrics import Score, agreement, decisions, score_further, score_logits
-from msd_deploy.problem import FurtherMetric
+from msd_deploy.metrics import Score, agreement, decisions, score_extra_metrics, score_logits
+from msd_deploy.problem import ExtraMetric
 from msd_deploy.views import View
 
 
@@ -69,9 +69,9 @@ def test_rows_that_are_all_right_or_all_wrong_have_an_interval_by_their_number(
 def score(
     logits: NDArray[np.float32],
     labels: NDArray[np.int64] | NDArray[np.float32],
-    name: FurtherMetric,
+    name: ExtraMetric,
 ) -> Score:
-    return score_further({View.IMAGE: logits}, labels, (name,))[name][View.IMAGE]
+    return score_extra_metrics({View.IMAGE: logits}, labels, (name,))[name][View.IMAGE]
 
 
 def two_logits(differences: list[float]) -> NDArray[np.float32]:
@@ -118,7 +118,7 @@ TRUTH = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 1]], np.float32)
     ("name", "value"),
     [("macro_f1", (0.8 + 2 / 3) / 4), ("weighted_f1", (2 * 0.8 + 2 * 2 / 3) / 5)],
 )
-def test_mean_f1_is_that_of_the_classes(name: FurtherMetric, value: float) -> None:
+def test_mean_f1_is_that_of_the_classes(name: ExtraMetric, value: float) -> None:
     result = score(LOGITS, TRUTH, name)
     assert result.value == pytest.approx(value, abs=1e-12)
     assert result.examples == 3

@@ -10,10 +10,10 @@ from msd_deploy.data.source import JudgedSplit, SourceOptions
 from msd_deploy.errors import ConfigError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import (
-    further_as_json,
+    extra_metrics_as_json,
     metric_name,
     probabilities,
-    score_further,
+    score_extra_metrics,
     score_views,
 )
 from msd_export.opened_model import OpenedModel, open_model, prepare_for_model
@@ -54,7 +54,7 @@ def evaluate_model(
     labels = rows.labels[labelled]
     logits = {view: answers[labelled] for view, answers in by_view.items()}
     scores = score_views(logits, labels, data.problem)
-    further = score_further(logits, labels, data.further_metrics)
+    further = score_extra_metrics(logits, labels, data.further_metrics)
     return {
         "model": str(model),
         "runtime": opened.predictor.runtime,
@@ -63,7 +63,7 @@ def evaluate_model(
         "skipped_rows": len(data.skipped),
         "metric": metric_name(data.problem),
         "views": {view.value: score.as_json() for view, score in scores.items()},
-        **({"further": further_as_json(further)} if further else {}),
+        **({"further": extra_metrics_as_json(further)} if further else {}),
     }
 
 

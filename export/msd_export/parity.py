@@ -20,11 +20,11 @@ from msd_deploy.metrics import (
     Score,
     agreement,
     bootstrap_rows,
-    decides_all_alike,
     decisions,
-    metric_of_sums,
+    has_constant_decisions,
     percentile_interval,
     probabilities,
+    ratio_of_sums,
     row_counts,
     score_logits,
 )
@@ -210,10 +210,10 @@ def _compare_view(
 def loss_of(exported: LogitArray, source: LogitArray, labels: LabelArray, problem: Problem) -> Loss:
     """Compare the metric of an export's logits [rows, classes] with its source's, row by row."""
     before, after = (row_counts(logits, labels, problem) for logits in (source, exported))
-    drop = metric_of_sums(before.sum(axis=0)) - metric_of_sums(after.sum(axis=0))
+    drop = ratio_of_sums(before.sum(axis=0)) - ratio_of_sums(after.sum(axis=0))
     resampled = np.array(
         [
-            metric_of_sums(before[drawn].sum(axis=0)) - metric_of_sums(after[drawn].sum(axis=0))
+            ratio_of_sums(before[drawn].sum(axis=0)) - ratio_of_sums(after[drawn].sum(axis=0))
             for drawn in bootstrap_rows(len(before))
         ]
     )
@@ -259,7 +259,7 @@ def notes_on_source(source: LogitsByView, problem: Problem) -> list[str]:
 
     Any export that answers always the same would agree with it there.
     """
-    alike = [view for view, logits in source.items() if decides_all_alike(logits, problem)]
+    alike = [view for view, logits in source.items() if has_constant_decisions(logits, problem)]
     return [
         f"On the {view} view the source decides all {len(source[view])} examples alike: agreement"
         " says nothing there"

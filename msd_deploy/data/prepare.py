@@ -14,7 +14,7 @@ from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.source import SkippedRow, SourceData, column_of
 from msd_deploy.errors import DataError
-from msd_deploy.problem import FULL_SCORE_VOTES, NO_LABEL, FurtherMetric, Problem
+from msd_deploy.problem import FULL_SCORE_VOTES, NO_LABEL, ExtraMetric, Problem
 
 _NAMED_ROWS, _TOLD_ROWS = 10, 20
 # Classes are unlike in size if one has so many times the rows of another, of rows enough to tell.
@@ -71,7 +71,7 @@ def prepare(
 
 def _metrics_of_skew(
     problem: Problem, splits: Mapping[str, PreparedSplit]
-) -> tuple[FurtherMetric, ...]:
+) -> tuple[ExtraMetric, ...]:
     """Return balanced accuracy where one class outnumbers another so that accuracy hides it."""
     if problem != "single_label":
         return ()

@@ -18,7 +18,7 @@ from torch import Tensor
 from msd_deploy.data.images import PixelArray
 from msd_deploy.data.preprocess import IdArray
 from msd_deploy.data.source import SkippedRow
-from msd_deploy.problem import NO_LABEL, FurtherMetric, Problem
+from msd_deploy.problem import NO_LABEL, ExtraMetric, Problem
 from msd_deploy.views import View
 
 EncodedArray = NDArray[np.float32]
@@ -156,5 +156,5 @@ class PreparedData:
     digest: str
     skipped: tuple[SkippedRow, ...]
     notes: tuple[str, ...]
-    further_metrics: tuple[FurtherMetric, ...] = ()
+    further_metrics: tuple[ExtraMetric, ...] = ()
     class_weights: tuple[float, ...] | None = None

@@ -17,7 +17,7 @@ import pyarrow as pa
 from datasets.table import MemoryMappedTable, Table
 
 from msd_deploy.errors import ConfigError, DataError
-from msd_deploy.problem import FurtherMetric, Problem
+from msd_deploy.problem import ExtraMetric, Problem
 
 Split = Literal["train", "validation", "test"]
 JudgedSplit = Literal["train", "validation", "test", "all"]
@@ -105,7 +105,7 @@ class SourceData:
     problem: Problem
     skipped: tuple[SkippedRow, ...]
     notes: tuple[str, ...]
-    further_metrics: tuple[FurtherMetric, ...] = ()
+    further_metrics: tuple[ExtraMetric, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

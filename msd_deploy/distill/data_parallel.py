@@ -26,10 +26,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from msd_deploy import process_group
 from msd_deploy.data.batch import ImageGroupSampler
 from msd_deploy.data.prepared import PreparedSplit
-from msd_deploy.distill.quantization_aware import ActivationRounding
+from msd_deploy.distill.quantization_aware import ActivationFakeQuantize
 
 
-def add_up_step(model: nn.Module, terms: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+def all_reduce_step(
+    model: nn.Module, terms: Mapping[str, Tensor], share: float
+) -> dict[str, Tensor]:
     """Add up what the processes computed of a step; all models and answers are equal afterwards.
 
     Gradients are replaced by their sums, and stay None where no process has one. The running
@@ -69,21 +71,21 @@ def add_up_step(model: nn.Module, terms: Mapping[str, Tensor], share: float) -> 
     return answer
 
 
-def add_up_gradients(model: nn.Module) -> None:
+def all_reduce_gradients(model: nn.Module) -> None:
     """Replace the gradients of a small network, all of them there, by their sums."""
     for parameter in model.parameters() if process_group.world_size() > 1 else ():
         assert parameter.grad is not None
         process_group.all_reduce(parameter.grad)
 
 
-def start_equal(model: nn.Module) -> None:
+def broadcast_model(model: nn.Module) -> None:
     """Give every process the main one's parameters and buffers."""
     if process_group.world_size() > 1:
         for tensor in model.state_dict().values():
             distributed.broadcast(tensor, 0)
 
 
-def with_common_statistics(model: nn.Module, device: torch.device) -> nn.Module:
+def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
     """Return a model whose BatchNorm sees the whole batch, where torch can do that: on GPUs.
 
     Elsewhere its statistics are of a process's own part of the batch. Modules are replaced in
@@ -96,7 +98,7 @@ def with_common_statistics(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _widen_ranges(model: nn.Module) -> None:
-    roundings = [part for part in model.modules() if isinstance(part, ActivationRounding)]
+    roundings = [part for part in model.modules() if isinstance(part, ActivationFakeQuantize)]
     if roundings:
         ends = [end for part in roundings for end in (-part.low, part.high)]
         widest = iter(process_group.all_reduce_max(torch.stack(ends)))
@@ -165,7 +167,7 @@ class ShardedBatches(torch.utils.data.Sampler[list[int]]):
 
     def share_of(self, rows: list[int], rank: int, count: int) -> Share:
         """Return what one of `count` processes computes of a batch."""
-        parts = cut_between_pictures(rows, self._image_index, count)
+        parts = split_between_images(rows, self._image_index, count)
         if min(map(len, parts)) == 0:
             parts = [rows] * count
         labelled = [int(self._has_label[part].sum()) for part in parts]
@@ -179,7 +181,7 @@ class ShardedBatches(torch.utils.data.Sampler[list[int]]):
         )
 
 
-def cut_between_pictures(
+def split_between_images(
     rows: list[int], image_index: NDArray[np.int64], count: int
 ) -> list[list[int]]:
     """Cut a batch into parts, in its order, no picture in two of them; parts may be empty.

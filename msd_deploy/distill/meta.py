@@ -14,7 +14,7 @@ from msd_deploy.config.distill import DistillConfig
 from msd_deploy.data.batch import Batch, collate, rows_by_image
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.distill.checkpoint import moments_of, restore_moments
-from msd_deploy.distill.data_parallel import add_up_gradients
+from msd_deploy.distill.data_parallel import all_reduce_gradients
 from msd_deploy.distill.distances import Distance
 from msd_deploy.distill.feature_losses import feature_terms
 from msd_deploy.distill.losses import distillation_terms, label_loss, labelled_rows
@@ -26,7 +26,7 @@ from msd_deploy.distill.meta_gradient import (
 )
 from msd_deploy.distill.meta_weighting import MetaWeighting
 from msd_deploy.distill.objectives import detached
-from msd_deploy.distill.steps import ModelOutputs, StepLoss, ViewOutputs
+from msd_deploy.distill.steps import ModelOutputs, MultiViewModel, StepLoss
 from msd_deploy.distill.teacher_cache import TeacherPredictions
 from msd_deploy.errors import ConfigError
 from msd_deploy.views import View
@@ -75,7 +75,7 @@ class MetaObjective:
         self.of_features = feature_terms(config, task.predictions)
         self.steps_done = 0
 
-    def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
+    def __call__(self, model: MultiViewModel, batch: Batch) -> StepLoss:
         """Update the weighting if it is its turn; return the terms it weighs, and the weights."""
         self.weighting.to(batch.rows.device)
         outputs = model(batch, _VIEWS)
@@ -117,7 +117,7 @@ class MetaObjective:
         restore_moments(_with_prefix(tensors, _ADAM), self.weighting.net, self.optimizer)
 
     def gradient(
-        self, model: ViewOutputs, batch: Batch, outputs: ModelOutputs, weights: Tensor
+        self, model: MultiViewModel, batch: Batch, outputs: ModelOutputs, weights: Tensor
     ) -> Tensor:
         """Return dL_meta / dw [views, batch] of the next meta batch, as the configuration asks."""
         meta = self._meta_batch().to(batch.rows.device)
@@ -130,13 +130,17 @@ class MetaObjective:
         return process_group.own_rows(of_all.T, len(batch)).T
 
     def _teach(
-        self, model: ViewOutputs, batch: Batch, outputs: ModelOutputs, distances: dict[View, Tensor]
+        self,
+        model: MultiViewModel,
+        batch: Batch,
+        outputs: ModelOutputs,
+        distances: dict[View, Tensor],
     ) -> None:
         weights = self.weighting.stacked(batch.rows, distances)
         gradient = self.gradient(model, batch, outputs, weights.detach())
         self.optimizer.zero_grad()
         weights.backward(gradient)
-        add_up_gradients(self.weighting.net)
+        all_reduce_gradients(self.weighting.net)
         self.optimizer.step()
 
     def distances(self, logits: Mapping[View, Tensor], batch: Batch) -> dict[View, Tensor]:
@@ -153,7 +157,7 @@ class MetaObjective:
         return collate(self.task.split, rows)
 
     def _last_layer(
-        self, model: ViewOutputs, batch: Batch, outputs: ModelOutputs, meta: Batch
+        self, model: MultiViewModel, batch: Batch, outputs: ModelOutputs, meta: Batch
     ) -> LastLayer:
         logits = {view: outputs.logits[view].detach().requires_grad_() for view in _VIEWS}
         distances = torch.stack(list(self.distances(logits, batch).values()))
@@ -179,7 +183,7 @@ class MetaObjective:
         return label_loss(logits, labels, self.task.class_weights)
 
     def _exact_gradient(
-        self, model: ViewOutputs, batch: Batch, meta: Batch, weights: Tensor
+        self, model: MultiViewModel, batch: Batch, meta: Batch, weights: Tensor
     ) -> Tensor:
         of_rows, of_labels = _shares_of(batch)
 
@@ -201,7 +205,7 @@ class MetaObjective:
 
 
 def _outputs(
-    model: ViewOutputs, parameters: Mapping[str, Tensor], batch: Batch, views: tuple[View, ...]
+    model: MultiViewModel, parameters: Mapping[str, Tensor], batch: Batch, views: tuple[View, ...]
 ) -> ModelOutputs:
     """Run the student on a batch that must leave no trace: BatchNorm counts in copies."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}

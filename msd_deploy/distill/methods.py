@@ -66,14 +66,14 @@ DESCRIPTIONS: Mapping[str, str] = {
 }
 
 
-def method_of(config: DistillConfig) -> str:
+def method_name(config: DistillConfig) -> str:
     """Return the name of the method that a run's settings are; the weights' sizes do not count."""
     if config.method == "msd":
         return f"msd-{config.weighting}"
     return "kd-dropout" if config.method == "kd" and config.modality_dropout else config.method
 
 
-def description_of(method: str, settings: Mapping[str, object]) -> str:
+def describe_method(method: str, settings: Mapping[str, object]) -> str:
     """Return a method's description, with what it learns beside the teacher's answers.
 
     Args:

@@ -11,7 +11,7 @@ from msd_deploy.data.batch import Batch
 from msd_deploy.distill.distances import Distance
 from msd_deploy.distill.feature_losses import FeatureTerms
 from msd_deploy.distill.losses import LABELS_TERM, distillation_terms, label_loss
-from msd_deploy.distill.steps import ModelOutputs, StepLoss, ViewOutputs
+from msd_deploy.distill.steps import ModelOutputs, MultiViewModel, StepLoss
 from msd_deploy.distill.teacher_cache import TeacherPredictions
 from msd_deploy.distill.weighting import Weighting
 from msd_deploy.views import View
@@ -29,11 +29,11 @@ class LabelObjective:
     modality_dropout: float
     class_weights: Tensor | None = None
 
-    def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
+    def __call__(self, model: MultiViewModel, batch: Batch) -> StepLoss:
         """Return the loss as the term "labels"."""
-        return self.drawn()(model, batch)
+        return self.draw()(model, batch)
 
-    def drawn(self) -> "LabelsOfView":
+    def draw(self) -> "LabelsOfView":
         """Draw the view that all rows of a step are shown."""
         return LabelsOfView(draw_view(self.modality_dropout), self.class_weights)
 
@@ -50,7 +50,7 @@ class LabelsOfView:
     view: View
     class_weights: Tensor | None = None
 
-    def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
+    def __call__(self, model: MultiViewModel, batch: Batch) -> StepLoss:
         """Return the loss as the term "labels"; of mixed pictures, by the shares of both labels."""
         logits = model(batch, (self.view,)).logits[self.view]
         loss = label_loss(logits, batch.labels, self.class_weights)
@@ -96,7 +96,7 @@ class DistillationObjective:
     of_features: FeatureTerms | None = None
     class_weights: Tensor | None = None
 
-    def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
+    def __call__(self, model: MultiViewModel, batch: Batch) -> StepLoss:
         """Return the weighted terms and the weights."""
         shown = draw_view(self.modality_dropout) if self.modality_dropout else View.MULTIMODAL
         outputs = self._outputs(model, batch, shown)
@@ -118,7 +118,7 @@ class DistillationObjective:
             terms |= self.of_features(outputs, shown, batch.rows)
         return StepLoss(terms, weights)
 
-    def _outputs(self, model: ViewOutputs, batch: Batch, shown: View) -> ModelOutputs:
+    def _outputs(self, model: MultiViewModel, batch: Batch, shown: View) -> ModelOutputs:
         others = self.views if shown is View.MULTIMODAL else ()
         outputs: ModelOutputs = model(batch, tuple(dict.fromkeys((shown, *others))))
         return outputs

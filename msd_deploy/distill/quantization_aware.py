@@ -34,7 +34,7 @@ _DECAY = 0.99
 _SMALLEST_SCALE = 1e-8
 
 
-class WeightRounding(nn.Module):
+class WeightFakeQuantize(nn.Module):
     """Rounds a weight to w = s_c q, q an integer in -levels..levels, s_c = max |w_c| / levels.
 
     Args:
@@ -55,7 +55,7 @@ class WeightRounding(nn.Module):
         return weight + (rounded - weight.detach())
 
 
-class ActivationRounding(nn.Module):
+class ActivationFakeQuantize(nn.Module):
     """Rounds a tensor to 256 values between the least and the largest seen of late, 0 among them.
 
     The range grows at once and shrinks slowly. Gradients of values beyond it are 0; in training
@@ -83,7 +83,7 @@ class ActivationRounding(nn.Module):
 
 
 @contextmanager
-def rounded_as_int8(model: FusionForClassification) -> Iterator[None]:
+def fake_quantized(model: FusionForClassification) -> Iterator[None]:
     """Have a model compute as int8 does; afterwards it is a float model again, of rounded weights.
 
     Its BatchNorm is frozen meanwhile: exports fold the averages that it has.
@@ -96,7 +96,7 @@ def rounded_as_int8(model: FusionForClassification) -> Iterator[None]:
     ends = _ends(model)
     handles = [handle for layer in layers for handle in _round_layer(layer, ends.get(layer, layer))]
     words = model.word_embeddings
-    rounding = WeightRounding(_WEIGHT_LEVELS, per_channel=False)
+    rounding = WeightFakeQuantize(_WEIGHT_LEVELS, per_channel=False)
     parametrize.register_parametrization(words, "weight", rounding)
     try:
         yield
@@ -115,8 +115,8 @@ def _round_layer(layer: nn.Conv2d | nn.Linear, end: nn.Module | None) -> list[Re
     """Round a layer's weight, its input, and what leaves `end`, if the next layer does not."""
     is_depthwise = isinstance(layer, nn.Conv2d) and layer.groups > 1
     levels = _DEPTHWISE_LEVELS if is_depthwise else _WEIGHT_LEVELS
-    parametrize.register_parametrization(layer, "weight", WeightRounding(levels))
-    layer.rounding = nn.ModuleList(ActivationRounding() for _ in ("input", "output"))
+    parametrize.register_parametrization(layer, "weight", WeightFakeQuantize(levels))
+    layer.rounding = nn.ModuleList(ActivationFakeQuantize() for _ in ("input", "output"))
     before, behind = layer.rounding
     handles = [layer.register_forward_pre_hook(lambda _, inputs: (before(inputs[0]),))]
     if end is not None:

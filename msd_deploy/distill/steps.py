@@ -28,7 +28,7 @@ class ModelOutputs:
     hint: Tensor | None = None
 
 
-class ViewOutputs(nn.Module):
+class MultiViewModel(nn.Module):
     """A model whose forward answers for several views, as data parallelism needs it.
 
     Args:
@@ -65,16 +65,16 @@ class StepLoss:
 class Objective(Protocol):
     """What a training minimises."""
 
-    def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
+    def __call__(self, model: MultiViewModel, batch: Batch) -> StepLoss:
         """Return the loss of a batch."""
         ...
 
 
 @runtime_checkable
-class DrawingObjective(Protocol):
+class StochasticObjective(Protocol):
     """An objective that draws something for a whole step, whatever parts it is computed in."""
 
-    def drawn(self) -> "Objective":
+    def draw(self) -> "Objective":
         """Return the objective of one step, its draws made."""
         ...
 

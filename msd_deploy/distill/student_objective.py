@@ -129,7 +129,7 @@ def _meta_rows(
     train, validation = data.splits["train"], data.splits["validation"]
     if config.meta_rows == "train":
         held_out = hold_out(train, config.meta_share, seed=seed)
-        return train, held_out, _rows_of_other_pictures(train, held_out)
+        return train, held_out, _rows_of_other_images(train, held_out)
     labelled = np.flatnonzero(validation.has_label())
     if not len(labelled):
         raise ConfigError(
@@ -140,7 +140,7 @@ def _meta_rows(
     return validation, labelled, None
 
 
-def _rows_of_other_pictures(split: PreparedSplit, held_out: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _rows_of_other_images(split: PreparedSplit, held_out: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return bool [rows]; an unlabelled row of a held-out picture judges nothing, nor teaches."""
     used = np.ones(len(split), bool)
     for rows in rows_by_image(split.image_index):

@@ -105,7 +105,7 @@ def cache_predictions(
     forms = augment if augment and augment.views_per_picture else None
     if forms is not None:
         key["forms"] = digest_of_forms(forms)
-    with _saying_how_to_write_again(folder):
+    with _with_rebuild_instruction(folder):
         is_cached = _is_cached(folder, key)
     if not process_group.broadcast_from_main(is_cached):
         with new_folder(folder) if process_group.is_main() else nullcontext() as building:
@@ -129,7 +129,7 @@ def read_predictions(folder: Path) -> TeacherPredictions:
     Raises:
         ArtifactError: The folder is incomplete or altered; says how to have it written again.
     """
-    with _saying_how_to_write_again(folder):
+    with _with_rebuild_instruction(folder):
         manifest = read_manifest(folder, "teacher_predictions")
     files = manifest["files"]
     assert isinstance(files, dict)  # read_manifest verified it
@@ -156,16 +156,16 @@ def _is_cached(folder: Path, key: Mapping[str, str]) -> bool:
 
 
 @contextmanager
-def _saying_how_to_write_again(folder: Path) -> Iterator[None]:
+def _with_rebuild_instruction(folder: Path) -> Iterator[None]:
     try:
         yield
     except ArtifactError as error:
         raise ArtifactError(
-            error.what, where=error.where, fix=how_to_write_again(folder)
+            error.what, where=error.where, fix=rebuild_instruction(folder)
         ) from error
 
 
-def how_to_write_again(folder: Path) -> str:
+def rebuild_instruction(folder: Path) -> str:
     """Return what to do about unusable predictions in a run's or a study's folder."""
     again = f"have it written again by `msd distill --resume --out {folder.parent}`"
     if RunDirectory(folder.parent).study_json.is_file():

@@ -28,18 +28,18 @@ from msd_deploy.distill.checkpoint import Progress, load_checkpoint, save_checkp
 from msd_deploy.distill.data_parallel import (
     ShardedBatches,
     Share,
-    add_up_step,
-    start_equal,
-    with_common_statistics,
+    all_reduce_step,
+    broadcast_model,
+    synchronize_batch_norm,
 )
 from msd_deploy.distill.history import History, Tracker, close_trackers, start_tracker, track
 from msd_deploy.distill.losses import LABELS_TERM
 from msd_deploy.distill.plan import TrainingPlan, learning_rate_at
-from msd_deploy.distill.steps import DrawingObjective, Objective, StepLoss, ViewOutputs
-from msd_deploy.distill.weighting import weights_line
+from msd_deploy.distill.steps import MultiViewModel, Objective, StepLoss, StochasticObjective
+from msd_deploy.distill.weighting import weight_statistics
 from msd_deploy.errors import MsdError, StoppedError
 from msd_deploy.hooks import Hooks, StepReport
-from msd_deploy.metrics import metric_name, metric_of_logits
+from msd_deploy.metrics import metric_name, metric_value
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.predict import predict_views
 from msd_deploy.views import View
@@ -118,8 +118,8 @@ class _Training:
             log_with=None if job.tracker is None else job.tracker.name,
             project_dir=None if job.tracker is None else job.tracker.folder,
         )
-        self.views = ViewOutputs(job.model, job.projection).to(self.accelerator.device)
-        with_common_statistics(self.views, self.accelerator.device)
+        self.views = MultiViewModel(job.model, job.projection).to(self.accelerator.device)
+        synchronize_batch_norm(self.views, self.accelerator.device)
         groups = _parameter_groups(self.views, job.model, job.plan)
         self.optimizer = torch.optim.AdamW(groups, betas=_BETAS)
         if process_group.rank() > 0:  # no two processes drop the same features
@@ -139,7 +139,7 @@ class _Training:
 
     def run(self) -> None:
         self._resume()
-        start_equal(self.views)
+        broadcast_model(self.views)
         if process_group.is_main():
             start_tracker(self.accelerator, self.job.tracker, self.job.history, self.plan.phase)
         try:
@@ -202,7 +202,7 @@ class _Training:
         if self.job.augment is not None:
             batch = self.job.augment(batch, self.progress.epoch)
         answer = self._backward(batch, share)
-        terms = add_up_step(self.views, answer.terms, share.of_rows)
+        terms = all_reduce_step(self.views, answer.terms, share.of_rows)
         self.accelerator.clip_grad_norm_(self.views.parameters(), _GRADIENT_NORM)
         self.optimizer.step()
         return StepLoss(terms, answer.weights)
@@ -210,8 +210,8 @@ class _Training:
     def _backward(self, batch: Batch, share: Share) -> StepLoss:
         """Add up the gradients of a batch's parts, each by its share of the rows."""
         objective = self.job.objective
-        if isinstance(objective, DrawingObjective):
-            objective = objective.drawn()
+        if isinstance(objective, StochasticObjective):
+            objective = objective.draw()
         terms: dict[str, Tensor] = {}
         answer = StepLoss(terms, {})
         # As many parts in every process: where BatchNorm is synchronised, they wait in each.
@@ -255,7 +255,7 @@ class _Training:
                     "learning_rate": learning_rate_at(progress.step - 1, self.steps, plan),
                     "loss": sum(terms.values()),
                     "terms": terms,
-                    **weights_line(weights),
+                    **weight_statistics(weights),
                 }
             )
         self.job.hooks.on_step(
@@ -285,7 +285,7 @@ class _Training:
     def _validate(self, epoch: int) -> None:
         split, problem = self.job.data.splits["validation"], self.job.data.problem
         logits = predict_views(self.model, split)
-        metrics = {v: metric_of_logits(logits[v], split.labels, problem) for v in View}
+        metrics = {v: metric_value(logits[v], split.labels, problem) for v in View}
         self.metric = metrics[View.MULTIMODAL]
         self._log(
             {

@@ -122,7 +122,7 @@ def instance_weighting(config: DistillConfig, saliency: Saliency) -> InstanceWei
     return InstanceWeighting(config.multimodal_weight, both * share, both * (1 - share))
 
 
-def weights_line(weights: ExampleWeights) -> dict[str, object]:
+def weight_statistics(weights: ExampleWeights) -> dict[str, object]:
     """Return a batch's weights for the history: mean and standard deviation of each view's."""
     if not weights:
         return {}

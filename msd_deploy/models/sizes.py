@@ -11,13 +11,18 @@ from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.models.classifier import task_config
 from msd_deploy.models.configs import FusionConfig
 from msd_deploy.models.fusion import FusionForClassification
-from msd_deploy.models.pretrained.fusion import fill_stream, fill_words, input_config, stream_config
+from msd_deploy.models.pretrained.fusion import (
+    input_config,
+    load_text_layers,
+    load_word_embeddings,
+    stream_config,
+)
 from msd_deploy.models.pretrained.location import INSTALL, VISION, installed_path
 from msd_deploy.models.pretrained.text import open_text
 from msd_deploy.models.pretrained.vision import (
     EFFICIENTNET_MEAN,
     EFFICIENTNET_STD,
-    VisionStart,
+    PretrainedVision,
     open_vision,
 )
 
@@ -86,12 +91,12 @@ def build_student(
         vision.fill(model.vision)
         model.mark_pretrained(model.vision)
     if text is not None:
-        fill = fill_stream if layers else fill_words
+        fill = load_text_layers if layers else load_word_embeddings
         fill(model, text, preprocessor.tokenizer)
     return model
 
 
-def _vision_start(config: StudentConfig) -> VisionStart | None:
+def _vision_start(config: StudentConfig) -> PretrainedVision | None:
     """Open what a student's vision encoder starts from; None: it starts from nothing."""
     if config.vision is not None:
         return open_vision(config.vision)

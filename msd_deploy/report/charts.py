@@ -16,7 +16,7 @@ from msd_deploy.pages.line_chart import (
 )
 from msd_deploy.pages.svg import Panel
 from msd_deploy.report.run_files import are_apart
-from msd_deploy.report.schema import DistillationJson, SalienceJson, StudentJson, ViewAnswers
+from msd_deploy.report.schema import DistillationJson, SalienceJson, StudentJson, ViewJson
 from msd_deploy.views import View
 
 _VIEWS = tuple(view.value for view in View)
@@ -30,7 +30,7 @@ def density_panels(report: DistillationJson) -> list[Panel]:
     models = [report["teacher"]["views"], *(one["views"] for one in report["students"])]
     highest = max(max(view["density"]) for views in models for view in views.values())
     y = root_range(highest * 1.05, "density (square-root scale)")
-    x = linear_range(0, 1, output_words(report), most=6)
+    x = linear_range(0, 1, output_name(report), most=6)
     grid = report["output"]["grid"]
     panels = [Panel("Teacher", _densities("density-teacher", "teacher", models[0], grid, x, y), "")]
     for number, student in enumerate(report["students"]):
@@ -40,7 +40,7 @@ def density_panels(report: DistillationJson) -> list[Panel]:
     return panels
 
 
-def output_words(report: DistillationJson) -> str:
+def output_name(report: DistillationJson) -> str:
     """Say which probability the densities are of."""
     output = report["output"]
     if output["of"] == "positive_class":
@@ -61,7 +61,7 @@ def clipped(text: str, most: int) -> str:
 
 
 def _densities(
-    name: str, who: str, views: dict[str, ViewAnswers], grid: Sequence[float], x: Range, y: Range
+    name: str, who: str, views: dict[str, ViewJson], grid: Sequence[float], x: Range, y: Range
 ) -> Markup:
     series = [
         Series(
@@ -80,7 +80,7 @@ def _densities(
     return draw_panel(name, series, x=x, y=y, title=title, description=told, is_filled=True)
 
 
-def _share_beyond(answers: ViewAnswers) -> float:
+def _share_beyond(answers: ViewJson) -> float:
     """Return the share of outputs in the histogram's outer tenths."""
     shares = answers["histogram"]
     tenth = len(shares) // 10

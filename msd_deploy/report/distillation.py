@@ -18,7 +18,7 @@ from msd_deploy.hooks import StageHooks
 from msd_deploy.report.examples import thumbnails_of
 from msd_deploy.report.figures import figures_of
 from msd_deploy.report.page import render_distillation
-from msd_deploy.report.predictions import read_answers, unique_names
+from msd_deploy.report.predictions import read_outputs, unique_names
 from msd_deploy.report.schema import DistillationJson
 
 KIND = "distillation"
@@ -127,7 +127,7 @@ def write_distillation_report(
     figures_path = page.with_suffix(".json")
     if config.out is not None:
         check_output(page, figures_path, runs, overwrite=config.overwrite)
-    answers = read_answers(runs, split=config.split, hooks=hooks)
+    answers = read_outputs(runs, split=config.split, hooks=hooks)
     hooks.on_stage("Drawing")
     report = figures_of(answers, command=command_line(runs, config))
     thumbnails = thumbnails_of(answers, report["examples"])

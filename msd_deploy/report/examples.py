@@ -22,8 +22,8 @@ from msd_deploy.data.readers.spec import path_of_spec
 from msd_deploy.distill.saliency import Saliency, teacher_saliency
 from msd_deploy.metrics import LogitArray, LogitsByView, decisions, probabilities
 from msd_deploy.problem import Problem, decides_one_class
-from msd_deploy.report.predictions import RunAnswers
-from msd_deploy.report.schema import KINDS, AnswerJson, ExampleJson, ExamplesJson, Kind
+from msd_deploy.report.predictions import RunOutputs
+from msd_deploy.report.schema import KINDS, DecisionJson, ExampleJson, ExamplesJson, Kind
 from msd_deploy.views import View
 
 OF_EACH_KIND = 4
@@ -33,7 +33,7 @@ Rows = NDArray[np.bool_]
 Strength = NDArray[np.float64]
 
 
-def choose_examples(answers: RunAnswers) -> ExamplesJson:
+def choose_examples(answers: RunOutputs) -> ExamplesJson:
     """Count the kinds of examples, and choose some of each: those where it shows most.
 
     No two of a kind share a picture. The choice depends on the data and the teacher alone.
@@ -104,7 +104,7 @@ def strongest(
     return chosen
 
 
-def _example(answers: RunAnswers, kind: Kind, row: int, saliency: Saliency) -> ExampleJson:
+def _example(answers: RunOutputs, kind: Kind, row: int, saliency: Saliency) -> ExampleJson:
     rows, data = answers.rows, answers.data
     source = answers.source.dataset[answers.split][int(rows.source_rows[row])]
     return {
@@ -120,7 +120,7 @@ def _example(answers: RunAnswers, kind: Kind, row: int, saliency: Saliency) -> E
     }
 
 
-def _short_origin(origin: str, answers: RunAnswers) -> str:
+def _short_origin(origin: str, answers: RunOutputs) -> str:
     """Return where a row stands: of a file without its folder, which is nobody else's business."""
     is_file = path_of_spec(answers.students[0].config.data.spec) is not None
     return PurePath(origin).name if is_file else origin
@@ -133,14 +133,14 @@ def _true_labels(rows: PreparedSplit, row: int, labels: Sequence[str]) -> list[s
 
 
 def _answers_of(
-    logits: Mapping[View, LogitArray], row: int, answers: RunAnswers
-) -> dict[str, AnswerJson]:
+    logits: Mapping[View, LogitArray], row: int, answers: RunOutputs
+) -> dict[str, DecisionJson]:
     labels, problem = answers.data.labels, answers.data.problem
     return {view.value: answer_of(logits[view][row], labels, problem) for view in View}
 
 
-def answer_of(logits: LogitArray, labels: Sequence[str], problem: Problem) -> AnswerJson:
-    """Return what logits [classes] decide, with its probability; see `AnswerJson`."""
+def answer_of(logits: LogitArray, labels: Sequence[str], problem: Problem) -> DecisionJson:
+    """Return what logits [classes] decide, with its probability; see `DecisionJson`."""
     found = probabilities(logits[None], problem)[0]
     if decides_one_class(problem):
         chosen = [int(logits.argmax())]
@@ -158,7 +158,7 @@ SIDE = 192
 _QUALITY = 82
 
 
-def thumbnails_of(answers: RunAnswers, examples: ExamplesJson) -> dict[int, str]:
+def thumbnails_of(answers: RunOutputs, examples: ExamplesJson) -> dict[int, str]:
     """Return a data URI for each example that is shown, by its row.
 
     The original picture is reduced; a user sees more in it than in a model's few pixels.

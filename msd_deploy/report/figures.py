@@ -9,7 +9,7 @@ from msd_deploy.artifacts.manifest import SCHEMA_VERSION, utc_now
 from msd_deploy.config.describe import changed_settings
 from msd_deploy.data.readers.spec import name_of_spec
 from msd_deploy.distill.distances import kl_distance
-from msd_deploy.distill.methods import method_of
+from msd_deploy.distill.methods import method_name
 from msd_deploy.distill.saliency import teacher_saliency
 from msd_deploy.metrics import LogitArray, LogitsByView, agreement, metric_name, score_logits
 from msd_deploy.pages.formatting import ScoreJson
@@ -26,7 +26,7 @@ from msd_deploy.report.densities import (
 )
 from msd_deploy.report.examples import choose_examples
 from msd_deploy.report.notes import notes_of
-from msd_deploy.report.predictions import RunAnswers, StudentAnswers
+from msd_deploy.report.predictions import RunOutputs, StudentOutputs
 from msd_deploy.report.run_files import read_training, read_weights
 from msd_deploy.report.schema import (
     Closeness,
@@ -34,7 +34,7 @@ from msd_deploy.report.schema import (
     OutputJson,
     StudentJson,
     TeacherJson,
-    ViewAnswers,
+    ViewJson,
     WeightsJson,
 )
 from msd_deploy.views import View
@@ -42,7 +42,7 @@ from msd_deploy.views import View
 _TEMPERATURE = 1.0  # distances of the probabilities themselves, alike for runs of any temperature
 
 
-def figures_of(answers: RunAnswers, *, command: str) -> DistillationJson:
+def figures_of(answers: RunOutputs, *, command: str) -> DistillationJson:
     """Return the content of distillation.json.
 
     Args:
@@ -79,7 +79,7 @@ def figures_of(answers: RunAnswers, *, command: str) -> DistillationJson:
     }
 
 
-def _output_json(output: Output, answers: RunAnswers) -> OutputJson:
+def _output_json(output: Output, answers: RunOutputs) -> OutputJson:
     index = output.class_index
     return {
         "of": output.of,
@@ -89,7 +89,7 @@ def _output_json(output: Output, answers: RunAnswers) -> OutputJson:
     }
 
 
-def _teacher(answers: RunAnswers, output: Output) -> TeacherJson:
+def _teacher(answers: RunOutputs, output: Output) -> TeacherJson:
     facts = answers.students[0].metrics["teacher"]
     return {
         "digest": answers.teacher_digest,
@@ -100,11 +100,11 @@ def _teacher(answers: RunAnswers, output: Output) -> TeacherJson:
     }
 
 
-def _student(student: StudentAnswers, answers: RunAnswers, output: Output) -> StudentJson:
+def _student(student: StudentOutputs, answers: RunOutputs, output: Output) -> StudentJson:
     settings, facts = student.config.distill, student.metrics["student"]
     return {
         "run": student.name,
-        "method": method_of(settings),
+        "method": method_name(settings),
         "alpha": settings.alpha,
         "temperature": settings.temperature,
         "loss": settings.loss,
@@ -118,11 +118,11 @@ def _student(student: StudentAnswers, answers: RunAnswers, output: Output) -> St
     }
 
 
-def _views(logits: LogitsByView, answers: RunAnswers, output: Output) -> dict[str, ViewAnswers]:
+def _views(logits: LogitsByView, answers: RunOutputs, output: Output) -> dict[str, ViewJson]:
     return {view.value: _view(logits[view], answers, output) for view in View}
 
 
-def _view(logits: LogitArray, answers: RunAnswers, output: Output) -> ViewAnswers:
+def _view(logits: LogitArray, answers: RunOutputs, output: Output) -> ViewJson:
     labels, problem = answers.rows.labels, answers.data.problem
     values = output_values(logits, labels, problem, output)
     return {
@@ -133,7 +133,7 @@ def _view(logits: LogitArray, answers: RunAnswers, output: Output) -> ViewAnswer
 
 
 def _closeness(
-    student: StudentAnswers, answers: RunAnswers, output: Output, view: View
+    student: StudentOutputs, answers: RunOutputs, output: Output, view: View
 ) -> Closeness:
     labels, problem = answers.rows.labels, answers.data.problem
     expected, found = answers.predictions.of_view(answers.split, view), student.logits[view]
@@ -166,7 +166,7 @@ def mean_distance(student: LogitArray, teacher: LogitArray, problem: Problem) ->
     return float(distances.double().mean())
 
 
-def _weights(student: StudentAnswers, answers: RunAnswers) -> WeightsJson | None:
+def _weights(student: StudentOutputs, answers: RunOutputs) -> WeightsJson | None:
     """Return the weights against the saliency they were made from: of the run's temperature."""
     saliency = teacher_saliency(
         answers.predictions,

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.run import RunConfig
-from msd_deploy.metrics import LogitsByView, decides_all_alike
+from msd_deploy.metrics import LogitsByView, has_constant_decisions
 from msd_deploy.pages.formatting import VIEW_NAMES
-from msd_deploy.report.predictions import RunAnswers, StudentAnswers
+from msd_deploy.report.predictions import RunOutputs, StudentOutputs
 from msd_deploy.views import View
 
 _COMPARED: Mapping[str, Callable[[RunConfig], object]] = {
@@ -20,17 +20,17 @@ _COMPARED: Mapping[str, Callable[[RunConfig], object]] = {
 }
 
 
-def notes_of(answers: RunAnswers) -> list[str]:
+def notes_of(answers: RunOutputs) -> list[str]:
     """Return the notes on a report, the widest in reach first."""
     return [
         *difference_notes(answers.students),
         *validation_notes(answers.students),
-        *picture_notes(answers.rows.image_index),
+        *shared_image_notes(answers.rows.image_index),
         *_constant_notes(answers),
     ]
 
 
-def difference_notes(students: Sequence[StudentAnswers]) -> list[str]:
+def difference_notes(students: Sequence[StudentOutputs]) -> list[str]:
     """Say in what, beside their methods, the runs differ."""
     notes = []
     for key, value_of in _COMPARED.items():
@@ -41,7 +41,7 @@ def difference_notes(students: Sequence[StudentAnswers]) -> list[str]:
     return notes
 
 
-def validation_notes(students: Sequence[StudentAnswers]) -> list[str]:
+def validation_notes(students: Sequence[StudentOutputs]) -> list[str]:
     """Say whose training saw the validation split, whose figures a page shows in any case."""
     notes = []
     for student in students:
@@ -63,7 +63,7 @@ def _uses_of_validation(config: DistillConfig) -> list[str]:
     return uses
 
 
-def picture_notes(image_index: NDArray[np.int64]) -> list[str]:
+def shared_image_notes(image_index: NDArray[np.int64]) -> list[str]:
     """Say that rows of one picture are no independent examples, where there are such rows.
 
     Args:
@@ -79,7 +79,7 @@ def picture_notes(image_index: NDArray[np.int64]) -> list[str]:
     ]
 
 
-def _constant_notes(answers: RunAnswers) -> list[str]:
+def _constant_notes(answers: RunOutputs) -> list[str]:
     """Name the models that say the same of every example."""
     models: Mapping[str, LogitsByView] = {
         "The teacher": answers.predictions.by_view(answers.split),
@@ -90,5 +90,5 @@ def _constant_notes(answers: RunAnswers) -> list[str]:
         " says nothing."
         for name, logits in models.items()
         for view in View
-        if decides_all_alike(logits[view], answers.data.problem)
+        if has_constant_decisions(logits[view], answers.data.problem)
     ]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from msd_deploy.config.describe import settings_words
-from msd_deploy.distill.methods import description_of
+from msd_deploy.distill.methods import describe_method
 from msd_deploy.pages.formatting import (
     VIEW_NAMES,
     bytes_text,
@@ -18,14 +18,14 @@ from msd_deploy.pages.svg import Panel
 from msd_deploy.report.charts import (
     clipped,
     density_panels,
-    output_words,
+    output_name,
     saliency_panels,
     student_title,
     training_panels,
 )
 from msd_deploy.report.densities import BANDWIDTH, EDGES
 from msd_deploy.report.run_files import BINS
-from msd_deploy.report.schema import KINDS, AnswerJson, DistillationJson, ExampleJson, StudentJson
+from msd_deploy.report.schema import KINDS, DecisionJson, DistillationJson, ExampleJson, StudentJson
 
 _MOST_CHARACTERS = 280
 _TOLD_ALREADY = tuple(
@@ -114,7 +114,7 @@ def render_distillation(report: DistillationJson, thumbnails: Mapping[int, str])
         "distillation.html.j2",
         report=report,
         subtitle=_subtitle(report),
-        output=output_words(report),
+        output=output_name(report),
         densities=density_panels(report),
         runs=[_run_section(report, number) for number in range(len(report["students"]))],
         tables=[quality_table(report), closeness_table(report)],
@@ -135,18 +135,18 @@ def _run_section(report: DistillationJson, number: int) -> RunSection:
     student = report["students"][number]
     return RunSection(
         title=student_title(student),
-        method=method_words(student),
+        method=method_text(student),
         tiles=tuple(headline(report, student)),
         training=tuple(training_panels(report, number)),
         saliency=tuple(saliency_panels(student, number)),
-        weights=weights_words(student),
+        weights=weights_text(student),
     )
 
 
-def method_words(student: StudentJson) -> str:
+def method_text(student: StudentJson) -> str:
     """Say how a student learned, and with which settings that are not the defaults."""
     settings = student["settings"]
-    words = student["method"] + ": " + description_of(student["method"], settings)
+    words = student["method"] + ": " + describe_method(student["method"], settings)
     if student["method"] != "none":
         words += (
             f"; alpha {student['alpha']:g}, temperature {student['temperature']:g},"
@@ -156,7 +156,7 @@ def method_words(student: StudentJson) -> str:
     return f"{words}. Not the defaults: {settings_words(others)}." if others else f"{words}."
 
 
-def weights_words(student: StudentJson) -> str:
+def weights_text(student: StudentJson) -> str:
     """Say what the views' weights are, where they are not drawn."""
     weights = student["weights"]
     if weights is None:
@@ -253,7 +253,7 @@ def _card(report: DistillationJson, example: ExampleJson, picture: str) -> Card:
     )
 
 
-def _cell(answer: AnswerJson, truth: list[str]) -> Cell:
+def _cell(answer: DecisionJson, truth: list[str]) -> Cell:
     return Cell(
         decided=", ".join(answer["labels"]) or "none",
         probability=", ".join(map(percent, answer["probability"])),
@@ -263,7 +263,7 @@ def _cell(answer: AnswerJson, truth: list[str]) -> Cell:
 
 def _method_sentences(report: DistillationJson) -> list[str]:
     return [
-        f"Densities: of the {output_words(report)}, a Gaussian kernel of deviation {BANDWIDTH:g},"
+        f"Densities: of the {output_name(report)}, a Gaussian kernel of deviation {BANDWIDTH:g},"
         " reflected at 0 and 1; the vertical scale is that of square roots, so that both a peak at"
         " an end and a plateau can be seen. After figure 1 of Jin et al. 2021 (arXiv 2101.01881).",
         "Total variation: half the sum of the absolute differences of the two histograms of that"

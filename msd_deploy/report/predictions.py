@@ -15,8 +15,8 @@ from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.source import SourceData
 from msd_deploy.distill.teacher_cache import (
     TeacherPredictions,
-    how_to_write_again,
     read_predictions,
+    rebuild_instruction,
 )
 from msd_deploy.errors import ArtifactError
 from msd_deploy.hooks import StageHooks
@@ -28,7 +28,7 @@ from msd_deploy.run.record import RunRecord, prepare_for_run, read_finished_run,
 
 
 @dataclass(frozen=True, slots=True)
-class StudentAnswers:
+class StudentOutputs:
     """One run's student on a split.
 
     Attributes:
@@ -47,7 +47,7 @@ class StudentAnswers:
 
 
 @dataclass(frozen=True, slots=True)
-class RunAnswers:
+class RunOutputs:
     """Teacher and students of runs of one data set and one teacher.
 
     Attributes:
@@ -64,7 +64,7 @@ class RunAnswers:
     split: str
     predictions: TeacherPredictions
     teacher_digest: str
-    students: tuple[StudentAnswers, ...]
+    students: tuple[StudentOutputs, ...]
 
     @property
     def rows(self) -> PreparedSplit:
@@ -72,7 +72,7 @@ class RunAnswers:
         return self.data.splits[self.split]
 
 
-def read_answers(runs: Sequence[RunDirectory], *, split: str, hooks: StageHooks) -> RunAnswers:
+def read_outputs(runs: Sequence[RunDirectory], *, split: str, hooks: StageHooks) -> RunOutputs:
     """Read runs with their data set, and ask each student about a split.
 
     Args:
@@ -85,7 +85,7 @@ def read_answers(runs: Sequence[RunDirectory], *, split: str, hooks: StageHooks)
             data or another teacher than the first one.
         DataError: The data set is not there or has changed.
     """
-    records, teacher_digest = check_together(runs)
+    records, teacher_digest = check_comparable(runs)
     hooks.on_stage(f"Reading {records[0].config.data.spec}")
     predictions = read_predictions(runs[0].teacher_predictions)
     source = source_of_run(records[0])
@@ -96,10 +96,10 @@ def read_answers(runs: Sequence[RunDirectory], *, split: str, hooks: StageHooks)
         students.append(_ask_student(name, record, source, prepared, split=split, hooks=hooks))
     data = next(iter(prepared.values()))
     _check_rows(predictions, data.splits[split], runs[0], split)
-    return RunAnswers(source, data, split, predictions, teacher_digest, tuple(students))
+    return RunOutputs(source, data, split, predictions, teacher_digest, tuple(students))
 
 
-def check_together(runs: Sequence[RunDirectory]) -> tuple[list[RunRecord], str]:
+def check_comparable(runs: Sequence[RunDirectory]) -> tuple[list[RunRecord], str]:
     """Read runs, check that they are of one data set and teacher; return its digest beside them.
 
     Raises:
@@ -145,7 +145,7 @@ def _teacher_of(record: RunRecord) -> str:
         raise ArtifactError(
             "are predictions for another data set than the run's",
             where=run.teacher_predictions,
-            fix=how_to_write_again(run.teacher_predictions),
+            fix=rebuild_instruction(run.teacher_predictions),
         )
     return str(stated.get("teacher"))
 
@@ -179,7 +179,7 @@ def _ask_student(
     *,
     split: str,
     hooks: StageHooks,
-) -> StudentAnswers:
+) -> StudentOutputs:
     """Answer for one run; data that is prepared alike for several runs is prepared once."""
     run = record.run
     metrics, student = read_metrics(run), load_model(run.student)
@@ -189,7 +189,7 @@ def _ask_student(
     )
     if not all(np.isfinite(values).all() for values in logits.values()):
         raise ArtifactError("gives NaN or infinite logits", where=run.student)
-    return StudentAnswers(name, run, record.config, metrics, logits)
+    return StudentOutputs(name, run, record.config, metrics, logits)
 
 
 def _prepared_once(
@@ -218,5 +218,5 @@ def _check_rows(
         raise ArtifactError(
             f"holds {found} rows of the {split} split, which has {len(rows)}",
             where=run.teacher_predictions,
-            fix=how_to_write_again(run.teacher_predictions),
+            fix=rebuild_instruction(run.teacher_predictions),
         )

@@ -37,7 +37,7 @@ class OutputJson(TypedDict):
     histogram_edges: list[float]
 
 
-class ViewAnswers(TypedDict):
+class ViewJson(TypedDict):
     """A model's answers to one view.
 
     density is a Gaussian kernel's at `OutputJson.grid`, histogram the share in each bin.
@@ -120,7 +120,7 @@ class TeacherJson(TypedDict):
     digest: str
     parameters: int
     size_bytes: int
-    views: dict[str, ViewAnswers]
+    views: dict[str, ViewJson]
     validation: dict[str, float]
 
 
@@ -135,13 +135,13 @@ class StudentJson(TypedDict):
     settings: Settings
     parameters: int
     size_bytes: int
-    views: dict[str, ViewAnswers]
+    views: dict[str, ViewJson]
     closeness: dict[str, Closeness]
     training: TrainingJson
     weights: WeightsJson | None
 
 
-class AnswerJson(TypedDict):
+class DecisionJson(TypedDict):
     """What a model decides of one example; empty labels: none of the classes.
 
     probability is that of the decided classes, or, where there are none, of the likeliest one.
@@ -161,8 +161,8 @@ class ExampleJson(TypedDict):
     truth: list[str]
     image_saliency: float
     text_saliency: float
-    teacher: dict[str, AnswerJson]
-    students: list[dict[str, AnswerJson]]
+    teacher: dict[str, DecisionJson]
+    students: list[dict[str, DecisionJson]]
 
 
 class ExamplesJson(TypedDict):

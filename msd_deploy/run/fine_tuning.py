@@ -49,7 +49,7 @@ from msd_deploy.models.folders import save_model
 from msd_deploy.models.predict import predict_views
 from msd_deploy.models.pretrained.families import open_checkpoint
 from msd_deploy.models.pretrained.fusion import open_fusion
-from msd_deploy.models.pretrained.teacher_start import TeacherStart, check_freeze, freeze
+from msd_deploy.models.pretrained.teacher import PretrainedTeacher, check_freeze, freeze
 from msd_deploy.run.output import absolute_data, absolute_folder, first_difference
 from msd_deploy.run.record import read_source
 from msd_deploy.run.stages import parameter_count, state_scores
@@ -64,7 +64,7 @@ class _Teaching:
 
     config: TeachingConfig
     folder: Path
-    start: TeacherStart
+    start: PretrainedTeacher
     start_digest: str
     preprocessor: Preprocessor
     data: PreparedData
@@ -245,7 +245,7 @@ def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _Teaching:
     return _Teaching(config, folder, start, start.digest(), preprocessor, data, hooks)
 
 
-def open_start(settings: FineTuneConfig) -> TeacherStart:
+def open_start(settings: FineTuneConfig) -> PretrainedTeacher:
     """Open what a teacher starts from.
 
     Raises:

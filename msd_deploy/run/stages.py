@@ -26,9 +26,9 @@ from msd_deploy.distill.trainer import TrainingJob, train
 from msd_deploy.metrics import (
     LogitArray,
     agreement,
-    further_as_json,
+    extra_metrics_as_json,
     metric_name,
-    score_further,
+    score_extra_metrics,
     score_views,
 )
 from msd_deploy.models.classifier import ViewClassifier
@@ -57,10 +57,10 @@ def state_scores(
     labels = data.splits[split].labels
     scores = score_views(logits, labels, data.problem)
     facts[split] = {view.value: score.as_json() for view, score in scores.items()}
-    if further := score_further(logits, labels, data.further_metrics):
+    if further := score_extra_metrics(logits, labels, data.further_metrics):
         of_splits = facts.setdefault("further", {})
         assert isinstance(of_splits, dict)
-        of_splits[split] = further_as_json(further)
+        of_splits[split] = extra_metrics_as_json(further)
 
 
 def given_teacher(task: Task, source: SourceData) -> tuple[PreparedData, Teacher | None]:

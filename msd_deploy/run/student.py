@@ -10,7 +10,7 @@ from msd_deploy import process_group
 from msd_deploy.artifacts.atomic import new_file
 from msd_deploy.distill.feature_losses import build_projection
 from msd_deploy.distill.plan import Phase, TrainingPlan, plan_key
-from msd_deploy.distill.quantization_aware import rounded_as_int8
+from msd_deploy.distill.quantization_aware import fake_quantized
 from msd_deploy.distill.student_objective import (
     StudentObjective,
     build_student_objective,
@@ -99,7 +99,7 @@ class _Learning:
         """Train it further, its weights and activations rounded as int8 rounds them."""
         self.task.hooks.on_stage("Distilling it further, rounded as int8 rounds it")
         torch.manual_seed(self.task.config.seed)
-        with rounded_as_int8(model):
+        with fake_quantized(model):
             self._train(model, "int8")
 
     @property

@@ -14,7 +14,7 @@ from msd_deploy.config.run import RunConfig
 from msd_deploy.data.batch import Batch, ImageGroupSampler, collate
 from msd_deploy.distill.feature_losses import build_projection
 from msd_deploy.distill.meta import MetaObjective
-from msd_deploy.distill.steps import ModelOutputs, Objective, ViewOutputs
+from msd_deploy.distill.steps import ModelOutputs, MultiViewModel, Objective
 from msd_deploy.distill.student_objective import build_student_objective
 from msd_deploy.distill.teacher_cache import TeacherPredictions
 from msd_deploy.models.sizes import build_student
@@ -45,7 +45,7 @@ def step_flops(config: RunConfig, task: Task, predictions: TeacherPredictions) -
         projection = build_projection(
             config.distill, student.config.hidden_size, predictions, seed=config.seed
         )
-        model = ViewOutputs(student, projection)
+        model = MultiViewModel(student, projection)
         flops = _flops_of_objective(whole, task, predictions, model)
         if dropout == 0:
             return flops
@@ -54,7 +54,7 @@ def step_flops(config: RunConfig, task: Task, predictions: TeacherPredictions) -
 
 
 def _flops_of_objective(
-    config: RunConfig, task: Task, predictions: TeacherPredictions, model: ViewOutputs
+    config: RunConfig, task: Task, predictions: TeacherPredictions, model: MultiViewModel
 ) -> float:
     def flops(settings: DistillConfig, steps_done: int = 0) -> float:
         built = build_student_objective(settings, task.data, predictions, seed=config.seed)
@@ -71,12 +71,12 @@ def _flops_of_objective(
     return share * updated + (1 - share) * flops(never, steps_done=1)
 
 
-def _sum_of_logits(model: ViewOutputs, view: View, batch: Batch) -> Tensor:
+def _sum_of_logits(model: MultiViewModel, view: View, batch: Batch) -> Tensor:
     outputs: ModelOutputs = model(batch, (view,))
     return outputs.logits[view].sum()
 
 
-def _loss(objective: Objective, model: ViewOutputs, batch: Batch) -> Tensor:
+def _loss(objective: Objective, model: MultiViewModel, batch: Batch) -> Tensor:
     return torch.stack(list(objective(model, batch).terms.values())).sum()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from msd_deploy.metrics import metric_of_sums
+from msd_deploy.metrics import ratio_of_sums
 
 _RESAMPLES, _CHUNK = 2000, 200
 _CONFIDENCE = 0.95
@@ -115,7 +115,7 @@ def paired_difference(
 
 def metric_of_counts(counts: Counts) -> float:
     """Return the metric of a whole test split."""
-    return float(metric_of_sums(counts.sum(axis=0)))
+    return float(ratio_of_sums(counts.sum(axis=0)))
 
 
 def _bootstrap(first: Counts, second: Counts) -> tuple[float, float]:
@@ -129,7 +129,7 @@ def _bootstrap(first: Counts, second: Counts) -> tuple[float, float]:
     means = np.empty(_RESAMPLES)
     for start in range(0, _RESAMPLES, _CHUNK):
         times = rng.multinomial(rows, np.full(rows, 1 / rows), size=_CHUNK)
-        by_seed = metric_of_sums(times @ first) - metric_of_sums(times @ second)  # [seeds, chunk]
+        by_seed = ratio_of_sums(times @ first) - ratio_of_sums(times @ second)  # [seeds, chunk]
         chosen = rng.integers(0, seeds, (seeds, _CHUNK))
         means[start : start + _CHUNK] = np.take_along_axis(by_seed, chosen, axis=0).mean(axis=0)
     tail = (1 - _CONFIDENCE) / 2

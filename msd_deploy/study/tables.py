@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from msd_deploy.config.describe import settings_words
-from msd_deploy.distill.methods import description_of
+from msd_deploy.distill.methods import describe_method
 from msd_deploy.views import View
 
 _VIEWS = tuple(view.value for view in View)
@@ -67,7 +67,7 @@ def changed_words(result: Mapping[str, Any]) -> str:
 def descriptions(result: Mapping[str, Any]) -> dict[str, str]:
     """Return what each method of a study is, by its name."""
     changed = result["changed_settings"]
-    return {name: description_of(name, changed) for name in result["methods"]}
+    return {name: describe_method(name, changed) for name in result["methods"]}
 
 
 def seeds_of(result: Mapping[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.distill.history import History
 from msd_deploy.distill.objectives import LabelObjective
 from msd_deploy.distill.plan import TrainingPlan
-from msd_deploy.distill.quantization_aware import rounded_as_int8
+from msd_deploy.distill.quantization_aware import fake_quantized
 from msd_deploy.distill.student_objective import build_student_objective
 from msd_deploy.distill.teacher_cache import TeacherPredictions
 from msd_deploy.distill.trainer import TrainingJob, train
@@ -159,7 +159,7 @@ def run(name: str, folder: Path, stop_at: int | None = None) -> dict[str, Any]:
         hooks=Hooks(on_step, should_stop),
         used=used,
     )
-    rounding = rounded_as_int8(model) if name == "int8" else nullcontext()
+    rounding = fake_quantized(model) if name == "int8" else nullcontext()
     try:
         with rounding:
             train(job)

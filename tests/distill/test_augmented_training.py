@@ -26,7 +26,7 @@ from msd_deploy.distill.history import History
 from msd_deploy.distill.meta import MetaObjective
 from msd_deploy.distill.objectives import DistillationObjective, LabelObjective
 from msd_deploy.distill.plan import TrainingPlan
-from msd_deploy.distill.steps import StepLoss, ViewOutputs
+from msd_deploy.distill.steps import MultiViewModel, StepLoss
 from msd_deploy.distill.teacher_cache import cache_predictions, read_predictions
 from msd_deploy.distill.trainer import TrainingJob, train
 from msd_deploy.errors import ConfigError, StoppedError
@@ -47,7 +47,7 @@ class Watched:
 
     shown: list[Tensor] = field(default_factory=list)
 
-    def __call__(self, model: ViewOutputs, batch: Batch) -> StepLoss:
+    def __call__(self, model: MultiViewModel, batch: Batch) -> StepLoss:
         self.shown.append(batch.pixel_values.clone())
         return LabelObjective(0.0)(model, batch)
 
@@ -207,7 +207,7 @@ def run_with_forms(
     forms: list[int] = []
     ask = DistillationObjective.__call__
 
-    def check(objective: DistillationObjective, model: ViewOutputs, batch: Batch) -> StepLoss:
+    def check(objective: DistillationObjective, model: MultiViewModel, batch: Batch) -> StepLoss:
         forms.append(batch.form)
         cached = objective.predictions.of_rows("train", batch.rows, batch.form)
         with torch.inference_mode():

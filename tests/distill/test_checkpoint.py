@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from msd_deploy.data.batch import Batch
 from msd_deploy.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
-from msd_deploy.distill.steps import StepLoss, ViewOutputs
+from msd_deploy.distill.steps import MultiViewModel, StepLoss
 
 
-def no_objective(model: ViewOutputs, batch: Batch) -> StepLoss:
+def no_objective(model: MultiViewModel, batch: Batch) -> StepLoss:
     raise AssertionError
 
 

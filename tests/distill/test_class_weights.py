@@ -18,7 +18,7 @@ from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.distill.losses import class_weight_tensor, label_loss
 from msd_deploy.distill.objectives import LabelObjective
-from msd_deploy.distill.steps import ModelOutputs, ViewOutputs
+from msd_deploy.distill.steps import ModelOutputs, MultiViewModel
 from msd_deploy.errors import ConfigError
 from msd_deploy.hooks import RunHooks, StageHooks
 from msd_deploy.pipeline import run_distillation
@@ -113,7 +113,7 @@ def test_the_loss_of_independent_classes_is_torchs_with_pos_weight(logits: torch
     assert label_loss(logits, labels, weights) == pytest.approx(loss(logits, labels).item())
 
 
-class _Answers(ViewOutputs):
+class _Answers(MultiViewModel):
     """Answers each row with a fixed linear function of its number."""
 
     def __init__(self) -> None:

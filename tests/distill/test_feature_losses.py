@@ -26,7 +26,7 @@ from msd_deploy.distill.feature_losses import (
 )
 from msd_deploy.distill.meta import MetaObjective
 from msd_deploy.distill.methods import METHODS
-from msd_deploy.distill.steps import StepLoss, ViewOutputs
+from msd_deploy.distill.steps import MultiViewModel, StepLoss
 from msd_deploy.distill.student_objective import build_student_objective
 from msd_deploy.distill.teacher_cache import TeacherPredictions, cache_predictions, read_predictions
 from msd_deploy.errors import ArtifactError, ConfigError, StoppedError
@@ -174,7 +174,7 @@ def predictions(memes: tuple[PreparedData, Preprocessor]) -> TeacherPredictions:
     )
 
 
-Step = tuple[ViewOutputs, StepLoss]
+Step = tuple[MultiViewModel, StepLoss]
 
 
 def step_of(
@@ -185,7 +185,7 @@ def step_of(
 ) -> Step:
     """One step's loss of a student in eval mode, whose dropout would else differ."""
     built = build_student_objective(config, data, predictions, seed=0)
-    model = ViewOutputs(student.eval(), build_projection(config, 16, predictions, seed=0))
+    model = MultiViewModel(student.eval(), build_projection(config, 16, predictions, seed=0))
     return model, built.objective(model, collate(data.splits["train"], np.arange(16)))
 
 
@@ -225,7 +225,7 @@ def test_a_student_that_is_shown_one_modality_is_still_compared_with_the_pair(
     config = DistillConfig(method="kd", modality_dropout=0.9, relation_weight=1.0)
     assert predictions.features is not None
     batch = collate(memes[0].splits["train"], np.arange(16))
-    features = ViewOutputs(tiny_model)(batch, tuple(View)).features
+    features = MultiViewModel(tiny_model)(batch, tuple(View)).features
     expected = {
         round(relation_distance_loss(values, predictions.features[:16]).item() * 0.9, 5)
         for values in features.values()
@@ -253,7 +253,7 @@ def test_the_virtual_step_of_meta_follows_the_features_too(
             )
             objective = build_student_objective(config, memes[0], predictions, seed=0).objective
             assert isinstance(objective, MetaObjective)
-            model = ViewOutputs(tiny_model)
+            model = MultiViewModel(tiny_model)
             outputs = model(batch, tuple(View))
             gradients.append(objective.gradient(model, batch, outputs, torch.ones(3, 16)))
     assert torch.equal(*found["fast"])

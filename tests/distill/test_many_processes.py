@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from msd_deploy.distill.data_parallel import ShardedBatches, cut_between_pictures
+from msd_deploy.distill.data_parallel import ShardedBatches, split_between_images
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("shared_training.py")
@@ -182,7 +182,7 @@ def test_an_error_in_one_process_ends_all_with_its_message(
 def test_a_batch_is_cut_between_pictures() -> None:
     images = np.array([0, 0, 0, 1, -1, -1, 2, 2])
     rows = list(range(8))
-    parts = cut_between_pictures(rows, images, 3)
+    parts = split_between_images(rows, images, 3)
     assert [row for part in parts for row in part] == rows
     assert parts == [[0, 1, 2], [3, 4], [5, 6, 7]]
 

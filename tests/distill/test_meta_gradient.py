@@ -21,7 +21,7 @@ from msd_deploy.distill.meta_gradient import (
     exact_gradient,
     last_layer_gradient,
 )
-from msd_deploy.distill.steps import ViewOutputs
+from msd_deploy.distill.steps import MultiViewModel
 from msd_deploy.distill.student_objective import build_student_objective
 from msd_deploy.distill.teacher_cache import TeacherPredictions
 from msd_deploy.errors import ConfigError
@@ -224,7 +224,7 @@ def test_saliency_weightings_take_a_fixed_weight_of_zero(
     config = replace(DistillConfig(weighting=weighting), **changes)  # type: ignore[arg-type]
     built = build_student_objective(config, data, TeacherPredictions({"train": logits}), seed=0)
     batch = collate(data.splits["train"], np.arange(8))
-    answer = built.objective(ViewOutputs(tiny_model), batch)
+    answer = built.objective(MultiViewModel(tiny_model), batch)
     total = torch.stack(list(answer.weights.values())).sum(dim=0)
     assert torch.allclose(total, torch.full((8,), 2.0), atol=1e-4)
     assert all(torch.isfinite(term) for term in answer.terms.values())
@@ -237,7 +237,7 @@ def test_a_meta_step_leaves_the_student_as_it_was(
     """Statistics of BatchNorm included: the held-out batch must not teach the student."""
     objective, _ = objective_on(memes, meta_gradient=gradient)
     tiny_model.train()
-    model = ViewOutputs(tiny_model)
+    model = MultiViewModel(tiny_model)
     batch = collate(memes[0].splits["train"], np.arange(16))
     outputs = model(batch, tuple(View))
     before = {name: value.clone() for name, value in tiny_model.state_dict().items()}
@@ -253,7 +253,7 @@ def test_the_weighting_is_updated_in_the_first_and_then_in_every_nth_step(
     memes: tuple[PreparedData, Preprocessor], tiny_model: FusionForClassification
 ) -> None:
     objective, _ = objective_on(memes, meta_every=3)
-    model, batch = ViewOutputs(tiny_model), collate(memes[0].splits["train"], np.arange(16))
+    model, batch = MultiViewModel(tiny_model), collate(memes[0].splits["train"], np.arange(16))
     changed = []
     for _ in range(7):
         before = {name: value.clone() for name, value in objective.state_tensors().items()}
@@ -271,7 +271,7 @@ def test_the_closed_form_is_the_exact_gradient_of_a_student_with_a_frozen_body(
     for name, parameter in tiny_model.named_parameters():
         parameter.requires_grad_(name.startswith("classifier"))
     tiny_model.train()
-    model, batch = ViewOutputs(tiny_model), collate(memes[0].splits["train"], np.arange(32))
+    model, batch = MultiViewModel(tiny_model), collate(memes[0].splits["train"], np.arange(32))
     found = []
     for gradient in ("fast", "exact"):
         objective, _ = objective_on(memes, meta_gradient=gradient)
@@ -300,7 +300,7 @@ def test_the_network_learns_to_trust_the_view_whose_teacher_is_right(
     built = build_student_objective(config, data, TeacherPredictions({"train": logits}), seed=0)
     optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=2e-3)
     tiny_model.train()
-    model = ViewOutputs(tiny_model)
+    model = MultiViewModel(tiny_model)
     rows = np.flatnonzero(built.used)
     for step in range(60):
         batch = collate(train, np.sort(np.random.default_rng(step).choice(rows, 32, replace=False)))

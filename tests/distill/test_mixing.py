@@ -14,7 +14,7 @@ from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.distill.losses import label_loss
 from msd_deploy.distill.objectives import LabelsOfView
-from msd_deploy.distill.steps import ViewOutputs
+from msd_deploy.distill.steps import MultiViewModel
 from msd_deploy.errors import ConfigError
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.views import View
@@ -65,7 +65,7 @@ def test_the_loss_is_the_sum_by_shares_where_the_picture_is_seen(
     mixed = PictureMixing(CONFIG, seed=0)(batch, 0)
     assert mixed.mixed is not None
     assert not torch.equal(mixed.mixed.labels, batch.labels)
-    outputs = ViewOutputs(tiny_model)
+    outputs = MultiViewModel(tiny_model)
     with torch.no_grad():
         found = LabelsOfView(view)(outputs, mixed).terms["labels"].item()
         logits = outputs(mixed, (view,)).logits[view]

@@ -15,9 +15,9 @@ from msd_deploy.data.batch import collate
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.distill.quantization_aware import (
-    ActivationRounding,
-    WeightRounding,
-    rounded_as_int8,
+    ActivationFakeQuantize,
+    WeightFakeQuantize,
+    fake_quantized,
 )
 from msd_deploy.errors import ArtifactError, ConfigError, StoppedError
 from msd_deploy.hooks import Hooks, RunHooks, StepReport
@@ -34,35 +34,35 @@ Memes = tuple[PreparedData, Preprocessor]
 def test_a_rounded_weight_has_the_steps_of_each_channel() -> None:
     weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
     weight[2] *= 100
-    rounded = WeightRounding(64)(weight)
+    rounded = WeightFakeQuantize(64)(weight)
     steps = weight.abs().amax(dim=(1, 2, 3), keepdim=True) / 64
     integers = rounded / steps
     assert torch.allclose(integers, integers.round(), atol=1e-4)
     assert integers.abs().max() == pytest.approx(64)
     assert ((rounded - weight).abs() <= steps / 2 * 1.0001).all()
-    assert torch.allclose(WeightRounding(64)(rounded), rounded, rtol=1e-5)
-    assert len(WeightRounding(4, per_channel=False)(weight).unique()) <= 9
+    assert torch.allclose(WeightFakeQuantize(64)(rounded), rounded, rtol=1e-5)
+    assert len(WeightFakeQuantize(4, per_channel=False)(weight).unique()) <= 9
 
 
 def test_rounding_does_not_see_a_scale_that_is_folded_in() -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(5, 7, generator=generator)
     scale = torch.tensor([0.1, -2.0, 30.0, 1.0, -0.3])[:, None]
-    rounding = WeightRounding(127)
+    rounding = WeightFakeQuantize(127)
     assert torch.allclose(rounding(weight * scale), rounding(weight) * scale, rtol=1e-5)
 
 
 def test_gradients_pass_the_rounding() -> None:
     weight = torch.randn(4, 6, requires_grad=True)
-    (WeightRounding(64)(weight) * 3).sum().backward()
+    (WeightFakeQuantize(64)(weight) * 3).sum().backward()
     assert torch.equal(weight.grad, torch.full((4, 6), 3.0))  # type: ignore[arg-type]
     values = torch.tensor([-1.0, 0.0, 0.4, 2.0], requires_grad=True)
-    (ActivationRounding().train()(values) * 3).sum().backward()
+    (ActivationFakeQuantize().train()(values) * 3).sum().backward()
     assert torch.equal(values.grad, torch.full((4,), 3.0))  # type: ignore[arg-type]
 
 
 def test_the_range_of_an_activation_grows_at_once_and_shrinks_slowly() -> None:
-    rounding = ActivationRounding().train()
+    rounding = ActivationFakeQuantize().train()
     values = torch.linspace(-1, 3, 10_001)
     rounded = rounding(values)
     assert len(rounded.unique()) == 256
@@ -99,7 +99,7 @@ def test_a_model_is_one_of_rounded_floats_afterwards(
     model = FusionForClassification(config).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     plain = logits_of(model, memes)
-    with rounded_as_int8(model):
+    with fake_quantized(model):
         model.train()
         first = logits_of(model, memes)  # sets the ranges
         model.eval()
@@ -124,7 +124,7 @@ def test_a_model_is_one_of_rounded_floats_afterwards(
 def test_an_error_inside_leaves_a_model_that_works(
     tiny_model: FusionForClassification, memes: Memes
 ) -> None:
-    with pytest.raises(ValueError, match="of the caller"), rounded_as_int8(tiny_model):
+    with pytest.raises(ValueError, match="of the caller"), fake_quantized(tiny_model):
         raise ValueError("of the caller")
     assert not any("rounding" in name for name, _ in tiny_model.named_modules())
     assert logits_of(tiny_model, memes).isfinite().all()

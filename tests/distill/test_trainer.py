@@ -15,7 +15,7 @@ from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.distill.history import History
 from msd_deploy.distill.objectives import LabelObjective
 from msd_deploy.distill.plan import TrainingPlan, default_epochs, learning_rate_at
-from msd_deploy.distill.steps import StepLoss, ViewOutputs
+from msd_deploy.distill.steps import MultiViewModel, StepLoss
 from msd_deploy.distill.teacher_cache import read_predictions
 from msd_deploy.distill.trainer import TrainingJob, train
 from msd_deploy.errors import ArtifactError, DataError, MsdError, StoppedError
@@ -236,7 +236,7 @@ def test_a_diverging_loss_is_an_error_that_names_the_learning_rate(
     memes: tuple[PreparedData, Preprocessor],
     tmp_path: Path,
 ) -> None:
-    def diverging(model: ViewOutputs, batch: Batch) -> StepLoss:
+    def diverging(model: MultiViewModel, batch: Batch) -> StepLoss:
         answer = LabelObjective(0.0)(model, batch)
         return StepLoss({name: term / 0.0 for name, term in answer.terms.items()}, {})
 

@@ -12,7 +12,7 @@ from msd_deploy.report.charts import training_panels
 from msd_deploy.report.examples import thumbnails_of
 from msd_deploy.report.figures import figures_of
 from msd_deploy.report.page import render_distillation
-from msd_deploy.report.predictions import read_answers
+from msd_deploy.report.predictions import read_outputs
 from msd_deploy.report.schema import DistillationJson
 
 Report = tuple[DistillationJson, dict[int, str]]
@@ -39,7 +39,7 @@ class _Seen(HTMLParser):
 
 @pytest.fixture(scope="module")
 def made(kd_run: RunDirectory, msd_run: RunDirectory) -> Report:
-    answers = read_answers([kd_run, msd_run], split="test", hooks=StageHooks())
+    answers = read_outputs([kd_run, msd_run], split="test", hooks=StageHooks())
     report = figures_of(answers, command="msd report <b>runs/kd</b>")
     return report, thumbnails_of(answers, report["examples"])
 

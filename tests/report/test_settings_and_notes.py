@@ -12,10 +12,10 @@ from msd_deploy.config.augment import AugmentConfig
 from msd_deploy.config.describe import changed_settings
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.run import DataConfig, RunConfig, StudentConfig
-from msd_deploy.distill.methods import method_of
-from msd_deploy.report.notes import difference_notes, picture_notes, validation_notes
-from msd_deploy.report.page import method_words
-from msd_deploy.report.predictions import StudentAnswers
+from msd_deploy.distill.methods import method_name
+from msd_deploy.report.notes import difference_notes, shared_image_notes, validation_notes
+from msd_deploy.report.page import method_text
+from msd_deploy.report.predictions import StudentOutputs
 from msd_deploy.report.schema import StudentJson
 
 DEFAULT = RunConfig()
@@ -25,17 +25,17 @@ def _words(config: RunConfig) -> str:
     """Return the page's sentence on a run."""
     distill = config.distill
     student = {
-        "method": method_of(distill),
+        "method": method_name(distill),
         "alpha": distill.alpha,
         "temperature": distill.temperature,
         "loss": distill.loss,
         "settings": changed_settings(config),
     }
-    return method_words(cast(StudentJson, student))
+    return method_text(cast(StudentJson, student))
 
 
-def _student(name: str, config: RunConfig) -> StudentAnswers:
-    return StudentAnswers(name, RunDirectory(Path(name)), config, {}, {})
+def _student(name: str, config: RunConfig) -> StudentOutputs:
+    return StudentOutputs(name, RunDirectory(Path(name)), config, {}, {})
 
 
 def test_defaults_are_not_told() -> None:
@@ -125,8 +125,8 @@ def test_weights_judged_by_training_rows_leave_validation_alone() -> None:
 
 
 def test_examples_that_share_pictures_are_noted_to_be_dependent() -> None:
-    notes = picture_notes(np.array([0, 0, 1, 1, 2, -1, -1], np.int64))
+    notes = shared_image_notes(np.array([0, 0, 1, 1, 2, -1, -1], np.int64))
     assert len(notes) == 1
     assert "5 examples share 3 pictures" in notes[0]
     assert "too narrow" in notes[0]
-    assert picture_notes(np.array([2, 0, 1, -1, -1], np.int64)) == []
+    assert shared_image_notes(np.array([2, 0, 1, -1, -1], np.int64)) == []

@@ -229,7 +229,7 @@ def test_the_image_is_encoded_once_for_all_views(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from msd_deploy.data.batch import collate
-    from msd_deploy.distill.steps import ViewOutputs
+    from msd_deploy.distill.steps import MultiViewModel
 
     loaded = load_model(cell_directory(finished_study[0], "kd", 1).student)
     data = data_of_run(read_run(RunDirectory(finished_study[0])), loaded.preprocessor)
@@ -240,7 +240,7 @@ def test_the_image_is_encoded_once_for_all_views(
         "forward",
         lambda pixels: (calls.append(len(pixels)), encode(pixels))[1],
     )
-    ViewOutputs(loaded.model)(collate(data.splits["train"], np.arange(8)), tuple(View))
+    MultiViewModel(loaded.model)(collate(data.splits["train"], np.arange(8)), tuple(View))
     assert calls == [8]
 
 

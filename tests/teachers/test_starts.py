@@ -26,8 +26,8 @@ from msd_deploy.hooks import Hooks, RunHooks
 from msd_deploy.models.folders import load_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.pretrained import vision as vision_start
-from msd_deploy.models.pretrained.fusion import FusionStart, fill_words, open_fusion
-from msd_deploy.models.pretrained.text import TEXT_KINDS, TextStart, open_text
+from msd_deploy.models.pretrained.fusion import PretrainedFusion, load_word_embeddings, open_fusion
+from msd_deploy.models.pretrained.text import TEXT_KINDS, PretrainedText, open_text
 from msd_deploy.models.pretrained.vision import open_vision
 from msd_deploy.models.sizes import build_student
 from msd_deploy.pipeline import run_distillation
@@ -41,13 +41,13 @@ from .conftest import TEXTS, batch_of, words, write_checkpoint, write_text
 LABELS = ("no", "yes")
 
 
-def built(start: FusionStart) -> tuple[FusionForClassification, Preprocessor]:
+def built(start: PretrainedFusion) -> tuple[FusionForClassification, Preprocessor]:
     preprocessor = start.preprocessor(TEXTS)
     model = start.build(preprocessor, labels=LABELS, problem="single_label", dropout=0.0)
     return model.eval(), preprocessor
 
 
-def opened_and_cut(folder: Path) -> tuple[TextStart, CutVocabulary, Preprocessor]:
+def opened_and_cut(folder: Path) -> tuple[PretrainedText, CutVocabulary, Preprocessor]:
     """Return a text encoder, its words that the texts use, and a preprocessor with them."""
     start = open_text(str(folder))
     cut = cut_vocabulary(start.tokenizer, TEXTS)
@@ -102,13 +102,13 @@ def test_the_vision_encoder_sees_as_the_checkpoint_sees(published: dict[str, Pat
 def test_layers_are_taken_evenly_and_the_last_is_among_them() -> None:
     layers = tuple({"number": torch.tensor(number)} for number in range(6))
     nothing = torch.zeros(1, 1)
-    start = TextStart(
+    start = PretrainedText(
         words(), "[PAD]", "[CLS]", nothing, nothing, nothing, (nothing, nothing), layers, 1, 1, 1.0,
         "",
     )  # fmt: skip
 
     def taken(count: int) -> list[float]:
-        return [layer["number"].item() for layer in start.some_layers(count)]
+        return [layer["number"].item() for layer in start.select_layers(count)]
 
     assert taken(6) == [0, 1, 2, 3, 4, 5]
     assert taken(3) == [1, 3, 5]
@@ -116,7 +116,7 @@ def test_layers_are_taken_evenly_and_the_last_is_among_them() -> None:
     assert taken(1) == [5]
     assert taken(0) == []
     with pytest.raises(ConfigError, match="has 6 layers, not 7"):
-        start.some_layers(7)
+        start.select_layers(7)
 
 
 def test_a_cut_vocabulary_and_its_embedding_agree(published: dict[str, Path]) -> None:
@@ -344,8 +344,8 @@ def test_words_that_a_checkpoint_does_not_know_start_fresh(
     student = build_student(StudentConfig(), *memes)
     before = student.word_embeddings.weight.detach().clone()
     start = open_text(str(published["text"]))
-    fill_words(student, start, memes[1].tokenizer)
-    known = start.words_of(memes[1].tokenizer)[1].numpy()
+    load_word_embeddings(student, start, memes[1].tokenizer)
+    known = start.embeddings_of(memes[1].tokenizer)[1].numpy()
     same = (student.word_embeddings.weight == before).all(dim=1).numpy()
     assert known.any()
     assert not known.all()

@@ -20,7 +20,7 @@ from msd_deploy.data.source import (
     build_split,
 )
 from msd_deploy.errors import DataError
-from msd_deploy.problem import FurtherMetric, Problem
+from msd_deploy.problem import ExtraMetric, Problem
 
 _NAMED_ROWS = 10
 
@@ -48,7 +48,7 @@ class FoundRows:
     labels: tuple[str, ...] | None
     form: str
     notes: tuple[str, ...] = ()
-    further_metrics: tuple[FurtherMetric, ...] = ()
+    further_metrics: tuple[ExtraMetric, ...] = ()
     encoded: Callable[[Row], bytes | None] = lambda row: None
 
 

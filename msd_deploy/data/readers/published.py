@@ -24,7 +24,7 @@ from msd_deploy.data.readers.rows import (
 )
 from msd_deploy.data.source import SkippedRow, SourceData, Split
 from msd_deploy.errors import DataError
-from msd_deploy.problem import FurtherMetric, Problem
+from msd_deploy.problem import ExtraMetric, Problem
 
 COMPLETE = "Give the folder as it was published"
 LONGEST_ID = 64
@@ -77,7 +77,7 @@ class PublishedRows:
         problem: Problem,
         labels: tuple[str, ...],
         notes: Iterable[str] = (),
-        further_metrics: tuple[FurtherMetric, ...] = (),
+        further_metrics: tuple[ExtraMetric, ...] = (),
     ) -> SourceData:
         """Build the data set of what was gathered; see `FoundRows`.
 

@@ -21,10 +21,10 @@ from msd_deploy.models.pretrained.files import (
     check_safetensors,
     check_tokenizer,
     digest_of_checkpoints,
+    image_size_of,
     load_vision_model,
-    load_with_fresh,
+    load_with_missing,
     normalisation,
-    picture_size,
     plain_config,
     published_tokenizer,
     read_checkpoint_config,
@@ -121,7 +121,7 @@ class Checkpoint:
         config = self.config
         if self.vision is not None:
             config = read_checkpoint_config(self.vision, str(self.vision))
-        size = picture_size(config, processor, self.vision_folder)
+        size = image_size_of(config, processor, self.vision_folder)
         if stated is not None and size != (stated, stated):
             raise ConfigError(
                 f"the checkpoint was trained with {size[0]} x {size[1]} pixels, not {stated}",
@@ -143,7 +143,7 @@ class Checkpoint:
         Raises:
             ArtifactError: The weights cannot be loaded, or are not all there.
         """
-        backbone, fresh = load_with_fresh(self.folder)
+        backbone, fresh = load_with_missing(self.folder)
         vision = None if self.vision is None else load_vision_model(self.vision)
         mean, std = normalisation(read_processor(self.vision_folder))
         config = FamilyConfig(

@@ -64,15 +64,15 @@ def read_checkpoint_config(folder: Path, stated: str) -> PreTrainedConfig:
 
 
 def load_pretrained(folder: Path) -> PreTrainedModel:
-    """Load a model without saying what of it is fresh; see `load_with_fresh`.
+    """Load a model without saying what of it is fresh; see `load_with_missing`.
 
     Raises:
         ArtifactError: As there.
     """
-    return load_with_fresh(folder)[0]
+    return load_with_missing(folder)[0]
 
 
-def load_with_fresh(folder: Path) -> tuple[PreTrainedModel, list[str]]:
+def load_with_missing(folder: Path) -> tuple[PreTrainedModel, list[str]]:
     """Load the family's own model of a folder in float32, from safetensors alone.
 
     Returns:
@@ -145,7 +145,7 @@ def read_processor(folder: Path) -> Json:
     return dict(stated)
 
 
-def picture_size(config: PreTrainedConfig, processor: Json, folder: Path) -> tuple[int, int]:
+def image_size_of(config: PreTrainedConfig, processor: Json, folder: Path) -> tuple[int, int]:
     """Return height and width: the model's, or its processor's where any size will do.
 
     Raises:

@@ -22,15 +22,15 @@ from msd_deploy.models.classifier import task_config
 from msd_deploy.models.configs import FusionConfig
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.pretrained.files import text_length
-from msd_deploy.models.pretrained.text import TextStart, open_text
-from msd_deploy.models.pretrained.vision import VisionStart, open_vision
+from msd_deploy.models.pretrained.text import PretrainedText, open_text
+from msd_deploy.models.pretrained.vision import PretrainedVision, open_vision
 from msd_deploy.problem import Problem
 
 _INITIALIZER_RANGE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class FusionStart:
+class PretrainedFusion:
     """What a teacher of our own kind starts from.
 
     Attributes:
@@ -40,8 +40,8 @@ class FusionStart:
         is_cut: Whether its vocabulary is cut to the task's.
     """
 
-    vision: VisionStart
-    text: TextStart
+    vision: PretrainedVision
+    text: PretrainedText
     layers: int
     is_cut: bool = False
 
@@ -120,14 +120,14 @@ class FusionStart:
             )
         )
         self.vision.fill(model.vision)
-        fill_stream(model, self.text, preprocessor.tokenizer)
+        load_text_layers(model, self.text, preprocessor.tokenizer)
         model.mark_pretrained(model.vision)
         return model
 
 
 def open_fusion(
     *, vision: str, text: str, layers: int | None = None, is_cut: bool = False
-) -> FusionStart:
+) -> PretrainedFusion:
     """Open both checkpoints that a teacher of our own kind starts from.
 
     Args:
@@ -142,8 +142,8 @@ def open_fusion(
     """
     start = open_text(text)
     count = len(start.layers) if layers is None else layers
-    start.some_layers(count)
-    return FusionStart(open_vision(vision), start, count, is_cut)
+    start.select_layers(count)
+    return PretrainedFusion(open_vision(vision), start, count, is_cut)
 
 
 def input_config(preprocessor: Preprocessor) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def input_config(preprocessor: Preprocessor) -> dict[str, Any]:
     }
 
 
-def stream_config(text: TextStart, layers: int) -> dict[str, Any]:
+def stream_config(text: PretrainedText, layers: int) -> dict[str, Any]:
     """Return what a FusionConfig states of a stream made of a text checkpoint's layers."""
     return {
         "hidden_size": text.width,
@@ -169,19 +169,21 @@ def stream_config(text: TextStart, layers: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def fill_stream(model: FusionForClassification, text: TextStart, tokenizer: Tokenizer) -> None:
+def load_text_layers(
+    model: FusionForClassification, text: PretrainedText, tokenizer: Tokenizer
+) -> None:
     """Load a text checkpoint's embeddings and layers into a stream that `stream_config` describes.
 
     Words that the checkpoint does not know keep their fresh embedding. The type of a picture's
     tokens starts from that of a second sentence, as in VisualBERT.
     """
-    words, known = text.words_of(tokenizer)
+    words, known = text.embeddings_of(tokenizer)
     model.word_embeddings.weight[known] = words[known]
     model.text_positions.weight.copy_(text.positions[: model.config.max_text_length])
     model.token_types.weight.copy_(text.types[[0, len(text.types) - 1]])
     for ours, theirs in zip((model.norm.weight, model.norm.bias), text.norm, strict=True):
         ours.copy_(theirs)
-    layers = text.some_layers(len(model.layers))
+    layers = text.select_layers(len(model.layers))
     for layer, weights in zip(model.layers, layers, strict=True):
         layer.load_state_dict(dict(weights))
     model.mark_pretrained(
@@ -190,13 +192,15 @@ def fill_stream(model: FusionForClassification, text: TextStart, tokenizer: Toke
 
 
 @torch.no_grad()
-def fill_words(model: FusionForClassification, text: TextStart, tokenizer: Tokenizer) -> None:
+def load_word_embeddings(
+    model: FusionForClassification, text: PretrainedText, tokenizer: Tokenizer
+) -> None:
     """Load a text checkpoint's words into a stream of another width.
 
     They are centred and turned onto their principal axes, the first of which are kept (singular
     value decomposition), then scaled to the spread of fresh embeddings. Nearby words stay nearby.
     """
-    words, known = text.words_of(tokenizer)
+    words, known = text.embeddings_of(tokenizer)
     fresh: Tensor = model.word_embeddings.weight
     centred = words[known] - words[known].mean(dim=0)
     axes = torch.linalg.svd(centred, full_matrices=False).Vh[: fresh.shape[1]]

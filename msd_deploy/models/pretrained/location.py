@@ -20,7 +20,7 @@ _FILES = ("*.json", "*.jsonl", "*.safetensors", "*.txt")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-def is_hub_name(stated: str) -> bool:
+def _is_hub_name(stated: str) -> bool:
     """Return whether a word can name a checkpoint on the hub: NAME or OWNER/NAME, and no folder."""
     return _HUB_NAME.fullmatch(stated) is not None and not Path(stated).exists()
 
@@ -33,7 +33,7 @@ def checkpoint_folder(stated: str) -> Path:
     """
     if Path(stated).is_dir():
         return Path(stated)
-    if not is_hub_name(stated):
+    if not _is_hub_name(stated):
         raise ArtifactError("no such model folder", where=stated)
     try:
         return Path(snapshot_download(stated, allow_patterns=list(_FILES)))

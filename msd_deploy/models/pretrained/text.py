@@ -41,7 +41,7 @@ _LAYER_NAMES = {
 
 
 @dataclass(frozen=True, slots=True)
-class TextStart:
+class PretrainedText:
     """A pretrained text encoder.
 
     Attributes:
@@ -77,7 +77,7 @@ class TextStart:
         """Of its embeddings and its stream."""
         return self.words.shape[1]
 
-    def words_of(self, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
+    def embeddings_of(self, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
         """Return the embeddings of another tokenizer's tokens, found by their text.
 
         Returns:
@@ -91,7 +91,7 @@ class TextStart:
                 words[number], known[number] = self.words[old], True
         return words, known
 
-    def some_layers(self, count: int) -> tuple[Mapping[str, Tensor], ...]:
+    def select_layers(self, count: int) -> tuple[Mapping[str, Tensor], ...]:
         """Return so many of the layers, evenly spread and the last among them: every second, say.
 
         Raises:
@@ -106,7 +106,7 @@ class TextStart:
         return tuple(self.layers[round(step * (index + 1)) - 1] for index in range(count))
 
 
-def open_text(name: str) -> TextStart:
+def open_text(name: str) -> PretrainedText:
     """Read a pretrained text encoder.
 
     Args:
@@ -158,13 +158,13 @@ def _check_structure(model: PreTrainedModel, name: str) -> None:
 
 def _start(
     model: PreTrainedModel, tokenizer: Tokenizer, tokens: tuple[str, str], digest: str
-) -> TextStart:
+) -> PretrainedText:
     config, state = model.config, model.state_dict()
     positions = state["embeddings.position_embeddings.weight"]
     if config.model_type in ("roberta", "xlm-roberta"):
         # Their positions count from the one after the padding's.
         positions = positions[int(config.pad_token_id) + 1 :]
-    return TextStart(
+    return PretrainedText(
         tokenizer=tokenizer,
         pad_token=tokens[0],
         absent_token=tokens[1],

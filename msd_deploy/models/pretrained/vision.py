@@ -18,9 +18,9 @@ from msd_deploy.models.pretrained.files import (
     Channels,
     check_safetensors,
     digest_of_checkpoints,
+    image_size_of,
     load_vision_model,
     normalisation,
-    picture_size,
     plain_config,
     read_processor,
 )
@@ -34,7 +34,7 @@ EFFICIENTNET_STD: Channels = (128.0, 128.0, 128.0)
 
 
 @dataclass(frozen=True, slots=True)
-class VisionStart:
+class PretrainedVision:
     """A pretrained vision encoder.
 
     Attributes:
@@ -60,7 +60,7 @@ class VisionStart:
         encoder.load_state_dict(dict(self.weights))
 
 
-def open_vision(name: str) -> VisionStart:
+def open_vision(name: str) -> PretrainedVision:
     """Read a pretrained vision encoder.
 
     Args:
@@ -77,18 +77,18 @@ def open_vision(name: str) -> VisionStart:
     check_safetensors(folder, name)
     model, processor = load_vision_model(folder), read_processor(folder)
     mean, std = normalisation(processor)
-    return VisionStart(
+    return PretrainedVision(
         {"kind": "transformers", "config": plain_config(model)},
         {f"backbone.{key}": tensor for key, tensor in model.state_dict().items()},
         mean,
         std,
-        picture_size(model.config, processor, folder),
+        image_size_of(model.config, processor, folder),
         bool(processor.get("do_center_crop")),
         digest_of_checkpoints(folder),
     )
 
 
-def _open_efficientnet(name: str) -> VisionStart:
+def _open_efficientnet(name: str) -> PretrainedVision:
     path = installed_path(VISION[name])
     if path is None:
         raise ConfigError("its package is not installed", where=name, fix=f"Run `{INSTALL}`")
@@ -96,7 +96,7 @@ def _open_efficientnet(name: str) -> VisionStart:
     config: dict[str, object] = {"kind": "efficientnet_lite", "variant": variant}
     encoder = cast(EfficientNetLite, build_vision_encoder(config))
     side = _NATIVE_SIZES[variant]
-    return VisionStart(
+    return PretrainedVision(
         config,
         rename_efficientnet(_read_tensors(path), list(encoder.state_dict())),
         EFFICIENTNET_MEAN,

@@ -234,7 +234,7 @@ def test_the_batch_that_went_in_is_left_as_it_was(
         assert torch.equal(getattr(changed_batch, name), getattr(batch, name))
 
 
-def words_of(preprocessor: Preprocessor, ids: Tensor) -> list[list[str]]:
+def embeddings_of(preprocessor: Preprocessor, ids: Tensor) -> list[list[str]]:
     """The words of each text, as pieces joined again."""
     texts = []
     for row in ids.tolist():
@@ -270,11 +270,11 @@ def dropped(
 
 def test_words_are_left_out_whole_in_their_order_and_the_frame_stays(pieces: Preprocessor) -> None:
     ids, new_ids, mask = dropped(pieces, [TEXT] * 500, 0.5)
-    whole = words_of(pieces, ids)[0]
+    whole = embeddings_of(pieces, ids)[0]
     assert len(whole) == 7
     assert max(map(len, pieces.tokenizer.encode(TEXT).tokens)) < len("unbelievable")  # cut indeed
     counts = []
-    for row, words in enumerate(words_of(pieces, new_ids)):
+    for row, words in enumerate(embeddings_of(pieces, new_ids)):
         left = iter(whole)
         assert all(word in left for word in words)  # a subsequence of whole words
         length = int(mask[row].sum())
@@ -291,7 +291,7 @@ def test_words_are_left_out_whole_in_their_order_and_the_frame_stays(pieces: Pre
 def test_no_text_is_emptied_and_an_absent_one_stays_absent(pieces: Preprocessor) -> None:
     texts = [TEXT, "red", "", "a square"] * 100
     ids, new_ids, mask = dropped(pieces, texts, 0.9)
-    left = [len(words) for words in words_of(pieces, new_ids)]
+    left = [len(words) for words in embeddings_of(pieces, new_ids)]
     assert min(left[0::4]) == min(left[1::4]) == min(left[3::4]) == 1
     assert max(left[1::4]) == 1
     assert set(left[2::4]) == {0}

@@ -1,4 +1,4 @@
-"""TeacherStart: what `msd teacher` asks of the checkpoints that a teacher starts from.
+"""PretrainedTeacher: what `msd teacher` asks of the checkpoints that a teacher starts from.
 
 What of a teacher stays as its checkpoint has it: nothing, its vision encoder, or all of it.
 """
@@ -14,7 +14,7 @@ from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.problem import Problem
 
 
-class TeacherStart(Protocol):
+class PretrainedTeacher(Protocol):
     """Checkpoints, opened and checked."""
 
     @property
@@ -64,7 +64,7 @@ class TeacherStart(Protocol):
         ...
 
 
-def check_freeze(start: TeacherStart, what: Freeze) -> None:
+def check_freeze(start: PretrainedTeacher, what: Freeze) -> None:
     """Check that a checkpoint has what is to be frozen.
 
     Raises:
