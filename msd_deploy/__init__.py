@@ -4,4 +4,6 @@ Holds the method: data, models, distillation and evaluation. It knows nothing of
 (`msd_export`), of measuring them (`msd_mobile_bench`) or of the command line (`msd_cli`).
 """
 
-__version__ = "0.1.0"
+from msd_deploy.version import __version__
+
+__all__ = ["__version__"]

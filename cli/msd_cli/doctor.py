@@ -65,7 +65,7 @@ def doctor(as_json: JsonOption = False) -> None:
         msd doctor
         msd doctor --json
     """
-    from msd_deploy import __version__
+    from msd_deploy.version import __version__
 
     found = {name: _version(name, module) for name, module, _, _ in _PARTS}
     core_ml = sys.platform == "darwin"

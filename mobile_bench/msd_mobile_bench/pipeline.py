@@ -11,7 +11,6 @@ from typing import cast
 
 import numpy as np
 
-from msd_deploy import __version__
 from msd_deploy.artifacts.manifest import SCHEMA_VERSION, Json, utc_now
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.describe import told_path
@@ -22,6 +21,7 @@ from msd_deploy.distill.teacher_cache import read_predictions
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import metric_name
 from msd_deploy.run.record import RunRecord, data_of_run, read_finished_run
+from msd_deploy.version import __version__
 from msd_deploy.views import View
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.host import describe_host

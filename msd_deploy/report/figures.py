@@ -4,7 +4,6 @@ from typing import cast
 
 import torch
 
-from msd_deploy import __version__
 from msd_deploy.artifacts.manifest import SCHEMA_VERSION, utc_now
 from msd_deploy.config.describe import changed_settings
 from msd_deploy.data.readers.spec import name_of_spec
@@ -37,6 +36,7 @@ from msd_deploy.report.schema import (
     ViewJson,
     WeightsJson,
 )
+from msd_deploy.version import __version__
 from msd_deploy.views import View
 
 _TEMPERATURE = 1.0  # distances of the probabilities themselves, alike for runs of any temperature

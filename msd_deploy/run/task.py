@@ -7,7 +7,6 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from msd_deploy import __version__
 from msd_deploy.artifacts.atomic import new_folder
 from msd_deploy.artifacts.manifest import SCHEMA_VERSION, Json, utc_now, write_json
 from msd_deploy.artifacts.run_directory import RunDirectory
@@ -34,6 +33,7 @@ from msd_deploy.models.pretrained.text import open_text
 from msd_deploy.models.sizes import DEFAULT_IMAGE_SIZE
 from msd_deploy.models.teachers import Teacher
 from msd_deploy.run.record import RunRecord, read_source, source_of_run
+from msd_deploy.version import __version__
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy", "pillow")
 

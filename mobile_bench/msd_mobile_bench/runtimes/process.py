@@ -14,9 +14,6 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-import msd_deploy
-import msd_export
-import msd_mobile_bench
 from msd_deploy import errors
 from msd_deploy.artifacts.manifest import Json
 from msd_deploy.errors import MsdError
@@ -154,8 +151,8 @@ class WorkerProcess:
 
 def worker_environment(threads: int) -> dict[str, str]:
     """Return the worker's environment: thread counts, the way to our packages, no network."""
-    packages = (msd_deploy, msd_export, msd_mobile_bench)
-    folders = dict.fromkeys(Path(package.__path__[0]).parent for package in packages)
+    packages = ("msd_deploy", "msd_export", "msd_mobile_bench")
+    folders = dict.fromkeys(Path(sys.modules[name].__path__[0]).parent for name in packages)
     # A checkout is not installed. Site-packages in front would hide the standard library.
     paths = [str(folder) for folder in folders if not folder.name.endswith("-packages")]
     if os.environ.get("PYTHONPATH"):
