@@ -26,23 +26,22 @@ def predict(
         msd predict runs/demo --image cat.jpg --text "look at him go"
         msd predict runs/demo/exports/coreml-int8 --text "look at him go" --json
     """
-    from msd_export.evaluate import predict_one
     from msd_export.opened_model import open_model
 
     with usage_errors():
         check_range("--top", top, 1, 1_000_000)
     opened = open_model(model)
     with usage_errors():
-        probabilities = predict_one(opened, image=image, text=text)
-    if text and opened.preprocessor.count_cut([text]):
+        prediction = opened.predict(image=image, text=text)
+    if prediction.is_text_cut:
         say(f"The text is cut after {opened.preprocessor.max_length} tokens.")
-    ranked = sorted(probabilities.items(), key=lambda item: -item[1])
+    ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
     if as_json:
         print_json(
             {
                 "model": str(model),
                 "runtime": opened.predictor.runtime,
-                "probabilities": probabilities,
+                "probabilities": prediction.probabilities,
             }
         )
         return

@@ -1,24 +1,19 @@
-"""Ask a model in any form: about a whole data set, or about one picture and text."""
+"""Evaluate a model, in any variant, on a data set."""
 
 from pathlib import Path
-
-import numpy as np
 
 from msd_deploy.artifacts.manifest import Json
 from msd_deploy.data.readers.spec import load_source_to_judge
 from msd_deploy.data.source import JudgedSplit, SourceOptions
-from msd_deploy.errors import ConfigError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import (
     extra_metrics_as_json,
     metric_name,
-    probabilities,
     score_extra_metrics,
     score_views,
 )
-from msd_export.opened_model import OpenedModel, open_model, prepare_for_model
+from msd_export.opened_model import open_model, prepare_for_model
 from msd_export.parity import predict_every_view
-from msd_export.signature import ModelInputs
 
 
 def evaluate_model(
@@ -65,27 +60,3 @@ def evaluate_model(
         "views": {view.value: score.as_json() for view, score in scores.items()},
         **({"further": extra_metrics_as_json(further)} if further else {}),
     }
-
-
-def predict_one(opened: OpenedModel, *, image: Path | None, text: str | None) -> dict[str, float]:
-    """Return the probability of each class for a picture, a text, or both.
-
-    Raises:
-        ConfigError: Neither was given.
-        DataError: The picture cannot be read.
-    """
-    if image is None and not (text and text.strip()):
-        raise ConfigError("nothing to predict from", fix="Give --image, --text, or both")
-    input_ids, attention_mask = opened.preprocessor.tokens([text or ""])
-    height, width = opened.preprocessor.image.size
-    pixels = np.zeros((height, width, 3), np.uint8)
-    if image is not None:
-        pixels = opened.preprocessor.pixels(image)
-    inputs: ModelInputs = {
-        "image": pixels[None],
-        "image_present": np.array([image is not None], np.int32),
-        "input_ids": input_ids,
-        "attention_mask": attention_mask,
-    }
-    (found,) = probabilities(opened.predictor.predict(inputs), opened.problem)
-    return dict(zip(opened.labels, found.tolist(), strict=True))

@@ -9,12 +9,16 @@ Data for a model that does not state its own, as a run does.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from msd_deploy.artifacts.manifest import MANIFEST_NAME, read_versioned_json
 from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.data.images import ImageSource
 from msd_deploy.data.labels import check_classes, in_classes_of
 from msd_deploy.data.prepare import notes_of, prepare
 from msd_deploy.data.prepared import PreparedData
@@ -22,14 +26,16 @@ from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.readers.hub_dataset import PREFIX
 from msd_deploy.data.readers.spec import kind_of_spec, load_source, load_source_to_judge
 from msd_deploy.data.source import SourceData, SourceOptions
-from msd_deploy.errors import ArtifactError
+from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.hooks import StageHooks
+from msd_deploy.metrics import probabilities
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import LoadedModel, read_labels
 from msd_deploy.problem import Problem
+from msd_deploy.views import View
 from msd_export.folder import KIND, open_export
 from msd_export.predictors import TorchPredictor, open_predictor
-from msd_export.signature import Predictor
+from msd_export.signature import Logits, ModelInputs, Predictor
 
 
 def refuse_contradictions(stated: Mapping[str, str], folder: Path) -> None:
@@ -60,21 +66,81 @@ def refuse_contradictions(stated: Mapping[str, str], folder: Path) -> None:
             )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """The result for one example.
+
+    Attributes:
+        probabilities: By label, in the order of the logits: a softmax, or where several labels may
+            apply a sigmoid each.
+        logits: float32 [classes].
+        view: What the example had: image and text, the image alone, or the text alone.
+        is_text_cut: Whether the text has more tokens than the model takes.
+    """
+
+    probabilities: dict[str, float]
+    logits: Logits
+    view: View
+    is_text_cut: bool
+
+    @property
+    def label(self) -> str:
+        """The label with the highest probability."""
+        return max(self.probabilities, key=lambda label: self.probabilities[label])
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
-    """A model that can be asked, with what makes its inputs and reads its answers.
+    """A model ready for inference, with its preprocessing and its labels.
 
     Attributes:
         predictor: Runs it.
         preprocessor: Makes its inputs.
         labels: Names of its classes.
-        problem: What it is asked.
+        problem: Whether one label applies or several.
     """
 
     predictor: Predictor
     preprocessor: Preprocessor
     labels: tuple[str, ...]
     problem: Problem
+
+    def predict(
+        self, *, image: str | os.PathLike[str] | ImageSource | None = None, text: str | None = None
+    ) -> Prediction:
+        """Classify an image, a text, or both; a blank text counts as none.
+
+        Args:
+            image: A file, its bytes, a Pillow image, or a uint8 array [height, width] of greys,
+                [height, width, 3] RGB or [height, width, 4] RGBA; any size.
+            text: Any length; what exceeds the model's number of tokens is cut.
+
+        Raises:
+            ConfigError: Neither was given.
+            DataError: The image cannot be read.
+        """
+        text = text or ""
+        has_text = bool(text.strip())
+        if image is None and not has_text:
+            raise ConfigError(
+                "nothing to predict from", fix="Give image (--image), text (--text), or both"
+            )
+        input_ids, attention_mask, cut = self.preprocessor.tokens_and_cut([text])
+        pixels = np.zeros((*self.preprocessor.image.size, 3), np.uint8)
+        if image is not None:
+            source = Path(image) if isinstance(image, (str, os.PathLike)) else image
+            pixels = self.preprocessor.pixels(source)
+        inputs: ModelInputs = {
+            "image": np.stack([pixels]),
+            "image_present": np.array([image is not None], np.int32),
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+        }
+        logits = self.predictor.predict(inputs)
+        (found,) = probabilities(logits, self.problem)
+        view = View.TEXT if image is None else View.MULTIMODAL if has_text else View.IMAGE
+        named = dict(zip(self.labels, found.tolist(), strict=True))
+        return Prediction(named, logits[0], view, bool(cut))
 
 
 def open_model(path: Path, *, threads: int = 1) -> OpenedModel:

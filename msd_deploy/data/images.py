@@ -15,6 +15,7 @@ go through Pillow because it is many times faster.
 
 import io
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,9 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from msd_deploy.errors import DataError
 
 PixelArray = NDArray[np.uint8]
+ImageSource = bytes | Path | Image.Image | PixelArray
+"""An encoded image (its bytes or file), a Pillow image, or uint8 [height, width] greys, [height,
+width, 3] RGB or [height, width, 4] RGBA."""
 
 # Pillow keeps 16 bytes of weights per pixel of a side: 16 MB here.
 _LONGEST_ORDINARY_SIDE = 1_000_000
@@ -119,6 +123,7 @@ PIXELS_VERSION = 2
 """Rises whenever a picture may become other pixels: pixels kept by another version are not read."""
 _WHITE = 255
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_CHANNELS = ((), (3,), (4,))
 # PNG's greys of 2 and 4 bits: what Pillow multiplies the pixels by, but not the transparent colour.
 _GREY_SCALE = {"L;2": 85, "L;4": 17}
 
@@ -137,19 +142,18 @@ class ImageSpec:
     mode: Literal["fit", "crop"] = "fit"
 
 
-def decode_image(source: bytes | Path) -> Image.Image:
-    """Decode an encoded picture to upright 8-bit RGB over white.
+def decode_image(source: ImageSource) -> Image.Image:
+    """Decode an image to upright 8-bit RGB over white; one in memory is not changed.
 
     Raises:
         DataError: The file is missing, is no picture, is broken, or has more pixels than Pillow's
-            decompression-bomb limit.
+            decompression-bomb limit; or an array has another type or shape.
     """
-    stream = io.BytesIO(source) if isinstance(source, bytes) else source
-    where = None if isinstance(source, bytes) else source
+    where = source if isinstance(source, Path) else None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(stream) as image:
+            with _opened(source) as image:
                 _refuse_bomb(image)
                 _mend_transparent_colour(image)
                 return to_rgb(ImageOps.exif_transpose(image))
@@ -164,6 +168,19 @@ def decode_image(source: bytes | Path) -> Image.Image:
         raise DataError(
             f"picture cannot be decoded ({error or type(error).__name__})", where=where
         ) from error
+
+
+def _opened(source: ImageSource) -> AbstractContextManager[Image.Image]:
+    if isinstance(source, Image.Image):
+        return nullcontext(source)  # whoever opened it closes it
+    if not isinstance(source, np.ndarray):
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    if source.dtype != np.uint8 or source.ndim not in (2, 3) or source.shape[2:] not in _CHANNELS:
+        raise DataError(
+            f"an array of {source.dtype} {list(source.shape)} is no image",
+            fix="Give uint8 [height, width], [height, width, 3] or [height, width, 4]",
+        )
+    return Image.fromarray(source)
 
 
 def _refuse_bomb(image: Image.Image) -> None:
@@ -262,7 +279,7 @@ def _divide_half_up(numerator: int, denominator: int) -> int:
     return (2 * numerator + denominator) // (2 * denominator)
 
 
-def load_pixels(source: bytes | Path, spec: ImageSpec) -> PixelArray:
+def load_pixels(source: ImageSource, spec: ImageSpec) -> PixelArray:
     """Decode and resize an encoded picture.
 
     Returns:
@@ -278,5 +295,5 @@ def load_pixels(source: bytes | Path, spec: ImageSpec) -> PixelArray:
         raise DataError(
             f"picture of {image.width:,} by {image.height:,} pixels cannot be resized"
             f" ({error or type(error).__name__})",
-            where=None if isinstance(source, bytes) else source,
+            where=source if isinstance(source, Path) else None,
         ) from error

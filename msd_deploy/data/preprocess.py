@@ -33,7 +33,7 @@ from msd_deploy.artifacts.manifest import (
     write_json,
     write_text,
 )
-from msd_deploy.data.images import ImageSpec, PixelArray, load_pixels
+from msd_deploy.data.images import ImageSource, ImageSpec, PixelArray, load_pixels
 from msd_deploy.errors import ArtifactError, ConfigError
 
 PREPROCESS_NAME = "preprocess.json"
@@ -69,7 +69,7 @@ class Preprocessor:
     pad_token: str = PAD
     absent_token: str = CLS
 
-    def pixels(self, source: bytes | Path) -> PixelArray:
+    def pixels(self, source: ImageSource) -> PixelArray:
         """Decode and resize one picture to uint8 [height, width, 3].
 
         Raises:
@@ -98,10 +98,6 @@ class Preprocessor:
             attention_mask[row, : len(ids)] = 1
             cut += bool(encoding.overflowing)
         return input_ids, attention_mask, cut
-
-    def count_cut(self, texts: Sequence[str]) -> int:
-        """Return how many texts are longer than max_length."""
-        return sum(bool(encoding.overflowing) for encoding in encodings(self.tokenizer, texts))
 
     @property
     def pad_id(self) -> int:

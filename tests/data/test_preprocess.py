@@ -48,8 +48,8 @@ def test_the_fitting_length_holds_the_longest_text(preprocessor: Preprocessor) -
 def test_texts_that_lose_their_end_are_counted(preprocessor: Preprocessor) -> None:
     exactly = "the blue square is here here"  # 6 words, [CLS] and [SEP]: 8 tokens
     assert preprocessor.tokens([exactly])[1].all()
-    assert preprocessor.count_cut(["", "red circle", exactly]) == 0
-    assert preprocessor.count_cut([exactly + " red", "red", exactly * 3]) == 2
+    assert preprocessor.tokens_and_cut(["", "red circle", exactly])[2] == 0
+    assert preprocessor.tokens_and_cut([exactly + " red", "red", exactly * 3])[2] == 2
 
 
 def test_a_blank_text_is_cls_alone(preprocessor: Preprocessor) -> None:

@@ -22,7 +22,7 @@ from msd_deploy.data.synthetic.drawing import encode_png
 from msd_deploy.errors import ConfigError, DataError
 from msd_deploy.metrics import score_logits
 from msd_deploy.pipeline import run_distillation
-from msd_export.evaluate import evaluate_model, predict_one
+from msd_export.evaluate import evaluate_model
 from msd_export.exporter import ExportConfig
 from msd_export.opened_model import open_model
 from msd_export.pipeline import export_student
@@ -495,7 +495,7 @@ def test_a_run_is_judged_by_vqa_accuracy(run_on_vqa: tuple[RunDirectory, Path]) 
     assert answer["metric"] == "vqa_accuracy"
     of_run = metrics["student"]["test"]["multimodal"]["value"]
     assert answer["views"]["multimodal"]["value"] == of_run
-    found = predict_one(open_model(run.root), image=None, text="question 1?")
+    found = open_model(run.root).predict(text="question 1?").probabilities
     assert set(found) == {"yes", "no", "2"}
     assert all(0 < value < 1 for value in found.values())
 
@@ -505,8 +505,8 @@ def test_its_export_passes_parity(run_on_vqa: tuple[RunDirectory, Path]) -> None
     export_student(run, ExportConfig((("onnx", "fp32"),)))
     parity = run.exports / "onnx-fp32/parity.json"
     assert json.loads(parity.read_text())["metric"] == "vqa_accuracy"
-    found = predict_one(open_model(parity.parent), image=None, text="question 1?")
-    of_source = predict_one(open_model(run.root), image=None, text="question 1?")
+    found = open_model(parity.parent).predict(text="question 1?").probabilities
+    of_source = open_model(run.root).predict(text="question 1?").probabilities
     assert found == pytest.approx(of_source, abs=1e-4)
 
 
