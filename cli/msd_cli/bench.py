@@ -1,6 +1,6 @@
 """`msd bench`: measure teacher and student in every form."""
 
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -56,14 +56,10 @@ def bench(
         msd bench runs/demo
         msd bench runs/demo --threads 2 --samples 300
     """
-    from msd_deploy.artifacts.run_directory import RunDirectory
-    from msd_export.pipeline import export_teacher_reference
-    from msd_mobile_bench.pipeline import run_bench
-    from msd_mobile_bench.schema import Bench
+    from msd_mobile_bench.api import bench as measure
     from msd_mobile_bench.tables import summary_table
-    from msd_mobile_bench.variants import find_exports
 
-    directory, display = RunDirectory(run), ProgressDisplay()
+    display = ProgressDisplay()
     with usage_errors():
         config = BenchConfig(
             threads=threads,
@@ -77,17 +73,15 @@ def bench(
             examples=examples,
         )
     with display.running():
-        find_exports(directory)  # a stale one is refused before the teacher's export takes its time
-        export_teacher_reference(directory, display.stages())
-        result = run_bench(directory, config, display.stages())
+        result = measure(run, config=config, hooks=display.stages())
     if as_json:
         print_json(result)
         return
-    summary = summary_table(cast(Bench, result))
+    summary = summary_table(result)
     table = new_table(
         summary.title, "form", *(name for names in summary.groups.values() for name in names)
     )
     for line in summary.lines:
         table.add_row(line.name, *line.cells)
     result_console().print(table)
-    say(f"Wrote {directory.reports / 'bench.html'}: open it in a browser.")
+    say(f"Wrote {run / 'reports' / 'bench.html'}: open it in a browser.")

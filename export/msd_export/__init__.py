@@ -1,1 +1,5 @@
-"""Exported forms of a student: written, quantized, and verified against the PyTorch original."""
+"""Exports of a student: written, quantized, and verified against the PyTorch original."""
+
+from msd_export.api import export, load
+
+__all__ = ["export", "load"]

@@ -1,1 +1,6 @@
-"""Measuring: latency, memory, size and accuracy of a model in every form it was exported to."""
+"""Measurement of every exported variant of a model: latency, memory, size and accuracy."""
+
+from msd_mobile_bench.api import bench
+from msd_mobile_bench.config import BenchConfig
+
+__all__ = ["BenchConfig", "bench"]

@@ -1,0 +1,48 @@
+"""`msd_mobile_bench.bench`: what `msd bench` does, for notebooks and programs. Light to import."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from msd_deploy.api import StrPath
+from msd_deploy.hooks import StageHooks
+from msd_mobile_bench.config import BenchConfig
+
+if TYPE_CHECKING:
+    from msd_mobile_bench.schema import Bench
+
+
+def bench(
+    run: StrPath, *, config: BenchConfig | None = None, hooks: StageHooks | None = None
+) -> "Bench":
+    """Measure a run's teacher, student and exports: speed, memory, size and accuracy.
+
+    Each model runs in a process of its own. Writes bench.json, bench.md and bench.html into the
+    run's reports/, and the teacher's float32 ONNX export into its teacher_exports/.
+
+    Args:
+        run: A finished run; its exports are measured, the teacher is exported as the reference.
+        config: How to measure; None: the defaults of `msd bench`.
+        hooks: Progress callbacks.
+
+    Returns:
+        The content of bench.json; "rows" has one entry per model and variant.
+
+    Raises:
+        ArtifactError: The run is unfinished, or a file is missing or altered.
+        DataError: The data set has changed since the run.
+        MsdError: A model cannot be run.
+
+    Example:
+        >>> result = bench("runs/products", config=BenchConfig(threads=2))
+        >>> {row["name"]: row["size_bytes"] for row in result["rows"]}
+        {'teacher-pytorch': 5793208, ...}
+    """
+    from msd_deploy.artifacts.run_directory import RunDirectory
+    from msd_export.pipeline import export_teacher_reference
+    from msd_mobile_bench.pipeline import run_bench
+    from msd_mobile_bench.variants import find_exports
+
+    directory = RunDirectory(Path(run))
+    find_exports(directory)  # a stale one is refused before the teacher's export takes its time
+    export_teacher_reference(directory, hooks)
+    return cast("Bench", run_bench(directory, config, hooks))

@@ -1,0 +1,196 @@
+"""The functions for notebooks: light to import, the same as the commands, documented by a page."""
+
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import msd_deploy
+import msd_export
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.run import RunConfig
+from msd_deploy.errors import ArtifactError, ConfigError, DataError
+from msd_deploy.run.record import read_run
+from msd_export.opened_model import OpenedModel
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("datasets", "numpy", "onnx", "onnxruntime", "PIL", "tokenizers", "torch", "transformers")
+TEXT = "look at him go"
+
+
+@pytest.mark.parametrize("package", ["msd_deploy", "msd_export", "msd_mobile_bench"])
+def test_importing_a_package_loads_nothing_heavy(package: str) -> None:
+    script = f"import sys, {package}; print(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    answer = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "[]\n"
+
+
+@pytest.mark.slow
+def test_the_page_on_python_runs_as_it_stands(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    (tmp_path / "page.py").write_text(
+        "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    )
+    answer = subprocess.run(
+        [sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert (tmp_path / "runs/memes/reports/bench.html").is_file()
+
+
+def test_the_function_is_not_hidden_by_the_package_of_its_name() -> None:
+    from msd_deploy.distill.losses import label_loss  # noqa: F401
+
+    assert callable(msd_deploy.distill)
+
+
+@pytest.mark.slow
+def test_a_run_of_the_function_is_a_run_of_the_command(
+    small_config: RunConfig, finished_run: RunDirectory, tmp_path: Path
+) -> None:
+    run = msd_deploy.distill(out=tmp_path / "run", config=small_config)
+    assert read_run(RunDirectory(run.folder)).config == read_run(finished_run).config
+    assert Path(run) == run.folder == tmp_path / "run"
+    assert (run.folder / "metrics.json").read_bytes() == finished_run.metrics.read_bytes()
+    assert run.metric == "accuracy"
+    for view in ("multimodal", "image", "text"):
+        assert 0 <= run.student[view]["value"] <= 1
+        assert run.teacher[view]["examples"] == run.student[view]["examples"]
+
+
+def test_arguments_override_the_configuration(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[RunConfig] = []
+
+    def stop(config: RunConfig, *rest: object, **options: object) -> None:
+        seen.append(config)
+        raise DataError("stopped")
+
+    monkeypatch.setattr("msd_deploy.pipeline.run_distillation", stop)
+    (tmp_path / "run.toml").write_text('seed = 3\n[distill]\nmethod = "kd"\nepochs = 7\n')
+    with pytest.raises(DataError):
+        msd_deploy.distill(
+            tmp_path / "rows.jsonl",
+            out=tmp_path / "run",
+            teacher=tmp_path / "teacher",
+            student="small",
+            epochs=9,
+            config=tmp_path / "run.toml",
+        )
+    (config,) = seen
+    assert config.data.spec == str(tmp_path / "rows.jsonl")
+    assert config.teacher.path == tmp_path / "teacher"
+    assert (config.student.size, config.distill.method) == ("small", "kd")
+    assert (config.distill.epochs, config.seed) == (9, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"config": {"distill": {"temprature": 4.0}}}, "distill.temprature: unknown key"),
+        ({"student": "huge"}, "student.size: must be one of tiny, small, mobile, not 'huge'"),
+        ({"seed": -1}, "seed: must lie between 0 and"),
+    ],
+)
+def test_a_wrong_setting_is_named(
+    settings: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        msd_deploy.distill(out=tmp_path / "run", **settings)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_exists_is_not_replaced(finished_run: RunDirectory) -> None:
+    with pytest.raises(ArtifactError, match=r"overwrite"):
+        msd_deploy.distill(out=finished_run.root, config=read_run(finished_run).config)
+
+
+def test_an_unknown_target_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"target: unknown: tflite\. Known: onnx, ort"):
+        msd_export.export(tmp_path, target="tflite")  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def model(finished_run: RunDirectory) -> OpenedModel:
+    return msd_export.load(str(finished_run.root))
+
+
+def png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_every_kind_of_image_gives_the_same_logits(
+    model: OpenedModel, mode: str, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(0)
+    channels = {"RGB": (3,), "RGBA": (4,), "L": ()}[mode]
+    array = generator.integers(0, 256, (70, 50, *channels), np.uint8)
+    image = Image.fromarray(array)
+    path = tmp_path / "image.png"
+    path.write_bytes(png(image))
+    kept = array.copy()
+    results = [
+        model.predict(image=source, text=TEXT).logits
+        for source in (path, str(path), path.read_bytes(), image, array, Image.open(path))
+    ]
+    assert all(np.array_equal(results[0], other) for other in results[1:])
+    assert np.array_equal(array, kept)
+    assert np.array_equal(np.asarray(image), kept)
+
+
+def test_a_prediction_states_its_view_its_probabilities_and_its_logits(model: OpenedModel) -> None:
+    image = np.zeros((48, 48, 3), np.uint8)
+    found = {
+        "multimodal": model.predict(image=image, text=TEXT),
+        "image": model.predict(image=image, text=" "),
+        "text": model.predict(text=TEXT),
+    }
+    for view, prediction in found.items():
+        assert prediction.view == view
+        assert tuple(prediction.probabilities) == model.labels
+        assert sum(prediction.probabilities.values()) == pytest.approx(1)
+        assert prediction.label == model.labels[prediction.logits.argmax()]
+        assert prediction.logits.shape == (len(model.labels),)
+        assert not prediction.is_text_cut
+    assert len({prediction.logits.tobytes() for prediction in found.values()}) == 3
+    assert model.predict(text="word " * 100).is_text_cut
+
+
+@pytest.mark.parametrize(
+    ("predict", "kind", "message"),
+    [
+        (lambda model: model.predict(), ConfigError, "nothing to predict from"),
+        (lambda model: model.predict(text="\t"), ConfigError, "nothing to predict from"),
+        (lambda model: model.predict(image="gone.png"), DataError, "gone.png"),
+        (
+            lambda model: model.predict(image=np.zeros((3, 8, 8), np.float32)),
+            DataError,
+            "an array of float32 [3, 8, 8] is no image. Give uint8 [height, width]",
+        ),
+        (
+            lambda model: model.predict(image=np.zeros((3, 8, 8), np.uint8)),
+            DataError,
+            "an array of uint8 [3, 8, 8] is no image",
+        ),
+    ],
+)
+def test_what_cannot_be_predicted_from_is_refused(
+    model: OpenedModel,
+    predict: Callable[[OpenedModel], object],
+    kind: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(kind, match=re.escape(message)):
+        predict(model)
