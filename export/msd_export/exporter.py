@@ -210,12 +210,11 @@ class Exporter:
         self.hooks.on_stage(f"Measuring what each group of layers loses in {precision}")
         folder = self.source.scratch / f"sensitivity-{form_name(form)}"
         folder.mkdir(exist_ok=True)
-        export = ExportFolder(folder, *form, manifest={})
         return measure_sensitivity(
             converter,
             precision,
-            scratch=export.model_path,
-            ask=lambda path: _answer(open_predictor(export, threads=1), examples),
+            scratch=folder / FORMATS[form[0]].model_file,
+            ask=lambda path: _answer(open_predictor(form[0], path, threads=1), examples),
             problem=self.loaded.problem,
             on_count=lambda done, total: self.hooks.on_count("groups", done, total),
         )
@@ -229,8 +228,8 @@ class Exporter:
 
     def _hold(self, form: Form, building: Path, split_name: str) -> tuple[Json, LogitsByView]:
         """Hold a written form against the gate on a split, in every runtime that is here."""
-        export = ExportFolder(building, *form, manifest={})
-        predictor = open_predictor(export, threads=1)
+        path = building / FORMATS[form[0]].model_file
+        predictor = open_predictor(form[0], path, threads=1)
         gate = Gate(form, self.config.max_drop_points / 100, self.config.examples)
         exported, parity = self._compare(predictor, gate, split_name)
         report = parity_as_json(
@@ -243,7 +242,7 @@ class Exporter:
                 *doubts(parity, gate),
             ),
         )
-        second = second_predictor(export)
+        second = second_predictor(form[0], path)
         if second is None:
             return report, exported
         logits, parity = self._compare(second, gate, split_name)

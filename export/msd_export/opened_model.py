@@ -161,7 +161,8 @@ def open_model(path: Path, *, threads: int = 1) -> OpenedModel:
         )
     predictor: Predictor
     if read_versioned_json(folder / MANIFEST_NAME).get("kind") == KIND:
-        exported = open_predictor(open_export(folder), threads=threads)
+        export = open_export(folder)
+        exported = open_predictor(export.target, export.model_path, threads=threads)
         refuse_contradictions(exported.metadata, folder)
         predictor = exported
     else:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from msd_export.coreml.predictor import CoreMLPredictor, MilPredictor
-from msd_export.folder import ExportFolder
 from msd_export.formats import FORMATS, Target, needing
 from msd_export.onnx.predictor import OnnxPredictor
 from msd_export.signature import ExportPredictor, Logits, ModelInputs, Predictor
@@ -66,22 +65,26 @@ def runtime_of(target: Target) -> str:
     return FORMATS[target].runtime
 
 
-def open_predictor(export: ExportFolder, *, threads: int = 1) -> ExportPredictor:
-    """Open an export with the runtime that is right for it on this machine.
+def open_predictor(target: Target, path: Path, *, threads: int = 1) -> ExportPredictor:
+    """Open an exported file or package with its target's runtime.
 
     Core ML packages run in Core ML on macOS, in the MIL evaluator elsewhere.
+
+    Args:
+        target: The file's format.
+        path: The model's file or package, not the export folder around it.
+        threads: CPU threads.
 
     Raises:
         ArtifactError: The runtime cannot load it.
         RuntimeUnavailableError: It is not installed.
     """
-    with needing(export.target):
-        return _open(export, threads)
+    with needing(target):
+        return _open(target, path, threads)
 
 
-def _open(export: ExportFolder, threads: int) -> ExportPredictor:
-    path = export.model_path
-    match export.target:
+def _open(target: Target, path: Path, threads: int) -> ExportPredictor:
+    match target:
         case "onnx" | "ort":
             return OnnxPredictor(path, threads=threads)
         case "coreml":
@@ -96,12 +99,12 @@ def _open(export: ExportFolder, threads: int) -> ExportPredictor:
             return LiteRTPredictor(path, threads=threads)
 
 
-def second_predictor(export: ExportFolder) -> Predictor | None:
-    """Return another runtime that an export is verified in too; None where there is none.
+def second_predictor(target: Target, path: Path) -> Predictor | None:
+    """Open a model in the other runtime that verifies it too; None where there is none.
 
     On macOS a Core ML package runs in Core ML, which is what an app uses, and in the evaluator,
     which is what verifies packages everywhere else: so each tells whether the other can be trusted.
     """
-    if export.target == "coreml" and sys.platform == "darwin":
-        return MilPredictor(export.model_path)
+    if target == "coreml" and sys.platform == "darwin":
+        return MilPredictor(path)
     return None

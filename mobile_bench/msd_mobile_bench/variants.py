@@ -48,6 +48,13 @@ class Form:
         return f"{self.model}-{self.target}-{self.precision}"
 
     @property
+    def model_path(self) -> Path:
+        """What a runtime opens: the model folder, or the exported file or package."""
+        if self.target == TORCH:
+            return self.folder
+        return self.folder / FORMATS[cast(Target, self.target)].model_file
+
+    @property
     def is_timed(self) -> bool:
         """Whether this machine runs it with the runtime that an app would use.
 

@@ -123,7 +123,7 @@ def test_every_family_is_exported_and_verified(
     assert isinstance(loaded.model, FamilyForClassification)
     with torch.inference_mode():
         wanted = loaded.model.logits_by_view(batch_of(loaded.preprocessor, TEXTS), tuple(View))
-    predictor = open_predictor(exports[0])
+    predictor = open_predictor(exports[0].target, exports[0].model_path)
     for view in View:
         for other in (False, True):
             inputs = inputs_of(loaded.preprocessor, view, other=other)

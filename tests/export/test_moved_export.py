@@ -46,7 +46,7 @@ def test_a_moved_export_alone_gives_the_same_digests_and_bit_equal_logits(
     decided_export: ExportFolder, tmp_path: Path
 ) -> None:
     inputs = inputs_of_all_views()
-    expected = open_predictor(decided_export).predict(inputs)
+    expected = open_predictor(decided_export.target, decided_export.model_path).predict(inputs)
     elsewhere = tmp_path / "elsewhere" / "export"
     shutil.copytree(decided_export.folder, elsewhere)
     np.savez(tmp_path / "inputs.npz", **inputs)

@@ -80,7 +80,12 @@ CHANGES = {
 
 
 def check(export: ExportFolder, logits: LogitsByView, rows: PreparedSplit) -> None:
-    verify(open_predictor(export), (export.target, export.precision), logits, rows)
+    verify(
+        open_predictor(export.target, export.model_path),
+        (export.target, export.precision),
+        logits,
+        rows,
+    )
 
 
 def test_the_undamaged_file_passes(

@@ -89,7 +89,11 @@ class ExportedModel(OptimizedModel):  # type: ignore[misc]  # optimum has no typ
             raise ConfigError("a model is exported by `msd export`", where="export")
         root = Path(model_id) if Path(model_id).is_dir() else _fetch(str(model_id), subfolder, hub)
         export = open_export(root / subfolder)
-        return cls(open_predictor(export, threads=threads), config_of(export), export)
+        return cls(
+            open_predictor(export.target, export.model_path, threads=threads),
+            config_of(export),
+            export,
+        )
 
     def forward(
         self,

@@ -100,8 +100,7 @@ class WorkerProcess:
         return self.ask(
             "open",
             target=self.form.target,
-            precision=self.form.precision,
-            folder=str(self.form.folder.resolve()),
+            path=str(self.form.model_path.resolve()),
             threads=self._threads,
             examples=str(self._examples),
         )

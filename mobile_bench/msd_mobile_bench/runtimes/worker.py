@@ -19,8 +19,7 @@ import numpy as np
 
 from msd_deploy.artifacts.manifest import Json
 from msd_deploy.errors import MsdError
-from msd_export.folder import ExportFolder
-from msd_export.formats import Precision, Target
+from msd_export.formats import Target
 from msd_export.predictors import TorchPredictor, open_predictor
 from msd_export.signature import ModelInputs, TimedPredictor, single_example
 from msd_mobile_bench.footprint import peak_rss_bytes, rss_bytes
@@ -43,15 +42,12 @@ class Session:
 
     Args:
         target: torch, or a target of exports.
-        precision: Of an export's weights.
-        folder: A model folder (torch), or an export folder that was verified.
+        path: A model folder (torch), or an exported file or package; digests are not checked here.
         threads: CPU threads.
-        examples: Folder of the inputs that are timed; see `exchange`.
+        examples: Folder of the inputs that are timed, written by `save_arrays`.
     """
 
-    def __init__(
-        self, *, target: str, precision: str, folder: str, threads: int, examples: str
-    ) -> None:
+    def __init__(self, *, target: str, path: str, threads: int, examples: str) -> None:
         batch = load_arrays(Path(examples))
         self._rows = len(batch["image"])
         self._examples = [single_example(batch, row) for row in range(self._rows)]
@@ -59,7 +55,11 @@ class Session:
             importlib.import_module(name)
         self._rss_before_load = rss_bytes()
         start = time.perf_counter_ns()
-        self._predictor = _open(target, precision, Path(folder), threads)
+        self._predictor: TimedPredictor = (
+            TorchPredictor(Path(path), threads=threads)
+            if target == "torch"
+            else open_predictor(cast(Target, target), Path(path), threads=threads)
+        )
         self._load_time_ms = (time.perf_counter_ns() - start) / 1e6
 
     def describe(self) -> Json:
@@ -97,13 +97,6 @@ class Session:
         logits = self._predictor.predict(batch)
         save_arrays(Path(outputs), {"logits": logits})
         return {"rows": len(logits)}
-
-
-def _open(target: str, precision: str, folder: Path, threads: int) -> TimedPredictor:
-    if target == "torch":
-        return TorchPredictor(folder, threads=threads)
-    export = ExportFolder(folder, cast(Target, target), cast(Precision, precision), manifest={})
-    return open_predictor(export, threads=threads)
 
 
 def _answer(session: Session | None, request: Json) -> tuple[Session, Json]:

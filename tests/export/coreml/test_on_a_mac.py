@@ -19,7 +19,7 @@ from msd_export.coreml.export import export_coreml
 from msd_export.coreml.predictor import CoreMLPredictor, MilPredictor
 from msd_export.coreml.weights import quantize_weights_int8
 from msd_export.exporter import ExportConfig
-from msd_export.folder import PARITY_NAME, ExportFolder
+from msd_export.folder import PARITY_NAME
 from msd_export.formats import FORMATS, Form, Precision
 from msd_export.graph import ExportGraph
 from msd_export.pipeline import export_student
@@ -114,13 +114,9 @@ def run_of_two_runtimes(
     decided_run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> RunDirectory:
     """A run whose exports are verified twice on any machine: the evaluator stands on both sides."""
-    monkeypatch.setattr(exporter, "open_predictor", lambda export, threads: evaluator_of(export))
-    monkeypatch.setattr(exporter, "second_predictor", evaluator_of)
+    monkeypatch.setattr(exporter, "open_predictor", lambda _, path, threads: MilPredictor(path))
+    monkeypatch.setattr(exporter, "second_predictor", lambda _, path: MilPredictor(path))
     return RunDirectory(Path(shutil.copytree(decided_run.root, tmp_path / "run")))
-
-
-def evaluator_of(export: ExportFolder) -> MilPredictor:
-    return MilPredictor(export.model_path)
 
 
 @pytest.mark.slow
@@ -144,7 +140,7 @@ class Shifted(MilPredictor):
 def test_a_second_runtime_beyond_tolerance_is_refused(
     run_of_two_runtimes: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter, "second_predictor", lambda export: Shifted(export.model_path))
+    monkeypatch.setattr(exporter, "second_predictor", lambda _, path: Shifted(path))
     with pytest.raises(ParityError, match="multimodal logits are off by"):
         export_report(run_of_two_runtimes, ("coreml", "fp16"))
     assert not (run_of_two_runtimes.exports / "coreml-fp16").exists()
@@ -152,4 +148,4 @@ def test_a_second_runtime_beyond_tolerance_is_refused(
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="has Core ML itself")
 def test_elsewhere_there_is_one_runtime(tmp_path: Path) -> None:
-    assert second_predictor(ExportFolder(tmp_path, "coreml", "fp16", {})) is None
+    assert second_predictor("coreml", tmp_path) is None

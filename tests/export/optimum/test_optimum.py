@@ -77,7 +77,7 @@ def test_inputs_that_were_made_before_give_the_predictors_logits(
     opened = ExportedModel.from_pretrained(str(run.exports), subfolder=form)
     inputs: Any = data_of_run(read_run(run), opened.preprocessor).splits["test"].inputs(slice(0, 2))
     answer = opened(**inputs)
-    expected = open_predictor(opened.export).predict(inputs)
+    expected = open_predictor(opened.export.target, opened.export.model_path).predict(inputs)
     np.testing.assert_array_equal(answer.logits, expected)
     np.testing.assert_allclose(answer.probabilities.sum(axis=1), 1)
 
