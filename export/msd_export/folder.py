@@ -117,7 +117,3 @@ def _reason_against(path: Path) -> str:
         return f"is no export (it holds a {manifest.get('kind')!r})"
     form = f"{manifest.get('target')}-{manifest.get('precision')}"
     return "" if path.name == form else f"is not under its own name, {form}"
-
-
-COMPARED = frozenset({"labels", "problem", "preprocess_digest"})
-"""The entries of a file's metadata that are held against what lies beside it."""

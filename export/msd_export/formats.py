@@ -53,6 +53,8 @@ class Format:
         further: The other precisions that it has.
         has_dynamic_batch: Whether one file takes any number of examples at once.
         modules: What must be importable to write and run it.
+        runtime_modules: All that opening a model imports, ours included; `msd bench` imports them
+            before its clock starts.
         extra: The extra of this project that brings them; "" if all installations have them.
     """
 
@@ -63,6 +65,7 @@ class Format:
     further: tuple[Precision, ...]
     has_dynamic_batch: bool
     modules: tuple[str, ...]
+    runtime_modules: tuple[str, ...]
     extra: str = ""
 
     @property
@@ -84,6 +87,7 @@ _ONNX = Format(
     ("fp16", "int8-dynamic", "int4"),
     True,
     ("onnxruntime", "onnx", "onnxscript"),
+    ("onnxruntime",),
 )
 
 FORMATS: Mapping[Target, Format] = MappingProxyType(
@@ -100,6 +104,7 @@ FORMATS: Mapping[Target, Format] = MappingProxyType(
             ("fp32", "pal6", "pal4", "w8a8"),
             False,
             ("coremltools",),
+            ("coremltools", "msd_export.coreml.mil.evaluator"),
         ),
         "executorch": Format(
             "ExecuTorch",
@@ -109,6 +114,7 @@ FORMATS: Mapping[Target, Format] = MappingProxyType(
             ("fp16", "int8-dynamic"),
             False,
             ("executorch",),
+            ("executorch.runtime", "msd_export.executorch.predictor"),
             "executorch",
         ),
         "litert": Format(
@@ -119,6 +125,7 @@ FORMATS: Mapping[Target, Format] = MappingProxyType(
             ("fp16", "int8-dynamic"),
             False,
             ("ai_edge_litert", "litert_torch"),
+            ("ai_edge_litert.interpreter", "msd_export.litert.predictor"),
             "litert",
         ),
     }

@@ -30,6 +30,8 @@ Logits = NDArray[np.float32]
 
 INPUT_NAMES = ("image", "image_present", "input_ids", "attention_mask")
 OUTPUT_NAMES = ("logits", "probabilities")
+COMPARED = frozenset({"labels", "problem", "preprocess_digest"})
+"""The entries of a model file's metadata that are compared with the files beside it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -19,22 +19,14 @@ import numpy as np
 
 from msd_deploy.artifacts.manifest import Json
 from msd_deploy.errors import MsdError
-from msd_export.formats import Target
+from msd_export.formats import FORMATS, Target
 from msd_export.predictors import TorchPredictor, open_predictor
 from msd_export.signature import ModelInputs, TimedPredictor, single_example
 from msd_mobile_bench.footprint import peak_rss_bytes, rss_bytes
 from msd_mobile_bench.latency import SamplingPlan, time_calls, time_control_kernel
 from msd_mobile_bench.runtimes.arrays import load_arrays, save_arrays
 
-_RUNTIME_MODULES: Mapping[str, tuple[str, ...]] = {
-    "torch": ("msd_deploy.models.folders", "msd_export.graph"),
-    "onnx": ("onnxruntime",),
-    "ort": ("onnxruntime",),
-    "coreml": ("coremltools",),
-    "executorch": ("executorch.runtime",),
-    "litert": ("ai_edge_litert.interpreter",),
-}
-"""Imported before the model is opened: load_time_ms and the memory's increase leave them out."""
+_TORCH_MODULES = ("msd_deploy.models.folders", "msd_export.graph")
 
 
 class Session:
@@ -51,13 +43,16 @@ class Session:
         batch = load_arrays(Path(examples))
         self._rows = len(batch["image"])
         self._examples = [single_example(batch, row) for row in range(self._rows)]
-        for name in _RUNTIME_MODULES[target]:
+        # Before the clock: load_time_ms and the increase of memory are the model's alone.
+        is_torch = target == "torch"
+        modules = _TORCH_MODULES if is_torch else FORMATS[cast(Target, target)].runtime_modules
+        for name in modules:
             importlib.import_module(name)
         self._rss_before_load = rss_bytes()
         start = time.perf_counter_ns()
         self._predictor: TimedPredictor = (
             TorchPredictor(Path(path), threads=threads)
-            if target == "torch"
+            if is_torch
             else open_predictor(cast(Target, target), Path(path), threads=threads)
         )
         self._load_time_ms = (time.perf_counter_ns() - start) / 1e6

@@ -1,8 +1,10 @@
+import importlib.util
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +15,13 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.errors import ArtifactError, MsdError
+from msd_deploy.models.folders import load_model
 from msd_deploy.views import View
+from msd_export.converters import converter_for
+from msd_export.formats import FORMATS
 from msd_export.onnx.predictor import OnnxPredictor
 from msd_export.predictors import TorchPredictor
+from msd_export.source import ExportSource
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.quality import predict_forms
 from msd_mobile_bench.runtimes.arrays import save_arrays
@@ -99,6 +105,79 @@ def test_a_worker_brings_no_torch_and_no_datasets_by_itself() -> None:
         check=True,
     )
     assert done.stdout.strip() == "[]"
+
+
+_OPEN_AND_LIST_MODULES = """
+import json, sys
+from msd_mobile_bench.runtimes import worker
+
+loaded = []
+
+def rss_bytes():  # read just before the clock starts
+    loaded.append(set(sys.modules))
+    return 0
+
+worker.rss_bytes = rss_bytes
+session = worker.Session(**json.loads(sys.argv[1]))
+print(json.dumps([sorted(sys.modules), sorted(sys.modules.keys() - loaded[0])]))
+"""
+_WATCHED = frozenset({"transformers", "datasets", "accelerate", "pyarrow", "torch"})
+_ALLOWED: dict[str, frozenset[str]] = {
+    "onnx": frozenset(),
+    "ort": frozenset(),
+    # coremltools imports all that it converts from, and scikit-learn, which imports pandas.
+    "coreml": frozenset({"transformers", "pyarrow", "torch"}),
+    "executorch": frozenset({"torch"}),
+    "litert": frozenset(),
+    # The model's class is one of transformers', which imports accelerate.
+    "torch": _WATCHED,
+}
+
+
+@pytest.fixture(scope="session")
+def model_of(
+    untrained_run: RunDirectory,
+    memes: tuple[PreparedData, Preprocessor],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], Path]:
+    """Write the untrained student for a runtime; return what a worker opens."""
+    folder = tmp_path_factory.mktemp("models")
+    source = ExportSource(load_model(untrained_run.student), memes[0], "untrained", folder)
+
+    def write(target: str) -> Path:
+        if target == "torch":
+            return untrained_run.student
+        path = folder / FORMATS[target].model_file
+        converter_for(target, source).convert("fp32", path)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(target, marks=[] if target in ("torch", "onnx") else pytest.mark.slow)
+        for target in ("torch", *FORMATS)
+    ],
+)
+def test_a_worker_loads_its_runtime_alone_and_before_the_clock_starts(
+    target: str, model_of: Callable[[str], Path], examples: Path
+) -> None:
+    if target != "torch" and not all(map(importlib.util.find_spec, FORMATS[target].modules)):
+        pytest.skip(f"{target} is not installed")
+    opened = {"target": target, "path": str(model_of(target)), "threads": 1}
+    command = [sys.executable, "-P", "-c", _OPEN_AND_LIST_MODULES]
+    done = subprocess.run(
+        [*command, json.dumps({**opened, "examples": str(examples)})],
+        env=worker_environment(1),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded, within_the_clock = json.loads(done.stdout.splitlines()[-1])
+    assert set(loaded) & _WATCHED <= _ALLOWED[target]
+    assert within_the_clock == []
 
 
 def test_threads_are_set_before_anything_is_imported() -> None:
