@@ -27,7 +27,7 @@ from msd_deploy.artifacts.manifest import read_json, utc_now, write_json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import MsdError
 from msd_deploy.hooks import StageHooks
-from msd_export.exporter import ExportConfig
+from msd_export.config import ExportConfig
 from msd_export.folder import PARITY_NAME, ExportFolder
 from msd_export.formats import FORMATS, Form, form_name, forms_of
 from msd_export.pipeline import Failures, export_student

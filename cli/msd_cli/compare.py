@@ -2,55 +2,31 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
-from msd_cli.options import DataOption, JsonOption, OverwriteOption
+from msd_cli.options import ConfigOption, Given, JsonOption, OptionsOf, OverwriteOption
+from msd_deploy.config.run import RunConfig
+from msd_deploy.study.config import StudyConfig
+
+_SHARED = ("data.spec", "data.examples", "data.labelled_share", "teacher.path", "student.size")
 
 
 def compare(
-    data: DataOption = None,
+    *,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Study's folder; runs/compare- and the data's name by default."),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file of a run; options override it.")
-    ] = None,
-    teacher: Annotated[
-        Path | None,
-        typer.Option(help="Folder of a trained teacher; without it one is trained on the labels."),
-    ] = None,
-    student: Annotated[
-        Literal["tiny", "small", "mobile"] | None,
-        typer.Option(help="Size of the students. Default: tiny."),
-    ] = None,
-    methods: Annotated[
-        str, typer.Option(help="Names, separated by commas, baselines first.")
-    ] = "none,kd,kd-dropout,msd-fixed,msd-population,msd-instance,msd-meta",
-    seeds: Annotated[int, typer.Option(min=1, help="Students of each method.")] = 3,
-    first_seed: Annotated[int, typer.Option(min=0, help="Their first seed.")] = 1,
-    budget: Annotated[
-        Literal["steps", "compute", "converged"],
         typer.Option(
-            help="steps: as many for all; compute: as many operations as msd-fixed needs;"
-            " converged: four times the steps, best epoch on validation."
+            "--out",
+            help="Folder of the study.",
+            show_default="runs/compare- and the data set's name",
         ),
-    ] = "steps",
-    examples: Annotated[
-        int | None, typer.Option(help="Training examples of a generated task.")
     ] = None,
-    labelled_share: Annotated[
-        float | None, typer.Option(help="Share of training rows whose label is used. Default: 1.")
-    ] = None,
-    dropout: Annotated[
-        float, typer.Option(help="kd-dropout: share of steps on one modality alone.")
-    ] = 0.3,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Students trained at a time; all cores by default.")
-    ] = None,
+    config: ConfigOption = None,
+    given: Annotated[Given, OptionsOf(RunConfig, only=_SHARED)],
+    compared: Annotated[Given, OptionsOf(StudyConfig, without=("base",))],
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -64,24 +40,15 @@ def compare(
         msd compare --data easy-vqa --labelled-share 0.05 --methods kd,msd-fixed
         msd compare --data products.jsonl --teacher runs/products/teacher --budget compute
     """
-    from msd_cli.settings import base_config, default_run_folder, usage_errors
+    from msd_cli.settings import default_run_folder, with_given
     from msd_deploy.config.describe import told_command
+    from msd_deploy.config.run import read_config
     from msd_deploy.hooks import Hooks
     from msd_deploy.study.compare import PAGE_NAME, run_study
-    from msd_deploy.study.config import StudyConfig
     from msd_mobile_bench.host import describe_host
 
-    options = {
-        "data.spec": data,
-        "data.examples": examples,
-        "data.labelled_share": labelled_share,
-        "teacher.path": teacher,
-        "student.size": student,
-    }
-    base = base_config(options, config_file=config)
-    names = tuple(name.strip() for name in methods.split(",") if name.strip())
-    with usage_errors():
-        study = StudyConfig(base, names, seeds, first_seed, budget, dropout, jobs)
+    base = with_given(RunConfig() if config is None else read_config(config), given)
+    study = with_given(StudyConfig(), {"base": base, **compared})
     folder = out or Path("runs") / f"compare-{default_run_folder(base.data.spec).name}"
     host = describe_host()
     facts = {

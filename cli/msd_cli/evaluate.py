@@ -5,36 +5,25 @@ from typing import Annotated, Literal
 import typer
 
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console
-from msd_cli.options import (
-    DEFAULT_DATA,
-    DataOption,
-    ImageColumnOption,
-    JsonOption,
-    LabelColumnOption,
-    LabelsOption,
-    ModelArgument,
-    StrictOption,
-    TextColumnOption,
-    ThreadsOption,
-    split_labels,
-)
-from msd_cli.settings import usage_errors
-from msd_deploy.config.setting import check_range
+from msd_cli.options import READING, Given, JsonOption, ModelArgument, OptionsOf
+from msd_cli.settings import with_given
+from msd_deploy.config.parsing import with_options
+from msd_deploy.config.run import DataConfig
+from msd_mobile_bench.config import BenchConfig
 
 
 def evaluate(
     model: ModelArgument,
-    data: DataOption = None,
+    data: Annotated[Given, OptionsOf(DataConfig, only=("spec",))],
+    reading: Annotated[Given, OptionsOf(DataConfig, only=READING)],
+    running: Annotated[Given, OptionsOf(BenchConfig, only=("threads",))],
     split: Annotated[
         Literal["train", "validation", "test", "all"],
-        typer.Option(help="Which rows; all: the whole file, if the model learned from none of it."),
+        typer.Option(
+            help="Examples to evaluate on; all: a whole file of which the model saw nothing in"
+            " training."
+        ),
     ] = "test",
-    labels: LabelsOption = None,
-    image_column: ImageColumnOption = None,
-    text_column: TextColumnOption = None,
-    label_column: LabelColumnOption = None,
-    strict: StrictOption = False,
-    threads: ThreadsOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a model on a data set: both modalities, the image alone, the text alone.
@@ -49,20 +38,13 @@ def evaluate(
     from msd_deploy.pages.formatting import score_text
     from msd_export.evaluate import evaluate_model
 
-    with usage_errors():
-        check_range("--threads", threads, 1, 256)
+    threads = with_given(BenchConfig(), running).threads
     display = ProgressDisplay()
     with display.running():
         result = evaluate_model(
             model,
-            data or DEFAULT_DATA,
-            options=SourceOptions(
-                labels=split_labels(labels),
-                strict=strict,
-                image_column=image_column,
-                text_column=text_column,
-                label_column=label_column,
-            ),
+            with_options(DataConfig(), data).spec,
+            options=with_options(SourceOptions(), reading),
             split=split,
             threads=threads,
             hooks=display.stages(),

@@ -12,20 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
-from msd_cli.options import (
-    DATA_PANEL,
-    ImageColumnOption,
-    JsonOption,
-    LabelColumnOption,
-    LabelsOption,
-    OverwriteOption,
-    StrictOption,
-    TextColumnOption,
-    split_labels,
-)
+from msd_cli.options import READING, Given, JsonOption, OptionsOf, OverwriteOption
 from msd_cli.settings import usage_errors
+from msd_deploy.config.parsing import with_options
+from msd_deploy.config.run import DataConfig
 from msd_deploy.errors import ConfigError
-from msd_export.formats import FORMATS, USUAL_TARGETS, CalibrationMethod, forms_of
+from msd_export.config import ExportConfig
+from msd_export.formats import FORMATS, PRECISION_MEANINGS, USUAL_TARGETS, forms_of
 
 if TYPE_CHECKING:
     from msd_deploy.artifacts.manifest import Json
@@ -93,45 +86,23 @@ def _gated_agreement(name: str, view: dict[str, float]) -> float:
     return view["agreement" if name == "multimodal" else "sure_agreement"]
 
 
-def _offered() -> str:
-    by_target = {name: ", ".join(form.precisions) for name, form in FORMATS.items()}
-    return " ".join(f"{name}: {precisions}." for name, precisions in by_target.items())
-
-
-class TargetName(StrEnum):
-    """Targets."""
-
-    ONNX = "onnx"
-    ORT = "ort"
-    COREML = "coreml"
-    EXECUTORCH = "executorch"
-    LITERT = "litert"
-    ALL = "all"
-
-
-class PrecisionName(StrEnum):
-    """Precisions."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    INT8 = "int8"
-    INT8_DYNAMIC = "int8-dynamic"
-    INT4 = "int4"
-    PAL6 = "pal6"
-    PAL4 = "pal4"
-    W8A8 = "w8a8"
-    ALL = "all"
+# Typer accepts a repeatable choice only as an Enum; mypy knows no members that are computed.
+TargetName = StrEnum("TargetName", {name: name for name in (*FORMATS, "all")})  # type: ignore[misc]
+PrecisionName = StrEnum("PrecisionName", {name: name for name in (*PRECISION_MEANINGS, "all")})  # type: ignore[misc]
+_PRECISIONS = " ".join(f"{name}: {', '.join(form.precisions)}." for name, form in FORMATS.items())
 
 
 def export(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="A run (its student), or a model folder.")
+        Path, typer.Argument(metavar="MODEL", help="A run (for its student), or a model folder.")
     ],
+    given: Annotated[Given, OptionsOf(ExportConfig)],
+    reading: Annotated[Given, OptionsOf(DataConfig, only=READING)],
     target: Annotated[
         list[TargetName] | None,
         typer.Option(
             metavar="TARGET",
-            help="onnx, ort (ONNX Runtime mobile), coreml, executorch, litert or all; repeatable.",
+            help=f"Target format, repeatable: {', '.join(FORMATS)} or all.",
             show_default=", ".join(USUAL_TARGETS),
         ),
     ] = None,
@@ -139,47 +110,15 @@ def export(
         list[PrecisionName] | None,
         typer.Option(
             metavar="PRECISION",
-            help=f"Repeatable; all: every one that a target has. {_offered()}",
-            show_default="the first two of each",
-        ),
-    ] = None,
-    max_drop: Annotated[
-        float, typer.Option(help="Most points of the test metric that a form may lose.")
-    ] = 1.0,
-    examples: Annotated[
-        int | None, typer.Option(help="Test examples to verify with.", show_default="all")
-    ] = None,
-    calibration: Annotated[
-        CalibrationMethod,
-        typer.Option(
-            metavar="METHOD",
-            help="How int8 takes an activation's range from training examples: minmax, entropy or"
-            " percentile.",
-        ),
-    ] = "minmax",
-    end_to_end: Annotated[
-        bool,
-        typer.Option(
-            "--end-to-end",
-            help="Beside each model.onnx write end_to_end.onnx: from the bytes of a JPEG or PNG and"
-            " a text to labels. Needs the extra extensions.",
-        ),
-    ] = False,
-    cut_vocabulary: Annotated[
-        int | None,
-        typer.Option(
-            "--cut-vocab",
-            metavar="N",
-            help="Keep N word pieces of a model folder's pretrained vocabulary: those of the"
-            " training texts, then the most frequent. Verified against the whole.",
-            show_default="all",
+            help=f"Precision, repeatable; all: every precision of a target. {_PRECISIONS}",
+            show_default="the first two of each target",
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Where a model folder's exports go; a run's lie in it.",
+            help="Folder of a model folder's exports; a run's are written into the run.",
             show_default="MODEL-exports",
         ),
     ] = None,
@@ -187,17 +126,12 @@ def export(
         str | None,
         typer.Option(
             metavar="SPEC",
-            help="A model folder's data set (see msd distill): its training split calibrates, its"
-            " test split verifies.",
+            help="Data set of a model folder (see msd distill): its training split is used for"
+            " calibration, its test split for verification.",
             show_default="the run's own",
-            rich_help_panel=DATA_PANEL,
+            rich_help_panel="Data",
         ),
     ] = None,
-    labels: LabelsOption = None,
-    image_column: ImageColumnOption = None,
-    text_column: TextColumnOption = None,
-    label_column: LabelColumnOption = None,
-    strict: StrictOption = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -213,38 +147,23 @@ def export(
     """
     from msd_deploy.artifacts.run_directory import RunDirectory
     from msd_deploy.data.source import SourceOptions
-    from msd_export.exporter import ExportConfig
     from msd_export.pipeline import Failures, export_model, export_student, joined
 
     chosen = target or USUAL_TARGETS
     targets = tuple(name for name in FORMATS if name in chosen or "all" in chosen)
-    columns = (image_column, text_column, label_column)
-    with usage_errors():
-        _check_data(model, data, (out, labels, *columns, strict or None))
-        if cut_vocabulary is not None and data is None:
+    with usage_errors(ExportConfig):
+        _check_data(model, data, is_given=out is not None or bool(reading))
+        forms = forms_of(targets, precision or ())
+        config = with_options(ExportConfig(forms, overwrite=overwrite), given)
+        if config.cut_vocabulary is not None and data is None:
             raise ConfigError(
-                "a run is measured with the vocabulary that its student has",
-                where="--cut-vocab",
+                "a run is exported with the vocabulary that its student has",
+                where="cut_vocabulary",
                 fix=f"Export the folder: msd export {model / 'student'} --data SPEC --cut-vocab N",
             )
-        if end_to_end and "onnx" not in targets:
-            raise ConfigError("is written beside an ONNX form", where="--end-to-end")
-        config = ExportConfig(
-            forms_of(targets, precision or ()),
-            max_drop,
-            examples,
-            overwrite=overwrite,
-            calibration=calibration,
-            end_to_end=end_to_end,
-            cut_vocabulary=cut_vocabulary,
-        )
-        options = SourceOptions(
-            labels=split_labels(labels),
-            strict=strict,
-            image_column=image_column,
-            text_column=text_column,
-            label_column=label_column,
-        )
+        if config.end_to_end and "onnx" not in targets:
+            raise ConfigError("requires --target onnx", where="end_to_end")
+        options = with_options(SourceOptions(), reading)
     display, failures = ProgressDisplay(), Failures()
     with display.running():
         hooks = display.stages()
@@ -259,16 +178,16 @@ def export(
         raise joined(failures, exports)
 
 
-def _check_data(model: Path, data: str | None, others: tuple[object, ...]) -> None:
-    """Refuse a model folder without data, and data, or where it goes, for a run."""
+def _check_data(model: Path, data: str | None, *, is_given: bool) -> None:
+    """Refuse a model folder without data, and options of data, or --out, for a run."""
     is_run = (model / "run.json").is_file()
-    if is_run and (data, *others) != (None,) * (1 + len(others)):
+    if is_run and (data is not None or is_given):
         raise ConfigError(
             "a run is exported with the data that it was trained on, into the run",
             where="--data" if data is not None else "--out",
-            fix="Leave out --data, --out and the options of data, or name a model folder",
+            fix="Leave out --data, --out and the other data options, or name a model folder",
         )
     if not is_run and data is None and (model / "manifest.json").is_file():
         raise ConfigError(
-            "a model folder does not state its data", where="--data", fix="Give --data SPEC"
+            "a model folder has no data set of its own", where="--data", fix="Add --data SPEC"
         )

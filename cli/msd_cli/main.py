@@ -16,6 +16,7 @@ from msd_cli.evaluate import evaluate
 from msd_cli.export import export
 from msd_cli.inspect import inspect
 from msd_cli.launcher import check_launchable, fall_silent, is_silent, tells_of_error
+from msd_cli.options import with_settings
 from msd_cli.predict import predict
 from msd_cli.report import report
 from msd_cli.teacher import teacher
@@ -30,10 +31,10 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-_ROAD = (distill, teacher, export, inspect, bench, report)
-_BESIDE = (compare, evaluate, predict, doctor)
-for command in _ROAD + _BESIDE:
-    app.command()(command)
+_WORKFLOW = (distill, teacher, export, inspect, bench, report)
+_OTHERS = (compare, evaluate, predict, doctor)
+for command in _WORKFLOW + _OTHERS:
+    app.command()(with_settings(command))
 
 
 def _print_version(wanted: bool) -> None:

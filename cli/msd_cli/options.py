@@ -1,142 +1,128 @@
-"""Options that several commands share, each with its help text."""
+"""The options of a command's settings, derived from configurations, and others that it shares."""
 
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.models import OptionInfo
 
-from msd_deploy.config.augment import AugmentConfig
-from msd_deploy.config.run import RunConfig
+from msd_deploy.config.setting import Declaration, declarations
 
-DATA_PANEL = "Data"
-DEFAULT_DATA = RunConfig().data.spec
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-DataOption = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        metavar="SPEC",
-        help="Data set: synthetic:memes, synthetic:posters, synthetic:entailment,"
-        " synthetic:listings, easy-vqa, hateful-memes:DIR, mm-imdb:DIR, snli-ve:DIR, vqa-v2:DIR,"
-        " hub:OWNER/NAME or hub:FOLDER (a Hugging Face dataset), or a FILE.jsonl of your own.",
-        show_default=DEFAULT_DATA,
-        rich_help_panel=DATA_PANEL,
-    ),
-]
-ExamplesOption = Annotated[
-    int | None,
-    typer.Option(
-        "--examples",
-        help="Training examples of a generated task.",
-        show_default="the task's own number",
-        rich_help_panel=DATA_PANEL,
-    ),
-]
-LabelsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--labels",
-        metavar="A,B,...",
-        help="Closed list of classes of FILE.jsonl or hub:NAME; a row with another label is skipped"
-        " and named.",
-        show_default="the classes found in it",
-        rich_help_panel=DATA_PANEL,
-    ),
-]
-ImageColumnOption = Annotated[
-    str | None,
-    typer.Option(
-        "--image-column",
-        metavar="NAME",
-        help="The picture's column of hub:NAME.",
-        show_default="image",
-        rich_help_panel=DATA_PANEL,
-    ),
-]
-TextColumnOption = Annotated[
-    str | None,
-    typer.Option(
-        "--text-column",
-        metavar="NAME",
-        help="The text's column of hub:NAME.",
-        show_default="text",
-        rich_help_panel=DATA_PANEL,
-    ),
-]
-LabelColumnOption = Annotated[
-    str | None,
-    typer.Option(
-        "--label-column",
-        metavar="NAME",
-        help="The column of the label, or of a list of labels, of hub:NAME.",
-        show_default="label or labels",
-        rich_help_panel=DATA_PANEL,
-    ),
-]
-StrictOption = Annotated[
-    bool,
-    typer.Option("--strict", help="Unusable rows are an error.", rich_help_panel=DATA_PANEL),
-]
-AugmentOption = Annotated[
-    Literal["none", "light", "strong"] | None,
-    typer.Option(
-        "--augment",
-        metavar="PRESET",
-        help="none, light or strong: changes to what is trained on, new in every pass. light:"
-        " pictures are cropped to at least 60 % of their area, and brightness, contrast and"
-        " saturation are up to 20 % off."
-        " strong: 40 % of the area and 40 % off, a square painted over in half of the pictures, a"
-        " tenth of the words left out. None of them mirrors.",
-        show_default=AugmentConfig().preset,
-        rich_help_panel=DATA_PANEL,
-    ),
-]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")
-]
-ClassWeightsOption = Annotated[
-    Literal["none", "balanced"] | None,
-    typer.Option(
-        "--class-weights",
-        metavar="HOW",
-        help="balanced: in the labels' loss, a class counts the more the fewer rows have it.",
-        show_default="none",
-        rich_help_panel=DATA_PANEL,
-    ),
 ]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace an output that exists.")
 ]
-ThreadsOption = Annotated[int, typer.Option("--threads", help="CPU threads.")]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", help="TOML file with settings; options override it.", show_default="none"
+    ),
+]
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder that `msd distill --out` wrote.")
 ]
 ModelArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="MODEL", help="A run (its student), a model folder, or a folder in a run's exports."
+        metavar="MODEL",
+        help="A run (for its student), a model folder, or an export folder of a run.",
     ),
 ]
 
+Given = dict[str, object]
+"""The settings that were given as options, by dotted key."""
+READING = ("labels", "image_column", "text_column", "label_column", "strict")
+"""Keys of DataConfig that say how a data set is read."""
 
-def option(panel: str, explanation: str, default: object, *names: str) -> OptionInfo:
-    """Describe an option that is None unless given: only then does it override what was stated.
 
-    Args:
-        panel: Under which title `--help` lists it.
-        explanation: What it means.
-        default: What holds where it is not given.
-        names: How it is written, unless as its parameter.
+@dataclass(frozen=True, slots=True)
+class OptionsOf:
+    """Marks a command's parameter of type `Given` as the options of a configuration.
+
+    Attributes:
+        config: The configuration; each setting that declares an option has it.
+        only: Keys of the settings, if not all of them.
+        without: Keys of settings, or of whole sections, that the command does not have.
+        defaults: By key, the default in words where the command has another one.
     """
+
+    config: "type[DataclassInstance]"
+    only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    defaults: Mapping[str, str] = field(default_factory=dict)
+
+    def settings(self) -> list[Declaration]:
+        """Return the settings whose options the command has."""
+        return [
+            item
+            for item in declarations(self.config)
+            if item.option is not None
+            and (not self.only or item.key in self.only)
+            and not any(f"{item.key}.".startswith(f"{key}.") for key in self.without)
+        ]
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that has the options of each parameter marked with `OptionsOf`."""
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, dict[str, Declaration]] = {}
+    for parameter in inspect.signature(command).parameters.values():
+        metadata = getattr(parameter.annotation, "__metadata__", ())
+        if metadata and isinstance(metadata[0], OptionsOf):
+            own = [_parameter(item, metadata[0].defaults) for item in metadata[0].settings()]
+            groups[parameter.name] = dict(
+                zip((option.name for option in own), metadata[0].settings(), strict=True)
+            )
+            parameters += own
+        else:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @functools.wraps(command)
+    def run(**values: object) -> None:
+        for name, settings in groups.items():
+            given = {item: values.pop(option) for option, item in settings.items()}
+            values[name] = {
+                item.key: _split(value) if item.is_list else value
+                for item, value in given.items()
+                if value is not None and value is not False
+            }
+        command(**values)
+
+    # Typer reads both.
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # of a function
+    return run
+
+
+def _parameter(item: Declaration, defaults: Mapping[str, str]) -> inspect.Parameter:
+    """Return a setting's option as the parameter of a function that Typer reads."""
+    option = item.option
+    assert option is not None
+    is_flag = item.type is bool
     described = typer.Option(
-        *names, help=explanation, show_default=str(default), rich_help_panel=panel
+        # Not given is None, or False: only what is given overrides a file's or a run's setting.
+        False if is_flag else None,
+        option.name,
+        help=item.setting.help,
+        show_default=is_flag or defaults.get(item.key, item.shown_default),
+        rich_help_panel=option.panel,
+        metavar=option.metavar,
     )
-    return cast(OptionInfo, described)
+    return inspect.Parameter(
+        option.name.removeprefix("--").replace("-", "_"),
+        inspect.Parameter.KEYWORD_ONLY,
+        default=described,
+        annotation=str if item.is_list else item.type,
+    )
 
 
-def split_labels(stated: str | None) -> tuple[str, ...] | None:
-    """Return the classes of a comma-separated option."""
-    if stated is None:
-        return None
-    return tuple(label.strip() for label in stated.split(",") if label.strip())
+def _split(names: object) -> tuple[str, ...]:
+    return tuple(name.strip() for name in str(names).split(",") if name.strip())

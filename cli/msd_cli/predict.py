@@ -8,14 +8,13 @@ import typer
 from msd_cli.console import new_table, print_json, result_console, say
 from msd_cli.options import JsonOption, ModelArgument
 from msd_cli.settings import usage_errors
-from msd_deploy.config.setting import check_range
 
 
 def predict(
     model: ModelArgument,
-    image: Annotated[Path | None, typer.Option(help="A picture file.", show_default="none")] = None,
+    image: Annotated[Path | None, typer.Option(help="An image file.", show_default="none")] = None,
     text: Annotated[str | None, typer.Option(help="A text.", show_default="none")] = None,
-    top: Annotated[int, typer.Option(help="Classes to print.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to print.")] = 5,
     as_json: JsonOption = False,
 ) -> None:
     """Classify a picture with its text, a picture alone, or a text alone.
@@ -28,8 +27,6 @@ def predict(
     """
     from msd_export.opened_model import open_model
 
-    with usage_errors():
-        check_range("--top", top, 1, 1_000_000)
     opened = open_model(model)
     with usage_errors():
         prediction = opened.predict(image=image, text=text)

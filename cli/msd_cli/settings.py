@@ -1,14 +1,14 @@
 """From options, an optional TOML file and an interrupted run to one configuration and folder.
 
-A value out of range is a usage error in an option, and an error to mend in a file.
-
-Ranges have one home, the configurations: they raise ConfigError wherever a value comes from.
+A value out of range is a usage error in an option, and an error of the file in a file. Ranges stand
+on the fields of the configurations, which raise ConfigError wherever a value comes from.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
@@ -16,22 +16,21 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.fine_tuning import TeachingConfig
 from msd_deploy.config.parsing import read_config_of, with_options
 from msd_deploy.config.run import RunConfig, read_config
+from msd_deploy.config.setting import declarations
 from msd_deploy.errors import ConfigError
 
-_SHORTER = {
-    "cut_vocabulary": "--cut-vocab",
-    "data.vocabulary_size": "--vocab-size",
-    "finetune.cut_vocabulary": "--cut-vocab",
-    "finetune.gradient_checkpointing": "--grad-checkpointing",
-    "max_drop_points": "--max-drop",
-    "student.text": "--student-text",
-    "student.vision": "--student-vision",
-}
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_Config = TypeVar("_Config", bound="DataclassInstance")
 
 
 @contextmanager
-def usage_errors() -> Iterator[None]:
+def usage_errors(config: "type[DataclassInstance] | None" = None) -> Iterator[None]:
     """Turn a ConfigError into a usage error, exit code 2: what the block reads came from options.
+
+    Args:
+        config: The configuration whose keys errors name.
 
     Raises:
         typer.BadParameter: Names the option.
@@ -40,44 +39,52 @@ def usage_errors() -> Iterator[None]:
         yield
     except ConfigError as error:
         message = f"{error.what}. {error.fix}." if error.fix else f"{error.what}."
-        hint = None if error.where is None else option_of_key(error.where)
+        hint = error.where if error.where is None else str(error.where)
+        if hint is not None and config is not None:
+            hint = option_of(config, hint)
         raise typer.BadParameter(message, param_hint=hint) from error
 
 
-def option_of_key(key: str) -> str:
-    """Return the option that sets a key of a configuration: --batch-size of distill.batch_size."""
-    if key in _SHORTER:
-        return _SHORTER[key]
-    section, _, name = key.rpartition(".")
-    prefix = "teacher-" if section == "teacher" else ""
-    return f"--{prefix}{name.removeprefix('--').replace('_', '-')}"
+def option_of(config: "type[DataclassInstance]", key: str) -> str:
+    """Return the option that sets a key of a configuration, or the key if it has none."""
+    options = {item.key: item.option.name for item in declarations(config) if item.option}
+    return options.get(key, key)
 
 
-# What a student that is there already has decided.
-_DECIDED = {
-    "student.size": "--student",
-    "student.vision": "--student-vision",
-    "max_drop_points": "--max-drop",
-    "student.text": "--student-text",
-    "student.text_layers": "--text-layers",
-    "data.image_size": "--image-size",
-    "data.max_length": "--max-length",
-    "data.vocabulary_size": "--vocab-size",
-}
+def with_given(config: _Config, given: Mapping[str, object]) -> _Config:
+    """Return a configuration with the settings that were given as options.
+
+    Raises:
+        typer.BadParameter: One is out of range, or contradicts others.
+    """
+    with usage_errors(type(config)):
+        return with_options(config, given)
+
+
+# What an existing student has decided.
+_DECIDED = (
+    "student.size",
+    "student.vision",
+    "student.text",
+    "student.text_layers",
+    "data.image_size",
+    "data.max_length",
+    "data.vocabulary_size",
+)
 
 
 def run_settings(
-    options: Mapping[str, object],
+    given: Mapping[str, object],
     *,
     config_file: Path | None,
     out: Path | None,
     resume: bool,
-    start: Path | None = None,
+    start: Path | None,
 ) -> tuple[RunConfig, RunDirectory]:
     """Return the configuration and the folder of a run.
 
     Args:
-        options: By dotted key; None where the option was not given.
+        given: Settings that were given as options, by dotted key.
         config_file: TOML file that the options override.
         out: The run's folder, or None for the default.
         resume: Start from the settings of the run that is there.
@@ -92,21 +99,20 @@ def run_settings(
     if resume and out is None:
         raise typer.BadParameter("needs --out. Name the run to continue.", param_hint="--resume")
     if start is not None:
-        base = _settings_after(start, options, config_file=config_file, out=out, resume=resume)
+        base = _settings_after(start, given, config_file=config_file, out=out, resume=resume)
     elif resume and out is not None and config_file is None:
         from msd_deploy.run.record import read_run
 
         base = read_run(RunDirectory(out)).config
     else:
         base = RunConfig() if config_file is None else read_config(config_file)
-    with usage_errors():
-        settings = with_options(base, options)
+    settings = with_given(base, given)
     return settings, RunDirectory(out or default_run_folder(settings.data.spec))
 
 
 def _settings_after(
     start: Path,
-    options: Mapping[str, object],
+    given: Mapping[str, object],
     *,
     config_file: Path | None,
     out: Path | None,
@@ -119,11 +125,11 @@ def _settings_after(
         other = "needs --out" if out is None else "has its settings from the run"
         fix = "Name the new run" if out is None else "Leave out --config and --resume"
         raise typer.BadParameter(f"{other}. {fix}.", param_hint="--from")
-    for key, option in _DECIDED.items():
-        if options[key] is not None:
+    for key in _DECIDED:
+        if key in given:
             raise typer.BadParameter(
-                "is decided by the student that --from goes on from. Leave it out.",
-                param_hint=option,
+                "is set by the student that --from continues. Leave it out.",
+                param_hint=option_of(RunConfig, key),
             )
     run = RunDirectory(start)
     config = read_finished_run(run).config
@@ -136,12 +142,12 @@ def _settings_after(
 
 
 def teaching_settings(
-    options: Mapping[str, object], *, config_file: Path | None, out: Path, resume: bool
+    given: Mapping[str, object], *, config_file: Path | None, out: Path, resume: bool
 ) -> TeachingConfig:
     """Return the configuration of a teacher's fine-tuning.
 
     Args:
-        options: By dotted key; None where the option was not given.
+        given: Settings that were given as options, by dotted key.
         config_file: TOML file that the options override.
         out: The teacher's folder.
         resume: Start from the settings of the fine-tuning that is there.
@@ -158,24 +164,12 @@ def teaching_settings(
         from msd_deploy.run.fine_tuning import teaching_of
 
         base = teaching_of(out)
-    with usage_errors():
-        settings = with_options(base, options)
+    settings = with_given(base, given)
     if settings.finetune.model is None and settings.finetune.text is None:
         raise typer.BadParameter(
             "is needed, or --text and --vision: what to start from.", param_hint="--model"
         )
     return settings
-
-
-def base_config(options: Mapping[str, object], *, config_file: Path | None) -> RunConfig:
-    """Return the configuration of a file, or the default one, with options set.
-
-    Raises:
-        ConfigError: A value is out of range or the file cannot be read.
-    """
-    base = RunConfig() if config_file is None else read_config(config_file)
-    with usage_errors():
-        return with_options(base, options)
 
 
 def default_run_folder(spec: str) -> Path:

@@ -78,7 +78,7 @@ def export(
     """
     from msd_deploy.artifacts.run_directory import RunDirectory
     from msd_deploy.data.source import SourceOptions
-    from msd_export.exporter import ExportConfig
+    from msd_export.config import ExportConfig
     from msd_export.pipeline import export_model, export_student
 
     chosen = (target,) if isinstance(target, str) else target

@@ -1,33 +1,29 @@
 """One model into any form: converted, verified, mixed where a precision loses too much, kept."""
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 
 from msd_deploy.artifacts.atomic import new_folder
 from msd_deploy.artifacts.manifest import Json, write_json, write_manifest
-from msd_deploy.config.setting import Option, Setting, check_ranges
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.errors import ParityError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import LogitArray, LogitsByView
 from msd_deploy.models.folders import LABELS_NAME
 from msd_deploy.views import View
+from msd_export.config import ExportConfig
 from msd_export.converters import Converter, converter_for
 from msd_export.folder import KIND, PARITY_NAME, ExportFolder, open_export
 from msd_export.formats import (
     FORMATS,
-    CalibrationMethod,
     Form,
     Precision,
     Target,
     form_name,
     kept_as,
     needing,
-    refuse_unknown_form,
 )
 from msd_export.gate import (
     Gate,
@@ -43,54 +39,6 @@ from msd_export.parity import ViewParity, compare_logits, notes_on_source, predi
 from msd_export.predictors import TorchPredictor, open_predictor, second_predictor
 from msd_export.signature import ModelInputs, Predictor, single_example
 from msd_export.source import ExportSource
-
-
-@dataclass(frozen=True, slots=True)
-class ExportConfig:
-    """What is exported, and how it is verified."""
-
-    forms: Annotated[tuple[Form, ...], Setting("Target and precision of each export.")]
-    max_drop_points: Annotated[
-        float,
-        Setting("Maximum loss of the test metric that an export may have, in points.", (0, 100)),
-        Option("--max-drop"),
-    ] = 1.0
-    examples: Annotated[
-        int | None,
-        Setting("Number of test examples to verify with.", (1, 100_000_000)),
-        Option("--examples", default="all"),
-    ] = None
-    overwrite: Annotated[bool, Setting("Replace exports that exist.")] = False
-    calibration: Annotated[
-        CalibrationMethod,
-        Setting(
-            "Calibration of int8 activation ranges on training examples: minmax, entropy or"
-            " percentile."
-        ),
-        Option("--calibration", metavar="METHOD"),
-    ] = "minmax"
-    end_to_end: Annotated[
-        bool,
-        Setting(
-            "Also write end_to_end.onnx beside each model.onnx: from the bytes of a JPEG or PNG and"
-            " a text to labels. Requires the extra [extensions]."
-        ),
-        Option("--end-to-end"),
-    ] = False
-    cut_vocabulary: Annotated[
-        int | None,
-        Setting(
-            "Cut a model folder's pretrained vocabulary to N word pieces: those of the training"
-            " texts, then the most frequent. Verified against the whole vocabulary.",
-            (1, 10_000_000),
-        ),
-        Option("--cut-vocab", default="all", metavar="N"),
-    ] = None
-
-    def __post_init__(self) -> None:
-        for form in self.forms:
-            refuse_unknown_form(form)
-        check_ranges(self)
 
 
 class Exporter:

@@ -17,7 +17,8 @@ from msd_deploy.hooks import StageHooks
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import LoadedModel, load_classifier, load_model
 from msd_deploy.run.record import data_of_run, read_finished_run, source_of_run
-from msd_export.exporter import ExportConfig, Exporter
+from msd_export.config import ExportConfig
+from msd_export.exporter import Exporter
 from msd_export.folder import ExportFolder, open_export, stated_source
 from msd_export.formats import FORMATS, form_name
 from msd_export.onnx.end_to_end import require_end_to_end

@@ -6,7 +6,7 @@ the commands and the tables of docs/cli.md are all derived from that. Torch-free
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args, get_origin
 
 from msd_deploy.errors import ConfigError
 
@@ -65,6 +65,11 @@ class Declaration:
     default: object
     setting: Setting
     option: Option | None
+
+    @property
+    def is_list(self) -> bool:
+        """Whether its value is a list of names."""
+        return tuple in {get_origin(kind) for kind in (self.type, *get_args(self.type))}
 
     @property
     def shown_default(self) -> str:

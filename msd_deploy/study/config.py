@@ -33,7 +33,7 @@ class StudyConfig:
     methods: Annotated[
         tuple[str, ...],
         Setting("Names of the methods, baselines first."),
-        Option("--methods", default=",".join(DEFAULT_METHODS), metavar="A,B,..."),
+        Option("--methods", default=",".join(DEFAULT_METHODS)),
     ] = DEFAULT_METHODS
     seeds: Annotated[
         int, Setting("Number of students per method.", (1, 1000)), Option("--seeds")

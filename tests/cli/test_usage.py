@@ -12,10 +12,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from msd_cli.console import new_table
-from msd_cli.export import PrecisionName, TargetName
 from msd_cli.main import app
 from msd_cli.settings import default_run_folder
 from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.parsing import with_options
 from msd_deploy.errors import ConfigError, RuntimeUnavailableError
 from msd_export.formats import FORMATS, PRECISION_MEANINGS
 from msd_mobile_bench.config import BenchConfig
@@ -73,7 +73,6 @@ COMMANDS = ("distill", "export", "bench", "evaluate", "predict", "doctor")
         "bench nowhere --batch-size 0",
         "bench nowhere --batches 0",
         "evaluate nowhere --threads 257",
-        "predict nowhere --top 0",
         "compare --dropout 2",
         "compare --seeds 1001",
         "compare --first-seed 1000001",
@@ -87,6 +86,12 @@ def test_an_option_out_of_range_is_a_usage_error(line: str) -> None:
     assert answer.exit_code == 2
     assert answer.stdout == ""
     assert f"Invalid value for {words[-2]}: must lie between" in answer.stderr
+
+
+def test_no_class_to_print_is_a_usage_error() -> None:
+    answer = CliRunner(env={"COLUMNS": "100"}).invoke(app, ["predict", "nowhere", "--top", "0"])
+    assert answer.exit_code == 2
+    assert "--top" in answer.stderr
 
 
 @pytest.mark.parametrize(
@@ -144,8 +149,9 @@ def test_options_that_do_not_go_together_are_a_usage_error(line: str, message: s
 
 
 def test_the_export_command_names_every_target_and_precision() -> None:
-    assert [target.value for target in TargetName] == [*FORMATS, "all"]
-    assert [precision.value for precision in PrecisionName] == [*PRECISION_MEANINGS, "all"]
+    helps = {option.name: str(option.help) for option in options_of("export")}
+    assert all(name in helps["target"] for name in FORMATS)
+    assert all(name in helps["precision"] for name in PRECISION_MEANINGS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -175,7 +181,8 @@ def test_a_reports_command_means_its_settings(
             assert words[:2] == ["msd", "bench"]
             parsed = command_of("bench").make_context("bench", words[2:]).params
             assert parsed["run"].resolve() == tmp_path / folder
-            read = BenchConfig(**{field.name: parsed[field.name] for field in fields(default)})
+            given = {field.name: parsed[field.name] for field in fields(default)}
+            read = with_options(BenchConfig(), given)
             assert read == config
 
 

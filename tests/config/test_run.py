@@ -21,7 +21,7 @@ from msd_deploy.config.run import (
 from msd_deploy.config.setting import Declaration, declarations
 from msd_deploy.errors import ConfigError
 from msd_deploy.study.config import StudyConfig
-from msd_export.exporter import ExportConfig
+from msd_export.config import ExportConfig
 from msd_mobile_bench.config import BenchConfig
 
 

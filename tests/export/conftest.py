@@ -19,8 +19,8 @@ from msd_deploy.models.folders import LoadedModel, load_model, save_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.run.record import data_of_run, read_run
 from msd_deploy.views import View
+from msd_export.config import ExportConfig
 from msd_export.coreml.package import quiet_coremltools
-from msd_export.exporter import ExportConfig
 from msd_export.folder import ExportFolder
 from msd_export.graph import ExportableGraph, ExportGraph, ImageLayout, as_tensors
 from msd_export.parity import predict_every_view, predict_split

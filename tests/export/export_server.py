@@ -22,7 +22,7 @@ EXAMPLES = 8
 def load_everything(run: Path, forms: list[str]) -> None:
     from msd_cli import main  # noqa: F401
     from msd_deploy.artifacts.run_directory import RunDirectory
-    from msd_export.exporter import ExportConfig
+    from msd_export.config import ExportConfig
     from msd_export.pipeline import export_student
 
     wanted = tuple(tuple(form.split("-", 1)) for form in forms)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from msd_cli.main import app
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError
-from msd_export.exporter import ExportConfig
+from msd_export.config import ExportConfig
 from msd_export.inspection import Inspection, inspect_export, tables_of
 from msd_export.model_file import ModelFacts, StoredTensor, TensorFacts
 from msd_export.onnx.layers import stored_tensors

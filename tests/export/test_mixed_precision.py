@@ -10,7 +10,7 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ParityError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.folders import load_model, save_model
-from msd_export.exporter import ExportConfig
+from msd_export.config import ExportConfig
 from msd_export.mixed_precision import Sensitivity, mixes
 from msd_export.onnx.inspector import count_weights_and_operators
 from msd_export.pipeline import export_student

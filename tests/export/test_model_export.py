@@ -25,7 +25,7 @@ from msd_deploy.models.folders import load_classifier, save_model
 from msd_deploy.models.pretrained.families import open_checkpoint
 from msd_deploy.problem import NO_LABEL
 from msd_deploy.views import View
-from msd_export.exporter import ExportConfig
+from msd_export.config import ExportConfig
 from msd_export.graph import as_tensors, graph_around
 from msd_export.opened_model import open_model
 from msd_export.pipeline import export_model

@@ -12,7 +12,7 @@ from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.errors import ArtifactError
 from msd_deploy.metrics import LogitsByView
 from msd_deploy.models.folders import load_model
-from msd_export.exporter import ExportConfig
+from msd_export.config import ExportConfig
 from msd_export.folder import ExportFolder, open_export
 from msd_export.formats import FORMATS, Target
 from msd_export.pipeline import export_student

@@ -17,7 +17,7 @@ from msd_deploy.problem import Problem
 from msd_deploy.views import View
 from msd_export import gate as gate_module
 from msd_export import source as export_source
-from msd_export.exporter import ExportConfig
+from msd_export.config import ExportConfig
 from msd_export.folder import open_export
 from msd_export.formats import Form, forms_of
 from msd_export.gate import Gate, Tolerance, check_parity, doubts, parity_as_json

@@ -17,7 +17,7 @@ from msd_deploy.distill.teacher_cache import cache_predictions
 from msd_deploy.models.folders import LABELS_NAME, load_model, save_model
 from msd_deploy.models.sizes import build_student
 from msd_deploy.models.teachers import load_teacher
-from msd_export.exporter import ExportConfig
+from msd_export.config import ExportConfig
 from msd_export.folder import KIND
 from msd_export.formats import FORMATS
 from msd_export.graph import ExportGraph, signature_of

@@ -33,7 +33,7 @@ from msd_deploy.models.sizes import build_student
 from msd_deploy.pipeline import run_distillation
 from msd_deploy.run.fine_tuning import fine_tune_teacher
 from msd_deploy.views import View
-from msd_export.exporter import ExportConfig
+from msd_export.config import ExportConfig
 from msd_export.pipeline import export_student
 
 from .conftest import TEXTS, batch_of, words, write_checkpoint, write_text

@@ -25,8 +25,8 @@ from msd_deploy.pipeline import run_distillation
 from msd_deploy.run.fine_tuning import fine_tune_teacher
 from msd_deploy.run.record import data_of_run, read_run
 from msd_deploy.views import View
+from msd_export.config import ExportConfig
 from msd_export.evaluate import evaluate_model
-from msd_export.exporter import ExportConfig
 from msd_export.pipeline import export_student, export_teacher_reference
 
 FILES = {

@@ -22,8 +22,8 @@ from msd_deploy.data.synthetic.drawing import encode_png
 from msd_deploy.errors import ConfigError, DataError
 from msd_deploy.metrics import score_logits
 from msd_deploy.pipeline import run_distillation
+from msd_export.config import ExportConfig
 from msd_export.evaluate import evaluate_model
-from msd_export.exporter import ExportConfig
 from msd_export.opened_model import open_model
 from msd_export.pipeline import export_student
 

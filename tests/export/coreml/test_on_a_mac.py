@@ -15,10 +15,10 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ParityError
 from msd_deploy.models.fusion import FusionForClassification
 from msd_export import exporter
+from msd_export.config import ExportConfig
 from msd_export.coreml.export import export_coreml
 from msd_export.coreml.predictor import CoreMLPredictor, MilPredictor
 from msd_export.coreml.weights import quantize_weights_int8
-from msd_export.exporter import ExportConfig
 from msd_export.folder import PARITY_NAME
 from msd_export.formats import FORMATS, Form, Precision
 from msd_export.graph import ExportGraph

@@ -23,7 +23,7 @@ from msd_deploy.errors import ExportError, ParityError, RuntimeUnavailableError
 from msd_deploy.problem import Problem
 from msd_deploy.run.record import data_of_run, read_run, source_of_run
 from msd_deploy.views import View
-from msd_export.exporter import ExportConfig
+from msd_export.config import ExportConfig
 from msd_export.onnx import end_to_end
 from msd_export.onnx.end_to_end import (
     END_TO_END_NAME,

@@ -12,7 +12,7 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.errors import ArtifactError, ParityError
 from msd_deploy.metrics import LogitsByView
-from msd_export.exporter import ExportConfig
+from msd_export.config import ExportConfig
 from msd_export.folder import ExportFolder, exports_below, open_export
 from msd_export.formats import Precision
 from msd_export.inspection import inspect_export

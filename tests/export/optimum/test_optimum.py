@@ -15,7 +15,7 @@ from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.run.record import data_of_run, read_run
 from msd_deploy.views import View
-from msd_export.exporter import ExportConfig
+from msd_export.config import ExportConfig
 from msd_export.graph import ExportGraph
 from msd_export.onnx.inspector import count_weights_and_operators
 from msd_export.onnx.predictor import OnnxPredictor

@@ -1,0 +1,55 @@
+"""Settings of an export. Torch-free."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from msd_deploy.config.setting import Option, Setting, check_ranges
+from msd_export.formats import CalibrationMethod, Form, refuse_unknown_form
+
+
+@dataclass(frozen=True, slots=True)
+class ExportConfig:
+    """What is exported, and how it is verified."""
+
+    forms: Annotated[tuple[Form, ...], Setting("Target and precision of each export.")]
+    max_drop_points: Annotated[
+        float,
+        Setting("Maximum loss of the test metric that an export may have, in points.", (0, 100)),
+        Option("--max-drop"),
+    ] = 1.0
+    examples: Annotated[
+        int | None,
+        Setting("Number of test examples to verify with.", (1, 100_000_000)),
+        Option("--examples", default="all"),
+    ] = None
+    overwrite: Annotated[bool, Setting("Replace exports that exist.")] = False
+    calibration: Annotated[
+        CalibrationMethod,
+        Setting(
+            "Calibration of int8 activation ranges on training examples: minmax, entropy or"
+            " percentile."
+        ),
+        Option("--calibration", metavar="METHOD"),
+    ] = "minmax"
+    end_to_end: Annotated[
+        bool,
+        Setting(
+            "Also write end_to_end.onnx beside each model.onnx: from the bytes of a JPEG or PNG and"
+            " a text to labels. Requires the extra [extensions]."
+        ),
+        Option("--end-to-end"),
+    ] = False
+    cut_vocabulary: Annotated[
+        int | None,
+        Setting(
+            "Cut a model folder's pretrained vocabulary to N word pieces: those of the training"
+            " texts, then the most frequent. Verified against the whole vocabulary.",
+            (1, 10_000_000),
+        ),
+        Option("--cut-vocab", default="all", metavar="N"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        for form in self.forms:
+            refuse_unknown_form(form)
+        check_ranges(self)
