@@ -52,7 +52,9 @@ def measure(size: StudentSize) -> dict[str, object]:
     data = prepare(source, preprocessor)
     split = data.splits["train"]
     model = MultiViewModel(build_student(StudentConfig(size, pretrained=False), data, preprocessor))
-    answers = TeacherPredictions({"train": torch.randn(len(split), len(View), len(data.labels))})
+    answers = TeacherPredictions(
+        {"train": torch.randn(len(split), len(View), len(data.info.labels))}
+    )
     objective = build_student_objective(DistillConfig(), data, answers, seed=0).objective
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     batch = collate(split, np.arange(_ROWS))

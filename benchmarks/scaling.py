@@ -26,6 +26,7 @@ from msd_deploy.config.run import StudentConfig
 from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.preprocess import build_preprocessor, train_tokenizer
+from msd_deploy.data.source import DatasetInfo
 from msd_deploy.distill.history import History
 from msd_deploy.distill.plan import TrainingPlan
 from msd_deploy.distill.student_objective import build_student_objective
@@ -58,11 +59,8 @@ def work(size: str, out: Path) -> None:
     names = tuple(f"class {index}" for index in range(_CLASSES))
     data = PreparedData(
         {"train": _split(_ROWS, side), "validation": _split(8, side)},
-        names,
-        "single_label",
+        DatasetInfo(names, "single_label"),
         digest="",
-        skipped=(),
-        notes=(),
     )
     tokenizer = train_tokenizer(["a few words of no meaning"], vocabulary_size=60)
     preprocessor = build_preprocessor(tokenizer, ImageSpec((side, side)), max_length=_LENGTH)

@@ -232,7 +232,7 @@ def main() -> None:
     bench = open_bench(RunDirectory(arguments.run))
     data = bench.task.data
     teacher = load_teacher(
-        RunDirectory(arguments.run).teacher, labels=data.labels, problem=data.problem
+        RunDirectory(arguments.run).teacher, labels=data.info.labels, problem=data.info.problem
     )
     result = {
         "data": bench.task.config.data.spec,

@@ -90,7 +90,7 @@ def trained_metric(
     student = distilled_student(
         replace(task, config=study.of_cell(method, seed)), predictions, steps=steps
     )
-    split, problem = task.data.splits["validation"], task.data.problem
+    split, problem = task.data.splits["validation"], task.data.info.problem
     logits = predict_views(student, split)
     return {v.value: metric_value(logits[v], split.labels, problem) for v in View}
 

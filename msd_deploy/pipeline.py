@@ -52,8 +52,8 @@ def run_distillation(
     record = check_output(config, run, resume=resume, overwrite=overwrite)
     with process_group.local_main_process_first():
         task, source = read_task(config, run, stages, watching.training, record=record)
-        check_distance(config.distill, task.data.problem, len(task.data.labels))
-        for note in notes_of(task.data):
+        check_distance(config.distill, task.data.info.problem, len(task.data.info.labels))
+        for note in notes_of(task.data.info):
             stages.on_note(note)
         teacher_data, given = given_teacher(task, source)
         check_student(task)

@@ -48,15 +48,15 @@ def evaluate_model(
     labelled = rows.has_label()
     labels = rows.labels[labelled]
     logits = {view: answers[labelled] for view, answers in by_view.items()}
-    scores = score_views(logits, labels, data.problem)
-    further = score_extra_metrics(logits, labels, data.further_metrics)
+    scores = score_views(logits, labels, data.info.problem)
+    further = score_extra_metrics(logits, labels, data.info.further_metrics)
     return {
         "model": str(model),
         "runtime": opened.predictor.runtime,
         "data": spec,
         "split": split,
-        "skipped_rows": len(data.skipped),
-        "metric": metric_name(data.problem),
+        "skipped_rows": len(data.info.skipped),
+        "metric": metric_name(data.info.problem),
         "views": {view.value: score.as_json() for view, score in scores.items()},
         **({"further": extra_metrics_as_json(further)} if further else {}),
     }

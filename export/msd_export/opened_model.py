@@ -221,7 +221,7 @@ def prepare_for_model(
         strict=strict,
         on_image=lambda done, total: hooks.on_count("pictures", done, total),
     )
-    for note in notes_of(data):
+    for note in notes_of(data.info):
         hooks.on_note(note)
     return in_classes_of(data, model.labels)
 

@@ -83,7 +83,7 @@ def run_bench(
         "command": command_line(run, config),
         "config": asdict(config),
         "data": _data_facts(record, prepared, rows),
-        "metric": metric_name(prepared.problem),
+        "metric": metric_name(prepared.info.problem),
         "host": host,
         "control": control,
         "rows": rows,

@@ -89,15 +89,15 @@ def judge(
     Raises:
         ArtifactError: The form gave NaN or infinite logits, or knows other classes.
     """
-    ordered = _in_order(form, logits, data.labels)
+    ordered = _in_order(form, logits, data.info.labels)
     rows = len(ordered[View.MULTIMODAL])
     labels = data.splits[SPLIT].head(rows).labels
-    scores = score_views(ordered, labels, data.problem)
+    scores = score_views(ordered, labels, data.info.problem)
     return Quality(
         scores={view.value: cast(ScoreJson, score.as_json()) for view, score in scores.items()},
         agreement={
             view.value: round(
-                agreement(values, predictions.of_view(SPLIT, view)[:rows], data.problem), 6
+                agreement(values, predictions.of_view(SPLIT, view)[:rows], data.info.problem), 6
             )
             for view, values in ordered.items()
         },

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from msd_deploy.config.run import ClassWeighting
 from msd_deploy.data.batch import rows_by_image
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
-from msd_deploy.data.source import SourceData
+from msd_deploy.data.source import DatasetInfo, SourceData
 from msd_deploy.errors import ConfigError, DataError
 from msd_deploy.problem import NO_LABEL, Problem
 
@@ -57,33 +57,34 @@ def weigh_classes(data: PreparedData, weighting: ClassWeighting) -> PreparedData
     """
     if weighting == "none":
         return data
-    if data.problem == "soft_label":
+    if data.info.problem == "soft_label":
         raise ConfigError(
             "answers with soft scores have no classes of their own size to balance",
             where="data.class_weights",
             fix="Leave it out, or use none",
         )
-    counted = _count(data.splits["train"], len(data.labels))
-    weights = _balanced(counted, is_single=data.problem == "single_label")
-    further = data.further_metrics
-    if data.problem == "single_label" and "balanced_accuracy" not in further:
+    counted = _count(data.splits["train"], len(data.info.labels))
+    weights = _balanced(counted, is_single=data.info.problem == "single_label")
+    further = data.info.further_metrics
+    if data.info.problem == "single_label" and "balanced_accuracy" not in further:
         further = (*further, "balanced_accuracy")
-    return replace(
-        data,
+    info = replace(
+        data.info,
         class_weights=tuple(round(float(weight), 6) for weight in weights),
-        notes=(*data.notes, *_notes(weights, counted, data.labels)),
+        notes=(*data.info.notes, *_notes(weights, counted, data.info.labels)),
         further_metrics=further,
     )
+    return replace(data, info=info)
 
 
-def class_weights_as_json(data: PreparedData) -> Mapping[str, object]:
+def class_weights_as_json(info: DatasetInfo) -> Mapping[str, object]:
     """Return what run.json states of the weights, as class_weights; nothing where there are none.
 
     by_class has the weights in the order of the classes, by name.
     """
-    if data.class_weights is None:
+    if info.class_weights is None:
         return {}
-    by_class = dict(zip(data.labels, data.class_weights, strict=True))
+    by_class = dict(zip(info.labels, info.class_weights, strict=True))
     stated = {"weighting": "balanced", "most": MOST_WEIGHT, "by_class": by_class}
     return {"class_weights": stated}
 
@@ -148,9 +149,10 @@ def hide_labels(data: PreparedData, share: float, *, seed: int) -> PreparedData:
             f"a share of {share:g} leaves no labelled row", fix="Raise data.labelled_share"
         )
     notes = [f"{labelled:,} of {len(train):,} training rows keep their labels"]
-    if missing := _classes_without_label(train, data.labels):
+    if missing := _classes_without_label(train, data.info.labels):
         notes.append(f"classes whose labels are all hidden: {', '.join(missing)}")
-    return replace(data, splits={**data.splits, "train": train}, notes=(*data.notes, *notes))
+    info = replace(data.info, notes=(*data.info.notes, *notes))
+    return replace(data, splits={**data.splits, "train": train}, info=info)
 
 
 def _with_fewer_labels(split: PreparedSplit, share: float, seed: int) -> PreparedSplit:
@@ -215,9 +217,9 @@ def check_classes(
     Raises:
         DataError: It asks something else, or has a class that the model has not.
     """
-    unknown = sorted(set(source.labels) - set(labels))
-    if source.problem != problem or unknown:
-        raise other_classes(", ".join(unknown[:5]) or source.problem, labels, where)
+    unknown = sorted(set(source.info.labels) - set(labels))
+    if source.info.problem != problem or unknown:
+        raise other_classes(", ".join(unknown[:5]) or source.info.problem, labels, where)
 
 
 def in_classes_of(data: PreparedData, labels: tuple[str, ...]) -> PreparedData:
@@ -227,11 +229,11 @@ def in_classes_of(data: PreparedData, labels: tuple[str, ...]) -> PreparedData:
         data: Its classes are among the model's; see `check_classes`.
         labels: The model's classes, in its order.
     """
-    if data.labels == labels:
+    if data.info.labels == labels:
         return data
-    places = np.array([labels.index(label) for label in data.labels], np.int64)
+    places = np.array([labels.index(label) for label in data.info.labels], np.int64)
     splits = {name: _in_places(split, places, len(labels)) for name, split in data.splits.items()}
-    return replace(data, splits=splits, labels=labels)
+    return replace(data, splits=splits, info=replace(data.info, labels=labels))
 
 
 def _in_places(split: PreparedSplit, places: NDArray[np.int64], classes: int) -> PreparedSplit:

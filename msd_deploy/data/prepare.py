@@ -1,7 +1,7 @@
 """Prepare a data set: images decoded and resized once, texts tokenized."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from msd_deploy.data.images import PixelArray
 from msd_deploy.data.pixel_cache import OnImage, cached_pixels, default_cache
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.data.source import SkippedRow, SourceData, column_of
+from msd_deploy.data.source import DatasetInfo, SkippedRow, SourceData, column_of
 from msd_deploy.errors import DataError
 from msd_deploy.problem import FULL_SCORE_VOTES, NO_LABEL, ExtraMetric, Problem
 
@@ -45,7 +45,7 @@ def prepare(
         source, preprocessor, cache or default_cache(), on_image
     )
     splits: dict[str, PreparedSplit] = {}
-    skipped, row_digests, cut = list(source.skipped), {}, {}
+    skipped, row_digests, cut = list(source.info.skipped), {}, {}
     for name in source.dataset:
         columns = _columns_of(source, name)
         broken = np.array([digest in failures for digest in columns.digests], dtype=bool)
@@ -57,16 +57,18 @@ def prepare(
         columns = columns.take(np.flatnonzero(~broken))
         splits[name], cut[name] = _prepare_split(columns, preprocessor, (pixels, index_of))
         row_digests[name] = sha256_of_json_rows(columns.rows())
-    _check_rows(splits, skipped[len(source.skipped) :], strict=strict)
-    return PreparedData(
-        splits,
-        source.labels,
-        source.problem,
-        sha256_of_json([source.labels, source.problem, row_digests]),
-        tuple(skipped),
-        (*source.notes, *_notes_on_length(cut, splits, preprocessor)),
-        (*source.further_metrics, *_metrics_of_skew(source.problem, splits)),
+    _check_rows(splits, skipped[len(source.info.skipped) :], strict=strict)
+    info = replace(
+        source.info,
+        skipped=tuple(skipped),
+        notes=(*source.info.notes, *_notes_on_length(cut, splits, preprocessor)),
+        further_metrics=(
+            *source.info.further_metrics,
+            *_metrics_of_skew(source.info.problem, splits),
+        ),
     )
+    digest = sha256_of_json([info.labels, info.problem, row_digests])
+    return PreparedData(splits, info, digest)
 
 
 def _metrics_of_skew(
@@ -82,14 +84,14 @@ def _metrics_of_skew(
     return ("balanced_accuracy",)
 
 
-def notes_of(data: PreparedData) -> list[str]:
+def notes_of(info: DatasetInfo) -> list[str]:
     """Return what a user should know of a data set: its notes, then its skipped rows by name."""
-    skipped = [str(row) for row in data.skipped[:_TOLD_ROWS]]
-    if len(data.skipped) > _TOLD_ROWS:
-        skipped.append(f"... and {len(data.skipped) - _TOLD_ROWS} more, named in run.json")
-    rows = "row was" if len(data.skipped) == 1 else "rows were"
-    count = [f"{len(data.skipped)} {rows} skipped:"] if skipped else []
-    return [*data.notes, *count, *skipped]
+    skipped = [str(row) for row in info.skipped[:_TOLD_ROWS]]
+    if len(info.skipped) > _TOLD_ROWS:
+        skipped.append(f"... and {len(info.skipped) - _TOLD_ROWS} more, named in run.json")
+    rows = "row was" if len(info.skipped) == 1 else "rows were"
+    count = [f"{len(info.skipped)} {rows} skipped:"] if skipped else []
+    return [*info.notes, *count, *skipped]
 
 
 def _notes_on_length(
@@ -176,13 +178,13 @@ class _Columns:
 
 
 def _columns_of(source: SourceData, name: str) -> _Columns:
-    split, is_single = source.dataset[name], source.problem == "single_label"
+    split, is_single = source.dataset[name], source.info.problem == "single_label"
     return _Columns(
         column_of(split, "image_sha256"),
         column_of(split, "text"),
         column_of(split, "label" if is_single else "labels"),
-        None if is_single else len(source.labels),
-        FULL_SCORE_VOTES if source.problem == "soft_label" else 1,
+        None if is_single else len(source.info.labels),
+        FULL_SCORE_VOTES if source.info.problem == "soft_label" else 1,
         np.arange(len(split)),
     )
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from msd_deploy.data.images import PixelArray
 from msd_deploy.data.preprocess import IdArray
-from msd_deploy.data.source import SkippedRow
-from msd_deploy.problem import NO_LABEL, ExtraMetric, Problem
+from msd_deploy.data.source import DatasetInfo
+from msd_deploy.problem import NO_LABEL
 from msd_deploy.views import View
 
 EncodedArray = NDArray[np.float32]
@@ -140,21 +140,10 @@ class PreparedData:
 
     Attributes:
         splits: train, validation and test; to judge a model by, those that its source has.
-        labels: Names of the classes.
-        problem: What a classifier is asked.
+        info: Classes, problem, skipped examples, notes.
         digest: SHA-256 over every row that is used: pictures' contents, texts, labels.
-        skipped: Rows left out, each with its place and reason.
-        notes: What the user should know of how the data was read.
-        further_metrics: What is reported beside the metric.
-        class_weights: Weight of each class in the labels' loss; None: all alike. See
-            `class_weights`.
     """
 
     splits: Mapping[str, PreparedSplit]
-    labels: tuple[str, ...]
-    problem: Problem
+    info: DatasetInfo
     digest: str
-    skipped: tuple[SkippedRow, ...]
-    notes: tuple[str, ...]
-    further_metrics: tuple[ExtraMetric, ...] = ()
-    class_weights: tuple[float, ...] | None = None

@@ -83,6 +83,29 @@ class SourceOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class DatasetInfo:
+    """What is known of a data set beside its examples; it goes along from reading to training.
+
+    Attributes:
+        labels: Class names by index.
+        problem: Whether an example has one class, any number of them, or scores of several.
+        skipped: The examples that were left out, each with its place and reason.
+        notes: What the user should know of how the data was read, a sentence each.
+        further_metrics: Metrics that are reported beside accuracy or micro F1, such as those of the
+            data set's paper.
+        class_weights: Weight of each class in the loss of the labels; None: all classes weigh the
+            same. See `msd_deploy.data.labels`.
+    """
+
+    labels: tuple[str, ...]
+    problem: Problem
+    skipped: tuple[SkippedRow, ...] = ()
+    notes: tuple[str, ...] = ()
+    further_metrics: tuple[ExtraMetric, ...] = ()
+    class_weights: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SourceData:
     """A data set that is ready to be prepared.
 
@@ -93,19 +116,11 @@ class SourceData:
             path), image_sha256 ("" for no picture), text (null for none), label (ClassLabel) or
             labels (class indices), null for a training row without, origin (FILE:LINE, or
             TASK/SPLIT:INDEX).
-        labels: Class names by index.
-        problem: Whether a row has one class, any number of them, or scores of several.
-        skipped: The rows that were left out, in the file's order.
-        notes: What a user should be told, a sentence each.
-        further_metrics: What the data set's paper reports beside accuracy or micro F1.
+        info: Classes, problem, skipped rows in the file's order, notes.
     """
 
     dataset: datasets.DatasetDict
-    labels: tuple[str, ...]
-    problem: Problem
-    skipped: tuple[SkippedRow, ...]
-    notes: tuple[str, ...]
-    further_metrics: tuple[ExtraMetric, ...] = ()
+    info: DatasetInfo
 
 
 @dataclass(frozen=True, slots=True)

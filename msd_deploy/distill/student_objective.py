@@ -60,11 +60,11 @@ def build_student_objective(
     Raises:
         ConfigError: The distance means nothing for the task, or no rows can judge learned weights.
     """
-    check_distance(config, data.problem, len(data.labels))
-    distance = build_distance(config, data.problem)
+    check_distance(config, data.info.problem, len(data.info.labels))
+    distance = build_distance(config, data.info.problem)
     if config.weighting == "meta":
         return _meta_objective(config, data, predictions, distance, seed)
-    weighting = _hand_set_weighting(config, data.problem, predictions)
+    weighting = _hand_set_weighting(config, data.info.problem, predictions)
     views = tuple(fixed_weights(config)) if config.weighting == "fixed" else tuple(View)
     used = None if views else data.splits["train"].has_label()
     objective = DistillationObjective(
@@ -75,7 +75,7 @@ def build_student_objective(
         config.alpha,
         config.modality_dropout,
         feature_terms(config, predictions),
-        class_weight_tensor(data.class_weights),
+        class_weight_tensor(data.info.class_weights),
     )
     return StudentObjective(objective, weighting, predictions, distance, used)
 
@@ -106,12 +106,12 @@ def _meta_objective(
         torch.manual_seed(seed)
         weighting = MetaWeighting(
             fixed_weights(config),
-            _saliency(config, data.problem, predictions),
+            _saliency(config, data.info.problem, predictions),
             multimodal_floor=config.meta_multimodal_floor,
             single_floor=config.meta_single_floor,
         )
     split, held_out, used = _meta_rows(config, data, seed)
-    weights = class_weight_tensor(data.class_weights)
+    weights = class_weight_tensor(data.info.class_weights)
     task = MetaTask(predictions, distance, split, held_out, seed, weights)
     return StudentObjective(
         MetaObjective(weighting, task, config), weighting, predictions, distance, used

@@ -283,7 +283,7 @@ class _Training:
         self.progress = replace(self.progress, epoch=epoch, batch=0)
 
     def _validate(self, epoch: int) -> None:
-        split, problem = self.job.data.splits["validation"], self.job.data.problem
+        split, problem = self.job.data.splits["validation"], self.job.data.info.problem
         logits = predict_views(self.model, split)
         metrics = {v: metric_value(logits[v], split.labels, problem) for v in View}
         self.metric = metrics[View.MULTIMODAL]

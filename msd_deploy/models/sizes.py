@@ -136,5 +136,5 @@ def _settings(stream: _Stream, data: PreparedData, preprocessor: Preprocessor) -
         "num_attention_heads": stream.num_attention_heads,
         "intermediate_size": stream.intermediate_size,
         **input_config(preprocessor),
-        **task_config(data.labels, data.problem),
+        **task_config(data.info.labels, data.info.problem),
     }

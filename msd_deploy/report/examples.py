@@ -38,7 +38,7 @@ def choose_examples(answers: RunOutputs) -> ExamplesJson:
 
     No two of a kind share a picture. The choice depends on the data and the teacher alone.
     """
-    rows, problem = answers.rows, answers.data.problem
+    rows, problem = answers.rows, answers.data.info.problem
     teacher = answers.predictions.by_view(answers.split)
     kinds = kinds_of(teacher, problem, has_both(rows))
     saliency = teacher_saliency(
@@ -112,7 +112,7 @@ def _example(answers: RunOutputs, kind: Kind, row: int, saliency: Saliency) -> E
         "row": row,
         "origin": _short_origin(str(source["origin"]), answers),
         "text": str(source["text"]),
-        "truth": _true_labels(rows, row, data.labels),
+        "truth": _true_labels(rows, row, data.info.labels),
         "image_saliency": round(float(saliency.image[row]), 4),
         "text_saliency": round(float(saliency.text[row]), 4),
         "teacher": _answers_of(answers.predictions.by_view(answers.split), row, answers),
@@ -135,7 +135,7 @@ def _true_labels(rows: PreparedSplit, row: int, labels: Sequence[str]) -> list[s
 def _answers_of(
     logits: Mapping[View, LogitArray], row: int, answers: RunOutputs
 ) -> dict[str, DecisionJson]:
-    labels, problem = answers.data.labels, answers.data.problem
+    labels, problem = answers.data.info.labels, answers.data.info.problem
     return {view.value: answer_of(logits[view][row], labels, problem) for view in View}
 
 

@@ -54,7 +54,7 @@ def figures_of(answers: RunOutputs, *, command: str) -> DistillationJson:
     """
     data = answers.data
     spec = answers.students[0].config.data.spec
-    output = output_of(data.labels, data.problem)
+    output = output_of(data.info.labels, data.info.problem)
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "distillation",
@@ -66,11 +66,11 @@ def figures_of(answers: RunOutputs, *, command: str) -> DistillationJson:
             "split": answers.split,
             "examples": len(answers.rows),
             "digest": data.digest,
-            "notes": list(data.notes),
+            "notes": list(data.info.notes),
         },
-        "problem": data.problem,
-        "labels": list(data.labels),
-        "metric": metric_name(data.problem),
+        "problem": data.info.problem,
+        "labels": list(data.info.labels),
+        "metric": metric_name(data.info.problem),
         "output": _output_json(output, answers),
         "teacher": _teacher(answers, output),
         "students": [_student(student, answers, output) for student in answers.students],
@@ -83,7 +83,7 @@ def _output_json(output: Output, answers: RunOutputs) -> OutputJson:
     index = output.class_index
     return {
         "of": output.of,
-        "label": None if index is None else answers.data.labels[index],
+        "label": None if index is None else answers.data.info.labels[index],
         "grid": [round(float(place), 4) for place in GRID],
         "histogram_edges": [round(float(edge), 4) for edge in EDGES],
     }
@@ -113,7 +113,9 @@ def _student(student: StudentOutputs, answers: RunOutputs, output: Output) -> St
         "size_bytes": facts["size_bytes"],
         "views": _views(student.logits, answers, output),
         "closeness": {view.value: _closeness(student, answers, output, view) for view in View},
-        "training": read_training(student.run.history, metric=metric_name(answers.data.problem)),
+        "training": read_training(
+            student.run.history, metric=metric_name(answers.data.info.problem)
+        ),
         "weights": _weights(student, answers),
     }
 
@@ -123,7 +125,7 @@ def _views(logits: LogitsByView, answers: RunOutputs, output: Output) -> dict[st
 
 
 def _view(logits: LogitArray, answers: RunOutputs, output: Output) -> ViewJson:
-    labels, problem = answers.rows.labels, answers.data.problem
+    labels, problem = answers.rows.labels, answers.data.info.problem
     values = output_values(logits, labels, problem, output)
     return {
         "score": cast(ScoreJson, score_logits(logits, labels, problem).as_json()),
@@ -135,7 +137,7 @@ def _view(logits: LogitArray, answers: RunOutputs, output: Output) -> ViewJson:
 def _closeness(
     student: StudentOutputs, answers: RunOutputs, output: Output, view: View
 ) -> Closeness:
-    labels, problem = answers.rows.labels, answers.data.problem
+    labels, problem = answers.rows.labels, answers.data.info.problem
     expected, found = answers.predictions.of_view(answers.split, view), student.logits[view]
     shares = [
         histogram(output_values(logits, labels, problem, output)) for logits in (expected, found)
@@ -171,7 +173,7 @@ def _weights(student: StudentOutputs, answers: RunOutputs) -> WeightsJson | None
     saliency = teacher_saliency(
         answers.predictions,
         "train",
-        problem=answers.data.problem,
+        problem=answers.data.info.problem,
         temperature=student.config.distill.temperature,
     )
     return read_weights(student.run, saliency)

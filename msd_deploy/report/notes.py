@@ -90,5 +90,5 @@ def _constant_notes(answers: RunOutputs) -> list[str]:
         " says nothing."
         for name, logits in models.items()
         for view in View
-        if has_constant_decisions(logits[view], answers.data.problem)
+        if has_constant_decisions(logits[view], answers.data.info.problem)
     ]

@@ -241,7 +241,7 @@ def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _Teaching:
     )
     data = hide_labels(data, config.data.labelled_share, seed=config.data.seed)
     data = weigh_classes(data, config.data.class_weights)
-    for note in notes_of(data):
+    for note in notes_of(data.info):
         hooks.stages.on_note(note)
     return _Teaching(config, folder, start, start.digest(), preprocessor, data, hooks)
 
@@ -302,8 +302,8 @@ def _build(teaching: _Teaching) -> ViewClassifier:
     torch.manual_seed(teaching.config.seed)
     return teaching.start.build(
         teaching.preprocessor,
-        labels=teaching.data.labels,
-        problem=teaching.data.problem,
+        labels=teaching.data.info.labels,
+        problem=teaching.data.info.problem,
         dropout=teaching.config.finetune.dropout,
     )
 
@@ -321,7 +321,7 @@ def _train(teaching: _Teaching, model: ViewClassifier) -> None:
         TrainingJob(
             model,
             LabelObjective(
-                config.finetune.modality_dropout, class_weight_tensor(data.class_weights)
+                config.finetune.modality_dropout, class_weight_tensor(data.info.class_weights)
             ),
             data,
             _plan(teaching),
@@ -385,7 +385,7 @@ def _save(teaching: _Teaching, model: ViewClassifier) -> None:
     result: Json = {
         "family": teaching.start.family,
         "parameters": parameters,
-        "metric": metric_name(data.problem),
+        "metric": metric_name(data.info.problem),
     }
     for name in ("validation", "test"):
         state_scores(result, data, name, predict_views(model, data.splits[name]))
@@ -395,14 +395,14 @@ def _save(teaching: _Teaching, model: ViewClassifier) -> None:
         teaching.folder,
         model,
         teaching.preprocessor,
-        labels=data.labels,
-        problem=data.problem,
+        labels=data.info.labels,
+        problem=data.info.problem,
         facts={
             "dataset_digest": data.digest,
             "parameters": parameters,
             "checkpoint_digest": teaching.start_digest,
             "teaching": config_as_json(_without_paths(teaching.config)),
-            **class_weights_as_json(data),
+            **class_weights_as_json(data.info),
             "result": result,
         },
     )

@@ -55,9 +55,9 @@ def state_scores(
         logits: Per view [rows, classes].
     """
     labels = data.splits[split].labels
-    scores = score_views(logits, labels, data.problem)
+    scores = score_views(logits, labels, data.info.problem)
     facts[split] = {view.value: score.as_json() for view, score in scores.items()}
-    if further := score_extra_metrics(logits, labels, data.further_metrics):
+    if further := score_extra_metrics(logits, labels, data.info.further_metrics):
         of_splits = facts.setdefault("further", {})
         assert isinstance(of_splits, dict)
         of_splits[split] = extra_metrics_as_json(further)
@@ -68,12 +68,12 @@ def given_teacher(task: Task, source: SourceData) -> tuple[PreparedData, Teacher
     folder, data = given_teacher_folder(task), task.data
     if folder is None:
         return data, None
-    teacher = load_teacher(folder, labels=data.labels, problem=data.problem)
+    teacher = load_teacher(folder, labels=data.info.labels, problem=data.info.problem)
     if task.config.augment.views_per_picture:
         check_same_frame(task.preprocessor, teacher.preprocessor)
     of_teacher = _prepare(source, teacher.preprocessor, task.config, task.hooks)
-    for note in of_teacher.notes:
-        if note not in data.notes:
+    for note in of_teacher.info.notes:
+        if note not in data.info.notes:
             task.hooks.on_note(f"for the teacher: {note}")
     return of_teacher, teacher
 
@@ -85,12 +85,12 @@ def trained_teacher(task: Task) -> Teacher:
         task.hooks.on_stage("Training the teacher on the labels")
         torch.manual_seed(task.config.seed)
         model = build_teacher(data, task.preprocessor)
-        weights = class_weight_tensor(data.class_weights)
+        weights = class_weight_tensor(data.info.class_weights)
         objective = LabelObjective(settings.modality_dropout, weights)
         used = data.splits["train"].has_label()
         train_in_task(task, model, objective, plan_of(task, "teacher", settings, used), used=used)
         save_in_task(task, run.teacher, model)
-    return load_teacher(run.teacher, labels=data.labels, problem=data.problem)
+    return load_teacher(run.teacher, labels=data.info.labels, problem=data.info.problem)
 
 
 def cached_predictions(
@@ -217,8 +217,8 @@ def save_in_task(task: Task, folder: Path, model: FusionForClassification) -> No
             folder,
             model,
             task.preprocessor,
-            labels=task.data.labels,
-            problem=task.data.problem,
+            labels=task.data.info.labels,
+            problem=task.data.info.problem,
             facts={"dataset_digest": task.data.digest, "parameters": parameter_count(model)},
         )
     process_group.barrier()
@@ -236,7 +236,7 @@ def measure(
     student: FusionForClassification,
 ) -> Json:
     """Return metrics.json: both models on validation and test, all three views."""
-    problem = task.data.problem
+    problem = task.data.info.problem
     of_teacher, of_student = _facts(teacher, task.run.teacher), _facts(student, task.run.student)
     agreements = {}
     for name in ("validation", "test"):

@@ -109,10 +109,10 @@ def read_task(
 
 def _refuse_other_task(start: LoadedModel[FusionForClassification], data: PreparedData) -> None:
     """Check that a finished student answers the question that the data asks."""
-    if (start.labels, start.problem) != (data.labels, data.problem):
+    if (start.labels, start.problem) != (data.info.labels, data.info.problem):
         raise ArtifactError(
             f"answers another question: {start.problem}, {len(start.labels)} classes; the data is"
-            f" {data.problem}, {len(data.labels)} classes",
+            f" {data.info.problem}, {len(data.info.labels)} classes",
             where=start.folder,
             fix="Use the data that it was trained on, or name its classes with --labels",
         )
@@ -214,8 +214,8 @@ def _write_run_json(task: Task, digests: Json) -> None:
         "dataset_digest": data.digest,
         **digests,
         "examples": {name: len(split) for name, split in data.splits.items()},
-        "skipped_rows": [str(row) for row in data.skipped],
-        **class_weights_as_json(data),
+        "skipped_rows": [str(row) for row in data.info.skipped],
+        **class_weights_as_json(data.info),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
     try:

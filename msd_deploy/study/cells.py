@@ -80,7 +80,7 @@ def train_cell(
     logits = predict_views(student, test)
     with new_file(directory.root / _LOGITS) as building:
         save_file({view.value: values for view, values in logits.items()}, building)
-    problem, teacher = task.data.problem, predictions.by_view("test")
+    problem, teacher = task.data.info.problem, predictions.by_view("test")
     scores = score_views(logits, test.labels, problem)
     write_json(
         directory.metrics,

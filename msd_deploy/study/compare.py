@@ -98,7 +98,9 @@ def run_study(
     record = read_run(run) if run.run_json.is_file() and not overwrite else None
     task, source = read_task(study.base, run, hooks, training, record=record)
     for method in study.methods:
-        check_distance(study.of_cell(method, 0).distill, task.data.problem, len(task.data.labels))
+        check_distance(
+            study.of_cell(method, 0).distill, task.data.info.problem, len(task.data.info.labels)
+        )
     teacher_data, given = given_teacher(task, source)
     if overwrite:
         shutil.rmtree(out, ignore_errors=True)
@@ -185,7 +187,7 @@ def _head(study: StudyConfig, task: Task, facts: Mapping[str, object]) -> Json:
         "examples": {name: len(split) for name, split in task.data.splits.items()},
         "labelled": int(task.data.splits["train"].has_label().sum()),
         "student": study.base.student.size,
-        "metric": metric_name(task.data.problem),
+        "metric": metric_name(task.data.info.problem),
         "budget": study.budget,
         "settings": asdict(study.base.distill),
         "changed_settings": study.changed_settings(),
@@ -196,7 +198,7 @@ def _head(study: StudyConfig, task: Task, facts: Mapping[str, object]) -> Json:
 def _results(out: Path, task: Task, predictions: TeacherPredictions) -> Json:
     """Return what all finished students of the folder show, those of earlier calls included."""
     test = task.data.splits["test"]
-    count = partial(_counts_by_view, test, _picture_of_rows(test), task.data.problem)
+    count = partial(_counts_by_view, test, _picture_of_rows(test), task.data.info.problem)
     counts: CountsByCell = {}
     seconds: dict[str, list[float]] = {}
     for method, seed in finished_cells(out):

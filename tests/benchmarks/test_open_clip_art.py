@@ -140,7 +140,7 @@ def test_what_is_written_is_a_data_set(clip_art: ModuleType, root: Path, tmp_pat
     }
     assert (out / rows[0]["image"]).read_bytes() == (root / "png/animals/cat.png").read_bytes()
     source = load_source(str(file), options=SourceOptions(strict=True))
-    assert source.labels == ("animals", "food")
+    assert source.info.labels == ("animals", "food")
 
 
 @pytest.fixture

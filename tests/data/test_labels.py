@@ -34,7 +34,8 @@ def data_with(
         np.arange(len(labels), dtype=np.int64),
     )
     names = tuple(f"class {index}" for index in range(classes))
-    return replace(data, labels=names, splits={**data.splits, "train": split})
+    info = replace(data.info, labels=names)
+    return replace(data, info=info, splits={**data.splits, "train": split})
 
 
 def counts_of(data: PreparedData, classes: int) -> list[int]:
@@ -55,7 +56,7 @@ def test_a_class_without_a_label_is_named(memes: tuple[PreparedData, Preprocesso
     hidden = hide_labels(data_with(memes, labels, classes=3), 0.002, seed=0)
     missing = [index for index, count in enumerate(counts_of(hidden, 3)) if count == 0]
     assert len(missing) == 1
-    assert hidden.notes[-1] == f"classes whose labels are all hidden: class {missing[0]}"
+    assert hidden.info.notes[-1] == f"classes whose labels are all hidden: class {missing[0]}"
 
 
 def test_a_smaller_share_is_part_of_a_larger_one_and_the_seed_decides(

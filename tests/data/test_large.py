@@ -136,4 +136,4 @@ def test_columns_and_digest_are_those_that_datasets_gives(tmp_path: Path) -> Non
         name: sha256_of_json([[r["image_sha256"], r["text"], r["label"]] for r in split])
         for name, split in splits.items()
     }
-    assert data.digest == sha256_of_json([source.labels, source.problem, rows])
+    assert data.digest == sha256_of_json([source.info.labels, source.info.problem, rows])

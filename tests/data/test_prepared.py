@@ -39,7 +39,7 @@ def prepared(folder: Path, texts: list[str], max_length: int) -> PreparedData:
 def test_texts_that_lose_their_end_are_noted_by_split(tmp_path: Path) -> None:
     texts = [SHORT] * 12
     texts[3] = texts[6] = texts[8] = LONG  # two in train, one in test
-    assert prepared(tmp_path, texts, max_length=8).notes[-1] == (
+    assert prepared(tmp_path, texts, max_length=8).info.notes[-1] == (
         "texts are cut after 8 tokens (2 of 4 in train, 0 of 4 in validation, 1 of 4 in test); a"
         " model distilled with a larger --max-length reads more"
     )
@@ -66,5 +66,6 @@ def test_rows_without_a_label_are_marked(
 
 
 def test_texts_that_fit_are_not_noted(tmp_path: Path) -> None:
-    notes = prepared(tmp_path, [SHORT, LONG] * 6, max_length=13).notes  # 11 words, [CLS], [SEP]
+    data = prepared(tmp_path, [SHORT, LONG] * 6, max_length=13)  # 11 words, [CLS], [SEP]
+    notes = data.info.notes
     assert not any("cut after" in note for note in notes)

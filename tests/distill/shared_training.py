@@ -19,6 +19,7 @@ from transformers import ViTConfig
 from msd_deploy import process_group
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
+from msd_deploy.data.source import DatasetInfo
 from msd_deploy.distill.history import History
 from msd_deploy.distill.objectives import LabelObjective
 from msd_deploy.distill.plan import TrainingPlan
@@ -69,11 +70,8 @@ def make_split(rows: int, seed: int) -> PreparedSplit:
 
 DATA = PreparedData(
     splits={"train": make_split(61, 0), "validation": make_split(30, 1)},
-    labels=("a", "b", "c"),
-    problem="single_label",
+    info=DatasetInfo(("a", "b", "c"), "single_label"),
     digest="",
-    skipped=(),
-    notes=(),
 )
 
 

@@ -16,6 +16,7 @@ from msd_deploy.data.batch import collate, parts_of
 from msd_deploy.data.labels import MOST_WEIGHT, weigh_classes
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.source import DatasetInfo
 from msd_deploy.distill.losses import class_weight_tensor, label_loss
 from msd_deploy.distill.objectives import LabelObjective
 from msd_deploy.distill.steps import ModelOutputs, MultiViewModel
@@ -32,14 +33,14 @@ def data_with(labels: np.ndarray, classes: int, problem: Problem = "single_label
     pixels = np.zeros((len(labels), 4, 4, 3), np.uint8)
     split = PreparedSplit(pixels, rows, tokens, tokens, labels, rows)
     names = tuple(f"class {index}" for index in range(classes))
-    return PreparedData({"train": split}, names, problem, "", (), ())
+    return PreparedData({"train": split}, DatasetInfo(names, problem), "")
 
 
 def test_balanced_is_rows_by_classes_times_count() -> None:
     data = weigh_classes(data_with(np.array([0] * 6 + [1] * 3 + [2]), 3), "balanced")
-    assert data.class_weights == pytest.approx((10 / 18, 10 / 9, 10 / 3), abs=1e-6)
-    assert data.further_metrics == ("balanced_accuracy",)
-    (note,) = data.notes
+    assert data.info.class_weights == pytest.approx((10 / 18, 10 / 9, 10 / 3), abs=1e-6)
+    assert data.info.further_metrics == ("balanced_accuracy",)
+    (note,) = data.info.notes
     assert note == (
         "class weights of the labels' loss (labelled training rows):"
         " class 2 3.33 (1), class 1 1.11 (3), class 0 0.556 (6)"
@@ -49,8 +50,8 @@ def test_balanced_is_rows_by_classes_times_count() -> None:
 def test_rows_without_a_label_are_not_counted_and_a_class_without_a_row_has_weight_1() -> None:
     labels = np.array([0, 0, 0, 2, NO_LABEL, NO_LABEL])
     data = weigh_classes(data_with(labels, 4), "balanced")
-    assert data.class_weights == pytest.approx((4 / 6, 1, 4 / 2, 1), abs=1e-6)
-    assert data.notes[1] == (
+    assert data.info.class_weights == pytest.approx((4 / 6, 1, 4 / 2, 1), abs=1e-6)
+    assert data.info.notes[1] == (
         "classes without a labelled training row have weight 1: class 1, class 3"
     )
 
@@ -61,20 +62,20 @@ def test_of_independent_classes_it_is_negatives_by_positives() -> None:
     labels[7] = np.nan
     data = weigh_classes(data_with(labels, 4, "multi_label"), "balanced")
     # The third class is true of all seven labelled rows, the fourth of none.
-    assert data.class_weights == pytest.approx((5 / 2, 3 / 4, 1, 1), abs=1e-6)
+    assert data.info.class_weights == pytest.approx((5 / 2, 3 / 4, 1, 1), abs=1e-6)
 
 
 def test_weights_are_bounded_and_of_mean_one() -> None:
     labels = np.array([0] * 9999 + [1])
     data = weigh_classes(data_with(labels, 2), "balanced")
-    assert data.class_weights is not None
-    common, rare = data.class_weights
+    assert data.info.class_weights is not None
+    common, rare = data.info.class_weights
     assert rare / common == pytest.approx(MOST_WEIGHT / (10000 / (2 * 9999)), rel=1e-4)
     assert (9999 * common + rare) / 10000 == pytest.approx(1, abs=1e-4)
     hot = np.zeros((10000, 1), np.float32)
     hot[0] = 1
     of_many = weigh_classes(data_with(hot, 1, "multi_label"), "balanced")
-    assert of_many.class_weights == (MOST_WEIGHT,)
+    assert of_many.info.class_weights == (MOST_WEIGHT,)
 
 
 def test_none_leaves_the_data_alone_and_soft_scores_are_refused() -> None:

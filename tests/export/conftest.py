@@ -107,7 +107,12 @@ def make_source(
             for _ in range(20):
                 model.embed_image(pixels)
         loaded = LoadedModel(
-            model.eval(), preprocessor, data.labels, data.problem, "0" * 64, Path("student")
+            model.eval(),
+            preprocessor,
+            data.info.labels,
+            data.info.problem,
+            "0" * 64,
+            Path("student"),
         )
         return ExportSource(loaded, data, "memes", tmp_path_factory.mktemp("scratch"))
 

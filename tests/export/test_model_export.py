@@ -185,10 +185,10 @@ def test_labels_are_numbered_as_the_model_does(memes: tuple[PreparedData, Prepro
     data = memes[0]
     split = data.splits["test"]
     wider = in_classes_of(data, ("other", "hateful", "benign"))
-    assert wider.labels == ("other", "hateful", "benign")
-    named = [wider.labels[label] for label in wider.splits["test"].labels.tolist()]
-    assert named == [data.labels[label] for label in split.labels.tolist()]
-    assert in_classes_of(data, data.labels) is data
+    assert wider.info.labels == ("other", "hateful", "benign")
+    named = [wider.info.labels[label] for label in wider.splits["test"].labels.tolist()]
+    assert named == [data.info.labels[label] for label in split.labels.tolist()]
+    assert in_classes_of(data, data.info.labels) is data
     split.labels[0], before = NO_LABEL, split.labels[0]
     try:
         unlabelled = in_classes_of(data, ("hateful", "benign")).splits["test"]

@@ -43,7 +43,7 @@ def untrained_run(
     for seed, folder in enumerate((run.teacher, run.student)):
         torch.manual_seed(seed)
         _save_untrained(folder, data, preprocessor)
-    teacher = load_teacher(run.teacher, labels=data.labels, problem=data.problem)
+    teacher = load_teacher(run.teacher, labels=data.info.labels, problem=data.info.problem)
     cache_predictions(teacher, data, run.teacher_predictions)
     export_by_hand(run.student, run.exports / "onnx-fp32")
     write_json(run.metrics, {"schema_version": 1})
@@ -57,8 +57,8 @@ def _save_untrained(folder: Path, data: PreparedData, preprocessor: Preprocessor
         folder,
         model,
         preprocessor,
-        labels=data.labels,
-        problem=data.problem,
+        labels=data.info.labels,
+        problem=data.info.problem,
         facts={"parameters": parameters},
     )
 

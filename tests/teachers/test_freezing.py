@@ -136,7 +136,10 @@ def build(
         preprocessor, data = prepared[family]
         torch.manual_seed(0)
         model = start.build(
-            preprocessor, labels=data.labels, problem=data.problem, dropout=settings.dropout
+            preprocessor,
+            labels=data.info.labels,
+            problem=data.info.problem,
+            dropout=settings.dropout,
         )
         freeze(model, what)
         return Built(model, preprocessor, data, settings)
@@ -438,7 +441,10 @@ def test_a_pooler_that_the_checkpoint_lacks_learns_even_where_all_is_frozen(
     start = open_start(FineTuneConfig(model=str(other), freeze="all"))
     built = build("vilt", "all")
     model = start.build(
-        built.preprocessor, labels=built.data.labels, problem=built.data.problem, dropout=0.0
+        built.preprocessor,
+        labels=built.data.info.labels,
+        problem=built.data.info.problem,
+        dropout=0.0,
     )
     freeze(model, "all")
     learning = {name for name, p in model.named_parameters() if p.requires_grad}

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,6 +11,7 @@ import datasets
 from msd_deploy.data.readers.rows import Row
 from msd_deploy.data.source import (
     SPLITS,
+    DatasetInfo,
     JudgedSplit,
     SkippedRow,
     SourceData,
@@ -20,7 +21,6 @@ from msd_deploy.data.source import (
     build_split,
 )
 from msd_deploy.errors import DataError
-from msd_deploy.problem import ExtraMetric, Problem
 
 _NAMED_ROWS = 10
 
@@ -32,23 +32,15 @@ class FoundRows:
     Attributes:
         where: The file or folder, for errors.
         rows: The usable rows.
-        skipped: The others.
-        problem: Of the task.
-        labels: The classes in their order; None: those that the rows have.
+        info: Classes, problem, skipped rows, notes; without classes: those that the rows have.
         form: What a usable row is, as a sentence that tells a user what to do.
-        notes: What a user should know.
-        further_metrics: What the data set's paper reports beside accuracy or micro F1.
         encoded: Returns a row's picture where it is no file; asked when the row is written.
     """
 
     where: Path
     rows: Sequence[Row]
-    skipped: tuple[SkippedRow, ...]
-    problem: Problem
-    labels: tuple[str, ...] | None
+    info: DatasetInfo
     form: str
-    notes: tuple[str, ...] = ()
-    further_metrics: tuple[ExtraMetric, ...] = ()
     encoded: Callable[[Row], bytes | None] = lambda row: None
 
 
@@ -68,32 +60,29 @@ def source_from_rows(found: FoundRows, *, strict: bool) -> SourceData:
             "has no training rows", where=found.where, fix='Give rows the split "train"'
         )
     _refuse_one_class(found, labelled, splits["train"])
-    labels = found.labels or _ordered_classes(labelled)
-    notes += [*found.notes, *_label_notes(splits, labels)]
+    labels = found.info.labels or _ordered_classes(labelled)
+    notes += [*found.info.notes, *_label_notes(splits, labels)]
     unlabelled, of_unlabelled = _unlabelled(rows, splits)
     splits["train"] = [*splits["train"], *unlabelled]
     dataset = {
         name: build_split(
-            _source_rows(found, splits[name], labels), labels=labels, problem=found.problem
+            _source_rows(found, splits[name], labels), labels=labels, problem=found.info.problem
         )
         for name in SPLITS
     }
     notes += of_unlabelled
-    return SourceData(
-        datasets.DatasetDict(dataset),
-        labels,
-        found.problem,
-        found.skipped,
-        tuple(notes),
-        found.further_metrics,
-    )
+    info = replace(found.info, labels=labels, notes=tuple(notes))
+    return SourceData(datasets.DatasetDict(dataset), info)
 
 
-def judged_from_rows(found: FoundRows, split: JudgedSplit, *, strict: bool) -> SourceData:
+def judged_from_rows(
+    found: FoundRows, labels: tuple[str, ...], split: JudgedSplit, *, strict: bool
+) -> SourceData:
     """Build a data set of one split, by whose labels a model is judged: nothing is trained.
 
     Args:
-        found: Its labels are the model's; rows without a label judge nothing and are left out.
+        found: Rows without a label judge nothing and are left out.
+        labels: The model's classes.
         split: The split that is wanted, and that the result has alone; all: every row, as test.
         strict: A row that cannot be used is an error.
 
@@ -110,18 +99,15 @@ def judged_from_rows(found: FoundRows, split: JudgedSplit, *, strict: bool) -> S
     if not labelled:
         fix = "Name another --split, or all"
         raise DataError(f"has no rows of {split}", where=found.where, fix=fix)
-    labels = found.labels
-    assert labels is not None  # the model's
+    info = DatasetInfo(labels, found.info.problem, found.info.skipped, tuple(notes))
     dataset = build_split(
-        _source_rows(found, labelled, labels), labels=labels, problem=found.problem
+        _source_rows(found, labelled, labels), labels=labels, problem=info.problem
     )
-    return SourceData(
-        datasets.DatasetDict({name: dataset}), labels, found.problem, found.skipped, tuple(notes)
-    )
+    return SourceData(datasets.DatasetDict({name: dataset}), info)
 
 
 def _refuse_without_rows(found: FoundRows, labelled: Sequence[Row], *, strict: bool) -> None:
-    where, skipped = found.where, found.skipped
+    where, skipped = found.where, found.info.skipped
     if strict and skipped:
         what = f"{len(skipped)} rows cannot be used"
         refuse(what, where, skipped, "Mend them, or leave out --strict")
@@ -191,7 +177,7 @@ def _refuse_one_class(found: FoundRows, labelled: Sequence[Row], training: Seque
             refuse(
                 f"has {what}{place}: nothing to learn",
                 found.where,
-                found.skipped,
+                found.info.skipped,
                 "Add rows of others",
             )
 

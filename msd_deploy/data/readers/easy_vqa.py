@@ -10,7 +10,7 @@ from pathlib import Path
 import datasets
 
 from msd_deploy.artifacts.manifest import sha256_of_file
-from msd_deploy.data.source import SourceData, SourceRow, build_split, hash_fraction
+from msd_deploy.data.source import DatasetInfo, SourceData, SourceRow, build_split, hash_fraction
 from msd_deploy.errors import DataError, RuntimeUnavailableError
 
 NAME = "easy-vqa"
@@ -53,7 +53,7 @@ def load_easy_vqa() -> SourceData:
             for name, rows in splits.items()
         }
     )
-    return SourceData(dataset, labels, "single_label", (), (_sizes(splits),))
+    return SourceData(dataset, DatasetInfo(labels, "single_label", notes=(_sizes(splits),)))
 
 
 def _rows(

@@ -30,7 +30,7 @@ from msd_deploy.data.readers.rows import (
     shown,
     type_name,
 )
-from msd_deploy.data.source import SourceData, Split
+from msd_deploy.data.source import DatasetInfo, SourceData, Split
 
 NAME = "hateful-memes"
 LABELS = ("benign", "hateful")
@@ -57,14 +57,8 @@ def load_hateful_memes(stated: str, *, strict: bool) -> SourceData:
     found = PublishedRows()
     for path, split in files:
         found.read_file(path, split, partial(_example, pictures))
-    return found.source(
-        folder,
-        strict=strict,
-        problem="single_label",
-        labels=LABELS,
-        notes=notes,
-        further_metrics=("auroc",),
-    )
+    info = DatasetInfo(LABELS, "single_label", notes=tuple(notes), further_metrics=("auroc",))
+    return found.source(folder, info, strict=strict)
 
 
 def _files(folder: Path) -> tuple[list[tuple[Path, Split]], list[str]]:

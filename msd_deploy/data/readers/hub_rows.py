@@ -8,7 +8,7 @@ where its picture stands.
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -28,7 +28,14 @@ from msd_deploy.data.readers.rows import (
     reason_against_labels,
     shown,
 )
-from msd_deploy.data.source import JudgedSplit, SkippedRow, SourceData, SourceOptions, Split
+from msd_deploy.data.source import (
+    DatasetInfo,
+    JudgedSplit,
+    SkippedRow,
+    SourceData,
+    SourceOptions,
+    Split,
+)
 
 MOST_PICTURE_BYTES = 64 << 20
 """A larger field is no picture that anybody shows a model."""
@@ -73,7 +80,7 @@ def load_hub_to_judge(
     unknown = sorted(set(options.labels or reader.class_rows) - set(labels))
     if unknown:
         raise other_classes(", ".join(unknown[:5]), labels, reader.opened.stated)
-    return judged_from_rows(replace(reader.found(), labels=labels), split, strict=options.strict)
+    return judged_from_rows(reader.found(), labels, split, strict=options.strict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +136,13 @@ class _Reader:
         return FoundRows(
             where=Path(self.opened.stated),
             rows=rows,
-            skipped=tuple(SkippedRow(f"{one}:{at}", skipped[one, at]) for one, at in in_order),
-            problem="multi_label" if self._columns.is_multi_label else "single_label",
-            labels=self._closed,
+            info=DatasetInfo(
+                self._closed or (),
+                "multi_label" if self._columns.is_multi_label else "single_label",
+                tuple(SkippedRow(f"{one}:{at}", skipped[one, at]) for one, at in in_order),
+                tuple(self._notes),
+            ),
             form=_FORM,
-            notes=tuple(self._notes),
             encoded=lambda row: _encoded(images[row.file], int(row.line)),
         )
 

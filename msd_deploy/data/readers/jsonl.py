@@ -13,7 +13,7 @@ A row that cannot be used is named with its reason, never a crash. What the rows
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from msd_deploy.data.labels import other_classes
@@ -31,7 +31,14 @@ from msd_deploy.data.readers.rows import (
     shown,
     type_name,
 )
-from msd_deploy.data.source import JudgedSplit, SkippedRow, SourceData, SourceOptions, Split
+from msd_deploy.data.source import (
+    DatasetInfo,
+    JudgedSplit,
+    SkippedRow,
+    SourceData,
+    SourceOptions,
+    Split,
+)
 from msd_deploy.errors import DataError
 
 
@@ -147,7 +154,7 @@ def load_jsonl_to_judge(
     if unknown:
         raise other_classes(", ".join(unknown[:5]), labels, path)
     found = _find(path, scan, options.labels or labels)
-    return judged_from_rows(replace(found, labels=labels), split, strict=options.strict)
+    return judged_from_rows(found, labels, split, strict=options.strict)
 
 
 def _find(path: Path, scan: Scan, labels: tuple[str, ...] | None) -> FoundRows:
@@ -156,9 +163,11 @@ def _find(path: Path, scan: Scan, labels: tuple[str, ...] | None) -> FoundRows:
     return FoundRows(
         where=path,
         rows=rows,
-        skipped=tuple(SkippedRow(f"{path}:{at}", scan.skipped[at]) for at in sorted(scan.skipped)),
-        problem="multi_label" if "labels" in scan.first_line_with else "single_label",
-        labels=labels,
+        info=DatasetInfo(
+            labels or (),
+            "multi_label" if "labels" in scan.first_line_with else "single_label",
+            tuple(SkippedRow(f"{path}:{at}", scan.skipped[at]) for at in sorted(scan.skipped)),
+        ),
         form=_FORM,
     )
 

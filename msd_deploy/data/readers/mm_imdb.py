@@ -33,7 +33,7 @@ from msd_deploy.data.readers.rows import (
     shown,
     type_name,
 )
-from msd_deploy.data.source import SourceData, Split
+from msd_deploy.data.source import DatasetInfo, SourceData, Split
 from msd_deploy.errors import DataError
 
 NAME = "mm-imdb"
@@ -68,14 +68,13 @@ def load_mm_imdb(stated: str, *, strict: bool) -> SourceData:
     else:
         for name, films in _read_splits(split_file).items():
             _read_films(found, split_file, (name, films), partial(_film, pictures, genres))
-    return found.source(
-        folder,
-        strict=strict,
-        problem="multi_label",
-        labels=GENRES,
-        notes=genres.notes(),
+    info = DatasetInfo(
+        GENRES,
+        "multi_label",
+        notes=tuple(genres.notes()),
         further_metrics=("macro_f1", "weighted_f1"),
     )
+    return found.source(folder, info, strict=strict)
 
 
 class _Genres:

@@ -7,8 +7,8 @@ is not the published one (a file is missing, empty or of no use) is refused as a
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,9 +22,8 @@ from msd_deploy.data.readers.rows import (
     shown,
     type_name,
 )
-from msd_deploy.data.source import SkippedRow, SourceData, Split
+from msd_deploy.data.source import DatasetInfo, SkippedRow, SourceData, Split
 from msd_deploy.errors import DataError
-from msd_deploy.problem import ExtraMetric, Problem
 
 COMPLETE = "Give the folder as it was published"
 LONGEST_ID = 64
@@ -69,31 +68,14 @@ class PublishedRows:
             self.add(path, line, split, partial(_read_line, read, raw))
         self.check_any(path, before, already)
 
-    def source(
-        self,
-        folder: Path,
-        *,
-        strict: bool,
-        problem: Problem,
-        labels: tuple[str, ...],
-        notes: Iterable[str] = (),
-        further_metrics: tuple[ExtraMetric, ...] = (),
-    ) -> SourceData:
+    def source(self, folder: Path, info: DatasetInfo, *, strict: bool) -> SourceData:
         """Build the data set of what was gathered; see `FoundRows`.
 
         Raises:
             DataError: As `source_from_rows`.
         """
-        found = FoundRows(
-            where=folder,
-            rows=self.rows,
-            skipped=tuple(self.skipped),
-            problem=problem,
-            labels=labels,
-            form=COMPLETE,
-            notes=tuple(notes),
-            further_metrics=further_metrics,
-        )
+        info = replace(info, skipped=tuple(self.skipped))
+        found = FoundRows(where=folder, rows=self.rows, info=info, form=COMPLETE)
         return source_from_rows(found, strict=strict)
 
     def check_any(self, path: Path, rows: int, skipped: int) -> None:

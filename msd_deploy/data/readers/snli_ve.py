@@ -27,7 +27,7 @@ from msd_deploy.data.readers.rows import (
     type_name,
     without_surrogates,
 )
-from msd_deploy.data.source import SourceData, Split
+from msd_deploy.data.source import DatasetInfo, SourceData, Split
 from msd_deploy.errors import DataError
 
 NAME = "snli-ve"
@@ -59,7 +59,7 @@ def load_snli_ve(stated: str, *, strict: bool) -> SourceData:
     found = PublishedRows()
     for name, split in _SPLITS.items():
         found.read_file(files[name], split, partial(_example, pictures))
-    return found.source(folder, strict=strict, problem="single_label", labels=LABELS)
+    return found.source(folder, DatasetInfo(LABELS, "single_label"), strict=strict)
 
 
 def _places(name: str) -> list[str]:

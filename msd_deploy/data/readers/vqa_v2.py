@@ -49,7 +49,7 @@ from msd_deploy.data.readers.rows import (
     type_name,
     without_surrogates,
 )
-from msd_deploy.data.source import SourceData, Split
+from msd_deploy.data.source import DatasetInfo, SourceData, Split
 from msd_deploy.errors import DataError
 from msd_deploy.problem import FULL_SCORE_VOTES
 
@@ -146,9 +146,8 @@ def load_vqa_v2(stated: str, *, strict: bool, answers: tuple[str, ...] | None = 
     if test is None:
         found.rows = _with_halves(found.rows)
         notes.append("half of val's pictures are validation, half are test: test has no answers")
-    return found.source(
-        folder, strict=strict, problem="soft_label", labels=answers, notes=[*notes, *told]
-    )
+    info = DatasetInfo(answers, "soft_label", notes=(*notes, *told))
+    return found.source(folder, info, strict=strict)
 
 
 def _files(folder: Path, name: str) -> tuple[Path, Path]:

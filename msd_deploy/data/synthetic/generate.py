@@ -12,7 +12,15 @@ from dataclasses import dataclass
 import datasets
 import numpy as np
 
-from msd_deploy.data.source import SPLITS, SourceData, SourceOptions, SourceRow, Split, build_split
+from msd_deploy.data.source import (
+    SPLITS,
+    DatasetInfo,
+    SourceData,
+    SourceOptions,
+    SourceRow,
+    Split,
+    build_split,
+)
 from msd_deploy.data.synthetic.drawing import encode_png, render
 from msd_deploy.data.synthetic.listings import LISTINGS_LABELS, draw_listings
 from msd_deploy.data.synthetic.tasks import (
@@ -71,9 +79,8 @@ def load_synthetic(name: str, options: SourceOptions) -> SourceData:
         )
         for split in SPLITS
     }
-    return SourceData(
-        datasets.DatasetDict(dataset), task.labels, task.problem, (), _notes(name, sizes)
-    )
+    info = DatasetInfo(task.labels, task.problem, notes=_notes(name, sizes))
+    return SourceData(datasets.DatasetDict(dataset), info)
 
 
 def _notes(name: str, sizes: Mapping[Split, int]) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ def test_every_published_question_is_there(data: SourceData) -> None:
     assert sizes["train"] + sizes["validation"] == 38_575
     assert sizes["test"] == 9_673
     assert 0.08 < sizes["validation"] / 38_575 < 0.12
-    assert len(data.labels) == 13
-    assert f"validation {sizes['validation']:,} about " in data.notes[0]
+    assert len(data.info.labels) == 13
+    assert f"validation {sizes['validation']:,} about " in data.info.notes[0]
 
 
 def test_no_picture_stands_in_two_splits(data: SourceData) -> None:
@@ -35,7 +35,7 @@ def test_a_row_names_its_picture_question_answer_and_origin(data: SourceData) ->
     row = data.dataset["test"][0]
     assert Path(row["image_path"]).is_file()
     assert row["text"].endswith("?")
-    assert data.labels[row["label"]] in {"yes", "no", "red", "circle"} | set(data.labels)
+    assert data.info.labels[row["label"]] in {"yes", "no", "red", "circle"} | set(data.info.labels)
     assert row["origin"] == "easy-vqa/test:0"
 
 

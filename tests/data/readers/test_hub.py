@@ -82,7 +82,7 @@ def test_a_dataset_keeps_its_splits_pictures_texts_and_classes(tmp_path: Path) -
         write_parquet(folder, name, first, count)
     data = load(folder)
     assert sizes(data) == {"train": 20, "validation": 6, "test": 8}
-    assert (data.labels, data.problem, data.skipped) == (
+    assert (data.info.labels, data.info.problem, data.info.skipped) == (
         ("benign", "hateful"),
         "single_label",
         (),
@@ -133,8 +133,8 @@ def test_a_test_split_without_labels_is_left_out_and_said(tmp_path: Path) -> Non
     split = datasets.Dataset.from_dict(hidden, features=FEATURES)
     split.to_parquet(tmp_path / "data" / "test.parquet")
     data = load(tmp_path / "data")
-    assert "the split 'test' has no labels and is left out" in data.notes
-    assert data.skipped == ()
+    assert "the split 'test' has no labels and is left out" in data.info.notes
+    assert data.info.skipped == ()
     assert png(100) not in data.dataset["test"]["image_bytes"][:]
 
 
@@ -165,7 +165,7 @@ def test_lists_of_labels_make_a_multi_label_problem(tmp_path: Path, kind: str) -
     split.to_parquet(tmp_path / "data" / "train.parquet")
     data = load(tmp_path / "data")
     expected = {"string": ("x", "y"), "integer": ("3", "7"), "class": ("benign", "hateful")}
-    assert (data.problem, data.labels) == ("multi_label", expected[kind])
+    assert (data.info.problem, data.info.labels) == ("multi_label", expected[kind])
     found = {row["text"]: row["labels"] for split in data.dataset.values() for row in split}
     assert [found[f"t {n}"] for n in range(4)] == [[0], [1], [0, 1], []]
 
@@ -176,7 +176,7 @@ def test_a_folder_of_pictures_by_class_is_read(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png(number))
     data = load(tmp_path / "data")
-    assert data.labels == ("cat", "dog")
+    assert data.info.labels == ("cat", "dog")
     row = data.dataset["train"][0]
     assert Path(row["image_path"]).read_bytes() == png(int(Path(row["image_path"]).stem))
     assert (row["image_bytes"], row["text"]) == (None, None)
@@ -301,7 +301,7 @@ def test_every_hostile_row_is_named_and_the_others_are_kept(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     folder = hostile_folder(tmp_path / "data")
     data = prepare(load(folder), memes[1], cache=tmp_path / "cache")
-    named = {row.origin: row.reason for row in data.skipped}
+    named = {row.origin: row.reason for row in data.info.skipped}
     assert len(named) == len(HOSTILE)
     for at, (what, (*_, reason)) in enumerate(HOSTILE.items(), start=40):
         assert reason in named[f"hub:{folder} train:{at}"], what
@@ -402,7 +402,7 @@ def test_a_model_is_judged_by_a_split_or_by_all_rows(tmp_path: Path) -> None:
     for split, count in (("test", 8), ("validation", 6), ("all", 34)):
         data = load_source_to_judge(spec, options=SourceOptions(), split=split, labels=labels)
         assert [len(rows) for rows in data.dataset.values()] == [count]
-        assert data.labels == labels
+        assert data.info.labels == labels
     with pytest.raises(DataError, match="classes are not the model's"):
         load_source_to_judge(spec, options=SourceOptions(), split="test", labels=("benign", "x"))
 

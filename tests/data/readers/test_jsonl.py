@@ -37,8 +37,8 @@ def reasons(folder: Path, row: object, options: SourceOptions | None = None) -> 
     """Return why one row beside good ones was skipped."""
     path = write_rows(folder, row, *good_rows(20))
     data = load_jsonl(path, options or SourceOptions())
-    assert all(skipped.origin == f"{path}:1" for skipped in data.skipped)
-    return [skipped.reason for skipped in data.skipped]
+    assert all(skipped.origin == f"{path}:1" for skipped in data.info.skipped)
+    return [skipped.reason for skipped in data.info.skipped]
 
 
 def all_rows(data: SourceData) -> list[dict[str, object]]:
@@ -57,7 +57,11 @@ def test_rows_keep_their_picture_text_label_and_place(tmp_path: Path) -> None:
     ]
     path = write_rows(tmp_path, *rows)
     data = load_jsonl(path, SourceOptions())
-    assert (data.labels, data.problem, data.skipped) == (("0", "1"), "single_label", ())
+    assert (data.info.labels, data.info.problem, data.info.skipped) == (
+        ("0", "1"),
+        "single_label",
+        (),
+    )
     by_origin = {row["origin"]: row for row in all_rows(data)}
     assert len(by_origin) == 30
     row = by_origin[f"{path}:4"]
@@ -195,7 +199,7 @@ def test_a_row_after_one_that_is_too_long_keeps_its_number(tmp_path: Path) -> No
     rows = [{"text": "x" * size, "label": "a"} for size in ((1 << 20) - 20, 3 << 20, 1)]
     path = write_rows(tmp_path, *rows, b"no JSON", *good_rows(20))
     data = load_jsonl(path, SourceOptions())
-    assert [row.origin for row in data.skipped] == [f"{path}:{line}" for line in (1, 2, 4)]
+    assert [row.origin for row in data.info.skipped] == [f"{path}:{line}" for line in (1, 2, 4)]
 
 
 def test_a_pipe_in_the_files_place_is_refused_and_not_waited_for(tmp_path: Path) -> None:
@@ -223,7 +227,7 @@ def test_blank_lines_a_byte_order_mark_and_windows_line_ends_are_no_problem(tmp_
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n \r\n"))
     data = load_jsonl(path, SourceOptions())
     assert len(all_rows(data)) == 20
-    assert data.skipped == ()
+    assert data.info.skipped == ()
 
 
 def test_a_closed_list_keeps_rare_classes_and_refuses_others(tmp_path: Path) -> None:
@@ -231,22 +235,22 @@ def test_a_closed_list_keeps_rare_classes_and_refuses_others(tmp_path: Path) -> 
     path = write_rows(tmp_path, {"text": "x", "label": "c"}, {"text": "y", "label": "rare"})
     path.write_bytes(path.read_bytes() + write_rows(tmp_path, *good_rows(20)).read_bytes())
     data = load_jsonl(path, options)
-    assert data.labels == ("b", "a", "rare")
-    assert [row.reason for row in data.skipped] == ["unknown label 'c'"]
+    assert data.info.labels == ("b", "a", "rare")
+    assert [row.reason for row in data.info.skipped] == ["unknown label 'c'"]
     rare = next(row for row in all_rows(data) if row["text"] == "y")
     assert rare["label"] == 2
 
 
 def test_integer_classes_are_ordered_by_number_and_equal_their_strings(tmp_path: Path) -> None:
     rows = [{"text": f"{n}", "label": label} for n, label in enumerate([10, 9, "9", "10"] * 5)]
-    assert load_jsonl(write_rows(tmp_path, *rows), SourceOptions()).labels == ("9", "10")
+    assert load_jsonl(write_rows(tmp_path, *rows), SourceOptions()).info.labels == ("9", "10")
 
 
 def test_labels_make_a_multi_label_set_in_which_a_row_may_have_none(tmp_path: Path) -> None:
     given = [["b", "a", "a"], [], ["b"]]
     rows = [{"text": f"{n}", "labels": given[n % 3]} for n in range(30)]
     data = load_jsonl(write_rows(tmp_path, *rows), SourceOptions())
-    assert (data.problem, data.labels) == ("multi_label", ("a", "b"))
+    assert (data.info.problem, data.info.labels) == ("multi_label", ("a", "b"))
     found = {row["text"]: row["labels"] for row in all_rows(data)}
     assert [found["0"], found["1"], found["2"]] == [[0, 1], [], [1]]
 
@@ -261,12 +265,12 @@ def test_labels_make_a_multi_label_set_in_which_a_row_may_have_none(tmp_path: Pa
 def test_a_row_with_malformed_labels_is_named(tmp_path: Path, labels: object, reason: str) -> None:
     rows = [{"text": f"{n}", "labels": ["a", "b"][: n % 3]} for n in range(30)]
     data = load_jsonl(write_rows(tmp_path, {"text": "x", "labels": labels}, *rows), SourceOptions())
-    assert [row.reason for row in data.skipped] == [reason]
+    assert [row.reason for row in data.info.skipped] == [reason]
 
 
 def unlabelled(data: SourceData) -> dict[str, set[str]]:
     """The texts without a label, by split."""
-    target = "label" if data.problem == "single_label" else "labels"
+    target = "label" if data.info.problem == "single_label" else "labels"
     return {
         name: {row["text"] for row in rows if row[target] is None}
         for name, rows in data.dataset.items()
@@ -285,7 +289,7 @@ def test_rows_without_a_label_are_trained_on_and_counted(
     data = load_jsonl(path, SourceOptions(strict=True))
     without = {"train": {f"new {n}" for n in range(30)}, "validation": set(), "test": set()}
     assert unlabelled(data) == without
-    assert data.notes[-1] == (
+    assert data.info.notes[-1] == (
         "30 more rows have no label: a student learns a teacher's answers to them"
     )
     alone = load_jsonl(write_rows(tmp_path, *good), SourceOptions())
@@ -304,7 +308,9 @@ def test_no_row_without_a_label_shows_what_is_tested_on(tmp_path: Path) -> None:
     assert not shown_in["train"] & (shown_in["validation"] | shown_in["test"])
     left_out = len(data.dataset["validation"]) + len(data.dataset["test"])
     assert len(unlabelled(data)["train"]) == 100 - left_out == len(data.dataset["train"]) / 2
-    assert data.notes[-1].startswith(f"{left_out} rows without a label show pictures or texts of")
+    assert data.info.notes[-1].startswith(
+        f"{left_out} rows without a label show pictures or texts of"
+    )
 
 
 def test_a_row_follows_one_without_a_label_into_training(tmp_path: Path) -> None:
@@ -315,7 +321,7 @@ def test_a_row_follows_one_without_a_label_into_training(tmp_path: Path) -> None
     stated = [{"image": f"{n}.png", "text": "new", "split": "train"} for n in range(50)]
     data = load_jsonl(write_rows(tmp_path, *rows, *stated), SourceOptions())
     assert {f"{n}" for n in range(50)} < set(data.dataset["train"]["text"])
-    assert data.notes[-1].startswith("50 more rows have no label")
+    assert data.info.notes[-1].startswith("50 more rows have no label")
 
 
 def test_without_splits_no_picture_stands_in_two(tmp_path: Path) -> None:
@@ -328,7 +334,7 @@ def test_without_splits_no_picture_stands_in_two(tmp_path: Path) -> None:
     assert len(set.union(*found)) == sum(len(split) for split in found) == 100
     assert 70 <= len(found[0]) <= 90
     sizes = ", ".join(f"{split} {len(rows)}" for split, rows in data.dataset.items())
-    assert data.notes == (f"200 rows: {sizes}",)
+    assert data.info.notes == (f"200 rows: {sizes}",)
 
 
 def test_stated_splits_are_kept_and_the_same_picture_follows(tmp_path: Path) -> None:
@@ -350,7 +356,7 @@ def test_a_text_that_the_rows_put_in_two_splits_is_noted(tmp_path: Path) -> None
         for n in range(12)
     ]
     data = load_jsonl(write_rows(tmp_path, *rows), SourceOptions())
-    assert "8 pictures or texts stand in more than one split, as the rows say" in data.notes
+    assert "8 pictures or texts stand in more than one split, as the rows say" in data.info.notes
 
 
 def test_a_missing_validation_split_is_taken_from_train(tmp_path: Path) -> None:
@@ -364,7 +370,7 @@ def test_a_missing_validation_split_is_taken_from_train(tmp_path: Path) -> None:
         "validation": 3,
         "test": 10,
     }
-    assert data.notes[1] == (
+    assert data.info.notes[1] == (
         "no row fell into validation: 3 of 30 different pictures or texts went from train to it"
     )
 
@@ -383,7 +389,7 @@ def test_two_texts_are_too_few_and_the_notes_say_so(tmp_path: Path) -> None:
     rows = [{"text": text, "label": text} for text in "abab"]
     data = load_jsonl(write_rows(tmp_path, *rows), SourceOptions())
     assert {len(split) for split in data.dataset.values()} == {4}
-    assert data.notes[1] == (
+    assert data.info.notes[1] == (
         "too small for a validation and test split (2 different pictures or texts to train on):"
         " the training rows stand in for validation and test, and the figures there MEAN NOTHING"
     )
@@ -392,7 +398,7 @@ def test_two_texts_are_too_few_and_the_notes_say_so(tmp_path: Path) -> None:
 def test_a_class_that_is_never_trained_on_is_noted(tmp_path: Path) -> None:
     held_out = [{"text": f"c{n}", "label": "c", "split": "test"} for n in range(2)]
     options = SourceOptions(labels=("a", "b", "c", "d"))
-    notes = load_jsonl(write_rows(tmp_path, *good_rows(40), *held_out), options).notes
+    notes = load_jsonl(write_rows(tmp_path, *good_rows(40), *held_out), options).info.notes
     assert notes[-2:] == (
         "1 classes occur in validation or test only, the model cannot learn them: c",
         "1 classes occur in no row, the model cannot learn them: d",
@@ -474,7 +480,7 @@ def test_rows_to_judge_by_have_the_models_classes(tmp_path: Path) -> None:
     )
     options = SourceOptions(labels=("b",))
     data = load_jsonl_to_judge(path, options, split="all", labels=("a", "b", "c"))
-    assert data.labels == ("a", "b", "c")
-    assert data.problem == "multi_label"
+    assert data.info.labels == ("a", "b", "c")
+    assert data.info.problem == "multi_label"
     assert {name: rows["labels"][:] for name, rows in data.dataset.items()} == {"test": [[1]] * 3}
-    assert [row.reason for row in data.skipped] == ["unknown label 'a'"]
+    assert [row.reason for row in data.info.skipped] == ["unknown label 'a'"]

@@ -59,14 +59,14 @@ def test_the_published_splits_are_kept(write_published: WriteFolder, form: str, 
     assert texts(data, "train") == {text.format(number) for number in range(100, 112)}
     assert texts(data, "validation") == {text.format(number) for number in range(120, 124)}
     assert texts(data, "test") == {text.format(number) for number in range(130, 134)}
-    assert data.skipped == ()
-    assert data.notes[0] == "20 rows: train 12, validation 4, test 4"
+    assert data.info.skipped == ()
+    assert data.info.notes[0] == "20 rows: train 12, validation 4, test 4"
 
 
 def test_a_meme_has_its_class_picture_and_place(write_published: WriteFolder) -> None:
     folder = write_published("hateful-memes")
     data = load("hateful-memes", folder)
-    assert (data.problem, data.labels) == ("single_label", ("benign", "hateful"))
+    assert (data.info.problem, data.info.labels) == ("single_label", ("benign", "hateful"))
     row = row_of(data, "train", "101")
     assert row["label"] == 1
     assert row["image_path"] == str(folder / "img/00101.png")
@@ -75,7 +75,7 @@ def test_a_meme_has_its_class_picture_and_place(write_published: WriteFolder) ->
 
 def test_an_entailment_row_has_the_hypothesis_and_its_class(write_published: WriteFolder) -> None:
     data = load("snli-ve", write_published("snli-ve"))
-    assert data.labels == ("entailment", "neutral", "contradiction")
+    assert data.info.labels == ("entailment", "neutral", "contradiction")
     assert row_of(data, "test", "133")["label"] == 133 % 3
     assert not any("caption" in text for split in data.dataset for text in texts(data, split))
 
@@ -83,13 +83,14 @@ def test_an_entailment_row_has_the_hypothesis_and_its_class(write_published: Wri
 def test_a_film_has_its_longest_plot_and_the_papers_genres(write_published: WriteFolder) -> None:
     folder = write_published("mm-imdb")
     data = load("mm-imdb", folder)
-    assert (data.problem, data.labels, len(GENRES)) == ("multi_label", GENRES, 23)
+    assert (data.info.problem, data.info.labels, len(GENRES)) == ("multi_label", GENRES, 23)
     of_news, of_war = row_of(data, "train", "101"), row_of(data, "train", "100")
     assert [GENRES[index] for index in of_news["labels"]] == ["Drama"]
     assert [GENRES[index] for index in of_war["labels"]] == ["Drama", "War"]
     assert of_war["origin"] == f"{folder}/dataset/0000100.json:1"
     assert (
-        "genres that the paper leaves out are left out of the films' labels: News 6" in data.notes
+        "genres that the paper leaves out are left out of the films' labels: News 6"
+        in data.info.notes
     )
 
 
@@ -106,7 +107,7 @@ def test_without_test_labels_dev_is_tested_on(write_published: WriteFolder) -> N
     assert texts(data, "test") == {f"meme {number}" for number in range(120, 124)}
     assert len(texts(data, "validation")) == 1
     assert len(texts(data, "train")) == 11
-    assert data.notes == (
+    assert data.info.notes == (
         "16 rows: train 11, validation 1, test 4",
         "no row fell into validation: 1 of 12 different pictures or texts went from train to it",
         "test.jsonl has no labels",
@@ -133,7 +134,7 @@ def test_the_unseen_test_set_stands_in_for_a_seen_one_without_labels(
     lines = [json.loads(line) for line in seen.read_text().splitlines()]
     seen.write_text("".join(json.dumps({**line, "label": None}) + "\n" for line in lines))
     data = load("hateful-memes", folder)
-    assert "test_seen.jsonl has no labels" in data.notes
+    assert "test_seen.jsonl has no labels" in data.info.notes
     assert row_of(data, "test", "130")["origin"] == f"{folder}/test_unseen.jsonl:1"
 
 
@@ -156,7 +157,7 @@ def test_other_layouts_of_the_same_files_are_read(
             aside = path.rename(folder.parent / path.name)
             (folder / target).mkdir(exist_ok=True)
             aside.rename(folder / target / aside.name)
-    assert load(form, folder).notes[0] == "20 rows: train 12, validation 4, test 4"
+    assert load(form, folder).info.notes[0] == "20 rows: train 12, validation 4, test 4"
 
 
 def test_a_folder_that_is_a_link_and_pictures_linked_within_it_are_read(
@@ -166,7 +167,7 @@ def test_a_folder_that_is_a_link_and_pictures_linked_within_it_are_read(
     (folder / "img").rename(folder / "pictures")
     (folder / "img").symlink_to("pictures")
     (tmp_path / "link").symlink_to(folder)
-    assert load("hateful-memes", tmp_path / "link").skipped == ()
+    assert load("hateful-memes", tmp_path / "link").info.skipped == ()
 
 
 @pytest.mark.parametrize("name", ["hateful-memes", "mm-imdb", "snli-ve"])
@@ -206,7 +207,7 @@ def test_a_name_without_its_folder_is_refused(name: str, stated: str, message: s
 def test_a_set_states_what_its_paper_reports_beside_the_usual(
     write_published: WriteFolder, form: str, metrics: tuple[str, ...]
 ) -> None:
-    assert load(form, write_published(form)).further_metrics == metrics
+    assert load(form, write_published(form)).info.further_metrics == metrics
 
 
 def test_a_run_on_a_folder_is_read_again_from_anywhere(

@@ -56,7 +56,7 @@ def spec_of(form: str, folder: Path) -> str:
 def assert_named(form: str, folder: Path, origin: str, reason: str) -> None:
     """One row is named with its place and reason, the others are read; strict refuses it."""
     data = load_source(spec_of(form, folder), options=SourceOptions())
-    assert [str(row) for row in data.skipped] == [f"{folder}/{origin}: {reason}"]
+    assert [str(row) for row in data.info.skipped] == [f"{folder}/{origin}: {reason}"]
     assert sum(len(split) for split in data.dataset.values()) == 19
     with pytest.raises(DataError) as caught:
         load_source(spec_of(form, folder), options=SourceOptions(strict=True))
@@ -130,7 +130,7 @@ def test_a_truncated_file_loses_its_last_row_by_name(
     path = folder / TRAIN[form]
     path.write_bytes(path.read_bytes()[:-20])
     data = load_source(spec_of(form, folder), options=SourceOptions())
-    (row,) = data.skipped
+    (row,) = data.info.skipped
     assert row.origin == f"{path}:12"
     assert row.reason.startswith("is not JSON (")
 
@@ -173,7 +173,7 @@ def test_a_record_with_a_wrong_value_is_named(
         value = value + suffix
     change_record(folder / TRAIN[form], 0, {key: value})
     data = load_source(spec_of(form, folder), options=SourceOptions())
-    (row,) = data.skipped
+    (row,) = data.info.skipped
     assert row.origin == f"{folder / TRAIN[form]}:1"
     assert row.reason.startswith(reason.format(key=key, suffix=suffix))
     assert len(row.reason) < 200
@@ -280,7 +280,7 @@ def test_a_picture_that_is_no_file_of_the_folder_is_named(
     folder = write_published(form)
     picture = folder / PICTURE[form]
     (change or partial(link_out, folder))(picture)
-    (row,) = load_source(spec_of(form, folder), options=SourceOptions()).skipped
+    (row,) = load_source(spec_of(form, folder), options=SourceOptions()).info.skipped
     key, name = IMAGE.get(form, "image"), PICTURE[form].removeprefix("flickr30k_images/")
     assert row.reason == f"{key} {name!r} {reason}"
     place = "dataset/0000100.json" if form == "mm-imdb" else TRAIN[form]
@@ -320,7 +320,7 @@ def test_a_picture_that_cannot_be_decoded_is_named_when_it_is_prepared(
     folder = write_published(form)
     (folder / PICTURE[form]).write_bytes(content)
     source = load_source(spec_of(form, folder), options=SourceOptions())
-    (row,) = prepare(source, memes[1], cache=tmp_path / "cache").skipped
+    (row,) = prepare(source, memes[1], cache=tmp_path / "cache").info.skipped
     assert row.origin.endswith(":1")
     assert row.reason.startswith(reason)
     with pytest.raises(DataError, match="1 broken pictures"):

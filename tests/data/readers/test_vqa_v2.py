@@ -114,8 +114,8 @@ def texts(data: SourceData, split: str) -> list[str]:
 def test_every_placement_of_pictures_is_read(tmp_path: Path, pictures: str) -> None:
     folder = write_folder(tmp_path / "vqa", pictures)
     data = load(folder)
-    assert (data.problem, data.skipped) == ("soft_label", ())
-    assert data.notes[0] == "20 rows: train 12, validation 4, test 4"
+    assert (data.info.problem, data.info.skipped) == ("soft_label", ())
+    assert data.info.notes[0] == "20 rows: train 12, validation 4, test 4"
     assert texts(data, "train") == [f"question {number}?" for number in range(100, 112)]
     row = next(row for row in data.dataset["train"] if row["text"] == "question 101?")
     expected = folder / pictures.format("train2014") / "COCO_train2014_000000000101.jpg"
@@ -129,18 +129,18 @@ def test_files_in_folders_of_their_own_are_read(folder: Path, places: tuple[str,
         (folder / place).mkdir(exist_ok=True)
         for path in sorted(folder.glob(pattern)):
             path.rename(folder / place / path.name)
-    assert load(folder).notes[0] == "20 rows: train 12, validation 4, test 4"
+    assert load(folder).info.notes[0] == "20 rows: train 12, validation 4, test 4"
 
 
 def test_the_classes_are_the_training_answers_by_frequency(folder: Path) -> None:
     change(annotations_file(folder, "train2014"), 0, annotation_of(100, ["Yes", "the yes", "2"]))
     data = load(folder)
     # By count (100 says yes instead of no), then by code point; "maybe" is nobody's commonest.
-    assert data.labels == ("yes", "2", "no")
+    assert data.info.labels == ("yes", "2", "no")
     assert (
         "the classes are the 3 most frequent answers (at most 3,129), each of 1 or more of 12"
         " training questions"
-    ) in data.notes
+    ) in data.info.notes
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_scores_are_thirds_of_people_up_to_one(folder: Path, preprocessor: Prepr
     change(annotations_file(folder, "train2014"), 3, annotation_of(103, answers))
     source = load(folder)
     split = prepare(source, preprocessor).splits["train"]
-    scores = dict(zip(source.labels, split.labels[3].tolist(), strict=True))
+    scores = dict(zip(source.info.labels, split.labels[3].tolist(), strict=True))
     assert scores == pytest.approx({"2": 2 / 3, "no": 1 / 3, "yes": 1.0})
 
 
@@ -181,19 +181,19 @@ def test_rows_without_a_class_are_judged_and_not_learned_from(folder: Path) -> N
     judged = [*data.dataset["validation"], *data.dataset["test"]]
     (row,) = [row for row in judged if row["text"] == "question 121?"]
     assert row["labels"] == []
-    assert "1 training questions whose answers are no class are left out" in data.notes
+    assert "1 training questions whose answers are no class are left out" in data.info.notes
     assert (
         "1 questions of validation and test have no answer among the classes: they count, as wrong"
-        in data.notes
+        in data.info.notes
     )
 
 
 def test_an_annotated_test_set_is_tested_on_and_another_is_not_read(folder: Path) -> None:
     write_part(folder, "test2015", "{}", with_answers=False)
-    assert load(folder).notes[0] == "20 rows: train 12, validation 4, test 4"
+    assert load(folder).info.notes[0] == "20 rows: train 12, validation 4, test 4"
     write_part(folder, "test2015", "{}")
     data = load(folder)
-    assert data.notes[0] == "24 rows: train 12, validation 8, test 4"
+    assert data.info.notes[0] == "24 rows: train 12, validation 8, test 4"
     assert texts(data, "test") == [f"question {number}?" for number in range(140, 144)]
 
 
@@ -307,7 +307,7 @@ def test_an_annotation_of_no_use_is_named(folder: Path, record: object, reason: 
 def assert_named(folder: Path, reason: str) -> None:
     """One question is lost, and why is said; strict refuses it."""
     data = load(folder, strict=False)
-    named = [str(row) for row in data.skipped]
+    named = [str(row) for row in data.info.skipped]
     assert any(reason in row for row in named), named
     assert all(len(row) < 300 for row in named)
     assert sum(len(split) for split in data.dataset.values()) == 19
@@ -356,7 +356,7 @@ def test_a_broken_picture_is_named_when_it_is_decoded(
 ) -> None:
     picture(folder).write_bytes(b"no picture")
     data = prepare(load(folder), preprocessor)
-    (row,) = data.skipped
+    (row,) = data.info.skipped
     assert row.origin == f"{questions_file(folder, 'train2014')}:questions[4]"
 
 
@@ -515,5 +515,5 @@ def test_a_model_is_judged_by_its_own_answers(folder: Path) -> None:
     data = load_source_to_judge(
         f"vqa-v2:{folder}", options=SourceOptions(), split="test", labels=own
     )
-    assert data.labels == own
+    assert data.info.labels == own
     assert {own[index] for row in data.dataset["test"] for index in row["labels"]} <= set(own[:3])
