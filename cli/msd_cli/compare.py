@@ -41,7 +41,7 @@ def compare(
         msd compare --data products.jsonl --teacher runs/products/teacher --budget compute
     """
     from msd_cli.settings import default_run_folder, with_given
-    from msd_deploy.config.describe import told_command
+    from msd_deploy.config.describe import shown_command
     from msd_deploy.config.run import read_config
     from msd_deploy.hooks import Hooks
     from msd_deploy.study.compare import PAGE_NAME, run_study
@@ -52,7 +52,7 @@ def compare(
     folder = out or Path("runs") / f"compare-{default_run_folder(base.data.spec).name}"
     host = describe_host()
     facts = {
-        "command": told_command(["msd", *sys.argv[1:]]),
+        "command": shown_command(["msd", *sys.argv[1:]]),
         "host": f"{host['cpu']}, {host['logical_cores']} cores, {host['os']}",
     }
     display = ProgressDisplay(stopped_fix="Run the same command again to go on")

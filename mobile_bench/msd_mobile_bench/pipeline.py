@@ -13,7 +13,7 @@ import numpy as np
 
 from msd_deploy.artifacts.manifest import SCHEMA_VERSION, Json, utc_now
 from msd_deploy.artifacts.run_directory import RunDirectory
-from msd_deploy.config.describe import told_path
+from msd_deploy.config.describe import shown_path
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.readers.spec import name_of_spec
@@ -97,9 +97,9 @@ def run_bench(
 def command_line(run: RunDirectory, config: BenchConfig) -> str:
     """Return the command that repeats a benchmark: every setting is an option of `msd bench`.
 
-    The run is told as every report tells a path; see `told_path`.
+    The run is told as every report tells a path; see `shown_path`.
     """
-    words = ["msd", "bench", told_path(run.root)]
+    words = ["msd", "bench", shown_path(run.root)]
     for field in fields(config):
         value = getattr(config, field.name)
         if value != field.default:

@@ -1,4 +1,4 @@
-"""Settings of how training pictures and texts are changed. Torch-free, as `config` is."""
+"""Settings of data augmentation. Torch-free."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -12,7 +12,7 @@ Preset = Literal["none", "light", "strong"]
 
 @dataclass(frozen=True, slots=True)
 class Strengths:
-    """How much of each change; see `AugmentConfig`. As it is by itself, nothing is changed."""
+    """Strength of each augmentation, as in `AugmentConfig`; the defaults change nothing."""
 
     crop_area: float = 1.0
     crop_aspect: float = 4 / 3
@@ -25,27 +25,27 @@ class Strengths:
     word_dropout: float = 0.0
 
     @property
-    def moves_pixels(self) -> bool:
-        """Whether pictures are cropped or mirrored."""
+    def crops_or_flips(self) -> bool:
+        """Whether images are cropped or flipped."""
         return self.crop_area < 1 or self.flip > 0
 
     @property
-    def shifts_colours(self) -> bool:
+    def jitters_colors(self) -> bool:
         """Whether colours change."""
         return max(self.brightness, self.contrast, self.saturation) > 0
 
     @property
-    def erases(self) -> bool:
-        """Whether squares are painted over."""
+    def has_cutout(self) -> bool:
+        """Whether squares are erased."""
         return self.cutout > 0 and self.cutout_share > 0
 
     @property
-    def changes_pictures(self) -> bool:
-        """Whether any picture changes."""
-        return self.moves_pixels or self.shifts_colours or self.erases
+    def changes_images(self) -> bool:
+        """Whether any image changes."""
+        return self.crops_or_flips or self.jitters_colors or self.has_cutout
 
 
-# None flips: a mirrored text is no text, and "left of" becomes false.
+# None flips: text would be mirrored, and "left of" would become false.
 _PRESETS: Mapping[Preset, Strengths] = {
     "none": Strengths(),
     "light": Strengths(crop_area=0.6, brightness=0.2, contrast=0.2, saturation=0.2),
@@ -138,15 +138,15 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "augment")
-        if self.views_per_picture and not self.strengths().changes_pictures:
+        if self.views_per_picture and not self.strengths().changes_images:
             raise ConfigError(
-                "all forms of a picture would be the same, as no setting changes pictures",
+                "has no effect, as no setting changes images",
                 where="augment.views_per_picture",
                 fix="Use --augment light or strong, or set a strength",
             )
 
     def strengths(self) -> Strengths:
-        """Return every strength, the preset's where none is stated."""
+        """Return all strengths, those of the preset where a field is None."""
         stated = {item.name: getattr(self, item.name) for item in fields(Strengths)}
         given = {name: value for name, value in stated.items() if value is not None}
         return replace(_PRESETS[self.preset], **given)

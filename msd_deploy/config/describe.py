@@ -1,8 +1,6 @@
-"""State settings, paths and commands in reports, without this machine's folders.
+"""Settings, paths and commands as reports show them: without absolute paths of this machine.
 
-Not covered: what two runs of one data set and one teacher share, and what only costs time.
-
-The command in a report: it repeats the work, and states no folder of this machine.
+Changed settings leave out what the compared runs share and what affects speed only.
 """
 
 import json
@@ -16,47 +14,44 @@ from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.run import DataConfig, RunConfig, StudentConfig
 
 
-def told_path(path: Path, *, outside: str | None = None) -> str:
-    """Return a path as a report tells it, so that it is not taken for an option.
+def shown_path(path: Path, *, outside: str | None = None) -> str:
+    """Return a path as reports show it: relative, and never mistaken for an option.
 
     Args:
-        path: In the working folder it is told relative to it.
-        outside: How it is called outside; None: by its last part.
+        path: A path; inside the working folder it is shown relative to it.
+        outside: Replaces a path outside the working folder; None: its last part.
     """
     whole, here = path.resolve(), Path.cwd().resolve()
-    told = whole.relative_to(here) if whole.is_relative_to(here) else Path(outside or whole.name)
-    return f"./{told.as_posix()}" if told.as_posix().startswith("-") else told.as_posix()
+    shown = whole.relative_to(here) if whole.is_relative_to(here) else Path(outside or whole.name)
+    return f"./{shown.as_posix()}" if shown.as_posix().startswith("-") else shown.as_posix()
 
 
-def told_command(words: Sequence[str]) -> str:
-    """Return a command as it was typed, but for paths that name a folder of this machine.
+def shown_command(words: Sequence[str]) -> str:
+    """Return a command as it was typed, with absolute and parent paths shortened.
 
     Args:
-        words: Program, arguments and options, unquoted; a path may follow an option's `=`.
+        words: Program, arguments and options, unquoted; a path may follow the `=` of an option.
     """
-    return shlex.join(_told_word(word) for word in words)
+    return shlex.join(_shown_word(word) for word in words)
 
 
-def _told_word(word: str) -> str:
+def _shown_word(word: str) -> str:
     option, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
     path = Path(value)
     leaves = path.is_absolute() or ".." in path.parts
-    return f"{option}{sign}{told_path(path)}" if leaves else word
+    return f"{option}{sign}{shown_path(path)}" if leaves else word
 
 
 Value = str | bool | int | float | None
 Settings = dict[str, Value]
-"""Dotted key, as in a TOML file, to value."""
+"""Value by dotted key, as in a TOML file."""
 
 _OF_DATA = ("labelled_share", "image_size", "image_mode", "max_length", "vocabulary_size")
 _WITHOUT_EFFECT = ("checkpoint_seconds", "log_every")
 
 
 def changed_settings(config: RunConfig) -> Settings:
-    """Return what differs from the defaults, in the order of the configuration.
-
-    A path is told as every report tells one; see `told_path`.
-    """
+    """Return the settings that differ from their defaults; paths as `shown_path` shows them."""
     data, student, distill = config.data, config.student, config.distill
     changed: Settings = {
         **{f"data.{name}": value for name, value in _changed(data) if name in _OF_DATA},
@@ -70,7 +65,7 @@ def changed_settings(config: RunConfig) -> Settings:
     }
     vision = student.vision
     if vision is not None and Path(vision).is_absolute():
-        changed["student.vision"] = told_path(Path(vision))
+        changed["student.vision"] = shown_path(Path(vision))
     return changed if config.seed == RunConfig().seed else {**changed, "seed": config.seed}
 
 
@@ -84,7 +79,7 @@ def _changed(
 
 
 def settings_words(settings: Mapping[str, object]) -> str:
-    """Return settings as a TOML file states them, in one line."""
+    """Return settings in TOML syntax, on one line."""
     return ", ".join(
         f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()
     )

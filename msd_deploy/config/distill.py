@@ -208,32 +208,32 @@ class DistillConfig:
 
     @property
     def needs_features(self) -> bool:
-        """Whether the student learns from the teacher's features, not from its logits alone."""
+        """Whether the losses need the teacher's features beside its logits."""
         return self.hint_weight > 0 or self.relation_weight > 0
 
     def _check_method(self) -> None:
         if self.weighting != "fixed" and self.method != "msd":
             raise ConfigError(
-                f"{self.weighting} weights the views of msd, and the method is {self.method}",
+                f"{self.weighting} requires method msd, not {self.method}",
                 where="distill.weighting",
-                fix="Use --method msd, or leave --weighting out",
+                fix="Use --method msd, or run without --weighting",
             )
         if self.needs_features and self.method == "none":
             raise ConfigError(
-                "the teacher's features are learned from, and method none has no teacher",
+                "requires a teacher, and method none has none",
                 where=f"distill.{'hint_weight' if self.hint_weight > 0 else 'relation_weight'}",
                 fix="Use it with --method kd or msd",
             )
         if self.modality_dropout > 0 and self.method == "msd":
             raise ConfigError(
-                "msd trains on single views already",
+                "is not available for msd, which trains on single views anyway",
                 where="distill.modality_dropout",
                 fix="Use it with --method kd or none",
             )
         is_closed_form = self.weighting == "meta" and self.meta_gradient == "fast"
         if is_closed_form and self.loss == "dist" and self.dist_intra_weight > 0:
             raise ConfigError(
-                "fast needs distances of single examples, and dist's intra-class term is a batch's",
+                "fast requires a loss per example, and dist's intra-class term is one per batch",
                 where="distill.meta_gradient",
                 fix="Use exact, or set distill.dist_intra_weight = 0",
             )
@@ -241,18 +241,18 @@ class DistillConfig:
         used = {"none": (1.0,), "kd": weights[:1], "msd": weights}[self.method]
         if max(used) <= 0:
             raise ConfigError(
-                f"all weights of {self.method} are 0, so the teacher's answers would count nothing",
+                f"{self.method} needs a view weight above 0, and all are 0",
                 where="distill.method",
                 fix="Raise a weight, or use --method none",
             )
         if self.alpha == 1 and self.method != "none":
             raise ConfigError(
-                f"1 leaves the teacher no share of the loss, and the method is {self.method}",
+                f"1 leaves no weight for the distillation loss of {self.method}",
                 where="distill.alpha",
                 fix="Lower it, or use --method none",
             )
         if self.weighting == "meta" and min(weights) <= 0:
             raise ConfigError(
-                "meta needs a weight above 0 of every view to start from",
+                "meta requires a weight above 0 for each view",
                 where="distill.weighting",
             )

@@ -1,4 +1,4 @@
-"""Settings of a teacher's fine-tuning (`msd teacher`). Torch-free, as `config` is."""
+"""Settings of a teacher's fine-tuning (`msd teacher`). Torch-free."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -23,7 +23,7 @@ Freeze = Literal["none", "vision", "all"]
 
 @dataclass(frozen=True, slots=True)
 class FineTuneConfig:
-    """What is fine-tuned, and how."""
+    """The checkpoints of a teacher, and how they are fine-tuned."""
 
     model: Annotated[
         str | None,
@@ -108,8 +108,8 @@ class FineTuneConfig:
     log_every: Annotated[int, LOG_EVERY] = 20
 
     @property
-    def reads_no_pixels(self) -> bool:
-        """Whether pictures, or rows, are encoded once before: nothing may change them later."""
+    def encodes_once(self) -> bool:
+        """Whether frozen weights encode all examples once, before training."""
         return self.freeze != "none"
 
     def __post_init__(self) -> None:
@@ -120,26 +120,24 @@ class FineTuneConfig:
     def _check_start(self) -> None:
         if self.model is not None and self.text is not None:
             raise ConfigError(
-                "a family's checkpoint has its own text side",
+                "cannot be combined with --model, whose checkpoint has a text encoder",
                 where="finetune.text",
-                fix="Name either --model, or --text and --vision",
+                fix="Use either --model, or --text and --vision",
             )
         if self.text is not None and self.vision is None:
             raise ConfigError(
-                "a text encoder sees no picture",
+                "is required with --text",
                 where="finetune.vision",
-                fix="Name one, for example --vision effnet-lite2",
+                fix="Add a vision encoder, for example --vision effnet-lite2",
             )
         if self.text is None and (self.text_layers is not None or self.cut_vocabulary):
             name = "cut_vocabulary" if self.text_layers is None else "text_layers"
-            raise ConfigError(
-                "there is no text encoder for it", where=f"finetune.{name}", fix="Name --text"
-            )
+            raise ConfigError("requires a text encoder", where=f"finetune.{name}", fix="Add --text")
 
 
 @dataclass(frozen=True, slots=True)
 class TeachingConfig:
-    """Everything that decides a fine-tuned teacher."""
+    """All settings of a fine-tuned teacher."""
 
     data: DataConfig = field(default_factory=DataConfig)
     finetune: FineTuneConfig = field(default_factory=FineTuneConfig)
@@ -154,15 +152,14 @@ class TeachingConfig:
         check_ranges(self)
         if self.augment.views_per_picture > 0:
             raise ConfigError(
-                "a teacher learns from labels, and nobody is asked about changed pictures",
+                "applies to distillation only, as it caches the predictions of a teacher",
                 where="augment.views_per_picture",
-                fix="Leave it out; every pass shows new changes",
+                fix="Remove it; each epoch is augmented anew",
             )
         is_changed = self.augment.mixup > 0 or self.augment.strengths() != Strengths()
-        if self.finetune.reads_no_pixels and is_changed:
+        if self.finetune.encodes_once and is_changed:
             raise ConfigError(
-                "what is frozen is computed once, so pictures and texts cannot change from pass to"
-                " pass",
+                "freezes weights whose outputs are computed once, so examples cannot be augmented",
                 where="finetune.freeze",
-                fix="Leave out --augment, or use --freeze none",
+                fix="Run without --augment, or with --freeze none",
             )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 _Config = TypeVar("_Config", bound="DataclassInstance")
+_TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
 def config_as_json(config: "DataclassInstance") -> dict[str, object]:
@@ -33,17 +34,17 @@ def _plain(value: object) -> object:
 
 
 def read_config_of(kind: type[_Config], path: Path) -> _Config:
-    """Read a TOML file as a configuration of any kind.
+    """Read a configuration from a TOML file.
 
     Raises:
-        ConfigError: The file is missing or no TOML, or a key is unknown, mistyped or out of range.
+        ConfigError: The file is missing or not TOML, or a key is unknown, mistyped or out of range.
     """
     try:
-        stated = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot be read as TOML ({error})", where=path) from error
     try:
-        return config_of(kind, stated)
+        return config_of(kind, values)
     except ConfigError as error:
         raise ConfigError(str(error), where=path) from error
 
@@ -56,33 +57,33 @@ def with_options(config: _Config, options: Mapping[str, object]) -> _Config:
         if value is not None:
             by_section.setdefault(section, {})[name] = value
     own = by_section.pop("", {})
-    # A section at once: what contradicts one by one may agree together.
+    # All keys of a section together: one by one they might contradict each other.
     sections = {name: replace(getattr(config, name), **new) for name, new in by_section.items()}
     return replace(config, **own, **sections)
 
 
-def config_of(kind: type[_Config], stated: Mapping[str, object], *, prefix: str = "") -> _Config:
-    """Build a configuration of any kind from plain values.
+def config_of(kind: type[_Config], values: Mapping[str, object], *, prefix: str = "") -> _Config:
+    """Build a configuration from plain values.
 
     Args:
-        kind: Its dataclass.
-        stated: Values by key, tables as mappings.
-        prefix: Of the keys in messages.
+        kind: Its class.
+        values: Values by key, tables as mappings.
+        prefix: Prefix of the keys in errors.
 
     Raises:
         ConfigError: Names the key that is unknown, mistyped or out of range.
     """
     hints = typing.get_type_hints(kind)
     known = {item.name for item in fields(kind)}
-    values: dict[str, Any] = {}
-    for name, value in stated.items():
+    converted: dict[str, Any] = {}
+    for name, value in values.items():
         key = f"{prefix}{name}"
         if name not in known:
             raise ConfigError(
-                "unknown key", where=key, fix=f"Known here: {', '.join(sorted(known))}"
+                "unknown key", where=key, fix=f"Known keys: {', '.join(sorted(known))}"
             )
-        values[name] = _convert(hints[name], value, key)
-    return kind(**values)
+        converted[name] = _convert(hints[name], value, key)
+    return kind(**converted)
 
 
 def _convert(hint: Any, value: object, key: str) -> object:
@@ -108,10 +109,10 @@ def _convert(hint: Any, value: object, key: str) -> object:
         )
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    return _require(type(value) is hint, value, key, f"of type {hint.__name__}")
+    return _require(type(value) is hint, value, key, _TYPE_NAMES[hint])
 
 
-def _require(is_met: bool, value: object, key: str, wanted: str) -> object:
+def _require(is_met: bool, value: object, key: str, expected: str) -> object:
     if not is_met:
-        raise ConfigError(f"must be {wanted}, not {value!r}", where=key)
+        raise ConfigError(f"must be {expected}, not {value!r}", where=key)
     return value

@@ -1,6 +1,6 @@
 """Settings of a run: frozen dataclasses, filled from options and one optional TOML file.
 
-Defaults live here and nowhere else. Torch-free: the command line reads it before anything heavy.
+Defaults are declared here and nowhere else. Torch-free, as the command line loads it first.
 """
 
 from collections.abc import Mapping
@@ -214,15 +214,15 @@ class StudentConfig:
         check_ranges(self, "student")
         if self.text_layers is not None and self.text is None:
             raise ConfigError(
-                "there is no text encoder to take layers of",
+                "requires a text encoder",
                 where="student.text_layers",
-                fix="Name one with --student-text",
+                fix="Add --student-text",
             )
 
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """Everything that decides a run's result, and who watches it."""
+    """All settings of a run: what decides its result, and the experiment tracker."""
 
     data: DataConfig = field(default_factory=DataConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
@@ -248,21 +248,21 @@ class RunConfig:
         check_ranges(self)
         if self.augment.mixup > 0:
             raise ConfigError(
-                "the teacher's answers to mixed pictures are not known: its cache holds none",
+                "is not available in distillation, as the teacher has not predicted mixed images",
                 where="augment.mixup",
-                fix="Mix in a teacher's own training, `msd teacher`, alone",
+                fix="Use it in `msd teacher`",
             )
         if self.augment.views_per_picture and self.distill.method == "none":
             raise ConfigError(
-                "the teacher answers for changed pictures, and method none does not ask it",
+                "requires a teacher, and method none has none",
                 where="augment.views_per_picture",
-                fix="Leave it out, or use --method kd or msd",
+                fix="Remove it, or use --method kd or msd",
             )
         if self.augment.views_per_picture and self.distill.needs_features:
             raise ConfigError(
-                "the teacher's features are kept of the unchanged pictures alone",
+                "excludes feature losses, as features are cached for original images only",
                 where="augment.views_per_picture",
-                fix="Leave it out, or hint_weight and relation_weight",
+                fix="Remove it, or hint_weight and relation_weight",
             )
 
 
@@ -275,10 +275,10 @@ def read_config(path: Path) -> RunConfig:
     return read_config_of(RunConfig, path)
 
 
-def config_from_json(stated: Mapping[str, object]) -> RunConfig:
+def config_from_json(values: Mapping[str, object]) -> RunConfig:
     """Build a configuration from plain values, as in TOML or run.json.
 
     Raises:
         ConfigError: Names the key that is unknown, mistyped or out of range.
     """
-    return config_of(RunConfig, stated)
+    return config_of(RunConfig, values)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from msd_deploy.artifacts.manifest import read_json, refuse_existing, write_json, write_text
 from msd_deploy.artifacts.run_directory import RunDirectory
-from msd_deploy.config.describe import told_path
+from msd_deploy.config.describe import shown_path
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.report.examples import thumbnails_of
@@ -139,7 +139,7 @@ def write_distillation_report(
 def command_line(runs: Sequence[RunDirectory], config: ReportConfig) -> str:
     """Return the command that writes the report again; runs of one name stay apart in it."""
     named = zip(runs, unique_names(runs), strict=True)
-    folders = [told_path(run.root, outside=name) for run, name in named]
+    folders = [shown_path(run.root, outside=name) for run, name in named]
     options = [] if config.split == "test" else ["--split", config.split]
-    out = [] if config.out is None else ["--out", told_path(config.out), "--overwrite"]
+    out = [] if config.out is None else ["--out", shown_path(config.out), "--overwrite"]
     return shlex.join(["msd", "report", *folders, *options, *out])

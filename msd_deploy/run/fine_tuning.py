@@ -313,7 +313,7 @@ def _train(teaching: _Teaching, model: ViewClassifier) -> None:
     used = data.splits["train"].has_label()
     if config.finetune.gradient_checkpointing:
         model.checkpoint_activations()
-    if config.finetune.reads_no_pixels:
+    if config.finetune.encodes_once:
         freeze(model, config.finetune.freeze)
         data = _encoded(teaching, model, used)
     teaching.hooks.stages.on_stage(f"Fine-tuning {teaching.start.family} on the labels")

@@ -1,4 +1,4 @@
-"""What a study compares. Torch-free."""
+"""Settings of a study: methods, seeds and budget. Torch-free."""
 
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
@@ -21,15 +21,15 @@ DEFAULT_METHODS = (
 )
 _DROPOUT = 0.3
 CONVERGED_FACTOR = 4
-"""At convergence, how many times the ordinary steps a student has."""
+"""Training steps at budget converged, as a multiple of the usual steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class StudyConfig:
-    """Methods and seeds on one task."""
+    """Methods and seeds that are compared on one data set."""
 
     base: RunConfig = field(default_factory=RunConfig)
-    """Data, teacher, student and settings that all methods share."""
+    """Settings that all methods share."""
     methods: Annotated[
         tuple[str, ...],
         Setting("Names of the methods, baselines first."),
@@ -69,29 +69,29 @@ class StudyConfig:
                 raise ConfigError(
                     f"unknown method {name!r}",
                     where="methods",
-                    fix=f"Known are {', '.join(METHODS)}",
+                    fix=f"Known methods: {', '.join(METHODS)}",
                 )
         if len(set(self.methods)) < len(self.methods) or not self.methods:
-            raise ConfigError("must name each method once, at least one", where="methods")
+            raise ConfigError("must name at least one method, each method once", where="methods")
         if self.base.distill.int8_epochs or self.base.student.start is not None:
             raise ConfigError(
-                "a study compares students that learn anew, in float",
+                "are not available in a study, which trains from scratch in floating point",
                 where="distill.int8_epochs or student.start",
-                fix="Leave both out",
+                fix="Remove both",
             )
         check_ranges(self)
         for name in self.methods:
             self._check_method(name)
 
     def _check_method(self, name: str) -> None:
-        """Name a method that the settings contradict now, before any work."""
+        """Raise an error before any training if the settings contradict a method."""
         try:
             self.of_cell(name, self.first_seed)
         except ConfigError as error:
             raise ConfigError(
-                f"{name} cannot be with these settings: {error.what} ({error.where})",
+                f"{name} conflicts with the settings: {error.where} {error.what}",
                 where="methods",
-                fix="Leave the method out, or change the settings",
+                fix="Remove the method, or change the settings",
             ) from error
 
     def of_cell(self, method: str, seed: int) -> RunConfig:
@@ -102,7 +102,7 @@ class StudyConfig:
         return replace(self.base, distill=distill, seed=seed)
 
     def changed_settings(self) -> Settings:
-        """Return what is not the default and is not a method's, a seed's or the budget's own."""
+        """Return changed settings, without those that a method, a seed or the budget sets."""
         own = ("method", "weighting", "modality_dropout", "keep", "patience")
         left_out = {"seed", *(f"distill.{name}" for name in own)}
         changed = {

@@ -96,7 +96,7 @@ def test_no_class_to_print_is_a_usage_error() -> None:
 
 @pytest.mark.parametrize(
     ("methods", "message"),
-    [("foo", "unknown method 'foo'"), ("kd,kd", "each method once"), (",", "at least one")],
+    [("foo", "unknown method 'foo'"), ("kd,kd", "each method once"), (",", "at least one method")],
 )
 def test_methods_that_cannot_be_compared_are_a_usage_error(methods: str, message: str) -> None:
     answer = CliRunner(env={"COLUMNS": "100"}).invoke(app, ["compare", "--methods", methods])
@@ -111,7 +111,9 @@ def test_a_method_that_the_file_contradicts_is_named_with_the_reason(tmp_path: P
     line = ["compare", "--config", str(file), "--methods", "msd-meta"]
     answer = CliRunner(env={"COLUMNS": "200"}).invoke(app, line)
     assert answer.exit_code == 2
-    assert "--methods: msd-meta cannot be with these settings: meta needs" in answer.stderr
+    assert (
+        "--methods: msd-meta conflicts with the settings: distill.weighting meta" in answer.stderr
+    )
 
 
 def test_a_tracker_that_is_not_here_is_named_with_its_command(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from msd_deploy.artifacts.run_directory import RunDirectory
-from msd_deploy.config.describe import told_command, told_path
+from msd_deploy.config.describe import shown_command, shown_path
 from msd_deploy.report.distillation import ReportConfig, command_line
 from msd_deploy.report.predictions import unique_names
 
@@ -40,19 +40,19 @@ def test_a_run_whose_path_is_the_end_of_anothers_has_a_name() -> None:
 
 
 def test_a_path_in_the_working_folder_is_relative(here: Path) -> None:
-    assert told_path(here / "runs" / "memes") == "runs/memes"
-    assert told_path(Path("runs/../memes")) == "memes"
-    assert told_path(here) == "."
+    assert shown_path(here / "runs" / "memes") == "runs/memes"
+    assert shown_path(Path("runs/../memes")) == "memes"
+    assert shown_path(here) == "."
 
 
 def test_a_path_outside_the_working_folder_is_its_last_part(here: Path) -> None:
-    assert told_path(here.parent / "runs" / "memes") == "memes"
-    assert told_path(Path("../runs/memes")) == "memes"
+    assert shown_path(here.parent / "runs" / "memes") == "memes"
+    assert shown_path(Path("../runs/memes")) == "memes"
 
 
 def test_a_path_is_not_taken_for_an_option(here: Path) -> None:
-    assert told_path(here / "-run") == "./-run"
-    assert told_path(here.parent / "-run") == "./-run"
+    assert shown_path(here / "-run") == "./-run"
+    assert shown_path(here.parent / "-run") == "./-run"
 
 
 def test_the_reports_command_repeats_it() -> None:
@@ -77,7 +77,7 @@ def test_a_typed_command_keeps_all_but_the_folders_of_this_machine(here: Path) -
     outside, inside = here.parent / "data/my memes.jsonl", here / "runs/study"
     typed = ["msd", "compare", "--data", str(outside), f"--out={inside}", "--methods", "kd,none"]
     told = ["--data", "my memes.jsonl", "--out=runs/study", "--methods", "kd,none"]
-    assert shlex.split(told_command(typed)) == ["msd", "compare", *told]
-    assert told_command(["msd", "compare", "--config", "../../a/b.toml"]).endswith(" b.toml")
+    assert shlex.split(shown_command(typed)) == ["msd", "compare", *told]
+    assert shown_command(["msd", "compare", "--config", "../../a/b.toml"]).endswith(" b.toml")
     kept = ["msd", "compare", "--data", "synthetic:memes", "--out", "runs/x"]
-    assert told_command(kept) == shlex.join(kept)
+    assert shown_command(kept) == shlex.join(kept)

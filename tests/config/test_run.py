@@ -41,7 +41,7 @@ def test_options_override_a_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[distill]\nalpha = 2", r"distill\.alpha: must lie between 0 and 1, not 2"),
-        ("[distill]\nalpha = true", r"distill\.alpha: must be of type float, not True"),
+        ("[distill]\nalpha = true", r"distill\.alpha: must be a number, not True"),
         ("[distill]\nmethod = 'magic'", r"distill\.method: must be one of none, kd, msd"),
         ("[data]\nlabels = 'a,b'", r"data\.labels: must be a list of strings"),
         ("[datta]\n", "datta: unknown key"),
@@ -62,7 +62,7 @@ def test_a_mistake_names_its_key(tmp_path: Path, text: str, message: str) -> Non
 
 @pytest.mark.parametrize("method", ["kd", "msd"])
 def test_alpha_of_1_is_refused_where_there_is_a_teacher(method: Method) -> None:
-    with pytest.raises(ConfigError, match=r"distill\.alpha: 1 leaves the teacher no share"):
+    with pytest.raises(ConfigError, match=r"distill\.alpha: 1 leaves no weight"):
         DistillConfig(method=method, alpha=1.0)
     assert DistillConfig(method="none", alpha=1.0).alpha == 1.0
 
@@ -75,7 +75,7 @@ def test_alpha_of_1_is_refused_where_there_is_a_teacher(method: Method) -> None:
     ],
 )
 def test_a_distillation_without_any_weight_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"distill\.method: all weights of .* count nothing\."):
+    with pytest.raises(ConfigError, match=r"distill\.method: .* needs a view weight above 0"):
         DistillConfig(**settings)
     DistillConfig(**settings | {"method": "none"})
 
@@ -123,7 +123,7 @@ def test_a_preset_fills_in_what_the_augment_table_leaves_open(tmp_path: Path) ->
     file.write_text('[augment]\npreset = "light"\nflip = 0.5\ncrop_area = 0.8\n')
     config = read_config(file)
     light = AugmentConfig(preset="light").strengths()
-    assert light.changes_pictures
+    assert light.changes_images
     assert config.augment.strengths() == replace(light, flip=0.5, crop_area=0.8)
     stronger = with_options(config, {"augment.preset": "strong"}).augment.strengths()
     strong = AugmentConfig(preset="strong").strengths()
@@ -133,7 +133,7 @@ def test_a_preset_fills_in_what_the_augment_table_leaves_open(tmp_path: Path) ->
 
 def test_by_default_nothing_is_augmented() -> None:
     strengths = RunConfig().augment.strengths()
-    assert not strengths.changes_pictures
+    assert not strengths.changes_images
     assert strengths.word_dropout == 0
 
 
@@ -147,8 +147,8 @@ def test_an_unknown_preset_is_named_with_those_that_there_are(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"preset": "none"}, "no setting changes pictures"),
-        ({"preset": "none", "word_dropout": 0.5}, "no setting changes pictures"),
+        ({"preset": "none"}, "no setting changes images"),
+        ({"preset": "none", "word_dropout": 0.5}, "no setting changes images"),
     ],
 )
 def test_forms_of_pictures_need_something_that_changes_them(
@@ -164,7 +164,7 @@ def test_forms_of_pictures_are_refused_where_nobody_answers_for_them(
 ) -> None:
     augment = AugmentConfig(preset="light", views_per_picture=2)
     RunConfig(augment=augment)
-    with pytest.raises(ConfigError, match=r"augment\.views_per_picture: the teacher"):
+    with pytest.raises(ConfigError, match=r"augment\.views_per_picture: (requires|excludes)"):
         RunConfig(augment=augment, distill=DistillConfig(**settings))
-    with pytest.raises(ConfigError, match=r"augment\.views_per_picture: a teacher learns"):
+    with pytest.raises(ConfigError, match=r"augment\.views_per_picture: applies to"):
         TeachingConfig(augment=augment)

@@ -83,5 +83,5 @@ def test_parts_keep_the_labels_of_what_their_pictures_are_mixed_with(batch: Batc
 
 
 def test_a_students_pictures_are_not_mixed() -> None:
-    with pytest.raises(ConfigError, match=r"augment\.mixup: the teacher's answers to mixed pict"):
+    with pytest.raises(ConfigError, match=r"augment\.mixup: is not available in distillation"):
         RunConfig(augment=CONFIG)

@@ -225,5 +225,5 @@ def test_a_start_that_answers_another_question_is_refused(
 
 
 def test_a_study_compares_students_that_learn_in_float(for_int8: RunConfig) -> None:
-    with pytest.raises(ConfigError, match="in float"):
+    with pytest.raises(ConfigError, match="in floating point"):
         StudyConfig(base=for_int8)

@@ -114,9 +114,9 @@ def test_learned_weights_never_fall_below_their_floors_and_keep_the_total(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "kd", "weighting": "meta"}, r"distill\.weighting.*the method is kd"),
-        ({"method": "msd", "modality_dropout": 0.3}, r"distill\.modality_dropout.*already"),
-        ({"weighting": "meta", "text_weight": 0.0}, r"above 0 of every view"),
+        ({"method": "kd", "weighting": "meta"}, r"distill\.weighting.*requires method msd"),
+        ({"method": "msd", "modality_dropout": 0.3}, r"distill\.modality_dropout.*anyway"),
+        ({"weighting": "meta", "text_weight": 0.0}, r"above 0 for each view"),
         ({"weighting": "meta", "loss": "dist"}, r"distill\.meta_gradient.*Use exact"),
         ({"meta_multimodal_floor": 1.0}, r"distill\.meta_multimodal_floor"),
     ],

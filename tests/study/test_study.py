@@ -268,7 +268,7 @@ def test_a_worker_that_fails_stops_the_study_with_its_error(
         ({"seeds": 0}, "seeds"),
         (
             {"base": RunConfig(distill=DistillConfig(image_weight=0.0))},
-            "above 0 of every view to start from",
+            "above 0 for each view",
         ),
     ],
 )

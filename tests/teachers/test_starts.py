@@ -269,10 +269,10 @@ def test_what_is_no_text_encoder_of_this_type_is_refused(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"text": "a", "model": "b", "vision": "c"}, "own text side"),
-        ({"text": "a"}, "sees no picture"),
-        ({"model": "a", "text_layers": 2}, "no text encoder for it"),
-        ({"model": "a", "cut_vocabulary": True}, "no text encoder for it"),
+        ({"text": "a", "model": "b", "vision": "c"}, "cannot be combined with --model"),
+        ({"text": "a"}, "is required with --text"),
+        ({"model": "a", "text_layers": 2}, "requires a text encoder"),
+        ({"model": "a", "cut_vocabulary": True}, "requires a text encoder"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(
@@ -283,7 +283,7 @@ def test_settings_that_contradict_each_other_are_refused(
 
 
 def test_text_layers_without_a_text_encoder_are_refused() -> None:
-    with pytest.raises(ConfigError, match="no text encoder to take layers of"):
+    with pytest.raises(ConfigError, match="requires a text encoder"):
         StudentConfig(text_layers=1)
 
 

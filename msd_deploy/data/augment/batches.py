@@ -178,7 +178,7 @@ def build_augmentation(
         changes.append(WordAugmentation(config, preprocessor, seed=seed))
     if is_asked and config.views_per_picture > 0:
         changes.append(PictureForms(PictureAugmentation(config, split), config.views_per_picture))
-    elif strengths.changes_pictures:
+    elif strengths.changes_images:
         changes.append(PictureAugmentation(config, split, seed=seed))
     if config.mixup > 0:
         changes.append(PictureMixing(config, seed=seed))

@@ -75,7 +75,7 @@ def changes_of(uniform: Tensor, strengths: Strengths) -> PictureChanges:
     """
     area, aspect, left, top, mirror, *colours, cut, cut_left, cut_top = uniform.unbind(dim=1)
     box = None
-    if strengths.moves_pixels:
+    if strengths.crops_or_flips:
         area = strengths.crop_area + (1 - strengths.crop_area) * area
         widest = (-area.log()).clamp(max=math.log(strengths.crop_aspect))
         stretch = ((aspect - 0.5) * widest).exp()
@@ -86,9 +86,9 @@ def changes_of(uniform: Tensor, strengths: Strengths) -> PictureChanges:
     return PictureChanges(
         box,
         mirror < strengths.flip if strengths.flip > 0 else None,
-        1 + limits * (2 * torch.stack(colours, dim=1) - 1) if strengths.shifts_colours else None,
+        1 + limits * (2 * torch.stack(colours, dim=1) - 1) if strengths.jitters_colors else None,
         torch.stack([cut_left * (1 - side), cut_top * (1 - side), side], dim=1)
-        if strengths.erases
+        if strengths.has_cutout
         else None,
     )
 
