@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from torch.nn import functional
 
 from msd_deploy.artifacts.run_directory import RunDirectory
@@ -36,9 +37,40 @@ def data_with(labels: np.ndarray, classes: int, problem: Problem = "single_label
     return PreparedData({"train": split}, DatasetInfo(names, problem), "")
 
 
-def test_balanced_is_rows_by_classes_times_count() -> None:
+ROUNDING = 1e-6  # weights are stated to six digits
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_balanced_weights_are_those_of_scikit_learn(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    labels = generator.choice(5, int(generator.integers(4, 90)), p=generator.dirichlet(np.ones(5)))
+    hidden = np.where(generator.random(len(labels)) < 0.3, NO_LABEL, labels)
+    hidden[0] = labels[0]  # one row keeps its label
+    data = weigh_classes(data_with(hidden, 5), "balanced")
+    assert data.info.class_weights is not None
+    kept = hidden[hidden != NO_LABEL]
+    classes = np.unique(kept)
+    expected = compute_class_weight("balanced", classes=classes, y=kept)
+    assert [data.info.class_weights[c] for c in classes] == pytest.approx(expected, abs=ROUNDING)
+    assert all(data.info.class_weights[c] == 1 for c in set(range(5)) - set(classes))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_weights_of_independent_classes_are_scikit_learns_of_true_by_those_of_false(
+    seed: int,
+) -> None:
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 2, (int(generator.integers(10, 60)), 3)).astype(np.float32)
+    labels[generator.random(len(labels)) < 0.3] = np.nan
+    labels[:2] = [[0], [1]]  # each class has a row of both
+    data = weigh_classes(data_with(labels, 3, "multi_label"), "balanced")
+    kept = labels[~np.isnan(labels).any(axis=1)]
+    by_row = np.stack([compute_sample_weight("balanced", of_class) for of_class in kept.T])
+    assert data.info.class_weights == pytest.approx(by_row[:, 1] / by_row[:, 0], abs=ROUNDING)
+
+
+def test_the_note_names_weights_and_rows_of_the_classes() -> None:
     data = weigh_classes(data_with(np.array([0] * 6 + [1] * 3 + [2]), 3), "balanced")
-    assert data.info.class_weights == pytest.approx((10 / 18, 10 / 9, 10 / 3), abs=1e-6)
     assert data.info.further_metrics == ("balanced_accuracy",)
     (note,) = data.info.notes
     assert note == (
