@@ -2,7 +2,8 @@
 
 import ast
 import functools
-from collections.abc import Iterator
+import graphlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,60 @@ def test_nothing_prints(path: Path) -> None:
     """Stdout belongs to the result, which the command line writes through its console."""
     lines = [call.lineno for call in calls_of(tree_of(path), "print")]
     assert not lines, f"{name_of(path)} prints in lines {lines}"
+
+
+def dotted_name(path: Path) -> str:
+    """Return the name that a module is imported by."""
+    parts = path.relative_to(PACKAGES[package_of(path)].parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def runtime_imports(tree: ast.AST) -> Iterator[str]:
+    """Yield what `imported_modules` does, without what only type checkers import."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from imported_modules(node)
+        else:
+            yield from runtime_imports(node)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports within functions count too. Every module may read the version of its package."""
+    names = {dotted_name(path) for path in MODULES}
+    graph: dict[str, set[str]] = {}
+    for path in MODULES:
+        found = list(runtime_imports(tree_of(path)))
+        # `from a.b import c` imports the module a.b.c, or c from a.b.
+        finer = {name.rpartition(".")[0] for name in found if name in names}
+        version = {package for package in PACKAGES if f"{package}.__version__" in found}
+        graph[dotted_name(path)] = set(found) & names - finer - version
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def without_entry_points(paths: Iterable[Path]) -> list[Path]:
+    return [path for path in paths if path.name not in ("__init__.py", "__main__.py")]
+
+
+def test_no_folder_holds_more_than_20_modules() -> None:
+    for folder in sorted({path.parent for path in MODULES}):
+        modules = without_entry_points(folder.glob("*.py"))
+        assert len(modules) <= 20, f"{name_of(folder)} holds {len(modules)}: make rooms by subject"
+
+
+def test_at_most_25_modules_are_fragments_of_fewer_than_80_lines() -> None:
+    """A fragment with one caller belongs to its caller's file.
+
+    Commands do not count: each has a file of its own, which is to fit on one screen.
+    """
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    short = [
+        name_of(path)
+        for path in without_entry_points(MODULES)
+        if lines[path] < 80 and package_of(path) != "msd_cli"
+    ]
+    assert len(short) <= 25, "\n".join(["merge some of these:", *short])
