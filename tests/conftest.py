@@ -37,6 +37,7 @@ from msd_deploy.data.synthetic.tasks import MEMES_LABELS
 from msd_deploy.models.configs import FusionConfig
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.pipeline import run_distillation
+from tests.checkpoints import WRITERS
 
 WriteMemes = Callable[..., Path]
 
@@ -96,6 +97,19 @@ def write_memes() -> WriteMemes:
         return folder / "memes.jsonl"
 
     return write
+
+
+@pytest.fixture(scope="module")
+def memes_file(tmp_path_factory: pytest.TempPathFactory, write_memes: WriteMemes) -> DataConfig:
+    """100 generated memes as FILE.jsonl: about 80, 10 and 10 in the splits."""
+    return DataConfig(spec=str(write_memes(tmp_path_factory.mktemp("data"), 100)))
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny checkpoint of each family of models, and "vision" for VisualBERT."""
+    parent = tmp_path_factory.mktemp("published")
+    return {name: write(parent / name) for name, write in WRITERS.items()}
 
 
 @pytest.fixture(scope="session")

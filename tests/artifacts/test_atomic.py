@@ -16,10 +16,10 @@ _CHILD = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from msd_deploy.artifacts import atomic as building
+from msd_deploy.artifacts import atomic
 final, last, can_exchange = Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "True"
 if not can_exchange:
-    building.exchange_folders = lambda first, second: False
+    atomic.exchange_folders = lambda first, second: False
 done = 0
 
 def count(event, args):
@@ -30,7 +30,7 @@ def count(event, args):
             os.kill(os.getpid(), signal.SIGKILL)
 
 sys.addaudithook(count)
-with building.new_folder(final) as folder:
+with atomic.new_folder(final) as folder:
     for name in "abc":
         (folder / name).write_text("new")
 """

@@ -1,6 +1,5 @@
 """Exports of model folders that no run made: teachers of our own kind and of other families."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,44 +31,40 @@ from msd_export.pipeline import export_model
 from msd_export.predictors import open_predictor
 from msd_export.signature import ModelInputs
 from msd_export.source import with_cut_vocabulary
-from tests.teachers.conftest import TEXTS, WRITERS, batch_of
+from tests.checkpoints import TEXTS, batch_of
 
 MEMES = "synthetic:memes"
 FEW = SourceOptions(examples=16)
+FAMILIES = ("clip", "siglip", "vilt", "visual_bert")
 FORMS = (("onnx", "fp32"), ("onnx", "int8"), ("coreml", "fp16"))
 
 
 @pytest.fixture(scope="module")
-def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """An untrained teacher of a family, as `msd teacher` writes it; read it only."""
-    parent = tmp_path_factory.mktemp("families")
-
-    def write(family: str) -> Path:
-        if not (parent / family).is_dir():
-            checkpoint = WRITERS[family](parent / "published" / family)
-            vision = None
-            if family == "visual_bert":
-                vision = str(WRITERS["vision"](parent / "published" / "vision"))
-            opened = open_checkpoint(str(checkpoint), vision=vision)
-            preprocessor = opened.preprocessor(TEXTS)
-            torch.manual_seed(0)
-            model = opened.build(
-                preprocessor, labels=("hateful", "benign"), problem="single_label", dropout=0.0
-            )
-            with torch.no_grad():  # what stands for an absent part starts as nothing
-                for parameter in model.parameters():
-                    parameter.add_(0.05 * torch.randn_like(parameter))
-            save_model(
-                parent / family,
-                model,
-                preprocessor,
-                labels=("hateful", "benign"),
-                problem="single_label",
-                facts={},
-            )
-        return parent / family
-
-    return write
+def family_folders(
+    published: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """An untrained teacher of each family, as `msd teacher` writes it."""
+    folders = {family: tmp_path_factory.mktemp("families") / family for family in FAMILIES}
+    for family, folder in folders.items():
+        vision = str(published["vision"]) if family == "visual_bert" else None
+        opened = open_checkpoint(str(published[family]), vision=vision)
+        preprocessor = opened.preprocessor(TEXTS)
+        torch.manual_seed(0)
+        model = opened.build(
+            preprocessor, labels=("hateful", "benign"), problem="single_label", dropout=0.0
+        )
+        with torch.no_grad():  # what stands for an absent part starts as nothing
+            for parameter in model.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        save_model(
+            folder,
+            model,
+            preprocessor,
+            labels=("hateful", "benign"),
+            problem="single_label",
+            facts={},
+        )
+    return folders
 
 
 def inputs_of(preprocessor: Preprocessor, view: View, *, other: bool) -> ModelInputs:
@@ -93,11 +88,11 @@ def inputs_of(preprocessor: Preprocessor, view: View, *, other: bool) -> ModelIn
     }
 
 
-@pytest.mark.parametrize("family", ["clip", "siglip", "vilt", "visual_bert"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_graph_answers_as_the_family_for_each_view_by_values_alone(
-    family_folder: Callable[[str], Path], family: str
+    family_folders: dict[str, Path], family: str
 ) -> None:
-    loaded = load_classifier(family_folder(family))
+    loaded = load_classifier(family_folders[family])
     assert isinstance(loaded.model, FamilyForClassification)
     graph = graph_around(loaded)
     with torch.inference_mode():
@@ -111,11 +106,11 @@ def test_a_graph_answers_as_the_family_for_each_view_by_values_alone(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["clip", "siglip", "vilt", "visual_bert"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_exported_and_verified(
-    family_folder: Callable[[str], Path], family: str, tmp_path: Path
+    family_folders: dict[str, Path], family: str, tmp_path: Path
 ) -> None:
-    folder = family_folder(family)
+    folder = family_folders[family]
     config = ExportConfig(FORMS, max_drop_points=100, examples=6)
     exports = export_model(folder, MEMES, config, options=FEW, out=tmp_path / "out")
     assert [item.name for item in exports] == ["onnx-fp32", "onnx-int8", "coreml-fp16"]
@@ -237,10 +232,8 @@ def test_a_vocabulary_too_small_for_single_characters_is_refused(
 
 
 @pytest.mark.parametrize("family", ["visual_bert", "vilt"])
-def test_a_family_of_berts_type_is_cut_too(
-    family_folder: Callable[[str], Path], family: str
-) -> None:
-    loaded = load_classifier(family_folder(family))
+def test_a_family_of_berts_type_is_cut_too(family_folders: dict[str, Path], family: str) -> None:
+    loaded = load_classifier(family_folders[family])
     cut, told = with_cut_vocabulary(loaded, TEXTS[:1], most=80)
     assert cut.preprocessor.tokenizer.get_vocab_size() == len(told.kept) == 80
     answers = []
@@ -255,10 +248,10 @@ def test_a_family_of_berts_type_is_cut_too(
 
 
 def test_heads_that_no_logit_reads_are_not_exported(
-    family_folder: Callable[[str], Path], tmp_path: Path
+    family_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     """A ViT's pooler: tokens are read, not what it makes of the first one."""
-    folder = family_folder("visual_bert")
+    folder = family_folders["visual_bert"]
     unread = [name for name, _ in load_classifier(folder).model.named_parameters()]
     unread = [name for name in unread if "vision.backbone.pooler" in name]
     assert len(unread) == 2

@@ -16,7 +16,7 @@ from msd_deploy.models.folders import load_model
 from msd_deploy.problem import Problem
 from msd_deploy.views import View
 from msd_export import gate as gate_module
-from msd_export import source as export_source
+from msd_export import source as source_module
 from msd_export.config import ExportConfig
 from msd_export.folder import open_export
 from msd_export.formats import Form, forms_of
@@ -250,7 +250,7 @@ def test_a_failed_verification_leaves_nothing(
         graph.model.classifier.bias.data[0] += 0.01
         return graph
 
-    monkeypatch.setattr(export_source, "graph_of", damaged)
+    monkeypatch.setattr(source_module, "graph_of", damaged)
     with pytest.raises(ParityError, match="logits differ"):
         export_student(own_run, ExportConfig(ONNX, examples=100))
     assert list(own_run.exports.iterdir()) == []

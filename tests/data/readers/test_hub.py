@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from msd_deploy.config.run import DataConfig, RunConfig
-from msd_deploy.data import source as source_types
+from msd_deploy.data import source
 from msd_deploy.data.prepare import prepare
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
@@ -431,7 +431,7 @@ def test_rows_of_pictures_are_written_in_pieces(
     """However many rows there are, few encoded pictures are in memory at once."""
     write_parquet(tmp_path / "data", "train", 0, 60)
     whole = load(tmp_path / "data")
-    monkeypatch.setattr(source_types, "_BYTES_PER_BATCH", 300)
+    monkeypatch.setattr(source, "_BYTES_PER_BATCH", 300)
     pieces = load(tmp_path / "data")
     assert pieces.dataset["train"][:] == whole.dataset["train"][:]
     assert len(pieces.dataset["train"].data.column("text").chunks) > 10

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from msd_deploy.data import source as source_types
+from msd_deploy.data import source
 from msd_deploy.data.readers.jsonl import load_jsonl, load_jsonl_to_judge
 from msd_deploy.data.readers.rows import shown
 from msd_deploy.data.source import SourceData, SourceOptions
@@ -91,8 +91,8 @@ def test_a_large_split_is_memory_mapped_and_equal(
 ) -> None:
     path = write_rows(tmp_path, *good_rows(3000))
     small = load_jsonl(path, SourceOptions()).dataset["train"]
-    monkeypatch.setattr(source_types, "IN_MEMORY_BYTES", 10_000)
-    monkeypatch.setattr(source_types.datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(source, "IN_MEMORY_BYTES", 10_000)
+    monkeypatch.setattr(source.datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     large = load_jsonl(path, SourceOptions()).dataset["train"]
     (file,) = large.cache_files
     assert Path(file["filename"]).is_relative_to(tmp_path / "cache")
@@ -105,8 +105,8 @@ def test_an_unwritable_cache_is_a_data_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cache").write_text("a file where a folder must be")
-    monkeypatch.setattr(source_types, "IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr(source_types.datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(source, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(source.datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     with pytest.raises(DataError, match=r"cannot be written .* Set HF_DATASETS_CACHE"):
         load_jsonl(write_rows(tmp_path, *good_rows(20)), SourceOptions())
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from msd_deploy.data.synthetic import listings as synthetic_listings
+from msd_deploy.data.synthetic import listings
 from msd_deploy.data.synthetic.drawing import NOTHING
 from msd_deploy.data.synthetic.listings import (
     LISTINGS_LABELS,
@@ -31,10 +31,10 @@ def read_title(text: str) -> tuple[int, int]:
     """Return the product that a title names, and what it says, by reading it."""
     words = text.split()
     (product,) = [
-        at for at, own in enumerate(synthetic_listings._WORDS) if any(word in own for word in words)
+        at for at, own in enumerate(listings._WORDS) if any(word in own for word in words)
     ]
-    admits = any(phrase in text for phrase in synthetic_listings._OWN_TITLE_IS_WRONG)
-    tells = any(phrase in text for phrase in synthetic_listings._PICTURE_IS_WRONG)
+    admits = any(phrase in text for phrase in listings._OWN_TITLE_IS_WRONG)
+    tells = any(phrase in text for phrase in listings._PICTURE_IS_WRONG)
     return product, MARKED if admits else VOUCHED if tells else NO_MARK
 
 

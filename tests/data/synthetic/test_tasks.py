@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from msd_deploy.data.source import SPLITS, SourceOptions, SourceRow, Split
-from msd_deploy.data.synthetic import generate as synthetic
-from msd_deploy.data.synthetic import tasks as synthetic_tasks
+from msd_deploy.data.synthetic import generate, tasks
 from msd_deploy.data.synthetic.drawing import (
     BLACK,
     COLOURS,
@@ -57,7 +56,7 @@ def best_micro_f1(cues: IntArray, labels: IntArray) -> float:
 
 @cache
 def many(name: str) -> Draw:
-    return synthetic._TASKS[name].draw(generator(), MANY)
+    return generate._TASKS[name].draw(generator(), MANY)
 
 
 def cue_of(view: View, draw: Draw) -> IntArray:
@@ -75,7 +74,7 @@ def load(name: str, examples: int, label_noise: float = 0.0) -> datasets.Dataset
 
 
 def first_rows(name: str, split: Split, size: int, seed: int = 0) -> list[SourceRow]:
-    return list(synthetic._rows(name, split, size, SourceOptions(seed=seed)))
+    return list(generate._rows(name, split, size, SourceOptions(seed=seed)))
 
 
 @pytest.mark.parametrize("name", TASK_NAMES)
@@ -144,7 +143,7 @@ def test_a_flipped_label_is_another_class_and_each_is_as_likely() -> None:
 @pytest.mark.parametrize("name", ["memes", "posters", "listings"])
 @pytest.mark.parametrize("view", list(View))
 def test_the_best_possible_score_of_each_view_is_the_one_stated(name: str, view: View) -> None:
-    task, draw = synthetic._TASKS[name], many(name)
+    task, draw = generate._TASKS[name], many(name)
     score = best_accuracy if task.problem == "single_label" else best_micro_f1
     # Three standard deviations of a share of 40,000 are .0075 at most.
     assert score(cue_of(view, draw), draw.labels) == pytest.approx(
@@ -153,7 +152,7 @@ def test_the_best_possible_score_of_each_view_is_the_one_stated(name: str, view:
 
 
 def test_single_views_of_memes_and_posters_lie_in_the_promised_bands() -> None:
-    memes, posters = (synthetic._TASKS[name].best_score for name in ("memes", "posters"))
+    memes, posters = (generate._TASKS[name].best_score for name in ("memes", "posters"))
     assert 0.73 <= memes[View.IMAGE] <= 0.76
     assert 0.74 <= memes[View.TEXT] <= 0.76
     assert 0.90 <= memes[View.MULTIMODAL] <= 0.96
@@ -171,9 +170,9 @@ def test_memes_are_hateful_if_and_only_if_both_views_hold_a_trigger() -> None:
 
 def test_a_memes_cues_can_be_read_off_its_picture_and_text() -> None:
     draw = draw_memes(generator(), 2000)
-    motifs = {code_of(shape, colour) for shape, colour in synthetic_tasks._MEMES_MOTIFS}
+    motifs = {code_of(shape, colour) for shape, colour in tasks._MEMES_MOTIFS}
     in_image = [any(code in motifs for code in row) for row in draw.objects.tolist()]
-    triggers = (*synthetic_tasks._WHO_TRIGGER, *synthetic_tasks._DEED_TRIGGER)
+    triggers = (*tasks._WHO_TRIGGER, *tasks._DEED_TRIGGER)
     in_text = [any(trigger in text for trigger in triggers) for text in draw.texts]
     assert in_image == draw.image_cues.astype(bool).tolist()
     assert in_text == draw.text_cues.astype(bool).tolist()
@@ -192,7 +191,7 @@ def test_a_posters_genres_follow_from_its_cues() -> None:
 def test_a_posters_cues_can_be_read_off_its_picture_and_text() -> None:
     draw = draw_posters(generator(), 500)
     for row, genre in np.ndindex(draw.labels.shape):
-        own_words, hints = synthetic_tasks._GENRES[synthetic_tasks.POSTERS_LABELS[genre]]
+        own_words, hints = tasks._GENRES[tasks.POSTERS_LABELS[genre]]
         words = set(draw.texts[row].split())
         assert bool(words & set(own_words)) == (draw.text_cues[row, genre] == OWN)
         assert bool(words & set(hints)) == (draw.text_cues[row, genre] == HINT)
@@ -228,7 +227,7 @@ def test_a_scene_has_four_hypotheses() -> None:
 
 def test_the_best_possible_score_of_entailments_single_views_is_the_one_stated() -> None:
     draw = many("entailment")
-    best = synthetic._TASKS["entailment"].best_score
+    best = generate._TASKS["entailment"].best_score
     # Three standard deviations of a share of 40,000 are .0075 at most.
     for view in (View.IMAGE, View.TEXT):
         found = best_accuracy(cue_of(view, draw), draw.labels)
@@ -242,7 +241,7 @@ def test_colours_in_a_scene_tell_nothing_of_the_entailment_label() -> None:
     colour = np.where(objects == NOTHING, -1, objects % len(COLOURS))
     counts = [(colour == code).sum(axis=1) for code in (0, 1, 2, 3, BLACK)]
     seen = np.ravel_multi_index(counts, (4,) * 5)
-    best = synthetic._TASKS["entailment"].best_score[View.IMAGE]
+    best = generate._TASKS["entailment"].best_score[View.IMAGE]
     # A table of some 20 cells overfits the draw by a little.
     assert best_accuracy(seen, draw.labels) < best + 0.015
 
@@ -251,7 +250,7 @@ def test_words_alone_tell_no_more_than_their_form_and_colour() -> None:
     draw = many("entailment")
     texts = {text: at for at, text in enumerate(dict.fromkeys(draw.texts))}
     seen = np.array([texts[text] for text in draw.texts])
-    best = synthetic._TASKS["entailment"].best_score[View.TEXT]
+    best = generate._TASKS["entailment"].best_score[View.TEXT]
     # A table of some 150 texts overfits the draw by about a point.
     assert best_accuracy(seen, draw.labels) < best + 0.02
 

@@ -45,7 +45,7 @@ from msd_export.onnx.preprocessing import (
 from msd_export.parity import predict_every_view
 from msd_export.pipeline import export_student
 from msd_export.signature import ModelSignature
-from tests.teachers.conftest import byte_pairs
+from tests.checkpoints import byte_pairs
 
 onnxruntime = pytest.importorskip("onnxruntime")
 extensions = pytest.importorskip("onnxruntime_extensions")

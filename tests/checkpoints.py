@@ -1,12 +1,10 @@
 """Tiny random checkpoints of each family, written as their publishers write them."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -25,7 +23,6 @@ from transformers import (
     ViTModel,
 )
 
-from msd_deploy.config.run import DataConfig
 from msd_deploy.data.batch import Batch
 from msd_deploy.data.preprocess import Preprocessor, train_tokenizer
 
@@ -196,18 +193,3 @@ WRITERS = {
     "visual_bert": write_visual_bert,
     "vision": write_vision,
 }
-
-
-@pytest.fixture(scope="session")
-def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A tiny checkpoint of each family, and "vision" for VisualBERT; never write into them."""
-    parent = tmp_path_factory.mktemp("published")
-    return {name: write(parent / name) for name, write in WRITERS.items()}
-
-
-@pytest.fixture(scope="module")
-def memes_file(
-    tmp_path_factory: pytest.TempPathFactory, write_memes: Callable[..., Path]
-) -> DataConfig:
-    """100 generated memes as FILE.jsonl: about 80, 10 and 10 in the splits."""
-    return DataConfig(spec=str(write_memes(tmp_path_factory.mktemp("data"), 100)))
