@@ -41,6 +41,8 @@ from tests.checkpoints import WRITERS
 
 WriteMemes = Callable[..., Path]
 
+pytest_plugins = ["tests.read_only"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread_and_a_cache_that_goes() -> Iterator[None]:

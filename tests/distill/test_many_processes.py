@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -60,26 +61,39 @@ def shared() -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    parent = tmp_path_factory.mktemp("processes")
-    return parent / "one", parent / "two"
+@dataclass(frozen=True)
+class Trained:
+    """A folder of trainings, and what each process found."""
+
+    folder: Path
+    results: list[Results]
 
 
 @pytest.fixture(scope="module")
-def one(shared: ModuleType, folders: tuple[Path, Path]) -> Results:
-    results: Results = shared.run_all(folders[0])
-    return results
+def trained_by_one(shared: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("one")
+    return Trained(folder, [shared.run_all(folder)])
 
 
 @pytest.fixture(scope="module")
-def two(one: Results, folders: tuple[Path, Path]) -> list[Results]:
-    """What each of two processes found."""
-    taken = folders[0].with_name("taken")
-    shutil.copytree(folders[0] / "meta-stopped", taken / "meta-stopped")
-    ended = launch(SCRIPT, folders[1], taken)
+def trained_by_two(trained_by_one: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    parent = tmp_path_factory.mktemp("two")
+    shutil.copytree(trained_by_one.folder / "meta-stopped", parent / "taken" / "meta-stopped")
+    folder = parent / "two"
+    ended = launch(SCRIPT, folder, parent / "taken")
     assert ended.returncode == 0, ended.stderr
-    return [json.loads((folders[1] / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+    ranks = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+    return Trained(folder, ranks)
+
+
+@pytest.fixture(scope="module")
+def one(trained_by_one: Trained) -> Results:
+    return trained_by_one.results[0]
+
+
+@pytest.fixture(scope="module")
+def two(trained_by_two: Trained) -> list[Results]:
+    return trained_by_two.results
 
 
 CASES = ("labels", "kd", "fixed", "meta", "meta-exact")
@@ -125,10 +139,11 @@ def test_a_checkpoint_of_one_process_is_continued_by_two(one: Results, two: list
 
 @pytest.mark.slow
 def test_a_checkpoint_of_two_processes_is_continued_by_one(
-    shared: ModuleType, one: Results, two: list[Results], folders: tuple[Path, Path]
+    shared: ModuleType, one: Results, trained_by_two: Trained, tmp_path: Path
 ) -> None:
-    assert two[1]["meta-stopped"]["stopped"]
-    found = shared.run("meta", folders[1] / "meta-stopped")
+    assert trained_by_two.results[1]["meta-stopped"]["stopped"]
+    folder = shutil.copytree(trained_by_two.folder / "meta-stopped", tmp_path / "meta-stopped")
+    found = shared.run("meta", folder)
     assert found["losses"] == pytest.approx(one["meta"]["losses"][4:], rel=TOLERANCE)
 
 

@@ -3,6 +3,7 @@
 import gc
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from msd_deploy.views import View
 from msd_export.config import ExportConfig
 from msd_export.coreml.package import quiet_coremltools
 from msd_export.folder import ExportFolder
+from msd_export.formats import Form
 from msd_export.graph import ExportableGraph, ExportGraph, ImageLayout, as_tensors
 from msd_export.parity import predict_every_view, predict_split
 from msd_export.pipeline import export_student
@@ -125,6 +127,12 @@ def source(make_source: MakeSource) -> ExportSource:
     return make_source({"kind": "conv_stem", "channels": [8, 12, 16]})
 
 
+@pytest.fixture
+def own_source(source: ExportSource, tmp_path: Path) -> ExportSource:
+    """The same with a scratch folder of the test's own, into which converters write."""
+    return replace(source, scratch=tmp_path)
+
+
 class _Exotic(ExportGraph):
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits, probabilities = super().forward(*inputs)
@@ -221,10 +229,23 @@ def decided_run(
 
 
 @pytest.fixture(scope="session")
-def decided_export(decided_run: RunDirectory) -> ExportFolder:
-    """Its student as Core ML in float16, verified; read it, never write into it."""
-    config = ExportConfig((("coreml", "fp16"),), examples=DECIDED_ROWS)
-    (written,) = export_student(decided_run, config)
+def export_decided(
+    decided_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., list[ExportFolder]]:
+    """Exports its student to the variants given, verified, in a copy of the run."""
+
+    def export(*variants: Form) -> list[ExportFolder]:
+        root = tmp_path_factory.mktemp("exports") / "run"
+        run = RunDirectory(Path(shutil.copytree(decided_run.root, root)))
+        return export_student(run, ExportConfig(variants, examples=DECIDED_ROWS))
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def decided_export(export_decided: Callable[..., list[ExportFolder]]) -> ExportFolder:
+    """Its student as Core ML in float16, verified."""
+    (written,) = export_decided(("coreml", "fp16"))
     return written
 
 

@@ -29,7 +29,7 @@ def load_everything(run: Path, forms: list[str]) -> None:
     export_student(RunDirectory(run), ExportConfig(wanted, examples=EXAMPLES))
 
 
-def become_command(order: Order, run: Path) -> None:
+def become_command(order: Order) -> None:
     """Run a command in this process, its output in a file; does not return."""
     from killing import kill_before
 
@@ -38,7 +38,7 @@ def become_command(order: Order, run: Path) -> None:
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    count = kill_before(order["operation"], run / "exports", order["signal"])
+    count = kill_before(order["operation"], Path(order["exports"]), order["signal"])
     sys.argv = ["msd", *order["arguments"]]
     code: object = 1
     try:
@@ -55,11 +55,11 @@ def become_command(order: Order, run: Path) -> None:
         os._exit(code if isinstance(code, int) else int(code is not None))
 
 
-def obey(order: Order, run: Path) -> dict[str, float]:
+def obey(order: Order) -> dict[str, float]:
     """Run a command in a process group of its own, and signal the group if it takes too long.
 
     An order holds `arguments`, `log` (a file for its output) and `signal`, which is sent before the
-    command's n-th `operation` on the run's exports (0: it is not), or to the group when so many
+    command's n-th `operation` on the folder `exports` (0: it is not), or to the group when so many
     `seconds` have passed (None: it is not).
     """
     reading, writing = os.pipe()  # at its end when every process of the command has ended
@@ -68,7 +68,7 @@ def obey(order: Order, run: Path) -> dict[str, float]:
     os.setpgid(child, child)  # by both: whichever comes first
     if child == 0:
         os.close(reading)
-        become_command(order, run)
+        become_command(order)
     os.close(writing)
     ended, _, _ = select.select([reading], [], [], order["seconds"])
     if not ended:
@@ -85,7 +85,7 @@ def serve(run: Path, forms: list[str]) -> None:
     os.dup2(2, 1)  # whatever else prints is no answer
     print(file=out, flush=True)
     for line in sys.stdin:
-        print(json.dumps(obey(json.loads(line), run)), file=out, flush=True)
+        print(json.dumps(obey(json.loads(line))), file=out, flush=True)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ PRECISIONS: dict[Target, tuple[Precision, ...]] = {
 }
 KILLS: dict[Target, int] = {"onnx": 14, "coreml": 10, "ort": 4, "executorch": 2}
 TARGETS = [t for t in KILLS if all(map(importlib.util.find_spec, FORMATS[t].modules))]
-Answers = dict[str, list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]]
+Answers = dict[str, list[np.ndarray[Any, np.dtype[np.float32]]]]
 
 
 @dataclass
@@ -63,16 +63,35 @@ class Ended:
         return int(self.output.rsplit("\n", 2)[-2].removesuffix(" operations"))
 
 
-@dataclass
-class Exports:
-    """A run's exports, and a server that exports it again."""
+@dataclass(frozen=True)
+class Server:
+    """A process that exports runs, and what it makes of one undisturbed.
 
-    run: RunDirectory
-    rows: PreparedSplit
+    Attributes:
+        run: The run, without exports.
+        rows: Examples to compare exports by.
+        undisturbed: The folder of its exports.
+        expected: What each of them answers to the examples.
+    """
+
     orders: IO[str]
     answers: IO[str]
+    run: RunDirectory
+    rows: PreparedSplit
     undisturbed: Path
-    expected: Answers = field(default_factory=dict)
+    expected: Answers
+
+
+def ask(folder: Path, rows: PreparedSplit) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+    return list(predict_every_view(open_model(folder).predictor, rows).values())
+
+
+@dataclass(frozen=True)
+class Exports:
+    """The exports of a run of the test's own, and a server that exports it again."""
+
+    server: Server
+    run: RunDirectory
 
     def order(
         self,
@@ -82,11 +101,12 @@ class Exports:
         operation: int = 0,
     ) -> Ended:
         """Run a command, and end it before it has ended; see the server."""
-        log = self.undisturbed / "log"
+        log = self.run.root.with_name("log")
         order = {"arguments": arguments, "log": str(log), "operation": operation}
-        self.orders.write(json.dumps(order | {"seconds": seconds, "signal": number}) + "\n")
-        self.orders.flush()
-        ended = json.loads(self.answers.readline())
+        order |= {"exports": str(self.run.exports), "seconds": seconds, "signal": number}
+        self.server.orders.write(json.dumps(order) + "\n")
+        self.server.orders.flush()
+        ended = json.loads(self.server.answers.readline())
         return Ended(**ended, output=log.read_text(errors="replace"))
 
     def export(
@@ -108,9 +128,8 @@ class Exports:
         """
         for folder in self.visible() + (self.hidden() if tidy else []):
             shutil.rmtree(folder)
-        for folder in self.undisturbed.iterdir() if with_exports else ():
-            if folder.is_dir():
-                shutil.copytree(folder, self.run.exports / folder.name)
+        if with_exports:
+            shutil.copytree(self.server.undisturbed, self.run.exports, dirs_exist_ok=True)
 
     def visible(self) -> list[Path]:
         return sorted(path for path in self.run.exports.iterdir() if path.name[0] != ".")
@@ -118,21 +137,18 @@ class Exports:
     def hidden(self) -> list[Path]:
         return sorted(path for path in self.run.exports.iterdir() if path.name[0] == ".")
 
-    def ask(self, folder: Path) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
-        return list(predict_every_view(open_model(folder).predictor, self.rows).values())
-
     def check(self) -> None:
         """Assert that all that a later command takes for whole answers as the undisturbed one."""
         assert [export.folder for export in find_exports(self.run)] == self.visible()
         for folder in self.visible():
             assert open_export(folder).name == folder.name
-            if folder.name not in self.expected:
-                self.expected[folder.name] = self.ask(self.undisturbed / folder.name)
-            for answer, expected in zip(self.ask(folder), self.expected[folder.name], strict=True):
-                np.testing.assert_array_equal(answer, expected)
+            expected = self.server.expected[folder.name]
+            for answer, of_whole in zip(ask(folder, self.server.rows), expected, strict=True):
+                np.testing.assert_array_equal(answer, of_whole)
         for folder in self.hidden():
             if is_accepted(folder):  # killed between its manifest and its renaming: it is whole
-                assert digests(folder).keys() == digests(self.undisturbed / form_of(folder)).keys()
+                whole = self.server.undisturbed / form_of(folder)
+                assert digests(folder).keys() == digests(whole).keys()
 
     def check_again(self, target: Target) -> None:
         """Assert that the next commands write what is missing, and replace all, and tidy up."""
@@ -171,10 +187,10 @@ def is_accepted(folder: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def exports(
+def server(
     finished_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Exports]:
-    """A copy of the finished run, its exports made undisturbed and put aside."""
+) -> Iterator[Server]:
+    """Exports a copy of the finished run undisturbed, and puts the exports aside."""
     root = tmp_path_factory.mktemp("interrupted")
     run = RunDirectory(Path(shutil.copytree(finished_run.root, root / "run")))
     (root / "here").mkdir()
@@ -192,11 +208,18 @@ def exports(
         assert server.stdin is not None
         assert server.stdout is not None
         assert server.stdout.readline() == "\n"
-        shutil.move(run.exports, root / "undisturbed")
-        run.exports.mkdir()
-        yield Exports(run, rows, server.stdin, server.stdout, root / "undisturbed")
+        undisturbed = Path(shutil.move(run.exports, root / "undisturbed"))
+        expected = {folder.name: ask(folder, rows) for folder in undisturbed.iterdir()}
+        yield Server(server.stdin, server.stdout, run, rows, undisturbed, expected)
         assert list((root / "here").iterdir()) == []  # nothing is left where a command was started
         server.stdin.close()
+
+
+@pytest.fixture
+def exports(server: Server, tmp_path: Path) -> Exports:
+    run = RunDirectory(Path(shutil.copytree(server.run.root, tmp_path / "run")))
+    run.exports.mkdir()
+    return Exports(server, run)
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ from msd_export.formats import FORMATS, Target
 from msd_export.pipeline import export_student
 from msd_export.predictors import open_predictor
 
-from .conftest import DECIDED_ROWS
 from .mutants import (
     FILE_MUTANTS,
     REFUSALS,
@@ -36,16 +36,13 @@ Weights = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 @pytest.fixture(scope="module", params=TARGETS)
 def export(
-    request: pytest.FixtureRequest,
-    decided_run: RunDirectory,
-    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest, export_decided: Callable[..., list[ExportFolder]]
 ) -> ExportFolder:
-    """Its student in float32, verified; read it, never write into it."""
+    """The decided student in float32, verified."""
     target: Target = request.param
     if not all(map(importlib.util.find_spec, FORMATS[target].modules)):
         pytest.skip(f"needs {target}")
-    config = ExportConfig(((target, "fp32"),), examples=DECIDED_ROWS, overwrite=True)
-    (written,) = export_student(decided_run, config)
+    (written,) = export_decided((target, "fp32"))
     return written
 
 

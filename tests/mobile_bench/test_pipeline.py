@@ -1,6 +1,6 @@
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,19 +17,29 @@ from msd_mobile_bench.schema import Bench
 _CONFIG = BenchConfig(rounds=2, warm_up=1, samples=5, batches=2, batch_size=4, examples=60)
 
 
-@pytest.fixture(scope="module")
-def counts() -> list[tuple[str, int, int]]:
-    """What on_count was called with."""
-    return []
+@dataclass(frozen=True)
+class Measured:
+    run: RunDirectory
+    bench: Bench
+    counts: list[tuple[str, int, int]]
 
 
 @pytest.fixture(scope="module")
-def bench(complete_run: RunDirectory, counts: list[tuple[str, int, int]]) -> Bench:
-    """The benchmark of that run, as its file holds it."""
+def measured(complete_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """A run with its benchmark, and what on_count was called with."""
+    root = tmp_path_factory.mktemp("measured") / "untrained"
+    run = RunDirectory(Path(shutil.copytree(complete_run.root, root)))
+    counts: list[tuple[str, int, int]] = []
     hooks = StageHooks(on_count=lambda what, done, total: counts.append((what, done, total)))
-    stated = run_bench(complete_run, _CONFIG, hooks)
-    written: Bench = json.loads((complete_run.reports / "bench.json").read_text(encoding="utf-8"))
-    assert written == stated
+    return Measured(run, run_bench(run, _CONFIG, hooks), counts)
+
+
+@pytest.fixture(scope="module")
+def bench(measured: Measured) -> Bench:
+    """The benchmark as its file holds it."""
+    path = measured.run.reports / "bench.json"
+    written: Bench = json.loads(path.read_text(encoding="utf-8"))
+    assert written == measured.bench
     return written
 
 
@@ -90,17 +100,17 @@ def test_facts_of_the_models_are_those_on_disk(bench: Bench, complete_run: RunDi
 
 
 @pytest.mark.slow
-def test_no_report_names_a_folder_of_this_machine(bench: Bench, complete_run: RunDirectory) -> None:
+def test_no_report_names_a_folder_of_this_machine(measured: Measured) -> None:
     for name in ("bench.json", "bench.md", "bench.html"):
-        text = (complete_run.reports / name).read_text(encoding="utf-8")
-        assert str(complete_run.root.parent) not in text
+        text = (measured.run.reports / name).read_text(encoding="utf-8")
+        assert str(measured.run.root.parent) not in text
         assert str(Path.home()) + "/" not in text
 
 
 @pytest.mark.slow
-def test_progress_counts_up_to_its_total(bench: Bench, counts: list[tuple[str, int, int]]) -> None:
+def test_progress_counts_up_to_its_total(measured: Measured) -> None:
     for what in ("turns", "forms and views"):
-        steps = [(done, total) for name, done, total in counts if name == what]
+        steps = [(done, total) for name, done, total in measured.counts if name == what]
         assert [done for done, _ in steps] == list(range(1, len(steps) + 1))
         assert {total for _, total in steps} == {len(steps)}
 

@@ -33,16 +33,18 @@ def hostile_data(
 
 @pytest.fixture(scope="session")
 def msd_run(hostile_data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """A run of MSD whose weights differ from example to example; read it only."""
+    """A run of MSD whose weights differ from example to example."""
     run = RunDirectory(tmp_path_factory.mktemp("runs") / "<i>msd")
     run_distillation(msd_config(hostile_data), run)
     return run
 
 
 @pytest.fixture(scope="session")
-def kd_run(hostile_data: Path, msd_run: RunDirectory) -> RunDirectory:
-    """A run of plain distillation from the same teacher; read it only."""
-    run = RunDirectory(msd_run.root.parent / "kd")
+def kd_run(
+    hostile_data: Path, msd_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory
+) -> RunDirectory:
+    """A run of plain distillation from the same teacher."""
+    run = RunDirectory(tmp_path_factory.mktemp("runs") / "kd")
     config = msd_config(hostile_data)
     distill = replace(config.distill, method="kd", weighting="fixed")
     run_distillation(replace(config, distill=distill, teacher=TeacherConfig(msd_run.teacher)), run)

@@ -72,8 +72,8 @@ def package(graph: ExportGraph, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="module")
-def int8_package(package: Path) -> Path:
-    path = package.with_name("int8.mlpackage")
+def int8_package(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("coreml") / "int8.mlpackage"
     quantize_weights_int8(package, path)
     return path
 

@@ -54,8 +54,8 @@ def test_constant_without_a_name_is_counted_to_the_bias_that_its_product_meets(
     }
 
 
-def test_groups_are_named_as_those_of_onnx(source: ExportSource) -> None:
-    groups = set(CoreMLConverter(source).groups("w8a8"))
-    assert groups == set(OnnxConverter(source).groups("int8"))
-    assert set(CoreMLConverter(source).groups("pal4")) < groups
-    assert CoreMLConverter(source).groups("fp16") == ()
+def test_groups_are_named_as_those_of_onnx(own_source: ExportSource) -> None:
+    groups = set(CoreMLConverter(own_source).groups("w8a8"))
+    assert groups == set(OnnxConverter(own_source).groups("int8"))
+    assert set(CoreMLConverter(own_source).groups("pal4")) < groups
+    assert CoreMLConverter(own_source).groups("fp16") == ()

@@ -1,6 +1,7 @@
 """A student in all precisions of Core ML: what is stored, how large, and how it answers."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ExportError
 from msd_deploy.models.folders import load_model
 from msd_deploy.run.record import data_of_run, read_run
-from msd_export.coreml import converter as coreml_target
+from msd_export.coreml import converter as converter_module
 from msd_export.coreml.calibration import measure_ranges
 from msd_export.coreml.converter import CoreMLConverter
 from msd_export.coreml.mil.evaluator import MilEvaluator
@@ -49,13 +50,13 @@ def source(decided_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def written(source: ExportSource) -> dict[Precision, tuple[Path, Json]]:
+def written(
+    source: ExportSource, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Precision, tuple[Path, Json]]:
     """Each precision's package and facts."""
-    converter = CoreMLConverter(source)
-    paths = {
-        precision: source.scratch / f"written-{precision}.mlpackage" for precision in PRECISIONS
-    }
-    return write_forms(converter, paths)
+    folder = tmp_path_factory.mktemp("written")
+    paths = {precision: folder / f"written-{precision}.mlpackage" for precision in PRECISIONS}
+    return write_forms(CoreMLConverter(replace(source, scratch=folder)), paths)
 
 
 Written = dict[Precision, tuple[Path, Json]]
@@ -121,18 +122,18 @@ def test_phones_that_a_package_needs(written: Written, precision: Precision) -> 
 
 @pytest.mark.parametrize("precision", ["pal4", "w8a8"])
 def test_conversion_writes_the_same_bytes_again(
-    written: Written, source: ExportSource, precision: Precision, tmp_path: Path
+    written: Written, own_source: ExportSource, precision: Precision, tmp_path: Path
 ) -> None:
     again = tmp_path / "again.mlpackage"
-    CoreMLConverter(source).convert(precision, again)
+    CoreMLConverter(own_source).convert(precision, again)
     assert digests_of_folder(again) == digests_of_folder(written[precision][0])
 
 
 @pytest.mark.parametrize("precision", ["pal4", "pal6"])
 def test_kept_groups_are_stored_as_int8(
-    source: ExportSource, precision: Precision, tmp_path: Path
+    own_source: ExportSource, precision: Precision, tmp_path: Path
 ) -> None:
-    converter = CoreMLConverter(source)
+    converter = CoreMLConverter(own_source)
     groups = converter.groups(precision)
     assert {"word_embeddings", "layers.0.attention"} < set(groups)
     path = tmp_path / "model.mlpackage"
@@ -140,7 +141,7 @@ def test_kept_groups_are_stored_as_int8(
         write_form(converter, precision, path, kept=kept)["weights"]
         for kept in ((), ("word_embeddings",))
     )
-    moved = source.loaded.model.word_embeddings.weight.numel()
+    moved = own_source.loaded.model.word_embeddings.weight.numel()
     assert mixed == plain | {  # type: ignore[operator]
         precision: plain[precision] - moved,  # type: ignore[index,call-overload,operator]
         "int8": plain["int8"] + moved,  # type: ignore[index,call-overload,operator]
@@ -150,9 +151,9 @@ def test_kept_groups_are_stored_as_int8(
 
 
 def test_kept_groups_compute_on_float_activations(
-    written: Written, source: ExportSource, tmp_path: Path
+    written: Written, own_source: ExportSource, tmp_path: Path
 ) -> None:
-    converter = CoreMLConverter(source)
+    converter = CoreMLConverter(own_source)
     assert {"vision.layers.0", "classifier"} < set(converter.groups("w8a8"))
     path = tmp_path / "mixed.mlpackage"
     facts = write_form(converter, "w8a8", path, kept=["vision.layers.0", "classifier"])
@@ -180,7 +181,7 @@ def test_layers_read_integers_and_additions_of_the_mask_do_not(written: Written)
 
 @pytest.mark.parametrize("precision", ["int8", "pal4", "w8a8"])
 def test_what_is_still_float_is_an_error(
-    source: ExportSource,
+    own_source: ExportSource,
     precision: Precision,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -191,9 +192,9 @@ def test_what_is_still_float_is_an_error(
         shutil.copytree(origin, destination)
 
     for name in ("quantize_weights_int8", "palettize_weights", "quantize_activations"):
-        monkeypatch.setattr(coreml_target, name, copy)
+        monkeypatch.setattr(converter_module, name, copy)
     with pytest.raises(ExportError, match=f"{precision} quantization left every weight in float"):
-        write_form(CoreMLConverter(source), precision, tmp_path / "model.mlpackage")
+        write_form(CoreMLConverter(own_source), precision, tmp_path / "model.mlpackage")
 
 
 def test_ranges_are_those_of_all_rows(written: Written, source: ExportSource) -> None:

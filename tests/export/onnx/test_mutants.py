@@ -1,6 +1,7 @@
 """Damage verified ONNX exports in many ways: verification must notice each of them."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,18 +9,14 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.errors import ArtifactError, ParityError
 from msd_deploy.metrics import LogitsByView
-from msd_export.config import ExportConfig
 from msd_export.folder import ExportFolder, exports_below, open_export
 from msd_export.formats import Precision
 from msd_export.inspection import inspect_export
 from msd_export.onnx.predictor import OnnxPredictor
 from msd_export.opened_model import open_model
-from msd_export.pipeline import export_student
-from tests.export.conftest import DECIDED_ROWS
 from tests.export.mutants import (
     FILE_MUTANTS,
     REFUSALS,
@@ -46,10 +43,9 @@ KEYS = "model.layers.0.attention.key_value.weight"
 
 
 @pytest.fixture(scope="module")
-def exports(decided_run: RunDirectory) -> dict[str, ExportFolder]:
-    """Its student as ONNX, verified; read it, never write into it."""
-    forms = tuple(("onnx", precision) for precision in PRECISIONS)
-    written = export_student(decided_run, ExportConfig(forms, examples=DECIDED_ROWS))  # type: ignore[arg-type]
+def exports(export_decided: Callable[..., list[ExportFolder]]) -> dict[str, ExportFolder]:
+    """The decided student as ONNX, verified."""
+    written = export_decided(*(("onnx", precision) for precision in PRECISIONS))
     return {item.precision: item for item in written}
 
 
