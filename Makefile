@@ -8,7 +8,7 @@ RUN ?= runs/demo
 
 help:
 	@echo "make demo     virtual environment, install, distil, export, bench: the first ten minutes"
-	@echo "make test     the whole test suite"
+	@echo "make test     the whole test suite, in random order; SEED=N repeats an order"
 	@echo "make install  format  lint  types  docs  build  clean"
 
 $(BIN)/msd: pyproject.toml requirements/constraints.txt
@@ -26,7 +26,7 @@ demo: install
 	$(BIN)/msd bench $(RUN)
 
 test: install
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(if $(SEED),--randomly-seed=$(SEED))
 
 format: install
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
