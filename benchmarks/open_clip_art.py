@@ -34,7 +34,8 @@ from pathlib import Path
 from xml.parsers import expat
 
 from msd_deploy.artifacts.atomic import new_folder
-from msd_deploy.artifacts.manifest import refuse_existing, sha256_of_file
+from msd_deploy.artifacts.manifest import sha256_of_file
+from msd_deploy.artifacts.output import check_output
 from msd_deploy.errors import DataError, MsdError, RuntimeUnavailableError
 
 PACKAGES = ("openclipart-png", "openclipart-svg")
@@ -95,7 +96,8 @@ def make_data_set(out: Path, packages: Path | None, *, keep_links: bool) -> None
     Raises:
         MsdError: OUT exists, or the packages cannot be had, unpacked or read.
     """
-    refuse_existing(out, overwrite=False, option="Name another folder, or remove it")
+    fix = "Name another folder, or remove it"
+    check_output(out, "data set", is_kind=True, overwrite=False, fix=fix)
     with tempfile.TemporaryDirectory(prefix="open-clip-art-") as scratch:
         root = unpack(packages or download(Path(scratch)), Path(scratch) / "unpacked")
         left_out: Counter[str] = Counter()

@@ -13,7 +13,7 @@ from msd_deploy.distill.distances import check_distance
 from msd_deploy.distill.history import check_tracker
 from msd_deploy.errors import StoppedError
 from msd_deploy.hooks import RunHooks
-from msd_deploy.run.output import check_output, with_absolute_paths
+from msd_deploy.run.output import check_run_output, with_absolute_paths
 from msd_deploy.run.stages import cached_predictions, given_teacher, measure, trained_teacher
 from msd_deploy.run.student import check_student, distilled_student
 from msd_deploy.run.task import begin_run, read_task
@@ -49,7 +49,7 @@ def run_distillation(
     stages = watching.stages
     process_group.begin()
     check_tracker(config.tracker)
-    record = check_output(config, run, resume=resume, overwrite=overwrite)
+    record, replaces = check_run_output(config, run, resume=resume, overwrite=overwrite)
     with process_group.local_main_process_first():
         task, source = read_task(config, run, stages, watching.training, record=record)
         check_distance(config.distill, task.data.info.problem, len(task.data.info.labels))
@@ -59,9 +59,7 @@ def run_distillation(
         check_student(task)
     process_group.barrier()
     if process_group.is_main():
-        if overwrite and not resume:
-            shutil.rmtree(run.root, ignore_errors=True)
-        begin_run(task, given)
+        begin_run(task, given, replaces=replaces)
     process_group.barrier()
     try:
         teacher = given or trained_teacher(task)

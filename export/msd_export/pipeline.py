@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from msd_deploy.artifacts.atomic import remove_folders_left_by_a_kill
-from msd_deploy.artifacts.manifest import refuse_existing
+from msd_deploy.artifacts.output import check_output
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.source import SourceData, SourceOptions, training_texts
@@ -115,7 +115,7 @@ def _refuse_existing(path: Path, student: LoadedModel[ViewClassifier], *, overwr
     option = "Use --overwrite"
     if stated_source(path) not in (None, student.digest):
         option = "It was made from another student; replace it with --overwrite"
-    refuse_existing(path, overwrite=overwrite, option=option)
+    check_output(path, "export", is_kind=True, overwrite=overwrite, fix=option)
 
 
 def _others_of_another_student(

@@ -134,7 +134,7 @@ def new_folder(final: Path) -> Iterator[Path]:
             yield building
             _replace_folder(building, final)
         finally:
-            _remove(building)
+            remove_path(building)
 
 
 def _replace_folder(building: Path, final: Path) -> None:
@@ -175,7 +175,7 @@ def remove_folders_left_by_a_kill(folder: Path) -> None:
             with unclaimed(path) as is_free:
                 if is_free:
                     _put_back(path, folder)
-                    _remove(path)
+                    remove_path(path)
 
 
 def _put_back(retired: Path, folder: Path) -> None:
@@ -185,7 +185,8 @@ def _put_back(retired: Path, folder: Path) -> None:
         (retired / name).rename(folder / name)
 
 
-def _remove(path: Path) -> None:
+def remove_path(path: Path) -> None:
+    """Remove a file, a link or a whole folder."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -136,16 +136,6 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def refuse_existing(path: Path, *, overwrite: bool, option: str) -> None:
-    """Refuse an output that exists.
-
-    Raises:
-        ArtifactError: The path exists and overwrite is false.
-    """
-    if path.exists() and not overwrite:
-        raise ArtifactError("already exists", where=path, fix=option)
-
-
 def write_manifest(folder: Path, kind: str, facts: Mapping[str, object]) -> None:
     """Write manifest.json: what the folder is, and the SHA-256 of each of its files.
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from msd_deploy.artifacts.manifest import read_json, refuse_existing, write_json, write_text
+from msd_deploy.artifacts.manifest import read_json, write_json, write_text
+from msd_deploy.artifacts.output import ANOTHER_OUT, check_output
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.describe import shown_path
 from msd_deploy.errors import ArtifactError, ConfigError
@@ -24,7 +25,7 @@ from msd_deploy.report.schema import DistillationJson
 KIND = "distillation"
 
 
-def check_output(
+def check_report_output(
     page: Path, figures: Path, runs: Sequence[RunDirectory], *, overwrite: bool
 ) -> None:
     """Check that a page and its figures may be written to paths that a user chose.
@@ -38,15 +39,13 @@ def check_output(
     """
     for run in runs:
         _refuse_inside(run, page)
-    for path in (page, figures):
+    fix = f"{ANOTHER_OUT}, or --overwrite it"
+    for path, kind, is_kind in (
+        (page, "page", True),
+        (figures, "JSON file of an earlier report", _is_report(figures)),
+    ):
         _refuse_uncreatable(path)
-        refuse_existing(path, overwrite=overwrite, option="Use another --out, or --overwrite it")
-    if figures.exists() and not _is_report(figures):
-        raise ArtifactError(
-            "holds no figures of an earlier report, so that they would destroy it",
-            where=figures,
-            fix="Use another --out: the figures go beside the page, with the ending .json",
-        )
+        check_output(path, kind, is_kind=is_kind, overwrite=overwrite, fix=fix)
 
 
 def _refuse_inside(run: RunDirectory, page: Path) -> None:
@@ -119,14 +118,15 @@ def write_distillation_report(
         The page's path, and the content of the JSON file beside it.
 
     Raises:
-        ArtifactError: A run cannot be reported, or the page may not be written; see `check_output`.
+        ArtifactError: A run cannot be reported, or the page may not be written; see
+            `check_report_output`.
         DataError: The data set is not there or has changed.
     """
     hooks = hooks or StageHooks()
     page = config.out or runs[0].reports / HTML_NAME
     figures_path = page.with_suffix(".json")
     if config.out is not None:
-        check_output(page, figures_path, runs, overwrite=config.overwrite)
+        check_report_output(page, figures_path, runs, overwrite=config.overwrite)
     answers = read_outputs(runs, split=config.split, hooks=hooks)
     hooks.on_stage("Drawing")
     report = figures_of(answers, command=command_line(runs, config))

@@ -5,7 +5,6 @@ The folder that is written is one thing at any time: a fine-tuning that can be r
 folder.
 """
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from msd_deploy import process_group
-from msd_deploy.artifacts.atomic import holds_something, remove_left_by_a_kill
+from msd_deploy.artifacts.atomic import remove_folders_left_by_a_kill, remove_left_by_a_kill
 from msd_deploy.artifacts.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -23,7 +22,12 @@ from msd_deploy.artifacts.manifest import (
     read_manifest,
     read_versioned_json,
     utc_now,
-    write_json,
+)
+from msd_deploy.artifacts.output import (
+    RESUMABLE,
+    begin_folder,
+    check_output,
+    check_same_settings,
 )
 from msd_deploy.config.fine_tuning import FineTuneConfig, TeachingConfig
 from msd_deploy.config.parsing import config_as_json, config_of
@@ -50,7 +54,7 @@ from msd_deploy.models.predict import predict_views
 from msd_deploy.models.pretrained.families import open_checkpoint
 from msd_deploy.models.pretrained.fusion import open_fusion
 from msd_deploy.models.pretrained.teacher import PretrainedTeacher, check_freeze, freeze
-from msd_deploy.run.output import absolute_data, absolute_folder, first_difference
+from msd_deploy.run.output import absolute_data, absolute_folder
 from msd_deploy.run.record import read_source
 from msd_deploy.run.stages import parameter_count, state_scores
 from msd_deploy.version import __version__
@@ -101,7 +105,7 @@ def fine_tune_teacher(
     """
     config = _absolute(config)
     process_group.begin()
-    _check_output(config, folder, resume=resume, overwrite=overwrite)
+    replaces = _check_output(config, folder, resume=resume, overwrite=overwrite)
     if resume and is_finished(folder):
         return _result(folder)
     with process_group.local_main_process_first():
@@ -109,9 +113,7 @@ def fine_tune_teacher(
     process_group.barrier()
     model = _build(teaching)
     if process_group.is_main():
-        if overwrite and not resume:
-            shutil.rmtree(folder, ignore_errors=True)
-        _begin(teaching)
+        _begin(teaching, replaces=replaces)
     process_group.barrier()
     _train(teaching, model)
     _save(teaching, model)
@@ -173,53 +175,31 @@ def _name(stated: str) -> str:
     return Path(stated).name if Path(stated).is_dir() else stated
 
 
-def _check_output(config: TeachingConfig, folder: Path, *, resume: bool, overwrite: bool) -> None:
+def _check_output(config: TeachingConfig, folder: Path, *, resume: bool, overwrite: bool) -> bool:
+    """Check, before any work, that a teacher may be written; return whether one is replaced."""
     if config.finetune.model is None and config.finetune.text is None:
         raise ConfigError(
             "no checkpoint is named", where="finetune.model", fix="Use --model, or --text"
         )
+    remove_folders_left_by_a_kill(folder.parent)
     if resume:
-        _check_same(config, folder)
-    elif holds_something(folder) and not overwrite:
-        raise ArtifactError(
-            "already exists",
-            where=folder,
-            fix="Use another --out, --resume it, or --overwrite it",
-        )
-    elif holds_something(folder):
-        _check_replaceable(config, folder)
-
-
-def _check_same(config: TeachingConfig, folder: Path) -> None:
-    stated = teaching_of(folder)
-    if is_finished(folder):
-        config = _without_paths(config)
-    before, now = config_as_json(stated), config_as_json(config)
-    if before != now:
-        raise ArtifactError(
-            f"was started with other settings ({first_difference(before, now)})",
-            where=folder,
-            fix="Resume with the same options, or --overwrite it",
-        )
-
-
-def _check_replaceable(config: TeachingConfig, folder: Path) -> None:
-    """Refuse to overwrite what is no teacher, and what is to be read."""
-    if is_finished(folder):
-        read_manifest(folder, "model")
-    elif not (folder / _TRAINING_NAME).is_file():
-        raise ArtifactError(
-            "is no teacher, so it is not overwritten", where=folder, fix="Use another --out"
-        )
-    spec = path_of_spec(config.data.spec)
-    inputs = (spec, config.data.tokenizer, *_starts(config.finetune))
-    for path in (Path(stated) for stated in inputs if stated is not None):
-        if path.resolve().is_relative_to(folder.resolve()):
-            raise ArtifactError(
-                "lies in the folder that would be overwritten",
-                where=path,
-                fix="Copy it elsewhere first, or use another --out",
-            )
+        before = teaching_of(folder)
+        now = _without_paths(config) if is_finished(folder) else config
+        fix = "Resume with the same options, or --overwrite it"
+        check_same_settings(folder, config_as_json(before), config_as_json(now), fix=fix)
+        return False
+    starts = [Path(start) for start in _starts(config.finetune) if start is not None]
+    replaces = check_output(
+        folder,
+        "teacher of `msd teacher`",
+        is_kind=is_finished(folder) or (folder / _TRAINING_NAME).is_file(),
+        overwrite=overwrite,
+        fix=RESUMABLE,
+        inputs=(path_of_spec(config.data.spec), config.data.tokenizer, *starts),
+    )
+    if replaces and is_finished(folder):
+        read_manifest(folder, "model")  # nothing that the user added is removed
+    return replaces
 
 
 def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _Teaching:
@@ -264,7 +244,7 @@ def open_start(settings: FineTuneConfig) -> PretrainedTeacher:
     return open_checkpoint(settings.model, vision=settings.vision)
 
 
-def _begin(teaching: _Teaching) -> None:
+def _begin(teaching: _Teaching, *, replaces: bool) -> None:
     """Write training.json, or check that what it states is still so.
 
     Raises:
@@ -272,15 +252,20 @@ def _begin(teaching: _Teaching) -> None:
         ArtifactError: The checkpoint or the tokenizer has changed.
     """
     path = teaching.folder / _TRAINING_NAME
-    facts = {
+    facts: Json = {
         "dataset_digest": teaching.data.digest,
         "preprocess_digest": teaching.preprocessor.digest(),
         "checkpoint_digest": teaching.start_digest,
     }
-    if not path.is_file():
-        stated = {"schema_version": SCHEMA_VERSION, "msd_deploy": __version__}
-        config = config_as_json(teaching.config)
-        write_json(path, {**stated, "created_utc": utc_now(), "config": config, **facts})
+    if replaces or not path.is_file():
+        stated: Json = {
+            "schema_version": SCHEMA_VERSION,
+            "msd_deploy": __version__,
+            "created_utc": utc_now(),
+            "config": config_as_json(teaching.config),
+            **facts,
+        }
+        begin_folder(teaching.folder, _TRAINING_NAME, stated, replaces=replaces)
         return
     before = read_versioned_json(path)
     fix = "Restore it, or start again with --overwrite"

@@ -3,13 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from msd_deploy.artifacts.atomic import holds_something
-from msd_deploy.artifacts.manifest import Json
+from msd_deploy.artifacts.atomic import remove_folders_left_by_a_kill
+from msd_deploy.artifacts.output import RESUMABLE, check_output, check_same_settings
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.parsing import config_as_json
 from msd_deploy.config.run import DataConfig, RunConfig
 from msd_deploy.data.readers.spec import kind_of_spec, path_of_spec, with_path
-from msd_deploy.errors import ArtifactError
 from msd_deploy.run.record import RunRecord, read_run
 
 
@@ -75,78 +74,36 @@ def without_paths(config: RunConfig) -> RunConfig:
     )
 
 
-def check_output(
+def check_run_output(
     config: RunConfig, run: RunDirectory, *, resume: bool, overwrite: bool
-) -> RunRecord | None:
+) -> tuple[RunRecord | None, bool]:
     """Check, before any work, that a run may be written.
 
     Returns:
-        What is resumed; None: the run will be new.
+        What is resumed, if anything, and whether an older run is replaced.
 
     Raises:
-        ArtifactError: It exists and is neither resumed nor overwritten; there is nothing to resume;
-            it was started with other settings; or the folder to overwrite is no run, or holds
-            what the new run reads.
+        ArtifactError: See `msd_deploy.artifacts.output`; or there is nothing to resume.
     """
+    remove_folders_left_by_a_kill(run.root.parent)
     if resume:
-        return _check_same_config(config, run)
-    if not holds_something(run.root):
-        return None
-    if not overwrite:
-        raise ArtifactError(
-            "already exists",
-            where=run.root,
-            fix="Use another --out, --resume it, or --overwrite it",
-        )
-    if run.study_json.is_file():
-        raise ArtifactError(
-            "is a study of `msd compare`, so it is not overwritten",
-            where=run.root,
-            fix="Use another --out",
-        )
-    if not run.run_json.is_file():
-        raise ArtifactError(
-            "is not a run, so it is not overwritten", where=run.root, fix="Use another --out"
-        )
-    refuse_overwriting_input(config, run)
-    return None
+        record = read_run(run)
+        before = config_as_json(replace(with_absolute_paths(record.config), tracker=None))
+        now = config_as_json(replace(config, tracker=None))
+        fix = "Resume with the same options, or --overwrite it"
+        check_same_settings(run.root, before, now, fix=fix)
+        return record, False
+    return None, check_output(
+        run.root,
+        "run of `msd distill`",
+        is_kind=run.run_json.is_file() and not run.study_json.is_file(),
+        overwrite=overwrite,
+        fix=RESUMABLE,
+        inputs=inputs_of(config),
+    )
 
 
-def refuse_overwriting_input(config: RunConfig, run: RunDirectory) -> None:
-    """Refuse to overwrite a folder that holds what is to be read.
-
-    Raises:
-        ArtifactError: It does.
-    """
-    read = (config.data.tokenizer, config.teacher.path, config.student.start)
-    for path in (path_of_spec(config.data.spec), *read):
-        if path is not None and path.resolve().is_relative_to(run.root.resolve()):
-            raise ArtifactError(
-                "lies in the run that would be overwritten",
-                where=path,
-                fix="Copy it elsewhere first, or use another --out",
-            )
-
-
-def _check_same_config(config: RunConfig, run: RunDirectory) -> RunRecord:
-    record = read_run(run)
-    stated = config_as_json(replace(with_absolute_paths(record.config), tracker=None))
-    ours = config_as_json(replace(config, tracker=None))
-    if stated != ours:
-        raise ArtifactError(
-            f"was started with other settings ({first_difference(stated, ours)})",
-            where=run.root,
-            fix="Resume with the same options, or --overwrite it",
-        )
-    return record
-
-
-def first_difference(stated: Json, ours: Json, prefix: str = "") -> str:
-    """Return the first key in which two configurations differ, and both values."""
-    for key in sorted(stated.keys() | ours.keys()):
-        before, now = stated.get(key), ours.get(key)
-        if isinstance(before, dict) and isinstance(now, dict) and before != now:
-            return first_difference(before, now, f"{prefix}{key}.")
-        if before != now:
-            return f"{prefix}{key}: {before!r} then, {now!r} now"
-    return "none found"
+def inputs_of(config: RunConfig) -> tuple[Path | None, ...]:
+    """Return what a run reads from the disk, None for what it does not name."""
+    spec = path_of_spec(config.data.spec)
+    return spec, config.data.tokenizer, config.teacher.path, config.student.start

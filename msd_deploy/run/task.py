@@ -8,7 +8,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from msd_deploy.artifacts.atomic import new_folder
-from msd_deploy.artifacts.manifest import SCHEMA_VERSION, Json, utc_now, write_json
+from msd_deploy.artifacts.manifest import SCHEMA_VERSION, Json, utc_now
+from msd_deploy.artifacts.output import begin_folder
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.parsing import config_as_json
 from msd_deploy.config.run import RunConfig
@@ -150,12 +151,13 @@ def _prepare(
     )
 
 
-def begin_run(task: Task, given: Teacher | None) -> None:
+def begin_run(task: Task, given: Teacher | None, *, replaces: bool = False) -> None:
     """Write run.json, and a copy of a given teacher, so that the run is complete in itself.
 
     Args:
         task: The run's.
         given: The teacher, unless the run trains one.
+        replaces: Whether the run takes the place of an older one.
 
     Raises:
         DataError: The run is resumed, and its data set is not what it was.
@@ -171,7 +173,8 @@ def begin_run(task: Task, given: Teacher | None) -> None:
         task.record.check_same_data(task.data)
         _check_same_inputs(task, task.record.content, digests)
     else:
-        _write_run_json(task, digests)
+        stated = _run_json(task, digests)
+        begin_folder(task.run.root, task.run.run_json.name, stated, replaces=replaces)
     if given is not None and not task.run.teacher.is_dir():
         with new_folder(task.run.teacher) as building:
             shutil.copytree(given.folder, building, dirs_exist_ok=True)
@@ -202,10 +205,10 @@ def _check_same_inputs(task: Task, stated: Json, digests: Json) -> None:
             )
 
 
-def _write_run_json(task: Task, digests: Json) -> None:
-    run, data = task.run, task.data
-    is_new = not run.root.exists()
-    stated: Json = {
+def _run_json(task: Task, digests: Json) -> Json:
+    """Return the content of run.json."""
+    data = task.data
+    return {
         "schema_version": SCHEMA_VERSION,
         "msd_deploy": __version__,
         "created_utc": utc_now(),
@@ -218,9 +221,3 @@ def _write_run_json(task: Task, digests: Json) -> None:
         **class_weights_as_json(data.info),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
-    try:
-        write_json(run.run_json, stated)
-    except OSError:
-        if is_new:
-            shutil.rmtree(run.root, ignore_errors=True)
-        raise

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from msd_deploy.artifacts.atomic import holds_something, remove_left_by_a_kill
+from msd_deploy.artifacts.atomic import remove_folders_left_by_a_kill, remove_left_by_a_kill
 from msd_deploy.artifacts.manifest import (
     SCHEMA_VERSION,
     Json,
@@ -17,6 +17,12 @@ from msd_deploy.artifacts.manifest import (
     utc_now,
     write_json,
     write_text,
+)
+from msd_deploy.artifacts.output import (
+    ANOTHER_OUT,
+    begin_folder,
+    check_output,
+    check_same_settings,
 )
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.parsing import config_as_json
@@ -27,11 +33,11 @@ from msd_deploy.distill.distances import check_distance
 from msd_deploy.distill.history import check_tracker
 from msd_deploy.distill.methods import METHODS
 from msd_deploy.distill.teacher_cache import TeacherPredictions
-from msd_deploy.errors import ArtifactError, StoppedError
+from msd_deploy.errors import StoppedError
 from msd_deploy.hooks import Hooks, StageHooks
 from msd_deploy.metrics import LogitsByView, metric_name, row_counts
 from msd_deploy.problem import Problem
-from msd_deploy.run.output import refuse_overwriting_input, with_absolute_paths
+from msd_deploy.run.output import inputs_of, with_absolute_paths
 from msd_deploy.run.record import read_run
 from msd_deploy.run.stages import cached_predictions, given_teacher, ordinary_steps, trained_teacher
 from msd_deploy.run.task import Task, begin_run, read_task
@@ -93,19 +99,17 @@ def run_study(
     hooks, training = hooks or StageHooks(), training or Hooks()
     study = replace(study, base=with_absolute_paths(study.base))
     check_tracker(study.base.tracker)
-    _check_output(study, out, overwrite=overwrite)
     run = RunDirectory(out)
-    record = read_run(run) if run.run_json.is_file() and not overwrite else None
+    replaces = _check_output(study, run, overwrite=overwrite)
+    record = read_run(run) if run.run_json.is_file() and not replaces else None
     task, source = read_task(study.base, run, hooks, training, record=record)
     for method in study.methods:
         check_distance(
             study.of_cell(method, 0).distill, task.data.info.problem, len(task.data.info.labels)
         )
     teacher_data, given = given_teacher(task, source)
-    if overwrite:
-        shutil.rmtree(out, ignore_errors=True)
-    # First: with run.json alone, a killed start would look like a run.
-    write_json(run.study_json, _identity(study))
+    # First: with run.json alone, an interrupted start would look like a run.
+    begin_folder(out, run.study_json.name, _identity(study), replaces=replaces)
     begin_run(task, given)
     try:
         teacher = given or trained_teacher(task)
@@ -133,20 +137,26 @@ def run_study(
     return result
 
 
-def _check_output(study: StudyConfig, out: Path, *, overwrite: bool) -> None:
-    """Check, before any work, that a study may be written or gone on with."""
-    path = RunDirectory(out).study_json
-    if not path.is_file():
-        if holds_something(out):
-            raise ArtifactError("exists and is no study", where=out, fix="Use another --out")
-    elif overwrite:
-        refuse_overwriting_input(study.base, RunDirectory(out))
-    elif read_versioned_json(path) != _identity(study):
-        raise ArtifactError(
-            "is a study of other data, teacher, student or settings",
-            where=out,
-            fix="Use another --out, or --overwrite it",
-        )
+def _check_output(study: StudyConfig, run: RunDirectory, *, overwrite: bool) -> bool:
+    """Check, before any work, that a study may be begun or continued.
+
+    Returns:
+        Whether an older study is replaced.
+    """
+    remove_folders_left_by_a_kill(run.root.parent)
+    is_study = run.study_json.is_file()
+    if is_study and not overwrite:
+        before, fix = read_versioned_json(run.study_json), f"{ANOTHER_OUT}, or --overwrite it"
+        check_same_settings(run.root, before, _identity(study), fix=fix)
+        return False
+    return check_output(
+        run.root,
+        "study of `msd compare`",
+        is_kind=is_study,
+        overwrite=overwrite,
+        fix=ANOTHER_OUT,
+        inputs=inputs_of(study.base),
+    )
 
 
 def _identity(study: StudyConfig) -> Json:

@@ -133,7 +133,7 @@ def test_a_json_that_is_no_report_is_kept_whatever_the_options(
 ) -> None:
     (tmp_path / "package.json").write_text(content)
     error = _refusal(own, config=ReportConfig(out=tmp_path / "package.html", overwrite=True))
-    assert "package.json: holds no figures of an earlier report" in str(error)
+    assert "package.json: already exists and is not a JSON file of an earlier" in str(error)
     assert (tmp_path / "package.json").read_text() == content
 
 

@@ -210,7 +210,7 @@ def test_what_is_there_is_overwritten_only_when_asked_and_only_a_teacher(
     with pytest.raises(ArtifactError, match=r"already exists.*--overwrite"):
         fine_tune_teacher(config_of(), taught["clip"])
     (tmp_path / "thesis.txt").write_text("ten years of work")
-    with pytest.raises(ArtifactError, match="is no teacher"):
+    with pytest.raises(ArtifactError, match="is not a teacher of"):
         fine_tune_teacher(config_of(), tmp_path, overwrite=True)
     folder = tmp_path / "teacher"
     with pytest.raises(StoppedError):

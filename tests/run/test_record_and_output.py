@@ -231,9 +231,28 @@ def test_what_a_run_reads_is_not_deleted_by_overwriting_it(project: Path, key: s
     inside.parent.mkdir()
     shutil.copyfile("rows.jsonl", inside)
     value = run.teacher if key == "teacher.path" else str(inside)
-    with pytest.raises(ArtifactError, match="lies in the run that would be overwritten"):
+    with pytest.raises(ArtifactError, match=r"lies in the run of .* that would be overwritten"):
         run_distillation(with_options(QUICK, {key: value}), run, overwrite=True)
     assert inside.is_file()
+
+
+def test_at_every_moment_of_overwriting_a_run_there_is_the_old_or_the_new_one(
+    project: Path,
+) -> None:
+    run = RunDirectory(project / "run")
+    stop_at_once(QUICK, run)
+    (run.root / "old").touch()
+    seen, is_watching = set(), True
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        if is_watching and event in ("os.rename", "os.remove", "os.rmdir", "shutil.rmtree"):
+            seen.add((run.run_json.is_file(), (run.root / "old").is_file()))
+
+    sys.addaudithook(watch)  # cannot be removed again
+    with pytest.raises(StoppedError):
+        run_distillation(QUICK, run, overwrite=True, hooks=STOP_AT_ONCE)
+    is_watching = False
+    assert seen == {(True, True), (True, False)}
 
 
 def test_a_start_that_was_killed_is_no_run_in_the_way(project: Path) -> None:

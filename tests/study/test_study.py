@@ -161,10 +161,12 @@ def test_another_study_is_not_written_over(
     study: StudyConfig, finished_study: tuple[Path, dict[str, object]], tmp_path: Path
 ) -> None:
     out, _ = finished_study
-    with pytest.raises(ArtifactError, match="is a study of other data"):
+    with pytest.raises(
+        ArtifactError, match=r"other settings \(budget: 'steps' then, 'compute' now\)"
+    ):
         run_study(replace(study, budget="compute"), out)
     (tmp_path / "thesis.txt").write_text("ten years of work")
-    with pytest.raises(ArtifactError, match="exists and is no study"):
+    with pytest.raises(ArtifactError, match="already exists and is not a study"):
         run_study(study, tmp_path, overwrite=True)
     assert (tmp_path / "thesis.txt").exists()
 
@@ -180,9 +182,9 @@ def test_a_mistake_leaves_no_study_and_overwrites_none(
     with pytest.raises(MsdError, match=r"typo\.jsonl"):
         run_study(typo, out, overwrite=True)
     own = replace(study.base, teacher=TeacherConfig(path=out / "teacher"))
-    with pytest.raises(ArtifactError, match="lies in the run that would be overwritten"):
+    with pytest.raises(ArtifactError, match=r"lies in the study of .* that would be overwritten"):
         run_study(replace(study, base=own), out, overwrite=True)
-    with pytest.raises(ArtifactError, match="is a study of `msd compare`"):
+    with pytest.raises(ArtifactError, match="is not a run of `msd distill`"):
         run_distillation(study.base, RunDirectory(out), overwrite=True)
     assert (out / RESULT_NAME).is_file()
 

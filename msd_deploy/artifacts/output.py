@@ -1,0 +1,121 @@
+"""Whether a command may write its output, and how it begins: one policy for all commands.
+
+    nothing there             new
+    there, with --resume      continued, if it was started with the same settings; a study of
+                              `msd compare` is continued without being asked
+    there, without            refused
+    there, with --overwrite   replaced, if it is of the kind that the command writes and holds
+                              nothing that the command reads
+
+Everything is checked before any work. What is begun by a record (run.json, study.json,
+training.json) replaces an older one in a single step; what is written as a whole does so by
+`new_file` or `new_folder` in the end.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from msd_deploy.artifacts.atomic import holds_something, new_folder, remove_path
+from msd_deploy.artifacts.manifest import Json, write_json
+from msd_deploy.errors import ArtifactError
+
+ANOTHER_OUT = "Use another --out"
+RESUMABLE = "Use another --out, --resume it, or --overwrite it"
+
+
+def check_output(
+    path: Path,
+    kind: str,
+    *,
+    is_kind: bool,
+    overwrite: bool,
+    fix: str,
+    inputs: Iterable[Path | None] = (),
+) -> bool:
+    """Check that an output may be written.
+
+    Args:
+        path: The file or folder.
+        kind: What the command writes there, for messages.
+        is_kind: Whether what is there is of that kind; nothing else is ever replaced.
+        overwrite: Whether the user allows to replace it.
+        fix: What to do if not.
+        inputs: What the command reads.
+
+    Returns:
+        Whether something is replaced.
+
+    Raises:
+        ArtifactError: It may not be written.
+    """
+    if not holds_something(path):
+        return False
+    if not is_kind:
+        raise ArtifactError(
+            f"already exists and is not a {kind}, so it is not overwritten",
+            where=path,
+            fix=ANOTHER_OUT,
+        )
+    if not overwrite:
+        raise ArtifactError("already exists", where=path, fix=fix)
+    for read in inputs:
+        if read is not None and read.resolve().is_relative_to(path.resolve()):
+            raise ArtifactError(
+                f"lies in the {kind} that would be overwritten",
+                where=read,
+                fix="Copy it elsewhere first, or use another --out",
+            )
+    return True
+
+
+def check_same_settings(path: Path, before: Json, now: Json, *, fix: str) -> None:
+    """Check that what is resumed was started with the same settings.
+
+    Raises:
+        ArtifactError: It was not; the first difference is named.
+    """
+    if before != now:
+        raise ArtifactError(
+            f"was started with other settings ({_first_difference(before, now)})",
+            where=path,
+            fix=fix,
+        )
+
+
+def _first_difference(before: Json, now: Json, prefix: str = "") -> str:
+    """Return the first key in which two configurations differ, and both values."""
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict) and old != new:
+            return _first_difference(old, new, f"{prefix}{key}.")
+        if old != new:
+            return f"{prefix}{key}: {old!r} then, {new!r} now"
+    return "none found"
+
+
+def begin_folder(folder: Path, name: str, record: Json, *, replaces: bool) -> None:
+    """Write the record that a folder begins with.
+
+    An older folder is replaced in one step: whenever the command is killed, there is the old one or
+    the new one.
+
+    Args:
+        folder: What the command writes into.
+        name: The record's file in it.
+        record: Its content.
+        replaces: Whether an older folder is replaced.
+    """
+    if replaces and folder.is_mount():  # cannot be renamed
+        for path in folder.iterdir():
+            remove_path(path)
+    elif replaces:
+        with new_folder(folder.resolve()) as building:
+            write_json(building / name, record)
+        return
+    is_new = not folder.exists()
+    try:
+        write_json(folder / name, record)
+    except OSError:
+        if is_new:
+            remove_path(folder)
+        raise

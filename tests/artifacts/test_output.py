@@ -1,0 +1,110 @@
+"""One policy for outputs: new, replaced or refused; a folder that begins replaces in one step."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from msd_deploy.artifacts.atomic import left_by_a_kill, remove_folders_left_by_a_kill
+from msd_deploy.artifacts.manifest import read_json
+from msd_deploy.artifacts.output import begin_folder, check_output, check_same_settings
+from msd_deploy.errors import ArtifactError
+
+ROOT = Path(__file__).parents[2]
+# Dies before the n-th operation on files while a folder takes the place of an older one.
+_CHILD = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from msd_deploy.artifacts.output import begin_folder
+last, done = int(sys.argv[3]), 0
+
+def count(event, args):
+    global done
+    if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"):
+        done += 1
+        if done == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(count)
+begin_folder(Path(sys.argv[2]), "run.json", {"is": "new"}, replaces=True)
+"""
+
+
+def check(path: Path, **changed: object) -> bool:
+    arguments = {"is_kind": True, "overwrite": False, "fix": "Use --overwrite", **changed}
+    return check_output(path, "run", **arguments)  # type: ignore[arg-type]
+
+
+def older(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "run.json").write_text('{"is": "old"}')
+    (folder / "student").mkdir()
+    return folder
+
+
+def test_an_empty_folder_and_stale_leftovers_are_free(tmp_path: Path) -> None:
+    assert not check(tmp_path / "nowhere")
+    assert not check(tmp_path)
+    (tmp_path / ".run.json.building-abc").write_text("")
+    assert not check(tmp_path)
+
+
+def test_what_is_there_is_replaced_only_if_allowed_and_of_its_kind(tmp_path: Path) -> None:
+    folder = older(tmp_path / "run")
+    with pytest.raises(ArtifactError, match=r"run: already exists\. Use --overwrite"):
+        check(folder)
+    for overwrite in (False, True):
+        with pytest.raises(ArtifactError, match=r"is not a run, so it is not .* another --out"):
+            check(folder, is_kind=False, overwrite=overwrite)
+    assert check(folder, overwrite=True)
+
+
+def test_what_holds_an_input_is_not_replaced(tmp_path: Path) -> None:
+    folder = older(tmp_path / "run")
+    inputs = (None, tmp_path / "data.jsonl", folder / "student")
+    with pytest.raises(ArtifactError, match=r"student: lies in the run that would be overwritten"):
+        check(folder, overwrite=True, inputs=inputs)
+    assert check(folder, overwrite=True, inputs=inputs[:2])
+
+
+def test_other_settings_are_named_by_their_first_difference(tmp_path: Path) -> None:
+    before: dict[str, object] = {"seed": 0, "data": {"spec": "a", "strict": True}}
+    now: dict[str, object] = {"seed": 1, "data": {"spec": "b", "strict": True}}
+    check_same_settings(tmp_path, before, before, fix="")
+    with pytest.raises(ArtifactError, match=r"\(data\.spec: 'a' then, 'b' now\)\. Start again"):
+        check_same_settings(tmp_path, before, now, fix="Start again")
+
+
+def test_a_link_to_a_folder_is_kept_and_what_it_names_is_replaced(tmp_path: Path) -> None:
+    folder, link = older(tmp_path / "run"), tmp_path / "link"
+    link.symlink_to(folder)
+    begin_folder(link, "run.json", {"is": "new"}, replaces=True)
+    assert link.is_symlink()
+    assert [path.name for path in folder.iterdir()] == ["run.json"]
+    assert read_json(link / "run.json") == {"is": "new"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
+def test_a_beginning_killed_at_any_operation_leaves_the_old_or_the_new_folder(
+    tmp_path: Path,
+) -> None:
+    seen = set()
+    for operation in range(1, 100):
+        place = tmp_path / str(operation)
+        place.mkdir()
+        folder = older(place / "run")
+        command = [sys.executable, "-S", "-c", _CHILD, str(ROOT), str(folder), str(operation)]
+        code = subprocess.run(command, check=False).returncode
+        assert code in (0, -signal.SIGKILL)
+        remove_folders_left_by_a_kill(place)
+        assert left_by_a_kill(place) == []
+        record = read_json(folder / "run.json")["is"]
+        assert (folder / "student").exists() == (record == "old")
+        seen.add(record)
+        if code == 0:
+            assert record == "new"
+            break
+    assert seen == {"old", "new"}
