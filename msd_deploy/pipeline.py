@@ -4,7 +4,7 @@ import shlex
 import shutil
 
 from msd_deploy import process_group
-from msd_deploy.artifacts.atomic import remove_left_by_a_kill
+from msd_deploy.artifacts.atomic import remove_stale_writes
 from msd_deploy.artifacts.manifest import Json, write_json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.run import RunConfig
@@ -73,6 +73,6 @@ def run_distillation(
     if process_group.is_main():
         write_json(run.metrics, metrics)
         shutil.rmtree(run.checkpoints, ignore_errors=True)
-        remove_left_by_a_kill(run.root)
+        remove_stale_writes(run.root)
     process_group.barrier()
     return metrics

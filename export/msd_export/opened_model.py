@@ -219,7 +219,7 @@ def prepare_for_model(
         source,
         model.preprocessor,
         strict=strict,
-        on_image=lambda done, total: hooks.on_count("pictures", done, total),
+        on_count=hooks.on_count,
     )
     for note in notes_of(data.info):
         hooks.on_note(note)

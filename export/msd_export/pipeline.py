@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from msd_deploy.artifacts.atomic import remove_folders_left_by_a_kill
+from msd_deploy.artifacts.atomic import remove_stale_folders
 from msd_deploy.artifacts.output import check_output
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.prepared import PreparedData
@@ -54,7 +54,7 @@ def export_student(
     hooks = hooks or StageHooks()
     record = read_finished_run(run)
     loaded = load_model(run.student)
-    remove_folders_left_by_a_kill(run.exports)
+    remove_stale_folders(run.exports)
     for form in config.forms:
         _refuse_existing(run.exports / form_name(form), loaded, overwrite=config.overwrite)
     for path in _others_of_another_student(run, loaded, config):
@@ -62,7 +62,7 @@ def export_student(
     if config.end_to_end:
         require_end_to_end(loaded.preprocessor)
     hooks.on_stage(f"Reading {record.config.data.spec}")
-    data = data_of_run(record, loaded.preprocessor)
+    data = data_of_run(record, loaded.preprocessor, on_count=hooks.on_count)
     read = partial(source_of_run, record)
     with _source(loaded, data, run.root.name, config, read=read) as source:
         return _export_all(Exporter(source, config, hooks), run.exports, failures)
@@ -158,7 +158,7 @@ def export_model(
     parent = out or exports_beside(folder)
     if parent.resolve().is_relative_to(folder.resolve()):
         raise ArtifactError("would lie in the model folder, which it would alter", where=parent)
-    remove_folders_left_by_a_kill(parent)
+    remove_stale_folders(parent)
     for form in config.forms:
         _refuse_existing(parent / form_name(form), loaded, overwrite=config.overwrite)
     if config.end_to_end:
@@ -206,13 +206,13 @@ def export_teacher_reference(
     hooks = hooks or StageHooks()
     record = read_finished_run(run)
     loaded = load_classifier(run.teacher)
-    remove_folders_left_by_a_kill(run.teacher_exports)
+    remove_stale_folders(run.teacher_exports)
     folder = run.teacher_exports / "onnx-fp32"
     if folder.is_dir():
         existing = open_export(folder)
         if existing.manifest.get("source_digest") == loaded.digest:
             return existing
-    data = data_of_run(record, loaded.preprocessor)
+    data = data_of_run(record, loaded.preprocessor, on_count=hooks.on_count)
     config = ExportConfig((("onnx", "fp32"),), overwrite=True)
     name = f"{run.root.name} teacher"
     with _source(loaded, data, name, config) as source:

@@ -63,7 +63,7 @@ def run_bench(
     hooks.on_stage("Verifying the models' files")
     forms = find_forms(run, on_note=hooks.on_note)
     hooks.on_stage("Reading the test split")
-    data = _data_by_model(record)
+    data = _data_by_model(record, hooks)
     with tempfile.TemporaryDirectory(prefix="msd-bench-") as scratch, ExitStack() as stack:
         workers = _prepare_workers(forms, data, config, Path(scratch), stack)
         timings = _time(workers, config, hooks)
@@ -107,13 +107,16 @@ def command_line(run: RunDirectory, config: BenchConfig) -> str:
     return shlex.join(words)
 
 
-def _data_by_model(record: RunRecord) -> dict[Who, PreparedData]:
+def _data_by_model(record: RunRecord, hooks: StageHooks) -> dict[Who, PreparedData]:
     """Prepare the data as each model saw it; once if both saw the same."""
     run = record.run
     student, teacher = Preprocessor.load(run.student), Preprocessor.load(run.teacher)
-    data = data_of_run(record, student)
+    data = data_of_run(record, student, on_count=hooks.on_count)
     same = teacher.digest() == student.digest()
-    return {"teacher": data if same else data_of_run(record, teacher), "student": data}
+    return {
+        "teacher": data if same else data_of_run(record, teacher, on_count=hooks.on_count),
+        "student": data,
+    }
 
 
 def _data_facts(record: RunRecord, data: PreparedData, rows: Sequence[Row]) -> DataFacts:

@@ -1,17 +1,12 @@
-"""Atomic writes: files and folders appear whole or not at all; leftovers of a kill are removed.
+"""Atomic writes: files and folders appear whole or not at all; leftovers of interrupted writes go.
 
-Each is built under a temporary, hidden sibling name and renamed when it is complete.
+Each is built under a temporary, hidden sibling name and renamed when it is complete. An older
+folder is exchanged for the new one in one step where the operating system and the file system can;
+elsewhere it is put aside first, and put back if the process ends between the two renames.
 
-Which half-built folders a process is still writing, and which a kill left behind.
-
-The writer holds a lock on the folder. The system drops it when the process ends, however that
-happens: no age and no process number has to be guessed from. Windows has no such lock; there every
-folder counts as left behind.
-
-Exchange two folders in one step, where the operating system and the file system can.
-
-Renaming replaces a file in one step, but no folder that holds something. Python has no function
-for it; Linux has renameat2 and macOS renamex_np, in the C library.
+The writer holds a lock on the folder that it builds. The system drops it when the process ends,
+however that happens, so stale folders are recognised without guessing from ages or process numbers.
+Windows has no such lock; there every temporary folder counts as stale.
 """
 
 import ctypes
@@ -26,14 +21,24 @@ from pathlib import Path
 if sys.platform != "win32":
     import fcntl
 
+# The lock is on the folder itself. filelock (4.3) locks files only: IsADirectoryError for a folder.
+# A lock file beside the folder stays in the user's folder after every write, killed or not; one
+# inside it has to be removed before the rename, and another process can then claim the folder while
+# it is still being written.
+
+_BUILDING, _RETIRED = "building-", "retired-"
+_AT_FDCWD = -100  # paths are relative to the working directory (fcntl.h)
+_RENAME_EXCHANGE = 2  # linux/fs.h
+_RENAME_SWAP = 2  # sys/stdio.h of macOS
+
 
 @contextmanager
 def claimed_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """Yield a new, empty folder that is not `unclaimed` until the block ends."""
+    """Yield a new, empty folder that this process holds the lock of until the block ends."""
     while True:
         folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
         descriptor = _lock(folder, wait=True)
-        if folder.exists():  # a remover may have come between the two lines above
+        if folder.exists():  # another process may have removed it between the two lines above
             break
         _unlock(descriptor)
     try:
@@ -44,7 +49,7 @@ def claimed_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 @contextmanager
 def unclaimed(folder: Path) -> Iterator[bool]:
-    """Yield whether no process is writing a folder; none will claim it until the block ends."""
+    """Yield whether no process is writing a folder; its lock is held until the block ends."""
     descriptor = _lock(folder, wait=False)
     try:
         yield descriptor is not None or sys.platform == "win32"
@@ -53,7 +58,7 @@ def unclaimed(folder: Path) -> Iterator[bool]:
 
 
 def _lock(folder: Path, *, wait: bool) -> int | None:
-    """Return a descriptor that holds the lock; None if others hold it, or there are no locks."""
+    """Return a descriptor that holds the lock; None if it is taken or there are no locks."""
     if sys.platform == "win32":
         return None
     try:
@@ -73,16 +78,13 @@ def _unlock(descriptor: int | None) -> None:
         os.close(descriptor)
 
 
-_AT_FDCWD = -100  # paths are relative to the working directory (fcntl.h)
-_RENAME_EXCHANGE = 2  # linux/fs.h
-_RENAME_SWAP = 2  # sys/stdio.h of macOS
-
-
 def exchange_folders(first: Path, second: Path) -> bool:
-    """Let each of two paths be the other, at once: nobody ever sees one of them missing.
+    """Exchange two folders in one step: neither path is ever missing.
+
+    Python has no function for it; Linux has renameat2 and macOS renamex_np, in the C library.
 
     Returns:
-        Whether it was done; where it cannot be, nothing was.
+        Whether the folders were exchanged; if not, both are as they were.
     """
     one, other = os.fsencode(first), os.fsencode(second)
     try:
@@ -96,14 +98,11 @@ def exchange_folders(first: Path, second: Path) -> bool:
     return False
 
 
-_BUILDING, _RETIRED = "building-", "retired-"
-
-
 @contextmanager
 def new_file(final: Path) -> Iterator[Path]:
     """Yield a temporary sibling file that becomes `final` when the block ends without an error.
 
-    It is flushed to disk first. On any error it is removed and `final` stays as it was.
+    The file is flushed to disk first. On any error it is removed and `final` stays as it was.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.{_BUILDING}")
@@ -138,7 +137,7 @@ def new_folder(final: Path) -> Iterator[Path]:
 
 
 def _replace_folder(building: Path, final: Path) -> None:
-    """Rename a folder; an older one then lies, or lies in what is, where it was built."""
+    """Rename a folder; an older `final`, or the folder that holds it, is then at `building`."""
     if not final.exists():
         building.rename(final)
     elif not exchange_folders(building, final):
@@ -148,29 +147,32 @@ def _replace_folder(building: Path, final: Path) -> None:
             retired.rename(building)
 
 
-def left_by_a_kill(folder: Path) -> list[Path]:
-    """Return what `new_file` and `new_folder` left half-built in a folder when killed.
+def unfinished_writes(folder: Path) -> list[Path]:
+    """Return the temporary files and folders of `new_file` and `new_folder` in a folder.
 
-    What other processes are building just now looks the same.
+    They are leftovers of interrupted writes, or other processes are writing them at the moment.
     """
     found = (folder.glob(f".*.{kind}*") for kind in (_BUILDING, _RETIRED))
     return [path for paths in found for path in paths]
 
 
-def remove_left_by_a_kill(folder: Path) -> None:
-    """Remove it; nobody else may be writing files there, folders that are being written stay."""
-    remove_folders_left_by_a_kill(folder)
-    for path in left_by_a_kill(folder):
+def remove_stale_writes(folder: Path) -> None:
+    """Remove leftovers of interrupted writes from a folder in which no other process writes files.
+
+    Folders that another process is writing stay.
+    """
+    remove_stale_folders(folder)
+    for path in unfinished_writes(folder):
         if not path.is_dir():
             path.unlink(missing_ok=True)
 
 
-def remove_folders_left_by_a_kill(folder: Path) -> None:
-    """Remove half-built folders that nobody writes any more.
+def remove_stale_folders(folder: Path) -> None:
+    """Remove temporary folders that no process is writing any more.
 
-    Where a kill came while an old folder was put aside for a new one, the old one is put back.
+    Where a process ended after it had put an old folder aside, the old folder is put back.
     """
-    for path in left_by_a_kill(folder):
+    for path in unfinished_writes(folder):
         if path.is_dir():
             with unclaimed(path) as is_free:
                 if is_free:
@@ -179,7 +181,7 @@ def remove_folders_left_by_a_kill(folder: Path) -> None:
 
 
 def _put_back(retired: Path, folder: Path) -> None:
-    """Undo the first of the renames of `_replace_folder`, if the second was not reached."""
+    """Undo the first rename of `_replace_folder` if the second was not reached."""
     name = retired.name[1:].rpartition(f".{_RETIRED}")[0]
     if name and (retired / name).exists() and not (folder / name).exists():
         (retired / name).rename(folder / name)
@@ -194,7 +196,7 @@ def remove_path(path: Path) -> None:
 
 
 def holds_something(path: Path) -> bool:
-    """Return whether there is anything at a path, but for an empty folder or a killed start's."""
+    """Return whether there is anything at a path but an empty folder and unfinished writes."""
     if not path.is_dir():
         return path.exists()
-    return bool(set(path.iterdir()) - set(left_by_a_kill(path)))
+    return bool(set(path.iterdir()) - set(unfinished_writes(path)))

@@ -44,8 +44,8 @@ _IN_USE_SECONDS = 3600.0
 _ABANDONED_SECONDS = 24 * 3600.0
 _KEY_DIGITS = 64
 
-OnImage = Callable[[int, int], None]
-"""Called with the pictures done and their total."""
+OnCount = Callable[[str, int, int], None]
+"""As `msd_deploy.hooks.StageHooks.on_count`: gets "images", those done and their total."""
 
 
 def default_cache() -> Path:
@@ -54,7 +54,7 @@ def default_cache() -> Path:
 
 
 def cached_pixels(
-    source: SourceData, preprocessor: Preprocessor, cache: Path, on_image: OnImage
+    source: SourceData, preprocessor: Preprocessor, cache: Path, on_count: OnCount
 ) -> tuple[PixelArray, dict[str, int], dict[str, str]]:
     """Return every distinct picture of a data set, decoded now or before.
 
@@ -62,7 +62,7 @@ def cached_pixels(
         source: The data set.
         preprocessor: How pictures are resized.
         cache: Folder of the cache; entries lie in its `pixels`.
-        on_image: Progress of decoding.
+        on_count: Progress of decoding.
 
     Returns:
         uint8 [pictures, height, width, 3], memory-mapped; each picture's position in it by content
@@ -75,7 +75,7 @@ def cached_pixels(
     folder = cache / "pixels" / key
     if not _is_whole(folder):
         with new_folder(folder) as building:
-            failures = _decode_all(source, preprocessor, places, building / _PIXELS_NAME, on_image)
+            failures = _decode_all(source, preprocessor, places, building / _PIXELS_NAME, on_count)
             write_json(building / _FAILURES_NAME, failures)
             write_manifest(building, _KIND, made_by)
         prune(folder.parent, limit_bytes=LIMIT_BYTES, keep=folder)
@@ -179,7 +179,7 @@ def _decode_all(
     preprocessor: Preprocessor,
     places: Mapping[str, tuple[str, int]],
     path: Path,
-    on_image: OnImage,
+    on_count: OnCount,
 ) -> dict[str, str]:
     """Decode every distinct picture into one array on disk; return the failures by digest."""
     failures: dict[str, str] = {}
@@ -195,7 +195,7 @@ def _decode_all(
             )
         except DataError as error:
             failures[digest] = error.what
-        on_image(position + 1, len(places))
+        on_count("images", position + 1, len(places))
     pixels.flush()
     return failures
 

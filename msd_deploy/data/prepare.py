@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from msd_deploy.artifacts.manifest import sha256_of_json, sha256_of_json_rows
 from msd_deploy.data.images import PixelArray
-from msd_deploy.data.pixel_cache import OnImage, cached_pixels, default_cache
+from msd_deploy.data.pixel_cache import OnCount, cached_pixels, default_cache
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.source import DatasetInfo, SkippedRow, SourceData, column_of
@@ -27,7 +27,7 @@ def prepare(
     *,
     cache: Path | None = None,
     strict: bool = False,
-    on_image: OnImage = lambda done, total: None,
+    on_count: OnCount = lambda what, done, total: None,
 ) -> PreparedData:
     """Decode, resize and tokenize a data set; broken pictures take their rows out of it.
 
@@ -36,13 +36,13 @@ def prepare(
         preprocessor: The specification.
         cache: Where pixels are kept; the libraries' cache if None.
         strict: A broken picture is an error instead of a skipped row.
-        on_image: Progress of decoding.
+        on_count: Progress of decoding.
 
     Raises:
         DataError: A picture is broken and strict is set, or a split is left without rows.
     """
     pixels, index_of, failures = cached_pixels(
-        source, preprocessor, cache or default_cache(), on_image
+        source, preprocessor, cache or default_cache(), on_count
     )
     splits: dict[str, PreparedSplit] = {}
     skipped, row_digests, cut = list(source.info.skipped), {}, {}

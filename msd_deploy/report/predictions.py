@@ -205,7 +205,7 @@ def _prepared_once(
             record,
             source,
             preprocessor,
-            on_image=lambda done, total: hooks.on_count("pictures", done, total),
+            on_count=hooks.on_count,
         )
     return prepared[key]
 

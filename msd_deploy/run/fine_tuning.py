@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from msd_deploy import process_group
-from msd_deploy.artifacts.atomic import remove_folders_left_by_a_kill, remove_left_by_a_kill
+from msd_deploy.artifacts.atomic import remove_stale_folders
 from msd_deploy.artifacts.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -118,7 +118,7 @@ def fine_tune_teacher(
     _train(teaching, model)
     _save(teaching, model)
     if process_group.is_main():
-        remove_left_by_a_kill(folder.parent)
+        remove_stale_folders(folder.parent)
     process_group.barrier()
     return _result(folder)
 
@@ -181,7 +181,7 @@ def _check_output(config: TeachingConfig, folder: Path, *, resume: bool, overwri
         raise ConfigError(
             "no checkpoint is named", where="finetune.model", fix="Use --model, or --text"
         )
-    remove_folders_left_by_a_kill(folder.parent)
+    remove_stale_folders(folder.parent)
     if resume:
         before = teaching_of(folder)
         now = _without_paths(config) if is_finished(folder) else config
@@ -217,7 +217,7 @@ def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _Teaching:
         source,
         preprocessor,
         strict=config.data.strict,
-        on_image=lambda done, total: hooks.stages.on_count("pictures", done, total),
+        on_count=hooks.stages.on_count,
     )
     data = hide_labels(data, config.data.labelled_share, seed=config.data.seed)
     data = weigh_classes(data, config.data.class_weights)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from msd_deploy.artifacts.atomic import remove_folders_left_by_a_kill
+from msd_deploy.artifacts.atomic import remove_stale_folders
 from msd_deploy.artifacts.output import RESUMABLE, check_output, check_same_settings
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.parsing import config_as_json
@@ -85,7 +85,7 @@ def check_run_output(
     Raises:
         ArtifactError: See `msd_deploy.artifacts.output`; or there is nothing to resume.
     """
-    remove_folders_left_by_a_kill(run.root.parent)
+    remove_stale_folders(run.root.parent)
     if resume:
         record = read_run(run)
         before = config_as_json(replace(with_absolute_paths(record.config), tracker=None))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from msd_deploy.artifacts.manifest import Json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.run import RunConfig, config_from_json
-from msd_deploy.data.pixel_cache import OnImage
+from msd_deploy.data.pixel_cache import OnCount
 from msd_deploy.data.prepare import prepare
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
@@ -112,14 +112,17 @@ def source_of_run(record: RunRecord) -> SourceData:
 
 
 def data_of_run(
-    record: RunRecord, preprocessor: Preprocessor, *, on_image: OnImage = lambda done, total: None
+    record: RunRecord,
+    preprocessor: Preprocessor,
+    *,
+    on_count: OnCount = lambda what, done, total: None,
 ) -> PreparedData:
     """Read and prepare a run's data set again, for export and bench.
 
     Raises:
         DataError: It has changed since the run, or cannot be read.
     """
-    return prepare_for_run(record, source_of_run(record), preprocessor, on_image=on_image)
+    return prepare_for_run(record, source_of_run(record), preprocessor, on_count=on_count)
 
 
 def prepare_for_run(
@@ -127,13 +130,13 @@ def prepare_for_run(
     source: SourceData,
     preprocessor: Preprocessor,
     *,
-    on_image: OnImage = lambda done, total: None,
+    on_count: OnCount = lambda what, done, total: None,
 ) -> PreparedData:
     """Prepare a run's data set that was read again.
 
     Raises:
         DataError: It has changed since the run, or cannot be used.
     """
-    data = prepare(source, preprocessor, strict=record.config.data.strict, on_image=on_image)
+    data = prepare(source, preprocessor, strict=record.config.data.strict, on_count=on_count)
     record.check_same_data(data)
     return data

@@ -147,7 +147,7 @@ def _prepare(
         source,
         preprocessor,
         strict=config.data.strict,
-        on_image=lambda done, total: hooks.on_count("pictures", done, total),
+        on_count=hooks.on_count,
     )
 
 

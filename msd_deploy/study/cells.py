@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from msd_deploy.artifacts.atomic import new_file, remove_left_by_a_kill
+from msd_deploy.artifacts.atomic import new_file, remove_stale_writes
 from msd_deploy.artifacts.manifest import SCHEMA_VERSION, Json, read_json, write_json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.distill.methods import METHODS
@@ -97,7 +97,7 @@ def train_cell(
         },
     )
     shutil.rmtree(directory.checkpoints, ignore_errors=True)
-    remove_left_by_a_kill(directory.root)
+    remove_stale_writes(directory.root)
 
 
 def read_cell(cell: RunDirectory) -> tuple[Json, LogitsByView]:

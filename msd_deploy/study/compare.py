@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from msd_deploy.artifacts.atomic import remove_folders_left_by_a_kill, remove_left_by_a_kill
+from msd_deploy.artifacts.atomic import remove_stale_folders, remove_stale_writes
 from msd_deploy.artifacts.manifest import (
     SCHEMA_VERSION,
     Json,
@@ -133,7 +133,7 @@ def run_study(
     write_text(out / TABLE_NAME, study_markdown(result))
     write_text(out / PAGE_NAME, render_study(result))
     shutil.rmtree(task.run.checkpoints, ignore_errors=True)
-    remove_left_by_a_kill(out)
+    remove_stale_writes(out)
     return result
 
 
@@ -143,7 +143,7 @@ def _check_output(study: StudyConfig, run: RunDirectory, *, overwrite: bool) -> 
     Returns:
         Whether an older study is replaced.
     """
-    remove_folders_left_by_a_kill(run.root.parent)
+    remove_stale_folders(run.root.parent)
     is_study = run.study_json.is_file()
     if is_study and not overwrite:
         before, fix = read_versioned_json(run.study_json), f"{ANOTHER_OUT}, or --overwrite it"

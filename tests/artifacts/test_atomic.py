@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from msd_deploy.artifacts.atomic import left_by_a_kill, new_folder, remove_folders_left_by_a_kill
+from msd_deploy.artifacts.atomic import new_folder, remove_stale_folders, unfinished_writes
 
 ROOT = Path(__file__).parents[2]
 # Dies before the n-th operation on files in a folder that it replaces with an ever newer one. The
@@ -68,7 +68,7 @@ def test_a_replacement_killed_at_any_operation_leaves_the_old_or_the_new_folder(
         was_killed = replace_and_die(final, operation, can_exchange=can_exchange)
         if can_exchange and sys.platform == "linux":
             assert final.exists()
-        remove_folders_left_by_a_kill(tmp_path)
+        remove_stale_folders(tmp_path)
         seen.append(content(final)[0])
         assert content(final) == seen[-1:] * 3
         assert list(tmp_path.iterdir()) == [final]
@@ -81,12 +81,12 @@ def test_a_folder_that_another_process_is_building_stays(tmp_path: Path) -> None
     with new_folder(tmp_path / "thing") as folder:
         command = (
             "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]);"
-            "from msd_deploy.artifacts.atomic import remove_folders_left_by_a_kill as remove;"
+            "from msd_deploy.artifacts.atomic import remove_stale_folders as remove;"
             "remove(Path(sys.argv[2]))"
         )
         subprocess.run([sys.executable, "-S", "-c", command, ROOT, tmp_path], check=True)
-        assert left_by_a_kill(tmp_path) == [folder]
-    assert left_by_a_kill(tmp_path) == []
+        assert unfinished_writes(tmp_path) == [folder]
+    assert unfinished_writes(tmp_path) == []
 
 
 def test_a_link_to_a_folder_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
@@ -96,12 +96,12 @@ def test_a_link_to_a_folder_is_replaced_and_what_it_leads_to_stays(tmp_path: Pat
     assert not (tmp_path / "thing").is_symlink()
     assert content(tmp_path / "thing") == ["new"] * 3
     assert content(tmp_path / "elsewhere") == ["old"] * 3
-    assert left_by_a_kill(tmp_path) == []
+    assert unfinished_writes(tmp_path) == []
 
 
 def test_what_is_put_aside_does_not_replace_what_came_since(tmp_path: Path) -> None:
     write(tmp_path / "thing", "new")
     write(tmp_path / ".thing.retired-1" / "thing", "old")
-    remove_folders_left_by_a_kill(tmp_path)
+    remove_stale_folders(tmp_path)
     assert content(tmp_path / "thing") == ["new"] * 3
     assert [path.name for path in tmp_path.iterdir()] == ["thing"]

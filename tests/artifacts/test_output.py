@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from msd_deploy.artifacts.atomic import left_by_a_kill, remove_folders_left_by_a_kill
+from msd_deploy.artifacts.atomic import remove_stale_folders, unfinished_writes
 from msd_deploy.artifacts.manifest import read_json
 from msd_deploy.artifacts.output import begin_folder, check_output, check_same_settings
 from msd_deploy.errors import ArtifactError
@@ -99,8 +99,8 @@ def test_a_beginning_killed_at_any_operation_leaves_the_old_or_the_new_folder(
         command = [sys.executable, "-S", "-c", _CHILD, str(ROOT), str(folder), str(operation)]
         code = subprocess.run(command, check=False).returncode
         assert code in (0, -signal.SIGKILL)
-        remove_folders_left_by_a_kill(place)
-        assert left_by_a_kill(place) == []
+        remove_stale_folders(place)
+        assert unfinished_writes(place) == []
         record = read_json(folder / "run.json")["is"]
         assert (folder / "student").exists() == (record == "old")
         seen.add(record)
