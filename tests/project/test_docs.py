@@ -1,5 +1,8 @@
 """The pages say what the program does."""
 
+import ast
+import functools
+import re
 import subprocess
 import sys
 import unicodedata
@@ -115,3 +118,74 @@ def test_texts_become_the_documented_identifiers(preprocessor: Preprocessor, tex
     input_ids, attention_mask = preprocessor.tokens([text])
     expected = documented_ids(text, preprocessor.tokenizer.get_vocab())
     assert (input_ids[0].tolist(), attention_mask[0].tolist()) == expected
+
+
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "benchmarks" / "results" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+)
+OWN_FOLDERS = ("benchmarks", "cli", "docs", "export", "mobile_bench", "msd_deploy", "tests")
+PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(OWN_FOLDERS)})/[\w./-]*\w")
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+# snake_case, _private, CamelCase or CONSTANT, perhaps behind a module or class, perhaps called.
+SYMBOL = re.compile(
+    r"(?:\w+\.)*"
+    r"(_?[a-z]\w*_\w+|_[a-z]\w*|[A-Z]\w*[a-z][A-Z]\w*|_?[A-Z]+_[A-Z_]+|[A-Z]{5,})"
+    r"(?:\([^()]*\))?"
+)
+# Of libraries and operating systems.
+FOREIGN = frozenset({"DataFrame", "TMPDIR"})
+
+
+def page_name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@functools.cache
+def source_names() -> frozenset[str]:
+    """Return every identifier of our code, and the words of its strings but for docstrings."""
+    names: set[str] = set()
+    files = {path for folder in OWN_FOLDERS for path in (ROOT / folder).rglob("*.py")}
+    for path in files - {Path(__file__)}:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Expr(value=ast.Constant()):
+                    node.value = ast.Constant(None)  # a docstring
+                case ast.Constant(value=str(text)):
+                    names.update(re.findall(r"\w+", text))
+                case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.Name(id=name):
+                    names.add(name)
+                case ast.arg(arg=name) | ast.Attribute(attr=name):
+                    names.add(name)
+    return frozenset(names)
+
+
+def missing_from(text: str, folder: Path) -> list[str]:
+    """Return the links, files and symbols that a page names and that do not exist."""
+    spans = SPAN.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    modules = [span for span in spans if re.fullmatch(r"[\w/]+\.py", span)]
+    files = {path.as_posix() for name in OWN_FOLDERS for path in (ROOT / name).rglob("*.py")}
+    symbols = [(span, match[1]) for span in spans if (match := SYMBOL.fullmatch(span))]
+    return [
+        *(link for link in LINK.findall(text) if not (folder / link).exists()),
+        *(path for path in PATH.findall(text) if not (ROOT / path).exists()),
+        *(name for name in modules if not any(file.endswith(f"/{name}") for file in files)),
+        *(span for span, name in symbols if name not in source_names() | FOREIGN),
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_a_page_names_only_what_exists(page: Path) -> None:
+    assert missing_from(page.read_text(encoding="utf-8"), page.parent) == []
+
+
+def test_what_does_not_exist_is_found() -> None:
+    text = "[a](gone.md) `cli/gone.py` `gone.py` `Gone.of_it` `GoneClass` `_gone(x)` `GONE_TOO`"
+    assert missing_from(text, ROOT) == [
+        *("gone.md", "cli/gone.py", "cli/gone.py", "gone.py"),
+        *("Gone.of_it", "GoneClass", "_gone(x)", "GONE_TOO"),
+    ]
+    assert missing_from("[a](README.md) `cli/msd_cli` `errors.py` `MsdError` `other`", ROOT) == []
