@@ -1,4 +1,4 @@
-"""Write docs/cli.md: the help of every command, taken from the command line itself.
+"""Write docs/cli.md: the help of all commands, and the settings of TOML files.
 
     python docs/generate_cli.py            writes docs/cli.md
     python docs/generate_cli.py --check    writes nothing, exit code 1 if docs/cli.md is stale
@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 # Read by typer and rich when they are imported.
 os.environ["COLUMNS"] = os.environ["TERMINAL_WIDTH"] = "88"
@@ -26,14 +27,17 @@ import typer
 from typer.testing import CliRunner
 
 from msd_cli.main import app
+from msd_deploy.config.fine_tuning import TeachingConfig
+from msd_deploy.config.run import RunConfig
+from msd_deploy.config.setting import Declaration, declarations
 
 PAGE = Path(__file__).resolve().parent / "cli.md"
 
 _HEAD = """\
 # The command line
 
-Written by `make docs` from the commands themselves; change the help text in `cli/msd_cli/`, not
-here.
+Written by `make docs`. The texts stand in `cli/msd_cli/` and on the fields of the configurations;
+change them there.
 
 A result goes to stdout, progress and notes go to stderr. With `--json`, stdout holds one JSON
 object and nothing else. An error is one line on stderr; `msd --debug COMMAND ...` shows its
@@ -42,11 +46,11 @@ traceback.
 | Exit code | Meaning |
 | --- | --- |
 | 0 | Done. |
-| 1 | Something that you can mend: data, a TOML file's settings, files, a full disk. |
+| 1 | An error that you can fix: data, settings of a TOML file, files, a full disk. |
 | 2 | Usage: an unknown command or option, a value of the wrong type or out of range. |
-| 3 | An export is beyond its tolerance, or loses more than `--max-drop`. |
-| 130 | Stopped by Ctrl-C; what was done is kept. |
-| 143 | Ended by SIGTERM; nothing half-written is left. |
+| 3 | An export is outside its tolerance, or loses more than `--max-drop`. |
+| 130 | Stopped by Ctrl-C; finished work is kept. |
+| 143 | Ended by SIGTERM; no partial output is left. |
 """
 
 
@@ -65,11 +69,46 @@ def help_of(arguments: Iterable[str]) -> str:
     return "\n".join(lines).strip("\n")
 
 
+_SETTINGS = """\
+## Settings
+
+Settings of `--config FILE.toml`: the key `distill.alpha` is `alpha` in the table `[distill]`. An
+option overrides the file. Default none: not set; in `augment`, the value of the preset.
+"""
+
+
 def page() -> str:
     """Return docs/cli.md."""
     parts = [_HEAD, _section("msd", [])]
     parts += [_section(f"msd {name}", [name]) for name in command_names()]
+    tables = (_table(["distill", "compare"], RunConfig), _table(["teacher"], TeachingConfig))
+    parts += [_SETTINGS, *tables]
     return "\n".join(parts)
+
+
+def _table(commands: list[str], config: type[RunConfig] | type[TeachingConfig]) -> str:
+    """Return the settings of some commands as a table: key, option, default, values, meaning."""
+    shown = "\n".join(help_of([name]) for name in commands)
+    lines = ["| Key | Option | Default | Values | Meaning |", "| --- | --- | --- | --- | --- |"]
+    for item in declarations(config):
+        name = "" if item.option is None else item.option.name
+        option = f"`{name}`" if name and f" {name} " in shown else ""
+        cells = (f"`{item.key}`", option, item.shown_default, _values(item), item.setting.help)
+        lines.append(f"| {' | '.join(cell.replace('|', ',') for cell in cells)} |")
+    title = " and ".join(f"msd {name}" for name in commands)
+    return f"### {title}\n\n" + "\n".join(lines) + "\n"
+
+
+def _values(item: Declaration) -> str:
+    """Return the values that a setting may have."""
+    if item.setting.between is not None:
+        low, high = item.setting.between
+        return f"{low:,.10g} to {high:,.10g}"
+    kinds = [kind for kind in (item.type, *get_args(item.type)) if get_origin(kind) is Literal]
+    choices = [str(choice) for kind in kinds for choice in get_args(kind)]
+    if item.type is bool:
+        choices = ["true", "false"]
+    return ", ".join(choices) or ("list of strings" if item.is_list else "string")
 
 
 def _section(title: str, arguments: list[str]) -> str:

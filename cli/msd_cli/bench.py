@@ -1,8 +1,8 @@
-"""`msd bench`: measure teacher and student in every form."""
+"""`msd bench`: measure teacher and student in every variant."""
 
 from typing import Annotated
 
-from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
+from msd_cli.console import ProgressDisplay, new_table, print_json, print_note, result_console
 from msd_cli.options import Given, JsonOption, OptionsOf, RunArgument
 from msd_cli.settings import with_given
 from msd_mobile_bench.config import BenchConfig
@@ -17,7 +17,7 @@ def bench(
 
     Each model runs in a process of its own; latency is sampled in rounds that
     interleave the models. Writes bench.json, bench.md and bench.html to the run's
-    reports.
+    reports folder.
 
     Examples:
         msd bench runs/demo
@@ -35,9 +35,9 @@ def bench(
         return
     summary = summary_table(result)
     table = new_table(
-        summary.title, "form", *(name for names in summary.groups.values() for name in names)
+        summary.title, "variant", *(name for names in summary.groups.values() for name in names)
     )
     for line in summary.lines:
         table.add_row(line.name, *line.cells)
     result_console().print(table)
-    say(f"Wrote {run / 'reports' / 'bench.html'}: open it in a browser.")
+    print_note(f"Wrote {run / 'reports' / 'bench.html'}. Open it in a browser.")

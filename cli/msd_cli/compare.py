@@ -1,4 +1,4 @@
-"""`msd compare`: methods and seeds side by side on one task."""
+"""`msd compare`: distillation methods over several seeds on one data set."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
+from msd_cli.console import ProgressDisplay, new_table, print_json, print_note, result_console
 from msd_cli.options import ConfigOption, Given, JsonOption, OptionsOf, OverwriteOption
 from msd_deploy.config.run import RunConfig
 from msd_deploy.study.config import StudyConfig
@@ -30,10 +30,10 @@ def compare(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare methods of distillation on one task, over seeds, with paired statistics.
+    """Compare distillation methods on one data set, over seeds, with paired statistics.
 
-    An interrupted study continues when the same command is run again; methods and seeds may be
-    added.
+    Run the same command again to continue an interrupted study; methods and seeds
+    can be added.
 
     Examples:
         msd compare --examples 1000 --seeds 5 --out runs/compare-memes
@@ -55,7 +55,7 @@ def compare(
         "command": shown_command(["msd", *sys.argv[1:]]),
         "host": f"{host['cpu']}, {host['logical_cores']} cores, {host['os']}",
     }
-    display = ProgressDisplay(stopped_fix="Run the same command again to go on")
+    display = ProgressDisplay(stopped_fix="Run the same command again to continue")
     with display.running():
         result = run_study(
             study,
@@ -69,14 +69,14 @@ def compare(
         print_json(result)
         return
     _print_table(result)
-    say(f"Wrote {folder / PAGE_NAME}: open it in a browser.")
+    print_note(f"Wrote {folder / PAGE_NAME}. Open it in a browser.")
 
 
 def _print_table(result: dict[str, object]) -> None:
     from msd_deploy.study.tables import percent_text, spread_text
 
     views = ("multimodal", "image", "text")
-    title = f"Test {result['metric']} in %, mean and deviation over seeds"
+    title = f"Test {result['metric']} in %, mean and standard deviation over seeds"
     table = new_table(title, "method", *views)
     teacher, methods = result["teacher"], result["methods"]
     assert isinstance(teacher, dict)

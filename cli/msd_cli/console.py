@@ -1,4 +1,4 @@
-"""What every command shares: progress on stderr, the result on stdout."""
+"""Output of all commands: progress and notes on stderr, results on stdout."""
 
 import json
 import signal
@@ -36,7 +36,7 @@ _SMOOTHING = 0.95
 
 
 def result_console() -> Console:
-    """Return the console of results: stdout; names of classes and files are no markup."""
+    """Return the console of results: stdout, without markup in names of classes and files."""
     return Console(highlight=False, markup=False)
 
 
@@ -45,23 +45,23 @@ def print_json(value: Mapping[str, object]) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def say(message: str) -> None:
+def print_note(message: str) -> None:
     """Print a line on stderr."""
     Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
 
 
 class ProgressDisplay:
-    """Shows stages, counts and training steps: a live bar on a terminal, sparse lines elsewhere.
+    """Shows stages, counts and training steps: a live bar on a terminal, else a line now and then.
 
     Args:
-        stopped_fix: What to do after Ctrl-C.
+        stopped_fix: What the error after Ctrl-C recommends.
         clock: The time in seconds.
     """
 
     def __init__(
         self,
         *,
-        stopped_fix: str = "Nothing half-written was kept; run it again",
+        stopped_fix: str = "No partial output was kept; run the command again",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stopped_fix, self._clock = stopped_fix, clock
@@ -83,7 +83,7 @@ class ProgressDisplay:
         self._speed: float | None = None
         self._printed_at = self._begun_at = clock()
         self._done_before = 0
-        self._stop_asked = False
+        self._stop_requested = False
 
     def on_stage(self, sentence: str) -> None:
         """Show that a stage begins."""
@@ -92,11 +92,11 @@ class ProgressDisplay:
         self._raise_if_stopped()
 
     def on_note(self, sentence: str) -> None:
-        """Show what the user should know."""
+        """Show a note."""
         self._console.print(f"  {sentence}", soft_wrap=True)
 
     def on_count(self, what: str, done: int, total: int) -> None:
-        """Show how much of something countable is done."""
+        """Show the progress of countable work."""
         self._update(what, done, total, "")
         self._raise_if_stopped()
 
@@ -115,18 +115,18 @@ class ProgressDisplay:
         self._update(f"{report.phase} steps", report.step, report.steps, facts)
 
     def stages(self) -> StageHooks:
-        """Return the hooks of whatever goes in stages."""
+        """Return hooks that show stages, counts and notes here."""
         return StageHooks(self.on_stage, self.on_count, self.on_note)
 
     def should_stop(self) -> bool:
         """Return whether the user pressed Ctrl-C."""
-        return self._stop_asked
+        return self._stop_requested
 
     @contextmanager
     def running(self) -> Iterator["ProgressDisplay"]:
-        """Show progress within the block; the first Ctrl-C asks to stop, a second one forces it.
+        """Show progress within the block; the first Ctrl-C requests a stop, a second one forces it.
 
-        SIGTERM forces it too, unless a launcher sent it: that one wants its processes gone at once.
+        SIGTERM forces it too, except under a launcher, which expects its processes to end at once.
         """
         handlers = {signal.SIGINT: self._interrupt}
         if not is_launched():
@@ -141,15 +141,15 @@ class ProgressDisplay:
                 signal.signal(number, handler)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self._stop_asked:
+        if self._stop_requested:
             if is_launched():  # the launcher repeats a signal, and after 30 s ends all by force
                 return
             raise KeyboardInterrupt
-        self._stop_asked = True
-        say("Stopping after this step; press Ctrl-C again to stop at once.")
+        self._stop_requested = True
+        print_note("Stopping after this step. Press Ctrl-C again to stop immediately.")
 
     def _raise_if_stopped(self) -> None:
-        if self._stop_asked:
+        if self._stop_requested:
             raise StoppedError("stopped", fix=self._stopped_fix)
 
     def _update(self, what: str, done: int, total: int, facts: str) -> None:
@@ -173,14 +173,14 @@ class ProgressDisplay:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    """End as the shell reports it; what was half-built is removed on the way out."""
+    """Exit with the shell's code for a signal; partial output is removed on the way."""
     sys.exit(128 + number)
 
 
 def time_left(seconds: float, done: int, remaining: int) -> str:
-    """Return how long the rest takes at the speed so far, as "0:12:34 left"; empty if unknown.
+    """Return the remaining time at the speed so far, as "0:12:34 left"; empty if unknown.
 
-    Unlike rich's own, also where one unit takes minutes, as a student of a study does.
+    Unlike rich's own column, also where one unit takes minutes, as in a study.
     """
     if done <= 0 or remaining <= 0:
         return ""

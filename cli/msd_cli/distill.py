@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
+from msd_cli.console import ProgressDisplay, new_table, print_json, print_note, result_console
 from msd_cli.options import ConfigOption, Given, JsonOption, OptionsOf, OverwriteOption
 from msd_deploy.config.run import RunConfig
 
@@ -38,8 +38,8 @@ def distill(
 ) -> None:
     """Train or load a teacher and distil a small student from it.
 
-    The student learns from the teacher's answers to both modalities and to each
-    alone. Ctrl-C leaves a run that --resume continues.
+    The student is trained on the teacher's predictions for image and text together
+    and for each alone. Ctrl-C stops after the current step; --resume continues.
 
     Examples:
         msd distill --out runs/demo
@@ -62,7 +62,7 @@ def distill(
         print_json({"run": str(run.root), **metrics})
         return
     _print_metrics(metrics)
-    say(f"Wrote {run.root}. Next: msd export {shlex.quote(str(run.root))}")
+    print_note(f"Wrote {run.root}. Next: msd export {shlex.quote(str(run.root))}")
 
 
 def _print_metrics(metrics: dict[str, object]) -> None:

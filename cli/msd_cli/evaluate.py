@@ -1,4 +1,4 @@
-"""`msd evaluate`: any model, in any form, on any data set."""
+"""`msd evaluate`: metrics of any model or export on any data set."""
 
 from typing import Annotated, Literal
 
@@ -26,9 +26,9 @@ def evaluate(
     ] = "test",
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a model on a data set: both modalities, the image alone, the text alone.
+    """Evaluate a model on a data set: image and text together, and each alone.
 
-    A run or a model folder runs in PyTorch, an export in its own runtime.
+    Runs and model folders are evaluated in PyTorch, exports in their own runtime.
 
     Examples:
         msd evaluate runs/demo --data synthetic:memes

@@ -1,7 +1,4 @@
-"""`msd export`: a student, or any model folder, in the formats of phones, each verified.
-
-What `msd export` tells of what it wrote and of what it did not.
-"""
+"""`msd export`: write a student, or any model folder, in mobile formats, and verify each."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -11,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
+from msd_cli.console import ProgressDisplay, new_table, print_json, print_note, result_console
 from msd_cli.options import READING, Given, JsonOption, OptionsOf, OverwriteOption
 from msd_cli.settings import usage_errors
 from msd_deploy.config.parsing import with_options
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
     from msd_export.folder import ExportFolder
 
 
-def tell(
+def _print_result(
     model: Path,
     exports: "Sequence[ExportFolder]",
     failures: "Mapping[str, MsdError]",
@@ -34,7 +31,7 @@ def tell(
     is_run: bool,
     as_json: bool,
 ) -> None:
-    """Print a table of the exports, or one object that also says why others were not written."""
+    """Print a table of the exports, or a JSON object that also has the reasons of failures."""
     from msd_deploy.artifacts.manifest import read_json
     from msd_export.folder import PARITY_NAME
 
@@ -51,17 +48,17 @@ def tell(
         )
     elif exports:
         _print_table(exports, parities)
-        following = f"bench {shlex.quote(str(model))}"
+        next_command = f"bench {shlex.quote(str(model))}"
         if not is_run:
-            following = f"inspect {shlex.quote(str(exports[0].folder))}"
-        say(f"Wrote {exports[0].folder.parent}. Next: msd {following}")
+            next_command = f"inspect {shlex.quote(str(exports[0].folder))}"
+        print_note(f"Wrote {exports[0].folder.parent}. Next: msd {next_command}")
 
 
 def _print_table(exports: "Sequence[ExportFolder]", parities: "Mapping[str, Json]") -> None:
     table = new_table(
-        "Verified exports: worst view's error and agreement; points that image and text together"
-        " lose, with the 95 % interval",
-        *("form", "size", "error", "agrees", "drop", "through"),
+        "Verified exports: largest error and lowest agreement of the views; drop of the multimodal"
+        " metric in points, with 95 % interval",
+        *("variant", "size", "error", "agreement", "drop", "runtime"),
     )
     for item in exports:
         size = f"{item.size_bytes() / 1e3:,.0f} kB"
@@ -71,18 +68,18 @@ def _print_table(exports: "Sequence[ExportFolder]", parities: "Mapping[str, Json
 
 def _parity_cells(parity: "Json") -> tuple[str, ...]:
     views = cast("dict[str, dict[str, float]]", parity["views"])
-    pair = cast("dict[str, Any]", views["multimodal"])
-    low, high = (end * 100 for end in pair["drop_interval"])
+    multimodal = cast("dict[str, Any]", views["multimodal"])
+    low, high = (end * 100 for end in multimodal["drop_interval"])
     return (
         f"{max(view['max_abs_error'] for view in views.values()):.1e}",
         f"{min(_gated_agreement(name, view) for name, view in views.items()):.2%}",
-        f"{pair['drop'] * 100:+.1f} [{low:+.1f}, {high:+.1f}]",
+        f"{multimodal['drop'] * 100:+.1f} [{low:+.1f}, {high:+.1f}]",
         str(parity["runtime"]),
     )
 
 
 def _gated_agreement(name: str, view: dict[str, float]) -> float:
-    """Return what the gate looks at: on a single view, only what the student is sure of."""
+    """Return the agreement that the gate checks: for a single view, on confident examples."""
     return view["agreement" if name == "multimodal" else "sure_agreement"]
 
 
@@ -135,9 +132,10 @@ def export(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Export a run's student, or any model, and verify every form against it on the test split.
+    """Export a run's student, or any model, and verify each export on the test split.
 
-    A form beyond its tolerance is not written, all others are: exit code 3.
+    Exports outside the tolerance are not written, all others are; the exit code is
+    then 3.
 
     Examples:
         msd export runs/demo
@@ -173,13 +171,13 @@ def export(
             exports = export_model(
                 model, data, config, options=options, out=out, hooks=hooks, failures=failures
             )
-    tell(model, exports, failures, is_run=data is None, as_json=as_json)
+    _print_result(model, exports, failures, is_run=data is None, as_json=as_json)
     if failures:
         raise joined(failures, exports)
 
 
 def _check_data(model: Path, data: str | None, *, is_given: bool) -> None:
-    """Refuse a model folder without data, and options of data, or --out, for a run."""
+    """Refuse a model folder without a data set, and a run with one or with --out."""
     is_run = (model / "run.json").is_file()
     if is_run and (data is not None or is_given):
         raise ConfigError(

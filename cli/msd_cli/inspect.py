@@ -1,24 +1,24 @@
-"""`msd inspect`: what is in an exported model."""
+"""`msd inspect`: the contents of an exported model."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from msd_cli.console import new_table, print_json, result_console, say
+from msd_cli.console import new_table, print_json, print_note, result_console
 from msd_cli.options import JsonOption
 
 
 def inspect(
     export: Annotated[
         Path,
-        typer.Argument(metavar="EXPORT", help="An export folder, or its model's file or package."),
+        typer.Argument(metavar="EXPORT", help="An export folder, or its model file or package."),
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Look into an exported model: inputs, outputs, operators, sizes, where it comes from.
+    """Show the inputs, outputs, operators, sizes and origin of an exported model.
 
-    Every file of an export folder is verified against its digest.
+    Verifies the digest of each file of an export folder.
 
     Examples:
         msd inspect runs/demo/exports/onnx-int8
@@ -36,8 +36,8 @@ def inspect(
             table.add_row(*row)
         result_console().print(table)
     for note in found.facts.notes:
-        say(f"{note}.")
+        print_note(f"{note}.")
     if found.files is not None:
-        say(f"All {len(found.files)} files are as they were verified.")
+        print_note(f"The digests of all {len(found.files)} files match.")
     else:
-        say("A file alone has no digest to be held against: name its export folder for that.")
+        print_note("A single file has no digest to verify; name its export folder instead.")

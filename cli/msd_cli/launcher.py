@@ -1,7 +1,7 @@
-"""Under `accelerate launch`: many processes of one command speak with one voice. Torch-free.
+"""Commands under `accelerate launch`: only one of their processes prints. Torch-free.
 
-The main process prints what a command prints. An error is told by whichever process fails first;
-the others end without a word, for what they would say is only that they lost it.
+The main process prints the output. An error is printed by the process that fails first; the others
+exit without output, as their errors only follow from it.
 """
 
 import os
@@ -18,36 +18,36 @@ def is_launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def is_silent() -> bool:
-    """Return whether another process of this command prints."""
+def is_secondary() -> bool:
+    """Return whether another process prints the output."""
     return is_launched() and os.environ.get("RANK", "0") != "0"
 
 
-def fall_silent() -> None:
-    """Print nothing more, until an error."""
+def silence_output() -> None:
+    """Discard all output until an error."""
     nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends
     sys.stdout = sys.stderr = nowhere
 
 
-def tells_of_error() -> bool:
-    """Return whether this process is to tell of its error, and let it; ask once."""
+def reports_error() -> bool:
+    """Return whether this process prints its error, and restore its output; call once."""
     if not is_launched():
         return True
-    is_telling = not is_silent()
+    is_reporting = not is_secondary()
     if "torch" in sys.modules:
         from msd_deploy import process_group
 
-        is_telling = process_group.is_first_to_fail()
-    if is_telling:
+        is_reporting = process_group.is_first_to_fail()
+    if is_reporting:
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
-    return is_telling
+    return is_reporting
 
 
 def check_launchable(command: str | None) -> None:
-    """Refuse to run in several processes what they would only do several times.
+    """Refuse to launch a command that does not share its work between processes.
 
     Raises:
-        RuntimeUnavailableError: The command is not one of those that share their work.
+        RuntimeUnavailableError: The command runs in one process only.
     """
     if is_launched() and command not in _LAUNCHED:
         raise RuntimeUnavailableError(

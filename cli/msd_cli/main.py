@@ -1,4 +1,4 @@
-"""The command `msd`: registers the commands; an MsdError becomes one line and an exit code."""
+"""The command `msd`: registers all commands, turns an MsdError into one line and an exit code."""
 
 import errno
 import logging
@@ -9,13 +9,13 @@ import typer
 
 from msd_cli.bench import bench
 from msd_cli.compare import compare
-from msd_cli.console import say
+from msd_cli.console import print_note
 from msd_cli.distill import distill
 from msd_cli.doctor import doctor
 from msd_cli.evaluate import evaluate
 from msd_cli.export import export
 from msd_cli.inspect import inspect
-from msd_cli.launcher import check_launchable, fall_silent, is_silent, tells_of_error
+from msd_cli.launcher import check_launchable, is_secondary, reports_error, silence_output
 from msd_cli.options import with_settings
 from msd_cli.predict import predict
 from msd_cli.report import report
@@ -56,9 +56,9 @@ def root(
 ) -> None:
     """Distil a vision-and-language classifier into a small one, export it, verify it, measure it.
 
-    msd COMMAND --help explains each step.
+    Run msd COMMAND --help for the options of a command.
 
-    First ten minutes, on generated data:
+    Quick start on synthetic data:
 
         msd distill --out runs/demo
         msd export runs/demo
@@ -72,8 +72,8 @@ def root(
 
 def main() -> None:
     """Run the command line."""
-    if is_silent():
-        fall_silent()
+    if is_secondary():
+        silence_output()
     try:
         app()
     except MsdError as error:
@@ -83,24 +83,24 @@ def main() -> None:
     # safetensors and arrow report a full disk in exceptions of their own.
     except Exception as error:
         if not _is_disk_full(error):
-            if not tells_of_error():
+            if not reports_error():
                 sys.exit(1)
             raise
         _fail(_DISK_FULL, error, exit_code=1)
 
 
 _DISK_FULL = (
-    "no space is left on the device; nothing half-written was kept. Free some and repeat, a run of"
-    " `msd distill` with --resume."
+    "no space left on the device; no partial output was kept. Free some space and run the command"
+    " again, `msd distill` with --resume."
 )
 
 
 def _fail(line: str, error: Exception, *, exit_code: int) -> None:
-    if not tells_of_error():
+    if not reports_error():
         sys.exit(exit_code)
     if "--debug" in sys.argv:
         raise error
-    say(f"error: {line}")
+    print_note(f"error: {line}")
     sys.exit(exit_code)
 
 

@@ -40,7 +40,7 @@ ModelArgument = Annotated[
 Given = dict[str, object]
 """The settings that were given as options, by dotted key."""
 READING = ("labels", "image_column", "text_column", "label_column", "strict")
-"""Keys of DataConfig that say how a data set is read."""
+"""Keys of DataConfig for the format of a data set."""
 
 
 @dataclass(frozen=True, slots=True)

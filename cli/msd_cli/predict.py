@@ -1,11 +1,11 @@
-"""`msd predict`: one picture and text."""
+"""`msd predict`: classify one example."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from msd_cli.console import new_table, print_json, result_console, say
+from msd_cli.console import new_table, print_json, print_note, result_console
 from msd_cli.options import JsonOption, ModelArgument
 from msd_cli.settings import usage_errors
 
@@ -17,9 +17,9 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="Number of classes to print.")] = 5,
     as_json: JsonOption = False,
 ) -> None:
-    """Classify a picture with its text, a picture alone, or a text alone.
+    """Classify an image with its text, an image alone, or a text alone.
 
-    Prints the probability of each class; with --json, of all of them.
+    Prints the most probable classes; with --json, the probabilities of all classes.
 
     Examples:
         msd predict runs/demo --image cat.jpg --text "look at him go"
@@ -31,7 +31,7 @@ def predict(
     with usage_errors():
         prediction = opened.predict(image=image, text=text)
     if prediction.is_text_cut:
-        say(f"The text is cut after {opened.preprocessor.max_length} tokens.")
+        print_note(f"The text was truncated to {opened.preprocessor.max_length} tokens.")
     ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
     if as_json:
         print_json(

@@ -1,11 +1,11 @@
-"""`msd report`: what distillations did, as one HTML page."""
+"""`msd report`: an HTML report of distillation runs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
+from msd_cli.console import ProgressDisplay, new_table, print_json, print_note, result_console
 from msd_cli.options import JsonOption
 from msd_cli.settings import usage_errors
 
@@ -21,25 +21,26 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="HTML file; its figures go beside it as JSON.",
-            show_default="in the first RUN's reports",
+            help="HTML file to write; its data is written beside it as JSON.",
+            show_default="in the reports folder of the first RUN",
         ),
     ] = None,
     split: Annotated[
-        Literal["test", "validation"], typer.Option(help="Whose rows are looked at.")
+        Literal["test", "validation"], typer.Option(help="Split that the report evaluates on.")
     ] = "test",
     overwrite: Annotated[
         bool,
         typer.Option(
-            "--overwrite", help="Replace the page and an earlier report's .json beside it."
+            "--overwrite",
+            help="Replace an existing page, and the .json of an earlier report.",
         ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show on one HTML page what distillations did: outputs, training, weights, examples.
+    """Write an HTML report of distillation runs: outputs, training, weights, examples.
 
-    Runs of one data set and one teacher stand side by side. Writes
-    distillation.html and distillation.json.
+    Several runs are compared side by side; they must share data set and teacher.
+    Writes distillation.html and distillation.json.
 
     Examples:
         msd report runs/demo
@@ -58,13 +59,13 @@ def report(
         print_json(figures)
         return
     _print_closeness(figures)
-    say(f"Wrote {page}: open it in a browser.")
+    print_note(f"Wrote {page}. Open it in a browser.")
 
 
 def _print_closeness(figures: "DistillationJson") -> None:
     from msd_deploy.pages.formatting import VIEW_NAMES, percent
 
-    table = new_table("Decisions that are the teacher's", "run", *VIEW_NAMES.values())
+    table = new_table("Agreement with the teacher's decisions", "run", *VIEW_NAMES.values())
     for student in figures["students"]:
         shares = (percent(student["closeness"][view]["agreement"]) for view in VIEW_NAMES)
         table.add_row(student["run"], *shares)

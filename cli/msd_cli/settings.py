@@ -1,7 +1,7 @@
-"""From options, an optional TOML file and an interrupted run to one configuration and folder.
+"""The settings of a command: from its options, an optional TOML file, and an existing run.
 
-A value out of range is a usage error in an option, and an error of the file in a file. Ranges stand
-on the fields of the configurations, which raise ConfigError wherever a value comes from.
+Configurations raise ConfigError for a value out of range. From an option it becomes a usage error
+(exit code 2), from a file it stays an error of that file (exit code 1).
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ _Config = TypeVar("_Config", bound="DataclassInstance")
 
 @contextmanager
 def usage_errors(config: "type[DataclassInstance] | None" = None) -> Iterator[None]:
-    """Turn a ConfigError into a usage error, exit code 2: what the block reads came from options.
+    """Turn a ConfigError into a usage error (exit code 2), as the block reads options only.
 
     Args:
         config: The configuration whose keys errors name.
@@ -61,8 +61,8 @@ def with_given(config: _Config, given: Mapping[str, object]) -> _Config:
         return with_options(config, given)
 
 
-# What an existing student has decided.
-_DECIDED = (
+# Fixed by the student that --from continues.
+_FIXED_BY_STUDENT = (
     "student.size",
     "student.vision",
     "student.text",
@@ -87,14 +87,14 @@ def run_settings(
         given: Settings that were given as options, by dotted key.
         config_file: TOML file that the options override.
         out: The run's folder, or None for the default.
-        resume: Start from the settings of the run that is there.
-        start: A finished run, from whose settings and student the run goes on.
+        resume: Start from the settings of the existing run.
+        start: A finished run, whose settings and student the new run continues from.
 
     Raises:
         typer.BadParameter: An option is out of range, --resume or --from was given without --out,
-            or with --from what its student has decided.
+            or a setting that the student of --from fixes.
         ConfigError: The TOML file is wrong.
-        ArtifactError: There is no run to resume, or to go on from.
+        ArtifactError: There is no run to resume or to continue from.
     """
     if resume and out is None:
         raise typer.BadParameter("needs --out. Name the run to continue.", param_hint="--resume")
@@ -118,17 +118,17 @@ def _settings_after(
     out: Path | None,
     resume: bool,
 ) -> RunConfig:
-    """Return the settings of a run, but that its student is gone on from; see `run_settings`."""
+    """Return the settings of a finished run, with its student as the start of a new one."""
     from msd_deploy.run.record import read_finished_run
 
     if config_file is not None or resume or out is None:
-        other = "needs --out" if out is None else "has its settings from the run"
-        fix = "Name the new run" if out is None else "Leave out --config and --resume"
-        raise typer.BadParameter(f"{other}. {fix}.", param_hint="--from")
-    for key in _DECIDED:
+        problem = "needs --out" if out is None else "takes its settings from the run"
+        fix = "Name the new run" if out is None else "Remove --config and --resume"
+        raise typer.BadParameter(f"{problem}. {fix}.", param_hint="--from")
+    for key in _FIXED_BY_STUDENT:
         if key in given:
             raise typer.BadParameter(
-                "is set by the student that --from continues. Leave it out.",
+                "is fixed by the student that --from continues. Remove it.",
                 param_hint=option_of(RunConfig, key),
             )
     run = RunDirectory(start)
@@ -150,7 +150,7 @@ def teaching_settings(
         given: Settings that were given as options, by dotted key.
         config_file: TOML file that the options override.
         out: The teacher's folder.
-        resume: Start from the settings of the fine-tuning that is there.
+        resume: Start from the settings of the existing fine-tuning.
 
     Raises:
         typer.BadParameter: An option is out of range, or no checkpoint is named.
@@ -166,14 +166,12 @@ def teaching_settings(
         base = teaching_of(out)
     settings = with_given(base, given)
     if settings.finetune.model is None and settings.finetune.text is None:
-        raise typer.BadParameter(
-            "is needed, or --text and --vision: what to start from.", param_hint="--model"
-        )
+        raise typer.BadParameter("is required, or --text and --vision.", param_hint="--model")
     return settings
 
 
 def default_run_folder(spec: str) -> Path:
-    """Return runs/NAME for a data set: its task, its name, or its file's stem."""
+    """Return runs/NAME, where NAME is the data set's name, or the stem of its file."""
     kind, _, rest = spec.partition(":")
     if spec.lower().endswith(".jsonl"):
         return Path("runs") / Path(spec).stem

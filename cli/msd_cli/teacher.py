@@ -1,11 +1,11 @@
-"""`msd teacher`: published checkpoints become a teacher."""
+"""`msd teacher`: fine-tune pretrained checkpoints as a teacher."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from msd_cli.console import ProgressDisplay, new_table, print_json, result_console, say
+from msd_cli.console import ProgressDisplay, new_table, print_json, print_note, result_console
 from msd_cli.options import ConfigOption, Given, JsonOption, OptionsOf, OverwriteOption
 from msd_deploy.config.fine_tuning import TeachingConfig
 
@@ -32,11 +32,11 @@ def teacher(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fine-tune published checkpoints on the labels, as a teacher for msd distill.
+    """Fine-tune pretrained checkpoints on the labels, as a teacher for msd distill.
 
-    It learns to answer for both modalities and for each alone. The folder that
-    is written holds all that the teacher needs, and loads elsewhere, offline.
-    Ctrl-C leaves a fine-tuning that --resume continues.
+    The teacher is trained on image and text together and on each alone. Its folder
+    is complete: it loads offline, on any machine. Ctrl-C stops after the current
+    step; --resume continues.
 
     Examples:
         msd teacher --model openai/clip-vit-base-patch32 --data memes.jsonl --out teachers/clip
@@ -50,7 +50,7 @@ def teacher(
     from msd_deploy.run.fine_tuning import fine_tune_teacher
 
     settings = teaching_settings(given, config_file=config, out=out, resume=resume)
-    display = ProgressDisplay(stopped_fix="Continue with --resume, if training had begun")
+    display = ProgressDisplay(stopped_fix="Continue with --resume if training had started")
     with display.running():
         hooks = RunHooks(display.stages(), Hooks(display.on_step, display.should_stop))
         result = fine_tune_teacher(settings, out, resume=resume, overwrite=overwrite, hooks=hooks)
@@ -58,8 +58,10 @@ def teacher(
         print_json({"teacher": str(out), **result})
         return
     _print_result(result)
-    spec = settings.data.spec or "FILE.jsonl"  # a finished teacher does not say where its data lay
-    say(f"{out} is ready. Next: msd distill --teacher {out} --data {spec}")
+    spec = (
+        settings.data.spec or "FILE.jsonl"
+    )  # a finished teacher does not record where its data was
+    print_note(f"{out} is ready. Next: msd distill --teacher {out} --data {spec}")
 
 
 def _print_result(result: dict[str, object]) -> None:

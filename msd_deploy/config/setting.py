@@ -76,6 +76,8 @@ class Declaration:
         """The default in words."""
         if self.option is not None and self.option.default is not None:
             return self.option.default
+        if isinstance(self.default, bool):
+            return str(self.default).lower()
         return "none" if self.default is None else str(self.default)
 
 

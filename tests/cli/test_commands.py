@@ -61,7 +61,7 @@ def test_evaluate_takes_a_file_that_was_made_for_it(
 def test_predict_says_that_it_cut_a_text(msd: Msd, finished_run: RunDirectory) -> None:
     answer = msd("predict", finished_run.root, "--text", "look at him go " * 30)
     assert answer.code == 0
-    assert "The text is cut after 16 tokens." in answer.stderr
+    assert "The text was truncated to 16 tokens." in answer.stderr
 
 
 def test_evaluate_refuses_data_of_other_classes(msd: Msd, finished_run: RunDirectory) -> None:
@@ -151,9 +151,9 @@ def test_ctrl_c_leaves_a_run_that_resume_continues(
         (("--from", "RUN", "--int8-epochs", "1"), "--from: needs --out"),
         (
             ("--from", "RUN", "--student", "small", "--out", "new"),
-            "--student: is decided by the student that --from goes on from",
+            "--student: is fixed by the student that --from continues",
         ),
-        (("--from", "RUN", "--resume", "--out", "new"), "has its settings from the run"),
+        (("--from", "RUN", "--resume", "--out", "new"), "takes its settings from the run"),
     ],
 )
 def test_going_on_from_a_run_is_asked_for_without_contradiction(

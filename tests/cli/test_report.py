@@ -17,7 +17,7 @@ def test_report_writes_the_page_and_prints_the_figures(msd: Msd, own_run: RunDir
     figures = json.loads((own_run.reports / "distillation.json").read_text(encoding="utf-8"))
     assert answer.json() == figures
     assert (own_run.reports / "distillation.html").read_text().startswith("<!doctype html>")
-    assert "distillation.html: open it in a browser" not in answer.stdout
+    assert "distillation.html. Open it in a browser" not in answer.stdout
 
 
 def test_an_unfinished_run_is_exit_code_1(msd: Msd, own_run: RunDirectory) -> None:

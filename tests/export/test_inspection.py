@@ -91,7 +91,7 @@ def test_the_command_shows_tables_or_json(exports: Path) -> None:
     assert shown.exit_code == 0
     for expected in ("batch x 48 x 48 x 3", "By storage type", "word_embeddings", "parity, image"):
         assert expected in shown.stdout
-    assert "All 5 files are as they were verified." in shown.stderr
+    assert "The digests of all 5 files match." in shown.stderr
     answer = CliRunner().invoke(app, ["inspect", str(exports / "onnx-int8"), "--json"])
     assert json.loads(answer.stdout)["operators"]["Gemm"]["int8"] > 0
 

@@ -265,7 +265,7 @@ def test_an_export_killed_while_it_is_completed_leaves_the_old_or_the_new_one(
 @pytest.mark.parametrize(
     ("number", "code", "last_words"),
     [
-        (signal.SIGINT, 130, "error: stopped. Nothing half-written was kept; run it again."),
+        (signal.SIGINT, 130, "error: stopped. No partial output was kept; run the command again."),
         (signal.SIGTERM, 143, ""),
     ],
     ids=["ctrl-c", "sigterm"],

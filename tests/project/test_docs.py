@@ -8,11 +8,18 @@ import sys
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from msd_deploy.config.fine_tuning import TeachingConfig
+from msd_deploy.config.run import RunConfig
+from msd_deploy.config.setting import declarations
 from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, train_tokenizer
+from msd_deploy.study.config import StudyConfig
+from msd_export.config import ExportConfig
+from msd_mobile_bench.config import BenchConfig
 
 ROOT = Path(__file__).parents[2]
 LENGTH = 16
@@ -52,6 +59,24 @@ def test_the_page_of_the_command_line_is_current() -> None:
     command = [sys.executable, str(ROOT / "docs" / "generate_cli.py"), "--check"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.parametrize(
+    "config", [RunConfig, TeachingConfig, StudyConfig, ExportConfig, BenchConfig]
+)
+def test_the_page_of_the_command_line_has_the_option_of_every_setting(config: Any) -> None:
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    options = [item.option.name for item in declarations(config) if item.option is not None]
+    assert options
+    for name in options:
+        assert re.search(rf"^│[ *]+{name} ", text, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("config", [RunConfig, TeachingConfig])
+def test_the_page_of_the_command_line_has_the_key_of_every_setting(config: Any) -> None:
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    for item in declarations(config):
+        assert f"\n| `{item.key}` | " in text
 
 
 def documented_normalisation(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The command line explains itself, at once and without loading what only the work needs."""
+"""Help texts: complete, quick, and without loading what only the work needs."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 ROOTS = [ROOT / name for name in (".", "cli", "export", "mobile_bench")]
 COMMANDS = (
     *("distill", "teacher", "export", "inspect", "bench", "report", "evaluate", "predict"),
-    "doctor",
+    *("compare", "doctor"),
 )
 HEAVY = (
     "accelerate",
