@@ -34,7 +34,7 @@ class _Clock:
         self.kept = "nothing"
 
     def on_stage(self, sentence: str) -> None:
-        if sentence.startswith("Encoding") or len(self.encoding) == 1:
+        if sentence.startswith("Computing the outputs") or len(self.encoding) == 1:
             self.encoding.append(time.process_time())
 
     def on_note(self, sentence: str) -> None:

@@ -1,13 +1,13 @@
-"""Every error that a user can mend, each one line: where, what is wrong, what to do about it."""
+"""Errors that a user can fix: each is one line of where, what is wrong and what to do."""
 
 
 class MsdError(Exception):
-    """A mistake in the input or the environment that the user can mend.
+    """An error in the input or the environment that the user can fix.
 
     Args:
-        what: What is wrong, with the offending value.
+        what: What is wrong, with the value concerned.
         where: The file, line or option concerned; printed first.
-        fix: What to do about it, as a sentence without its full stop.
+        fix: What to do, as a sentence without its full stop.
     """
 
     exit_code = 1
@@ -25,7 +25,7 @@ class ConfigError(MsdError):
 
 
 class DataError(MsdError):
-    """A data set is missing, empty, malformed or of no use for training."""
+    """A data set is missing, empty, malformed or unusable for training."""
 
 
 class ArtifactError(MsdError):
@@ -47,7 +47,7 @@ class RuntimeUnavailableError(MsdError):
 
 
 class StoppedError(MsdError):
-    """Work was stopped on request; what it had done is saved."""
+    """Work was interrupted on request; its progress is saved."""
 
     exit_code = 130
 

@@ -1,7 +1,4 @@
-"""How a caller watches work that goes in stages: a run, an export, a benchmark. Torch-free.
-
-What only a training reports, steps and the wish to stop, is in `msd_deploy.distill.trainer.Hooks`.
-"""
+"""Progress callbacks of runs, trainings, exports and benchmarks. Torch-free."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,12 +6,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class StageHooks:
-    """What is called while stages go by; each does nothing by default.
+    """Callbacks of work that goes in stages; each does nothing by default.
 
     Attributes:
         on_stage: Called with a sentence when a stage begins.
-        on_count: Called with what is counted, how many are done, and their total.
-        on_note: Called with what the user should know.
+        on_count: Called with the name of the counted items, the number done and their total.
+        on_note: Called with a note for the user.
     """
 
     on_stage: Callable[[str], None] = lambda sentence: None
@@ -24,17 +21,17 @@ class StageHooks:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What a progress display shows of a step.
+    """Progress of a training after one step.
 
     Attributes:
         phase: "teacher", "student" or "int8".
         step: Steps done, from 1.
-        steps: Steps in all.
-        epoch: Current pass, from 1.
-        epochs: Passes in all.
-        terms: Loss terms by name, already weighted.
-        examples_per_second: Rows trained on per second of this process, smoothed by the caller.
-        metric: The last validation value, 0 to 1; None before the first.
+        steps: Total number of steps.
+        epoch: Current epoch, from 1.
+        epochs: Total number of epochs.
+        terms: Weighted loss terms by name.
+        examples_per_second: Training examples per second over this step, not smoothed.
+        metric: Last validation metric, 0 to 1; None before the first.
     """
 
     phase: str
@@ -49,11 +46,11 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """How a caller watches and stops a training.
+    """Callbacks of a training.
 
     Attributes:
         on_step: Called after each step.
-        should_stop: Asked after each step; true saves a checkpoint and raises StoppedError.
+        should_stop: Called after each step; true saves a checkpoint and raises StoppedError.
     """
 
     on_step: Callable[[StepReport], None] = lambda report: None
@@ -62,11 +59,11 @@ class Hooks:
 
 @dataclass(frozen=True, slots=True)
 class RunHooks:
-    """How a caller watches and stops a run.
+    """Callbacks of a run.
 
     Attributes:
-        stages: Hooks of its stages; on_note tells of the data, skipped rows included.
-        training: Hooks of both trainings.
+        stages: Callbacks of its stages; on_note receives notes on the data, e.g. skipped rows.
+        training: Callbacks of every training in it.
     """
 
     stages: StageHooks = field(default_factory=StageHooks)

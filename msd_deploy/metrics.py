@@ -1,12 +1,9 @@
-"""Metrics from logits, with bootstrap intervals; pure numpy.
+"""Metrics, decisions and probabilities from logits, with bootstrap intervals; numpy alone.
 
-Metrics beside the one that decides: a published set's paper's, or the rare classes'; pure numpy.
-
-`evaluation` has the metric by which decisions are judged everywhere: training, export, bench. These
-are for the comparison with the literature, and balanced accuracy for classes of unlike size.
-Definitions are scikit-learn's with default settings.
-
-What logits say of each class. Torch-free, for runtimes that hold no torch.
+Training, export and benchmark use the main metric of a problem: accuracy, micro F1 or VQA accuracy.
+The extra metrics are for comparison with the literature (AUROC, macro and weighted F1) and for
+imbalanced classes (balanced accuracy), defined as scikit-learn's with default settings. Torch-free,
+for runtimes without torch.
 """
 
 import itertools
@@ -47,7 +44,7 @@ class Score:
         value: 0 to 1.
         low: Lower end of the 95 % bootstrap interval.
         high: Upper end.
-        examples: Rows that it rests on.
+        examples: Number of rows.
     """
 
     value: float
@@ -62,34 +59,34 @@ class Score:
 
 
 def metric_name(problem: Problem) -> str:
-    """Return the name of the metric by which a problem is judged."""
+    """Return the name of a problem's main metric."""
     return _METRICS[problem]
 
 
 def decisions(logits: LogitArray, problem: Problem) -> NDArray[np.int64]:
-    """Return what a model decides: classes [rows], or 0/1 [rows, classes] (probability >= 0.5)."""
+    """Return decisions: classes [rows], or 0/1 [rows, classes] where the probability is >= 0.5."""
     if decides_one_class(problem):
         return np.asarray(logits.argmax(axis=1), np.int64)
     return (logits >= 0).astype(np.int64)
 
 
 def has_constant_decisions(logits: LogitArray, problem: Problem) -> bool:
-    """Return whether logits [rows, classes] decide every row alike, so agreement says nothing."""
+    """Return whether all rows have one decision, so that agreement is not informative."""
     decided = decisions(logits, problem)
     return bool((decided == decided[:1]).all())
 
 
 def agreement(first: LogitArray, second: LogitArray, problem: Problem) -> float:
-    """Return the share of decisions (per row; multi-label: per row and class) that are equal."""
+    """Return the share of equal decisions, per row, or per row and class if multi-label."""
     return float((decisions(first, problem) == decisions(second, problem)).mean())
 
 
 def score_logits(logits: LogitArray, labels: LabelArray, problem: Problem) -> Score:
-    """Score logits [rows, classes] against labels by the problem's metric; see `row_counts`.
+    """Compute the main metric of logits [rows, classes] with its interval; see `row_counts`.
 
     The interval resamples rows with replacement, 1,000 times with a fixed seed. Where all rows are
-    right, or all wrong, that cannot vary, and the exact bound is given (Clopper & Pearson 1934): at
-    a value of .025^(1/rows) all rows are right with a probability of 2.5 %.
+    correct, or all wrong, resampling cannot vary, and the exact bound is used (Clopper & Pearson
+    1934): at a value of .025^(1/rows) all rows are correct with a probability of 2.5 %.
     """
     counts = row_counts(logits, labels, problem)
     value = float(ratio_of_sums(counts.sum(axis=0)))
@@ -105,38 +102,38 @@ def score_logits(logits: LogitArray, labels: LabelArray, problem: Problem) -> Sc
 
 
 def bootstrap_rows(rows: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the rows, int64 [rows], of each resample: always the same ones."""
+    """Yield the row indices, int64 [rows], of each resample, from a fixed seed."""
     generator = np.random.default_rng(0)
     for _ in range(_RESAMPLES):
         yield generator.integers(0, rows, rows)
 
 
 def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Return both ends of the 95 % percentile interval of a metric's resampled values."""
+    """Return both ends of the 95 % percentile interval of resampled values."""
     tail = (1 - _CONFIDENCE) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
 
 
 def metric_value(logits: LogitArray, labels: LabelArray, problem: Problem) -> float:
-    """Return the metric alone, 0 to 1; see `score_logits`."""
+    """Compute the main metric without its interval, 0 to 1; see `score_logits`."""
     return float(ratio_of_sums(row_counts(logits, labels, problem).sum(axis=0)))
 
 
 def score_views(
     logits: Mapping[View, LogitArray], labels: LabelArray, problem: Problem
 ) -> dict[View, Score]:
-    """Score each view's logits; see `score_logits`."""
+    """Compute the main metric of each view; see `score_logits`."""
     return {view: score_logits(values, labels, problem) for view, values in logits.items()}
 
 
 def row_counts(logits: LogitArray, labels: LabelArray, problem: Problem) -> NDArray[np.int64]:
-    """Return numerator and denominator of the metric per row, int64 [rows, 2].
+    """Return numerator and denominator of the main metric per row, int64 [rows, 2].
 
-    All are ratios of sums. Accuracy is right / rows; micro F1 is 2 tp / (2 tp + fp + fn). VQA
-    accuracy is the mean score of the likeliest answer, min(1, people who gave it / 3) (Antol et al.
-    2015), in thirds; the official evaluation's mean over all subsets of 9 of the 10 people is not
-    taken, and is somewhat lower where 2 or 3 of them agree.
+    Each metric is a ratio of sums. Accuracy is correct / rows; micro F1 is 2 tp / (2 tp + fp + fn).
+    VQA accuracy is the mean score of the most probable answer, min(1, annotators who gave it / 3)
+    (Antol et al. 2015), in thirds. The official evaluation averages over all subsets of 9 of the 10
+    annotators, which we omit; it is slightly lower where 2 or 3 of them agree.
     """
     decided = decisions(logits, problem)
     if problem == "single_label":
@@ -153,7 +150,7 @@ def row_counts(logits: LogitArray, labels: LabelArray, problem: Problem) -> NDAr
 
 
 def ratio_of_sums(sums: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Divide sums of `row_counts` [..., 2]; nothing to find and nothing found counts as 1."""
+    """Divide sums of `row_counts` [..., 2]; 0 / 0 (no true and no predicted class) is 1."""
     numerator, denominator = sums[..., 0].astype(np.float64), sums[..., 1].astype(np.float64)
     return np.where(denominator > 0, numerator / np.maximum(denominator, 1), 1.0)
 
@@ -166,13 +163,13 @@ _RESAMPLES_AT_ONCE = 50
 def score_extra_metrics(
     logits: Mapping[View, LogitArray], labels: LabelArray, metrics: tuple[ExtraMetric, ...]
 ) -> dict[ExtraMetric, dict[View, Score]]:
-    """Score each view by each metric, with the intervals of `evaluation.score_logits`.
+    """Compute extra metrics of each view, with the intervals of `score_logits`.
 
     Args:
         logits: Per view [rows, classes].
-        labels: See `evaluation.score_logits`; every row has one.
-        metrics: auroc needs two classes and one label a row, balanced_accuracy one label a row, the
-            F1s several.
+        labels: See `score_logits`; every row has one.
+        metrics: auroc needs a single-label problem of two classes, balanced_accuracy a single-label
+            problem, the F1s a multi-label one.
     """
     return {
         name: {view: _score(values, labels, name) for view, values in logits.items()}
@@ -183,7 +180,7 @@ def score_extra_metrics(
 def extra_metrics_as_json(
     scores: Mapping[ExtraMetric, Mapping[View, Score]],
 ) -> dict[str, dict[str, Json]]:
-    """Return scores as JSON values, by metric and view."""
+    """Return extra metrics as JSON values, by metric and view."""
     return {
         name: {view.value: score.as_json() for view, score in by_view.items()}
         for name, by_view in scores.items()
@@ -209,10 +206,10 @@ def _score(logits: LogitArray, labels: LabelArray, metric: ExtraMetric) -> Score
 
 
 def _auroc_measure(logits: LogitArray, labels: LabelArray) -> _Measure:
-    """Return the area under the ROC curve, as a function of weights [resamples, rows].
+    """Return the area under the ROC curve as a function of row weights [resamples, rows].
 
-    It is P(s+ > s-) + P(s+ = s-) / 2 over pairs of a row of the second class and one of the first
-    (Hanley & McNeil 1982), s the difference of their logits; 0.5 where a class has no row.
+    P(s+ > s-) + P(s+ = s-) / 2 over pairs of a row of the second class and one of the first (Hanley
+    & McNeil 1982), where s is the difference of the two logits; 0.5 where a class has no row.
     """
     scores = logits[:, 1].astype(np.float64) - logits[:, 0]
     order = np.argsort(scores, kind="stable")
@@ -231,34 +228,35 @@ def _auroc_measure(logits: LogitArray, labels: LabelArray) -> _Measure:
 
 
 def _recall_measure(logits: LogitArray, labels: LabelArray) -> _Measure:
-    """Return the mean recall of the classes that have a row, as a function of weights.
+    """Return balanced accuracy as a function of row weights [resamples, rows].
 
-    Also called balanced accuracy (Brodersen et al. 2010): 1 / classes for a constant answer.
+    The mean recall of the classes that have a row (Brodersen et al. 2010): 1 / classes for a
+    constant prediction.
     """
     is_right = decisions(logits, "single_label") == labels
     truth = np.asarray(labels[:, None] == np.unique(labels), np.float64)
-    found = truth * is_right[:, None]
+    recalled = truth * is_right[:, None]
 
     def measure(weights: _Weights) -> NDArray[np.float64]:
         support = weights @ truth
-        recall = (weights @ found) / np.maximum(support, 1)
+        recall = (weights @ recalled) / np.maximum(support, 1)
         return np.asarray(recall.sum(axis=1) / (support > 0).sum(axis=1), np.float64)
 
     return measure
 
 
 def _f1_measure(logits: LogitArray, labels: LabelArray, *, by_support: bool) -> _Measure:
-    """Return the mean F1 of the classes, as a function of weights [resamples, rows].
+    """Return macro or weighted F1 as a function of row weights [resamples, rows].
 
-    F1 is 2 tp / (2 tp + fp + fn), 0 for a class that is neither true nor found; macro: the plain
-    mean; by support: weighted by how many rows have the class.
+    The mean over classes of 2 tp / (2 tp + fp + fn), 0 for a class that is neither true nor
+    predicted; `by_support` weights it by the number of rows of each class.
     """
-    found = decisions(logits, "multi_label").astype(np.float64)
+    predicted = decisions(logits, "multi_label").astype(np.float64)
     truth = labels.astype(np.float64)
 
     def measure(weights: _Weights) -> NDArray[np.float64]:
-        hits, of_truth = weights @ (found * truth), weights @ truth
-        f1 = 2 * hits / np.maximum(weights @ found + of_truth, 1)
+        hits, of_truth = weights @ (predicted * truth), weights @ truth
+        f1 = 2 * hits / np.maximum(weights @ predicted + of_truth, 1)
         if not by_support:
             return np.asarray(f1.mean(axis=1), np.float64)
         return np.asarray(
@@ -269,7 +267,7 @@ def _f1_measure(logits: LogitArray, labels: LabelArray, *, by_support: bool) -> 
 
 
 def probabilities(logits: NDArray[np.float32], problem: Problem) -> NDArray[np.float64]:
-    """Return softmax [rows, classes], or a sigmoid for each class if they are independent."""
+    """Return the softmax [rows, classes], or a sigmoid of each class if they are independent."""
     wide = logits.astype(np.float64)
     if has_independent_classes(problem):
         return np.asarray(0.5 * (1 + np.tanh(wide / 2)), np.float64)

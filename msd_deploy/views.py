@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class View(StrEnum):
-    """What a model is shown of an example; a withheld modality's tokens are absent."""
+    """Which modalities of an example a model receives; tokens of the other one are absent."""
 
     MULTIMODAL = "multimodal"
     IMAGE = "image"
@@ -12,10 +12,10 @@ class View(StrEnum):
 
     @property
     def has_image(self) -> bool:
-        """Whether the image is shown."""
+        """Whether the view includes the image."""
         return self is not View.TEXT
 
     @property
     def has_text(self) -> bool:
-        """Whether the text is shown."""
+        """Whether the view includes the text."""
         return self is not View.IMAGE

@@ -1,1 +1,1 @@
-"""Distillation: the teacher's cached views, the losses, and the training loop."""
+"""Distillation: cached teacher predictions, losses, weightings and the training loop."""

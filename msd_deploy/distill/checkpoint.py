@@ -1,7 +1,7 @@
-"""Training checkpoints: safetensors and JSON, atomic, and enough to continue to the same bits.
+"""Training checkpoints in safetensors and JSON, from which a training resumes bit-equal.
 
 A checkpoint is a folder named by its step, renamed into place when complete; older ones are
-removed afterwards. At whatever moment a process dies, the newest whole one is found again.
+removed afterwards. A complete one exists at whatever moment the process is killed.
 """
 
 import shutil
@@ -26,15 +26,15 @@ _OBJECTIVE = "objective.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a training has come.
+    """Progress of a training.
 
     Attributes:
         step: Optimizer steps done.
-        epoch: The current pass over the data, from 0.
-        batch: Batches of this pass that are done.
+        epoch: Current epoch, from 0.
+        batch: Batches of this epoch that are done.
         history_bytes: Length of history.jsonl at this step.
-        best_metric: Best validation metric of the passes done; -1 before the first.
-        best_epoch: The pass, from 1, that it was measured after.
+        best_metric: Best validation metric so far; -1 before the first.
+        best_epoch: Epoch of the best metric, from 1.
     """
 
     step: int = 0
@@ -54,20 +54,20 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     objective: Objective,
 ) -> None:
-    """Write a checkpoint below a folder, then remove the older ones; all processes take part.
+    """Write a checkpoint below a folder and remove older ones; call it in all processes.
 
     Args:
-        folder: Holds one training's checkpoints.
-        progress: Where training stands.
-        key: What the training is; a checkpoint of another key is not continued.
+        folder: Folder of one training's checkpoints.
+        progress: Progress of the training.
+        key: Digest of the training's settings; only a training of the same key resumes from it.
         model: Its parameters and buffers are saved.
         optimizer: Its state tensors are saved, by parameter name.
-        objective: What it has learned is saved, if it learns.
+        objective: Its state is saved if it is a `StatefulObjective`.
     """
     random = _random_state()
     if process_group.is_main():
         _write(folder, progress, key, model, optimizer, objective, random)
-    # The others may end now, and the launcher then ends the main process too.
+    # Otherwise another process could exit first, and the launcher would end the main process too.
     process_group.barrier()
 
 
@@ -103,24 +103,24 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer,
     objective: Objective,
 ) -> Progress | None:
-    """Restore the newest whole checkpoint below a folder, the global random state included.
+    """Restore the newest checkpoint below a folder, including the global random state.
 
     Returns:
-        Where training stood; None if there is no checkpoint.
+        Progress of the training; None if there is no checkpoint.
 
     Raises:
-        ArtifactError: It is damaged, or belongs to a training with another key.
+        ArtifactError: The checkpoint is damaged, or belongs to a training with another key.
     """
-    found = sorted(folder.glob("step-*")) if folder.is_dir() else []
-    if not found:
+    checkpoints = sorted(folder.glob("step-*")) if folder.is_dir() else []
+    if not checkpoints:
         return None
-    newest = found[-1]
+    newest = checkpoints[-1]
     manifest = read_manifest(newest, "checkpoint")
     if manifest.get("key") != key:
         raise ArtifactError(
-            "belongs to a training with other settings or data",
+            "belongs to a training with different settings or data",
             where=newest,
-            fix="Use the settings it was started with, or --overwrite to start anew",
+            fix="Use the original settings, or start again with --overwrite",
         )
     try:
         model.load_state_dict(load_file(newest / _MODEL))
@@ -129,7 +129,11 @@ def load_checkpoint(
         if isinstance(objective, StatefulObjective):
             objective.restore(load_file(newest / _OBJECTIVE))
     except (SafetensorError, RuntimeError, KeyError) as error:
-        raise ArtifactError(f"checkpoint cannot be restored ({error})", where=newest) from error
+        raise ArtifactError(
+            f"checkpoint cannot be restored ({error})",
+            where=newest,
+            fix="Start again with --overwrite",
+        ) from error
     return _progress_of(manifest, newest)
 
 
@@ -146,26 +150,27 @@ def moments_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
 def restore_moments(
     moments: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Put `moments_of` back.
+    """Restore optimizer state from the result of `moments_of`.
 
     Raises:
-        KeyError: The model has no such parameter.
+        KeyError: The model lacks one of the parameters.
     """
     parameters = dict(model.named_parameters())
     for key, tensor in moments.items():
         name, _, entry = key.rpartition("|")
-        optimizer.state[parameters[name]][entry] = tensor.clone()  # out of the mapped file
+        # A copy: the tensor may be a view of the memory-mapped file.
+        optimizer.state[parameters[name]][entry] = tensor.clone()
 
 
 def _random_state() -> dict[str, Tensor]:
-    """Return the states of torch's global generators: the processor's, and every GPU's.
+    """Return the states of torch's global generators, of the CPU and of every GPU.
 
-    Of several processes: each one's, the main one's as if it were alone, and its own GPU's.
+    With several processes: those of every rank, where rank 0 has the names of a single process.
     """
     states = {"torch": torch.get_rng_state()}
     if process_group.world_size() > 1:
-        everyone = process_group.all_gather(states["torch"][None])
-        states = {_of_rank("torch", rank): state for rank, state in enumerate(everyone)}
+        gathered = process_group.all_gather(states["torch"][None])
+        states = {_of_rank("torch", rank): state for rank, state in enumerate(gathered)}
         if torch.cuda.is_available():
             of_gpus = enumerate(process_group.all_gather(torch.cuda.get_rng_state()[None]))
             states |= {f"cuda:{rank}": state for rank, state in of_gpus}
@@ -180,9 +185,9 @@ def _of_rank(name: str, rank: int) -> str:
 
 
 def _restore_random_state(states: Mapping[str, Tensor]) -> None:
-    """Put `_random_state` back; a GPU or a process that is not here any more is passed over.
+    """Restore generators from the result of `_random_state`.
 
-    A process that was not there before keeps the state that it began with.
+    States of GPUs or ranks that no longer exist are ignored; new ranks keep their initial state.
     """
     rank = process_group.rank()
     if (state := states.get(_of_rank("torch", rank))) is not None:
@@ -197,7 +202,9 @@ def _restore_random_state(states: Mapping[str, Tensor]) -> None:
 
 
 def _progress_of(manifest: Mapping[str, object], where: Path) -> Progress:
-    stated = manifest.get("progress")
-    if not isinstance(stated, dict):
-        raise ArtifactError("states no progress", where=where)
-    return Progress(**stated)
+    progress = manifest.get("progress")
+    if not isinstance(progress, dict):
+        raise ArtifactError(
+            "has no valid progress", where=where, fix="Start again with --overwrite"
+        )
+    return Progress(**progress)

@@ -1,16 +1,14 @@
 """Data parallelism: each process's part of a batch, and one all-reduce per step.
 
-One all-reduce of our own instead of DistributedDataParallel. A step on a single view leaves other
-parameters without a gradient, which the optimizer must then pass over as it does in one process
-(DDP would need find_unused_parameters, and hand it zeros); a step is several backward passes where
-its rows are computed in parts; and learned weights call the bare student functionally, within the
-step. What is given up is that DDP sends gradients while the rest is still being computed.
+A batch has the same rows for any number of processes, so that the steps of many processes are those
+of one. It is split between images, into parts as equal as they allow. A batch of fewer images than
+processes (the last of an epoch may be) is computed whole by each of them, with an equal share.
 
-Each process's part of every batch: the steps of many processes are those of one.
-
-A batch is the same rows for any number of processes. It is cut between pictures, as near to equal
-parts as they allow. A batch of fewer pictures than processes (the last of a pass may be) is
-computed whole by each of them, and counts an equal share in each: nobody waits for rows.
+There is one all-reduce per step instead of DistributedDataParallel. A step on a single view leaves
+some parameters without a gradient, which the optimizer must skip as it does in one process (DDP
+would need find_unused_parameters and give it zeros); a step is several backward passes where its
+rows are computed in parts; and the learned weighting calls the bare student functionally within the
+step. The cost: DDP would overlap communication with the backward pass.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,18 +30,18 @@ from msd_deploy.distill.quantization_aware import ActivationFakeQuantize
 def all_reduce_step(
     model: nn.Module, terms: Mapping[str, Tensor], share: float
 ) -> dict[str, Tensor]:
-    """Add up what the processes computed of a step; all models and answers are equal afterwards.
+    """All-reduce gradients, loss terms and statistics, so that all processes agree afterwards.
 
-    Gradients are replaced by their sums, and stay None where no process has one. The running
-    averages of BatchNorm become their means by share, the ranges of rounded activations the widest.
+    Gradients are replaced by their sums, and stay None where no process has one. Running averages
+    of BatchNorm are averaged by share; ranges of fake-quantized activations become the widest.
 
     Args:
-        model: What is trained; its gradients are of this process's share of the loss.
+        model: The trained model; its gradients are of this process's share of the loss.
         terms: This process's shares of the loss terms, scalars by name.
-        share: Of the rows, 0 to 1.
+        share: This process's share of the rows, 0 to 1.
 
     Returns:
-        The loss terms.
+        The loss terms, summed.
     """
     if process_group.world_size() == 1:
         return dict(terms)
@@ -61,35 +59,35 @@ def all_reduce_step(
             for part, piece in zip(flat.split([p.numel() for p in pieces]), pieces, strict=True)
         )
         flags = next(summed)
-        answer = {name: next(summed).clone() for name in terms}
+        summed_terms = {name: next(summed).clone() for name in terms}
         for average in averages:
             average.copy_(next(summed))
         for parameter, flag in zip(parameters, flags.tolist(), strict=True):
             gradient = next(summed)
             parameter.grad = gradient if flag > 0 else None
     _widen_ranges(model)
-    return answer
+    return summed_terms
 
 
 def all_reduce_gradients(model: nn.Module) -> None:
-    """Replace the gradients of a small network, all of them there, by their sums."""
+    """Replace the gradients of a small network, none of them None, by their sums."""
     for parameter in model.parameters() if process_group.world_size() > 1 else ():
         assert parameter.grad is not None
         process_group.all_reduce(parameter.grad)
 
 
 def broadcast_model(model: nn.Module) -> None:
-    """Give every process the main one's parameters and buffers."""
+    """Broadcast parameters and buffers from the main process."""
     if process_group.world_size() > 1:
         for tensor in model.state_dict().values():
             distributed.broadcast(tensor, 0)
 
 
 def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Return a model whose BatchNorm sees the whole batch, where torch can do that: on GPUs.
+    """Return the model with SyncBatchNorm in place of BatchNorm, on GPUs.
 
-    Elsewhere its statistics are of a process's own part of the batch. Modules are replaced in
-    place; their names and tensors stay.
+    On CPUs, where torch has none, statistics are of a process's own part of the batch. Modules are
+    replaced in place; their names and tensors stay.
     """
     if process_group.world_size() > 1 and device.type == "cuda":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -108,7 +106,7 @@ def _widen_ranges(model: nn.Module) -> None:
 
 
 def _running_averages(model: nn.Module) -> list[Tensor]:
-    """Return the averages that differ between processes."""
+    """Return the running averages of BatchNorm, which differ between processes."""
     return [
         average
         for module in model.modules()
@@ -120,14 +118,14 @@ def _running_averages(model: nn.Module) -> list[Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a process computes of a batch.
+    """One process's part of a batch.
 
     Attributes:
         rows: Its rows, positions in the split.
-        total: Rows that all processes compute.
-        smallest: Rows of the smallest part.
-        of_rows: This part's share of all rows, 0 to 1: the weight of a mean over rows.
-        of_labels: Its share of all labelled rows; 0 if there are none.
+        total: Number of rows of all processes.
+        smallest: Number of rows of the smallest part.
+        of_rows: Share of all rows, 0 to 1: the weight of a mean over rows.
+        of_labels: Share of all labelled rows; 0 if there are none.
     """
 
     rows: list[int]
@@ -138,11 +136,11 @@ class Share:
 
 
 class ShardedBatches(torch.utils.data.Sampler[list[int]]):
-    """A sampler's batches, of which each process is given its part.
+    """Batch sampler that yields this process's part of each batch.
 
     Args:
-        batches: The whole batches; chooses their order.
-        split: Their rows.
+        batches: Sampler of the whole batches.
+        split: The split that it samples from.
     """
 
     def __init__(self, batches: ImageGroupSampler, split: PreparedSplit) -> None:
@@ -159,14 +157,14 @@ class ShardedBatches(torch.utils.data.Sampler[list[int]]):
         return (share.rows for share in self.shares())
 
     def shares(self) -> Iterator[Share]:
-        """Yield this process's share of every batch, in the order of the batches."""
+        """Yield this process's share of each batch, in the order of the batches."""
         return (
             self.share_of(rows, process_group.rank(), process_group.world_size())
             for rows in self._batches
         )
 
     def share_of(self, rows: list[int], rank: int, count: int) -> Share:
-        """Return what one of `count` processes computes of a batch."""
+        """Return the share of one of `count` processes in a batch."""
         parts = split_between_images(rows, self._image_index, count)
         if min(map(len, parts)) == 0:
             parts = [rows] * count
@@ -184,12 +182,12 @@ class ShardedBatches(torch.utils.data.Sampler[list[int]]):
 def split_between_images(
     rows: list[int], image_index: NDArray[np.int64], count: int
 ) -> list[list[int]]:
-    """Cut a batch into parts, in its order, no picture in two of them; parts may be empty.
+    """Split a batch into parts in its order, no image in two of them; parts may be empty.
 
     Args:
-        rows: The batch; rows that show the same picture follow one another.
-        image_index: int64 [rows of the split], the picture of each; negative where it has none.
-        count: How many parts.
+        rows: The batch; rows with the same image are adjacent.
+        image_index: int64 [rows of the split], the image of each; negative where it has none.
+        count: Number of parts.
     """
     if count == 1:
         return [rows]
@@ -197,6 +195,6 @@ def split_between_images(
     is_start = np.ones(len(rows), bool)
     is_start[1:] = (images[1:] != images[:-1]) | (images[1:] < 0)
     starts = np.append(np.flatnonzero(is_start), len(rows))
-    wanted = np.arange(count + 1) * len(rows) / count
-    cuts = starts[np.abs(starts[None, :] - wanted[:, None]).argmin(axis=1)]
+    ideal = np.arange(count + 1) * len(rows) / count
+    cuts = starts[np.abs(starts[None, :] - ideal[:, None]).argmin(axis=1)]
     return [rows[start:end] for start, end in pairwise(cuts)]

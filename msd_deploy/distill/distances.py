@@ -1,7 +1,7 @@
-"""How far a student's logits are from a teacher's: one number per example, for every loss.
+"""Distances between a student's and a teacher's logits: KL, MSE, DKD and DIST, per example.
 
-Each is a pure function of logits. What a task cannot use (two classes leave nothing to compare for
-some of them) is refused by `check_distance`, with what to use instead.
+Each is a pure function of logits. `check_distance` rejects those that are undefined for a task, for
+example because it has only two classes.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ _EPS = 1e-7
 def kl_distance(
     student: Tensor, teacher: Tensor, *, temperature: float, multi_label: bool
 ) -> Tensor:
-    """Return D(T, S) = tau^2 * KL(T || S) of softened predictions, per example.
+    """Compute D(T, S) = tau^2 * KL(T || S) of softened predictions, per example.
 
     Single label: tau^2 * KL(softmax(T / tau) || softmax(S / tau)) (Hinton et al. 2015).
     Multi-label: the mean over classes of tau^2 * KL of the two Bernoulli distributions
@@ -49,14 +49,14 @@ def kl_distance(
 
 
 def _categorical_kl(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(softmax(teacher) || softmax(student)) [batch]."""
+    """Compute KL(softmax(teacher) || softmax(student)) [batch]."""
     log_student = functional.log_softmax(student, dim=-1)
     log_teacher = functional.log_softmax(teacher, dim=-1)
     return (log_teacher.exp() * (log_teacher - log_student)).sum(dim=-1)
 
 
 def _bernoulli_kl(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(sigmoid(teacher) || sigmoid(student)), stable for large logits."""
+    """Compute KL(sigmoid(teacher) || sigmoid(student)), stable for large logits."""
     probability = teacher.sigmoid()
     positive = functional.logsigmoid(teacher) - functional.logsigmoid(student)
     negative = functional.logsigmoid(-teacher) - functional.logsigmoid(-student)
@@ -64,23 +64,23 @@ def _bernoulli_kl(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def mse_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean squared difference of the logits, float [batch] (Ba & Caruana 2014).
+    """Compute the mean squared difference of the logits, float [batch] (Ba & Caruana 2014).
 
-    Softmax ignores a constant added to all logits, yet this distance sees it: for single-label
-    tasks the logits are centred first, so that the student need not copy what decides nothing.
+    Softmax ignores a constant added to all logits, but this distance does not: `build_distance`
+    centres the logits of single-label tasks first.
     """
     return (student - teacher).square().mean(dim=-1)
 
 
 def centred(logits: Tensor) -> Tensor:
-    """Return logits [batch, classes] less their mean over classes."""
+    """Subtract the mean over classes from logits [batch, classes]."""
     return logits - logits.mean(dim=-1, keepdim=True)
 
 
 def standardized(logits: Tensor) -> Tensor:
     """Return (z - mean) / std over classes (Sun et al. 2024; tau is left to the distance).
 
-    The student need then match the ranking and the shape of the teacher's logits, not their scale.
+    The student then matches the ranking and the shape of the teacher's logits, not their scale.
     """
     return centred(logits) / (logits.std(dim=-1, keepdim=True, unbiased=False) + _EPS)
 
@@ -94,11 +94,11 @@ def dkd_distance(
     target_weight: float,
     other_weight: float,
 ) -> Tensor:
-    """Return decoupled knowledge distillation (Zhao et al. 2022), per example.
+    """Compute decoupled knowledge distillation (Zhao et al. 2022), per example.
 
     tau^2 * (a * KL(b_T || b_S) + b * KL(q_T || q_S)), b = (p_target, 1 - p_target), and q the
-    probabilities of the other classes among themselves. Where an example has no label, the class
-    that the teacher finds most probable is the target.
+    distribution over the other classes. The target of an unlabelled example is the teacher's most
+    probable class.
 
     Args:
         student: float [batch, classes], 3 classes or more.
@@ -116,13 +116,13 @@ def dkd_distance(
 
 
 def _target_logit(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the logit [batch] of the target against all other classes together."""
+    """Return the logit [batch] of the target against all other classes combined."""
     others = torch.logsumexp(_without(logits, target), dim=-1)
     return logits.gather(1, target)[:, 0] - others
 
 
 def _without(logits: Tensor, target: Tensor) -> Tensor:
-    """Return logits [batch, classes - 1] of the classes other than the target [batch, 1]."""
+    """Drop the target [batch, 1] from logits: [batch, classes - 1]."""
     classes = logits.shape[1]
     is_other = torch.arange(classes, device=logits.device)[None, :] != target
     return logits[is_other].view(len(logits), classes - 1)
@@ -137,11 +137,11 @@ def dist_distance(
     inter_weight: float,
     intra_weight: float,
 ) -> Tensor:
-    """Return DIST (Huang et al. 2022), per example.
+    """Compute DIST (Huang et al. 2022), per example.
 
-    tau^2 * (b * (1 - r(S_i, T_i)) + g * mean_j(1 - r(S_.j, T_.j))), r Pearson's correlation: of an
-    example's class probabilities (inter-class), and of a class's probabilities over the batch
-    (intra-class, the same number for every example of the batch).
+    tau^2 * (b * (1 - r(S_i, T_i)) + g * mean_j(1 - r(S_.j, T_.j))), where r is Pearson's
+    correlation of an example's class probabilities (inter-class), and of a class's probabilities
+    over the batch (intra-class, the same value for every example of the batch).
 
     Args:
         student: float [batch, classes].
@@ -162,12 +162,12 @@ def dist_distance(
 
 
 def _correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Return Pearson's correlation [n] of the rows of two [n, m]."""
+    """Compute Pearson's correlation [n] of the rows of two matrices [n, m]."""
     return functional.cosine_similarity(centred(first), centred(second), dim=-1, eps=_EPS)
 
 
 def build_distance(config: DistillConfig, problem: Problem) -> Distance:
-    """Return the distance that a configuration asks for, once `check_distance` has passed it."""
+    """Build the distance of a configuration; `check_distance` must have accepted it."""
     multi_label = has_independent_classes(problem)
     temperature = config.temperature
     measure: Distance
@@ -217,19 +217,19 @@ def build_distance(config: DistillConfig, problem: Problem) -> Distance:
 
 
 def check_distance(config: DistillConfig, problem: Problem, classes: int) -> None:
-    """Refuse a distance that means nothing for a task.
+    """Check that a configured distance is defined for a task.
 
     Args:
         config: Names the distance.
-        problem: Of the task.
-        classes: Its number of classes.
+        problem: Kind of the task.
+        classes: Number of classes.
 
     Raises:
-        ConfigError: Names the option and what to use instead.
+        ConfigError: It is not; names the setting and the alternatives.
     """
     few = classes < _FEWEST_COMPARED
     independent = has_independent_classes(problem)
-    kind = {"multi_label": "a multi-label task", "soft_label": "a task of soft scores"}
+    kind = {"multi_label": "a multi-label task", "soft_label": "a soft-label task"}
     what = kind.get(problem, f"{classes} classes")
     if config.loss == "dkd" and (few or independent):
         raise ConfigError(
@@ -239,10 +239,10 @@ def check_distance(config: DistillConfig, problem: Problem, classes: int) -> Non
         )
     if config.standardize and (few or independent):
         raise ConfigError(
-            f"standardized logits lose what decides {what}: with two classes all become the same"
-            " pair, with independent classes the threshold is gone",
+            f"standardizing removes the decision from the logits of {what}: two classes always"
+            " become the same two values, independent classes lose their threshold",
             where="distill.standardize",
-            fix="Leave it out, and use kl or mse",
+            fix="Remove it, and use kl or mse",
         )
     if config.loss == "dist" and few and config.dist_inter_weight > 0:
         raise ConfigError(

@@ -1,9 +1,9 @@
-"""What the frozen parts of a teacher make of its data, computed once and memory-mapped.
+"""Cache of the frozen parts' outputs in a teacher's training, computed once and memory-mapped.
 
-On disk: images.npy, float32 [pictures, ...], of each distinct picture that training or validation
-shows; rows-SPLIT.npy, float32 [rows, ...], where a model's rows can be encoded too; and a manifest
-with the key. Float32 as the encoder answers, so that training is on the very numbers that the
-finished teacher sees.
+On disk: images.npy, float32 [images, ...], of each distinct image of training and validation;
+rows-SPLIT.npy, float32 [rows, ...], where a model encodes rows too; and a manifest with the key.
+Values are the encoder's own float32, so that training uses exactly what the finished teacher
+computes.
 """
 
 import logging
@@ -51,28 +51,28 @@ def encode_data(
     key: Mapping[str, str],
     hooks: StageHooks,
 ) -> PreparedData:
-    """Return the data with what a model's frozen parts make of it, computed unless it is there.
+    """Return the data with the outputs of a model's frozen parts, computed unless cached.
 
     Args:
-        model: Its frozen parts decide what is encoded: pictures, rows, or both. It is moved to the
-            device that it will be trained on.
-        data: The data; test is left as it is.
-        folder: Where it is kept.
-        used: bool [rows], which training rows are used; no others are encoded.
-        key: Digests of all else that decides about the result.
-        hooks: Told of the size before, and of the progress.
+        model: Its frozen parts decide what is encoded: images, rows, or both. It is moved to its
+            training device.
+        data: The data; the test split stays as it is.
+        folder: The cache folder.
+        used: bool [rows], the training rows that are used; no others are encoded.
+        key: Digests of all other inputs of the result.
+        hooks: Receives the size as a note, then the progress.
 
     Raises:
-        ArtifactError: The disk has no room for it.
+        ArtifactError: The disk has too little free space.
     """
     has_images, has_rows = is_frozen(*model.vision_modules), is_frozen(*model.row_modules)
     if not (has_images or has_rows):
-        hooks.on_note("nothing is encoded before: a weight that starts from nothing comes first")
+        hooks.on_note("no encoder outputs are cached: the first layers are not frozen")
         return data
     validation = np.ones(len(data.splits["validation"]), bool)
     work = _Work(model, data, {"train": used, "validation": validation}, has_images, has_rows)
-    key = {**key, "rows": sha256_of_json([np.flatnonzero(used).tolist(), work.pictures.tolist()])}
-    if not process_group.broadcast_from_main(_is_whole(folder, key)):
+    key = {**key, "rows": sha256_of_json([np.flatnonzero(used).tolist(), work.images.tolist()])}
+    if not process_group.broadcast_from_main(_is_cached(folder, key)):
         if process_group.is_main():
             model.to(PartialState().device)
             _compute(work, folder, key, hooks)
@@ -85,7 +85,7 @@ def encode_data(
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What is to be encoded."""
+    """The rows and images to encode."""
 
     model: ViewClassifier
     data: PreparedData
@@ -94,16 +94,16 @@ class _Work:
     has_rows: bool
 
     @property
-    def pictures(self) -> NDArray[np.int64]:
-        """The positions of all pictures that used rows show, int64 [pictures], ascending."""
+    def images(self) -> NDArray[np.int64]:
+        """Indices of all images of used rows, int64 [images], ascending."""
         shown = [self.data.splits[name].image_index[used] for name, used in self.used.items()]
-        pictures = np.unique(np.concatenate(shown))
-        return pictures[pictures >= 0]
+        images = np.unique(np.concatenate(shown))
+        return images[images >= 0]
 
     def read(self, folder: Path, name: str) -> EncodedSplit:
-        """Open what is kept of a split."""
+        """Open the cached outputs of a split."""
         position = np.full(len(self.data.splits[name].pixels), -1, np.int64)
-        position[self.pictures] = np.arange(len(self.pictures))
+        position[self.images] = np.arange(len(self.images))
         rows = folder / _rows_name(name)
         return EncodedSplit(
             _mapped(folder / _IMAGES_NAME) if self.has_images else None,
@@ -121,26 +121,26 @@ def _mapped(path: Path) -> EncodedArray:
     return array
 
 
-def _is_whole(folder: Path, key: Mapping[str, str]) -> bool:
-    """Return whether what is kept has the key, and every byte of it is as it was written."""
+def _is_cached(folder: Path, key: Mapping[str, str]) -> bool:
+    """Return whether the folder holds an undamaged cache of the key."""
     if not (folder / MANIFEST_NAME).is_file():
         return False
     try:
         return read_manifest(folder, _KIND).get("key") == key
     except ArtifactError as error:
-        logger.warning("what was encoded before is damaged and is made again (%s)", error)
+        logger.warning("the cached encoder outputs are damaged and are computed again (%s)", error)
         return False
 
 
 def _compute(work: _Work, folder: Path, key: Mapping[str, str], hooks: StageHooks) -> None:
-    hooks.on_stage("Encoding once what stays frozen")
+    hooks.on_stage("Computing the outputs of frozen parts")
     model, was_training = work.model, work.model.training
     nn.Module.eval(model)
     with torch.inference_mode():
-        _check_room(work, folder, hooks)
+        _check_free_space(work, folder, hooks)
         with new_folder(folder) as building:
             if work.has_images:
-                on_count = partial(hooks.on_count, "pictures encoded")
+                on_count = partial(hooks.on_count, "images encoded")
                 _encode_images(work, building / _IMAGES_NAME, on_count)
             for name in work.used if work.has_rows else ():
                 _encode_rows(work, building, name, partial(hooks.on_count, f"{name} rows encoded"))
@@ -148,27 +148,27 @@ def _compute(work: _Work, folder: Path, key: Mapping[str, str], hooks: StageHook
     model.train(was_training)
 
 
-def _check_room(work: _Work, folder: Path, hooks: StageHooks) -> None:
-    """Say how much is going to be written.
+def _check_free_space(work: _Work, folder: Path, hooks: StageHooks) -> None:
+    """Report the size of the cache as a note.
 
     Raises:
-        ArtifactError: The disk has less room.
+        ArtifactError: The disk has less free space.
     """
-    images = len(work.pictures) if work.has_images else 0
+    images = len(work.images) if work.has_images else 0
     rows = sum(map(len, work.used.values())) if work.has_rows else 0
     needed = _FLOAT_BYTES * (
         images * math.prod(_shape_of_image(work)) + rows * math.prod(_shape_of_row(work))
     )
-    counts = [f"{images:,} pictures"] * (images > 0) + [f"{rows:,} rows"] * (rows > 0)
-    told = f"{needed / 1e6:,.0f} MB for {' and '.join(counts)}"
+    counts = [f"{images:,} images"] * (images > 0) + [f"{rows:,} rows"] * (rows > 0)
+    size = f"{needed / 1e6:,.0f} MB for {' and '.join(counts)}"
     free = shutil.disk_usage(folder.parent).free
     if needed > free:
         raise ArtifactError(
-            f"what is frozen needs {told}, and {free / 1e6:,.0f} MB are free",
+            f"the outputs of frozen parts need {size}, but only {free / 1e6:,.0f} MB are free",
             where=folder,
-            fix="Make room, choose another --out, or use --freeze none",
+            fix="Free disk space, choose another --out, or use --freeze none",
         )
-    hooks.on_note(f"what is frozen is computed once and kept while it trains: {told}")
+    hooks.on_note(f"outputs of frozen parts are computed once and cached during training: {size}")
 
 
 def _shape_of_image(work: _Work) -> tuple[int, ...]:
@@ -186,21 +186,23 @@ def _shape_of_row(work: _Work) -> tuple[int, ...]:
 
 
 def _encode_images(work: _Work, path: Path, on_count: Callable[[int, int], None]) -> None:
-    pixels, pictures = work.data.splits["train"].pixels, work.pictures
-    shape = (len(pictures), *_shape_of_image(work))
+    pixels, images = work.data.splits["train"].pixels, work.images
+    shape = (len(images), *_shape_of_image(work))
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    for start in range(0, len(pictures), _AT_ONCE):
-        chunk = torch.from_numpy(pixels[pictures[start : start + _AT_ONCE]]).permute(0, 3, 1, 2)
-        seen = work.model.encode_images(chunk.contiguous().to(work.model.device))
-        array[start : start + len(chunk)] = seen.cpu().numpy()
-        on_count(start + len(chunk), len(pictures))
+    for start in range(0, len(images), _AT_ONCE):
+        chunk = torch.from_numpy(pixels[images[start : start + _AT_ONCE]]).permute(0, 3, 1, 2)
+        encoded = work.model.encode_images(chunk.contiguous().to(work.model.device))
+        array[start : start + len(chunk)] = encoded.cpu().numpy()
+        on_count(start + len(chunk), len(images))
     array.flush()
 
 
 def _encode_rows(
     work: _Work, folder: Path, name: str, on_count: Callable[[int, int], None]
 ) -> None:
-    split = replace(work.data.splits[name], encoded=_images_of(work, folder, name))
+    # The images as they have just been encoded, so that no pixels are read again.
+    images = work.read(folder, name) if work.has_images else None
+    split = replace(work.data.splits[name], encoded=images)
     rows = np.flatnonzero(work.used[name])
     array = np.lib.format.open_memmap(
         folder / _rows_name(name),
@@ -214,8 +216,3 @@ def _encode_rows(
         array[chunk] = encoded.cpu().numpy()
         on_count(start + len(chunk), len(rows))
     array.flush()
-
-
-def _images_of(work: _Work, folder: Path, name: str) -> EncodedSplit | None:
-    """Return the pictures as they have just been encoded, so that no pixels are read again."""
-    return work.read(folder, name) if work.has_images else None

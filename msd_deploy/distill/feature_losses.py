@@ -1,8 +1,8 @@
-"""Losses on what the classifiers read, beside those on logits: hints, and relations in a batch.
+"""Losses on the classifiers' input features: hints, and relations between examples.
 
-Hints (Romero et al. 2015, FitNets) ask that the student's features of an example map linearly onto
-the teacher's; relations (Park et al. 2019, RKD) that the examples of a batch lie to one another as
-they do for the teacher, whatever the widths. Both look at the multimodal view alone.
+Hints (Romero et al. 2015, FitNets) fit a linear map from the student's features to the teacher's;
+relations (Park et al. 2019, RKD) match distances and angles between the examples of a batch, for
+features of any width. Both use the multimodal view only.
 """
 
 from dataclasses import dataclass
@@ -19,21 +19,21 @@ from msd_deploy.views import View
 HINT_TERM = "hint"
 DISTANCE_TERM, ANGLE_TERM = "relation_distance", "relation_angle"
 _ANGLE_WEIGHT = 2.0
-"""Of the angles against the distances, as in the paper."""
+"""Weight of the angle term relative to the distance term, as in the paper."""
 _MOST_ROWS = 128
-"""Rows of a batch that are compared: memory grows with their cube, or square times width."""
+"""Rows compared per batch: memory grows with their cube, or their square times the width."""
 _COINCIDE = 1e-8
-"""Squared distance, over the batch's mean one, below which two points have no direction."""
+"""Squared distance, relative to the batch's mean, below which two points coincide."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureTerms:
-    """The terms that a configuration adds to a student's loss.
+    """The feature terms of a student's loss.
 
     Attributes:
-        predictions: The teacher's, with its features where a weight is above 0.
-        hint_weight: Of the hint.
-        relation_weight: Of the distances; the angles have twice as much.
+        predictions: The teacher's predictions, with features where a weight is above 0.
+        hint_weight: Weight of the hint loss.
+        relation_weight: Weight of the relation losses.
     """
 
     predictions: TeacherPredictions
@@ -41,16 +41,16 @@ class FeatureTerms:
     relation_weight: float
 
     def __call__(self, outputs: ModelOutputs, shown: View, rows: Tensor) -> dict[str, Tensor]:
-        """Return the weighted terms by name, none of weight 0.
+        """Compute the weighted terms by name, without those of weight 0.
 
         Args:
-            outputs: The student's.
-            shown: The view that is compared with the teacher's multimodal one, asked for first.
+            outputs: The student's outputs, `shown` the first of their views.
+            shown: The student's view that is compared with the teacher's multimodal view.
             rows: int64 [batch], positions in the training split.
         """
         terms: dict[str, Tensor] = {}
         if self.hint_weight > 0:
-            assert outputs.hint is not None  # such a training has a projection
+            assert outputs.hint is not None  # `build_projection` made one
             teacher = self.predictions.features_of_rows(rows)
             terms[HINT_TERM] = self.hint_weight * hint_loss(outputs.hint, teacher)
         if self.relation_weight > 0:
@@ -61,8 +61,8 @@ class FeatureTerms:
         return terms
 
 
-def feature_terms(config: DistillConfig, predictions: TeacherPredictions) -> FeatureTerms:
-    """Return the terms of a configuration, the teacher's share of the loss in their weights."""
+def build_feature_terms(config: DistillConfig, predictions: TeacherPredictions) -> FeatureTerms:
+    """Build the feature terms of a configuration, weighted by (1 - alpha)."""
     share = 1 - config.alpha
     return FeatureTerms(predictions, share * config.hint_weight, share * config.relation_weight)
 
@@ -70,15 +70,15 @@ def feature_terms(config: DistillConfig, predictions: TeacherPredictions) -> Fea
 def build_projection(
     config: DistillConfig, width: int, predictions: TeacherPredictions, *, seed: int
 ) -> nn.Linear | None:
-    """Return the map from the student's features to the teacher's; None without a hint.
+    """Build the linear map from the student's features to the teacher's; None without hints.
 
-    The global random state is left as it was.
+    The global random state is preserved.
 
     Args:
-        config: Says whether there is a hint.
-        width: Of the student's features.
-        predictions: The teacher's.
-        seed: Of its initial weights.
+        config: Settings of the distillation.
+        width: Width of the student's features.
+        predictions: The teacher's predictions.
+        seed: Random seed of the initial weights.
     """
     if config.hint_weight == 0 or predictions.features is None:
         return None
@@ -88,22 +88,22 @@ def build_projection(
 
 
 def hint_loss(projected: Tensor, teacher: Tensor) -> Tensor:
-    """Return half the mean squared difference (Romero et al. 2015, eq. 3).
+    """Compute half the mean squared difference (Romero et al. 2015, eq. 3).
 
-    The mean over the width instead of the sum, so that a weight means the same for any teacher.
+    The mean over the width instead of the sum, so that the weight is independent of the teacher.
 
     Args:
-        projected: The student's features, mapped: float [batch, hidden of the teacher].
+        projected: The student's projected features, float [batch, hidden of the teacher].
         teacher: float [batch, hidden of the teacher].
     """
     return 0.5 * (projected - teacher).square().mean()
 
 
 def relation_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean Huber loss of the distances between two examples (Park et al. 2019).
+    """Compute the mean Huber loss of pairwise distances (RKD-D, Park et al. 2019).
 
     Each model's distances are divided by their mean over the batch. 0 for a batch of one. Of a
-    batch above 128 rows, 128 that are spread evenly over it are compared.
+    batch of more than 128 rows, 128 evenly spaced ones are compared.
 
     Args:
         student: float [batch, hidden].
@@ -111,14 +111,14 @@ def relation_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """
     rows = _compared_rows(student)
     pairs = max(1, len(rows) * (len(rows) - 1))
-    found, wanted = (_scaled_distances(points[rows], pairs) for points in (student, teacher))
-    return functional.smooth_l1_loss(found, wanted, reduction="sum") / pairs
+    actual, target = (_scaled_distances(points[rows], pairs) for points in (student, teacher))
+    return functional.smooth_l1_loss(actual, target, reduction="sum") / pairs
 
 
 def relation_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean Huber loss of the cosines at one of three examples (ibid.).
+    """Compute the mean Huber loss of the angles between three examples (RKD-A, ibid.).
 
-    0 for a batch below three. Rows as in `relation_distance_loss`.
+    0 for a batch of fewer than three. Rows as in `relation_distance_loss`.
 
     Args:
         student: float [batch, hidden].
@@ -127,29 +127,29 @@ def relation_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     rows = _compared_rows(student)
     count = len(rows)
     triples = max(1, count * (count - 1) * (count - 2))
-    found, wanted = (_cosines(points[rows]) for points in (student, teacher))
-    return functional.smooth_l1_loss(found, wanted, reduction="sum") / triples
+    actual, target = (_cosines(points[rows]) for points in (student, teacher))
+    return functional.smooth_l1_loss(actual, target, reduction="sum") / triples
 
 
 def _compared_rows(points: Tensor) -> Tensor:
-    """Return which rows of a batch are compared, int64."""
+    """Return the rows of a batch that are compared, int64."""
     count = min(len(points), _MOST_ROWS)
     return torch.linspace(0, len(points) - 1, count, device=points.device).round().long()
 
 
 def _scaled_distances(points: Tensor, pairs: int) -> Tensor:
-    """Return distances [batch, batch] over their mean; 0 on the diagonal."""
+    """Return distances [batch, batch] divided by their mean; 0 on the diagonal."""
     squared = (points[:, None] - points[None]).square().sum(dim=-1)
     apart = squared > _COINCIDE * squared.mean()
-    # The root of 0 has no slope: it is kept out of the graph, not only out of the result.
+    # sqrt has no gradient at 0: such entries must stay out of the graph, not only of the result.
     distances = torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
     return distances / (distances.sum() / pairs).clamp(min=torch.finfo(points.dtype).tiny)
 
 
 def _cosines(points: Tensor) -> Tensor:
-    """Return cosines [batch, batch, batch]: at [j, i, k] that of the angle from i over j to k.
+    """Return cosines [batch, batch, batch]: at [j, i, k] of the angle at j between i and k.
 
-    It is 0 where two of the three are one.
+    It is 0 where two of the three are the same.
     """
     difference = points[None] - points[:, None]
     squared = difference.square().sum(dim=-1, keepdim=True)

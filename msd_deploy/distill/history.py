@@ -1,9 +1,7 @@
-"""history.jsonl, and experiment trackers that are shown its lines.
+"""history.jsonl, the log of a run, and its copy in experiment trackers such as TensorBoard.
 
-Trackers of experiments, such as TensorBoard, by way of Accelerate: history.jsonl as curves.
-
-history.jsonl stays the record; a tracker is shown its lines. A training that is continued shows it
-the lines from before again, so that whatever a tracker opens, it holds every step once.
+history.jsonl is the record; Accelerate's trackers log the same lines. A resumed training logs the
+earlier lines again, so that a newly opened tracker has every step exactly once.
 """
 
 import json
@@ -22,39 +20,39 @@ from msd_deploy.errors import RuntimeUnavailableError
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The log of a run.
+    """The log of a run, one JSON object per line.
 
     Attributes:
-        path: The file.
+        path: Path of history.jsonl.
     """
 
     path: Path
 
     def append(self, line: Mapping[str, object]) -> None:
-        """Append one object."""
+        """Append a line."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def size_bytes(self) -> int:
-        """Return the file's length."""
+        """Return the size of the file, 0 where it does not exist."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def lines_of(self, phase: str) -> list[Mapping[str, object]]:
-        """Return the lines of a training; one that a kill cut short must be cut off before."""
+        """Return the lines of a phase; the file must not end in an incomplete line."""
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         lines = [json.loads(line) for line in text.splitlines()]
         return [line for line in lines if line["phase"] == phase]
 
     def cut_to(self, size_bytes: int) -> None:
-        """Drop what was written after the file had this length."""
+        """Truncate the file to a size, if it is larger."""
         if self.size_bytes() > size_bytes:
             with self.path.open("r+b") as file:
                 file.truncate(size_bytes)
 
     def cut_before(self, phase: str) -> None:
-        """Drop what a training wrote that begins anew: all from its first line on.
+        """Truncate the file before a phase's first line, since that training starts again.
 
-        A line that a kill cut short was its last one, so it goes too.
+        An incomplete line, left by an interrupted write, is removed too.
         """
         kept = 0
         if self.path.exists():
@@ -66,7 +64,7 @@ class History:
 
 
 def _phase_of(line: bytes) -> str | None:
-    """Return whose line it is; None for one that is not whole."""
+    """Return the phase of a line; None if the line is incomplete."""
     try:
         value = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:
@@ -75,8 +73,8 @@ def _phase_of(line: bytes) -> str | None:
 
 
 _log = logging.getLogger(__name__)
-# What places a line, and is no value of it.
-_PLACES = frozenset({"phase", "step", "epoch", "split"})
+# Keys that locate a line instead of holding one of its values.
+_LOCATORS = frozenset({"phase", "step", "epoch", "split"})
 _PACKAGES: Mapping[str, str] = {
     "tensorboard": '"msd-deploy[tensorboard]"',
     "comet_ml": "comet-ml",
@@ -85,12 +83,12 @@ _PACKAGES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Tracker:
-    """Where the curves of one training go.
+    """An experiment tracker of one training.
 
     Attributes:
-        name: The tracker.
-        folder: For those that write files; TensorBoard's events lie in folder/project.
-        project: What the tracker calls this training.
+        name: Name of the tracker.
+        folder: Folder of trackers that write files; TensorBoard's events are in folder/project.
+        project: Name of this training in the tracker.
     """
 
     name: TrackerName
@@ -99,71 +97,73 @@ class Tracker:
 
 
 def check_tracker(name: TrackerName | None) -> None:
-    """Check, before any work, that a tracker is here; None is.
+    """Check that a tracker is installed, before any work; None passes.
 
     Raises:
-        RuntimeUnavailableError: It is not installed; says how to install it.
+        RuntimeUnavailableError: It is not installed; names the package.
     """
     if name is not None and LoggerType(name) not in get_available_trackers():
         raise RuntimeUnavailableError(
             f"{name} is not installed",
             where="tracker",
-            fix=f"Install it with `pip install {_PACKAGES.get(name, name)}`, or use another",
+            fix=f"Install it with `pip install {_PACKAGES.get(name, name)}`, or choose another",
         )
 
 
 def start_tracker(
     accelerator: Accelerator, tracker: Tracker | None, history: History, phase: str
 ) -> None:
-    """Open an accelerator's tracker, and show it the training's lines that are there already.
+    """Start an accelerator's tracker and log the existing lines of a phase.
 
     Args:
-        accelerator: Made with `log_with` the tracker's name and `project_dir` its folder.
-        tracker: The tracker; None: nothing happens.
-        history: The run's.
-        phase: Whose lines.
+        accelerator: Created with the tracker's name as `log_with` and its folder as `project_dir`.
+        tracker: The tracker; None does nothing.
+        history: Log of the run.
+        phase: Phase whose lines are logged.
 
     Raises:
-        RuntimeUnavailableError: The tracker does not start.
+        RuntimeUnavailableError: The tracker cannot be started.
     """
     if tracker is None:
         return
-    # Readers of TensorBoard's files then drop the events before: all of them are written again.
+    # Makes TensorBoard discard earlier events: all of them are written again.
     settings = {"tensorboard": {"purge_step": 0}} if tracker.name == "tensorboard" else {}
     try:
         accelerator.init_trackers(tracker.project, init_kwargs=settings)
-    except Exception as error:  # every tracker has errors of its own
+    except Exception as error:  # each tracker has its own exceptions
         raise RuntimeUnavailableError(
-            f"{tracker.name} does not start ({error})", where="tracker"
+            f"{tracker.name} cannot be started ({error})",
+            where="tracker",
+            fix="Fix its configuration, or run without --tracker",
         ) from error
     for line in history.lines_of(phase):
         track(accelerator, line)
 
 
 def track(accelerator: Accelerator, line: Mapping[str, object]) -> None:
-    """Show a line of the history to the accelerator's trackers, of which there may be none.
+    """Log a line of the history to the accelerator's trackers, if there are any.
 
-    What fails there costs no training: history.jsonl has the line, and a resume shows it again.
+    A failure is only logged: history.jsonl has the line, and resuming logs it again.
     """
     try:
         accelerator.log(scalars_of(line), step=line["step"])
-    except Exception as error:  # every tracker has errors of its own
-        _log.warning("the tracker did not take step %s (%s)", line["step"], error)
+    except Exception as error:  # each tracker has its own exceptions
+        _log.warning("step %s could not be logged to the tracker (%s)", line["step"], error)
 
 
 def close_trackers(accelerator: Accelerator) -> None:
-    """Let the accelerator's trackers write what they hold; see `track` for what fails."""
+    """Flush and close the accelerator's trackers; failures are only logged."""
     for tracker in accelerator.trackers:
         try:
             tracker.finish()
-        except Exception as error:  # every tracker has errors of its own
-            _log.warning("the tracker did not close (%s)", error)
+        except Exception as error:  # each tracker has its own exceptions
+            _log.warning("the tracker could not be closed (%s)", error)
 
 
 def scalars_of(line: Mapping[str, object]) -> dict[str, float]:
-    """Return a line's numbers by path: loss, terms/labels, validation/accuracy/image."""
+    """Return a line's numbers by path, e.g. loss, terms/labels, validation/accuracy/image."""
     prefix = f"{line['split']}/" if "split" in line else ""
-    values = {key: value for key, value in line.items() if key not in _PLACES}
+    values = {key: value for key, value in line.items() if key not in _LOCATORS}
     return _flat(values, prefix)
 
 

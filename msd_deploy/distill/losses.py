@@ -1,11 +1,11 @@
-"""Losses as pure functions of logits; each returns named terms whose sum is the total.
+"""Label loss and distillation loss, as named terms whose sum is the total.
 
 Modality-specific Distillation (Jin et al. 2021, arXiv 2101.01881), in our reading:
 
     L = alpha * CE(S(v,t), y) + (1 - alpha) * sum_m w_m(x) * D(T_m(x), S_m(x)),  m in {vt, v, t}
 
-Plain knowledge distillation (Hinton et al. 2015) keeps the multimodal term alone. `distances` has
-the D, `weighting` the w.
+Plain knowledge distillation (Hinton et al. 2015) has the multimodal term only. D is in `distances`,
+w in `weighting`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,23 +21,23 @@ LABELS_TERM = "labels"
 
 
 def class_weight_tensor(weights: Sequence[float] | None) -> Tensor | None:
-    """Return the weights of a data set's classes as losses take them, float32 [classes]."""
+    """Convert class weights to a tensor, float32 [classes]."""
     return None if weights is None else torch.tensor(weights, dtype=torch.float32)
 
 
 def label_loss(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """Return the mean cross-entropy with the labels, in nats; 0 where no row has a label.
+    """Compute the mean cross-entropy with the labels, in nats; 0 where no row has a label.
 
-    Where classes are weighed, the weighted losses are divided by the number of labelled rows, not
-    by the sum of their weights as torch's own mean is: the weights have a mean of 1 over the
-    training rows, and a step then is the same whatever parts and processes it is computed in.
+    With class weights, the weighted losses are divided by the number of labelled rows, not by the
+    sum of their weights as in torch's own mean: the weights have a mean of 1 over the training
+    rows, and a step is then independent of the parts and processes that it is computed in.
 
     Args:
         logits: float [batch, classes].
-        labels: int64 [batch], NO_LABEL where a row has none; or float [batch, classes] from 0 to 1,
-            NaN where a row has none: then per-class sigmoid cross-entropy, averaged over classes.
-        class_weights: float [classes], None: 1 each. Of a row's class; or, of labels per class,
-            of a class where it is true.
+        labels: int64 [batch], NO_LABEL for rows without one; or float [batch, classes] in 0..1, NaN
+            for rows without one, for a sigmoid cross-entropy averaged over classes.
+        class_weights: float [classes], of a row's class, or of the positive term of each class for
+            float labels; None for 1 each.
     """
     weights = None if class_weights is None else class_weights.to(logits)
     has_label = labelled_rows(labels)
@@ -55,7 +55,7 @@ def label_loss(logits: Tensor, labels: Tensor, class_weights: Tensor | None = No
 
 
 def labelled_rows(labels: Tensor) -> Tensor:
-    """Return bool [batch], which rows have a label; see `label_loss`."""
+    """Return which rows have a label, bool [batch]; see `label_loss`."""
     return ~labels.isnan().any(dim=-1) if labels.is_floating_point() else labels != NO_LABEL
 
 
@@ -68,14 +68,14 @@ def distillation_terms(
     alpha: float,
     class_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Return the weighted terms of the loss by name; their sum is the total.
+    """Compute the weighted terms of the loss by name; their sum is the total.
 
     Args:
         student: The student's logits [batch, classes] of the multimodal view.
-        distances: Distance [batch] to the teacher of each view that has weights.
+        distances: Distance [batch] to the teacher of each weighted view.
         labels: See `label_loss`.
-        weights: Per view float [batch]; no view at all: the labels' loss alone, whatever alpha.
-        alpha: Weight of the labels' loss.
+        weights: Per view float [batch]; if empty, the label loss alone, whatever alpha.
+        alpha: Weight of the label loss.
         class_weights: See `label_loss`.
 
     Returns:

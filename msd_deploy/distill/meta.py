@@ -1,4 +1,4 @@
-"""Distillation whose weights are learned: a step first teaches the weights, then the student."""
+"""Distillation with learned weights: each step updates the weighting, then the student."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.distill.checkpoint import moments_of, restore_moments
 from msd_deploy.distill.data_parallel import all_reduce_gradients
 from msd_deploy.distill.distances import Distance
-from msd_deploy.distill.feature_losses import feature_terms
+from msd_deploy.distill.feature_losses import build_feature_terms
 from msd_deploy.distill.losses import distillation_terms, label_loss, labelled_rows
 from msd_deploy.distill.meta_gradient import (
     LastLayer,
@@ -24,10 +24,10 @@ from msd_deploy.distill.meta_gradient import (
     exact_gradient,
     last_layer_gradient,
 )
-from msd_deploy.distill.meta_weighting import MetaWeighting
 from msd_deploy.distill.objectives import detached
 from msd_deploy.distill.steps import ModelOutputs, MultiViewModel, StepLoss
 from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.distill.weighting import MetaWeighting
 from msd_deploy.errors import ConfigError
 from msd_deploy.views import View
 
@@ -37,16 +37,16 @@ _NET, _ADAM = "net.", "adam."
 
 @dataclass(frozen=True, slots=True)
 class MetaTask:
-    """What the learned weighting needs besides the student.
+    """Data and teacher of the learned weighting.
 
     Attributes:
-        predictions: The teacher's logits of the training split.
+        predictions: The teacher's predictions of the training split.
         distance: D.
-        split: The split whose rows judge the weights: validation, or the training split.
-        held_out: int64 [rows], labelled rows of it that the student does not train on.
-        seed: Of the order of meta batches.
-        class_weights: See `label_loss`. The held-out loss is weighed by them too: the views'
-            weights are to serve the loss that was asked for, rare classes included.
+        split: Split of the held-out rows: validation, or the training split.
+        held_out: int64 [rows], labelled rows that the student is not trained on.
+        seed: Random seed of the meta batches.
+        class_weights: See `label_loss`. The held-out loss uses them too, so that the views' weights
+            minimise the requested loss.
     """
 
     predictions: TeacherPredictions
@@ -61,9 +61,9 @@ class MetaObjective:
     """Bi-level distillation (Jin et al. 2021, in our reading); see `meta_gradient`.
 
     Args:
-        weighting: The network that sets the weights, and is trained here with Adam.
+        weighting: The weighting, trained here with Adam.
         task: Data and teacher.
-        config: alpha and the settings named meta_*.
+        config: Settings: alpha, feature terms and meta_*.
     """
 
     def __init__(self, weighting: MetaWeighting, task: MetaTask, config: DistillConfig) -> None:
@@ -72,16 +72,16 @@ class MetaObjective:
         self.optimizer = torch.optim.Adam(
             weighting.net.parameters(), lr=config.meta_learning_rate, eps=1e-12
         )
-        self.of_features = feature_terms(config, task.predictions)
+        self.feature_terms = build_feature_terms(config, task.predictions)
         self.steps_done = 0
 
     def __call__(self, model: MultiViewModel, batch: Batch) -> StepLoss:
-        """Update the weighting if it is its turn; return the terms it weighs, and the weights."""
+        """Update the weighting every `meta_every` steps; return the weighted terms and weights."""
         self.weighting.to(batch.rows.device)
         outputs = model(batch, _VIEWS)
         distances = self.distances(outputs.logits, batch)
         if self.steps_done % self.config.meta_every == 0:
-            self._teach(model, batch, outputs, detached(distances))
+            self._update_weighting(model, batch, outputs, detached(distances))
         self.steps_done += 1
         with torch.no_grad():
             weights = self.weighting(batch.rows, detached(distances))
@@ -93,11 +93,11 @@ class MetaObjective:
             alpha=self.config.alpha,
             class_weights=self.task.class_weights,
         )
-        terms |= self.of_features(outputs, View.MULTIMODAL, batch.rows)
+        terms |= self.feature_terms(outputs, View.MULTIMODAL, batch.rows)
         return StepLoss(terms, weights)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Return all that changes while it trains, by name."""
+        """Return the state of the weighting and its optimizer, by name."""
         net = self.weighting.net
         return {
             **{f"{_NET}{name}": value for name, value in net.state_dict().items()},
@@ -106,10 +106,10 @@ class MetaObjective:
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Continue from `state_tensors`.
+        """Restore the result of `state_tensors`.
 
         Raises:
-            KeyError: Something is missing.
+            KeyError: A tensor is missing.
             RuntimeError: A shape differs.
         """
         self.steps_done = int(tensors["steps_done"])
@@ -119,17 +119,17 @@ class MetaObjective:
     def gradient(
         self, model: MultiViewModel, batch: Batch, outputs: ModelOutputs, weights: Tensor
     ) -> Tensor:
-        """Return dL_meta / dw [views, batch] of the next meta batch, as the configuration asks."""
+        """Compute dL_meta / dw [views, batch] for the next meta batch, by either method."""
         meta = self._meta_batch().to(batch.rows.device)
         if self.config.meta_gradient == "exact":
             return self._exact_gradient(model, batch, meta, weights)
-        layer = self._last_layer(model, batch, outputs, meta).of_all_processes(
+        layer = self._last_layer(model, batch, outputs, meta).all_gather(
             of_labels=_shares_of(batch)[1]
         )
         of_all = last_layer_gradient(layer, process_group.all_gather(weights.T).T, self.step)
         return process_group.own_rows(of_all.T, len(batch)).T
 
-    def _teach(
+    def _update_weighting(
         self,
         model: MultiViewModel,
         batch: Batch,
@@ -144,12 +144,12 @@ class MetaObjective:
         self.optimizer.step()
 
     def distances(self, logits: Mapping[View, Tensor], batch: Batch) -> dict[View, Tensor]:
-        """Return the distance [batch] of each view to the teacher's answer."""
+        """Return the distance [batch] of each view to the teacher's."""
         teacher = self.task.predictions.of_rows("train", batch.rows, batch.form)
         return {v: self.task.distance(logits[v], teacher[v], batch.labels) for v in _VIEWS}
 
     def _meta_batch(self) -> Batch:
-        """Draw held-out rows; by the step's number alone, so that a resumed run draws the same."""
+        """Sample held-out rows; the step number alone seeds it, so that resuming is bit-equal."""
         rng = np.random.default_rng((self.task.seed, self.steps_done))
         held_out = self.task.held_out
         size = min(self.config.meta_batch_size, len(held_out))
@@ -162,8 +162,9 @@ class MetaObjective:
         logits = {view: outputs.logits[view].detach().requires_grad_() for view in _VIEWS}
         distances = torch.stack(list(self.distances(logits, batch).values()))
         slopes = torch.autograd.grad(distances.sum(), list(logits.values()))
-        pair = logits[View.MULTIMODAL]
-        (label_slopes,) = torch.autograd.grad(self._label_loss(pair, batch.labels), pair)
+        multimodal = logits[View.MULTIMODAL]
+        label_term = self._label_loss(multimodal, batch.labels)
+        (label_slopes,) = torch.autograd.grad(label_term, multimodal)
         with torch.no_grad():
             meta_outputs = _outputs(model, dict(model.named_parameters()), meta, (View.MULTIMODAL,))
         classifier = model.model.classifier
@@ -193,8 +194,8 @@ class MetaObjective:
             label_term = self.config.alpha * self._label_loss(
                 outputs.logits[View.MULTIMODAL], batch.labels
             )
-            of_features = self.of_features(outputs, View.MULTIMODAL, batch.rows)
-            rest = sum((of_rows * term for term in of_features.values()), of_labels * label_term)
+            feature_terms = self.feature_terms(outputs, View.MULTIMODAL, batch.rows)
+            rest = sum((of_rows * term for term in feature_terms.values()), of_labels * label_term)
             return of_rows * distances, rest
 
         def meta_loss(parameters: dict[str, Tensor]) -> Tensor:
@@ -207,7 +208,7 @@ class MetaObjective:
 def _outputs(
     model: MultiViewModel, parameters: Mapping[str, Tensor], batch: Batch, views: tuple[View, ...]
 ) -> ModelOutputs:
-    """Run the student on a batch that must leave no trace: BatchNorm counts in copies."""
+    """Run the student on a batch without side effects: BatchNorm updates copies of its buffers."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     result = functional_call(model, {**parameters, **buffers}, (batch, views))
     assert isinstance(result, ModelOutputs)
@@ -215,7 +216,7 @@ def _outputs(
 
 
 def _shares_of(batch: Batch) -> tuple[float, float]:
-    """Return a batch's share of the rows, and of the labelled rows, of all processes' batches."""
+    """Return a batch's share of the rows and of the labelled rows of all processes."""
     if process_group.world_size() == 1:
         return 1.0, 1.0
     own = torch.tensor([len(batch), labelled_rows(batch.labels).sum()], device=batch.rows.device)
@@ -228,32 +229,32 @@ def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
 
 
 def hold_out(split: PreparedSplit, share: float, *, seed: int) -> NDArray[np.int64]:
-    """Choose the rows that the learned weighting is judged on, whole pictures at a time.
+    """Choose the held-out rows of the learned weighting, by whole images.
 
     Args:
         split: The training split.
-        share: Of its labelled rows.
-        seed: Decides which.
+        share: Share of its labelled rows.
+        seed: Random seed of the choice.
 
     Returns:
-        Sorted int64 [rows]: all rows that share a chosen picture, unlabelled ones left out.
+        Sorted int64 [rows]: all labelled rows of the chosen images.
 
     Raises:
-        ConfigError: Too few pictures are labelled to hold some of them out.
+        ConfigError: Too few images are labelled to hold some of them out.
     """
     labelled = split.has_label()
     total = int(labelled.sum())
     groups = rows_by_image(split.image_index)
-    wanted = max(1, round(share * total))
+    target = max(1, round(share * total))
     chosen: list[int] = []
     for group in np.random.default_rng((seed, 1)).permutation(len(groups)):
         rows = [row for row in groups[group] if labelled[row]]
-        if len(chosen) < wanted and len(chosen) + len(rows) <= min(2 * wanted, total // 2):
+        if len(chosen) < target and len(chosen) + len(rows) <= min(2 * target, total // 2):
             chosen += rows
     if not chosen:
         raise ConfigError(
-            f"meta holds out whole pictures, and {total} labelled rows show too few of them",
+            f"{total} labelled rows have too few images: meta holds out whole images",
             where="distill.weighting",
-            fix="Label more pictures, raise distill.meta_share, or use another --weighting",
+            fix="Label more images, raise distill.meta_share, or use another --weighting",
         )
     return np.sort(np.array(chosen, np.int64))

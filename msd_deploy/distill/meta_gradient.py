@@ -1,14 +1,13 @@
-"""How the loss on held-out examples changes with each example's weight: fast and exact.
+"""Gradient of the held-out loss with respect to each example's weight: exact, or of one layer.
 
-A virtual SGD step of the student with the weighted loss, theta' = theta - r * grad, and the loss on
-a meta batch afterwards (Shu et al. 2019, Meta-Weight-Net; Ren et al. 2018):
+The student takes a virtual SGD step with the weighted loss, theta' = theta - r * grad; L_meta is
+its loss on a meta batch afterwards (Shu et al. 2019, Meta-Weight-Net; Ren et al. 2018):
 
     dL_meta / dw_ik = -r * (1 - alpha) / B * < grad L_meta(theta'), grad l_ik(theta) >
 
-for example i and view k. `exact_gradient` takes it over all parameters, `last_layer_gradient` over
-the classifier alone, where the inner product has a closed form and needs no second backward pass;
-losses on features do not move the classifier, so they have no part in it.
-Without look-ahead L_meta's gradient is taken at theta instead of theta'.
+for example i and view k. `exact_gradient` uses all parameters; `last_layer_gradient` the classifier
+only, where the inner product has a closed form and needs no second backward pass. Feature losses
+have no gradient there. Without look-ahead the gradient of L_meta is taken at theta, not theta'.
 """
 
 from collections.abc import Callable
@@ -23,18 +22,18 @@ from msd_deploy.distill.losses import label_loss
 
 @dataclass(frozen=True, slots=True)
 class LastLayer:
-    """The student's classifier and what enters it, all without gradient.
+    """The student's classifier and its inputs, all without gradient.
 
     Attributes:
         weight: float [classes, hidden].
         bias: float [classes].
         features: float [views, batch, hidden], the classifier's input under each weighted view.
         slopes: float [views, batch, classes], d l_ik / d logits.
-        label_features: float [batch, hidden], the multimodal view's.
-        label_slopes: float [batch, classes], d CE_i / d logits, summing to the mean loss's.
+        label_features: float [batch, hidden], the features of the multimodal view.
+        label_slopes: float [batch, classes], d (mean CE) / d logits, row by row.
         meta_features: float [meta batch, hidden].
-        meta_labels: As `label_loss` takes them.
-        class_weights: As `label_loss` takes them.
+        meta_labels: See `label_loss`.
+        class_weights: See `label_loss`.
     """
 
     weight: Tensor
@@ -47,8 +46,8 @@ class LastLayer:
     meta_labels: Tensor
     class_weights: Tensor | None = None
 
-    def of_all_processes(self, *, of_labels: float) -> "LastLayer":
-        """Return the layer with every process's rows, one after the other.
+    def all_gather(self, *, of_labels: float) -> "LastLayer":
+        """Return the layer with the rows of all processes.
 
         Args:
             of_labels: This process's share of the labelled rows.
@@ -72,8 +71,8 @@ class VirtualStep:
 
     Attributes:
         rate: r, its SGD learning rate.
-        alpha: Weight of the labels' loss.
-        look_ahead: Whether the meta loss is taken after the step.
+        alpha: Weight of the label loss.
+        look_ahead: Whether the meta loss is computed after the step.
     """
 
     rate: float
@@ -82,7 +81,7 @@ class VirtualStep:
 
 
 def last_layer_gradient(layer: LastLayer, weights: Tensor, step: VirtualStep) -> Tensor:
-    """Return dL_meta / dw over the classifier's parameters, in closed form.
+    """Compute dL_meta / dw over the classifier's parameters, in closed form.
 
     With delta_ik = d l_ik / d logits, h_ik the features, and G, g the gradient of the meta loss
     with respect to the classifier's weight and bias:
@@ -120,12 +119,12 @@ def exact_gradient(
     weights: Tensor,
     step: VirtualStep,
 ) -> Tensor:
-    """Return dL_meta / dw over all parameters that require gradients, by a second backward pass.
+    """Compute dL_meta / dw over all trainable parameters, by a second backward pass.
 
     Args:
-        model: The student; its gradients stay as they are.
+        model: The student; its gradients are not changed.
         losses: From parameters to the distances [views, batch] and the rest of the loss, a scalar:
-            all that has no w_ik, the labels' weighted loss included. Both of this process's share.
+            all terms without w_ik, the weighted label loss included. Both of this process's share.
         meta_loss: From parameters to the scalar loss on the meta batch.
         weights: float [views, batch], the current w_ik.
         step: The virtual step.

@@ -1,4 +1,4 @@
-"""The methods that a study compares, each as a change of the distillation's settings."""
+"""The methods of a study, each as a change of the distillation settings."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -55,37 +55,37 @@ METHODS: Mapping[str, _Change] = {
 
 DESCRIPTIONS: Mapping[str, str] = {
     "teacher": "the teacher",
-    "none": "labels alone",
-    "kd": "plain knowledge distillation: the teacher's answer to the pair",
-    "kd-total": "kd whose one distance has the weight of msd's three",
-    "kd-dropout": "kd, the student shown one modality alone in some steps",
-    "msd-fixed": "MSD, constant weights",
-    "msd-population": "MSD, weights from each modality's mean saliency",
-    "msd-instance": "MSD, weights from each example's saliency",
-    "msd-meta": "MSD, weights learned from labels that the student does not train on",
+    "none": "labels only, no distillation",
+    "kd": "plain knowledge distillation from the teacher's multimodal prediction",
+    "kd-total": "kd with the total weight of MSD's three distances",
+    "kd-dropout": "kd with modality dropout: some steps use one modality only",
+    "msd-fixed": "MSD with constant weights",
+    "msd-population": "MSD with weights from each modality's mean saliency",
+    "msd-instance": "MSD with weights from each example's saliency",
+    "msd-meta": "MSD with weights learned from held-out labels",
 }
 
 
 def method_name(config: DistillConfig) -> str:
-    """Return the name of the method that a run's settings are; the weights' sizes do not count."""
+    """Return the method that a run's settings correspond to, whatever the values of weights."""
     if config.method == "msd":
         return f"msd-{config.weighting}"
     return "kd-dropout" if config.method == "kd" and config.modality_dropout else config.method
 
 
 def describe_method(method: str, settings: Mapping[str, object]) -> str:
-    """Return a method's description, with what it learns beside the teacher's answers.
+    """Return a method's description, including its feature losses.
 
     Args:
-        method: Its name.
-        settings: Those that are not the defaults, by dotted key.
+        method: Name of the method.
+        settings: Settings that are not the defaults, by dotted key.
     """
-    learned = {
+    losses = {
         "hints": "distill.hint_weight",
         "relations between examples": "distill.relation_weight",
     }
-    told = " and ".join(name for name, key in learned.items() if key in settings)
-    if not told or method in ("teacher", "none"):
+    used = " and ".join(name for name, key in losses.items() if key in settings)
+    if not used or method in ("teacher", "none"):
         return DESCRIPTIONS[method]
-    words = DESCRIPTIONS[method].removeprefix("plain ")
-    return f"{words}, and {told} from the teacher's features"
+    description = DESCRIPTIONS[method].removeprefix("plain ")
+    return f"{description}, plus {used} from the teacher's features"

@@ -1,4 +1,4 @@
-"""What teacher and student minimise: the trainer's objectives, the learned one apart (`meta`)."""
+"""Training objectives: label loss, and distillation with given weights (learned ones: `meta`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from msd_deploy.views import View
 
 @dataclass(frozen=True, slots=True)
 class LabelObjective:
-    """Cross-entropy with the labels, on a single view in some of the steps (modality dropout).
+    """Cross-entropy with the labels, with modality dropout.
 
     Attributes:
-        modality_dropout: Share of steps on one modality alone, half of them each.
+        modality_dropout: Share of steps on one modality only, half of them for each.
         class_weights: See `label_loss`.
     """
 
@@ -34,7 +34,7 @@ class LabelObjective:
         return self.draw()(model, batch)
 
     def draw(self) -> "LabelsOfView":
-        """Draw the view that all rows of a step are shown."""
+        """Sample the view of a step."""
         return LabelsOfView(draw_view(self.modality_dropout), self.class_weights)
 
 
@@ -43,7 +43,7 @@ class LabelsOfView:
     """Cross-entropy with the labels on one view.
 
     Attributes:
-        view: What is shown.
+        view: The model's input.
         class_weights: See `label_loss`.
     """
 
@@ -51,7 +51,7 @@ class LabelsOfView:
     class_weights: Tensor | None = None
 
     def __call__(self, model: MultiViewModel, batch: Batch) -> StepLoss:
-        """Return the loss as the term "labels"; of mixed pictures, by the shares of both labels."""
+        """Return the loss as the term "labels"; mixed images combine the losses of both labels."""
         logits = model(batch, (self.view,)).logits[self.view]
         loss = label_loss(logits, batch.labels, self.class_weights)
         if batch.mixed is not None and self.view.has_image:
@@ -61,9 +61,9 @@ class LabelsOfView:
 
 
 def draw_view(modality_dropout: float) -> View:
-    """Draw a view from torch's global generator: a single one with the given probability.
+    """Sample a view from torch's global generator: a single one with the given probability.
 
-    All processes draw, and take what the main one has drawn.
+    All processes sample, to keep their generators equal, and use the main one's sample.
     """
     draw = process_group.broadcast_from_main(torch.rand(()).item())
     if draw < modality_dropout / 2:
@@ -73,17 +73,17 @@ def draw_view(modality_dropout: float) -> View:
 
 @dataclass(frozen=True, slots=True)
 class DistillationObjective:
-    """Labels and the teacher's views; see `losses`.
+    """Distillation from the labels and the teacher's views; see `losses`.
 
     Attributes:
-        predictions: The teacher's logits of the training split.
+        predictions: The teacher's predictions of the training split.
         distance: D.
         weighting: w.
-        views: Those that have weights; none: labels alone.
-        alpha: Weight of the labels' loss.
-        modality_dropout: Share of steps in which the student is shown one modality alone and is
-            still asked for what the labels and the teacher say of the pair.
-        of_features: The terms on features; None: none.
+        views: Views with a weight; empty for the label loss only.
+        alpha: Weight of the label loss.
+        modality_dropout: Share of steps in which the student's input is one modality only, with the
+            labels and the teacher's multimodal logits as targets.
+        feature_terms: Losses on features; None for none.
         class_weights: See `label_loss`.
     """
 
@@ -93,13 +93,14 @@ class DistillationObjective:
     views: tuple[View, ...]
     alpha: float
     modality_dropout: float = 0.0
-    of_features: FeatureTerms | None = None
+    feature_terms: FeatureTerms | None = None
     class_weights: Tensor | None = None
 
     def __call__(self, model: MultiViewModel, batch: Batch) -> StepLoss:
-        """Return the weighted terms and the weights."""
+        """Compute the weighted terms and the weights."""
         shown = draw_view(self.modality_dropout) if self.modality_dropout else View.MULTIMODAL
-        outputs = self._outputs(model, batch, shown)
+        others = self.views if shown is View.MULTIMODAL else ()
+        outputs: ModelOutputs = model(batch, tuple(dict.fromkeys((shown, *others))))
         student = {**outputs.logits, View.MULTIMODAL: outputs.logits[shown]}
         teacher = self.predictions.of_rows("train", batch.rows, batch.form)
         distances = {
@@ -114,16 +115,11 @@ class DistillationObjective:
             alpha=self.alpha,
             class_weights=self.class_weights,
         )
-        if self.of_features is not None:
-            terms |= self.of_features(outputs, shown, batch.rows)
+        if self.feature_terms is not None:
+            terms |= self.feature_terms(outputs, shown, batch.rows)
         return StepLoss(terms, weights)
-
-    def _outputs(self, model: MultiViewModel, batch: Batch, shown: View) -> ModelOutputs:
-        others = self.views if shown is View.MULTIMODAL else ()
-        outputs: ModelOutputs = model(batch, tuple(dict.fromkeys((shown, *others))))
-        return outputs
 
 
 def detached(tensors: Mapping[View, Tensor]) -> dict[View, Tensor]:
-    """Return the tensors without their gradients."""
+    """Detach the tensors of all views."""
     return {view: tensor.detach() for view, tensor in tensors.items()}

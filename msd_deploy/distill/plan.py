@@ -1,4 +1,4 @@
-"""How long and how fast a training goes: its plan, and the learning rate at each step."""
+"""Training schedule: number of epochs and steps, and the learning rate of each step."""
 
 import math
 from dataclasses import dataclass
@@ -8,9 +8,8 @@ from msd_deploy.artifacts.manifest import sha256_of_json
 from msd_deploy.config.run import Precision
 
 _STEPS = 750
-# A teacher learns from labels alone; a student, told what the teacher thinks of each example,
-# needs fewer passes.
-_LEAST_PASSES = {"teacher": 8, "student": 5}
+# A student needs fewer epochs than a teacher, since soft targets carry more than labels.
+_MIN_EPOCHS = {"teacher": 8, "student": 5}
 
 
 Phase = Literal["teacher", "student", "int8"]
@@ -18,24 +17,24 @@ Phase = Literal["teacher", "student", "int8"]
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """How long and how fast.
+    """Schedule and optimizer settings of one training.
 
     Attributes:
-        phase: Names checkpoints and lines of the history.
-        epochs: Passes over the training split.
-        batch_size: Rows a step, at least.
-        learning_rate: Peak, of weights that start from nothing.
-        pretrained_rate: That of weights that start from a checkpoint, as a share of it.
-        weight_decay: Of weight matrices; biases, norms and embeddings have none.
-        warmup_share: Share of the steps over which the learning rate rises linearly.
-        seed: Of the order.
+        phase: Phase of the training, in checkpoints and in the history.
+        epochs: Number of epochs.
+        batch_size: Minimum batch size.
+        learning_rate: Peak learning rate of randomly initialized weights.
+        pretrained_rate: Learning rate of pretrained weights, as a share of `learning_rate`.
+        weight_decay: Weight decay of weight matrices; biases, norms and embeddings have none.
+        warmup_share: Share of the steps with linear warm-up.
+        seed: Random seed of the order of batches.
         log_every: Steps between two lines of the history.
-        checkpoint_seconds: Least time between two checkpoints.
-        key: Digest of all that decides the result; a checkpoint of another key is refused.
-        steps: Steps in all instead of whole epochs.
-        keep_best: Whether the model ends with the weights of its best epoch on validation.
-        patience: Epochs without a better validation metric after which it stops.
-        parts: How many parts a step's rows are computed in, one after the other.
+        checkpoint_seconds: Minimum time between two checkpoints.
+        key: Digest of everything the result depends on; checkpoints of other keys are rejected.
+        steps: Number of steps instead of whole epochs.
+        keep_best: Whether to restore the weights of the best validation epoch at the end.
+        patience: Epochs without a better validation metric before training stops.
+        parts: Number of sequential parts of a batch (gradient accumulation).
         precision: bf16 multiplies matrices in bfloat16; weights and losses stay float32.
     """
 
@@ -58,20 +57,20 @@ class TrainingPlan:
 
 
 def default_epochs(phase: Phase, rows: int, batch_size: int, steps_per_epoch: int) -> int:
-    """Return the passes of a training whose length is not given: about 750 steps, or more.
+    """Return the default number of epochs: about 750 steps, or more.
 
-    No fewer than the steps of 5 passes (of a teacher, 8) in batches of batch_size rows. Where rows
-    share pictures, batches are larger and passes have fewer steps, so there are more of them.
+    At least the steps of 5 epochs (teacher: 8) in batches of batch_size rows. Where rows share
+    images, batches are larger and an epoch has fewer steps, so there are more epochs.
 
     Args:
-        phase: Whose training.
-        rows: Of the training split.
-        batch_size: Least rows a step.
-        steps_per_epoch: Of its real batches.
+        phase: Phase of the training.
+        rows: Number of rows of the training split.
+        batch_size: Minimum batch size.
+        steps_per_epoch: Number of actual batches per epoch.
     """
-    passes = _LEAST_PASSES[phase]
-    steps = max(_STEPS, passes * rows / batch_size)
-    return max(passes, round(steps / max(1, steps_per_epoch)))
+    epochs = _MIN_EPOCHS[phase]
+    steps = max(_STEPS, epochs * rows / batch_size)
+    return max(epochs, round(steps / max(1, steps_per_epoch)))
 
 
 def learning_rate_at(step: int, steps: int, plan: TrainingPlan) -> float:
@@ -84,5 +83,5 @@ def learning_rate_at(step: int, steps: int, plan: TrainingPlan) -> float:
 
 
 def plan_key(*parts: object) -> str:
-    """Return the digest that tells one training from another."""
+    """Return the digest that identifies a training."""
     return sha256_of_json(parts)

@@ -1,17 +1,14 @@
-"""Quantization-aware training: a model computes as its int8 exports will, and learns around it.
+"""Quantization-aware training (QAT) for int8 exports, by fake quantization.
 
-In training and in validation, weights and the activations between layers are rounded to the values
-that int8 has; gradients pass the rounding as if it were not there (the straight-through estimator,
-Bengio et al. 2013; Jacob et al. 2018 for networks of integers). What is saved is a float model as
-any other, but its weights are the rounded ones: an export in int8 finds them where its own steps
-are, and what it computes is what was learned.
+In training and validation, weights and activations between layers are rounded to int8 values, with
+straight-through gradients (Bengio et al. 2013; Jacob et al. 2018). The saved model is a float model
+with the rounded weights, which an int8 export on the same grid does not change.
 
-The scheme is the coarsest of our targets', so that it holds for all of them. Weights: signed,
-symmetric, per output channel, so that BatchNorm's scale, which exports fold in, changes nothing;
-7 bits, and 8 of depthwise convolutions, with the steps of ONNX Runtime's quantizer
-(`msd_export.onnx.static_int8`). Activations: unsigned 8 bits with a zero point, per tensor, at the
-inputs and outputs of convolutions and linear layers. Attention's products, norms and residual sums
-of the stream stay in float.
+The scheme is the coarsest of all targets, and so holds for each. Weights: signed, symmetric, per
+output channel, so that folding BatchNorm's scale into them on export changes nothing; 7 bits, and 8
+for depthwise convolutions, on the grid of ONNX Runtime's quantizer (`msd_export.onnx.static_int8`).
+Activations: unsigned 8 bits with a zero point, per tensor, at inputs and outputs of convolutions
+and linear layers. Attention products, norms and residual sums of the stream stay in float.
 """
 
 from collections.abc import Iterator
@@ -28,8 +25,8 @@ from msd_deploy.models.fusion import FusionForClassification
 
 _STEPS = 255
 _WEIGHT_LEVELS, _DEPTHWISE_LEVELS = 64, 127
-# Of a range, from one batch to the next: what no batch reaches any more is forgotten in some
-# hundred of them. Calibration takes the largest of its examples too.
+# Decay of a range per batch: an outlier is forgotten after some hundred batches. The range is a
+# maximum rather than an average, as in the calibration of exports.
 _DECAY = 0.99
 _SMALLEST_SCALE = 1e-8
 
@@ -39,7 +36,7 @@ class WeightFakeQuantize(nn.Module):
 
     Args:
         levels: Largest integer.
-        per_channel: A scale for each index of the first dimension; else one for all.
+        per_channel: Whether each index of the first dimension has its own scale.
     """
 
     def __init__(self, levels: int, *, per_channel: bool = True) -> None:
@@ -56,10 +53,10 @@ class WeightFakeQuantize(nn.Module):
 
 
 class ActivationFakeQuantize(nn.Module):
-    """Rounds a tensor to 256 values between the least and the largest seen of late, 0 among them.
+    """Rounds a tensor to 256 values, including 0, of a running range.
 
-    The range grows at once and shrinks slowly. Gradients of values beyond it are 0; in training
-    there are none.
+    The range grows immediately and shrinks slowly. Values outside it have no gradient, but none
+    are outside in training.
     """
 
     low: Tensor
@@ -71,7 +68,7 @@ class ActivationFakeQuantize(nn.Module):
         self.register_buffer("high", torch.zeros(()))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Return the rounded values; in training the range follows them."""
+        """Return the rounded values; updates the range in training."""
         if self.training:
             with torch.no_grad():
                 least, largest = torch.aminmax(values.detach())
@@ -84,9 +81,9 @@ class ActivationFakeQuantize(nn.Module):
 
 @contextmanager
 def fake_quantized(model: FusionForClassification) -> Iterator[None]:
-    """Have a model compute as int8 does; afterwards it is a float model again, of rounded weights.
+    """Fake-quantize a model within the context; afterwards it is a float model of rounded weights.
 
-    Its BatchNorm is frozen meanwhile: exports fold the averages that it has.
+    BatchNorm is frozen within it, since exports fold its averages.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     learning = [p for norm in norms for p in norm.parameters() if p.requires_grad]
@@ -94,10 +91,12 @@ def fake_quantized(model: FusionForClassification) -> Iterator[None]:
         parameter.requires_grad_(False)
     layers = [part for part in model.modules() if isinstance(part, (nn.Conv2d, nn.Linear))]
     ends = _ends(model)
-    handles = [handle for layer in layers for handle in _round_layer(layer, ends.get(layer, layer))]
+    handles = [
+        handle for layer in layers for handle in _fake_quantize_layer(layer, ends.get(layer, layer))
+    ]
     words = model.word_embeddings
-    rounding = WeightFakeQuantize(_WEIGHT_LEVELS, per_channel=False)
-    parametrize.register_parametrization(words, "weight", rounding)
+    per_tensor = WeightFakeQuantize(_WEIGHT_LEVELS, per_channel=False)
+    parametrize.register_parametrization(words, "weight", per_tensor)
     try:
         yield
     finally:
@@ -111,24 +110,26 @@ def fake_quantized(model: FusionForClassification) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _round_layer(layer: nn.Conv2d | nn.Linear, end: nn.Module | None) -> list[RemovableHandle]:
-    """Round a layer's weight, its input, and what leaves `end`, if the next layer does not."""
+def _fake_quantize_layer(
+    layer: nn.Conv2d | nn.Linear, end: nn.Module | None
+) -> list[RemovableHandle]:
+    """Fake-quantize a layer's weight and input, and the output of `end` unless it is None."""
     is_depthwise = isinstance(layer, nn.Conv2d) and layer.groups > 1
     levels = _DEPTHWISE_LEVELS if is_depthwise else _WEIGHT_LEVELS
     parametrize.register_parametrization(layer, "weight", WeightFakeQuantize(levels))
     layer.rounding = nn.ModuleList(ActivationFakeQuantize() for _ in ("input", "output"))
-    before, behind = layer.rounding
-    handles = [layer.register_forward_pre_hook(lambda _, inputs: (before(inputs[0]),))]
+    on_input, on_output = layer.rounding
+    handles = [layer.register_forward_pre_hook(lambda _, inputs: (on_input(inputs[0]),))]
     if end is not None:
-        handles.append(end.register_forward_hook(lambda _, inputs, output: behind(output)))
+        handles.append(end.register_forward_hook(lambda _, inputs, output: on_output(output)))
     return handles
 
 
 def _ends(model: nn.Module) -> dict[nn.Module, nn.Module | None]:
-    """Return, for each convolution with a BatchNorm, the module whose output is rounded.
+    """Return, for each convolution with a BatchNorm, the module whose output is fake-quantized.
 
-    That is the Sequential that ends with the norm: the norm itself may be replaced by one that
-    several processes share. None where more follows: the next layer rounds what it reads.
+    That is the Sequential that ends with the norm, since the norm itself may be replaced by a
+    SyncBatchNorm. None where other modules follow: the next layer's input is fake-quantized.
     """
     ends: dict[nn.Module, nn.Module | None] = {}
     for module in model.modules():

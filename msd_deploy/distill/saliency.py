@@ -1,4 +1,4 @@
-"""Saliency: how far the teacher moves when a modality is withheld, example by example."""
+"""Saliency: the change of the teacher's prediction when a modality is withheld, per example."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,14 @@ from msd_deploy.views import View
 
 @dataclass(frozen=True, slots=True)
 class Saliency:
-    """What each modality means to the teacher.
+    """Saliency of both modalities, and agreement of each with the multimodal prediction.
 
     Attributes:
-        image: s_v(x) = D(T(v,t), T(t)), float32 [examples], nats: the move without the image.
-        text: s_t(x) = D(T(v,t), T(v)), float32 [examples]: the move without the text.
-        image_agreement: float32 [examples], 0 to 1: how much of the full prediction's probability
-            the image alone reproduces, 1 less the total variation distance.
-        text_agreement: The same of the text alone.
+        image: s_v(x) = D(T(v,t), T(t)), float32 [examples], nats: the change without the image.
+        text: s_t(x) = D(T(v,t), T(v)), float32 [examples], nats: the change without the text.
+        image_agreement: float32 [examples], 0 to 1: 1 - total variation distance between the
+            predictions from the image alone and from both.
+        text_agreement: The same for the text alone.
     """
 
     image: Tensor
@@ -32,36 +32,36 @@ class Saliency:
 def teacher_saliency(
     predictions: TeacherPredictions, split: str, *, problem: Problem, temperature: float
 ) -> Saliency:
-    """Return the saliency of both modalities for every example of a split.
+    """Compute the saliency of both modalities for every example of a split.
 
-    It is 0 exactly where the teacher ignores the modality. D is `kl_distance`, whatever distance
-    the student is trained with: it alone is defined for every task.
+    It is 0 exactly where the teacher ignores the modality. D is `kl_distance`, whatever the
+    student's distance, since only KL is defined for every task.
 
     Args:
         predictions: The teacher's logits of all three views.
         split: Name of the split.
-        problem: Decides between softmax and sigmoids.
+        problem: Kind of the task, for softmax or sigmoids.
         temperature: tau of D.
     """
     multi_label = has_independent_classes(problem)
-    full, image, text = (
+    both, image, text = (
         torch.from_numpy(predictions.of_view(split, view))
         for view in (View.MULTIMODAL, View.IMAGE, View.TEXT)
     )
 
-    def moved(withheld: Tensor) -> Tensor:
-        return kl_distance(withheld, full, temperature=temperature, multi_label=multi_label)
+    def change(withheld: Tensor) -> Tensor:
+        return kl_distance(withheld, both, temperature=temperature, multi_label=multi_label)
 
     return Saliency(
-        image=moved(text),
-        text=moved(image),
-        image_agreement=_agreement(full, image, multi_label),
-        text_agreement=_agreement(full, text, multi_label),
+        image=change(text),
+        text=change(image),
+        image_agreement=_agreement(both, image, multi_label),
+        text_agreement=_agreement(both, text, multi_label),
     )
 
 
-def _agreement(full: Tensor, alone: Tensor, multi_label: bool) -> Tensor:
+def _agreement(both: Tensor, alone: Tensor, multi_label: bool) -> Tensor:
     """Return 1 - total variation distance of two predictions, [examples]."""
     if multi_label:
-        return 1 - (full.sigmoid() - alone.sigmoid()).abs().mean(dim=-1)
-    return 1 - (full.softmax(dim=-1) - alone.softmax(dim=-1)).abs().sum(dim=-1) / 2
+        return 1 - (both.sigmoid() - alone.sigmoid()).abs().mean(dim=-1)
+    return 1 - (both.softmax(dim=-1) - alone.softmax(dim=-1)).abs().sum(dim=-1) / 2

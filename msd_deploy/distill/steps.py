@@ -1,4 +1,4 @@
-"""One step of a training: what a model is asked, what an objective answers, what is reported."""
+"""Interfaces of a training step: a model's outputs per view, and the objective's loss."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from msd_deploy.views import View
 
 @dataclass(frozen=True, slots=True)
 class ModelOutputs:
-    """What a model says of a batch.
+    """A model's outputs for a batch.
 
     Attributes:
         logits: Per view float [batch, classes].
-        features: Per view float [batch, hidden], what the classifier read.
-        hint: float [batch, hidden of the teacher], the projection of the first view's features;
-            None without a projection.
+        features: Per view float [batch, hidden], the classifier's input.
+        hint: float [batch, hidden of the teacher], the projected features of the first view; None
+            without a projection.
     """
 
     logits: dict[View, Tensor]
@@ -29,11 +29,11 @@ class ModelOutputs:
 
 
 class MultiViewModel(nn.Module):
-    """A model whose forward answers for several views, as data parallelism needs it.
+    """Module whose forward computes several views, and which also holds the hint projection.
 
     Args:
-        model: The model.
-        projection: Maps its features to the teacher's width; trained with it and then left.
+        model: The classifier.
+        projection: Linear map of its features to the teacher's width; discarded after training.
     """
 
     def __init__(self, model: ViewClassifier, projection: nn.Linear | None = None) -> None:
@@ -41,9 +41,9 @@ class MultiViewModel(nn.Module):
         self.model, self.projection = model, projection
 
     def forward(self, batch: Batch, views: tuple[View, ...]) -> ModelOutputs:
-        """Answer for each view; every picture is encoded once."""
+        """Compute the outputs of each view; each image is encoded once."""
         features = self.model.features_by_view(batch, views)
-        # Losses are taken in float32, also where matrices were multiplied in bfloat16.
+        # Losses are computed in float32 even where matrices were multiplied in bfloat16.
         logits = {view: self.model.classifier(values).float() for view, values in features.items()}
         hint = None if self.projection is None else self.projection(features[views[0]])
         return ModelOutputs(logits, features, hint)
@@ -51,11 +51,11 @@ class MultiViewModel(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class StepLoss:
-    """What an objective returns.
+    """Loss of a batch.
 
     Attributes:
         terms: Scalar loss terms by name; their sum is the loss.
-        weights: The views' weights of each example; empty where there are none.
+        weights: Weights of each view and example; empty without distillation.
     """
 
     terms: dict[str, Tensor]
@@ -63,30 +63,30 @@ class StepLoss:
 
 
 class Objective(Protocol):
-    """What a training minimises."""
+    """A function from a model and a batch to the loss."""
 
     def __call__(self, model: MultiViewModel, batch: Batch) -> StepLoss:
-        """Return the loss of a batch."""
+        """Compute the loss of a batch."""
         ...
 
 
 @runtime_checkable
 class StochasticObjective(Protocol):
-    """An objective that draws something for a whole step, whatever parts it is computed in."""
+    """An objective that samples once per step, in however many parts the step is computed."""
 
     def draw(self) -> "Objective":
-        """Return the objective of one step, its draws made."""
+        """Sample, and return the objective of one step."""
         ...
 
 
 @runtime_checkable
 class StatefulObjective(Protocol):
-    """An objective that learns too: its state is kept in every checkpoint."""
+    """An objective that is trained too; checkpoints include its state."""
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Return all that changes while it trains, by name."""
+        """Return its state by name."""
         ...
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Continue from `state_tensors`."""
+        """Restore the result of `state_tensors`."""
         ...

@@ -1,4 +1,4 @@
-"""From a configuration to the objective of a student's training, and the rows it trains on."""
+"""Construction of a student's objective and the choice of its training rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from msd_deploy.config.distill import DistillConfig
 from msd_deploy.data.batch import rows_by_image
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.distill.distances import Distance, build_distance, check_distance
-from msd_deploy.distill.feature_losses import feature_terms
+from msd_deploy.distill.feature_losses import build_feature_terms
 from msd_deploy.distill.losses import class_weight_tensor
 from msd_deploy.distill.meta import MetaObjective, MetaTask, hold_out
-from msd_deploy.distill.meta_weighting import MetaWeighting
 from msd_deploy.distill.objectives import DistillationObjective
 from msd_deploy.distill.saliency import Saliency, teacher_saliency
 from msd_deploy.distill.teacher_cache import TeacherPredictions
 from msd_deploy.distill.weighting import (
     FixedWeighting,
+    MetaWeighting,
     Weighting,
     fixed_weights,
     instance_weighting,
@@ -32,14 +32,14 @@ from msd_deploy.views import View
 
 @dataclass(frozen=True, slots=True)
 class StudentObjective:
-    """How a student learns.
+    """A student's objective with its parts.
 
     Attributes:
         objective: The loss.
-        weighting: Who sets the weights, whatever the objective.
-        predictions: The teacher's logits.
+        weighting: The weighting of the views, for any objective.
+        predictions: The teacher's predictions.
         distance: D.
-        used: bool [rows], the training rows that it uses; None: all.
+        used: bool [rows], the training rows that are used; None for all.
     """
 
     objective: DistillationObjective | MetaObjective
@@ -52,19 +52,19 @@ class StudentObjective:
 def build_student_objective(
     config: DistillConfig, data: PreparedData, predictions: TeacherPredictions, *, seed: int
 ) -> StudentObjective:
-    """Return the objective that a configuration asks for.
+    """Build the objective of a configuration.
 
-    The global random state is left as it was, so that students of different methods that start
-    from one seed start from the same weights.
+    The global random state is preserved, so that students of different methods but the same seed
+    have the same initial weights.
 
     Raises:
-        ConfigError: The distance means nothing for the task, or no rows can judge learned weights.
+        ConfigError: The distance is undefined for the task, or no rows can be held out for `meta`.
     """
     check_distance(config, data.info.problem, len(data.info.labels))
     distance = build_distance(config, data.info.problem)
     if config.weighting == "meta":
         return _meta_objective(config, data, predictions, distance, seed)
-    weighting = _hand_set_weighting(config, data.info.problem, predictions)
+    weighting = _build_weighting(config, data.info.problem, predictions)
     views = tuple(fixed_weights(config)) if config.weighting == "fixed" else tuple(View)
     used = None if views else data.splits["train"].has_label()
     objective = DistillationObjective(
@@ -74,13 +74,13 @@ def build_student_objective(
         views,
         config.alpha,
         config.modality_dropout,
-        feature_terms(config, predictions),
+        build_feature_terms(config, predictions),
         class_weight_tensor(data.info.class_weights),
     )
     return StudentObjective(objective, weighting, predictions, distance, used)
 
 
-def _hand_set_weighting(
+def _build_weighting(
     config: DistillConfig, problem: Problem, predictions: TeacherPredictions
 ) -> Weighting:
     if config.weighting == "fixed":
@@ -121,10 +121,10 @@ def _meta_objective(
 def _meta_rows(
     config: DistillConfig, data: PreparedData, seed: int
 ) -> tuple[PreparedSplit, NDArray[np.int64], NDArray[np.bool_] | None]:
-    """Return a split, its rows that judge the weights, and the training rows left to the student.
+    """Return the split and indices of the held-out rows, and the mask of the training rows.
 
     Raises:
-        ConfigError: There are none.
+        ConfigError: No rows can be held out.
     """
     train, validation = data.splits["train"], data.splits["validation"]
     if config.meta_rows == "train":
@@ -133,7 +133,7 @@ def _meta_rows(
     labelled = np.flatnonzero(validation.has_label())
     if not len(labelled):
         raise ConfigError(
-            "the validation split has no labelled row that could judge the weights",
+            "the validation split has no labelled rows, which meta trains its weights on",
             where="distill.weighting",
             fix='Label some, set distill.meta_rows = "train", or use another --weighting',
         )
@@ -141,7 +141,7 @@ def _meta_rows(
 
 
 def _rows_of_other_images(split: PreparedSplit, held_out: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return bool [rows]; an unlabelled row of a held-out picture judges nothing, nor teaches."""
+    """Return which rows share no image with held-out rows, bool [rows]."""
     used = np.ones(len(split), bool)
     for rows in rows_by_image(split.image_index):
         used[rows] = not np.isin(rows, held_out).any()
@@ -151,11 +151,11 @@ def _rows_of_other_images(split: PreparedSplit, held_out: NDArray[np.int64]) -> 
 def example_weights(
     built: StudentObjective, student: Mapping[View, NDArray[np.float32]], split: PreparedSplit
 ) -> dict[View, NDArray[np.float32]]:
-    """Return the weights that a finished training would give to its examples, per view [rows].
+    """Compute the final weights of all training examples, per view [rows].
 
     Args:
-        built: Its objective.
-        student: The student's logits [rows, classes] on the training split, of every view.
+        built: The trained objective.
+        student: The student's logits [rows, classes] of each view on the training split.
         split: The training split.
     """
     rows, labels = torch.arange(len(split)), torch.from_numpy(split.labels)

@@ -1,10 +1,9 @@
-"""The teacher's logits of every example under every view, computed once and memory-mapped.
+"""Cache of the teacher's logits of every example and view, computed once and memory-mapped.
 
 On disk: one safetensors per split, "logits" float32 [examples, views, classes], and a manifest with
-the cache's key: digests of teacher, data and preprocessing decide whether it is used again. Where
-the student learns from features, features.safetensors holds those of the training split, float32
-[examples, hidden]: what the teacher's classifier read of both modalities. Where it answers for
-changed pictures, train-form-N.safetensors holds its logits of their N-th form, from 1.
+the cache's key, the digests of teacher, data and preprocessing. For feature losses,
+features.safetensors holds the multimodal features of the training split, float32 [examples,
+hidden]. For augmented images, train-form-N.safetensors holds the logits of their N-th form, from 1.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -39,33 +38,33 @@ _VIEWS = tuple(View)
 
 @dataclass(frozen=True, slots=True)
 class TeacherPredictions:
-    """A teacher's logits, and its features where they were asked for.
+    """A teacher's logits, and optionally its features.
 
     Attributes:
         logits: Per split, float32 [examples, views, classes]; views in the order of `View`.
-        features: Of the training split, float32 [examples, hidden], multimodal; None if not asked.
+        features: Multimodal features of the training split, float32 [examples, hidden], or None.
     """
 
     logits: Mapping[str, Tensor]
     features: Tensor | None = None
 
     def of_rows(self, split: str, rows: Tensor, form: int = 0) -> dict[View, Tensor]:
-        """Return the logits [batch, classes] of each view of some rows, in a form of `Batch`."""
+        """Return the logits [batch, classes] of each view for some rows; `form`: see `Batch`."""
         name = _name_of_form(split, form) if form else split
         selected = self.logits[name][rows.cpu()].to(rows.device)
         return {view: selected[:, index] for index, view in enumerate(_VIEWS)}
 
     def features_of_rows(self, rows: Tensor) -> Tensor:
         """Return the features [batch, hidden] of some training rows."""
-        assert self.features is not None  # the cache's key states that they were asked for
+        assert self.features is not None  # cached whenever a feature loss is configured
         return self.features[rows.cpu()].to(rows.device)
 
     def of_view(self, split: str, view: View) -> LogitArray:
-        """Return a split's logits [examples, classes] of one view."""
+        """Return the logits [examples, classes] of a split in one view."""
         return self.logits[split][:, _VIEWS.index(view)].numpy()
 
     def by_view(self, split: str) -> LogitsByView:
-        """Return a split's logits of every view."""
+        """Return the logits of a split in every view."""
         return {view: self.of_view(split, view) for view in _VIEWS}
 
 
@@ -78,22 +77,21 @@ def cache_predictions(
     augment: AugmentConfig | None = None,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> TeacherPredictions:
-    """Return the teacher's predictions, computed unless the folder holds those of its key.
+    """Return the teacher's predictions, computed unless they are cached under the same key.
 
-    Several processes share the work, batch by batch, and the main one writes the same bits that it
-    would write alone.
+    Several processes share the batches; the main one writes the same bits as a single process.
 
     Args:
         teacher: The teacher.
         data: Prepared by the teacher's own preprocessor.
-        folder: Where they are kept.
-        with_features: Whether the features of the training split are wanted too.
-        augment: How the student's pictures are changed; its views_per_picture forms of the training
-            split are answered for too.
+        folder: The cache folder.
+        with_features: Whether to cache the features of the training split too.
+        augment: The student's image augmentation; the logits of its views_per_picture forms of the
+            training split are cached too.
         on_batch: Called with the examples done and their total over all splits.
 
     Raises:
-        ArtifactError: As `read_predictions`.
+        ArtifactError: See `read_predictions`.
     """
     key = {
         "teacher": teacher.digest,
@@ -127,7 +125,7 @@ def read_predictions(folder: Path) -> TeacherPredictions:
         folder: A run's `teacher_predictions`.
 
     Raises:
-        ArtifactError: The folder is incomplete or altered; says how to have it written again.
+        ArtifactError: The folder is incomplete or altered; names the command that rebuilds it.
     """
     with _with_rebuild_instruction(folder):
         manifest = read_manifest(folder, "teacher_predictions")
@@ -143,7 +141,7 @@ def read_predictions(folder: Path) -> TeacherPredictions:
 
 
 def _mapped(path: Path, name: str) -> Tensor:
-    """Return a tensor of a file, memory-mapped."""
+    """Open a tensor of a file, memory-mapped."""
     with safe_open(path, framework="pt") as tensors:
         tensor = tensors.get_tensor(name)
     assert isinstance(tensor, Tensor)
@@ -166,11 +164,11 @@ def _with_rebuild_instruction(folder: Path) -> Iterator[None]:
 
 
 def rebuild_instruction(folder: Path) -> str:
-    """Return what to do about unusable predictions in a run's or a study's folder."""
-    again = f"have it written again by `msd distill --resume --out {folder.parent}`"
+    """Return how to rebuild unusable predictions in a run's or a study's folder."""
+    command = f"run `msd distill --resume --out {folder.parent}` to rebuild it"
     if RunDirectory(folder.parent).study_json.is_file():
-        again = "run the same `msd compare` again"
-    return f"Remove the folder {folder} and {again}"
+        command = "run the same `msd compare` again"
+    return f"Remove the folder {folder} and {command}"
 
 
 def _compute(
@@ -180,18 +178,18 @@ def _compute(
     on_batch: Callable[[int, int], None],
     forms: AugmentConfig | None,
 ) -> None:
-    asked: list[tuple[str, PreparedSplit, Callable[[Batch], Batch]]] = [
+    inputs: list[tuple[str, PreparedSplit, Callable[[Batch], Batch]]] = [
         (name, split, lambda batch: batch) for name, split in data.splits.items()
     ]
     if forms is not None:
         train = data.splits["train"]
-        pictures = PictureAugmentation(forms, train)
+        augmentation = PictureAugmentation(forms, train)
         for form in range(1, forms.views_per_picture + 1):
-            asked.append((_name_of_form("train", form), train, partial(pictures, form=form)))
-    total, before = sum(len(split) for _, split, _ in asked), 0
-    for name, split, shown in asked:
+            inputs.append((_name_of_form("train", form), train, partial(augmentation, form=form)))
+    total, before = sum(len(split) for _, split, _ in inputs), 0
+    for name, split, transform in inputs:
         on_split = partial(_report_split, on_batch, before, total)
-        by_view = predict_views(teacher.model, split, on_batch=on_split, shown=shown)
+        by_view = predict_views(teacher.model, split, on_batch=on_split, transform=transform)
         stacked = np.stack([by_view[view] for view in _VIEWS], axis=1)
         logits = np.ascontiguousarray(stacked[..., teacher.class_order])
         _save(folder, f"{name}.safetensors", {_LOGITS: logits})

@@ -1,9 +1,9 @@
-"""The training loop, in reading order, on Accelerate; teacher and student share it.
+"""The training loop of teachers and students, on Accelerate.
 
-What differs between them is the objective: a function from model and batch to named loss terms.
-Interrupted at any step, a training continues to bit-equal weights on the same machine. Under
-`accelerate launch` each process computes its part of every batch (`sharding`), and what they found
-is added up before the optimizer steps (`exchange`).
+They differ in the objective, a function from model and batch to named loss terms. Interrupted at
+any step, a training resumes to bit-equal weights on the same machine. Under `accelerate launch`
+each process computes its part of every batch, and gradients are all-reduced before the optimizer
+steps (`data_parallel`).
 """
 
 import time
@@ -46,27 +46,27 @@ from msd_deploy.views import View
 
 _BETAS = (0.9, 0.98)
 _GRADIENT_NORM = 1.0
-_FASTEST = 1e-9
-# A pass over a few rows is a few steps: validation after each would cost more than training.
-_MOST_VALIDATIONS = 20
+_MIN_SECONDS = 1e-9
+# An epoch of few rows is few steps: validation after each would cost more than training.
+_MAX_VALIDATIONS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """What is trained, on what, and where its traces go.
+    """Inputs and outputs of one training.
 
     Attributes:
-        model: Trained in place.
+        model: The model, trained in place.
         objective: The loss.
-        data: Trains on its train split, measures on validation after each pass.
-        plan: Length and speed.
+        data: The data: its train split, and its validation split for the metric of each epoch.
+        plan: Schedule and optimizer settings.
         checkpoints: Folder of this training's checkpoints.
-        history: Gets a line per `log_every` steps and per pass.
+        history: Log, with a line per `log_every` steps and per validation.
         hooks: Progress and stopping.
-        used: bool [rows], which training rows are used; all if None.
-        projection: Trained with the model for the objective's hint, kept in checkpoints alone.
-        tracker: Is shown the history's lines.
-        augment: Changes the batches that are trained on, and no others.
+        used: bool [rows], the training rows that are used; None for all.
+        projection: Linear map of the hint loss, trained with the model; saved only in checkpoints.
+        tracker: Experiment tracker.
+        augment: Augmentation of training batches.
     """
 
     model: ViewClassifier
@@ -83,10 +83,10 @@ class TrainingJob:
 
 
 def train(job: TrainingJob) -> None:
-    """Train a model, continuing from the newest checkpoint if there is one; it ends in eval mode.
+    """Train a model, from the newest checkpoint if there is one; it ends in eval mode.
 
     Raises:
-        StoppedError: job.hooks.should_stop said so; a checkpoint is saved.
+        StoppedError: job.hooks.should_stop returned true; a checkpoint is saved.
         ArtifactError: The checkpoint belongs to another training.
         MsdError: The loss became NaN or infinite.
     """
@@ -108,11 +108,11 @@ class _Training:
             BatchDataset(train_split),
             batch_sampler=self.shards,
             collate_fn=lambda batch: batch,
-            # Without one, each iterator draws from the global generator, and so would a resume.
+            # Without one, each iterator, also of a resumed training, advances the global generator.
             generator=torch.Generator(),
         )
         process_group.begin()
-        # The plan says what is computed in bfloat16; the launcher's --mixed_precision does not.
+        # plan.precision alone selects bfloat16, whatever the launcher's --mixed_precision.
         self.accelerator = Accelerator(
             mixed_precision="no",
             log_with=None if job.tracker is None else job.tracker.name,
@@ -122,7 +122,7 @@ class _Training:
         synchronize_batch_norm(self.views, self.accelerator.device)
         groups = _parameter_groups(self.views, job.model, job.plan)
         self.optimizer = torch.optim.AdamW(groups, betas=_BETAS)
-        if process_group.rank() > 0:  # no two processes drop the same features
+        if process_group.rank() > 0:  # dropout differs between processes
             torch.manual_seed(job.plan.seed + process_group.rank())
         self.progress = Progress()
         self.steps, self.epochs = self._count_steps()
@@ -130,12 +130,12 @@ class _Training:
         self.saved_at = time.monotonic()
 
     def _count_steps(self) -> tuple[int, int]:
-        """Return the steps and the passes in all; passes may differ in their number of batches."""
-        wanted, total, epoch = self.plan.steps, 0, 0
-        while epoch < self.plan.epochs if wanted is None else total < wanted:
+        """Return the total of steps and epochs; epochs may differ in their number of batches."""
+        requested, total, epoch = self.plan.steps, 0, 0
+        while epoch < self.plan.epochs if requested is None else total < requested:
             self.sampler.start_at(epoch)
             total, epoch = total + len(self.sampler), epoch + 1
-        return total if wanted is None else wanted, epoch
+        return total if requested is None else requested, epoch
 
     def run(self) -> None:
         self._resume()
@@ -191,7 +191,7 @@ class _Training:
             self.progress = replace(
                 self.progress, step=self.progress.step + 1, batch=self.progress.batch + 1
             )
-            self._report(loss, share.total / max(_FASTEST, time.perf_counter() - started))
+            self._report(loss, share.total / max(_MIN_SECONDS, time.perf_counter() - started))
             self._save_or_stop()
 
     def _step(self, batch: Batch, share: Share) -> StepLoss:
@@ -201,43 +201,41 @@ class _Training:
         self.optimizer.zero_grad()
         if self.job.augment is not None:
             batch = self.job.augment(batch, self.progress.epoch)
-        answer = self._backward(batch, share)
-        terms = all_reduce_step(self.views, answer.terms, share.of_rows)
+        loss = self._backward(batch, share)
+        terms = all_reduce_step(self.views, loss.terms, share.of_rows)
         self.accelerator.clip_grad_norm_(self.views.parameters(), _GRADIENT_NORM)
         self.optimizer.step()
-        return StepLoss(terms, answer.weights)
+        return StepLoss(terms, loss.weights)
 
     def _backward(self, batch: Batch, share: Share) -> StepLoss:
-        """Add up the gradients of a batch's parts, each by its share of the rows."""
+        """Accumulate the gradients of a batch's parts, each weighted by its share of the rows."""
         objective = self.job.objective
         if isinstance(objective, StochasticObjective):
             objective = objective.draw()
         terms: dict[str, Tensor] = {}
-        answer = StepLoss(terms, {})
-        # As many parts in every process: where BatchNorm is synchronised, they wait in each.
+        loss = StepLoss(terms, {})
+        device, is_lower = self.accelerator.device.type, self.plan.precision == "bf16"
+        # As many parts in every process, since SyncBatchNorm synchronizes in each.
         for part in parts_of(batch, min(self.plan.parts, share.smallest)):
-            with self._precision():
-                answer = objective(self.views, part)
+            with torch.autocast(device, torch.bfloat16, enabled=is_lower):
+                loss = objective(self.views, part)
             of_part = len(part) / len(batch)
             shares = {
                 name: of_part * (share.of_labels if name == LABELS_TERM else share.of_rows) * term
-                for name, term in answer.terms.items()
+                for name, term in loss.terms.items()
             }
             for name, term in shares.items():
                 terms[name] = terms.get(name, 0.0) + term.detach()
-            self._check_finite(torch.stack(list(answer.terms.values())).sum())
+            self._check_finite(torch.stack(list(loss.terms.values())).sum())
             self.accelerator.backward(torch.stack(list(shares.values())).sum())
-        return StepLoss(terms, answer.weights)
-
-    def _precision(self) -> torch.autocast:
-        device, is_lower = self.accelerator.device.type, self.plan.precision == "bf16"
-        return torch.autocast(device, torch.bfloat16, enabled=is_lower)
+        return StepLoss(terms, loss.weights)
 
     def _check_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             raise MsdError(
                 f"the {self.plan.phase}'s loss is {loss.item()} at step {self.progress.step + 1}",
-                fix=f"Lower {self.plan.phase} learning rate (now {self.plan.learning_rate:g})",
+                fix=f"Lower the {self.plan.phase}'s learning rate (now"
+                f" {self.plan.learning_rate:g})",
             )
 
     def _report(self, loss: StepLoss, examples_per_second: float) -> None:
@@ -278,7 +276,7 @@ class _Training:
 
     def _end_epoch(self) -> None:
         epoch = self.progress.epoch + 1
-        if epoch % max(1, self.epochs // _MOST_VALIDATIONS) == 0 or epoch == self.epochs:
+        if epoch % max(1, self.epochs // _MAX_VALIDATIONS) == 0 or epoch == self.epochs:
             self._validate(epoch)
         self.progress = replace(self.progress, epoch=epoch, batch=0)
 
@@ -299,12 +297,10 @@ class _Training:
         if self.metric > self.progress.best_metric:
             self.progress = replace(self.progress, best_metric=self.metric, best_epoch=epoch)
             if self.plan.keep_best and process_group.is_main():
-                self._save_best()
-
-    def _save_best(self) -> None:
-        """Keep the weights; a resume from before comes to the same and rewrites them."""
-        with new_file(self._best) as building:
-            save_file({n: t.contiguous() for n, t in self.model.state_dict().items()}, building)
+                # A training resumed from an earlier checkpoint writes the same weights again.
+                weights = {n: t.contiguous() for n, t in self.model.state_dict().items()}
+                with new_file(self._best) as building:
+                    save_file(weights, building)
 
     def _save_or_stop(self) -> None:
         is_due = time.monotonic() - self.saved_at >= self.plan.checkpoint_seconds
@@ -322,15 +318,15 @@ class _Training:
             self.saved_at = time.monotonic()
         if must_stop:
             raise StoppedError(
-                f"stopped at step {self.progress.step} of {self.steps} of the {self.plan.phase}'s"
-                " training; a checkpoint is saved",
+                f"{self.plan.phase} training stopped at step {self.progress.step} of {self.steps};"
+                " a checkpoint is saved",
             )
 
 
 def _parameter_groups(
     trained: nn.Module, model: ViewClassifier, plan: TrainingPlan
 ) -> list[dict[str, object]]:
-    """Split those that learn: weight decay for matrices and filters, a rate for pretrained ones."""
+    """Group trainable parameters by weight decay (matrices, filters) and by pretrained or not."""
     embeddings = {id(part.weight) for part in trained.modules() if isinstance(part, nn.Embedding)}
     pretrained = {id(p) for name, p in model.named_parameters() if name in model.pretrained}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {(True, False): [], (False, False): []}

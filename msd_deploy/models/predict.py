@@ -1,4 +1,4 @@
-"""Predict a whole split with a model: logits or features per view."""
+"""Prediction over a whole split: logits of each view, or multimodal features."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -23,53 +23,53 @@ def predict_views(
     views: Iterable[View] = tuple(View),
     batch_size: int = 256,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
-    shown: Callable[[Batch], Batch] = lambda batch: batch,
+    transform: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> LogitsByView:
-    """Return a model's logits, float32 [rows, classes], of each view of a whole split.
+    """Compute a model's logits, float32 [rows, classes], of each view over a whole split.
 
     Args:
-        model: Put into eval mode while it runs.
+        model: The model, in eval mode meanwhile.
         split: The rows.
-        views: Which views.
-        batch_size: Rows at a time.
+        views: The views.
+        batch_size: Batch size.
         on_batch: Called with the rows done and their total.
-        shown: What the model is shown of a batch.
+        transform: Applied to each batch, e.g. an augmentation.
     """
-    wanted = tuple(views)
+    views = tuple(views)
     logits: LogitsByView = {
-        view: np.empty((len(split), model.classifier.out_features), np.float32) for view in wanted
+        view: np.empty((len(split), model.classifier.out_features), np.float32) for view in views
     }
 
-    def ask(batch: Batch) -> dict[View, Tensor]:
-        return model.logits_by_view(shown(batch), wanted)
+    def forward(batch: Batch) -> dict[View, Tensor]:
+        return model.logits_by_view(transform(batch), views)
 
-    _fill(logits, ask, model, split, batch_size=batch_size, on_batch=on_batch)
+    _predict_into(logits, forward, model, split, batch_size=batch_size, on_batch=on_batch)
     return logits
 
 
 def predict_features(
     model: ViewClassifier, split: PreparedSplit, *, batch_size: int = 256
 ) -> NDArray[np.float32]:
-    """Return what a model's classifier reads of both modalities, float32 [rows, hidden]."""
+    """Compute the multimodal inputs of a model's classifier, float32 [rows, hidden]."""
     view = View.MULTIMODAL
     features = {view: np.empty((len(split), model.classifier.in_features), np.float32)}
-    ask = partial(model.features_by_view, views=(view,))
-    _fill(features, ask, model, split, batch_size=batch_size)
+    forward = partial(model.features_by_view, views=(view,))
+    _predict_into(features, forward, model, split, batch_size=batch_size)
     return features[view]
 
 
-def _fill(
+def _predict_into(
     results: Mapping[View, NDArray[np.float32]],
-    ask: Callable[[Batch], Mapping[View, Tensor]],
+    forward: Callable[[Batch], Mapping[View, Tensor]],
     model: ViewClassifier,
     split: PreparedSplit,
     *,
     batch_size: int,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write a model's answers to a whole split into arrays [rows, ...], in eval mode.
+    """Write a model's outputs for a whole split into arrays [rows, ...], in eval mode.
 
-    Of several processes each answers some of the same batches, and gets the others' answers.
+    Several processes share the batches and gather the outputs.
     """
     was_training, device = model.training, model.device
     nn.Module.eval(model)
@@ -78,7 +78,7 @@ def _fill(
         for batch in batches_in_order(split, batch_size=batch_size):
             rows = batch.rows.numpy()
             own.append(rows)
-            for view, values in ask(batch.to(device)).items():
+            for view, values in forward(batch.to(device)).items():
                 results[view][rows] = values.float().cpu().numpy()
             done = (len(own) - 1) * batch_size * process_group.world_size()
             on_batch(min(done, len(split)), len(split))

@@ -202,7 +202,7 @@ def test_pictures_too_few_to_hold_out_are_refused(
 ) -> None:
     train = memes[0].splits["train"]
     one_picture = replace(train, image_index=np.zeros(len(train), np.int64))
-    with pytest.raises(ConfigError, match=r"distill\.weighting: .*Label more pictures"):
+    with pytest.raises(ConfigError, match=r"distill\.weighting: .*Label more images"):
         hold_out(one_picture, 0.1, seed=0)
     one_label = replace(train, labels=np.where(np.arange(len(train)) == 5, 1, -100))
     with pytest.raises(ConfigError, match="1 labelled rows"):

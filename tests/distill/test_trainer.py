@@ -177,7 +177,7 @@ def test_the_cache_holds_the_teachers_logits(finished_run: RunDirectory) -> None
 
 
 @pytest.mark.parametrize("name", ["test.safetensors", "manifest.json"])
-def test_damaged_predictions_say_what_to_type_and_that_mends_them(
+def test_damaged_predictions_name_the_command_that_rebuilds_them(
     small_config: RunConfig, own_run: RunDirectory, name: str
 ) -> None:
     damaged = own_run.teacher_predictions / name

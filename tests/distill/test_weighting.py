@@ -3,10 +3,14 @@ import pytest
 import torch
 
 from msd_deploy.config.distill import DistillConfig
-from msd_deploy.distill.meta_weighting import MetaWeighting
 from msd_deploy.distill.saliency import Saliency, teacher_saliency
 from msd_deploy.distill.teacher_cache import TeacherPredictions
-from msd_deploy.distill.weighting import FixedWeighting, instance_weighting, population_weights
+from msd_deploy.distill.weighting import (
+    FixedWeighting,
+    MetaWeighting,
+    instance_weighting,
+    population_weights,
+)
 from msd_deploy.errors import ConfigError
 from msd_deploy.views import View
 

@@ -278,7 +278,7 @@ def test_each_picture_is_seen_once_and_only_where_training_shows_it(
     splits = [built.data.splits[name] for name in ("train", "validation")]
     shown = np.unique(np.concatenate([split.image_index for split in splits]))
     pictures = int((shown >= 0).sum())
-    assert counts[-1] == ("pictures encoded", pictures, pictures)
+    assert counts[-1] == ("images encoded", pictures, pictures)
     assert kept_in(tmp_path / "encoded" / "images.npy").shape[0] == pictures
     assert pictures < sum(len(split) for split in splits)
     seen.clear()
@@ -381,7 +381,7 @@ def test_a_stop_while_pictures_are_encoded_leaves_no_half_of_them(
     config_of: Callable[..., TeachingConfig], tmp_path: Path
 ) -> None:
     def stop(what: str, done: int, total: int) -> None:
-        if what == "pictures encoded":
+        if what == "images encoded":
             raise StoppedError("stopped")
 
     folder = tmp_path / "teacher"
