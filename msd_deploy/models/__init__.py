@@ -1,1 +1,1 @@
-"""Models: vision encoders, the single-stream fusion classifier, and how folders of them load."""
+"""Models: vision encoders, fusion classifiers, teachers and model folders."""

@@ -1,7 +1,4 @@
-"""FusionConfig and FamilyConfig, kept by transformers in config.json.
-
-FamilyConfig: what a teacher of another family is made of, kept in its config.json.
-"""
+"""FusionConfig and FamilyConfig, the configurations that transformers saves in config.json."""
 
 import re
 from collections.abc import Iterable
@@ -12,7 +9,7 @@ from transformers import PreTrainedConfig
 
 from msd_deploy.errors import ConfigError
 
-# What PreTrainedConfig takes or keeps without having an attribute of that name.
+# Keys that PreTrainedConfig accepts without having an attribute of that name.
 _KNOWN_TO_TRANSFORMERS = {
     "attn_implementation",
     "auto_map",
@@ -31,21 +28,21 @@ class FusionConfig(PreTrainedConfig):
         image_size: Height and width in pixels.
         image_mean: Per RGB channel, in units of 0..255.
         image_std: Per RGB channel, in units of 0..255.
-        vocab_size: Word pieces.
-        max_text_length: Most text tokens.
+        vocab_size: Number of word pieces.
+        max_text_length: Maximum number of text tokens.
         hidden_size: Width of the stream.
-        num_hidden_layers: Transformer layers.
-        num_attention_heads: Heads per layer.
-        intermediate_size: Width of the feed-forward part.
-        dropout: Probability, on embeddings and after each sublayer.
-        initializer_range: Standard deviation of fresh embeddings.
-        norm_first: Whether a sublayer's norm comes before it (and one at the end), or after it and
-            after the embeddings, as in BERT: for a stream that starts from one.
-        layer_norm_eps: Of every norm.
-        kwargs: What every configuration of transformers has, for example `num_labels`.
+        num_hidden_layers: Number of transformer layers.
+        num_attention_heads: Number of attention heads per layer.
+        intermediate_size: Width of the feed-forward layers.
+        dropout: Dropout probability, on embeddings and after each sublayer.
+        initializer_range: Standard deviation of randomly initialized embeddings.
+        norm_first: Whether norms come before each sublayer and at the end; else after each sublayer
+            and after the embeddings, as in BERT, for a stream of pretrained layers.
+        layer_norm_eps: Epsilon of every LayerNorm.
+        kwargs: Entries of every transformers configuration, for example `num_labels`.
 
     Raises:
-        ConfigError: Names a key that neither this class nor transformers knows.
+        ConfigError: A key is unknown to this class and to transformers; names the key.
     """
 
     model_type = "msd_fusion"
@@ -87,9 +84,9 @@ class FusionConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
-def _is_of_newer_transformers(stated: object) -> bool:
-    """Return whether a config.json may hold keys that the installed transformers does not know."""
-    return _release(str(stated)) > _release(transformers.__version__)
+def _is_of_newer_transformers(version: object) -> bool:
+    """Return whether a config.json may have keys that are unknown to the installed transformers."""
+    return _release(str(version)) > _release(transformers.__version__)
 
 
 def _release(version: str) -> tuple[int, ...]:
@@ -97,19 +94,19 @@ def _release(version: str) -> tuple[int, ...]:
 
 
 def _refuse_unknown(keys: Iterable[str]) -> None:
-    """Refuse what transformers would silently keep as an attribute that nothing reads."""
+    """Reject keys that transformers would silently keep as unused attributes."""
     for key in keys:
         is_known = hasattr(PreTrainedConfig, key) or key in _KNOWN_TO_TRANSFORMERS
         if not is_known and not key.startswith("_"):
             raise ConfigError(
                 "unknown key of a FusionConfig",
                 where=key,
-                fix="Correct its spelling, or leave it out",
+                fix="Correct its spelling, or remove it",
             )
 
 
 FAMILIES = {"clip": "CLIP", "vilt": "ViLT", "siglip": "SigLIP", "visual_bert": "VisualBERT"}
-"""Names of the families, by the model_type of their checkpoints."""
+"""Name of each family, by the model_type of its checkpoints."""
 
 
 class FamilyConfig(PreTrainedConfig):
@@ -117,14 +114,15 @@ class FamilyConfig(PreTrainedConfig):
 
     Args:
         family: A key of FAMILIES.
-        backbone: Configuration of the family's own model, as its checkpoint states it.
-        vision: Configuration of the backbone of its grid features; None if it encodes images.
+        backbone: Configuration of the family's own model, from its checkpoint.
+        vision: Configuration of the vision backbone of grid features; None if the family has its
+            own vision encoder.
         image_size: Height and width in pixels.
         image_mean: Per RGB channel, in units of 0..255.
         image_std: Per RGB channel, in units of 0..255.
-        text_padding: Identifier of the padding token.
-        dropout: Probability, before the classifier.
-        kwargs: What every configuration of transformers has, for example `num_labels`.
+        text_padding: Id of the padding token.
+        dropout: Dropout probability before the classifier.
+        kwargs: Entries of every transformers configuration, for example `num_labels`.
     """
 
     model_type = "msd_family"

@@ -1,7 +1,7 @@
-"""FamilyForClassification: a teacher around a transformers checkpoint of a known family.
+"""FamilyForClassification: a teacher on a transformers model of CLIP, SigLIP, ViLT or VisualBERT.
 
-No code of a checkpoint is ever run: the families' own classes of transformers are built from the
-configuration. Images are normalised inside: pixels are 0..255 everywhere.
+Models are built from their configuration with the classes of transformers; code in a checkpoint is
+never run. Images are normalised in the model: pixels are 0..255 everywhere.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ from msd_deploy.views import View
 
 
 class FamilyForClassification(ViewClassifier):
-    """A vision-and-language classifier on a pretrained model; see the module's docstring."""
+    """A vision-and-language classifier on a pretrained model; see the module docstring."""
 
     config_class = FamilyConfig
     base_model_prefix = "encoder"
@@ -41,16 +41,16 @@ class FamilyForClassification(ViewClassifier):
         self.post_init()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Leave modules as they were made; the checkpoint's weights come after."""
+        """Keep the initialization of each module; the checkpoint's weights are loaded later."""
 
     @property
     def backbone(self) -> nn.Module:
-        """The family's own model, which a checkpoint fills."""
+        """The family's own model, into which a checkpoint is loaded."""
         return self.encoder.parts.model
 
     @property
     def vision(self) -> nn.Module | None:
-        """The backbone of grid features; None where the family has its own vision encoder."""
+        """The vision backbone of grid features; None if the family has its own vision encoder."""
         parts = self.encoder.parts
         return parts.vision.backbone if isinstance(parts, VisualBertParts) else None
 
@@ -61,41 +61,41 @@ class FamilyForClassification(ViewClassifier):
 
     @property
     def row_modules(self) -> tuple[nn.Module, ...]:
-        """What `encode_rows` calls: a text tower, or ViLT's whole stream; see `ViewClassifier`."""
+        """Modules of a text tower, or of ViLT's whole stream; see `ViewClassifier`."""
         return self.encoder.row_modules
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """Return embeddings or tokens, or normalised pixels of ViLT; see `ViewClassifier`."""
+        """Return embeddings or tokens, or for ViLT normalised pixels; see `ViewClassifier`."""
         values = pixel_values.to(self.image_mean.dtype)
         return self.encoder.parts.encode_images((values - self.image_mean) / self.image_std)
 
     def encode_rows(self, batch: Batch) -> Tensor:
-        """Return embeddings of texts, or what ViLT's stream says of each view."""
+        """Return embeddings of texts, or for ViLT the stream's output of each view."""
         return self.encoder.encode_rows(
             batch, None if self.vision_modules else self.encoded_images(batch)
         )
 
     def checkpoint_activations(self) -> None:
-        """Compute activations again for the gradient, in training, instead of keeping them."""
+        """Enable activation checkpointing; see `ViewClassifier`."""
         for module in (self.backbone, self.vision):
             recompute_activations(module)
 
     def features_by_view(self, batch: Batch, views: Iterable[View]) -> dict[View, Tensor]:
-        """Return features [batch, width] of each view; see `ViewClassifier`."""
-        wanted = tuple(views)
-        images = self.encoded_images(batch) if any(view.has_image for view in wanted) else None
-        return self.encoder.features_by_view(batch, images, wanted)
+        """Compute features [batch, width] of each view; see `ViewClassifier`."""
+        views = tuple(views)
+        images = self.encoded_images(batch) if any(view.has_image for view in views) else None
+        return self.encoder.features_by_view(batch, images, views)
 
     def fuse(
         self, images: Tensor, input_ids: Tensor, attention_mask: Tensor, image_present: Tensor
     ) -> Tensor:
-        """Return features [batch, width] of rows, each with a picture and a text of its own.
+        """Compute features [batch, width] of rows, each with its own image and text.
 
-        Values alone decide a row's view, not shapes or branches, so that one exported graph
-        answers for all three. What is absent changes nothing.
+        The view of a row follows from values, not from shapes or branches, so that one exported
+        graph computes all three. The content of an absent modality has no effect.
 
         Args:
-            images: What `encode_images` makes of the rows' pictures, absent ones included.
+            images: Result of `encode_images` for each row's image, also where it is absent.
             input_ids: int64 [batch, length].
             attention_mask: int64 [batch, length]; a single token where the text is absent.
             image_present: bool [batch].
@@ -119,21 +119,21 @@ def _build_encoder(config: FamilyConfig) -> Towers | Stream:
             )
             return Stream(config, parts, width=int(backbone.config.hidden_size))
     raise ConfigError(
-        f"unknown family {config.family!r}", fix=f"Known are {', '.join(FAMILIES.values())}"
+        f"unknown family {config.family!r}", fix=f"Use one of {', '.join(FAMILIES.values())}"
     )
 
 
-def build_backbone(stated: Mapping[str, object]) -> PreTrainedModel:
+def build_backbone(config: Mapping[str, object]) -> PreTrainedModel:
     """Build a transformers model with random weights from its configuration.
 
     Raises:
-        ConfigError: transformers cannot make it.
+        ConfigError: transformers cannot build it.
     """
-    settings: dict[str, Any] = dict(stated)
+    settings: dict[str, Any] = dict(config)
     try:
         model = AutoModel.from_config(AutoConfig.for_model(**settings), trust_remote_code=False)
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"no transformers model can be made: {error}") from error
+        raise ConfigError(f"transformers cannot build the model: {error}") from error
     assert isinstance(model, PreTrainedModel)
     return model
 

@@ -1,6 +1,7 @@
-"""Model folders: weights, configuration, preprocessing and labels, each loading alone, elsewhere.
+"""Model folders: saving and loading a model with its preprocessing and labels.
 
-config.json, model.safetensors, preprocess.json, tokenizer.json, labels.json, manifest.json.
+A folder is self-contained and can be moved: config.json, model.safetensors, preprocess.json,
+tokenizer.json, labels.json, manifest.json.
 """
 
 import contextlib
@@ -41,15 +42,15 @@ Model = TypeVar("Model", bound=ViewClassifier, covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel(Generic[Model]):
-    """A model with all that it needs to be used.
+    """A model with its preprocessor and labels.
 
     Attributes:
-        model: In eval mode.
-        preprocessor: Makes its inputs.
+        model: The model, in eval mode.
+        preprocessor: Prepares its inputs.
         labels: Names of its classes.
-        problem: What it is asked.
-        digest: SHA-256 over the folder's files: what the model is, wherever it lies.
-        folder: Where it was read.
+        problem: Kind of its task.
+        digest: SHA-256 over the folder's files, independent of its path.
+        folder: The folder that it was loaded from.
     """
 
     model: Model
@@ -72,12 +73,12 @@ def save_model(
     """Write a model folder; an existing one is replaced when the new one is complete.
 
     Args:
-        folder: Its final place.
+        folder: Path of the folder.
         model: The model.
-        preprocessor: Made the inputs that it was trained on.
+        preprocessor: Prepared the inputs that it was trained on.
         labels: Names of the classes.
-        problem: What it is asked.
-        facts: Further JSON values for the manifest.
+        problem: Kind of its task.
+        facts: Additional JSON values of the manifest.
     """
     with new_folder(folder) as building:
         with quiet_transformers():
@@ -88,7 +89,7 @@ def save_model(
 
 
 def labels_as_json(labels: tuple[str, ...], problem: Problem) -> dict[str, object]:
-    """Return labels.json: the classes' names in the order of the logits, and how to decide."""
+    """Return labels.json: class names in the order of the logits, and the decision rule."""
     decision = "argmax" if decides_one_class(problem) else "probability >= 0.5"
     return {
         "schema_version": SCHEMA_VERSION,
@@ -105,24 +106,28 @@ def read_labels(folder: Path) -> tuple[tuple[str, ...], Problem]:
         ArtifactError: It is missing or malformed.
     """
     path = folder / LABELS_NAME
-    stated = read_versioned_json(path)
-    labels, problem = stated.get("labels"), stated.get("problem")
+    content = read_versioned_json(path)
+    labels, problem = content.get("labels"), content.get("problem")
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise ArtifactError("states no list of labels", where=path)
+        raise ArtifactError("has no list of labels", where=path, fix="Restore the file")
     if problem not in get_args(Problem):
-        raise ArtifactError(f"states an unknown problem {problem!r}", where=path)
+        raise ArtifactError(
+            f"has an unknown problem {problem!r}",
+            where=path,
+            fix=f"Use one of {', '.join(get_args(Problem))}",
+        )
     return tuple(labels), cast(Problem, problem)
 
 
 def load_model(folder: Path) -> LoadedModel[FusionForClassification]:
-    """Load the folder of a student, or of a teacher of its kind; see `load_classifier`.
+    """Load a FusionForClassification, a student or a teacher; see `load_classifier`.
 
     Raises:
-        ArtifactError: As there, or it holds a teacher of another family.
+        ArtifactError: See there; or the folder holds a teacher of another family.
     """
     if (family := family_of(folder)) is not None:
         raise ArtifactError(
-            f"is a {family} teacher, not a model of our own kind",
+            f"is a {family} teacher, not a fusion model",
             where=folder,
             fix="Name a student, or a run of `msd distill`",
         )
@@ -130,7 +135,7 @@ def load_model(folder: Path) -> LoadedModel[FusionForClassification]:
 
 
 def load_classifier(folder: Path) -> LoadedModel[ViewClassifier]:
-    """Load a model folder of any kind, its files verified against their digests.
+    """Load a model folder of any kind after verifying the digests of its files.
 
     Raises:
         ArtifactError: The folder is missing, incomplete or altered.
@@ -140,20 +145,24 @@ def load_classifier(folder: Path) -> LoadedModel[ViewClassifier]:
 
 
 def family_of(folder: Path) -> str | None:
-    """Return the name of a model folder's family, or None if it is a student's kind, or no model.
+    """Return the family of a model folder; None for a fusion model or a folder without a model.
 
     Raises:
-        ArtifactError: Its config.json is malformed, or asks for a kind that is unknown.
+        ArtifactError: Its config.json is malformed or of an unknown model type.
     """
     path = folder / _CONFIG_NAME
-    stated = read_json(path) if path.is_file() else {}
-    kind = stated.get("model_type", FusionConfig.model_type)
+    config = read_json(path) if path.is_file() else {}
+    kind = config.get("model_type", FusionConfig.model_type)
     if kind == FusionConfig.model_type:
         return None
-    if kind != FamilyConfig.model_type or stated.get("family") not in FAMILIES:
-        unknown = stated.get("family") if kind == FamilyConfig.model_type else kind
-        raise ArtifactError(f"holds an unknown kind of model ({unknown!r})", where=path)
-    return FAMILIES[str(stated["family"])]
+    if kind != FamilyConfig.model_type or config.get("family") not in FAMILIES:
+        unknown = config.get("family") if kind == FamilyConfig.model_type else kind
+        raise ArtifactError(
+            f"holds an unknown kind of model ({unknown!r})",
+            where=path,
+            fix="Name a folder that `msd distill` or `msd teacher` wrote",
+        )
+    return FAMILIES[str(config["family"])]
 
 
 def _load(folder: Path, kind: type[Model]) -> LoadedModel[Model]:
@@ -169,22 +178,26 @@ def _load(folder: Path, kind: type[Model]) -> LoadedModel[Model]:
             )
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ArtifactError(f"model cannot be loaded ({reason})", where=folder) from error
+        raise ArtifactError(
+            f"model cannot be loaded ({reason})", where=folder, fix="Restore the folder"
+        ) from error
     if model.config.num_labels != len(labels):
         raise ArtifactError(
-            f"has {model.config.num_labels} classes and {len(labels)} labels", where=folder
+            f"has {model.config.num_labels} classes and {len(labels)} labels",
+            where=folder,
+            fix="Restore its config.json or labels.json",
         )
-    _own_memory(model)
+    _copy_weights(model)
     digest = sha256_of_json(manifest["files"])
     nn.Module.eval(model)
     return LoadedModel(model, preprocessor, labels, problem, digest, folder)
 
 
-def _own_memory(model: torch.nn.Module) -> None:
-    """Copy weights out of the mapped file into torch's own, aligned memory.
+def _copy_weights(model: torch.nn.Module) -> None:
+    """Copy weights from the memory-mapped file into aligned memory.
 
-    Matrix products round differently by alignment, which varies from load to load: a resumed run
-    would not give the same bits.
+    Rounding of matrix products depends on the alignment, which varies from load to load: a resumed
+    run would not be bit-equal.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
@@ -192,7 +205,7 @@ def _own_memory(model: torch.nn.Module) -> None:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' progress bars and advice off the terminal for a while."""
+    """Suppress progress bars and warnings of transformers within the context."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

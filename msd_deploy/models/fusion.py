@@ -1,8 +1,8 @@
 """FusionForClassification: a vision encoder and a BERT-style single stream over text and image.
 
-The sequence is [CLS] text [SEP] image tokens. A withheld modality's tokens are absent: dropped from
-the sequence where a whole batch lacks them, masked otherwise (the same logits to rounding).
-Images are normalised inside: `pixel_values` are 0..255 everywhere.
+The sequence is [CLS] text [SEP] image tokens. Tokens of a withheld modality are dropped from the
+sequence where a whole batch lacks them, and masked otherwise, with equal logits up to rounding.
+Images are normalised in the model: `pixel_values` are 0..255 everywhere.
 """
 
 from collections.abc import Iterable
@@ -26,14 +26,14 @@ from msd_deploy.models.vision import (
 )
 from msd_deploy.views import View
 
-# Added to the attention scores of absent tokens. exp(-1e4) is 0 in float32 and float16, and unlike
-# float32's minimum it stays finite in float16 (apple/coremltools PR 2669: NaN otherwise).
+# Added to the attention scores of absent tokens. exp(-1e4) is 0 in float32 and float16; unlike
+# float32's minimum, -1e4 is finite in float16 (apple/coremltools PR 2669: NaN otherwise).
 MASKED_SCORE = -1e4
 _TEXT_TYPE, _IMAGE_TYPE = 0, 1
 
 
 class _Attention(nn.Module):
-    """Multi-head attention, spelled out: exporters turn the fused operator into many more nodes."""
+    """Multi-head attention from basic operators: exporters expand the fused one into more nodes."""
 
     def __init__(self, config: FusionConfig, *, of_first: bool) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class _Attention(nn.Module):
     def forward(self, queries: Tensor, context: Tensor, mask: Tensor) -> Tensor:
         """Attend from queries to context [batch * tokens, width].
 
-        Queries are of all tokens too, or [batch, width] of the first ones. The mask,
+        Queries are of all tokens, or [batch, width] of the first one. The mask,
         [batch, 1, 1, tokens], is added to the scores.
         """
         key, value = self.key_value(context).chunk(2, dim=1)
@@ -61,15 +61,15 @@ class _Attention(nn.Module):
         return cast(Tensor, self.output(attended.transpose(1, 2).reshape(-1, self.width)))
 
     def _by_head(self, states: Tensor, tokens: int) -> Tensor:
-        """Turn [batch * tokens, width] into [batch, heads, tokens, width of a head]."""
+        """Reshape [batch * tokens, width] to [batch, heads, tokens, width of a head]."""
         return states.view(-1, tokens, self.heads, self.width // self.heads).transpose(1, 2)
 
 
 class FusionLayer(nn.Module):
-    """A transformer layer; each sublayer's norm comes before it, or after it as in BERT.
+    """A transformer layer, with norms before each sublayer, or after it as in BERT.
 
-    With `is_last` only the first position ([CLS]) is computed: the classifier reads nothing else,
-    so its logits are those of the full layer at a fraction of the work.
+    With `is_last` only the first position ([CLS]) is computed, the only one that the classifier
+    uses: the same logits for a fraction of the work.
     """
 
     def __init__(self, config: FusionConfig, *, is_last: bool) -> None:
@@ -87,7 +87,7 @@ class FusionLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Return the next states [batch * tokens, width], or [batch, width] of the last layer."""
+        """Compute the next states [batch * tokens, width], or [batch, width] in the last layer."""
         context = self.attention_norm(states) if self.norm_first else states
         queries = self._first(context, mask) if self.is_last else context
         states = self._first(states, mask) if self.is_last else states
@@ -100,12 +100,12 @@ class FusionLayer(nn.Module):
         return states + cast(Tensor, fed)
 
     def _first(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Return the first token's states [batch, width]."""
+        """Select the states [batch, width] of the first token."""
         return states.view(-1, mask.shape[-1], states.shape[-1])[:, 0]
 
 
 class FusionForClassification(ViewClassifier):
-    """A vision-and-language classifier; see the module's docstring."""
+    """A vision-and-language classifier; see the module docstring."""
 
     config_class = FusionConfig
     base_model_prefix = "fusion"
@@ -130,7 +130,7 @@ class FusionForClassification(ViewClassifier):
             FusionLayer(config, is_last=index == config.num_hidden_layers - 1)
             for index in range(config.num_hidden_layers)
         )
-        # Of the classifier's input, or of the embeddings.
+        # Norm of the classifier's input, or of the embeddings if norms come after sublayers.
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.recomputes = False
         assert config.id2label is not None  # PreTrainedConfig fills it
@@ -153,12 +153,12 @@ class FusionForClassification(ViewClassifier):
         return (self.vision,)
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """Return the vision encoder's tokens [images, tokens, width]; see `ViewClassifier`."""
+        """Encode images as tokens [images, tokens, width]; see `ViewClassifier`."""
         normalised = (pixel_values.to(self.image_mean.dtype) - self.image_mean) / self.image_std
         return cast(Tensor, self.vision(normalised))
 
     def embed_image(self, pixel_values: Tensor) -> Tensor:
-        """Encode pictures as tokens of the stream.
+        """Embed images as tokens of the stream.
 
         Args:
             pixel_values: [images, 3, height, width], any dtype, values 0..255.
@@ -169,15 +169,15 @@ class FusionForClassification(ViewClassifier):
         return self.project_image(self.encode_images(pixel_values))
 
     def project_image(self, tokens: Tensor) -> Tensor:
-        """Project the vision encoder's tokens into the stream, and give each its place."""
-        place = self.image_positions.weight + self.token_types.weight[_IMAGE_TYPE]
-        return cast(Tensor, self.image_projection(tokens) + place)
+        """Project encoded images into the stream and add position and type embeddings."""
+        position = self.image_positions.weight + self.token_types.weight[_IMAGE_TYPE]
+        return cast(Tensor, self.image_projection(tokens) + position)
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
         """Embed word pieces int [batch, length] as float32 [batch, length, hidden_size]."""
         positions = self.text_positions.weight[: input_ids.shape[1]]
-        place = positions + self.token_types.weight[_TEXT_TYPE]
-        return cast(Tensor, self.word_embeddings(input_ids) + place)
+        position = positions + self.token_types.weight[_TEXT_TYPE]
+        return cast(Tensor, self.word_embeddings(input_ids) + position)
 
     def fuse(
         self,
@@ -186,13 +186,13 @@ class FusionForClassification(ViewClassifier):
         image: Tensor | None = None,
         image_present: Tensor | None = None,
     ) -> Tensor:
-        """Fuse text and image tokens into what the classifier reads.
+        """Fuse text and image tokens into the classifier's input.
 
         Args:
             text: float32 [batch, length, hidden_size].
             attention_mask: [batch, length], 1 for tokens.
-            image: float32 [batch, image tokens, hidden_size]; None if no row shows a picture.
-            image_present: [batch], 1 where a row shows its picture; None if all do.
+            image: float32 [batch, image tokens, hidden_size]; None if no row has an image.
+            image_present: [batch], 1 where a row has an image; None if all have one.
 
         Returns:
             Features, float32 [batch, hidden_size].
@@ -200,12 +200,12 @@ class FusionForClassification(ViewClassifier):
         present = attention_mask.to(text.dtype)
         states = text
         if image is not None:
-            seen = torch.ones(image.shape[1], dtype=text.dtype, device=text.device)
+            image_mask = torch.ones(image.shape[1], dtype=text.dtype, device=text.device)
             if image_present is None:
-                seen = seen.expand(len(image), -1)
+                image_mask = image_mask.expand(len(image), -1)
             else:
-                seen = seen * image_present.to(text.dtype)[:, None]
-            present = torch.cat([present, seen], dim=1)
+                image_mask = image_mask * image_present.to(text.dtype)[:, None]
+            present = torch.cat([present, image_mask], dim=1)
             states = torch.cat([text, image], dim=1)
         mask = ((1.0 - present) * MASKED_SCORE)[:, None, None, :]
         # Two dimensions: exporters then write a linear layer as one Gemm instead of MatMul and Add.
@@ -220,10 +220,10 @@ class FusionForClassification(ViewClassifier):
         return cast(Tensor, self.norm(states) if norm_first else states)
 
     def checkpoint_activations(self) -> None:
-        """Compute the stream's activations again for the gradient instead of keeping them.
+        """Enable activation checkpointing of the stream and of a transformers vision backbone.
 
-        Those of a transformers vision backbone too; a convolutional encoder keeps its own, since
-        its BatchNorm would count every picture twice.
+        A convolutional encoder keeps its activations, since recomputing them would update its
+        BatchNorm statistics twice.
         """
         self.recomputes = True
         if isinstance(self.vision, TransformersBackbone):
@@ -238,14 +238,14 @@ class FusionForClassification(ViewClassifier):
         image_index: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> SequenceClassifierOutput:
-        """Classify pairs, pictures or texts.
+        """Classify rows of an image, a text or both.
 
         Args:
             pixel_values: uint8 or float [images, 3, height, width], 0..255.
             input_ids: int [batch, length].
             attention_mask: [batch, length]; [CLS] alone where the text is absent.
-            image_present: [batch]; None if every row shows a picture.
-            image_index: int [batch], the picture of each row; None if row i shows picture i.
+            image_present: [batch]; None if every row has an image.
+            image_index: int [batch], the image of each row; None if row i has image i.
             labels: int64 [batch], or float [batch, classes] for a multi-label problem.
 
         Returns:
@@ -260,16 +260,15 @@ class FusionForClassification(ViewClassifier):
         return SequenceClassifierOutput(loss=cast(torch.FloatTensor | None, loss), logits=logits)
 
     def features_by_view(self, batch: Batch, views: Iterable[View]) -> dict[View, Tensor]:
-        """Return what the classifier reads [batch, hidden_size] of each view.
+        """Compute the classifier's input [batch, hidden_size] of each view.
 
-        Every picture is encoded once, and the image view computed once a picture and handed to all
-        rows that share it.
+        Each image is encoded once, and its image view computed once for all rows that share it.
         """
-        wanted = list(views)
+        views = list(views)
         text = self.embed_text(batch.input_ids)
-        needs_image = any(view.has_image for view in wanted)
+        needs_image = any(view.has_image for view in views)
         image = self.project_image(self.encoded_images(batch)) if needs_image else None
-        return {view: self._features_of_view(batch, view, text, image) for view in wanted}
+        return {view: self._features_of_view(batch, view, text, image) for view in views}
 
     def _features_of_view(
         self, batch: Batch, view: View, text: Tensor, image: Tensor | None

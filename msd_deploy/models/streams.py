@@ -1,7 +1,7 @@
-"""One stream over the tokens of text and picture: ViLT, and VisualBERT with grid features.
+"""Single-stream teachers: ViLT, and VisualBERT with grid features.
 
-A withheld modality's tokens are absent: dropped where a view has none of them, masked in the rows
-that lack a picture (the same features to rounding).
+Tokens of a withheld modality are dropped where a view has none, and masked in rows without an
+image, with equal features up to rounding.
 """
 
 from collections.abc import Iterable
@@ -22,40 +22,40 @@ _VIEWS = tuple(View)
 
 
 class StreamParts(Protocol):
-    """What is a family's own in a stream."""
+    """The parts of a stream that differ between families."""
 
     @property
     def vision_modules(self) -> tuple[nn.Module, ...]:
-        """What `encode_images` calls: a vision encoder, if there is one."""
+        """Modules that `encode_images` calls: a vision encoder, if there is one."""
         ...
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Return what the vision encoder makes of normalised pixels [images, 3, h, w]."""
+        """Encode normalised pixels [images, 3, h, w] with the vision encoder."""
         ...
 
     def embed_image(self, images: Tensor) -> Tensor:
-        """Return tokens of the stream [images, tokens, width] of encoded images."""
+        """Embed encoded images as tokens of the stream [images, tokens, width]."""
         ...
 
     def fuse(
         self, input_ids: Tensor, attention_mask: Tensor, image: Tensor | None, present: Tensor
     ) -> Tensor:
-        """Return the pooled [CLS], [batch, width].
+        """Compute the pooled [CLS], [batch, width].
 
         Args:
             input_ids: int64 [batch, length], [CLS] first.
             attention_mask: int64 [batch, length].
-            image: Tokens of each row's picture, [batch, tokens, width]; None if no row shows one.
-            present: bool [batch], which rows have a picture.
+            image: Tokens of each row's image, [batch, tokens, width]; None if no row has one.
+            present: bool [batch], which rows have an image.
         """
         ...
 
 
 class ViltParts(nn.Module):
-    """ViLT: patches of pixels straight into the stream.
+    """ViLT, whose stream takes patches of pixels.
 
-    Its own forward shuffles the patches from torch's global generator and interpolates positions
-    per picture, for pictures of many sizes; ours all have the size that it was configured for.
+    The forward of transformers shuffles patches with torch's global generator and interpolates
+    positions for images of different sizes; here all images have the configured size.
 
     Args:
         backbone: The checkpoint's model.
@@ -68,27 +68,27 @@ class ViltParts(nn.Module):
 
     @property
     def vision_modules(self) -> tuple[nn.Module, ...]:
-        """None: patches go straight into the stream."""
+        """Empty: patches are embedded in the stream."""
         return ()
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Return the pixels; see `StreamParts`."""
+        """Return the pixels unchanged; see `StreamParts`."""
         return pixels
 
     def embed_image(self, images: Tensor) -> Tensor:
-        """Return patches with their places; see `StreamParts`."""
+        """Embed patches with their positions; see `StreamParts`."""
         embeddings = self.model.embeddings
         patches = embeddings.patch_embeddings(images).flatten(2).transpose(1, 2)
-        # Not len(): torch.export would fix the batch at the traced size.
+        # Not len(): torch.export would specialize the batch to the traced size.
         start = embeddings.cls_token.expand(patches.shape[0], -1, -1)
-        placed = torch.cat([start, patches], dim=1) + embeddings.position_embeddings
-        kind = embeddings.token_type_embeddings.weight[_IMAGE_TYPE]
-        return cast(Tensor, embeddings.dropout(placed) + kind)
+        positioned = torch.cat([start, patches], dim=1) + embeddings.position_embeddings
+        token_type = embeddings.token_type_embeddings.weight[_IMAGE_TYPE]
+        return cast(Tensor, embeddings.dropout(positioned) + token_type)
 
     def fuse(
         self, input_ids: Tensor, attention_mask: Tensor, image: Tensor | None, present: Tensor
     ) -> Tensor:
-        """Return the pooled [CLS]; see `StreamParts`."""
+        """Compute the pooled [CLS]; see `StreamParts`."""
         embeddings = self.model.embeddings
         states = embeddings.text_embeddings(input_ids=input_ids)
         states = states + embeddings.token_type_embeddings.weight[_TEXT_TYPE]
@@ -103,7 +103,7 @@ class ViltParts(nn.Module):
 
 
 class VisualBertParts(nn.Module):
-    """VisualBERT, shown the last feature map of a vision backbone instead of detected objects.
+    """VisualBERT on the last feature map of a vision backbone instead of detected objects.
 
     Args:
         backbone: The checkpoint's model.
@@ -125,7 +125,7 @@ class VisualBertParts(nn.Module):
         tokens, width = token_shape(vision, image_size)
         visual_width = int(backbone.config.visual_embedding_dim)
         self.projection = nn.Linear(width, visual_width)
-        # VisualBERT places no object; a grid without places would be a heap of patches.
+        # VisualBERT has no positions of objects; without any, the grid would be a set of patches.
         self.places = nn.Parameter(torch.zeros(tokens, visual_width))
 
     @property
@@ -134,18 +134,18 @@ class VisualBertParts(nn.Module):
         return (self.vision,)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Return grid features [images, tokens, width of the backbone]; see `StreamParts`."""
+        """Compute grid features [images, tokens, width of the backbone]; see `StreamParts`."""
         return cast(Tensor, self.vision(pixels))
 
     def embed_image(self, images: Tensor) -> Tensor:
-        """Return projected grid features with their places; see `StreamParts`."""
+        """Project grid features and add their positions; see `StreamParts`."""
         return cast(Tensor, self.projection(images) + self.places)
 
     def fuse(
         self, input_ids: Tensor, attention_mask: Tensor, image: Tensor | None, present: Tensor
     ) -> Tensor:
-        """Return the pooled [CLS]; see `StreamParts`."""
-        answer = self.model(
+        """Compute the pooled [CLS]; see `StreamParts`."""
+        output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             visual_embeds=image,
@@ -153,21 +153,21 @@ class VisualBertParts(nn.Module):
             if image is None
             else tokens_of(present, image).to(attention_mask.dtype),
         )
-        return cast(Tensor, answer.pooler_output)
+        return cast(Tensor, output.pooler_output)
 
 
 def tokens_of(present: Tensor, image: Tensor) -> Tensor:
-    """Return which image tokens are there, [batch, tokens], from which rows have a picture."""
+    """Expand the mask of rows with an image [batch] to their image tokens [batch, tokens]."""
     return present[:, None].expand(-1, image.shape[1])
 
 
 class Stream(nn.Module):
-    """A checkpoint's single stream, asked for each view.
+    """A checkpoint's single stream, computed per view.
 
     Args:
-        config: The family's.
-        parts: What is the family's own.
-        width: Of the pooled [CLS].
+        config: Configuration of the teacher.
+        parts: The parts of its family.
+        width: Width of the pooled [CLS].
     """
 
     def __init__(
@@ -180,18 +180,18 @@ class Stream(nn.Module):
 
     @property
     def row_modules(self) -> tuple[nn.Module, ...]:
-        """What `encode_rows` calls: ViLT's all; VisualBERT has a fresh projection before it."""
+        """Modules that `encode_rows` calls; empty for VisualBERT, which has a new projection."""
         return () if self.parts.vision_modules else (self.parts,)
 
     def encode_rows(self, batch: Batch, images: Tensor | None) -> Tensor:
-        """Return the pooled [CLS] of each row and view, [batch, views, width]."""
+        """Compute the pooled [CLS] of each row and view, [batch, views, width]."""
         pooled = self._pooled_by_view(batch, images, _VIEWS)
         return torch.stack([pooled[view] for view in _VIEWS], dim=1)
 
     def features_by_view(
         self, batch: Batch, images: Tensor | None, views: Iterable[View]
     ) -> dict[View, Tensor]:
-        """Return features [batch, width] of each view; see `Towers.features_by_view`."""
+        """Compute features [batch, width] of each view; see `Towers.features_by_view`."""
         if (encoded := batch.encoded_rows) is not None:
             pooled = {view: encoded[:, _VIEWS.index(view)] for view in views}
         else:
@@ -208,7 +208,7 @@ class Stream(nn.Module):
         if view is View.TEXT or image is None:
             return self.parts.fuse(batch.input_ids, batch.attention_mask, None, batch.image_present)
         if view is View.IMAGE and bool(batch.image_present.all()):
-            # Once a picture, whatever number of rows share it.
+            # Once per image, however many rows share it.
             start = batch.input_ids[:1, :1].expand(len(image), -1)
             present = torch.ones_like(start[:, 0], dtype=torch.bool)
             return self.parts.fuse(start, torch.ones_like(start), image, present)[batch.image_index]
@@ -223,7 +223,7 @@ class Stream(nn.Module):
     def fuse(
         self, images: Tensor, input_ids: Tensor, attention_mask: Tensor, image_present: Tensor
     ) -> Tensor:
-        """Return features [batch, width]; see `FamilyForClassification.fuse`."""
+        """Compute features [batch, width]; see `FamilyForClassification.fuse`."""
         image = self.parts.embed_image(images)
         pooled = self.parts.fuse(input_ids, attention_mask, image, image_present)
         return cast(Tensor, self.dropout(pooled))

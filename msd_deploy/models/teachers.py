@@ -1,4 +1,4 @@
-"""Teachers: a trained model folder, its classes matched by name to those of the task."""
+"""Trained teachers: a model folder whose classes are matched by name to those of the task."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +19,11 @@ class Teacher:
     """A trained teacher.
 
     Attributes:
-        model: In eval mode.
-        preprocessor: Makes its inputs; may differ from the student's.
-        digest: SHA-256 of what it is.
-        class_order: int64 [classes], the position of each of the task's classes in its logits.
-        folder: Where it was read.
+        model: The model, in eval mode.
+        preprocessor: Prepares its inputs; may differ from the student's.
+        digest: SHA-256 of its folder's files.
+        class_order: int64 [classes], the index of each of the task's classes in its logits.
+        folder: The folder that it was loaded from.
     """
 
     model: ViewClassifier
@@ -33,28 +33,32 @@ class Teacher:
     folder: Path
 
 
-def load_teacher(stated: Path, *, labels: tuple[str, ...], problem: Problem) -> Teacher:
+def load_teacher(name: Path, *, labels: tuple[str, ...], problem: Problem) -> Teacher:
     """Load a teacher for a task.
 
     Args:
-        stated: A model folder, for example a run's `teacher` or what `msd teacher` wrote, or the
-            name on the hub of such a folder.
-        labels: The task's classes.
-        problem: The task's kind.
+        name: A model folder, for example a run's `teacher` or an output of `msd teacher`, or the
+            name of such a folder on the hub.
+        labels: Classes of the task.
+        problem: Kind of the task.
 
     Raises:
-        ArtifactError: The folder cannot be loaded, or the teacher answers another question.
+        ArtifactError: The folder cannot be loaded, or the teacher was trained for a different task.
     """
-    folder = checkpoint_folder(stated.as_posix())
+    folder = checkpoint_folder(name.as_posix())
     loaded = load_classifier(folder)
     if loaded.problem != problem:
-        raise ArtifactError(f"is a {loaded.problem} teacher, the data is {problem}", where=folder)
+        raise ArtifactError(
+            f"is a {loaded.problem} teacher, but the data is {problem}",
+            where=folder,
+            fix="Use a teacher that was trained for this task",
+        )
     if set(loaded.labels) != set(labels):
         missing = sorted(set(labels) - set(loaded.labels)) or sorted(
             set(loaded.labels) - set(labels)
         )
         raise ArtifactError(
-            f"teacher and data disagree about the classes ({', '.join(missing[:5])})",
+            f"the classes of teacher and data differ ({', '.join(missing[:5])})",
             where=folder,
             fix="Use the data that it was trained on, or name its classes with --labels",
         )

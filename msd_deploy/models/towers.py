@@ -1,4 +1,4 @@
-"""Two towers, for pictures and for texts, and the head that fuses what they say: CLIP, SigLIP."""
+"""Two-tower teachers: CLIP and SigLIP, with a head that fuses both embeddings."""
 
 from collections.abc import Iterable
 from typing import Any, cast
@@ -29,21 +29,21 @@ class ClipParts(nn.Module):
 
     @property
     def vision_modules(self) -> tuple[nn.Module, ...]:
-        """What `encode_images` calls."""
+        """Modules that `encode_images` calls."""
         return (self.model.vision_model, self.model.visual_projection)
 
     @property
     def row_modules(self) -> tuple[nn.Module, ...]:
-        """What `encode_text` calls."""
+        """Modules that `encode_text` calls."""
         return (self.model.text_model, self.model.text_projection)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Return embeddings [images, width] of normalised pixels [images, 3, h, w]."""
+        """Embed normalised pixels [images, 3, h, w] as [images, width]."""
         pooled = self.model.vision_model(pixel_values=pixels).pooler_output
         return cast(Tensor, self.model.visual_projection(pooled))
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return embeddings [batch, width] of token ids [batch, length]."""
+        """Embed token ids [batch, length] as [batch, width]."""
         pooled = self.model.text_model(
             input_ids=input_ids, attention_mask=attention_mask
         ).pooler_output
@@ -53,12 +53,13 @@ class ClipParts(nn.Module):
 class SiglipParts(nn.Module):
     """SigLIP's towers.
 
-    Its texts were always filled up to the longest, without a mask, and the last token, padding or
-    not, is what is read: so do we, or its answers would depend on the other texts of a batch.
+    SigLIP was trained on texts padded to the maximum length, without a mask, and pools the last
+    token, even if it is padding. Texts are padded likewise here, since embeddings would otherwise
+    depend on the other texts of a batch.
 
     Args:
         backbone: The checkpoint's model.
-        padding: Identifier of the padding token.
+        padding: Id of the padding token.
     """
 
     def __init__(self, backbone: PreTrainedModel, *, padding: int) -> None:
@@ -72,34 +73,34 @@ class SiglipParts(nn.Module):
 
     @property
     def vision_modules(self) -> tuple[nn.Module, ...]:
-        """What `encode_images` calls."""
+        """Modules that `encode_images` calls."""
         return (self.model.vision_model,)
 
     @property
     def row_modules(self) -> tuple[nn.Module, ...]:
-        """What `encode_text` calls."""
+        """Modules that `encode_text` calls."""
         return (self.model.text_model,)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Return embeddings [images, width]; see `ClipParts`."""
-        answer = self.model.vision_model(pixel_values=pixels)
-        if answer.pooler_output is None:  # configured without its pooling head
-            return cast(Tensor, answer.last_hidden_state.mean(dim=1))
-        return cast(Tensor, answer.pooler_output)
+        """Embed pixels as [images, width]; see `ClipParts`."""
+        output = self.model.vision_model(pixel_values=pixels)
+        if output.pooler_output is None:  # configured without its pooling head
+            return cast(Tensor, output.last_hidden_state.mean(dim=1))
+        return cast(Tensor, output.pooler_output)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return embeddings [batch, width]; see `ClipParts`."""
+        """Embed texts as [batch, width]; see `ClipParts`."""
         filled = input_ids.masked_fill(attention_mask == 0, self.padding)
         missing = self.length - input_ids.shape[1]
-        whole = functional.pad(filled, (0, missing), value=self.padding)
-        return cast(Tensor, self.model.text_model(input_ids=whole).pooler_output)
+        padded = functional.pad(filled, (0, missing), value=self.padding)
+        return cast(Tensor, self.model.text_model(input_ids=padded).pooler_output)
 
 
 class Towers(nn.Module):
-    """A checkpoint's two towers behind one head.
+    """A checkpoint's two towers and a fusion head.
 
     Args:
-        config: The family's.
+        config: Configuration of the teacher.
         parts: The towers.
     """
 
@@ -111,28 +112,28 @@ class Towers(nn.Module):
 
     @property
     def row_modules(self) -> tuple[nn.Module, ...]:
-        """What `encode_rows` calls."""
+        """Modules that `encode_rows` calls."""
         return self.parts.row_modules
 
     def encode_rows(self, batch: Batch, images: Tensor | None) -> Tensor:
-        """Return the texts' embeddings [batch, width]; the images do not matter."""
+        """Embed the texts as [batch, width], whatever the images."""
         return self.parts.encode_text(batch.input_ids, batch.attention_mask)
 
     def features_by_view(
         self, batch: Batch, images: Tensor | None, views: Iterable[View]
     ) -> dict[View, Tensor]:
-        """Return features [batch, width] of each view.
+        """Compute features [batch, width] of each view.
 
         Args:
-            batch: Its token ids, and which row shows which picture.
-            images: What `parts.encode_images` makes of its pictures; None if no view has the image.
-            views: Which views.
+            batch: Token ids, and the image of each row.
+            images: Result of `parts.encode_images`; None if no view has the image.
+            views: The views.
         """
-        wanted = tuple(views)
+        views = tuple(views)
         image = text = None
         if images is not None:
             image = images[batch.image_index]
-        if any(view.has_text for view in wanted):
+        if any(view.has_text for view in views):
             encoded = batch.encoded_rows
             text = self.encode_rows(batch, images) if encoded is None else encoded
         return {
@@ -140,32 +141,32 @@ class Towers(nn.Module):
                 image if view.has_image else None,
                 text if view.has_text else None,
                 image_present=batch.image_present,
-                text_present=text_is_present(batch),
+                text_present=has_text(batch.attention_mask),
             )
-            for view in wanted
+            for view in views
         }
 
     def fuse(
         self, images: Tensor, input_ids: Tensor, attention_mask: Tensor, image_present: Tensor
     ) -> Tensor:
-        """Return features [batch, width]; see `FamilyForClassification.fuse`."""
+        """Compute features [batch, width]; see `FamilyForClassification.fuse`."""
         features = self.head(
             images,
             self.parts.encode_text(input_ids, attention_mask),
             image_present=image_present,
-            text_present=_is_text(attention_mask),
+            text_present=has_text(attention_mask),
         )
         return cast(Tensor, features)
 
 
 class FusionHead(nn.Module):
-    """Fuses an embedding of the picture and one of the text; learned vectors stand for absent ones.
+    """Fuses an image and a text embedding; learned vectors replace absent ones.
 
-    Their product is among its inputs, since what only both decide is not in their sum.
+    Its inputs include their product, for interactions that a sum cannot express.
 
     Args:
-        width: Of either embedding, and of the result.
-        dropout: Probability, of the result.
+        width: Width of either embedding and of the result.
+        dropout: Dropout probability of the result.
     """
 
     def __init__(self, width: int, *, dropout: float) -> None:
@@ -184,24 +185,20 @@ class FusionHead(nn.Module):
         text_present: Tensor,
     ) -> Tensor:
         """Fuse embeddings [batch, width]; None, or a row that is not present, is absent."""
-        seen = _or_absent(image, image_present, self.absent_image)
-        read = _or_absent(text, text_present, self.absent_text)
-        joined = torch.cat([seen, read, seen * read], dim=-1)
+        image = _or_absent(image, image_present, self.absent_image)
+        text = _or_absent(text, text_present, self.absent_text)
+        joined = torch.cat([image, text, image * text], dim=-1)
         return cast(Tensor, self.dropout(functional.gelu(self.hidden(joined))))
 
 
 def _or_absent(embedding: Tensor | None, present: Tensor, absent: Tensor) -> Tensor:
-    """Return embeddings scaled to entries of about 1, and `absent` where there is nothing."""
+    """Scale embeddings to entries of about 1, and replace those not present by `absent`."""
     if embedding is None:
         return absent.expand(len(present), -1)
     scaled = functional.normalize(embedding, dim=-1) * embedding.shape[-1] ** 0.5
     return torch.where(present[:, None], scaled, absent.to(scaled.dtype))
 
 
-def text_is_present(batch: Batch) -> Tensor:
-    """Return which rows have a text, bool [batch]: an absent one is a single token."""
-    return _is_text(batch.attention_mask)
-
-
-def _is_text(attention_mask: Tensor) -> Tensor:
+def has_text(attention_mask: Tensor) -> Tensor:
+    """Return which rows have a text, bool [batch]: an absent text is a single token."""
     return attention_mask.sum(dim=1) > 1

@@ -1,7 +1,7 @@
-"""Vision encoders behind one interface: normalised pixels in, a sequence of tokens out.
+"""Vision encoders, from normalised pixels to a sequence of tokens.
 
-Three kinds: a small convolutional stem for small images, EfficientNet-Lite (made for integer
-inference on phones), and any transformers vision backbone by its configuration.
+Three kinds: a convolutional stem for small images, EfficientNet-Lite (designed for integer
+inference on phones), and any vision backbone of transformers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from msd_deploy.errors import ConfigError
 
 
 class VisionEncoder(Protocol):
-    """Encodes pictures as tokens."""
+    """A function from pixels to tokens."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Encode normalised float32 pixels [images, 3, h, w] as tokens [images, tokens, width]."""
@@ -24,7 +24,7 @@ class VisionEncoder(Protocol):
 
 
 class ConvStem(nn.Module):
-    """Stride-2 convolutions with BatchNorm and ReLU; each halves the sides.
+    """Convolutions of stride 2 with BatchNorm and ReLU.
 
     Args:
         channels: Output channels of each convolution.
@@ -113,7 +113,7 @@ class _InvertedResidual(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """EfficientNet-Lite without its classifier; tokens are the last feature map, 1/32 of the sides.
+    """EfficientNet-Lite without its classifier; tokens are the last feature map, at stride 32.
 
     Args:
         variant: lite0 to lite4.
@@ -135,10 +135,7 @@ class EfficientNetLite(nn.Module):
         inputs = _STEM_CHANNELS
         for index, (expansion, channels, repeats, stride, kernel) in enumerate(_STAGES):
             outputs = _rounded_channels(channels * width_factor)
-            is_fixed = index in (
-                0,
-                len(_STAGES) - 1,
-            )  # Lite scales no first and last stage in depth
+            is_fixed = index in (0, len(_STAGES) - 1)  # Lite keeps the depth of these stages
             count = repeats if is_fixed else -int(-repeats * depth_factor // 1)
             for repeat in range(count):
                 blocks.append(
@@ -156,7 +153,7 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode pixels; see `VisionEncoder`."""
-        if self.training:  # depthwise convolutions and their gradients are 1.6 times as fast on CPU
+        if self.training:  # depthwise convolutions with gradients are 1.6 times as fast on CPU
             pixels = pixels.contiguous(memory_format=torch.channels_last)
         return _as_tokens(self.head(self.blocks(self.stem(pixels))))
 
@@ -167,14 +164,13 @@ def _rounded_channels(channels: float, divisor: int = 8) -> int:
 
 
 class TransformersBackbone(nn.Module):
-    """Any transformers vision model, by its configuration.
+    """Any vision model of transformers, with random weights.
 
     Args:
-        config: The model's configuration as JSON, "model_type" included. Weights are random here;
-            they come with the checkpoint, or from `load_backbone_weights`.
+        config: The model's configuration as JSON, including "model_type".
 
     Raises:
-        ConfigError: transformers knows no such model.
+        ConfigError: transformers cannot build the model.
     """
 
     def __init__(self, config: Mapping[str, object]) -> None:
@@ -185,7 +181,7 @@ class TransformersBackbone(nn.Module):
                 AutoConfig.for_model(**settings), trust_remote_code=False
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"no transformers vision model can be made: {error}") from error
+            raise ConfigError(f"transformers cannot build the vision model: {error}") from error
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode pixels; see `VisionEncoder`."""
@@ -194,23 +190,23 @@ class TransformersBackbone(nn.Module):
 
 
 def recompute_activations(module: object) -> None:
-    """Have a transformers model compute activations again for the gradient, where it can."""
+    """Enable activation checkpointing of a transformers model, where it is supported."""
     if isinstance(module, PreTrainedModel) and module.supports_gradient_checkpointing:
-        # The other kind needs an input with a gradient, which pixels and words have not.
-        # Newer releases of transformers warn of the older name.
+        # Reentrant checkpointing needs an input with a gradient, which pixels and ids lack.
+        # Newer releases of transformers deprecate the older name.
         new = getattr(module, "activation_checkpointing_enable", None)
         (new or module.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def _as_tokens(feature_map: Tensor) -> Tensor:
-    """Turn [images, channels, h, w] into [images, h * w, channels]."""
+    """Reshape [images, channels, h, w] to [images, h * w, channels]."""
     return feature_map.flatten(2).transpose(1, 2)
 
 
 def build_vision_encoder(
     config: Mapping[str, object],
 ) -> ConvStem | EfficientNetLite | TransformersBackbone:
-    """Build the encoder that a FusionConfig's vision part asks for.
+    """Build the vision encoder of a FusionConfig.
 
     Args:
         config: {"kind": "conv_stem", "channels": [...]}, {"kind": "efficientnet_lite", "variant":
@@ -234,10 +230,10 @@ def build_vision_encoder(
 
 @torch.no_grad()
 def token_shape(encoder: VisionEncoder, size: tuple[int, int]) -> tuple[int, int]:
-    """Return how many tokens, of what width, an encoder makes of a picture of height and width.
+    """Return number and width of an encoder's tokens for an image of a height and width.
 
     Raises:
-        ConfigError: It cannot take pictures of this size.
+        ConfigError: The encoder does not support this size.
     """
     module = cast(nn.Module, encoder)
     was_training = module.training
@@ -247,7 +243,7 @@ def token_shape(encoder: VisionEncoder, size: tuple[int, int]) -> tuple[int, int
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"the vision encoder cannot take {size[0]} x {size[1]} pixels ({reason})",
+            f"the vision encoder does not support {size[0]} x {size[1]} pixels ({reason})",
             fix="Set --image-size to the size it was trained with",
         ) from error
     module.train(was_training)

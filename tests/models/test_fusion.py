@@ -237,7 +237,7 @@ def test_a_student_starts_from_a_transformers_checkpoint(memes: Memes, tmp_path:
         ({"kind": "efficientnet_lite", "variant": "lite9"}, "unknown EfficientNet-Lite 'lite9'"),
         (
             {"kind": "transformers", "config": {"model_type": "nothing"}},
-            "no transformers vision model",
+            "transformers cannot build the vision model",
         ),
     ],
 )

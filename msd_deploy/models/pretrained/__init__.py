@@ -1,1 +1,1 @@
-"""Pretrained weights: where they lie, how they are read, and models that start from them."""
+"""Pretrained weights: their location and files, and models initialized from them."""

@@ -1,7 +1,7 @@
-"""Checkpoints of known families: read, checked, and made into a teacher with a fresh head.
+"""Checkpoints of CLIP, SigLIP, ViLT and VisualBERT, and teachers with a new head on them.
 
 A checkpoint is a transformers folder: config.json, safetensors, preprocessor_config.json and a
-tokenizer (`checkpoint_files`).
+tokenizer; see `files`.
 """
 
 from collections.abc import Iterable
@@ -35,7 +35,7 @@ from msd_deploy.models.pretrained.files import (
 from msd_deploy.models.pretrained.location import checkpoint_folder
 from msd_deploy.problem import Problem
 
-_WITHOUT_EYES = "visual_bert"
+_WITHOUT_VISION = "visual_bert"
 _OUR_TYPES = ("msd_fusion", "msd_family")
 
 
@@ -44,10 +44,10 @@ class Checkpoint:
     """A published checkpoint of a known family.
 
     Attributes:
-        folder: Where it lies.
+        folder: Folder of the checkpoint.
         kind: A key of FAMILIES.
-        config: Its configuration, the family's defaults filled in.
-        vision: Where the backbone lies whose grid features VisualBERT is shown; else None.
+        config: Its configuration, including the family's defaults.
+        vision: Folder of the vision backbone for VisualBERT; else None.
     """
 
     folder: Path
@@ -57,21 +57,21 @@ class Checkpoint:
 
     @property
     def vision_folder(self) -> Path:
-        """The folder of what sees, with its preprocessor_config.json."""
+        """Folder of the vision encoder and its preprocessor_config.json."""
         return self.vision or self.folder
 
     @property
     def family(self) -> str:
-        """The family's name."""
+        """Name of the family."""
         return FAMILIES[self.kind]
 
     @property
     def has_vision_encoder(self) -> bool:
-        """Whether something sees a picture before it meets the text: ViLT's one stream does not."""
+        """Whether it has a separate vision encoder, as all families but ViLT have."""
         return self.kind != "vilt"
 
     def digest(self) -> str:
-        """Return the SHA-256 of its configuration and weights."""
+        """Compute the SHA-256 of its configuration and weights."""
         return digest_of_checkpoints(self.folder, self.vision_folder)
 
     def preprocessor(
@@ -82,51 +82,48 @@ class Checkpoint:
         max_length: int | None = None,
         image_size: int | None = None,
     ) -> Preprocessor:
-        """Return what makes its inputs: its picture size and its tokenizer.
+        """Build its preprocessor, with its image size and tokenizer.
 
-        Where its own processor squeezes a picture, ours fits it whole; where that cuts the middle
-        out, so does ours. Interpolation is always ours (docs/preprocessing.md).
+        Center cropping is kept; a processor that distorts images to its size is replaced by fitting
+        with padding. Interpolation is always ours (docs/preprocessing.md).
 
         Args:
             texts: The training texts.
             tokenizer: A tokenizer.json, or a folder with one, instead of the checkpoint's own.
-            max_length: Tokens of text; None: as many as the longest text has and the model reads.
-            image_size: Side in pixels; only what it was trained with.
+            max_length: Maximum number of text tokens; None for that of the longest text, within the
+                model's limit.
+            image_size: Side in pixels; only the checkpoint's own is valid.
 
         Raises:
             ArtifactError: A file is missing or malformed.
-            ConfigError: The tokenizer does not suit the model, max_length is beyond it, or
+            ConfigError: The tokenizer does not match the model, max_length is above its limit, or
                 image_size is not its own.
         """
-        place = tokenizer or self.folder
-        found = published_tokenizer(place)
-        pad_token, absent_token = special_tokens(found, place)
-        words, longest = self._text_limits()
-        check_tokenizer(found, words, place)
+        source = tokenizer or self.folder
+        loaded = published_tokenizer(source)
+        pad_token, absent_token = special_tokens(loaded, source)
+        text = getattr(self.config, "text_config", self.config)
+        check_tokenizer(loaded, int(text.vocab_size), source)
+        limit = int(text.max_position_embeddings)
         return build_preprocessor(
-            found,
+            loaded,
             self._image_spec(image_size),
-            max_length=text_length(found, texts, stated=max_length, longest=longest),
+            max_length=text_length(loaded, texts, requested=max_length, limit=limit),
             pad_token=pad_token,
             absent_token=absent_token,
         )
 
-    def _text_limits(self) -> tuple[int, int]:
-        """Return how many words it knows, and how many tokens of text it reads."""
-        text = getattr(self.config, "text_config", self.config)
-        return int(text.vocab_size), int(text.max_position_embeddings)
-
-    def _image_spec(self, stated: int | None) -> ImageSpec:
+    def _image_spec(self, requested: int | None) -> ImageSpec:
         processor = read_processor(self.vision_folder)
         config = self.config
         if self.vision is not None:
             config = read_checkpoint_config(self.vision, str(self.vision))
         size = image_size_of(config, processor, self.vision_folder)
-        if stated is not None and size != (stated, stated):
+        if requested is not None and size != (requested, requested):
             raise ConfigError(
-                f"the checkpoint was trained with {size[0]} x {size[1]} pixels, not {stated}",
+                f"the checkpoint was trained with {size[0]} x {size[1]} pixels, not {requested}",
                 where="data.image_size",
-                fix="Leave --image-size out",
+                fix="Run without --image-size",
             )
         return ImageSpec(size, "crop" if processor.get("do_center_crop") else "fit")
 
@@ -138,12 +135,12 @@ class Checkpoint:
         problem: Problem,
         dropout: float,
     ) -> FamilyForClassification:
-        """Return a model with the checkpoint's weights and a fresh head, for a task.
+        """Build a model with the checkpoint's weights and a new head for a task.
 
         Raises:
-            ArtifactError: The weights cannot be loaded, or are not all there.
+            ArtifactError: The weights cannot be loaded or are incomplete.
         """
-        backbone, fresh = load_with_missing(self.folder)
+        backbone, missing = load_with_missing(self.folder)
         vision = None if self.vision is None else load_vision_model(self.vision)
         mean, std = normalisation(read_processor(self.vision_folder))
         config = FamilyConfig(
@@ -163,63 +160,63 @@ class Checkpoint:
             model.vision.load_state_dict(vision.state_dict())
         model.mark_pretrained(
             *(part for part in (model.backbone, model.vision) if part is not None),
-            but=map(model.backbone.get_parameter, fresh),
+            exclude=map(model.backbone.get_parameter, missing),
         )
         return model
 
 
-def open_checkpoint(stated: str, *, vision: str | None = None) -> Checkpoint:
-    """Find a checkpoint and check that a teacher can start from it.
+def open_checkpoint(name: str, *, vision: str | None = None) -> Checkpoint:
+    """Find a checkpoint and check that a teacher can be initialized from it.
 
     Args:
-        stated: A folder, or a name on the hub.
-        vision: The same of a vision backbone, which VisualBERT needs and no other family takes.
+        name: A folder, or a name on the hub.
+        vision: Folder or hub name of a vision backbone, required for VisualBERT only.
 
     Raises:
-        ArtifactError: It is not there, is of an unknown family, or has no safetensors weights.
-        ConfigError: A vision backbone is missing, or there is one too many.
+        ArtifactError: It does not exist, is of an unknown family, or has no safetensors weights.
+        ConfigError: A vision backbone is missing, or not supported by the family.
     """
-    folder = checkpoint_folder(stated)
+    folder = checkpoint_folder(name)
     kind = read_json(folder / "config.json").get("model_type")
     if kind in _OUR_TYPES:
         raise ArtifactError(
-            "is a model of msd, not a checkpoint to start from",
-            where=stated,
-            fix="A teacher is used as it is with `msd distill --teacher`",
+            "is a model trained by msd, not a pretrained checkpoint",
+            where=name,
+            fix="Use it as a teacher with `msd distill --teacher`",
         )
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise ArtifactError(
             f"is a checkpoint of an unknown family ({kind!r})",
-            where=stated,
+            where=name,
             fix=f"Use one of {', '.join(FAMILIES.values())}",
         )
-    check_safetensors(folder, stated)
-    config = read_checkpoint_config(folder, stated)
+    check_safetensors(folder, name)
+    config = read_checkpoint_config(folder, name)
     if getattr(config, "bypass_transformer", False):
         raise ArtifactError(
-            "has bypass_transformer set: its pictures pass by all layers but the last, which no"
-            " teacher here computes",
-            where=stated,
+            "sets bypass_transformer, which is not supported: images would skip all layers but the"
+            " last",
+            where=name,
             fix="Use a checkpoint without it",
         )
     return Checkpoint(folder, kind, config, _open_vision(kind, vision))
 
 
-def _open_vision(kind: str, stated: str | None) -> Path | None:
-    """Find the vision backbone that a family needs."""
-    if (kind == _WITHOUT_EYES) == (stated is not None):
-        folder = None if stated is None else checkpoint_folder(stated)
+def _open_vision(kind: str, name: str | None) -> Path | None:
+    """Find the vision backbone of a family that needs one."""
+    if (kind == _WITHOUT_VISION) == (name is not None):
+        folder = None if name is None else checkpoint_folder(name)
         if folder is not None:
-            check_safetensors(folder, str(stated))
+            check_safetensors(folder, str(name))
         return folder
-    if stated is None:
+    if name is None:
         raise ConfigError(
             f"{FAMILIES[kind]} has no vision encoder of its own",
             where="finetune.vision",
-            fix="Name one, for example --vision microsoft/resnet-50",
+            fix="Add one, for example --vision microsoft/resnet-50",
         )
     raise ConfigError(
         f"{FAMILIES[kind]} has a vision encoder of its own",
         where="finetune.vision",
-        fix="Leave --vision out",
+        fix="Run without --vision",
     )

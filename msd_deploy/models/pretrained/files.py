@@ -1,7 +1,7 @@
-"""Files of checkpoints that others published: configuration, weights, processor, tokenizer.
+"""Files of published checkpoints: configuration, weights, image processor and tokenizer.
 
-Weights are safetensors and tokenizers JSON or plain vocabularies. Pickled weights and code beside
-them are never looked at: `trust_remote_code` is off.
+Weights are safetensors; tokenizers are JSON or plain vocabularies. Pickled weights and code are
+never loaded: `trust_remote_code` is off.
 """
 
 from collections.abc import Iterable
@@ -19,37 +19,37 @@ from msd_deploy.data.preprocess import CLS, PAD, TOKENIZER_NAME, fitting_length,
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.models.folders import quiet_transformers
 
-# Of tokenizers without a tokenizer.json: WordPiece, byte pairs.
+# Vocabulary of WordPiece and of byte-pair tokenizers without a tokenizer.json.
 _VOCABULARIES = ("vocab.txt", "vocab.json")
-# Classes of tokenizers that are published as a SentencePiece model, which is not even downloaded.
+# Tokenizer classes that are published as a SentencePiece model, which is not downloaded.
 _SENTENCEPIECE_CLASSES = ("SiglipTokenizer",)
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-# Heads that a checkpoint of another task lacks and that a teacher may start anew.
-_FRESH_PARTS = ("pooler.",)
+# Parts that checkpoints of other tasks lack; a teacher may initialize them randomly.
+_OPTIONAL_PARTS = ("pooler.",)
 _PIXEL_SCALE = 1 / 255
-# Of a text whose length the user leaves open; BERT and VisualBERT could take 512.
-_MOST_TOKENS = 128
+# Default limit of the text length; BERT and VisualBERT support 512.
+_MAX_TOKENS = 128
 
 Channels = tuple[float, float, float]
 
 
-def check_safetensors(folder: Path, stated: str) -> None:
-    """Refuse a checkpoint whose weights are pickled or missing.
+def check_safetensors(folder: Path, name: str) -> None:
+    """Check that a checkpoint has safetensors weights.
 
     Raises:
-        ArtifactError: It has no safetensors.
+        ArtifactError: Its weights are pickled or missing.
     """
-    if not any((folder / name).is_file() for name in _WEIGHTS):
+    if not any((folder / file).is_file() for file in _WEIGHTS):
         raise ArtifactError(
-            "has no safetensors weights, and pickled ones are never read: they can run code",
-            where=stated,
-            fix="Take a revision that has model.safetensors, or convert it where you trust it:"
-            " load it with transformers there and save_pretrained it",
+            "has no safetensors weights, and pickled ones are never loaded: they can run code",
+            where=name,
+            fix="Use a revision that has model.safetensors; or, if you trust the checkpoint,"
+            " load it with transformers and save it with save_pretrained",
         )
 
 
-def read_checkpoint_config(folder: Path, stated: str) -> PreTrainedConfig:
-    """Read a checkpoint's configuration, its family's defaults filled in.
+def read_checkpoint_config(folder: Path, name: str) -> PreTrainedConfig:
+    """Read a checkpoint's configuration, including its family's defaults.
 
     Raises:
         ArtifactError: It is missing, malformed, or of an unknown family.
@@ -58,28 +58,32 @@ def read_checkpoint_config(folder: Path, stated: str) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ArtifactError(f"has no usable config.json ({reason})", where=stated) from error
+        raise ArtifactError(
+            f"has no valid config.json ({reason})",
+            where=name,
+            fix="Use another checkpoint, or download it again",
+        ) from error
     assert isinstance(config, PreTrainedConfig)
     return config
 
 
 def load_pretrained(folder: Path) -> PreTrainedModel:
-    """Load a model without saying what of it is fresh; see `load_with_missing`.
+    """Load a model; see `load_with_missing`.
 
     Raises:
-        ArtifactError: As there.
+        ArtifactError: See there.
     """
     return load_with_missing(folder)[0]
 
 
 def load_with_missing(folder: Path) -> tuple[PreTrainedModel, list[str]]:
-    """Load the family's own model of a folder in float32, from safetensors alone.
+    """Load a folder's transformers model in float32, from safetensors only.
 
     Returns:
-        The model; the names of its weights that the checkpoint lacks and that start from nothing.
+        The model, and the names of optional weights that the checkpoint lacks.
 
     Raises:
-        ArtifactError: It cannot be loaded, or lacks weights.
+        ArtifactError: It cannot be loaded, or lacks other weights.
     """
     try:
         with quiet_transformers():
@@ -92,80 +96,88 @@ def load_with_missing(folder: Path) -> tuple[PreTrainedModel, list[str]]:
             )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ArtifactError(f"checkpoint cannot be loaded ({reason})", where=folder) from error
-    fresh = sorted(report["missing_keys"])
-    missing = [key for key in fresh if not key.startswith(_FRESH_PARTS)]
-    if missing:
         raise ArtifactError(
-            f"checkpoint lacks {len(missing)} of its model's weights ({', '.join(missing[:3])})",
+            f"checkpoint cannot be loaded ({reason})",
+            where=folder,
+            fix="Use another checkpoint, or download it again",
+        ) from error
+    missing = sorted(report["missing_keys"])
+    required = [key for key in missing if not key.startswith(_OPTIONAL_PARTS)]
+    if required:
+        raise ArtifactError(
+            f"checkpoint lacks {len(required)} of its model's weights ({', '.join(required[:3])})",
             where=folder,
             fix="Use a checkpoint of the whole model, not of one tower or of another head",
         )
     assert isinstance(model, PreTrainedModel)
-    return model, fresh
+    return model, missing
 
 
 def load_vision_model(folder: Path) -> PreTrainedModel:
     """Load the vision model of a folder; see `load_pretrained`.
 
     Raises:
-        ArtifactError: As there, or it is no vision model.
+        ArtifactError: See there; or it is not a vision model.
     """
     model = load_pretrained(folder)
     if model.main_input_name != "pixel_values":
         raise ArtifactError(
-            f"is no vision model ({model.config.model_type})",
+            f"is not a vision model ({model.config.model_type})",
             where=folder,
-            fix="Name one that takes pixels, for example ResNet, ConvNeXt or ViT",
+            fix="Use one whose input is pixels, for example ResNet, ConvNeXt or ViT",
         )
     return model
 
 
 def plain_config(model: PreTrainedModel) -> dict[str, Any]:
-    """Return a model's configuration without where it came from: its folder, its precision."""
-    stated = model.config.to_dict()
+    """Return a model's configuration without its origin, such as its path and precision."""
+    config = model.config.to_dict()
     dropped = ("dtype", "torch_dtype", "architectures", "transformers_version")
-    return {k: v for k, v in stated.items() if not k.startswith("_") and k not in dropped}
+    return {k: v for k, v in config.items() if not k.startswith("_") and k not in dropped}
 
 
 def read_processor(folder: Path) -> Json:
-    """Return what a checkpoint's image processor states.
+    """Read the configuration of a checkpoint's image processor.
 
     Raises:
-        ArtifactError: The folder has none: pixels would be normalised wrongly, in silence.
+        ArtifactError: The folder has none; pixels would be normalised incorrectly.
     """
     try:
-        stated, _ = ImageProcessingMixin.get_image_processor_dict(folder)
+        config, _ = ImageProcessingMixin.get_image_processor_dict(folder)
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(
             "has no preprocessor_config.json, so its pixels' mean and deviation are unknown",
             where=folder,
-            fix="Copy that of the checkpoint that it was made from",
+            fix="Copy the file from the checkpoint that it was derived from",
         ) from error
-    return dict(stated)
+    return dict(config)
 
 
 def image_size_of(config: PreTrainedConfig, processor: Json, folder: Path) -> tuple[int, int]:
-    """Return height and width: the model's, or its processor's where any size will do.
+    """Return height and width of the model, or of its processor if the model takes any size.
 
     Raises:
-        ArtifactError: Neither states it.
+        ArtifactError: Neither defines it.
     """
-    stated = getattr(getattr(config, "vision_config", config), "image_size", None)
-    if stated is None:
+    size = getattr(getattr(config, "vision_config", config), "image_size", None)
+    if size is None:
         key = "crop_size" if processor.get("do_center_crop") else "size"
-        stated = _side(processor.get(key), folder)
-    height, width = (stated, stated) if isinstance(stated, int) else stated
+        size = _side(processor.get(key), folder)
+    height, width = (size, size) if isinstance(size, int) else size
     return height, width
 
 
-def _side(stated: object, folder: Path) -> int:
-    """Return the side in pixels that a processor states, in one of its ways."""
-    if isinstance(stated, dict):
-        stated = next((stated[key] for key in ("height", "shortest_edge") if key in stated), None)
-    if not isinstance(stated, int) or stated < 1:
-        raise ArtifactError("states no picture size in preprocessor_config.json", where=folder)
-    return stated
+def _side(size: object, folder: Path) -> int:
+    """Return the side in pixels of a processor's size, in any of its formats."""
+    if isinstance(size, dict):
+        size = next((size[key] for key in ("height", "shortest_edge") if key in size), None)
+    if not isinstance(size, int) or size < 1:
+        raise ArtifactError(
+            "has no valid image size in preprocessor_config.json",
+            where=folder,
+            fix="Copy the file from the checkpoint that it was derived from",
+        )
+    return size
 
 
 def normalisation(processor: Json) -> tuple[Channels, Channels]:
@@ -179,72 +191,74 @@ def normalisation(processor: Json) -> tuple[Channels, Channels]:
     )
 
 
-def _channels(stated: object, scale: float) -> Channels:
-    values = stated if isinstance(stated, (list, tuple)) and len(stated) == 3 else [0.5] * 3
-    red, green, blue = (float(value) * scale for value in values)
+def _channels(values: object, scale: float) -> Channels:
+    known = values if isinstance(values, (list, tuple)) and len(values) == 3 else [0.5] * 3
+    red, green, blue = (float(value) * scale for value in known)
     return red, green, blue
 
 
-def published_tokenizer(place: Path) -> Tokenizer:
-    """Read the tokenizer.json of a place, or have transformers make one of older files.
+def published_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer.json or a folder with one, or convert older files with transformers.
 
     Raises:
         ArtifactError: There is neither.
     """
-    if place.is_file() or (place / TOKENIZER_NAME).is_file():
-        return read_tokenizer(place)
-    missing = _no_tokenizer(place)
-    # Without a vocabulary transformers would make an empty tokenizer, and say nothing.
-    if not any((place / name).is_file() for name in _VOCABULARIES):
+    if path.is_file() or (path / TOKENIZER_NAME).is_file():
+        return read_tokenizer(path)
+    missing = _missing_tokenizer(path)
+    # Without a vocabulary transformers would silently build an empty tokenizer.
+    if not any((path / name).is_file() for name in _VOCABULARIES):
         raise missing
     try:
         with quiet_transformers():
-            made = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-        return Tokenizer.from_str(made.backend_tokenizer.to_str())
-    # What is missing decides who complains: a file, a package, an attribute.
+            converted = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        return Tokenizer.from_str(converted.backend_tokenizer.to_str())
+    # The type depends on what is missing: a file, a package or an attribute.
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
         raise missing from error
 
 
-def _no_tokenizer(place: Path) -> ArtifactError:
-    """Return what to say of a folder without a tokenizer that can be read."""
-    if any(place.glob("*.model")) or _stated(place, "tokenizer_class") in _SENTENCEPIECE_CLASSES:
+def _missing_tokenizer(path: Path) -> ArtifactError:
+    """Return the error of a folder without a readable tokenizer."""
+    kind = _tokenizer_setting(path, "tokenizer_class")
+    if any(path.glob("*.model")) or kind in _SENTENCEPIECE_CLASSES:
         return ArtifactError(
-            f"has its tokenizer as a SentencePiece model alone, without a {TOKENIZER_NAME}",
-            where=place,
-            fix=f"Make a {TOKENIZER_NAME} of it once (docs/teachers.md, SentencePiece), and name it"
-            " with --tokenizer",
+            f"has only a SentencePiece tokenizer, without a {TOKENIZER_NAME}",
+            where=path,
+            fix=f"Convert it to {TOKENIZER_NAME} once (docs/teachers.md, SentencePiece), and"
+            " pass it with --tokenizer",
         )
     return ArtifactError(
-        f"has no {TOKENIZER_NAME}, nor a vocabulary that one can be made of",
-        where=place,
-        fix=f"Name a {TOKENIZER_NAME} with --tokenizer",
+        f"has neither a {TOKENIZER_NAME} nor a vocabulary to build one from",
+        where=path,
+        fix=f"Pass a {TOKENIZER_NAME} with --tokenizer",
     )
 
 
-def special_tokens(tokenizer: Tokenizer, place: Path) -> tuple[str, str]:
-    """Return the tokens of padding and of an absent text: the first that every text gets.
+def special_tokens(tokenizer: Tokenizer, path: Path) -> tuple[str, str]:
+    """Return the padding token, and the token of an absent text: the first one added to any text.
 
     Raises:
-        ConfigError: It adds no special token to a text.
+        ConfigError: The tokenizer adds no special token to a text.
     """
     added = tokenizer.encode("").ids
     if not added:
         raise ConfigError(
-            "tokenizer adds no token that marks a text's start or end",
-            where=place,
+            "tokenizer adds no token at the start or end of a text",
+            where=path,
             fix="Use the tokenizer.json that the checkpoint was published with",
         )
     absent = tokenizer.id_to_token(added[0])
-    for token in (_stated(place, "pad_token"), PAD, "<pad>", tokenizer.id_to_token(added[-1])):
+    configured, last = _tokenizer_setting(path, "pad_token"), tokenizer.id_to_token(added[-1])
+    for token in (configured, PAD, "<pad>", last):
         if token is not None and tokenizer.token_to_id(token) is not None:
             return token, absent or CLS
-    raise AssertionError  # the last one is the tokenizer's own
+    raise AssertionError  # the last one is in the vocabulary
 
 
-def _stated(place: Path, key: str) -> str | None:
-    """Return the token, or another text, that tokenizer_config.json states, if it does."""
-    path = (place if place.is_dir() else place.parent) / "tokenizer_config.json"
+def _tokenizer_setting(folder: Path, key: str) -> str | None:
+    """Return a token, or another text, of tokenizer_config.json if it has the key."""
+    path = (folder if folder.is_dir() else folder.parent) / "tokenizer_config.json"
     if not path.is_file():
         return None
     token = read_json(path).get(key)
@@ -254,7 +268,7 @@ def _stated(place: Path, key: str) -> str | None:
 
 
 def digest_of_checkpoints(*folders: Path) -> str:
-    """Return the SHA-256 of the configuration and weights of checkpoints."""
+    """Compute the SHA-256 of the configuration and weights of checkpoints."""
     return sha256_of_json(
         [
             {file.name: sha256_of_file(file) for file in sorted(folder.glob(pattern))}
@@ -264,37 +278,38 @@ def digest_of_checkpoints(*folders: Path) -> str:
     )
 
 
-def check_tokenizer(tokenizer: Tokenizer, words: int, place: Path) -> None:
+def check_tokenizer(tokenizer: Tokenizer, vocab_size: int, path: Path) -> None:
     """Check that a model has an embedding of every token.
 
     Raises:
-        ConfigError: It has not.
+        ConfigError: Tokens without an embedding.
     """
-    if tokenizer.get_vocab_size() > words:
+    if tokenizer.get_vocab_size() > vocab_size:
         raise ConfigError(
-            f"tokenizer has {tokenizer.get_vocab_size()} tokens, the checkpoint knows {words}",
-            where=place,
+            f"tokenizer has {tokenizer.get_vocab_size()} tokens, the checkpoint {vocab_size}",
+            where=path,
             fix="Use the tokenizer that it was trained with",
         )
 
 
 def text_length(
-    tokenizer: Tokenizer, texts: Iterable[str], *, stated: int | None, longest: int
+    tokenizer: Tokenizer, texts: Iterable[str], *, requested: int | None, limit: int
 ) -> int:
-    """Return the tokens of a text: as stated, or as many as the longest of some texts has.
+    """Return the text length in tokens: as requested, or that of the longest text.
 
     Args:
         tokenizer: See `fitting_length`.
         texts: The training texts.
-        stated: What a user asks for.
-        longest: Most that the model reads.
+        requested: Length requested by the user.
+        limit: Maximum of the model.
 
     Raises:
-        ConfigError: The model cannot read texts of so many tokens.
+        ConfigError: The requested length is above the model's limit.
     """
-    if stated is not None and stated > longest:
+    if requested is not None and requested > limit:
         raise ConfigError(
-            f"the checkpoint reads at most {longest} tokens, not {stated}",
+            f"the checkpoint supports at most {limit} tokens, not {requested}",
             where="data.max_length",
+            fix=f"Use --max-length {limit} or less",
         )
-    return stated or fitting_length(tokenizer, texts, most=min(longest, _MOST_TOKENS))
+    return requested or fitting_length(tokenizer, texts, most=min(limit, _MAX_TOKENS))

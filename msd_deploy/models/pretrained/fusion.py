@@ -1,8 +1,8 @@
-"""A FusionForClassification that starts from a pretrained text encoder and a vision encoder.
+"""FusionForClassification with pretrained text and vision encoders.
 
-With layers of the text checkpoint, the stream has its width and its norms, and answers for a text
-alone as the checkpoint's [CLS] does before any training. With its words alone, the stream keeps
-its own width: the embeddings are turned onto their principal axes.
+With layers of the text checkpoint, the stream has its width and norms, and before any training its
+features of a text alone are the checkpoint's [CLS]. With its word embeddings only, the stream keeps
+its own width: the embeddings are projected onto their principal axes.
 """
 
 from collections.abc import Iterable
@@ -31,12 +31,12 @@ _INITIALIZER_RANGE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class PretrainedFusion:
-    """What a teacher of our own kind starts from.
+    """Pretrained parts of a fusion teacher.
 
     Attributes:
         vision: The vision encoder.
         text: The text encoder.
-        layers: How many of its layers are taken.
+        layers: Number of the text encoder's layers that are used.
         is_cut: Whether its vocabulary is cut to the task's.
     """
 
@@ -47,16 +47,16 @@ class PretrainedFusion:
 
     @property
     def family(self) -> str:
-        """What it is called."""
+        """Name of the family."""
         return "fusion"
 
     @property
     def has_vision_encoder(self) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def digest(self) -> str:
-        """Return the SHA-256 of the weights it starts from."""
+        """Compute the SHA-256 of both checkpoints."""
         return sha256_of_json([self.vision.digest, self.text.digest])
 
     def preprocessor(
@@ -67,37 +67,35 @@ class PretrainedFusion:
         max_length: int | None = None,
         image_size: int | None = None,
     ) -> Preprocessor:
-        """Return what makes its inputs.
+        """Build its preprocessor.
 
         Args:
             texts: The training texts.
-            tokenizer: A tokenizer.json instead of the checkpoint's own; words are found by text.
-            max_length: Tokens of text; None: the longest training text's, as far as it reads.
-            image_size: Side in pixels; None: what the vision encoder was trained with.
+            tokenizer: A tokenizer.json instead of the checkpoint's own; tokens are matched by text.
+            max_length: Maximum number of text tokens; None for that of the longest text, within the
+                model's limit.
+            image_size: Side in pixels; None for that of the pretrained vision encoder.
 
         Raises:
-            ConfigError: max_length is beyond it, or its vocabulary cannot be cut.
+            ConfigError: max_length is above the limit, or the vocabulary cannot be cut.
         """
         texts = list(texts)
         size = self.vision.image_size if image_size is None else (image_size, image_size)
         spec = ImageSpec(size, "crop" if self.vision.is_cut else "fit")
         if tokenizer is not None:
-            found = read_tokenizer(tokenizer, (self.text.pad_token, self.text.absent_token))
+            loaded = read_tokenizer(tokenizer, (self.text.pad_token, self.text.absent_token))
+        elif self.is_cut:
+            loaded = cut_vocabulary(self.text.tokenizer, texts).tokenizer
         else:
-            found = self._tokenizer(texts)
-        longest = len(self.text.positions)
+            loaded = Tokenizer.from_str(self.text.tokenizer.to_str())
+        limit = len(self.text.positions)
         return build_preprocessor(
-            found,
+            loaded,
             spec,
-            max_length=text_length(found, texts, stated=max_length, longest=longest),
+            max_length=text_length(loaded, texts, requested=max_length, limit=limit),
             pad_token=self.text.pad_token,
             absent_token=self.text.absent_token,
         )
-
-    def _tokenizer(self, texts: list[str]) -> Tokenizer:
-        if self.is_cut:
-            return cut_vocabulary(self.text.tokenizer, texts).tokenizer
-        return Tokenizer.from_str(self.text.tokenizer.to_str())
 
     def build(
         self,
@@ -107,7 +105,7 @@ class PretrainedFusion:
         problem: Problem,
         dropout: float,
     ) -> FusionForClassification:
-        """Return a model with both checkpoints' weights and a fresh head, for a task."""
+        """Build a model with both checkpoints' weights and a new head for a task."""
         model = FusionForClassification(
             FusionConfig(
                 vision=dict(self.vision.config),
@@ -119,7 +117,7 @@ class PretrainedFusion:
                 **task_config(labels, problem),
             )
         )
-        self.vision.fill(model.vision)
+        self.vision.load_into(model.vision)
         load_text_layers(model, self.text, preprocessor.tokenizer)
         model.mark_pretrained(model.vision)
         return model
@@ -128,26 +126,26 @@ class PretrainedFusion:
 def open_fusion(
     *, vision: str, text: str, layers: int | None = None, is_cut: bool = False
 ) -> PretrainedFusion:
-    """Open both checkpoints that a teacher of our own kind starts from.
+    """Open both checkpoints of a fusion teacher.
 
     Args:
         vision: See `open_vision`.
         text: See `open_text`.
-        layers: How many of the text encoder's layers are taken; None: all.
+        layers: Number of the text encoder's layers to use; None for all.
         is_cut: Whether its vocabulary is cut to the task's.
 
     Raises:
         ConfigError: The text encoder has fewer layers, or a package is missing.
         ArtifactError: A checkpoint cannot be loaded.
     """
-    start = open_text(text)
-    count = len(start.layers) if layers is None else layers
-    start.select_layers(count)
-    return PretrainedFusion(open_vision(vision), start, count, is_cut)
+    encoder = open_text(text)
+    count = len(encoder.layers) if layers is None else layers
+    encoder.select_layers(count)
+    return PretrainedFusion(open_vision(vision), encoder, count, is_cut)
 
 
 def input_config(preprocessor: Preprocessor) -> dict[str, Any]:
-    """Return what a FusionConfig states of its inputs."""
+    """Return the entries of a FusionConfig that describe its inputs."""
     return {
         "image_size": preprocessor.image.size,
         "vocab_size": preprocessor.tokenizer.get_vocab_size(),
@@ -156,7 +154,7 @@ def input_config(preprocessor: Preprocessor) -> dict[str, Any]:
 
 
 def stream_config(text: PretrainedText, layers: int) -> dict[str, Any]:
-    """Return what a FusionConfig states of a stream made of a text checkpoint's layers."""
+    """Return the entries of a FusionConfig for a stream of a text checkpoint's layers."""
     return {
         "hidden_size": text.width,
         "num_hidden_layers": layers,
@@ -172,10 +170,10 @@ def stream_config(text: PretrainedText, layers: int) -> dict[str, Any]:
 def load_text_layers(
     model: FusionForClassification, text: PretrainedText, tokenizer: Tokenizer
 ) -> None:
-    """Load a text checkpoint's embeddings and layers into a stream that `stream_config` describes.
+    """Load a text checkpoint's embeddings and layers into a stream of `stream_config`.
 
-    Words that the checkpoint does not know keep their fresh embedding. The type of a picture's
-    tokens starts from that of a second sentence, as in VisualBERT.
+    Tokens unknown to the checkpoint keep their random embedding. The type embedding of image tokens
+    is that of a second sentence, as in VisualBERT.
     """
     words, known = text.embeddings_of(tokenizer)
     model.word_embeddings.weight[known] = words[known]
@@ -195,15 +193,15 @@ def load_text_layers(
 def load_word_embeddings(
     model: FusionForClassification, text: PretrainedText, tokenizer: Tokenizer
 ) -> None:
-    """Load a text checkpoint's words into a stream of another width.
+    """Load a text checkpoint's word embeddings into a stream of another width.
 
-    They are centred and turned onto their principal axes, the first of which are kept (singular
-    value decomposition), then scaled to the spread of fresh embeddings. Nearby words stay nearby.
+    They are centred, projected onto their first principal axes (singular value decomposition), and
+    scaled to the standard deviation of random embeddings. Neighbours stay neighbours.
     """
     words, known = text.embeddings_of(tokenizer)
-    fresh: Tensor = model.word_embeddings.weight
+    weight: Tensor = model.word_embeddings.weight
     centred = words[known] - words[known].mean(dim=0)
-    axes = torch.linalg.svd(centred, full_matrices=False).Vh[: fresh.shape[1]]
-    turned = nn.functional.pad(centred @ axes.T, (0, fresh.shape[1] - len(axes)))
-    fresh[known] = turned * (model.config.initializer_range / turned.std())
+    axes = torch.linalg.svd(centred, full_matrices=False).Vh[: weight.shape[1]]
+    projected = nn.functional.pad(centred @ axes.T, (0, weight.shape[1] - len(axes)))
+    weight[known] = projected * (model.config.initializer_range / projected.std())
     model.mark_pretrained(model.word_embeddings)

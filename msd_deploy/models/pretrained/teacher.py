@@ -1,7 +1,4 @@
-"""PretrainedTeacher: what `msd teacher` asks of the checkpoints that a teacher starts from.
-
-What of a teacher stays as its checkpoint has it: nothing, its vision encoder, or all of it.
-"""
+"""PretrainedTeacher, the interface of checkpoints that `msd teacher` fine-tunes, and freezing."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,20 +12,20 @@ from msd_deploy.problem import Problem
 
 
 class PretrainedTeacher(Protocol):
-    """Checkpoints, opened and checked."""
+    """One or more checkpoints, opened and checked."""
 
     @property
     def family(self) -> str:
-        """What the teacher is called."""
+        """Name of the family."""
         ...
 
     @property
     def has_vision_encoder(self) -> bool:
-        """Whether a part of it sees a picture before it meets the text."""
+        """Whether it has a separate vision encoder."""
         ...
 
     def digest(self) -> str:
-        """Return the SHA-256 of what it starts from."""
+        """Compute the SHA-256 of the checkpoints."""
         ...
 
     def preprocessor(
@@ -39,16 +36,17 @@ class PretrainedTeacher(Protocol):
         max_length: int | None = None,
         image_size: int | None = None,
     ) -> Preprocessor:
-        """Return what makes its inputs.
+        """Build its preprocessor.
 
         Args:
             texts: The training texts.
             tokenizer: A tokenizer.json, or a folder with one, instead of the checkpoint's own.
-            max_length: Tokens of text; None: the longest training text's, as far as it reads.
-            image_size: Side in pixels; None: what it was trained with.
+            max_length: Maximum number of text tokens; None for that of the longest text, within the
+                model's limit.
+            image_size: Side in pixels; None for that of the checkpoint.
 
         Raises:
-            MsdError: One of them does not suit the checkpoint.
+            MsdError: The checkpoint does not support one of them.
         """
         ...
 
@@ -60,34 +58,34 @@ class PretrainedTeacher(Protocol):
         problem: Problem,
         dropout: float,
     ) -> ViewClassifier:
-        """Return a model with the checkpoint's weights and a fresh head, for a task."""
+        """Build a model with the checkpoint's weights and a new head for a task."""
         ...
 
 
 def check_freeze(start: PretrainedTeacher, what: Freeze) -> None:
-    """Check that a checkpoint has what is to be frozen.
+    """Check that the parts to freeze exist.
 
     Raises:
-        ConfigError: It has no vision encoder.
+        ConfigError: There is no separate vision encoder.
     """
     if what == "vision" and not start.has_vision_encoder:
         raise ConfigError(
-            f"{start.family} has no vision encoder that could be frozen by itself: patches of"
-            " pixels go straight into its one stream",
+            f"{start.family} has no separate vision encoder to freeze: its single stream takes"
+            " patches of pixels",
             where="finetune.freeze",
             fix="Use --freeze all, or --freeze none",
         )
 
 
 def freeze(model: ViewClassifier, what: Freeze) -> None:
-    """Keep weights as their checkpoints have them: no gradient, and eval mode in training.
+    """Freeze pretrained weights: no gradients, and eval mode in training.
 
     Args:
-        model: Its `pretrained` says which weights came from a checkpoint.
-        what: vision: the vision encoder; all: every weight from a checkpoint.
+        model: The model; `pretrained` names its pretrained weights.
+        what: "vision" for the vision encoder, "all" for every pretrained weight.
     """
     if what == "none":
         return
-    seeing = {id(parameter) for module in model.vision_modules for parameter in module.parameters()}
-    names = {name for name, parameter in model.named_parameters() if id(parameter) in seeing}
+    vision = {id(parameter) for module in model.vision_modules for parameter in module.parameters()}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in vision}
     model.freeze(names if what == "vision" else names | model.pretrained)

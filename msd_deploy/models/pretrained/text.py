@@ -1,8 +1,8 @@
-"""Pretrained text encoders of BERT's type, as the start of a fusion's stream.
+"""Pretrained text encoders of BERT's architecture, for the stream of a fusion model.
 
-BERT, ELECTRA and RoBERTa share one structure (Devlin et al. 2019): word, position and type
-embeddings, a norm, and post-norm layers. VisualBERT (Li et al. 2019) starts from one of them in
-the same way, with the picture's tokens as further words.
+BERT, ELECTRA and RoBERTa share one architecture (Devlin et al. 2019): word, position and type
+embeddings, a norm, and post-norm layers. VisualBERT (Li et al. 2019) is initialized from BERT in
+the same way, with image tokens in the sequence of words.
 """
 
 from collections.abc import Mapping
@@ -27,9 +27,9 @@ from msd_deploy.models.pretrained.files import (
 from msd_deploy.models.pretrained.location import INSTALL, TEXT, checkpoint_folder, installed_path
 
 TEXT_KINDS = {"bert": "BERT", "electra": "ELECTRA", "roberta": "RoBERTa", "xlm-roberta": "XLM-R"}
-"""Names of the kinds, by the model_type of their checkpoints."""
+"""Name of each kind, by the model_type of its checkpoints."""
 
-# Of a fusion's layer, by what the layers of these kinds call it.
+# Parameters of a FusionLayer, and their names in a layer of BERT.
 _LAYER_NAMES = {
     "attention.query": "attention.self.query",
     "attention.output": "attention.output.dense",
@@ -45,18 +45,18 @@ class PretrainedText:
     """A pretrained text encoder.
 
     Attributes:
-        tokenizer: Its own.
-        pad_token: Fills up a text.
+        tokenizer: Its tokenizer.
+        pad_token: The padding token.
         absent_token: The only token of an absent text.
-        words: float32 [vocabulary, width].
-        positions: float32 [most tokens, width].
-        types: float32 [1 or 2, width].
+        words: Word embeddings, float32 [vocabulary, width].
+        positions: Position embeddings, float32 [maximum length, width].
+        types: Token type embeddings, float32 [1 or 2, width].
         norm: Weight and bias of the embeddings' norm.
-        layers: Per layer, its weights by the names of a `FusionLayer`.
-        heads: Per layer.
-        intermediate_size: Width of the feed-forward part.
-        layer_norm_eps: Of every norm.
-        digest: SHA-256 of where it comes from.
+        layers: Weights of each layer, by the names of a `FusionLayer`.
+        heads: Number of attention heads per layer.
+        intermediate_size: Width of the feed-forward layers.
+        layer_norm_eps: Epsilon of every LayerNorm.
+        digest: SHA-256 of the checkpoint.
     """
 
     tokenizer: Tokenizer
@@ -74,14 +74,14 @@ class PretrainedText:
 
     @property
     def width(self) -> int:
-        """Of its embeddings and its stream."""
+        """Width of its embeddings and layers."""
         return self.words.shape[1]
 
     def embeddings_of(self, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
-        """Return the embeddings of another tokenizer's tokens, found by their text.
+        """Return embeddings for the tokens of another tokenizer, matched by their text.
 
         Returns:
-            float32 [tokens, width], 0 where it knows no such token; bool [tokens], where it does.
+            float32 [tokens, width], 0 for unknown tokens; and bool [tokens], which are known.
         """
         words = torch.zeros(tokenizer.get_vocab_size(), self.width)
         known = torch.zeros(len(words), dtype=torch.bool)
@@ -92,10 +92,10 @@ class PretrainedText:
         return words, known
 
     def select_layers(self, count: int) -> tuple[Mapping[str, Tensor], ...]:
-        """Return so many of the layers, evenly spread and the last among them: every second, say.
+        """Select evenly spaced layers, including the last, for example every second one.
 
         Raises:
-            ConfigError: It has fewer.
+            ConfigError: The encoder has fewer.
         """
         if count > len(self.layers):
             raise ConfigError(
@@ -107,19 +107,18 @@ class PretrainedText:
 
 
 def open_text(name: str) -> PretrainedText:
-    """Read a pretrained text encoder.
+    """Load a pretrained text encoder.
 
     Args:
-        name: minilm-l6 (of an installed package), a transformers folder, or a name on the
-            hub.
+        name: minilm-l6 (of an installed package), a transformers folder, or a name on the hub.
 
     Raises:
         ConfigError: The package is not installed.
-        ArtifactError: It cannot be loaded, or its structure is not BERT's.
+        ArtifactError: It cannot be loaded, or its architecture is not BERT's.
     """
     folder = installed_path(TEXT[name]) if name in TEXT else checkpoint_folder(name)
     if folder is None:
-        raise ConfigError("its package is not installed", where=name, fix=f"Run `{INSTALL}`")
+        raise ConfigError("the package is not installed", where=name, fix=f"Run `{INSTALL}`")
     kind = read_json(folder / "config.json").get("model_type")
     if kind not in TEXT_KINDS:
         raise ArtifactError(
@@ -129,40 +128,42 @@ def open_text(name: str) -> PretrainedText:
         )
     check_safetensors(folder, name)
     model = load_pretrained(folder)
-    _check_structure(model, name)
+    _check_architecture(model, name)
     tokenizer = published_tokenizer(folder)
     pad_token, absent_token = special_tokens(tokenizer, folder)
     check_tokenizer(tokenizer, int(model.config.vocab_size), folder)
-    return _start(model, tokenizer, (pad_token, absent_token), digest_of_checkpoints(folder))
+    return _pretrained_text(
+        model, tokenizer, (pad_token, absent_token), digest_of_checkpoints(folder)
+    )
 
 
-def _check_structure(model: PreTrainedModel, name: str) -> None:
-    """Refuse what a fusion's layers could not compute alike."""
+def _check_architecture(model: PreTrainedModel, name: str) -> None:
+    """Check that a FusionLayer can compute the model's layers."""
     config = model.config
     embedding_width = getattr(config, "embedding_size", config.hidden_size)
-    unlike = {
+    differences = {
         f"activation {config.hidden_act!r}": config.hidden_act != "gelu",
         "embeddings narrower than its layers": embedding_width != config.hidden_size,
         "relative positions": getattr(config, "position_embedding_type", None)
         not in (None, "absolute"),
-        "attention to both sides of a decoder": bool(getattr(config, "is_decoder", False)),
+        "causal attention of a decoder": bool(getattr(config, "is_decoder", False)),
     }
-    found = [what for what, is_so in unlike.items() if is_so]
-    if found:
+    present = [name for name, is_present in differences.items() if is_present]
+    if present:
         raise ArtifactError(
-            f"differs from BERT in what the fusion computes ({', '.join(found)})",
+            f"differs from BERT's architecture ({', '.join(present)})",
             where=name,
             fix="Use another checkpoint, for example BERT, TinyBERT or MiniLM",
         )
 
 
-def _start(
+def _pretrained_text(
     model: PreTrainedModel, tokenizer: Tokenizer, tokens: tuple[str, str], digest: str
 ) -> PretrainedText:
     config, state = model.config, model.state_dict()
     positions = state["embeddings.position_embeddings.weight"]
     if config.model_type in ("roberta", "xlm-roberta"):
-        # Their positions count from the one after the padding's.
+        # Their positions start after the id of the padding token.
         positions = positions[int(config.pad_token_id) + 1 :]
     return PretrainedText(
         tokenizer=tokenizer,

