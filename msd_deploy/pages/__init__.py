@@ -1,1 +1,1 @@
-"""What every HTML report shares: page frame, tables, number formats and SVG charts."""
+"""Shared parts of HTML reports: page template, tables, number formats and SVG charts."""

@@ -1,4 +1,4 @@
-"""Where things go in a chart: scales, ticks, and labels that cover neither marks nor each other."""
+"""Layout of charts: scales, ticks, and placement of labels without overlap."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,10 +7,10 @@ from itertools import count
 from typing import Literal
 
 _DIRECTIONS = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1))
-"""Right, left, above, below, then the corners: where a label stands, the best place first."""
+"""Directions from a mark to its label, best first: right, left, above, below, then the corners."""
 _DISTANCES = tuple(range(12, 180, 6))
 CLEARANCE = 4.0
-"""Least gap around a label; the outline of its letters alone takes 1.5."""
+"""Minimum gap around a label, including the 1.5 of its outline."""
 _LABEL_COST, _OUTSIDE_COST, _MARK_COST = 1e6, 1e6, 1e3
 _TURN_COST = 1.5
 _MIN_SPAN = 0.02
@@ -33,18 +33,18 @@ class Box:
     height: float
 
     def overlap(self, other: "Box") -> float:
-        """Return the area that both cover."""
+        """Return the area of the intersection."""
         right = min(self.left + self.width, other.left + other.width)
         bottom = min(self.top + self.height, other.top + other.height)
         width, height = right - max(self.left, other.left), bottom - max(self.top, other.top)
         return max(0.0, width) * max(0.0, height)
 
     def grown(self, by: float) -> "Box":
-        """Return the rectangle with a margin all around."""
+        """Return the rectangle with a margin on all sides."""
         return Box(self.left - by, self.top - by, self.width + 2 * by, self.height + 2 * by)
 
     def nearest(self, x: float, y: float) -> tuple[float, float]:
-        """Return the point of the rectangle that is nearest to a point."""
+        """Return the point of the rectangle nearest to a point."""
         return (
             min(max(x, self.left), self.left + self.width),
             min(max(y, self.top), self.top + self.height),
@@ -60,7 +60,7 @@ class Axis:
         high: Value at `end`.
         start: Position of low.
         end: Position of high.
-        scale: What is even along the axis: the values, their logarithms or their square roots.
+        scale: Linear, logarithmic or square-root scale.
     """
 
     low: float
@@ -70,26 +70,26 @@ class Axis:
     scale: Scale = "linear"
 
     def position(self, value: float) -> float:
-        """Return where a value stands."""
+        """Return the position of a value."""
         shape = _SHAPES[self.scale]
         low, high = shape(self.low), shape(self.high)
         return self.start + (shape(value) - low) / (high - low) * (self.end - self.start)
 
 
 def log_range(values: Sequence[float], *, margin: float) -> tuple[float, float]:
-    """Return a range that holds positive values, wider by a factor on both sides."""
+    """Return a range of positive values, widened by a factor on both sides."""
     return min(values) / margin, max(values) * margin
 
 
 def share_range(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float]:
-    """Return a range within 0..1 that holds all intervals, with some room."""
+    """Return a range within 0..1 that contains all intervals, with a margin."""
     low, high = min(lows), max(highs)
-    room = max(0.1 * (high - low), _MIN_SPAN)
-    return max(0.0, low - room), min(1.0, high + room)
+    margin = max(0.1 * (high - low), _MIN_SPAN)
+    return max(0.0, low - margin), min(1.0, high + margin)
 
 
 def log_ticks(low: float, high: float, *, most: int) -> list[float]:
-    """Return 1, 2 and 5 times powers of ten within a range, only powers if those are too many."""
+    """Return multiples 1, 2 and 5 of powers of ten within a range, or fewer if too many."""
     exponents = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
     for digits in ((1, 2, 5), (1, 3), (1,)):
         ticks = [digit * 10.0**exponent for exponent in exponents for digit in digits]
@@ -100,9 +100,9 @@ def log_ticks(low: float, high: float, *, most: int) -> list[float]:
 
 
 def linear_ticks(low: float, high: float, *, most: int) -> list[float]:
-    """Return round values within a range, at the finest step that gives no more than `most`.
+    """Return round values within a range, at the smallest step with at most `most` of them.
 
-    Steps are 1, 2 and 5 times powers of ten.
+    Steps are multiples 1, 2 and 5 of powers of ten.
     """
     exponent = math.floor(math.log10((high - low) / most))
     for step in (digit * 10.0**power for power in count(exponent) for digit in (1, 2, 5)):
@@ -119,13 +119,13 @@ def place_labels(
     bounds: Box,
     obstacles: Sequence[Box],
 ) -> list[Box]:
-    """Choose a place for each mark's label: near it, inside, clear of other labels and obstacles.
+    """Place each mark's label near it, within bounds, clear of other labels and obstacles.
 
     Args:
-        marks: Positions.
+        marks: Positions of the marks.
         sizes: Width and height of each label.
-        bounds: Where labels may stand.
-        obstacles: What they should keep clear of; they do not where there is no other way.
+        bounds: Area for labels.
+        obstacles: Areas to keep clear if possible.
     """
     placed: list[Box] = []
     obstacles = [obstacle.grown(CLEARANCE) for obstacle in obstacles]
@@ -141,7 +141,7 @@ def place_labels(
 def _candidates(
     mark: tuple[float, float], size: tuple[float, float]
 ) -> Iterator[tuple[float, Box]]:
-    """Yield places around a mark, with what their distance and direction cost."""
+    """Yield label positions around a mark, with the cost of distance and direction."""
     (x, y), (width, height) = mark, size
     for distance in _DISTANCES:
         for rank, (right, down) in enumerate(_DIRECTIONS):

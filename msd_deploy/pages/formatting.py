@@ -1,4 +1,4 @@
-"""The words of reports and of the command line: names of views and metrics, numbers with units."""
+"""Names of views and metrics, and numbers with units, for reports and the command line."""
 
 from collections.abc import Mapping
 from typing import TypedDict
@@ -18,7 +18,7 @@ _MEGA = 1e6
 
 
 class ScoreJson(TypedDict):
-    """A metric with its 95 % bootstrap interval, fractions of 1."""
+    """A metric with its 95 % bootstrap interval, as fractions of 1."""
 
     value: float
     interval: list[float]
@@ -26,23 +26,23 @@ class ScoreJson(TypedDict):
 
 
 def metric_title(metric: str) -> str:
-    """Return a metric's name, capitalized."""
+    """Return the capitalized name of a metric."""
     return _METRIC_NAMES.get(metric, metric)
 
 
 def percent(share: float | None) -> str:
-    """Return a fraction as a percentage with one decimal."""
+    """Format a fraction as a percentage with one decimal."""
     return NOTHING if share is None else f"{share * 100:.1f} %"
 
 
 def score_text(score: ScoreJson) -> str:
-    """Return a metric with its interval: 93.1 % (92.0 to 94.2)."""
+    """Format a metric with its interval, e.g. 93.1 % (92.0 to 94.2)."""
     low, high = score["interval"]
     return f"{percent(score['value'])} ({low * 100:.1f} to {high * 100:.1f})"
 
 
 def bytes_text(size: int | None) -> str:
-    """Return a size in decimal kB, MB or GB."""
+    """Format a size in decimal kB, MB or GB."""
     if size is None:
         return NOTHING
     for unit, factor in (("GB", 1e9), ("MB", 1e6)):
@@ -52,7 +52,7 @@ def bytes_text(size: int | None) -> str:
 
 
 def count_text(count: int | None) -> str:
-    """Return a number of parameters: 49.6 k, 4.12 M."""
+    """Format a number of parameters, e.g. 49.6 k or 4.12 M."""
     if count is None:
         return NOTHING
     return f"{count / _MEGA:.3g} M" if count >= _MEGA else f"{count / 1e3:.3g} k"

@@ -1,4 +1,4 @@
-"""Panels of curves: several of them stand side by side, and below each other on a phone."""
+"""Line charts as small panels, side by side on wide screens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ WIDTH, HEIGHT = 344, 236
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 12.0, 46.0, 46.0
 _LEGEND_LEFT, _LEGEND_TOP, _LEGEND_ROW = 8.0, 34.0, 17.0
 _SAMPLE_WIDTH, _LEGEND_GAP = 22.0, 11.0
-_CHARACTER_WIDTH = 6.6  # of 12 px sans-serif, on the wide side
+_CHARACTER_WIDTH = 6.6  # upper estimate for 12 px sans-serif
 _DOT_RADIUS = 1.6
 _POINT_RADIUS = 3.5
 
@@ -34,12 +34,12 @@ class Series:
     """One curve.
 
     Attributes:
-        name: In the legend.
-        kind: Its class, which decides hue and dashes.
-        points: Values x and y, in the order in which they are joined.
-        band: x, lower and upper end of a spread around it; may be empty.
-        dots: Single values x and y; may be empty.
-        reference: A level to compare it with, drawn thin across the panel.
+        name: Name in the legend.
+        kind: CSS class, for color and dashes.
+        points: Points x, y of the curve, in order.
+        band: x, lower and upper end of a spread around the curve; may be empty.
+        dots: Single points x, y; may be empty.
+        reference: Level of a thin horizontal line across the panel.
     """
 
     name: str
@@ -52,13 +52,13 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """One direction of a panel.
+    """Range of an axis.
 
     Attributes:
-        low: Least value.
-        high: Greatest.
-        ticks: What is marked.
-        scale: What is even along it.
+        low: Minimum.
+        high: Maximum.
+        ticks: Ticks and caption.
+        scale: Scale of the axis.
     """
 
     low: float
@@ -68,7 +68,7 @@ class Range:
 
 
 def linear_range(low: float, high: float, caption: str, *, most: int = 5) -> Range:
-    """Return a range with round ticks; a single value gets room."""
+    """Return a range with round ticks, widened if it is empty."""
     if high <= low:
         high = low + (abs(low) or 1.0)
     ticks = tuple(linear_ticks(low, high, most=most))
@@ -76,7 +76,7 @@ def linear_range(low: float, high: float, caption: str, *, most: int = 5) -> Ran
 
 
 def log_range_of(values: Sequence[float], caption: str, *, least: float) -> Range:
-    """Return a logarithmic range that holds positive values, from `least` at the lowest."""
+    """Return a logarithmic range of positive values, starting at `least` or above."""
     low = max(least, min(values, default=least))
     high = max(*values, low * 10, least * 10)
     ticks = tuple(log_ticks(low, high, most=5))
@@ -84,14 +84,14 @@ def log_range_of(values: Sequence[float], caption: str, *, least: float) -> Rang
 
 
 def root_range(high: float, caption: str) -> Range:
-    """Return a range from 0 whose square roots are even: small values stay visible."""
+    """Return a range from 0 on a square-root scale, which keeps small values visible."""
     top = max(high, 1.0)
     ticks = tuple(tick**2 for tick in linear_ticks(0, top**0.5, most=6))
     return Range(0, top, Ticks(ticks, tuple(f"{tick:.3g}" for tick in ticks), caption), "root")
 
 
 def metric_range(values: Sequence[float], caption: str) -> Range:
-    """Return a range of fractions, marked as percentages."""
+    """Return a range of fractions with ticks as percentages."""
     low, high = share_range(values or [0.0], values or [1.0])
     ticks = tuple(linear_ticks(low, high, most=5))
     return Range(low, high, Ticks(ticks, share_labels(ticks), caption))
@@ -109,22 +109,22 @@ def draw_panel(
 ) -> Markup:
     """Draw curves as an <svg> element of WIDTH and HEIGHT.
 
-    Values beyond a range stand at its edge.
+    Values outside a range are drawn at its edge.
 
     Args:
-        name: Makes its element ids unique in the page.
-        series: The curves, in the order of the legend; the first lies on top.
-        x: Along.
-        y: Up.
-        title: What the panel is.
-        description: What can be seen in it.
-        is_filled: Whether the area below each curve is tinted.
+        name: Prefix of element ids, unique in the page.
+        series: The curves in the order of the legend; the first is drawn on top.
+        x: Horizontal range.
+        y: Vertical range.
+        title: Accessible title.
+        description: Accessible description.
+        is_filled: Whether to fill the area below each curve.
     """
-    places = _legend_places(series, WIDTH - _RIGHT)
-    below = places[-1][1] - _LEGEND_TOP if places else 0.0
+    positions = _legend_positions(series, WIDTH - _RIGHT)
+    below = positions[-1][1] - _LEGEND_TOP if positions else 0.0
     frame = _frame(Canvas(name, WIDTH, HEIGHT), x, y, top=_TOP + below)
     drawn = [_within(one, x, y) for one in series]
-    parts = [*draw_frame(frame), *_legend(places, series)]
+    parts = [*draw_frame(frame), *_legend(positions, series)]
     for one in reversed(drawn):
         parts += _curve(frame, one, is_filled=is_filled)
     return draw_svg(frame.canvas, parts, title=title, description=description)
@@ -171,28 +171,28 @@ def _curve(frame: Frame, series: Series, *, is_filled: bool) -> list[Markup]:
     if points and is_filled:
         feet = [(points[-1][0], frame.y.start), (points[0][0], frame.y.start)]
         parts.append(curve([*points, *feet], f"area {series.kind}", is_closed=True))
-    if len(points) == 1:  # A line of one point is invisible.
+    if len(points) == 1:  # a line of one point is invisible
         parts.append(circle(points[0], _POINT_RADIUS, f"point {series.kind}"))
     elif points:
         parts.append(curve(points, f"line {series.kind}"))
     return parts
 
 
-def _legend(places: Sequence[Position], series: Sequence[Series]) -> list[Markup]:
+def _legend(positions: Sequence[Position], series: Sequence[Series]) -> list[Markup]:
     parts = []
-    for (x, y), one in zip(places, series, strict=True):
+    for (x, y), one in zip(positions, series, strict=True):
         parts.append(line((x, y - 4), (x + _SAMPLE_WIDTH, y - 4), f"line {one.kind}"))
         parts.append(text(x + _SAMPLE_WIDTH + 5, y, one.name, "legend"))
     return parts
 
 
-def _legend_places(series: Sequence[Series], width: float) -> list[Position]:
-    """Return where each entry begins; what does not fit into a row goes into the next one."""
-    places, x, y = [], _LEGEND_LEFT, _LEGEND_TOP
+def _legend_positions(series: Sequence[Series], width: float) -> list[Position]:
+    """Return the position of each legend entry, wrapped into rows."""
+    positions, x, y = [], _LEGEND_LEFT, _LEGEND_TOP
     for one in series:
         own = _SAMPLE_WIDTH + 5 + _CHARACTER_WIDTH * len(one.name)
         if x > _LEGEND_LEFT and x + own > width:
             x, y = _LEGEND_LEFT, y + _LEGEND_ROW
-        places.append((x, y))
+        positions.append((x, y))
         x += own + _LEGEND_GAP
-    return places
+    return positions

@@ -1,8 +1,6 @@
-"""HTML pages and the tables on them.
+"""Rendering of HTML pages, and their tables and tiles as plain text values.
 
-A template is rendered with autoescape: whatever comes from a user's data is text, never markup.
-
-Tables and headline numbers as a page or a terminal shows them: words only.
+Templates are rendered with autoescape, so that users' data is never markup.
 """
 
 from collections.abc import Mapping
@@ -12,12 +10,12 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 
 def render_page(package: str, template: str, **values: object) -> str:
-    """Return a report as one self-contained page.
+    """Render a report as one self-contained page.
 
     Args:
-        package: Its `templates` folder holds the template.
-        template: The template's name.
-        values: What the template names; a name that is missing is an error.
+        package: Package with the template in its `templates` folder.
+        template: Name of the template.
+        values: Variables of the template; a missing one is an error.
     """
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package), PackageLoader("msd_deploy.pages")]),
@@ -31,12 +29,12 @@ def render_page(package: str, template: str, **values: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A table's row.
+    """A row of a table.
 
     Attributes:
-        name: What it is about, for example a form or a method.
+        name: Name of the row, for example of a variant or method.
         model: teacher or student.
-        cells: In the order of the headings.
+        cells: Cells in the order of the headings.
     """
 
     name: str
@@ -46,14 +44,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table; the names' own column is not among the headings.
+    """A table with grouped columns.
 
     Attributes:
-        title: What it shows.
-        names: Heading of the names.
-        notes: What to know of a row, by its name.
-        groups: Headings of the cells, by what they have in common.
-        lines: Its rows.
+        title: Title of the table.
+        names: Heading of the first column, the rows' names.
+        notes: Notes on rows, by name.
+        groups: Headings of the cells, by group.
+        lines: Rows.
     """
 
     title: str
@@ -65,7 +63,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A headline number: the student's share of the teacher's."""
+    """A headline number: the student's value as a share of the teacher's."""
 
     name: str
     share: str

@@ -1,7 +1,4 @@
-"""Inline SVG: elements, axes and ticks.
-
-The frame that every chart stands in: two axes with their grid, ticks and captions.
-"""
+"""Inline SVG elements, and the frame of a chart: axes with grid, ticks and captions."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,12 +12,12 @@ Position = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """An <svg> element's frame.
+    """Name and size of an <svg> element.
 
     Attributes:
-        name: Makes its element ids unique in the page.
-        width: In CSS pixels, at which text has its natural size.
-        height: As width.
+        name: Prefix of element ids, unique in the page.
+        width: Width in CSS pixels, at which text has its nominal size.
+        height: Height in CSS pixels.
     """
 
     name: str
@@ -30,12 +27,12 @@ class Canvas:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A chart with its words.
+    """A chart with title and caption.
 
     Attributes:
-        title: Above it.
+        title: Title above the chart.
         chart: The <svg> element.
-        caption: Below it; may be empty.
+        caption: Caption below the chart; may be empty.
     """
 
     title: str
@@ -44,15 +41,15 @@ class Panel:
 
 
 def draw_svg(canvas: Canvas, parts: Iterable[Markup], *, title: str, description: str) -> Markup:
-    """Return an <svg> element that says in words what it shows.
+    """Return an <svg> element with an accessible title and description.
 
     Args:
-        canvas: Its frame.
-        parts: What is drawn, the lowest first.
-        title: What it is.
-        description: What can be seen in it.
+        canvas: Name and size.
+        parts: Elements, bottom first.
+        title: Accessible title.
+        description: Accessible description.
     """
-    told = Markup('<title id="{0}-title">{1}</title><desc id="{0}-desc">{2}</desc>').format(
+    texts = Markup('<title id="{0}-title">{1}</title><desc id="{0}-desc">{2}</desc>').format(
         canvas.name, title, description
     )
     return Markup(
@@ -62,26 +59,26 @@ def draw_svg(canvas: Canvas, parts: Iterable[Markup], *, title: str, description
         width=canvas.width,
         height=canvas.height,
         name=canvas.name,
-        body=Markup("\n").join([told, *parts]),
+        body=Markup("\n").join([texts, *parts]),
     )
 
 
 def line(start: Position, end: Position, kind: str) -> Markup:
-    """Return a straight line of a class."""
+    """Return a straight line with a CSS class."""
     return Markup('<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(
         kind, *start, *end
     )
 
 
 def text(x: float, y: float, words: str, kind: str, *, anchor: str = "start") -> Markup:
-    """Return a text of a class, escaped.
+    """Return an escaped text with a CSS class.
 
     Args:
-        x: Of its anchor.
-        y: Of its base line.
-        words: What it says.
-        kind: Its class.
-        anchor: Which part of it stands at x: start, middle or end.
+        x: Position of the anchor.
+        y: Position of the baseline.
+        words: The text.
+        kind: CSS class.
+        anchor: Part of the text at x: start, middle or end.
     """
     return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(
         kind, x, y, anchor, escape(words)
@@ -89,19 +86,19 @@ def text(x: float, y: float, words: str, kind: str, *, anchor: str = "start") ->
 
 
 def circle(at: Position, radius: float, kind: str) -> Markup:
-    """Return a circle of a class."""
+    """Return a circle with a CSS class."""
     return Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{}"/>').format(kind, *at, radius)
 
 
 def diamond(at: Position, radius: float, kind: str) -> Markup:
-    """Return a square that stands on its corner; radius is half its diagonal."""
+    """Return a diamond with a CSS class; radius is half its diagonal."""
     x, y = at
     path = f"M{x:.1f} {y - radius:.1f}l{radius} {radius}l-{radius} {radius}l-{radius} -{radius}z"
     return Markup('<path class="{}" d="{}"/>').format(kind, path)
 
 
 def curve(points: Sequence[Position], kind: str, *, is_closed: bool = False) -> Markup:
-    """Return straight pieces from point to point, closed to an area if asked for."""
+    """Return a polyline with a CSS class, or a closed area."""
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + ("z" if is_closed else "")
     return Markup('<path class="{}" d="{}"/>').format(kind, path)
 
@@ -112,12 +109,12 @@ _CAPTION_ABOVE_EDGE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Ticks:
-    """What is marked and said along an axis.
+    """Ticks and caption of an axis.
 
     Attributes:
-        values: Where grid lines cross it.
-        labels: What stands at each of them.
-        caption: What the axis is, with its unit.
+        values: Values of the grid lines.
+        labels: Label of each grid line.
+        caption: Caption of the axis, with its unit.
     """
 
     values: tuple[float, ...]
@@ -127,14 +124,14 @@ class Ticks:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The axes of one chart.
+    """The axes of a chart.
 
     Attributes:
-        canvas: What it is drawn on.
-        x: Horizontal, from left to right.
-        y: Vertical, its start at the bottom.
-        x_ticks: Along x.
-        y_ticks: Along y; its caption stands at the top left.
+        canvas: Name and size of the chart.
+        x: Horizontal axis, from left to right.
+        y: Vertical axis, from bottom to top.
+        x_ticks: Ticks of x.
+        y_ticks: Ticks of y; the caption is at the top left.
     """
 
     canvas: Canvas
@@ -144,12 +141,12 @@ class Frame:
     y_ticks: Ticks
 
     def at(self, x: float, y: float) -> Position:
-        """Return where a pair of values stands."""
+        """Return the position of a pair of values."""
         return self.x.position(x), self.y.position(y)
 
 
 def draw_frame(frame: Frame) -> list[Markup]:
-    """Return grid, ticks, base line and captions."""
+    """Return grid, ticks, baseline and captions."""
     x, y = frame.x, frame.y
     parts = []
     for value, label in zip(frame.x_ticks.values, frame.x_ticks.labels, strict=True):
@@ -168,5 +165,5 @@ def draw_frame(frame: Frame) -> list[Markup]:
 
 
 def share_labels(values: tuple[float, ...]) -> tuple[str, ...]:
-    """Return fractions as percentages, for ticks."""
+    """Format fractions as percentages, for ticks."""
     return tuple(f"{value * 100:.3g} %" for value in values)

@@ -1,1 +1,1 @@
-"""Reports for people: pages that ask nothing of any server, and what is drawn on them."""
+"""The report of distillation runs: distillation.json and a self-contained HTML page."""

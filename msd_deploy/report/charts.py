@@ -1,4 +1,4 @@
-"""What is drawn in a report on distillations, from the content of distillation.json alone."""
+"""Charts of a distillation report, from the content of distillation.json."""
 
 from collections.abc import Sequence
 
@@ -20,13 +20,13 @@ from msd_deploy.report.schema import DistillationJson, SalienceJson, StudentJson
 from msd_deploy.views import View
 
 _VIEWS = tuple(view.value for view in View)
-_LEAST_LOSS, _LEAST_SALIENCY = 1e-4, 1e-3
+_MIN_LOSS, _MIN_SALIENCY = 1e-4, 1e-3
 _SHORT_NAMES = {"multimodal": "image and text", "image": "image", "text": "text"}
-_OTHER_TERMS = 3  # hues for terms that are no view's, after which they repeat
+_OTHER_TERMS = 3  # number of styles for terms of no view, after which they repeat
 
 
 def density_panels(report: DistillationJson) -> list[Panel]:
-    """Draw what teacher and students answer to each view, on the same axes."""
+    """Draw the output densities of teacher and students by view, on the same axes."""
     models = [report["teacher"]["views"], *(one["views"] for one in report["students"])]
     highest = max(max(view["density"]) for views in models for view in views.values())
     y = root_range(highest * 1.05, "density (square-root scale)")
@@ -36,12 +36,18 @@ def density_panels(report: DistillationJson) -> list[Panel]:
     for number, student in enumerate(report["students"]):
         name = f"density-{number}"
         chart = _densities(name, student["run"], student["views"], grid, x, y)
-        panels.append(Panel(student_title(student), chart, _closeness_words(student)))
+        apart = ", ".join(
+            f"{_SHORT_NAMES[view]} {student['closeness'][view]['total_variation']:.2f}"
+            for view in _VIEWS
+        )
+        panels.append(
+            Panel(student_title(student), chart, f"Total variation to the teacher: {apart}.")
+        )
     return panels
 
 
 def output_name(report: DistillationJson) -> str:
-    """Say which probability the densities are of."""
+    """Return the name of the probability whose densities are shown."""
     output = report["output"]
     if output["of"] == "positive_class":
         return f"probability of “{clipped(str(output['label']), 24)}”"
@@ -51,17 +57,17 @@ def output_name(report: DistillationJson) -> str:
 
 
 def student_title(student: StudentJson) -> str:
-    """Return how a student is called on the page."""
+    """Return the name of a student on the page."""
     return f"Student of {student['run']}"
 
 
 def clipped(text: str, most: int) -> str:
-    """Return a text of at most so many characters."""
+    """Shorten a text to at most a number of characters."""
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
 def _densities(
-    name: str, who: str, views: dict[str, ViewJson], grid: Sequence[float], x: Range, y: Range
+    name: str, model: str, views: dict[str, ViewJson], grid: Sequence[float], x: Range, y: Range
 ) -> Markup:
     series = [
         Series(
@@ -71,28 +77,20 @@ def _densities(
         )
         for view in _VIEWS
     ]
-    told = "; ".join(
-        f"{VIEW_NAMES[view]}: {_share_beyond(views[view]):.0%} of the examples below 0.1 or from"
-        " 0.9 on"
+    description = "; ".join(
+        f"{VIEW_NAMES[view]}: {_share_of_tails(views[view]):.0%} of the examples below 0.1 or at"
+        " least 0.9"
         for view in _VIEWS
     )
-    title = f"Density of the outputs of {who}, by view"
-    return draw_panel(name, series, x=x, y=y, title=title, description=told, is_filled=True)
+    title = f"Density of the outputs of {model}, by view"
+    return draw_panel(name, series, x=x, y=y, title=title, description=description, is_filled=True)
 
 
-def _share_beyond(answers: ViewJson) -> float:
+def _share_of_tails(outputs: ViewJson) -> float:
     """Return the share of outputs in the histogram's outer tenths."""
-    shares = answers["histogram"]
+    shares = outputs["histogram"]
     tenth = len(shares) // 10
     return sum(shares[:tenth]) + sum(shares[-tenth:])
-
-
-def _closeness_words(student: StudentJson) -> str:
-    apart = ", ".join(
-        f"{_SHORT_NAMES[view]} {student['closeness'][view]['total_variation']:.2f}"
-        for view in _VIEWS
-    )
-    return f"Total variation to the teacher: {apart}."
 
 
 def training_panels(report: DistillationJson, number: int) -> list[Panel]:
@@ -118,7 +116,7 @@ def _terms_panel(student: StudentJson, number: int, steps: Range) -> list[Panel]
     series = [
         Series(
             _SHORT_NAMES.get(name, name),
-            f"view-{name}" if name in _VIEWS else _term_kind(name, others),
+            f"view-{name}" if name in _VIEWS else _term_style(name, others),
             tuple(
                 (float(step), value)
                 for step, value in zip(training["steps"], values, strict=True)
@@ -129,8 +127,8 @@ def _terms_panel(student: StudentJson, number: int, steps: Range) -> list[Panel]
     ]
     if not series:
         return []
-    found = [value for one in series for _, value in one.points if value > 0]
-    y = log_range_of(found, "loss term, as weighted (log scale)", least=_LEAST_LOSS)
+    positive = [value for one in series for _, value in one.points if value > 0]
+    y = log_range_of(positive, "weighted loss term (log scale)", least=_MIN_LOSS)
     last = "; ".join(f"{one.name} {one.points[-1][1]:.3g}" for one in series if one.points)
     chart = draw_panel(
         f"terms-{number}",
@@ -143,14 +141,14 @@ def _terms_panel(student: StudentJson, number: int, steps: Range) -> list[Panel]
     return [Panel("Loss terms", chart, f"Last step: {last}.")]
 
 
-def _term_kind(name: str, others: Sequence[str]) -> str:
+def _term_style(name: str, others: Sequence[str]) -> str:
     if name == "labels":
         return "term-labels"
     return f"term-{others.index(name) % _OTHER_TERMS}"
 
 
 def _weights_panel(student: StudentJson, number: int, steps: Range) -> list[Panel]:
-    """Draw mean and deviation of each view's weights, where they are not constant."""
+    """Draw mean and standard deviation of each view's weights, unless they are constant."""
     training = student["training"]
     series = []
     for view, spread in training["weights"].items():
@@ -171,15 +169,15 @@ def _weights_panel(student: StudentJson, number: int, steps: Range) -> list[Pane
         f"weights-{number}",
         series,
         x=steps,
-        y=linear_range(0, high * 1.1, "weight, mean ± deviation"),
+        y=linear_range(0, high * 1.1, "weight, mean ± standard deviation"),
         title=f"Weights of {student['run']} over training",
         description="; ".join(f"{one.name} ends at {one.points[-1][1]:.3g}" for one in series),
     )
-    return [Panel("Weights of the views", chart, "Over the examples of one batch.")]
+    return [Panel("Weights of the views", chart, "Over the examples of a batch.")]
 
 
 def _is_varied(series: Series) -> bool:
-    """Return whether weights differ within a batch or change from step to step."""
+    """Return whether weights differ within a batch or between steps."""
     means = [mean for _, mean in series.points]
     spread = any(are_apart(low, high) for _, low, high in series.band)
     return spread or (bool(means) and are_apart(min(means), max(means)))
@@ -219,31 +217,31 @@ def saliency_panels(student: StudentJson, number: int) -> list[Panel]:
     weights = student["weights"]
     if weights is None or not weights["by_saliency"]:
         return []
-    found = weights["by_saliency"]
-    high = max(point[1] for one in found.values() for point in one["points"])
+    by_view = weights["by_saliency"]
+    high = max(point[1] for one in by_view.values() for point in one["points"])
     y = linear_range(0, high * 1.1, "weight")
     return [
         _saliency_panel(student, f"saliency-{view}-{number}", view, one, y)
-        for view, one in found.items()
+        for view, one in by_view.items()
     ]
 
 
 def _saliency_panel(
-    student: StudentJson, name: str, view: str, found: SalienceJson, y: Range
+    student: StudentJson, name: str, view: str, salience: SalienceJson, y: Range
 ) -> Panel:
-    values = [point[0] for point in found["points"]]
-    x = log_range_of(values, "saliency, nats (log scale)", least=_LEAST_SALIENCY)
-    bins = found["bins"]
+    values = [point[0] for point in salience["points"]]
+    x = log_range_of(values, "saliency, nats (log scale)", least=_MIN_SALIENCY)
+    bins = salience["bins"]
     series = Series(
-        f"weight of the {view} view, median and 80 %",
+        f"weight of the {view} view, median and 80 % range",
         f"view-{view}",
         tuple((one["saliency"], one["median"]) for one in bins),
         tuple((one["saliency"], one["low"], one["high"]) for one in bins),
-        tuple((point[0], point[1]) for point in found["points"]),
+        tuple((point[0], point[1]) for point in salience["points"]),
     )
-    rank = found["rank_correlation"]
-    words = "none, since one of them is constant" if rank is None else f"{rank:.2f}"
+    rank = salience["rank_correlation"]
+    correlation = "undefined, since one of them is constant" if rank is None else f"{rank:.2f}"
     title = f"Weight of the {view} view against the saliency of the {view}"
-    told = f"{student['run']}: rank correlation {words}"
-    chart = draw_panel(name, [series], x=x, y=y, title=title, description=told)
-    return Panel(f"{view.capitalize()}", chart, f"Rank correlation: {words}.")
+    description = f"{student['run']}: rank correlation {correlation}"
+    chart = draw_panel(name, [series], x=x, y=y, title=title, description=description)
+    return Panel(f"{view.capitalize()}", chart, f"Rank correlation: {correlation}.")

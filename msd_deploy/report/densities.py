@@ -1,7 +1,7 @@
-"""Densities of what a model says under each view: the picture by which MSD is known.
+"""Densities and histograms of a model's output probabilities in each view.
 
-After Jin et al. 2021, figure 1, which shows the density of model outputs for multimodal, image-only
-and text-only input. The outputs here are probabilities; the kernel and its width are ours.
+After Jin et al. 2021, figure 1, which shows densities of model outputs for multimodal, image-only
+and text-only input. Outputs here are probabilities; the kernel and its bandwidth are ours.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from msd_deploy.report.schema import OutputOf
 Values = NDArray[np.float64]
 
 BANDWIDTH = 0.03
-"""Deviation of the kernel, in units of probability: fine enough for a peak at either end."""
+"""Standard deviation of the kernel, in probability: narrow enough for a peak at either end."""
 GRID: Values = np.linspace(0, 1, 101)
 EDGES: Values = np.linspace(0, 1, 21)
 _FINE_BINS = 400
@@ -25,11 +25,11 @@ _FINE_BINS = 400
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Which probability is looked at.
+    """The probability whose distribution is shown.
 
     Attributes:
-        of: What it is the probability of.
-        class_index: The positive class; None unless it is that one's.
+        of: Which class's probability.
+        class_index: Index of the positive class; None for other outputs.
     """
 
     of: OutputOf
@@ -37,11 +37,11 @@ class Output:
 
 
 def output_of(labels: Sequence[str], problem: Problem) -> Output:
-    """Return which probability tells most of a task.
+    """Return the probability to show for a task.
 
-    Two classes: that of the second one, so that both ends mean something. More: that of the true
-    class. Independent classes: that of each class that is true of an example, to any degree, all of
-    them together.
+    Two classes: that of the second class, so that both ends are informative. More classes: that of
+    the true class. Independent classes: that of each true class of an example, to any degree,
+    pooled.
     """
     if has_independent_classes(problem):
         return Output("true_classes", None)
@@ -57,39 +57,39 @@ def output_values(
 
     Args:
         logits: [rows, classes].
-        labels: int64 [rows], or from 0 to 1 [rows, classes] if they are independent.
-        problem: Decides between softmax and sigmoids.
-        output: Which of them.
+        labels: int64 [rows], or in 0..1 [rows, classes] if classes are independent.
+        problem: Kind of the task, for softmax or sigmoids.
+        output: The selected probability.
     """
-    found = probabilities(logits, problem)
+    all_classes = probabilities(logits, problem)
     if output.class_index is not None:
-        chosen = found[:, output.class_index]
+        values = all_classes[:, output.class_index]
     elif has_independent_classes(problem):
-        chosen = found[labels > 0]
+        values = all_classes[labels > 0]
     else:
-        chosen = found[np.arange(len(found)), labels.astype(np.int64)]
-    return np.asarray(chosen, np.float64)
+        values = all_classes[np.arange(len(all_classes)), labels.astype(np.int64)]
+    return np.asarray(values, np.float64)
 
 
 def density(values: Values) -> Values:
-    """Return a Gaussian kernel density at GRID, float64 [101]; its integral over 0..1 is 1.
+    """Compute a Gaussian kernel density at GRID, float64 [101]; its integral over 0..1 is 1.
 
-    The kernel is reflected at 0 and 1, since no probability lies beyond.
+    The kernel is reflected at 0 and 1, the limits of a probability.
     """
     counts, edges = np.histogram(values, bins=_FINE_BINS, range=(0, 1))
     centres = (edges[:-1] + edges[1:]) / 2
-    images = (centres, -centres, 2 - centres)
-    kernels = sum(np.exp(-(((GRID[:, None] - image) / BANDWIDTH) ** 2) / 2) for image in images)
+    reflections = (centres, -centres, 2 - centres)
+    kernels = sum(np.exp(-(((GRID[:, None] - at) / BANDWIDTH) ** 2) / 2) for at in reflections)
     scale = BANDWIDTH * np.sqrt(2 * np.pi) * max(1, len(values))
     return np.asarray(kernels @ counts / scale, np.float64)
 
 
 def histogram(values: Values) -> Values:
-    """Return the share of values in each bin of EDGES, float64 [20]."""
+    """Compute the share of values in each bin of EDGES, float64 [20]."""
     counts, _ = np.histogram(values, bins=EDGES)
     return np.asarray(counts / max(1, len(values)), np.float64)
 
 
 def total_variation(first: Values, second: Values) -> float:
-    """Return half the sum of absolute differences of two histograms: 0 alike, 1 apart."""
+    """Compute half the sum of absolute differences of two histograms: 0 equal, 1 disjoint."""
     return float(np.abs(first - second).sum() / 2)

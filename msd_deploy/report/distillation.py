@@ -1,6 +1,6 @@
-"""`write_distillation_report`: what distillations did, as distillation.json and one HTML page.
+"""`write_distillation_report`: a report on runs, as an HTML page and JSON beside it.
 
-Whether a report may be written where it shall go, known before the work that fills it.
+Output paths are checked before any work.
 """
 
 import os
@@ -23,23 +23,86 @@ from msd_deploy.report.predictions import read_outputs, unique_names
 from msd_deploy.report.schema import DistillationJson
 
 KIND = "distillation"
+HTML_NAME = "distillation.html"
+_SUFFIXES = (".html", ".htm")
+
+
+@dataclass(frozen=True, slots=True)
+class ReportConfig:
+    """Settings of a report."""
+
+    split: Literal["test", "validation"] = "test"
+    """Split that is reported."""
+    out: Path | None = None
+    """Path of the page, with its JSON file beside it. None: the reports of the first run."""
+    overwrite: bool = False
+    """Replace `out` and its JSON file; in a run's own reports they are always replaced."""
+
+    def __post_init__(self) -> None:
+        if self.out is not None and self.out.suffix.lower() not in _SUFFIXES:
+            raise ConfigError(
+                f"must end in .html, not {self.out.name!r}",
+                where="--out",
+                fix=f"Use --out {self.out.with_suffix('.html')}",
+            )
+
+
+def write_distillation_report(
+    runs: Sequence[RunDirectory], config: ReportConfig, hooks: StageHooks | None = None
+) -> tuple[Path, DistillationJson]:
+    """Write a report on runs as a page and a JSON file beside it.
+
+    Args:
+        runs: Finished runs of one data set and one teacher, at least one.
+        config: Settings of the report.
+        hooks: Progress.
+
+    Returns:
+        The page's path, and the content of the JSON file.
+
+    Raises:
+        ArtifactError: A run cannot be reported, or the page may not be written; see
+            `check_report_output`.
+        DataError: The data set is missing or has changed.
+    """
+    hooks = hooks or StageHooks()
+    page = config.out or runs[0].reports / HTML_NAME
+    figures_path = page.with_suffix(".json")
+    if config.out is not None:
+        check_report_output(page, figures_path, runs, overwrite=config.overwrite)
+    outputs = read_outputs(runs, split=config.split, hooks=hooks)
+    hooks.on_stage("Writing the report")
+    report = figures_of(outputs, command=command_line(runs, config))
+    thumbnails = thumbnails_of(outputs, report["examples"])
+    write_text(page, render_distillation(report, thumbnails))
+    write_json(figures_path, report)
+    return page, report
+
+
+def command_line(runs: Sequence[RunDirectory], config: ReportConfig) -> str:
+    """Return the command that reproduces the report, with a unique path of each run."""
+    named = zip(runs, unique_names(runs), strict=True)
+    folders = [shown_path(run.root, outside=name) for run, name in named]
+    options = [] if config.split == "test" else ["--split", config.split]
+    out = [] if config.out is None else ["--out", shown_path(config.out), "--overwrite"]
+    return shlex.join(["msd", "report", *folders, *options, *out])
 
 
 def check_report_output(
     page: Path, figures: Path, runs: Sequence[RunDirectory], *, overwrite: bool
 ) -> None:
-    """Check that a page and its figures may be written to paths that a user chose.
+    """Check that a page and its JSON file may be written to paths chosen by the user.
 
-    The figures' path comes from the page's name, so the user has not seen it: a JSON file that is
-    there is replaced only if it holds an earlier report.
+    The user has not named the JSON file, which is derived from the page: an existing one is
+    replaced only if it is an earlier report.
 
     Raises:
-        ArtifactError: A path exists and may not be replaced, lies in a run but not in its reports,
-            or cannot be created.
+        ArtifactError: A path exists and may not be replaced, is in a run but not in its reports, or
+            cannot be created.
     """
     for run in runs:
         _refuse_inside(run, page)
-    fix = f"{ANOTHER_OUT}, or --overwrite it"
+    fix = f"{ANOTHER_OUT}, or --overwrite"
     for path, kind, is_kind in (
         (page, "page", True),
         (figures, "JSON file of an earlier report", _is_report(figures)),
@@ -53,7 +116,7 @@ def _refuse_inside(run: RunDirectory, page: Path) -> None:
     is_inside = folder.is_relative_to(run.root.resolve())
     if is_inside and not folder.is_relative_to(run.reports.resolve()):
         raise ArtifactError(
-            f"lies in the run {run.root}, whose files are not a report's to replace",
+            f"is in the run {run.root}, whose own files a report must not replace",
             where=page,
             fix=f"Use --out in {run.reports} or outside the run",
         )
@@ -61,11 +124,11 @@ def _refuse_inside(run: RunDirectory, page: Path) -> None:
 
 def _refuse_uncreatable(path: Path) -> None:
     if path.is_dir():
-        raise ArtifactError("is a folder", where=path, fix="Use --out with the name of a file")
+        raise ArtifactError("is a folder", where=path, fix="Use --out with a file name")
     nearest = next(folder for folder in path.absolute().parents if folder.exists())
     if not nearest.is_dir():
         raise ArtifactError(
-            f"cannot be created: {nearest} is no folder", where=path, fix="Use another --out"
+            f"cannot be created: {nearest} is not a folder", where=path, fix="Use another --out"
         )
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ArtifactError(
@@ -78,68 +141,3 @@ def _is_report(path: Path) -> bool:
         return read_json(path).get("kind") == KIND
     except ArtifactError:
         return False
-
-
-HTML_NAME = "distillation.html"
-_SUFFIXES = (".html", ".htm")
-
-
-@dataclass(frozen=True, slots=True)
-class ReportConfig:
-    """What is reported, and where it goes."""
-
-    split: Literal["test", "validation"] = "test"
-    """Whose rows are looked at."""
-    out: Path | None = None
-    """The page; its figures go beside it as JSON. None: the first run's reports."""
-    overwrite: bool = False
-    """Replace `out` and an earlier report's JSON beside it; a run's own are always replaced."""
-
-    def __post_init__(self) -> None:
-        if self.out is not None and self.out.suffix.lower() not in _SUFFIXES:
-            raise ConfigError(
-                f"must end in .html, not {self.out.name!r}",
-                where="--out",
-                fix="The figures go beside it, with the ending .json",
-            )
-
-
-def write_distillation_report(
-    runs: Sequence[RunDirectory], config: ReportConfig, hooks: StageHooks | None = None
-) -> tuple[Path, DistillationJson]:
-    """Write the page and its figures.
-
-    Args:
-        runs: Finished runs of one data set and one teacher, at least one.
-        config: What and where.
-        hooks: Progress.
-
-    Returns:
-        The page's path, and the content of the JSON file beside it.
-
-    Raises:
-        ArtifactError: A run cannot be reported, or the page may not be written; see
-            `check_report_output`.
-        DataError: The data set is not there or has changed.
-    """
-    hooks = hooks or StageHooks()
-    page = config.out or runs[0].reports / HTML_NAME
-    figures_path = page.with_suffix(".json")
-    if config.out is not None:
-        check_report_output(page, figures_path, runs, overwrite=config.overwrite)
-    answers = read_outputs(runs, split=config.split, hooks=hooks)
-    hooks.on_stage("Drawing")
-    report = figures_of(answers, command=command_line(runs, config))
-    thumbnails = thumbnails_of(answers, report["examples"])
-    write_text(page, render_distillation(report, thumbnails))
-    write_json(figures_path, report)
-    return page, report
-
-
-def command_line(runs: Sequence[RunDirectory], config: ReportConfig) -> str:
-    """Return the command that writes the report again; runs of one name stay apart in it."""
-    named = zip(runs, unique_names(runs), strict=True)
-    folders = [shown_path(run.root, outside=name) for run, name in named]
-    options = [] if config.split == "test" else ["--split", config.split]
-    out = [] if config.out is None else ["--out", shown_path(config.out), "--overwrite"]
-    return shlex.join(["msd", "report", *folders, *options, *out])

@@ -1,9 +1,7 @@
-"""Examples where the image decides, where the text does, and where only both together do.
+"""Examples by the modality that decides them, with thumbnails as data URIs.
 
-By the teacher's views: a modality decides where it alone leads the teacher to the answer that it
-gives to the pair, and the other one alone does not.
-
-Small pictures that stand in a page itself, as data URIs.
+A modality decides an example if it alone leads the teacher to its multimodal decision and the other
+one alone does not.
 """
 
 import base64
@@ -27,50 +25,48 @@ from msd_deploy.report.schema import KINDS, DecisionJson, ExampleJson, ExamplesJ
 from msd_deploy.views import View
 
 OF_EACH_KIND = 4
-_TEMPERATURE = 1.0  # how far the teacher's own probabilities move
+_TEMPERATURE = 1.0  # saliency of the probabilities themselves
 
 Rows = NDArray[np.bool_]
 Strength = NDArray[np.float64]
 
 
-def choose_examples(answers: RunOutputs) -> ExamplesJson:
-    """Count the kinds of examples, and choose some of each: those where it shows most.
+def choose_examples(outputs: RunOutputs) -> ExamplesJson:
+    """Count the examples of each kind, and choose the clearest ones by saliency.
 
-    No two of a kind share a picture. The choice depends on the data and the teacher alone.
+    No two of a kind share an image. The choice depends on the data and the teacher only.
     """
-    rows, problem = answers.rows, answers.data.info.problem
-    teacher = answers.predictions.by_view(answers.split)
-    kinds = kinds_of(teacher, problem, has_both(rows))
+    rows, problem = outputs.rows, outputs.data.info.problem
+    teacher = outputs.predictions.by_view(outputs.split)
+    # [CLS] alone is an absent text.
+    has_both = (rows.image_index >= 0) & (rows.attention_mask.sum(axis=1) > 1)
+    kinds = kinds_of(teacher, problem, np.asarray(has_both))
     saliency = teacher_saliency(
-        answers.predictions, answers.split, problem=problem, temperature=_TEMPERATURE
+        outputs.predictions, outputs.split, problem=problem, temperature=_TEMPERATURE
     )
     strengths = _strengths(saliency)
     shown = [
-        _example(answers, kind, row, saliency)
+        _example(outputs, kind, row, saliency)
         for kind in KINDS
         for row in strongest(kinds[kind], strengths[kind], rows.image_index, most=OF_EACH_KIND)
     ]
-    counts = {kind: int(found.sum()) for kind, found in kinds.items()}
+    counts = {kind: int(mask.sum()) for kind, mask in kinds.items()}
     return {"counts": counts, "shown": shown}
 
 
-def has_both(rows: PreparedSplit) -> Rows:
-    """Return which rows have a picture and a text, bool [rows]; [CLS] alone is no text."""
-    return np.asarray((rows.image_index >= 0) & (rows.attention_mask.sum(axis=1) > 1))
-
-
 def kinds_of(teacher: LogitsByView, problem: Problem, candidates: Rows) -> dict[str, Rows]:
-    """Return which rows are of which kind, bool [rows] each.
+    """Return the rows of each kind, bool [rows].
 
-    Kinds are image, text, both (neither alone gives the pair's answer) and either (each does).
+    Kinds are image, text, both (neither alone leads to the multimodal decision) and either (each
+    does).
 
     Args:
         teacher: The teacher's logits [rows, classes] by view.
-        problem: Decides what a decision is.
-        candidates: Rows that have both modalities; others are of no kind.
+        problem: Kind of the task.
+        candidates: Rows that have both modalities; other rows have no kind.
     """
-    by_image = _decides_alike(teacher[View.IMAGE], teacher[View.MULTIMODAL], problem)
-    by_text = _decides_alike(teacher[View.TEXT], teacher[View.MULTIMODAL], problem)
+    by_image = _equal_decisions(teacher[View.IMAGE], teacher[View.MULTIMODAL], problem)
+    by_text = _equal_decisions(teacher[View.TEXT], teacher[View.MULTIMODAL], problem)
     return {
         "image": candidates & by_image & ~by_text,
         "text": candidates & by_text & ~by_image,
@@ -79,50 +75,50 @@ def kinds_of(teacher: LogitsByView, problem: Problem, candidates: Rows) -> dict[
     }
 
 
-def _decides_alike(first: LogitArray, second: LogitArray, problem: Problem) -> Rows:
+def _equal_decisions(first: LogitArray, second: LogitArray, problem: Problem) -> Rows:
     equal = decisions(first, problem) == decisions(second, problem)
     return np.asarray(equal if equal.ndim == 1 else equal.all(axis=1))
 
 
 def _strengths(saliency: Saliency) -> dict[Kind, Strength]:
-    """Return how much each row shows what its kind is about, [rows], in nats."""
+    """Return how clearly each row is of a kind, [rows], in nats."""
     image, text = (values.numpy().astype(np.float64) for values in (saliency.image, saliency.text))
     return {"image": image - text, "text": text - image, "both": np.minimum(image, text)}
 
 
 def strongest(
-    found: Rows, strength: Strength, pictures: NDArray[np.int64], *, most: int
+    candidates: Rows, strength: Strength, image_index: NDArray[np.int64], *, most: int
 ) -> list[int]:
-    """Return the positions of the strongest rows, each of another picture; ties by position."""
-    order = np.lexsort((np.arange(len(found)), -strength))
+    """Return the rows of the highest strength, each with another image; ties by position."""
+    order = np.lexsort((np.arange(len(candidates)), -strength))
     chosen: list[int] = []
-    for row in order[found[order]].tolist():
+    for row in order[candidates[order]].tolist():
         if len(chosen) == most:
             break
-        if pictures[row] not in pictures[chosen]:
+        if image_index[row] not in image_index[chosen]:
             chosen.append(row)
     return chosen
 
 
-def _example(answers: RunOutputs, kind: Kind, row: int, saliency: Saliency) -> ExampleJson:
-    rows, data = answers.rows, answers.data
-    source = answers.source.dataset[answers.split][int(rows.source_rows[row])]
+def _example(outputs: RunOutputs, kind: Kind, row: int, saliency: Saliency) -> ExampleJson:
+    rows, data = outputs.rows, outputs.data
+    source = outputs.source.dataset[outputs.split][int(rows.source_rows[row])]
     return {
         "kind": kind,
         "row": row,
-        "origin": _short_origin(str(source["origin"]), answers),
+        "origin": _short_origin(str(source["origin"]), outputs),
         "text": str(source["text"]),
         "truth": _true_labels(rows, row, data.info.labels),
         "image_saliency": round(float(saliency.image[row]), 4),
         "text_saliency": round(float(saliency.text[row]), 4),
-        "teacher": _answers_of(answers.predictions.by_view(answers.split), row, answers),
-        "students": [_answers_of(student.logits, row, answers) for student in answers.students],
+        "teacher": _decisions_of(outputs.predictions.by_view(outputs.split), row, outputs),
+        "students": [_decisions_of(student.logits, row, outputs) for student in outputs.students],
     }
 
 
-def _short_origin(origin: str, answers: RunOutputs) -> str:
-    """Return where a row stands: of a file without its folder, which is nobody else's business."""
-    is_file = path_of_spec(answers.students[0].config.data.spec) is not None
+def _short_origin(origin: str, outputs: RunOutputs) -> str:
+    """Return the origin of a row, of a file without its folder, which may be private."""
+    is_file = path_of_spec(outputs.students[0].config.data.spec) is not None
     return PurePath(origin).name if is_file else origin
 
 
@@ -132,55 +128,55 @@ def _true_labels(rows: PreparedSplit, row: int, labels: Sequence[str]) -> list[s
     return [label for label, is_true in zip(labels, rows.labels[row], strict=True) if is_true > 0]
 
 
-def _answers_of(
-    logits: Mapping[View, LogitArray], row: int, answers: RunOutputs
+def _decisions_of(
+    logits: Mapping[View, LogitArray], row: int, outputs: RunOutputs
 ) -> dict[str, DecisionJson]:
-    labels, problem = answers.data.info.labels, answers.data.info.problem
-    return {view.value: answer_of(logits[view][row], labels, problem) for view in View}
+    labels, problem = outputs.data.info.labels, outputs.data.info.problem
+    return {view.value: decision_of(logits[view][row], labels, problem) for view in View}
 
 
-def answer_of(logits: LogitArray, labels: Sequence[str], problem: Problem) -> DecisionJson:
-    """Return what logits [classes] decide, with its probability; see `DecisionJson`."""
-    found = probabilities(logits[None], problem)[0]
+def decision_of(logits: LogitArray, labels: Sequence[str], problem: Problem) -> DecisionJson:
+    """Return the decision of logits [classes] with its probability; see `DecisionJson`."""
+    each = probabilities(logits[None], problem)[0]
     if decides_one_class(problem):
         chosen = [int(logits.argmax())]
     else:
         chosen = np.flatnonzero(decisions(logits[None], problem)[0]).tolist()
-    named = chosen or [int(found.argmax())]
+    named = chosen or [int(each.argmax())]
     return {
         "labels": [labels[index] for index in chosen],
-        "probability": [round(float(found[index]), 4) for index in named],
+        "probability": [round(float(each[index]), 4) for index in named],
     }
 
 
 SIDE = 192
-"""Longest side in pixels: sharp at half of it on a fine screen."""
+"""Maximum side in pixels, twice the displayed size for high-resolution screens."""
 _QUALITY = 82
 
 
-def thumbnails_of(answers: RunOutputs, examples: ExamplesJson) -> dict[int, str]:
-    """Return a data URI for each example that is shown, by its row.
+def thumbnails_of(outputs: RunOutputs, examples: ExamplesJson) -> dict[int, str]:
+    """Return a thumbnail of each shown example as a data URI, by its row.
 
-    The original picture is reduced; a user sees more in it than in a model's few pixels.
+    Thumbnails are of the original images, which have more detail than a model's input.
     """
-    rows = answers.source.dataset[answers.split]
+    rows = outputs.source.dataset[outputs.split]
     return {
-        example["row"]: thumbnail(_picture(rows, int(answers.rows.source_rows[example["row"]])))
+        example["row"]: thumbnail(_image(rows, int(outputs.rows.source_rows[example["row"]])))
         for example in examples["shown"]
     }
 
 
-def _picture(rows: datasets.Dataset, row: int) -> Image.Image:
+def _image(rows: datasets.Dataset, row: int) -> Image.Image:
     source: Mapping[str, object] = rows[row]
     content, path = source["image_bytes"], source["image_path"]
     return decode_image(content if isinstance(content, bytes) else Path(str(path)))
 
 
-def thumbnail(picture: Image.Image) -> str:
-    """Return an RGB picture, at most SIDE pixels high and wide, as a JPEG in a data URI."""
-    small = picture.copy()
+def thumbnail(image: Image.Image) -> str:
+    """Encode an RGB image, reduced to SIDE pixels, as a JPEG in a data URI."""
+    small = image.copy()
     small.thumbnail((SIDE, SIDE))
     stream = io.BytesIO()
-    # Pixels alone: a photograph's own comments, place and time do not go into a report.
+    # From an array: a photograph's metadata, such as its location, must not be in a report.
     Image.fromarray(np.asarray(small)).save(stream, "JPEG", quality=_QUALITY, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

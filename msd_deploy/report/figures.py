@@ -1,4 +1,4 @@
-"""The figures of a report on distillations: all that stands in distillation.json."""
+"""The content of distillation.json."""
 
 from typing import cast
 
@@ -39,21 +39,21 @@ from msd_deploy.report.schema import (
 from msd_deploy.version import __version__
 from msd_deploy.views import View
 
-_TEMPERATURE = 1.0  # distances of the probabilities themselves, alike for runs of any temperature
+_TEMPERATURE = 1.0  # distances of the probabilities, comparable between runs of any temperature
 
 
-def figures_of(answers: RunOutputs, *, command: str) -> DistillationJson:
-    """Return the content of distillation.json.
+def figures_of(outputs: RunOutputs, *, command: str) -> DistillationJson:
+    """Build the content of distillation.json.
 
     Args:
-        answers: What teacher and students say.
-        command: Writes the report again.
+        outputs: Outputs of teacher and students.
+        command: Command that reproduces the report.
 
     Raises:
         ArtifactError: A run's history or weights cannot be read.
     """
-    data = answers.data
-    spec = answers.students[0].config.data.spec
+    data = outputs.data
+    spec = outputs.students[0].config.data.spec
     output = output_of(data.info.labels, data.info.problem)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -63,44 +63,44 @@ def figures_of(answers: RunOutputs, *, command: str) -> DistillationJson:
         "command": command,
         "data": {
             "name": name_of_spec(spec),
-            "split": answers.split,
-            "examples": len(answers.rows),
+            "split": outputs.split,
+            "examples": len(outputs.rows),
             "digest": data.digest,
             "notes": list(data.info.notes),
         },
         "problem": data.info.problem,
         "labels": list(data.info.labels),
         "metric": metric_name(data.info.problem),
-        "output": _output_json(output, answers),
-        "teacher": _teacher(answers, output),
-        "students": [_student(student, answers, output) for student in answers.students],
-        "examples": choose_examples(answers),
-        "notes": notes_of(answers),
+        "output": _output_json(output, outputs),
+        "teacher": _teacher(outputs, output),
+        "students": [_student(student, outputs, output) for student in outputs.students],
+        "examples": choose_examples(outputs),
+        "notes": notes_of(outputs),
     }
 
 
-def _output_json(output: Output, answers: RunOutputs) -> OutputJson:
+def _output_json(output: Output, outputs: RunOutputs) -> OutputJson:
     index = output.class_index
     return {
         "of": output.of,
-        "label": None if index is None else answers.data.info.labels[index],
-        "grid": [round(float(place), 4) for place in GRID],
+        "label": None if index is None else outputs.data.info.labels[index],
+        "grid": [round(float(point), 4) for point in GRID],
         "histogram_edges": [round(float(edge), 4) for edge in EDGES],
     }
 
 
-def _teacher(answers: RunOutputs, output: Output) -> TeacherJson:
-    facts = answers.students[0].metrics["teacher"]
+def _teacher(outputs: RunOutputs, output: Output) -> TeacherJson:
+    facts = outputs.students[0].metrics["teacher"]
     return {
-        "digest": answers.teacher_digest,
+        "digest": outputs.teacher_digest,
         "parameters": facts["parameters"],
         "size_bytes": facts["size_bytes"],
-        "views": _views(answers.predictions.by_view(answers.split), answers, output),
+        "views": _views(outputs.predictions.by_view(outputs.split), outputs, output),
         "validation": {view.value: facts["validation"][view.value]["value"] for view in View},
     }
 
 
-def _student(student: StudentOutputs, answers: RunOutputs, output: Output) -> StudentJson:
+def _student(student: StudentOutputs, outputs: RunOutputs, output: Output) -> StudentJson:
     settings, facts = student.config.distill, student.metrics["student"]
     return {
         "run": student.name,
@@ -111,21 +111,21 @@ def _student(student: StudentOutputs, answers: RunOutputs, output: Output) -> St
         "settings": changed_settings(student.config),
         "parameters": facts["parameters"],
         "size_bytes": facts["size_bytes"],
-        "views": _views(student.logits, answers, output),
-        "closeness": {view.value: _closeness(student, answers, output, view) for view in View},
+        "views": _views(student.logits, outputs, output),
+        "closeness": {view.value: _closeness(student, outputs, output, view) for view in View},
         "training": read_training(
-            student.run.history, metric=metric_name(answers.data.info.problem)
+            student.run.history, metric=metric_name(outputs.data.info.problem)
         ),
-        "weights": _weights(student, answers),
+        "weights": _weights(student, outputs),
     }
 
 
-def _views(logits: LogitsByView, answers: RunOutputs, output: Output) -> dict[str, ViewJson]:
-    return {view.value: _view(logits[view], answers, output) for view in View}
+def _views(logits: LogitsByView, outputs: RunOutputs, output: Output) -> dict[str, ViewJson]:
+    return {view.value: _view(logits[view], outputs, output) for view in View}
 
 
-def _view(logits: LogitArray, answers: RunOutputs, output: Output) -> ViewJson:
-    labels, problem = answers.rows.labels, answers.data.info.problem
+def _view(logits: LogitArray, outputs: RunOutputs, output: Output) -> ViewJson:
+    labels, problem = outputs.rows.labels, outputs.data.info.problem
     values = output_values(logits, labels, problem, output)
     return {
         "score": cast(ScoreJson, score_logits(logits, labels, problem).as_json()),
@@ -135,29 +135,29 @@ def _view(logits: LogitArray, answers: RunOutputs, output: Output) -> ViewJson:
 
 
 def _closeness(
-    student: StudentOutputs, answers: RunOutputs, output: Output, view: View
+    student: StudentOutputs, outputs: RunOutputs, output: Output, view: View
 ) -> Closeness:
-    labels, problem = answers.rows.labels, answers.data.info.problem
-    expected, found = answers.predictions.of_view(answers.split, view), student.logits[view]
+    labels, problem = outputs.rows.labels, outputs.data.info.problem
+    teacher, own = outputs.predictions.of_view(outputs.split, view), student.logits[view]
     shares = [
-        histogram(output_values(logits, labels, problem, output)) for logits in (expected, found)
+        histogram(output_values(logits, labels, problem, output)) for logits in (teacher, own)
     ]
     return {
-        "agreement": round(agreement(expected, found, problem), 6),
-        "distance": round(mean_distance(found, expected, problem), 6),
+        "agreement": round(agreement(teacher, own, problem), 6),
+        "distance": round(mean_distance(own, teacher, problem), 6),
         "total_variation": round(total_variation(*shares), 6),
     }
 
 
 def mean_distance(student: LogitArray, teacher: LogitArray, problem: Problem) -> float:
-    """Return the mean over rows of KL(teacher || student) of the probabilities, nats.
+    """Compute the mean KL(teacher || student) of the probabilities over rows, in nats.
 
-    Of independent classes: of each row, the mean over classes of two Bernoulli distributions' KL.
+    For independent classes, the KL of Bernoulli distributions, averaged over classes too.
 
     Args:
         student: Logits [rows, classes].
-        teacher: As the student's.
-        problem: Decides between softmax and sigmoids.
+        teacher: Logits [rows, classes].
+        problem: Kind of the task, for softmax or sigmoids.
     """
     distances = kl_distance(
         torch.from_numpy(student),
@@ -168,12 +168,12 @@ def mean_distance(student: LogitArray, teacher: LogitArray, problem: Problem) ->
     return float(distances.double().mean())
 
 
-def _weights(student: StudentOutputs, answers: RunOutputs) -> WeightsJson | None:
-    """Return the weights against the saliency they were made from: of the run's temperature."""
+def _weights(student: StudentOutputs, outputs: RunOutputs) -> WeightsJson | None:
+    """Return the weights against saliency, at the temperature of the run as in training."""
     saliency = teacher_saliency(
-        answers.predictions,
+        outputs.predictions,
         "train",
-        problem=answers.data.info.problem,
+        problem=outputs.data.info.problem,
         temperature=student.config.distill.temperature,
     )
     return read_weights(student.run, saliency)

@@ -1,4 +1,4 @@
-"""What a reader must know before the figures of a report are compared or trusted."""
+"""Notes on a report: limits of its figures that a reader must know."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -20,36 +20,36 @@ _COMPARED: Mapping[str, Callable[[RunConfig], object]] = {
 }
 
 
-def notes_of(answers: RunOutputs) -> list[str]:
-    """Return the notes on a report, the widest in reach first."""
+def notes_of(outputs: RunOutputs) -> list[str]:
+    """Return the notes on a report, the most general first."""
     return [
-        *difference_notes(answers.students),
-        *validation_notes(answers.students),
-        *shared_image_notes(answers.rows.image_index),
-        *_constant_notes(answers),
+        *difference_notes(outputs.students),
+        *validation_notes(outputs.students),
+        *shared_image_notes(outputs.rows.image_index),
+        *_constant_notes(outputs),
     ]
 
 
 def difference_notes(students: Sequence[StudentOutputs]) -> list[str]:
-    """Say in what, beside their methods, the runs differ."""
+    """Note settings other than the method in which the runs differ."""
     notes = []
     for key, value_of in _COMPARED.items():
         values = {student.name: value_of(student.config) for student in students}
         if len(set(values.values())) > 1:
-            told = ", ".join(f"{json.dumps(value)} ({name})" for name, value in values.items())
-            notes.append(f"The runs differ in {key}: {told}. That moves the figures too.")
+            listed = ", ".join(f"{json.dumps(value)} ({name})" for name, value in values.items())
+            notes.append(f"The runs differ in {key}: {listed}. This affects the figures, too.")
     return notes
 
 
 def validation_notes(students: Sequence[StudentOutputs]) -> list[str]:
-    """Say whose training saw the validation split, whose figures a page shows in any case."""
+    """Note runs whose training used the validation split, of which pages always show figures."""
     notes = []
     for student in students:
-        told = " and ".join(_uses_of_validation(student.config.distill))
-        if told:
+        uses = " and ".join(_uses_of_validation(student.config.distill))
+        if uses:
             notes.append(
-                f"The validation split took part in the training of {student.name}: {told}."
-                " Its figures on validation flatter it."
+                f"The training of {student.name} used the validation split: {uses}. Its figures on"
+                " validation are therefore too optimistic."
             )
     return notes
 
@@ -57,38 +57,38 @@ def validation_notes(students: Sequence[StudentOutputs]) -> list[str]:
 def _uses_of_validation(config: DistillConfig) -> list[str]:
     uses = []
     if config.weighting == "meta" and config.meta_rows == "validation":
-        uses.append("it judged the views' weights")
+        uses.append("to learn the views' weights")
     if config.keep == "best" or config.patience is not None:
-        uses.append("it chose the epoch that was kept")
+        uses.append("to choose the epoch")
     return uses
 
 
 def shared_image_notes(image_index: NDArray[np.int64]) -> list[str]:
-    """Say that rows of one picture are no independent examples, where there are such rows.
+    """Note examples that share an image and so are not independent.
 
     Args:
-        image_index: Each row's picture, int64 [rows]; negative where it has none.
+        image_index: Image of each row, int64 [rows]; negative where it has none.
     """
-    shown = image_index[image_index >= 0]
-    pictures = len(np.unique(shown))
-    if pictures == len(shown):
+    with_image = image_index[image_index >= 0]
+    images = len(np.unique(with_image))
+    if images == len(with_image):
         return []
     return [
-        f"{len(shown):,} examples share {pictures:,} pictures, and those of one picture are not"
-        " independent. The intervals are taken over examples, so they are too narrow."
+        f"{len(with_image):,} examples share {images:,} images, and examples of one image are not"
+        " independent. The intervals resample examples, so they are too narrow."
     ]
 
 
-def _constant_notes(answers: RunOutputs) -> list[str]:
-    """Name the models that say the same of every example."""
+def _constant_notes(outputs: RunOutputs) -> list[str]:
+    """Note models with the same decision for every example."""
     models: Mapping[str, LogitsByView] = {
-        "The teacher": answers.predictions.by_view(answers.split),
-        **{f"The student of {student.name}": student.logits for student in answers.students},
+        "The teacher": outputs.predictions.by_view(outputs.split),
+        **{f"The student of {student.name}": student.logits for student in outputs.students},
     }
     return [
-        f"{name} decides every example alike from the view “{VIEW_NAMES[view]}”: agreement there"
-        " says nothing."
+        f"{name} makes the same decision for every example of the view “{VIEW_NAMES[view]}”:"
+        " agreement is not informative there."
         for name, logits in models.items()
         for view in View
-        if has_constant_decisions(logits[view], answers.data.info.problem)
+        if has_constant_decisions(logits[view], outputs.data.info.problem)
     ]

@@ -1,4 +1,4 @@
-"""distillation.html, from the content of distillation.json and the pictures of its examples."""
+"""Rendering of distillation.html from distillation.json and thumbnails of its examples."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ from msd_deploy.report.densities import BANDWIDTH, EDGES
 from msd_deploy.report.run_files import BINS
 from msd_deploy.report.schema import KINDS, DecisionJson, DistillationJson, ExampleJson, StudentJson
 
-_MOST_CHARACTERS = 280
-_TOLD_ALREADY = tuple(
+_MAX_CHARACTERS = 280
+_SHOWN_SETTINGS = tuple(
     f"distill.{name}" for name in ("method", "weighting", "alpha", "temperature", "loss")
 )
 _KIND_TITLES = {
@@ -40,15 +40,15 @@ _KIND_TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class RunSection:
-    """What the page shows of one run.
+    """The page's section on one run.
 
     Attributes:
-        title: Its heading.
-        method: In a sentence.
-        tiles: The student as a share of its teacher.
+        title: Heading.
+        method: Sentence on method and settings.
+        tiles: The student's metrics and parameters as a share of the teacher's.
         training: Charts over training.
         saliency: Charts of weights against saliency.
-        weights: A sentence on the weights.
+        weights: Sentence on the weights, where there are no charts of them.
     """
 
     title: str
@@ -61,12 +61,12 @@ class RunSection:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One model's answer to one view.
+    """One model's decision in one view.
 
     Attributes:
-        decided: The classes, or "none".
-        probability: Theirs.
-        is_right: Whether they are the true ones.
+        decided: The decided classes, or "none".
+        probability: Their probabilities.
+        is_right: Whether they are the true classes.
     """
 
     decided: str
@@ -79,18 +79,18 @@ class Card:
     """One example.
 
     Attributes:
-        picture: A data URI.
-        text: As the data has it, clipped.
+        image: Data URI of its thumbnail.
+        text: Its text, shortened.
         truth: Its true classes.
-        origin: Where it stands in the data.
-        answers: Each model's name, and its answer to each view.
+        origin: Its row in the data set.
+        decisions: Name of each model, and its decision in each view.
     """
 
-    picture: str
+    image: str
     text: str
     truth: str
     origin: str
-    answers: tuple[tuple[str, tuple[Cell, ...]], ...]
+    decisions: tuple[tuple[str, tuple[Cell, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +103,11 @@ class Sheet:
 
 
 def render_distillation(report: DistillationJson, thumbnails: Mapping[int, str]) -> str:
-    """Return the report as one self-contained page.
+    """Render the report as one self-contained page.
 
     Args:
-        report: The content of distillation.json.
-        thumbnails: A data URI of each example's picture, by its row.
+        report: Content of distillation.json.
+        thumbnails: Data URI of each example's thumbnail, by its row.
     """
     return render_page(
         "msd_deploy.report",
@@ -144,31 +144,31 @@ def _run_section(report: DistillationJson, number: int) -> RunSection:
 
 
 def method_text(student: StudentJson) -> str:
-    """Say how a student learned, and with which settings that are not the defaults."""
+    """Describe a student's method and its settings that are not the defaults."""
     settings = student["settings"]
-    words = student["method"] + ": " + describe_method(student["method"], settings)
+    text = student["method"] + ": " + describe_method(student["method"], settings)
     if student["method"] != "none":
-        words += (
+        text += (
             f"; alpha {student['alpha']:g}, temperature {student['temperature']:g},"
             f" loss {student['loss']}"
         )
-    others = {key: value for key, value in settings.items() if key not in _TOLD_ALREADY}
-    return f"{words}. Not the defaults: {settings_words(others)}." if others else f"{words}."
+    others = {key: value for key, value in settings.items() if key not in _SHOWN_SETTINGS}
+    return f"{text}. Changed settings: {settings_words(others)}." if others else f"{text}."
 
 
 def weights_text(student: StudentJson) -> str:
-    """Say what the views' weights are, where they are not drawn."""
+    """Describe the views' weights where there are no charts of them."""
     weights = student["weights"]
     if weights is None:
-        return "It has no weights of views."
+        return "This method has no weights per view."
     if weights["by_saliency"]:
         return ""
-    told = ", ".join(f"{VIEW_NAMES[view]} {value:.3g}" for view, value in weights["fixed"].items())
-    return f"Its weights are the same for all examples, whatever their saliency: {told}."
+    fixed = ", ".join(f"{VIEW_NAMES[view]} {value:.3g}" for view, value in weights["fixed"].items())
+    return f"The weights are the same for all examples, independent of saliency: {fixed}."
 
 
 def headline(report: DistillationJson, student: StudentJson) -> list[Tile]:
-    """Return the student's share of the teacher's metric by view, and of its parameters."""
+    """Return tiles with the student's metrics and parameters as shares of the teacher's."""
     teacher = report["teacher"]
     tiles = []
     for view, name in VIEW_NAMES.items():
@@ -182,7 +182,7 @@ def headline(report: DistillationJson, student: StudentJson) -> list[Tile]:
 
 
 def quality_table(report: DistillationJson) -> Table:
-    """Return the metric of every view with its interval, and the size of each model."""
+    """Build the table of metrics with intervals by view, and of model sizes."""
     metric = metric_title(report["metric"])
     groups = {
         f"{metric} (95 % interval)": tuple(VIEW_NAMES.values()),
@@ -203,14 +203,14 @@ def quality_table(report: DistillationJson) -> Table:
             *((student_title(one), "student", one) for one in report["students"]),
         )
     ]
-    title = f"{metric} of {report['data']['examples']:,} {report['data']['split']} examples"
+    title = f"{metric} on {report['data']['examples']:,} {report['data']['split']} examples"
     return Table(title, "Model", {}, groups, tuple(lines))
 
 
 def closeness_table(report: DistillationJson) -> Table:
-    """Return how close each student is to its teacher, by view."""
+    """Build the table of agreement and distances between each student and its teacher."""
     columns: dict[str, Callable[[StudentJson, str], str]] = {
-        "Decides as the teacher": lambda one, view: percent(one["closeness"][view]["agreement"]),
+        "Equal decisions": lambda one, view: percent(one["closeness"][view]["agreement"]),
         "Mean distance, nats": lambda one, view: f"{one['closeness'][view]['distance']:.3f}",
         "Total variation": lambda one, view: f"{one['closeness'][view]['total_variation']:.3f}",
     }
@@ -223,7 +223,8 @@ def closeness_table(report: DistillationJson) -> Table:
         for one in report["students"]
     ]
     groups = dict.fromkeys(columns, tuple(VIEW_NAMES.values()))
-    return Table("How close each student is to its teacher", "Model", {}, groups, tuple(lines))
+    title = "Agreement of each student with its teacher"
+    return Table(title, "Model", {}, groups, tuple(lines))
 
 
 def _sheet(report: DistillationJson, kind: str, thumbnails: Mapping[int, str]) -> Sheet:
@@ -237,49 +238,50 @@ def _sheet(report: DistillationJson, kind: str, thumbnails: Mapping[int, str]) -
     )
 
 
-def _card(report: DistillationJson, example: ExampleJson, picture: str) -> Card:
+def _card(report: DistillationJson, example: ExampleJson, thumbnail: str) -> Card:
     names = ["teacher", *(student["run"] for student in report["students"])]
     models = [example["teacher"], *example["students"]]
     truth = example["truth"]
     return Card(
-        picture=picture,
-        text=clipped(example["text"], _MOST_CHARACTERS),
+        image=thumbnail,
+        text=clipped(example["text"], _MAX_CHARACTERS),
         truth=", ".join(truth) or "none",
         origin=example["origin"],
-        answers=tuple(
-            (name, tuple(_cell(answers[view], truth) for view in VIEW_NAMES))
-            for name, answers in zip(names, models, strict=True)
+        decisions=tuple(
+            (name, tuple(_cell(decisions[view], truth) for view in VIEW_NAMES))
+            for name, decisions in zip(names, models, strict=True)
         ),
     )
 
 
-def _cell(answer: DecisionJson, truth: list[str]) -> Cell:
+def _cell(decision: DecisionJson, truth: list[str]) -> Cell:
     return Cell(
-        decided=", ".join(answer["labels"]) or "none",
-        probability=", ".join(map(percent, answer["probability"])),
-        is_right=answer["labels"] == truth,
+        decided=", ".join(decision["labels"]) or "none",
+        probability=", ".join(map(percent, decision["probability"])),
+        is_right=decision["labels"] == truth,
     )
 
 
 def _method_sentences(report: DistillationJson) -> list[str]:
     return [
-        f"Densities: of the {output_name(report)}, a Gaussian kernel of deviation {BANDWIDTH:g},"
-        " reflected at 0 and 1; the vertical scale is that of square roots, so that both a peak at"
-        " an end and a plateau can be seen. After figure 1 of Jin et al. 2021 (arXiv 2101.01881).",
+        f"Densities: Gaussian kernel density of the {output_name(report)}, standard deviation"
+        f" {BANDWIDTH:g}, reflected at 0 and 1; the vertical axis has a square-root scale, so that"
+        " both peaks and plateaus are visible. After figure 1 of Jin et al. 2021 (arXiv"
+        " 2101.01881).",
         "Total variation: half the sum of the absolute differences of the two histograms of that"
-        f" probability, in {len(EDGES) - 1} bins; 0 is alike, 1 is apart. It compares densities,"
-        " not examples.",
-        "Mean distance: KL(teacher || student) of the probabilities, at temperature 1 whatever the"
-        " training's was, the mean over the examples; of independent classes, over classes too.",
-        "Intervals: 95 % bootstrap intervals over examples. Decides as the teacher: share of equal"
-        " decisions.",
-        "Loss terms: of single batches, each already with its weight and scale, so that their sum"
-        " is the loss. Validation: after each pass.",
-        "Saliency: how far the teacher's prediction moves when the modality is withheld, in nats,"
-        f" on the training examples and at the training's temperature. Curve: medians of {BINS}"
-        " groups of as many examples each; band: from the first to the ninth decile; dots: single"
+        f" probability, in {len(EDGES) - 1} bins; 0 means equal, 1 disjoint. It compares"
+        " distributions, not single examples.",
+        "Mean distance: KL(teacher || student) of the probabilities at temperature 1, averaged over"
+        " examples and, for independent classes, over classes.",
+        "Intervals: 95 % bootstrap intervals over examples. Equal decisions: share of those that"
+        " student and teacher have in common.",
+        "Loss terms: values of single batches, weighted and scaled so that their sum is the loss."
+        " Validation: after each epoch.",
+        "Saliency: KL divergence, in nats, between the teacher's predictions with and without the"
+        " modality, on the training examples and at the temperature of the training. Curve: medians"
+        f" of {BINS} groups of equally many examples; band: first to ninth decile; dots: single"
         " examples.",
-        "Examples: a modality decides where it alone leads the teacher to the answer that it gives"
-        " to the pair, and the other one alone does not. Shown are those where it shows most by the"
-        " teacher's saliency at temperature 1, each with another picture, right or wrong.",
+        "Examples: a modality decides an example if it alone leads the teacher to its multimodal"
+        " decision and the other one alone does not. Shown are the examples of the highest saliency"
+        " at temperature 1, each with a different image, whether correct or not.",
     ]

@@ -1,4 +1,4 @@
-"""Finished runs read again with their data: what teacher and students answer on a split."""
+"""Outputs of teacher and students on a split, from finished runs and their data."""
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -29,13 +29,13 @@ from msd_deploy.run.record import RunRecord, prepare_for_run, read_finished_run,
 
 @dataclass(frozen=True, slots=True)
 class StudentOutputs:
-    """One run's student on a split.
+    """Outputs of one run's student on a split.
 
     Attributes:
-        name: Of the run, unique among those that are reported together.
-        run: Where it lies.
-        config: The run's settings.
-        metrics: The content of metrics.json.
+        name: Name of the run, unique within the report.
+        run: Folder of the run.
+        config: Settings of the run.
+        metrics: Content of metrics.json.
         logits: float32 [rows, classes] by view.
     """
 
@@ -48,15 +48,15 @@ class StudentOutputs:
 
 @dataclass(frozen=True, slots=True)
 class RunOutputs:
-    """Teacher and students of runs of one data set and one teacher.
+    """Outputs of runs with one data set and one teacher.
 
     Attributes:
         source: The data set as it was read.
-        data: The data set as the first run's student sees it.
-        split: The split that was looked at.
+        data: The data set as prepared for the first run's student.
+        split: Name of the reported split.
         predictions: The teacher's logits of every split.
-        teacher_digest: Of the teacher.
-        students: One a run, in the order in which the runs were named.
+        teacher_digest: Digest of the teacher.
+        students: Outputs of each run's student, in the order of the runs.
     """
 
     source: SourceData
@@ -68,22 +68,22 @@ class RunOutputs:
 
     @property
     def rows(self) -> PreparedSplit:
-        """The split that was looked at."""
+        """The reported split."""
         return self.data.splits[self.split]
 
 
 def read_outputs(runs: Sequence[RunDirectory], *, split: str, hooks: StageHooks) -> RunOutputs:
-    """Read runs with their data set, and ask each student about a split.
+    """Read runs with their data set, and run each student on a split.
 
     Args:
-        runs: One or more.
+        runs: One or more runs.
         split: test or validation.
         hooks: Progress.
 
     Raises:
-        ArtifactError: A run is unfinished, no run, lacks its teacher's predictions, or is of other
-            data or another teacher than the first one.
-        DataError: The data set is not there or has changed.
+        ArtifactError: A folder is not a finished run, lacks the teacher's predictions, or is of
+            another data set or teacher than the first one.
+        DataError: The data set is missing or has changed.
     """
     records, teacher_digest = check_comparable(runs)
     hooks.on_stage(f"Reading {records[0].config.data.spec}")
@@ -92,18 +92,18 @@ def read_outputs(runs: Sequence[RunDirectory], *, split: str, hooks: StageHooks)
     prepared: dict[str, PreparedData] = {}
     students = []
     for name, record in zip(unique_names(runs), records, strict=True):
-        hooks.on_stage(f"Asking the student of {name}")
-        students.append(_ask_student(name, record, source, prepared, split=split, hooks=hooks))
+        hooks.on_stage(f"Evaluating the student of {name}")
+        students.append(_run_student(name, record, source, prepared, split=split, hooks=hooks))
     data = next(iter(prepared.values()))
     _check_rows(predictions, data.splits[split], runs[0], split)
     return RunOutputs(source, data, split, predictions, teacher_digest, tuple(students))
 
 
 def check_comparable(runs: Sequence[RunDirectory]) -> tuple[list[RunRecord], str]:
-    """Read runs, check that they are of one data set and teacher; return its digest beside them.
+    """Read runs and check that they share data set and teacher; return the teacher's digest too.
 
     Raises:
-        ArtifactError: They are not; names the run.
+        ArtifactError: They do not; names the run.
     """
     records = []
     for run in runs:
@@ -116,45 +116,45 @@ def check_comparable(runs: Sequence[RunDirectory]) -> tuple[list[RunRecord], str
         records.append(read_finished_run(run))
     first, folders = runs[0], [run.root.resolve() for run in runs]
     if len(set(folders)) < len(folders):
-        raise ArtifactError("a run is named twice", fix="Name each run once")
+        raise ArtifactError("a run is given twice", fix="Give each run once")
     for record in records[1:]:
         if record.dataset_digest != records[0].dataset_digest:
             raise ArtifactError(
-                f"is of another data set than {first.root}",
+                f"has a different data set than {first.root}",
                 where=record.run.root,
-                fix="Report each alone",
+                fix="Report each run by itself",
             )
     teachers = [_teacher_of(record) for record in records]
     for run, teacher in zip(runs, teachers, strict=True):
         if teacher != teachers[0]:
             raise ArtifactError(
-                f"has another teacher than {first.root}",
+                f"has a different teacher than {first.root}",
                 where=run.root,
-                fix=f"Report each alone, or distil with --teacher {first.teacher}",
+                fix=f"Report each run by itself, or distil with --teacher {first.teacher}",
             )
     return records, teachers[0]
 
 
 def _teacher_of(record: RunRecord) -> str:
-    """Return the digest of the teacher whose predictions a run keeps, once they are verified."""
+    """Return the digest of the teacher of a run's cached predictions, after verifying them."""
     run = record.run
     read_predictions(run.teacher_predictions)
     key = read_manifest(run.teacher_predictions, "teacher_predictions").get("key")
-    stated = key if isinstance(key, dict) else {}
-    if stated.get("data") != record.dataset_digest:
+    cached = key if isinstance(key, dict) else {}
+    if cached.get("data") != record.dataset_digest:
         raise ArtifactError(
-            "are predictions for another data set than the run's",
+            "are predictions for a different data set than the run's",
             where=run.teacher_predictions,
             fix=rebuild_instruction(run.teacher_predictions),
         )
-    return str(stated.get("teacher"))
+    return str(cached.get("teacher"))
 
 
 def unique_names(runs: Sequence[RunDirectory]) -> list[str]:
-    """Return for each run the shortest end of its path that no other run's path has.
+    """Return for each run the shortest unique end of its path.
 
     Args:
-        runs: Of different folders.
+        runs: Runs in different folders.
     """
     folders = [run.root.resolve() for run in runs]
     return [_shortest_end(folder, set(folders) - {folder}) for folder in folders]
@@ -166,12 +166,12 @@ def _shortest_end(folder: Path, others: Set[Path]) -> str:
 
 
 def _ends(folder: Path) -> list[str]:
-    """Return the last part of a path, the last two, and so on; no drive nor root."""
+    """Return the last part of a path, the last two parts, and so on, without drive and root."""
     parts = folder.relative_to(folder.anchor).parts
     return ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
 
 
-def _ask_student(
+def _run_student(
     name: str,
     record: RunRecord,
     source: SourceData,
@@ -180,7 +180,7 @@ def _ask_student(
     split: str,
     hooks: StageHooks,
 ) -> StudentOutputs:
-    """Answer for one run; data that is prepared alike for several runs is prepared once."""
+    """Run one student on a split; data is prepared once for all runs of one preprocessor."""
     run = record.run
     metrics, student = read_metrics(run), load_model(run.student)
     rows = _prepared_once(record, source, student.preprocessor, prepared, hooks).splits[split]
@@ -188,7 +188,9 @@ def _ask_student(
         student.model, rows, on_batch=lambda done, total: hooks.on_count("examples", done, total)
     )
     if not all(np.isfinite(values).all() for values in logits.values()):
-        raise ArtifactError("gives NaN or infinite logits", where=run.student)
+        raise ArtifactError(
+            "has NaN or infinite logits", where=run.student, fix="Distil again with --overwrite"
+        )
     return StudentOutputs(name, run, record.config, metrics, logits)
 
 
@@ -213,10 +215,10 @@ def _prepared_once(
 def _check_rows(
     predictions: TeacherPredictions, rows: PreparedSplit, run: RunDirectory, split: str
 ) -> None:
-    found = len(predictions.logits[split]) if split in predictions.logits else 0
-    if found != len(rows):
+    cached = len(predictions.logits[split]) if split in predictions.logits else 0
+    if cached != len(rows):
         raise ArtifactError(
-            f"holds {found} rows of the {split} split, which has {len(rows)}",
+            f"has {cached} rows of the {split} split instead of {len(rows)}",
             where=run.teacher_predictions,
             fix=rebuild_instruction(run.teacher_predictions),
         )

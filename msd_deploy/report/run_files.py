@@ -1,8 +1,7 @@
-"""What a run's metrics, history and example weights say, checked before it is used.
+"""Metrics, history and example weights of a run, validated and summarized for a report.
 
-What history.jsonl says of a student's training, as series over steps.
-
-The weights that a method gives its training examples, against the teacher's saliency.
+The history becomes series over steps; the weights of training examples are related to the teacher's
+saliency.
 """
 
 import json
@@ -29,14 +28,14 @@ def read_metrics(run: RunDirectory) -> Mapping[str, Any]:
     """Read metrics.json.
 
     Raises:
-        ArtifactError: It is damaged, or lacks a figure that a report shows; names the figure.
+        ArtifactError: It is damaged, or lacks a value that a report shows; names the value.
     """
     metrics = read_versioned_json(run.metrics)
-    for place in _places():
-        value = _value_at(metrics, place)
-        if not is_number(value) or (place[-1] in ("parameters", "size_bytes") and value <= 0):
+    for path in _required_paths():
+        value = _value_at(metrics, path)
+        if not is_number(value) or (path[-1] in ("parameters", "size_bytes") and value <= 0):
             raise ArtifactError(
-                f"has no valid {'.'.join(place)} ({value!r})",
+                f"has no valid {'.'.join(path)} ({value!r})",
                 where=run.metrics,
                 fix="Restore it, or distil again with --overwrite",
             )
@@ -50,50 +49,47 @@ def is_number(value: object) -> TypeGuard[float]:
     return math.isfinite(value)
 
 
-def _places() -> Iterator[tuple[str, ...]]:
-    for who in ("teacher", "student"):
-        yield who, "parameters"
-        yield who, "size_bytes"
+def _required_paths() -> Iterator[tuple[str, ...]]:
+    for model in ("teacher", "student"):
+        yield model, "parameters"
+        yield model, "size_bytes"
     for view in View:
         yield "teacher", "validation", view.value, "value"
 
 
-def _value_at(metrics: Json, place: tuple[str, ...]) -> object:
+def _value_at(metrics: Json, path: tuple[str, ...]) -> object:
     value: object = metrics
-    for key in place:
+    for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
-_PHASE = "student"
-
-
 def read_training(path: Path, *, metric: str) -> TrainingJson:
-    """Read the student's part of a run's log.
+    """Read the student's training from a run's history.
 
     Args:
-        path: history.jsonl.
-        metric: Under which name evaluations state their values.
+        path: Path of history.jsonl.
+        metric: Name of the metric in validation lines.
 
     Raises:
-        ArtifactError: It is missing, or a line is no JSON object or lacks what it should state.
+        ArtifactError: It is missing, or a line is not a JSON object or lacks a value.
     """
     lines = []
     for number, line in enumerate(_read_lines(path), start=1):
-        if line.get("phase") == _PHASE:
+        if line.get("phase") == "student":
             _check_line(line, metric, where=f"{path}:{number}")
             lines.append(line)
     steps = [line for line in lines if "terms" in line]
-    evaluations = [line for line in lines if metric in line]
+    validations = [line for line in lines if metric in line]
     names = dict.fromkeys(name for line in steps for name in line["terms"])
     return {
         "steps": [line["step"] for line in steps],
         "terms": {name: [line["terms"].get(name) for line in steps] for name in names},
         "weights": _weights(steps),
         "validation": {
-            "steps": [line["step"] for line in evaluations],
+            "steps": [line["step"] for line in validations],
             "views": {
-                view.value: [line[metric][view.value] for line in evaluations] for view in View
+                view.value: [line[metric][view.value] for line in validations] for view in View
             },
         },
     }
@@ -109,30 +105,30 @@ def _check_line(line: Mapping[str, Any], metric: str, *, where: str) -> None:
         and all(_are_numbers(spread, ("mean", "std")) for spread in spreads.values()),
         metric: metric not in line or _are_numbers(line[metric], views),
     }
-    for key, holds in is_valid.items():
-        if not holds:
+    for key, valid in is_valid.items():
+        if not valid:
             raise ArtifactError(
                 f"has no valid {key} ({line.get(key)!r})", where=where, fix="Restore the file"
             )
 
 
-def _are_numbers(found: object, keys: Sequence[str] = ()) -> bool:
-    """Return whether a JSON value is an object of finite numbers, which has certain keys."""
-    if not isinstance(found, dict) or not all(map(is_number, found.values())):
+def _are_numbers(value: object, keys: Sequence[str] = ()) -> bool:
+    """Return whether a JSON value is an object of finite numbers that has certain keys."""
+    if not isinstance(value, dict) or not all(map(is_number, value.values())):
         return False
-    return all(key in found for key in keys)
+    return all(key in value for key in keys)
 
 
 def _weights(steps: Sequence[Mapping[str, Any]]) -> dict[str, SpreadSeries]:
-    found = {view.value for line in steps for view in View if view.value in line.get("weights", {})}
+    weighted = {view for line in steps for view in View if view.value in line.get("weights", {})}
 
-    def series(view: str, what: str) -> list[float | None]:
-        return [line.get("weights", {}).get(view, {}).get(what) for line in steps]
+    def series(view: str, statistic: str) -> list[float | None]:
+        return [line.get("weights", {}).get(view, {}).get(statistic) for line in steps]
 
     return {
         view.value: {"mean": series(view.value, "mean"), "std": series(view.value, "std")}
         for view in View
-        if view.value in found
+        if view in weighted
     }
 
 
@@ -151,33 +147,35 @@ def _read_line(path: Path, number: int, text: str) -> dict[str, Any]:
         value = json.loads(text)
     except ValueError as error:
         raise ArtifactError(
-            f"is no JSON ({error})", where=f"{path}:{number}", fix="Restore the file"
+            f"is not valid JSON ({error})", where=f"{path}:{number}", fix="Restore the file"
         ) from error
     if not isinstance(value, dict):
-        raise ArtifactError("is no JSON object", where=f"{path}:{number}", fix="Restore the file")
+        raise ArtifactError(
+            "is not a JSON object", where=f"{path}:{number}", fix="Restore the file"
+        )
     return value
 
 
 Values = NDArray[np.float64]
 
 BINS = 12
-_MOST_POINTS = 400
-_SAME = 1e-6  # float32's rounding, as a share of what is rounded, with room for its mean
+_MAX_POINTS = 400
+_ROUNDING = 1e-6  # relative rounding of float32 values and of their mean
 _DECILES = (0.1, 0.5, 0.9)
 
 
 def read_weights(run: RunDirectory, saliency: Saliency) -> WeightsJson | None:
-    """Read a run's example weights and compare them with the teacher's saliency.
+    """Read a run's example weights and relate them to the teacher's saliency.
 
     Args:
         run: The run.
-        saliency: Of its teacher on the training split.
+        saliency: Saliency of its teacher on the training split.
 
     Returns:
-        None where the method has no weights.
+        None if the method has no weights.
 
     Raises:
-        ArtifactError: The file is damaged, or of another number of examples.
+        ArtifactError: The file is damaged, or has another number of examples.
     """
     if not run.example_weights.is_file():
         return None
@@ -185,22 +183,22 @@ def read_weights(run: RunDirectory, saliency: Saliency) -> WeightsJson | None:
     if not any(_is_varied(values) for values in weights.values()):
         fixed = {view: round(float(values.mean()), 6) for view, values in weights.items()}
         return {"fixed": fixed, "by_saliency": {}}
-    of_view = {View.IMAGE.value: saliency.image, View.TEXT.value: saliency.text}
-    moved = {view: values.numpy().astype(np.float64) for view, values in of_view.items()}
-    for view, values in moved.items():
+    tensors = {View.IMAGE.value: saliency.image, View.TEXT.value: saliency.text}
+    by_view = {view: values.numpy().astype(np.float64) for view, values in tensors.items()}
+    for view, values in by_view.items():
         if view not in weights or len(weights[view]) != len(values):
             raise ArtifactError(
-                f"does not hold a weight of the {view} view for each of {len(values)} examples",
+                f"lacks a weight of the {view} view for each of {len(values)} examples",
                 where=run.example_weights,
                 fix="Restore it, or distil again with --overwrite",
             )
-    by_saliency = {view: against_saliency(moved[view], weights[view]) for view in moved}
+    by_saliency = {view: against_saliency(by_view[view], weights[view]) for view in by_view}
     return {"fixed": {}, "by_saliency": by_saliency}
 
 
 def are_apart(low: float, high: float) -> bool:
-    """Return whether two values differ by more than rounding does."""
-    return high - low > _SAME * max(1.0, abs(high))
+    """Return whether two values differ by more than rounding."""
+    return high - low > _ROUNDING * max(1.0, abs(high))
 
 
 def _is_varied(values: Values) -> bool:
@@ -209,18 +207,18 @@ def _is_varied(values: Values) -> bool:
 
 def _load(run: RunDirectory) -> dict[str, Values]:
     try:
-        found = load_file(run.example_weights)
+        weights = load_file(run.example_weights)
     except (OSError, SafetensorError) as error:
         raise ArtifactError(
             f"cannot be read ({error})",
             where=run.example_weights,
             fix="Restore it, or distil again with --overwrite",
         ) from error
-    return {view.value: found[view.value].astype(np.float64) for view in View if view in found}
+    return {view.value: weights[view.value].astype(np.float64) for view in View if view in weights}
 
 
 def against_saliency(saliency: Values, weights: Values) -> SalienceJson:
-    """Return weights in bins of as many examples each, by saliency, and some single examples.
+    """Summarize weights in bins of equally many examples by saliency, with some single examples.
 
     Args:
         saliency: [examples], nats.
@@ -228,7 +226,7 @@ def against_saliency(saliency: Values, weights: Values) -> SalienceJson:
     """
     order = np.argsort(saliency, kind="stable")
     groups = [rows for rows in np.array_split(order, BINS) if len(rows)]
-    step = max(1, -(-len(saliency) // _MOST_POINTS))
+    step = max(1, -(-len(saliency) // _MAX_POINTS))
     chosen = range(0, len(saliency), step)
     return {
         "rank_correlation": _rank_correlation(saliency, weights),

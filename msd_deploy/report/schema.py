@@ -1,7 +1,7 @@
-"""The content of distillation.json, typed: what a report states, under which names and units.
+"""Types of distillation.json.
 
-Shares, probabilities and metrics are fractions of 1, distances are nats. Keys of mappings by view
-are those of `View`.
+Shares, probabilities and metrics are fractions of 1, distances are in nats. Keys of mappings by
+view are the values of `View`.
 """
 
 from typing import Literal, TypedDict
@@ -16,7 +16,7 @@ KINDS: tuple[Kind, ...] = ("image", "text", "both")
 
 
 class DataJson(TypedDict):
-    """What was looked at."""
+    """The data set and its reported split."""
 
     name: str
     split: str
@@ -26,9 +26,9 @@ class DataJson(TypedDict):
 
 
 class OutputJson(TypedDict):
-    """Which probability the densities are of: that of `label`, or of what is true of each example.
+    """The probability of densities and histograms: of class `label`, or of the true classes.
 
-    `grid` holds the places of every `density`, `histogram_edges` the ends of the histograms' bins.
+    `grid` has the points of every `density`, `histogram_edges` the edges of the histograms' bins.
     """
 
     of: OutputOf
@@ -38,9 +38,9 @@ class OutputJson(TypedDict):
 
 
 class ViewJson(TypedDict):
-    """A model's answers to one view.
+    """A model's outputs in one view.
 
-    density is a Gaussian kernel's at `OutputJson.grid`, histogram the share in each bin.
+    density is a kernel density at `OutputJson.grid`, histogram the share of each bin.
     """
 
     score: ScoreJson
@@ -49,10 +49,10 @@ class ViewJson(TypedDict):
 
 
 class Closeness(TypedDict):
-    """How close a student is to its teacher on one view.
+    """Agreement and distance between a student and its teacher in one view.
 
     agreement is the share of equal decisions, distance the mean KL(teacher || student) of the
-    probabilities, total_variation that of the two histograms.
+    probabilities, total_variation the distance of the two histograms.
     """
 
     agreement: float
@@ -61,7 +61,7 @@ class Closeness(TypedDict):
 
 
 class SpreadSeries(TypedDict):
-    """A view's weights over training, an entry a logged step: their mean and deviation."""
+    """Mean and standard deviation of a view's weights, an entry per logged step."""
 
     mean: list[float | None]
     std: list[float | None]
@@ -75,7 +75,7 @@ class ValidationJson(TypedDict):
 
 
 class TrainingJson(TypedDict):
-    """What history.jsonl says of a student's training; an entry of `terms` a logged step."""
+    """Loss terms, weights and validation metric of a student's training, per logged step."""
 
     steps: list[int]
     terms: dict[str, list[float | None]]
@@ -84,7 +84,7 @@ class TrainingJson(TypedDict):
 
 
 class BinJson(TypedDict):
-    """Training examples of like saliency: medians of saliency and weight, the weights' deciles."""
+    """Training examples of similar saliency: median saliency, and deciles of the weights."""
 
     examples: int
     saliency: float
@@ -94,9 +94,9 @@ class BinJson(TypedDict):
 
 
 class SalienceJson(TypedDict):
-    """One modality: weights against saliency, in bins and as some single examples.
+    """Weights of one view against the saliency of its modality, in bins and as single examples.
 
-    rank_correlation is Spearman's, None where either is the same for all examples.
+    rank_correlation is Spearman's, None where either is constant.
     """
 
     rank_correlation: float | None
@@ -105,9 +105,9 @@ class SalienceJson(TypedDict):
 
 
 class WeightsJson(TypedDict):
-    """What a finished student's method gives its training examples.
+    """Final weights of the training examples.
 
-    fixed holds the weight of each view where it is one for all examples; by_saliency is then empty.
+    fixed has the weight of each view where it is constant; by_saliency is then empty.
     """
 
     fixed: dict[str, float]
@@ -115,7 +115,7 @@ class WeightsJson(TypedDict):
 
 
 class TeacherJson(TypedDict):
-    """The teacher; `validation` is its metric on that split, by view, whichever is looked at."""
+    """The teacher; `validation` is its metric on the validation split, by view."""
 
     digest: str
     parameters: int
@@ -142,9 +142,9 @@ class StudentJson(TypedDict):
 
 
 class DecisionJson(TypedDict):
-    """What a model decides of one example; empty labels: none of the classes.
+    """A model's decision on one example; empty labels mean none of the classes.
 
-    probability is that of the decided classes, or, where there are none, of the likeliest one.
+    probability is that of the decided classes or, without any, of the most probable one.
     """
 
     labels: list[str]
@@ -152,7 +152,7 @@ class DecisionJson(TypedDict):
 
 
 class ExampleJson(TypedDict):
-    """One example that is shown; `row` is its position in the split."""
+    """One shown example; `row` is its position in the split."""
 
     kind: Kind
     row: int
@@ -166,7 +166,7 @@ class ExampleJson(TypedDict):
 
 
 class ExamplesJson(TypedDict):
-    """How many examples each modality decides by the teacher's views, and some of each kind."""
+    """Number of examples that each modality decides for the teacher, and some of each kind."""
 
     counts: dict[str, int]
     shown: list[ExampleJson]

@@ -61,7 +61,7 @@ def budget_words(result: Mapping[str, Any]) -> str:
 
 def changed_words(result: Mapping[str, Any]) -> str:
     """Say which settings of all methods are not the defaults; there must be some."""
-    return f"Not the defaults: {settings_words(result['changed_settings'])}"
+    return f"Changed settings: {settings_words(result['changed_settings'])}"
 
 
 def descriptions(result: Mapping[str, Any]) -> dict[str, str]:

@@ -40,7 +40,7 @@ def test_the_page_holds_a_chart_for_each_width_and_every_form(example_bench: Ben
     for form in ("Teacher, ONNX fp32", "Student, ONNX int8", "Student, Core ML fp16"):
         assert page.count(form) == 2  # in both tables
     assert "latency needs a Mac or an iPhone" in page
-    assert "Not drawn, since they have no latency here: Core ML fp16." in page
+    assert "Not shown, without a measured latency: Core ML fp16." in page
 
 
 def test_markup_in_the_names_of_run_and_data_is_escaped(example_bench: Bench) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msd_deploy.report.examples import SIDE, answer_of, kinds_of, strongest, thumbnail
+from msd_deploy.report.examples import SIDE, decision_of, kinds_of, strongest, thumbnail
 from msd_deploy.views import View
 
 
@@ -45,14 +45,16 @@ def test_the_strongest_rows_are_shown_each_with_another_picture() -> None:
 
 
 def test_an_answer_is_the_decided_classes_with_their_probability() -> None:
-    single = answer_of(np.log(np.array([0.3, 0.7], np.float32)), ("a", "b"), "single_label")
+    single = decision_of(np.log(np.array([0.3, 0.7], np.float32)), ("a", "b"), "single_label")
     assert single == {"labels": ["b"], "probability": [0.7]}
-    several = answer_of(np.array([0.0, np.log(3), -1], np.float32), ("a", "b", "c"), "multi_label")
+    several = decision_of(
+        np.array([0.0, np.log(3), -1], np.float32), ("a", "b", "c"), "multi_label"
+    )
     assert several == {"labels": ["a", "b"], "probability": [0.5, 0.75]}
 
 
 def test_an_answer_of_no_class_states_the_likeliest_ones_probability() -> None:
-    none = answer_of(np.array([-np.log(3), -9], np.float32), ("a", "b"), "multi_label")
+    none = decision_of(np.array([-np.log(3), -9], np.float32), ("a", "b"), "multi_label")
     assert none == {"labels": [], "probability": [0.25]}
 
 

@@ -93,8 +93,8 @@ def test_figures_repeat_those_of_the_run(report: DistillationJson, msd_run: RunD
 
 
 def test_both_runs_stand_in_their_order_with_their_methods(report: DistillationJson) -> None:
-    told = [(student["run"], student["method"]) for student in report["students"]]
-    assert told == [("kd", "kd"), ("<i>msd", "msd-instance")]
+    methods = [(student["run"], student["method"]) for student in report["students"]]
+    assert methods == [("kd", "kd"), ("<i>msd", "msd-instance")]
     assert report["students"][0]["weights"] == {"fixed": {"multimodal": 1.0}, "by_saliency": {}}
     weights = report["students"][1]["weights"]
     assert weights is not None
@@ -134,10 +134,10 @@ def test_examples_show_what_the_teacher_says_of_them(
             ]
 
 
-def test_no_folder_of_the_data_is_told(report: DistillationJson, hostile_data: Path) -> None:
+def test_no_folder_of_the_data_is_reported(report: DistillationJson, hostile_data: Path) -> None:
     assert report["data"]["name"] == "memes.jsonl"
-    told = json.dumps({**report, "command": ""})
-    assert str(hostile_data.parent) not in told
+    content = json.dumps({**report, "command": ""})
+    assert str(hostile_data.parent) not in content
     assert all(one["origin"].startswith("memes.jsonl:") for one in report["examples"]["shown"])
 
 

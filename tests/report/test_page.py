@@ -81,9 +81,9 @@ def test_every_chart_is_well_formed_and_says_what_it_shows(page: str) -> None:
     names = set()
     for chart in charts:
         svg = ElementTree.fromstring(chart)
-        told = {child.tag: child.text for child in svg}
-        assert told["title"]
-        assert told["desc"]
+        texts = {child.tag: child.text for child in svg}
+        assert texts["title"]
+        assert texts["desc"]
         names.add(svg.attrib["aria-labelledby"])
     assert len(names) == len(charts)
 
@@ -105,7 +105,7 @@ def test_densities_share_their_axes(page: str) -> None:
 
 
 def test_weights_that_are_constant_are_a_sentence(seen: _Seen) -> None:
-    assert "the same for all examples, whatever their saliency: image and text 1." in seen.text
+    assert "the same for all examples, independent of saliency: image and text 1." in seen.text
 
 
 def test_every_figure_of_the_tables_is_that_of_the_json(seen: _Seen, made: Report) -> None:
@@ -139,7 +139,7 @@ def test_a_run_without_history_or_weights_still_has_a_page(made: Report) -> None
     }
     page = render_distillation(report, {})
     assert page.count("<svg") == 3
-    assert "It has no weights of views." in page
+    assert "This method has no weights per view." in page
 
 
 def test_terms_of_any_name_and_of_0_are_drawn(made: Report) -> None:

@@ -64,7 +64,7 @@ def test_a_run_without_its_teachers_predictions_says_how_to_get_them(own: RunDir
 
 def test_predictions_for_other_data_are_refused(own: RunDirectory) -> None:
     _change_key(own, data="0" * 64)
-    assert "predictions for another data set" in str(_refusal(own))
+    assert "predictions for a different data set" in str(_refusal(own))
 
 
 def _change_key(run: RunDirectory, **changes: str) -> None:
@@ -78,19 +78,19 @@ def _change_key(run: RunDirectory, **changes: str) -> None:
 def test_runs_of_two_data_sets_do_not_go_together(own: RunDirectory, kd_run: RunDirectory) -> None:
     write_json(own.run_json, {**own.read(), "dataset_digest": "0" * 64})
     error = _refusal(kd_run, own)
-    assert f"{own.root}: is of another data set than {kd_run.root}" in str(error)
+    assert f"{own.root}: has a different data set than {kd_run.root}" in str(error)
 
 
 def test_runs_of_two_teachers_do_not_go_together(own: RunDirectory, kd_run: RunDirectory) -> None:
     _change_key(own, teacher="0" * 64)
     error = _refusal(kd_run, own)
-    assert f"{own.root}: has another teacher than {kd_run.root}" in str(error)
+    assert f"{own.root}: has a different teacher than {kd_run.root}" in str(error)
     assert f"--teacher {kd_run.teacher}" in error.fix
 
 
 def test_a_run_is_named_once(kd_run: RunDirectory) -> None:
     again = RunDirectory(kd_run.root / ".." / kd_run.root.name)
-    assert "named twice" in str(_refusal(kd_run, again))
+    assert "given twice" in str(_refusal(kd_run, again))
 
 
 def test_data_that_is_not_there_is_named(own: RunDirectory) -> None:
@@ -141,7 +141,7 @@ def test_a_json_that_is_no_report_is_kept_whatever_the_options(
 def test_a_page_in_a_run_is_refused(own: RunDirectory, kd_run: RunDirectory, place: str) -> None:
     before = {path: path.read_bytes() for path in own.root.rglob("*") if path.is_file()}
     error = _refusal(kd_run, own, config=ReportConfig(out=own.root / place, overwrite=True))
-    assert f"lies in the run {own.root}" in str(error)
+    assert f"is in the run {own.root}" in str(error)
     assert str(own.reports) in error.fix
     assert before == {path: path.read_bytes() for path in own.root.rglob("*") if path.is_file()}
 
@@ -162,7 +162,7 @@ def test_a_folder_is_not_replaced(own: RunDirectory, tmp_path: Path, ending: str
 def test_a_page_below_a_file_is_refused_before_the_work(own: RunDirectory, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     error = _refusal(own, config=ReportConfig(out=tmp_path / "file" / "deep" / "page.html"))
-    assert f"cannot be created: {tmp_path / 'file'} is no folder" in str(error)
+    assert f"cannot be created: {tmp_path / 'file'} is not a folder" in str(error)
 
 
 def test_a_runs_own_report_is_replaced(own: RunDirectory) -> None:

@@ -108,10 +108,10 @@ def test_a_training_is_read_as_it_was_logged(tmp_path: Path) -> None:
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     history = tmp_path / "history.jsonl"
     history.write_text(_line(step=1, terms={}) + '{"phase": "stu')
-    with pytest.raises(ArtifactError, match=r"history\.jsonl:2: is no JSON"):
+    with pytest.raises(ArtifactError, match=r"history\.jsonl:2: is not valid JSON"):
         read_training(history, metric="accuracy")
     history.write_text("[]\n")
-    with pytest.raises(ArtifactError, match="is no JSON object"):
+    with pytest.raises(ArtifactError, match="is not a JSON object"):
         read_training(history, metric="accuracy")
 
 

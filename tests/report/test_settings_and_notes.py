@@ -38,12 +38,12 @@ def _student(name: str, config: RunConfig) -> StudentOutputs:
     return StudentOutputs(name, RunDirectory(Path(name)), config, {}, {})
 
 
-def test_defaults_are_not_told() -> None:
+def test_default_settings_are_not_listed() -> None:
     assert changed_settings(DEFAULT) == {}
-    assert "Not the defaults" not in _words(DEFAULT)
+    assert "Changed settings" not in _words(DEFAULT)
 
 
-def test_what_decides_a_result_is_told_under_its_key() -> None:
+def test_changed_settings_are_listed_by_key() -> None:
     config = RunConfig(
         DataConfig(labelled_share=0.1, spec="easy-vqa"),
         student=StudentConfig(size="small"),
@@ -62,13 +62,13 @@ def test_what_decides_a_result_is_told_under_its_key() -> None:
         "seed": 3,
     }
     assert _words(config).endswith(
-        'Not the defaults: data.labelled_share = 0.1, student.size = "small",'
+        'Changed settings: data.labelled_share = 0.1, student.size = "small",'
         ' distill.hint_weight = 5.0, distill.keep = "best",'
         ' augment.preset = "light", augment.flip = 0.5, seed = 3.'
     )
 
 
-def test_a_vision_encoders_folder_is_told_by_its_name(tmp_path: Path) -> None:
+def test_a_vision_encoder_is_listed_by_the_name_of_its_folder(tmp_path: Path) -> None:
     config = replace(DEFAULT, student=StudentConfig(vision=str(tmp_path / "encoder")))
     assert changed_settings(config) == {"student.vision": "encoder"}
     hub = replace(DEFAULT, student=StudentConfig(vision="timm/some-encoder"))
@@ -100,33 +100,33 @@ def test_runs_of_other_labels_sizes_or_seeds_are_noted() -> None:
 @pytest.mark.parametrize(
     ("distill", "words"),
     [
-        (DistillConfig(weighting="meta"), "it judged the views' weights"),
-        (DistillConfig(keep="best"), "it chose the epoch that was kept"),
-        (DistillConfig(patience=2), "it chose the epoch that was kept"),
+        (DistillConfig(weighting="meta"), "to learn the views' weights"),
+        (DistillConfig(keep="best"), "to choose the epoch"),
+        (DistillConfig(patience=2), "to choose the epoch"),
         (
             DistillConfig(weighting="meta", keep="best"),
-            "it judged the views' weights and it chose the epoch that was kept",
+            "to learn the views' weights and to choose the epoch",
         ),
     ],
 )
-def test_a_training_that_saw_the_validation_split_is_noted(
+def test_a_training_that_used_the_validation_split_is_noted(
     distill: DistillConfig, words: str
 ) -> None:
     students = [_student("plain", DEFAULT), _student("seen", replace(DEFAULT, distill=distill))]
     assert validation_notes(students) == [
-        f"The validation split took part in the training of seen: {words}."
-        " Its figures on validation flatter it."
+        f"The training of seen used the validation split: {words}."
+        " Its figures on validation are therefore too optimistic."
     ]
 
 
-def test_weights_judged_by_training_rows_leave_validation_alone() -> None:
+def test_weights_learned_on_training_rows_need_no_note_on_validation() -> None:
     own = DistillConfig(weighting="meta", meta_rows="train")
     assert validation_notes([_student("own", replace(DEFAULT, distill=own))]) == []
 
 
-def test_examples_that_share_pictures_are_noted_to_be_dependent() -> None:
+def test_examples_that_share_images_are_noted_to_be_dependent() -> None:
     notes = shared_image_notes(np.array([0, 0, 1, 1, 2, -1, -1], np.int64))
     assert len(notes) == 1
-    assert "5 examples share 3 pictures" in notes[0]
+    assert "5 examples share 3 images" in notes[0]
     assert "too narrow" in notes[0]
     assert shared_image_notes(np.array([2, 0, 1, -1, -1], np.int64)) == []

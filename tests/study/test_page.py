@@ -123,13 +123,13 @@ def test_every_student_is_a_dot_where_its_value_stands(result: Result) -> None:
 
 def test_settings_that_are_not_the_defaults_are_told(result: Result) -> None:
     for told in (render_study(result), study_markdown(result)):
-        assert "Not the defaults" not in told
+        assert "Changed settings" not in told
         assert "plain knowledge distillation" in told
     result["changed_settings"] = {"data.labelled_share": 0.05, "distill.hint_weight": 5.0}
     for told in (render_study(result), study_markdown(result)):
-        assert "Not the defaults: data.labelled_share = 0.05, distill.hint_weight = 5.0" in told
+        assert "Changed settings: data.labelled_share = 0.05, distill.hint_weight = 5.0" in told
         assert "plain knowledge distillation" not in told
-        assert told.count("and hints from the teacher") == len(METHODS) - 1  # none has no teacher
+        assert told.count("plus hints from the teacher") == len(METHODS) - 1  # none has no teacher
 
 
 def test_the_page_requests_nothing_and_escapes_what_is_not_its_own(result: Result) -> None:
@@ -143,7 +143,7 @@ def test_the_page_requests_nothing_and_escapes_what_is_not_its_own(result: Resul
 def test_a_study_that_a_program_ran_has_neither_command_nor_host(result: Result) -> None:
     del result["command"], result["host"]
     page = render_study(result)
-    assert "Repeat it" not in page
+    assert "Command" not in page
     assert "Host" not in page
 
 
