@@ -88,6 +88,14 @@ def export(
             f"unknown: {', '.join(unknown)}", where="target", fix=f"Known: {', '.join(FORMATS)}"
         )
     targets = tuple(name for name in FORMATS if name in chosen or "all" in chosen)
+    if end_to_end and "onnx" not in targets:
+        raise ConfigError("requires the target onnx", where="end_to_end")
+    if data is None and (out, options, cut_vocabulary) != (None, None, None):
+        raise ConfigError(
+            "out, options and cut_vocabulary are for a model folder with its data",
+            where="data",
+            fix="Add data, or leave them out",
+        )
     config = ExportConfig(
         forms_of(targets, precisions),
         max_drop,

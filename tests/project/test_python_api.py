@@ -114,9 +114,20 @@ def test_a_run_that_exists_is_not_replaced(finished_run: RunDirectory) -> None:
         msd_deploy.distill(out=finished_run.root, config=read_run(finished_run).config)
 
 
-def test_an_unknown_target_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"target: unknown: tflite\. Known: onnx, ort"):
-        msd_export.export(tmp_path, target="tflite")  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target": "tflite"}, "target: unknown: tflite. Known: onnx, ort"),
+        ({"target": "coreml", "end_to_end": True}, "end_to_end: requires the target onnx"),
+        ({"out": "exports"}, "data: out, options and cut_vocabulary are for a model folder"),
+        ({"max_drop": -1.0}, "max_drop_points: must lie between 0 and 100"),
+    ],
+)
+def test_a_wrong_argument_of_an_export_is_named(
+    settings: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        msd_export.export(tmp_path, **settings)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
