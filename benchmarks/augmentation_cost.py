@@ -1,10 +1,10 @@
-"""What changing pictures and texts adds to a training step of each student size.
+"""Cost of augmentation relative to a training step, for each student size.
 
     python benchmarks/augmentation_cost.py --out augmentation-cost.json
 
-Trains nothing that is kept: a batch of 64 generated memes, the step of `--method msd` with labels
-and three views (its teacher's answers are made up, as they cost nothing). In one process, on one
-thread; changes and steps are timed in turn, by processor time.
+Measures a batch of 64 generated memes and the step of `--method msd` with labels and three views;
+the teacher's predictions are random. In one process, on one thread; augmentations and steps are
+timed alternately, by processor time. No model is saved.
 """
 
 import argparse
@@ -38,11 +38,11 @@ from msd_deploy.models.sizes import DEFAULT_IMAGE_SIZE, build_student
 from msd_deploy.views import View
 from msd_mobile_bench.host import describe_host
 
-_ROWS, _ROUNDS, _CHANGES = 64, 9, 5
+_ROWS, _ROUNDS, _REPEATS = 64, 9, 5
 
 
 def measure(size: StudentSize) -> dict[str, object]:
-    """Return processor milliseconds of a step, and of the changes of each preset, as medians."""
+    """Measure the median processor milliseconds of a step and of each preset's augmentation."""
     source = load_source("synthetic:memes", options=SourceOptions(examples=200))
     texts = [text for text in source.dataset["train"]["text"] if text]
     tokenizer = train_tokenizer(texts, vocabulary_size=2000)
@@ -52,10 +52,10 @@ def measure(size: StudentSize) -> dict[str, object]:
     data = prepare(source, preprocessor)
     split = data.splits["train"]
     model = MultiViewModel(build_student(StudentConfig(size, pretrained=False), data, preprocessor))
-    answers = TeacherPredictions(
+    predictions = TeacherPredictions(
         {"train": torch.randn(len(split), len(View), len(data.info.labels))}
     )
-    objective = build_student_objective(DistillConfig(), data, answers, seed=0).objective
+    objective = build_student_objective(DistillConfig(), data, predictions, seed=0).objective
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     batch = collate(split, np.arange(_ROWS))
 
@@ -65,15 +65,16 @@ def measure(size: StudentSize) -> dict[str, object]:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
-    ways: dict[str, Callable[[], object]] = {"step": step}
+    functions: dict[str, Callable[[], object]] = {"step": step}
     for preset in get_args(Preset)[1:]:
-        change = build_augmentation(AugmentConfig(preset=preset), split, preprocessor, seed=0)
-        assert change is not None
-        ways[preset] = lambda change=change: change(batch, 0)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+        augment = build_augmentation(AugmentConfig(preset=preset), split, preprocessor, seed=0)
+        assert augment is not None
+        functions[preset] = lambda augment=augment: augment(batch, 0)
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(_ROUNDS):
-        for name, way in ways.items():
-            seconds[name].append(_cpu_seconds(way, 1 if name == "step" else _CHANGES))
+        for name, function in functions.items():
+            repeats = 1 if name == "step" else _REPEATS
+            seconds[name].append(_cpu_seconds(function, repeats))
     medians = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
     return {
         "image_size": side,
@@ -86,12 +87,12 @@ def measure(size: StudentSize) -> dict[str, object]:
     }
 
 
-def _cpu_seconds(way: Callable[[], object], times: int) -> float:
-    way()
+def _cpu_seconds(function: Callable[[], object], repeats: int) -> float:
+    function()
     started = time.process_time()
-    for _ in range(times):
-        way()
-    return (time.process_time() - started) / times
+    for _ in range(repeats):
+        function()
+    return (time.process_time() - started) / repeats
 
 
 def main() -> None:

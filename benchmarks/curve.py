@@ -1,9 +1,9 @@
-"""Put studies of one task with different numbers of training rows into one table.
+"""Table of studies of one task with different numbers of training rows.
 
     python benchmarks/curve.py runs/memes-500 runs/memes-1000 runs/memes-2000 --out curve-memes.md
 
-Each folder is one that `msd compare` wrote. A row is a number of training rows; its columns are the
-methods' test metric on the pair, and how far msd-fixed is ahead of each control, paired by seed.
+Each folder is an output of `msd compare`. A row is a number of training rows; its columns are the
+methods' test metric per view, and the difference of msd-fixed to each control, paired by seed.
 """
 
 import argparse
@@ -22,15 +22,15 @@ _OURS, _CONTROLS = "msd-fixed", ("kd", "kd-dropout")
 
 
 def curve_markdown(studies: Sequence[Json]) -> str:
-    """Return the table of some studies, fewest training rows first.
+    """Return the table of studies in Markdown, fewest training rows first.
 
     Args:
-        studies: Contents of compare.json; of one data set's kind, each with all of `_METHODS`.
+        studies: Contents of compare.json, of one task, each with all of `_METHODS`.
     """
     results: list[Any] = sorted(studies, key=lambda study: _labelled(study))
     first = results[0]
     lines = [
-        f"# {first['data']}: how much msd helps, by the number of training rows",
+        f"# {first['data']}: gain of msd by the number of training rows",
         "",
         f"- {first['metric']} in % on {first['examples']['test']:,} test examples, student"
         f" {first['student']}, budget: {first['budget']}",
@@ -54,14 +54,14 @@ def _labelled(study: Any) -> int:
 
 
 def _table(results: Sequence[Any], view: View) -> list[str]:
-    ahead = [f"{_OURS} - {control}" for control in _CONTROLS]
+    differences = [f"{_OURS} - {control}" for control in _CONTROLS]
     lines = [
-        f"| training rows | teacher | {' | '.join((*_METHODS, *ahead))} |",
-        f"|---:|---:|{'---:|' * (len(_METHODS) + len(ahead))}",
+        f"| training rows | teacher | {' | '.join((*_METHODS, *differences))} |",
+        f"|---:|---:|{'---:|' * (len(_METHODS) + len(differences))}",
     ]
     for result in results:
         cells = [spread_text(result["methods"][method][view.value]) for method in _METHODS]
-        cells += [difference_text(result["paired"][name][view.value]) for name in ahead]
+        cells += [difference_text(result["paired"][name][view.value]) for name in differences]
         teacher = percent_text(result["teacher"][view])
         lines.append(f"| {_labelled(result):,} | {teacher} | {' | '.join(cells)} |")
     return lines

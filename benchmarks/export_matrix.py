@@ -5,12 +5,12 @@
 
 (all on one line).
 
-Runs that are not in the folder are distilled first, with the commands that the result states: tiny
-students of synthetic:memes, synthetic:posters and easy-vqa (`--only` leaves some out), and of Open
-Clip Art (`open_clip_art.py` writes the pictures; without `--pictures` and `--teacher` they are left
-out) the mobile student, and the same after three passes for int8. Each is exported in all forms,
-verified on its test split (2,000 examples at most), and timed by `msd bench`. A run's rows are
-written as soon as it is done: OUT.json is the store, OUT.md is made of it.
+Runs that are missing in the folder are distilled first, with the commands that the result lists:
+tiny students of synthetic:memes, synthetic:posters and easy-vqa (`--only` selects some), and the
+mobile student of Open Clip Art before and after three epochs for int8 (`open_clip_art.py` writes
+the data; skipped without `--pictures` and `--teacher`). Each is exported as every variant, verified
+on its test split (2,000 examples at most), and timed by `msd bench`. Results are written after each
+run: OUT.json has them all, and OUT.md is generated from it.
 """
 
 import argparse
@@ -43,23 +43,23 @@ _CONFIG = os.path.relpath(Path(__file__).with_name("open_clip_art_mobile.toml"))
 
 
 def recipes(runs: Path, pictures: Path | None, teacher: Path | None) -> dict[str, list[str]]:
-    """Return what `msd distill` is told for each run, by the run's name."""
-    asked = {
+    """Return the arguments of `msd distill` for each run, by name."""
+    options = {
         "memes": ["--data", "synthetic:memes"],
         "posters": ["--data", "synthetic:posters"],
         "easy-vqa": ["--data", "easy-vqa"],
     }
     if pictures is not None and teacher is not None:
-        asked["oca-mobile"] = [
+        options["oca-mobile"] = [
             *("--config", _CONFIG, "--data", str(pictures), "--teacher", str(teacher)),
             *("--student", "mobile", "--seed", "1"),
         ]
-        asked["oca-mobile-int8"] = ["--from", str(runs / "oca-mobile"), "--int8-epochs", "3"]
-    return {name: [*words, "--out", str(runs / name)] for name, words in asked.items()}
+        options["oca-mobile-int8"] = ["--from", str(runs / "oca-mobile"), "--int8-epochs", "3"]
+    return {name: [*words, "--out", str(runs / name)] for name, words in options.items()}
 
 
 def distil(run: RunDirectory, words: Sequence[str]) -> None:
-    """Run `msd distill`, or continue it, unless the run is finished."""
+    """Run or resume `msd distill` unless the run is finished."""
     if run.metrics.is_file():
         return
     if run.run_json.is_file():
@@ -68,7 +68,7 @@ def distil(run: RunDirectory, words: Sequence[str]) -> None:
 
 
 def export(run: RunDirectory) -> dict[str, Any]:
-    """Export a run's student in every form; return what verification found."""
+    """Export a run's student as every variant; return the results of verification."""
     failures: Failures = {}
     config = ExportConfig(_FORMS, examples=EXAMPLES, overwrite=True)
     exports = export_student(run, config, StageHooks(on_stage=_say), failures=failures)
@@ -79,7 +79,7 @@ def export(run: RunDirectory) -> dict[str, Any]:
 
 
 def time_forms(run: RunDirectory, result: dict[str, Any]) -> None:
-    """Add the latency of what this machine can run, and who measured it, to what `export` found."""
+    """Add latencies on this machine, and its description, to the result of `export`."""
     config = BenchConfig(examples=50)
     bench = cast(Bench, run_bench(run, config, StageHooks(on_stage=_say)))
     for row in bench["rows"]:
@@ -112,7 +112,7 @@ def _facts(export: ExportFolder) -> dict[str, Any]:
 def as_markdown(
     results: Mapping[str, Mapping[str, Any]], commands: Mapping[str, Sequence[str]]
 ) -> str:
-    """Return the result for people."""
+    """Return the results in Markdown."""
     parts = [_PREFACE]
     for name, result in results.items():
         parts.append(f"## {name}\n")
@@ -122,28 +122,30 @@ def as_markdown(
             f" {result['host']['cpu']}, one thread, {result['measured_utc'][:10]}.\n"
         )
         parts.append(_table(result))
-        parts += [f"- {form} is not written: {why}." for form, why in result["not_written"].items()]
+        parts += [
+            f"- {form} was not written: {reason}." for form, reason in result["not_written"].items()
+        ]
         if result["not_written"]:
             parts.append("")
     return "\n".join(parts)
 
 
-_PREFACE = """# Every form of four students
+_PREFACE = """# All export variants of four students
 
-Made by `benchmarks/export_matrix.py`, whose docstring has the command. Error: of logits, the worst
-view's largest, and mean. Agreement: decisions equal to PyTorch's, on the pair, and on the worse
-single view of those that PyTorch is sure of (what the gate asks). Drop: points of the metric lost
-on the pair, with the 95 % interval, and on the worse single view. Latency: p50 of one example in
-ONNX Runtime, ExecuTorch and LiteRT on the processor that is named; Core ML is verified by the MIL
-evaluator, and needs a Mac to be timed. Kept: groups of layers that the gate had in higher
-precision.
+Generated by `benchmarks/export_matrix.py`; its docstring has the command. Error: maximum and mean
+error of the logits in the worst view. Agreement: share of decisions equal to PyTorch's in the
+multimodal view, and among confident decisions in the worse single view, as in the gate. Drop: loss
+of the metric in points in the multimodal view, with its 95 % interval, and in the worse single
+view. Latency: p50 of one example in ONNX Runtime, ExecuTorch and LiteRT on the processor listed;
+Core ML is verified with the MIL evaluator, and timing it needs a Mac. Kept: groups of layers that
+the gate kept in higher precision.
 """
 
 
 def _table(result: Mapping[str, Any]) -> str:
     lines = [
-        "| form | bytes | of fp32 | max error | mean error | agreement | single | drop | single |"
-        " p50, ms | kept |",
+        "| variant | bytes | of fp32 | max error | mean error | agreement | single | drop"
+        " | single | p50, ms | kept |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     forms: Mapping[str, Any] = result["forms"]
@@ -179,31 +181,31 @@ def _examples(result: Mapping[str, Any]) -> int:
 
 
 def main() -> None:
-    """Distil what is missing, then measure run after run."""
+    """Distil missing runs, then measure each run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, help="Folder of the runs.")
     parser.add_argument("--pictures", type=Path, help="FILE.jsonl of open_clip_art.py.")
-    parser.add_argument("--teacher", type=Path, help="Its teacher's folder.")
-    parser.add_argument("--only", action="append", help="A run's name; repeatable.")
+    parser.add_argument("--teacher", type=Path, help="Folder of its teacher.")
+    parser.add_argument("--only", action="append", help="Name of a run to measure; repeatable.")
     parser.add_argument(
-        "--time", action="store_true", help="Time the exports of an earlier call again, alone."
+        "--time", action="store_true", help="Only time the exports of an earlier call again."
     )
     parser.add_argument("--out", type=Path, required=True, help="OUT.json and OUT.md.")
-    asked = parser.parse_args()
-    commands = recipes(asked.runs, asked.pictures, asked.teacher)
-    store = asked.out.with_suffix(".json")
+    arguments = parser.parse_args()
+    commands = recipes(arguments.runs, arguments.pictures, arguments.teacher)
+    store = arguments.out.with_suffix(".json")
     results: dict[str, Any] = {}
     if store.is_file():
         results |= cast(dict[str, Any], read_json(store)["runs"])
-    for name in asked.only or commands:
-        run = RunDirectory(asked.runs / name)
+    for name in arguments.only or commands:
+        run = RunDirectory(arguments.runs / name)
         distil(run, commands[name])
         _say(f"Measuring {name}")
-        if not asked.time:
+        if not arguments.time:
             results[name] = export(run)
         time_forms(run, results[name])
         write_json(store, {"examples": EXAMPLES, "runs": results})
-        with new_file(asked.out.with_suffix(".md")) as building:
+        with new_file(arguments.out.with_suffix(".md")) as building:
             building.write_text(as_markdown(results, commands), encoding="utf-8")
 
 

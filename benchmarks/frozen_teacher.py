@@ -1,9 +1,9 @@
-"""What `msd teacher --freeze` saves: processor seconds of a step, and of what is computed once.
+"""Processor seconds of a training step and of the cache with `msd teacher --freeze`.
 
     python benchmarks/frozen_teacher.py --image-size 96 --text-layers 3 --steps 4
 
 MiniLM and EfficientNet-Lite0 (extra [pretrained]) on generated memes, on one thread. The first step
-warms up and is not counted. Processor time, since it does not grow when others use the machine.
+is a warm-up and not counted. Processor time is independent of other load on the machine.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from msd_deploy.run.fine_tuning import fine_tune_teacher
 
 
 class _Clock:
-    """Notes when encoding begins and ends, and when each step is done."""
+    """Records start and end of the caching of frozen outputs, and the end of each step."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
@@ -49,7 +49,7 @@ class _Clock:
 
 
 def measure(what: Freeze, config: TeachingConfig, steps: int) -> Json:
-    """Return the processor seconds of some steps, and of encoding."""
+    """Measure the processor seconds of a step and of caching frozen outputs."""
     clock = _Clock(steps)
     hooks = RunHooks(
         StageHooks(on_stage=clock.on_stage, on_note=clock.on_note),
@@ -67,15 +67,15 @@ def measure(what: Freeze, config: TeachingConfig, steps: int) -> Json:
 
 
 def main() -> None:
-    """Measure each way; one JSON object a line."""
+    """Measure each value of --freeze, and print one JSON object per line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--image-size", type=int, default=160)
     parser.add_argument("--text-layers", type=int)
     parser.add_argument("--steps", type=int, default=10)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    ways: tuple[Freeze, ...] = ("none", "vision", "all")
-    for what in ways:
+    choices: tuple[Freeze, ...] = ("none", "vision", "all")
+    for what in choices:
         finetune = FineTuneConfig(
             text="minilm-l6",
             text_layers=arguments.text_layers,
@@ -86,8 +86,8 @@ def main() -> None:
         )
         rows = finetune.batch_size * (arguments.steps + 1)
         data = DataConfig(spec="synthetic:memes", examples=rows, image_size=arguments.image_size)
-        answer = measure(what, TeachingConfig(data=data, finetune=finetune), arguments.steps)
-        sys.stdout.write(json.dumps(answer) + "\n")
+        result = measure(what, TeachingConfig(data=data, finetune=finetune), arguments.steps)
+        sys.stdout.write(json.dumps(result) + "\n")
         sys.stdout.flush()
 
 

@@ -1,15 +1,14 @@
-"""What a large FILE.jsonl costs: time to the first training step, and the memory of one process.
+"""Cost of a large FILE.jsonl: time to the first training step, and memory of one process.
 
     python benchmarks/large_data.py WORK --out benchmarks/results/large-data.json
 
-Writes WORK/data.jsonl with its pictures (generated, each shown by many rows) and runs real commands
-on it, each in a fresh process, with caches of its own in WORK. Its parts: first-step is `msd
-distill` twice, stopped after the first step of the teacher's training; whole is `msd distill` to
-its end, one pass, with a small teacher given; evaluate is `msd evaluate`. Of each: seconds, and
-processor seconds of all threads, from the start of the process to the first line of history.jsonl
-(one a step here), seconds in all, and the process's peak resident memory as the system counts it.
-The given teacher, and what is evaluated, learned from the first 2,000 rows. Not covered: how well
-anything is learned.
+Writes WORK/data.jsonl with generated images, each used by many rows, and runs commands on it, each
+in a new process with its caches in WORK. Parts: first-step is `msd distill` twice, stopped after
+the first step of the teacher's training; whole is one epoch of `msd distill` with a given small
+teacher; evaluate is `msd evaluate`. Measured are seconds and processor seconds of all threads from
+the start of the process to the first line of history.jsonl (written after each step), total
+seconds, and peak resident memory. The given teacher and the evaluated model are trained on the
+first 2,000 rows. Model quality is not measured.
 """
 
 import argparse
@@ -55,12 +54,12 @@ log_every = 1
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How large a data set is.
+    """Size of the generated data set.
 
     Attributes:
-        rows: Lines of the file.
-        pictures: Distinct pictures; rows show them in turn.
-        seed: Of everything.
+        rows: Number of rows.
+        pictures: Number of distinct images, used by the rows in turn.
+        seed: Random seed.
     """
 
     rows: int
@@ -69,11 +68,11 @@ class Size:
 
 
 def write_data(folder: Path, size: Size) -> Path:
-    """Write data.jsonl and its pictures into a folder; return the file.
+    """Write data.jsonl and its images into a folder; return the path of the file.
 
-    A text has 6 to 40 words of 20,000, some far more often than others (Zipf), so that nearly all
-    texts differ; its last word names the label in four texts of five. Pictures are JPEGs of 240
-    pixels a side.
+    A text has 6 to 40 words of a vocabulary of 20,000 with Zipf frequencies, so that nearly all
+    texts differ; in four of five texts the last word is the label. Images are JPEGs of 240 x 240
+    pixels.
     """
     names = _write_pictures(folder, size)
     file = folder / "data.jsonl"
@@ -98,7 +97,7 @@ def _write_pictures(folder: Path, size: Size) -> list[str]:
 
 
 def _texts(size: Size) -> Iterator[tuple[str, str]]:
-    """Yield a text and its label for each row."""
+    """Yield text and label of each row."""
     rng = np.random.default_rng((size.seed, 2))
     words = ["".join(rng.choice(_SYLLABLES, length)) for length in rng.integers(1, 5, _WORDS)]
     cumulated = np.cumsum(1 / np.arange(2, _WORDS + 2))
@@ -115,13 +114,13 @@ def measure_command(
     """Run `msd` in a fresh process; return seconds and peak memory.
 
     Args:
-        arguments: Of the command.
-        folder: The work folder: its caches and its log.
-        history: The history.jsonl whose first line is waited for.
-        stop: Ask the command to stop when that line is there.
+        arguments: Arguments of the command.
+        folder: Work folder for caches and log.
+        history: Path of history.jsonl, for the time to its first line.
+        stop: Whether to interrupt the command after that line.
 
     Returns:
-        command, seconds, peak_rss_bytes, and of the first step where a history is given.
+        command, seconds, peak_rss_bytes, and with a history the time of the first step.
     """
     environment = {**os.environ, "HF_HOME": str(folder / "caches"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", "from msd_cli.main import main; main()", *arguments]
@@ -150,7 +149,7 @@ def _shown(arguments: Sequence[str], folder: Path) -> str:
 def _wait_for_line(history: Path, process: "subprocess.Popen[bytes]", started: float) -> Json:
     while not history.is_file() or history.stat().st_size == 0:
         time.sleep(_POLL_SECONDS)
-        # Without reaping it: its resource usage is read from wait4.
+        # WNOWAIT: wait4 reads its resource usage later.
         if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
             sys.exit(f"error: the command ended before its first step: see {history.parent}")
     processor = psutil.Process(process.pid).cpu_times()
@@ -161,25 +160,25 @@ def _wait_for_line(history: Path, process: "subprocess.Popen[bytes]", started: f
 
 
 def measure(folder: Path, size: Size, parts: Sequence[str]) -> Json:
-    """Write the data, run the commands of some parts, and return what they took."""
+    """Write the data, run the commands of the parts, and return their measurements."""
     shutil.rmtree(folder / "caches", ignore_errors=True)
     file = write_data(folder, size)
     (folder / "settings.toml").write_text(_SETTINGS, encoding="utf-8")
-    found: Json = {"file_bytes": file.stat().st_size}
+    results: Json = {"file_bytes": file.stat().st_size}
     if "first-step" in parts:
         for name in ("first", "second"):
-            found[f"{name} distill, stopped"] = _distill(folder, file, name, stop=True)
+            results[f"{name} distill, stopped"] = _distill(folder, file, name, stop=True)
     if "whole" in parts or "evaluate" in parts:
         student = _small_student(folder, file)
     if "whole" in parts:
-        found["distill with a given teacher"] = _distill(
+        results["distill with a given teacher"] = _distill(
             folder, file, "whole", "--teacher", str(student)
         )
     if "evaluate" in parts:
-        found["evaluate"] = measure_command(
+        results["evaluate"] = measure_command(
             ["evaluate", str(student), "--data", str(file), "--split", "all"], folder
         )
-    return found
+    return results
 
 
 def _distill(folder: Path, file: Path, name: str, *options: str, stop: bool = False) -> Json:
@@ -206,25 +205,25 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder for data, caches and runs")
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--pictures", type=int, default=4_000)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file that is added to")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to update")
     parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS)
     arguments = parser.parse_args()
     size = Size(arguments.rows, arguments.pictures)
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     host = describe_host()
-    found = measure(work, size, arguments.parts)
+    results = measure(work, size, arguments.parts)
     entry = {
         "command": f"python benchmarks/large_data.py WORK --rows {size.rows}"
         f" --pictures {size.pictures} --parts {' '.join(arguments.parts)}",
         "date": utc_now(),
         "host": host,
-        **found,
+        **results,
     }
     sizes = read_json(arguments.out) if arguments.out.is_file() else {}
     name = f"{size.rows} rows, {size.pictures} pictures, {' '.join(arguments.parts)}"
     write_json(arguments.out, {**sizes, name: entry})
-    sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    sys.stdout.write(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

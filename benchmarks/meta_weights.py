@@ -1,10 +1,10 @@
-"""Put what a study's learned weights did over training into one table.
+"""Table of the learned weights of studies over training.
 
     python benchmarks/meta_weights.py runs/compare-memes runs/compare-listings --out meta-weights.md
 
-Each folder is one that `msd compare` wrote, msd-meta among its methods. A row is a stretch of the
-training: the mean over seeds and steps of each view's mean weight in a batch, and of its deviation
-over the batch's examples. `msd report` draws the same curves for a single run.
+Each folder is an output of `msd compare` with msd-meta. A row is an interval of the training: the
+mean over seeds and steps of each view's mean weight in a batch, and of its standard deviation over
+the batch. `msd report` draws these curves for a single run.
 """
 
 import argparse
@@ -25,7 +25,7 @@ _METHOD, _STRETCHES = "msd-meta", 5
 
 
 def weights_markdown(folders: Sequence[Path]) -> str:
-    """Return the tables of some studies, one after another."""
+    """Return the tables of studies in Markdown."""
     lines = ["# The learned weights over training", ""]
     for folder in folders:
         study = read_versioned_json(folder / RESULT_NAME)
@@ -46,9 +46,9 @@ def _history(folder: Path, seed: int) -> Path:
 
 
 def _table(trainings: Sequence[TrainingJson]) -> list[str]:
-    """Return a row a stretch of the training, a column a view: mean ± deviation over examples."""
+    """Return rows of training intervals with mean ± standard deviation of each view's weight."""
     lines = [
-        f"Mean over {len(trainings)} seeds; ± is the deviation over the examples of a batch.",
+        f"Mean over {len(trainings)} seeds; ± is the standard deviation over a batch.",
         "",
         f"| steps | {' | '.join(View)} |",
         f"|---|{'---:|' * len(View)}",

@@ -1,10 +1,10 @@
-"""Examples per second of a student's training in one and in two processes, one thread each.
+"""Training throughput of a student in one and in two processes, one thread each.
 
     python benchmarks/scaling.py --out benchmarks/results/scaling.json
 
-The same batches in all of them. Rounds are interleaved, each measurement in processes of its own;
-the load before each is stated, since two processes need two idle cores. Data are random: only the
-time counts. Trains nothing that is kept.
+All measurements use the same random batches. Rounds are interleaved, each measurement in new
+processes; the load before it is recorded, since two processes need two idle cores. No model is
+saved.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def _split(rows: int, side: int) -> PreparedSplit:
 
 
 def work(size: str, out: Path) -> None:
-    """Train a few steps in this process's group; the main one writes each step's speed."""
+    """Train a few steps in this process group; the main process writes the speed of each step."""
     torch.set_num_threads(1)
     student = StudentConfig(size=size, pretrained=False)  # type: ignore[arg-type]
     side = DEFAULT_IMAGE_SIZE[student.size]
@@ -95,7 +95,7 @@ def work(size: str, out: Path) -> None:
 
 
 def measure(size: str, count: int, folder: Path) -> dict[str, object]:
-    """Measure one size in processes of their own."""
+    """Measure one size in new processes."""
     out = folder / "speeds.json"
     command = [sys.executable]
     if count > 1:

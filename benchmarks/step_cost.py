@@ -1,11 +1,11 @@
-"""What a training step of each method costs, and how good the cheap meta gradient is.
+"""Cost of a training step of each method, and accuracy of the fast meta gradient.
 
     python benchmarks/step_cost.py runs/demo --out step-cost.json
 
-Trains nothing that is kept. In one process, on one thread, methods are interleaved in rounds and
-timed by processor time; every figure is a ratio within one round. The gradient's cosine with the
-exact one is taken along a training of a student with learned weights. RUN is a finished run of
-`msd distill`: its data, teacher and preprocessing are used.
+In one process, on one thread, methods are interleaved in rounds and timed by processor time; each
+figure is a ratio within one round. The cosine between fast and exact gradient is measured during
+the training of a student with learned weights. RUN is a finished run of `msd distill`, whose data,
+teacher and preprocessing are used. No model is saved.
 """
 
 import argparse
@@ -40,32 +40,32 @@ from msd_deploy.run.task import Task, read_task
 from msd_deploy.views import View
 from msd_mobile_bench.host import describe_host
 
-# A multiple of meta_every, so that a round has its share of updates of the weights.
+# A multiple of meta_every, so that each round has the same number of weight updates.
 _ROUNDS, _STEPS = 15, 8
 _TRAINING_STEPS, _COMPARE_EVERY = 400, 50
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What is measured on: a task, its teacher's answers, and the batches of its first pass."""
+    """A task, its teacher's predictions, and the batches of its first epoch."""
 
     task: Task
     predictions: TeacherPredictions
     batches: list[Batch]
 
     def settings(self, method: str, **changes: object) -> DistillConfig:
-        """Return a method's settings, as `msd compare` has them, some changed; logits alone."""
+        """Return the settings of a method in `msd compare` with changes, without feature losses."""
         own = replace(METHODS[method](self.task.config.distill, 0.3), **changes)
         return replace(own, hint_weight=0.0, relation_weight=0.0)
 
     def objective(self, settings: DistillConfig) -> DistillationObjective | MetaObjective:
-        """Return the objective of some settings."""
+        """Build the objective of settings."""
         return build_student_objective(
             settings, self.task.data, self.predictions, seed=self.task.config.seed
         ).objective
 
     def student(self) -> MultiViewModel:
-        """Return an untrained student."""
+        """Build an untrained student."""
         torch.manual_seed(self.task.config.seed)
         task = self.task
         return MultiViewModel(
@@ -87,7 +87,7 @@ def open_bench(run: RunDirectory) -> Bench:
 
 
 class Stepper:
-    """Trains a student step by step on the bench's batches, over and over."""
+    """Trains a student step by step on the benchmark's batches, repeatedly."""
 
     def __init__(self, bench: Bench, objective: Objective) -> None:
         self.model, self.objective = bench.student(), objective
@@ -100,41 +100,41 @@ class Stepper:
             yield from batches
 
     def step(self) -> None:
-        """Do one step as the trainer does it."""
-        answer: StepLoss = self.objective(self.model, next(self.batches))
+        """Run one training step."""
+        loss: StepLoss = self.objective(self.model, next(self.batches))
         self.optimizer.zero_grad()
-        torch.stack(list(answer.terms.values())).sum().backward()
+        torch.stack(list(loss.terms.values())).sum().backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
 
 
-class AskingTheTeacher:
-    """MSD without a cache: the teacher is asked for its three views in every step."""
+class UncachedObjective:
+    """MSD without a cache: the teacher computes its three views in every step."""
 
     def __init__(self, bench: Bench, teacher: FusionForClassification) -> None:
         self.cached = bench.objective(bench.settings("msd-fixed"))
         self.teacher = MultiViewModel(teacher.eval())
 
     def __call__(self, model: MultiViewModel, batch: Batch) -> StepLoss:
-        """Ask the teacher, and drop its answers for the cached ones, which are the same."""
+        """Run the teacher, then use the cached predictions, which are equal."""
         with torch.inference_mode():
             self.teacher(batch, tuple(View))
         return self.cached(model, batch)
 
 
 def measure_ratios(bench: Bench, teacher: FusionForClassification) -> dict[str, object]:
-    """Return each way's processor time a step as a multiple of kd's, median and range of rounds."""
-    ways: dict[str, Objective] = {
+    """Measure the processor time per step relative to kd, as median and range over rounds."""
+    objectives: dict[str, Objective] = {
         name: bench.objective(bench.settings(name))
         for name in ("kd", "msd-fixed", "msd-instance", "msd-meta")
     }
     for gradient in ("fast", "exact"):
-        ways[f"msd-meta, {gradient} gradient each step"] = bench.objective(
+        objectives[f"msd-meta, {gradient} gradient each step"] = bench.objective(
             bench.settings("msd-meta", meta_gradient=gradient, meta_every=1)
         )
-    ways["msd-fixed, teacher asked each step"] = AskingTheTeacher(bench, teacher)
-    steppers = {name: Stepper(bench, objective) for name, objective in ways.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    objectives["msd-fixed, teacher asked each step"] = UncachedObjective(bench, teacher)
+    steppers = {name: Stepper(bench, objective) for name, objective in objectives.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in objectives}
     for _ in range(_ROUNDS):
         for name, stepper in steppers.items():
             seconds[name].append(_cpu_seconds(stepper.step))
@@ -160,10 +160,10 @@ def _against(values: list[float], baseline: list[float]) -> dict[str, object]:
 
 
 def measure_cosines(bench: Bench) -> list[dict[str, float]]:
-    """Return how the fast gradient and the one without look-ahead point along a training.
+    """Measure cosines between fast and exact gradients, with and without look-ahead.
 
-    Each is a cosine over all weights [views, batch] of a batch, at the parameters that a training
-    with the fast gradient has reached; all see the same held-out batch.
+    Each is over all weights [views, batch] of a batch, at the parameters of a training with the
+    fast gradient, for the same held-out batch.
     """
     objective = bench.objective(bench.settings("msd-meta"))
     assert isinstance(objective, MetaObjective)
@@ -205,7 +205,7 @@ def _gradient(
     kind: str,
     ahead: bool,
 ) -> Tensor:
-    """Return dL_meta / dw [views, batch] at the stepper's parameters, the state left as it was."""
+    """Compute dL_meta / dw [views, batch] at the stepper's parameters; its state stays the same."""
     settings = bench.settings("msd-meta", meta_gradient=kind, meta_look_ahead=ahead)
     other = bench.objective(settings)
     assert isinstance(other, MetaObjective)

@@ -1,13 +1,13 @@
-"""Choose the settings of a study on its validation split, with seeds that it does not report.
+"""Tune the settings of a study on its validation split, with seeds other than the reported ones.
 
     python benchmarks/tune.py --data synthetic:memes --examples 1000 --teacher runs/memes/teacher \
         --out runs/tune-memes
 
-Every candidate of a method changes one or two settings. A line per candidate and seed goes to
-OUT/tuning.jsonl: the metric of each view on the validation split; nothing is measured on the test
-split. msd-meta's weights are judged by that split too, by default, so its candidates hold out
-training rows (meta_rows = "train"). A call continues where another stopped; the summary is printed
-at the end. Two calls with different --methods and --out use two cores.
+Each candidate of a method changes one or two settings. OUT/tuning.jsonl has a line per candidate
+and seed, with the metric of each view on the validation split; the test split is not used. msd-meta
+learns its weights on the validation split by default, so its candidates hold out training rows
+instead (meta_rows = "train"). A stopped call can be repeated to continue; the summary is printed at
+the end. Two calls with different --methods and --out use two cores.
 """
 
 import argparse
@@ -69,7 +69,7 @@ CANDIDATES: Mapping[str, Mapping[str, Mapping[str, float]]] = {
 
 
 def candidate(base: RunConfig, method: str, changes: Mapping[str, float]) -> StudyConfig:
-    """Return the study of one candidate, at equal compute."""
+    """Build the study of one candidate, at equal compute."""
     settings = dict(changes)
     dropout = settings.pop("dropout", 0.3)
     if method == "msd-meta":
@@ -83,7 +83,7 @@ def candidate(base: RunConfig, method: str, changes: Mapping[str, float]) -> Stu
 def trained_metric(
     task: Task, predictions: TeacherPredictions, study: StudyConfig, *, seed: int
 ) -> dict[str, float]:
-    """Train one candidate with one seed, and return its metric by view on the validation split."""
+    """Train one candidate with one seed; return its validation metric by view."""
     (method,) = study.methods
     flops, reference = measure_flops(study, task, predictions)
     steps = steps_by_method(study, flops, reference, ordinary_steps(task))[method]
@@ -96,7 +96,7 @@ def trained_metric(
 
 
 def tune(base: RunConfig, methods: list[str], seeds: list[int], out: Path) -> None:
-    """Train what is missing of OUT/tuning.jsonl."""
+    """Train the candidates that are missing in OUT/tuning.jsonl."""
     path = out / "tuning.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     known = {tuple(json.loads(line)[k] for k in ("method", "candidate", "seed")) for line in lines}
@@ -119,7 +119,7 @@ def tune(base: RunConfig, methods: list[str], seeds: list[int], out: Path) -> No
 
 
 def summary(out: Path) -> str:
-    """Return a table of the mean over seeds, by candidate and view, in %."""
+    """Return a table of means over seeds by candidate and view, in %."""
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for line in (out / "tuning.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)

@@ -1,12 +1,12 @@
 # ruff: noqa: T201
-"""Take the label from a share of a FILE.jsonl's training rows: what are unlabelled rows worth?
+"""Remove the labels of a share of a FILE.jsonl's training rows, to measure their value.
 
-Beside the original, whose pictures both name, two files are written:
+Writes two files beside the original, with the same image paths:
 
-- STEM-unlabelled.jsonl: every row, a share of the training rows without their label;
+- STEM-unlabelled.jsonl: all rows, a share of the training rows without label;
 - STEM-labelled.jsonl: the same without those rows.
 
-Which rows is decided by a hash of the seed and the row, so that it does not depend on their order.
+A hash of the seed and the row chooses the rows, so that their order has no effect.
 
 Usage: python benchmarks/withhold_labels.py FILE.jsonl [--share 0.5] [--seed 0]
 """
@@ -24,9 +24,11 @@ _LABELS = ("label", "labels")
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("file", type=Path, metavar="FILE.jsonl", help="rows that state their split")
-    parser.add_argument("--share", type=float, default=0.5, help="of the training rows; .5")
-    parser.add_argument("--seed", type=int, default=0, help="decides which; 0")
+    parser.add_argument("file", type=Path, metavar="FILE.jsonl", help="rows with their split")
+    parser.add_argument(
+        "--share", type=float, default=0.5, help="share of the training rows; default 0.5"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the choice; default 0")
     arguments = parser.parse_args()
     rows = [json.loads(line) for line in arguments.file.read_text(encoding="utf-8").splitlines()]
     hidden = [
@@ -48,7 +50,7 @@ def main() -> None:
 
 
 def _fraction(row: dict[str, object], seed: int) -> float:
-    """Return a number from 0 to 1 that a row always gets."""
+    """Return a pseudo-random number in 0..1 that depends on seed and row only."""
     digest = hashlib.sha256(f"{seed} {json.dumps(row, sort_keys=True)}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 

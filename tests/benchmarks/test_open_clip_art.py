@@ -33,7 +33,7 @@ def clip_art(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "open_clip_art", module)  # its dataclasses look there
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "LEAST_PICTURES_PER_CLASS", 2)
+    monkeypatch.setattr(module, "MIN_IMAGES_PER_CLASS", 2)
     return module
 
 
@@ -55,7 +55,7 @@ def titled(title: str) -> str:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two classes of usable pictures, and one of everything that is left out."""
+    """Two classes of usable pictures, and one of everything that is excluded."""
     root = tmp_path / "usr" / "share" / "openclipart"
     add(root, "animals/cat", svg=titled(" A  cat\n"), colour=1)
     add(root, "animals/wild/wolf", svg=titled("Wolf"), colour=2)
@@ -77,7 +77,7 @@ def test_pictures_with_a_meaning_are_kept_and_the_others_counted(
     clip_art: ModuleType, root: Path
 ) -> None:
     left_out: Counter[str] = Counter()
-    found = clip_art.titled_pictures(root, left_out)
+    found = clip_art.titled_images(root, left_out)
     kept = clip_art.select(found, left_out, keep_links=False)
     assert [(picture.category, picture.title) for picture in kept] == [
         ("animals", "A cat"),
@@ -89,15 +89,15 @@ def test_pictures_with_a_meaning_are_kept_and_the_others_counted(
         "SVG missing, malformed or declaring entities": 3,
         "no title": 1,
         "title of a set": 1,
-        "second filing of a picture": 1,
-        "folder names no subject": 1,
+        "duplicate of an image": 1,
+        "folder without a subject": 1,
         "class too small": 1,
     }
 
 
 def test_second_filings_are_kept_when_asked(clip_art: ModuleType, root: Path) -> None:
     left_out: Counter[str] = Counter()
-    found = clip_art.titled_pictures(root, left_out)
+    found = clip_art.titled_images(root, left_out)
     kept = clip_art.select(found, left_out, keep_links=True)
     assert [picture.category for picture in kept if picture.title == "Bread"] == ["animals", "food"]
 
@@ -105,10 +105,10 @@ def test_second_filings_are_kept_when_asked(clip_art: ModuleType, root: Path) ->
 def test_a_title_that_many_share_is_a_sets(
     clip_art: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clip_art, "PICTURES_OF_A_SET", 2)
+    monkeypatch.setattr(clip_art, "IMAGES_OF_A_SET", 2)
     add(root, "food/wolf", svg=titled("WOLF"), colour=12)
     left_out: Counter[str] = Counter()
-    kept = clip_art.select(clip_art.titled_pictures(root, left_out), left_out, keep_links=False)
+    kept = clip_art.select(clip_art.titled_images(root, left_out), left_out, keep_links=False)
     assert "wolf" not in {picture.title.casefold() for picture in kept}
 
 
@@ -126,7 +126,7 @@ def test_what_is_written_is_a_data_set(clip_art: ModuleType, root: Path, tmp_pat
         add(root, f"animals/{name}", svg=titled(name), colour=colour)
         add(root, f"food/{name}", svg=titled(f"{name} pie"), colour=colour + 50)
     left_out: Counter[str] = Counter()
-    kept = clip_art.select(clip_art.titled_pictures(root, left_out), left_out, keep_links=False)
+    kept = clip_art.select(clip_art.titled_images(root, left_out), left_out, keep_links=False)
     out = tmp_path / "out"
     out.mkdir()
     clip_art.write(kept, out)
@@ -181,7 +181,7 @@ def test_a_missing_or_broken_package_is_named_and_leaves_nothing(
 ) -> None:
     folder = tmp_path / "packages"
     folder.mkdir()
-    with pytest.raises(DataError, match=r"holds no openclipart-png_\*\.deb"):
+    with pytest.raises(DataError, match=r"has no openclipart-png_\*\.deb"):
         clip_art.make_data_set(tmp_path / "out", folder, keep_links=False)
     if shutil.which("dpkg") is not None:
         (folder / "openclipart-png_1_all.deb").write_bytes(b"no package")
