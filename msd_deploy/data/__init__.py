@@ -1,1 +1,1 @@
-"""Data: the readers of every source, and the way from a picture and a text to a model's input."""
+"""Data: the readers of every source, and the way from an image and a text to a model's input."""

@@ -1,6 +1,6 @@
 """Batches: a set of images with all the texts that go with each, and the order they come in.
 
-Several rows may share a picture (questions about one image). A batch then holds the picture once,
+Several rows may share an image (questions about one image). A batch then holds the image once,
 and `image_index` says which row shows which.
 
 A step's batch in parts: each is computed after the other, and takes only its share of memory.
@@ -25,11 +25,11 @@ _PICTURES_PER_ROW = 0.25
 
 @dataclass(frozen=True, slots=True)
 class MixedLabels:
-    """What a batch's pictures show besides their own (mixup).
+    """What a batch's images show besides their own (mixup).
 
     Attributes:
-        labels: Of the other picture that each row's picture is mixed with, as in `Batch`.
-        share: Of the other picture in it, 0 to 1/2.
+        labels: Of the other image that each row's image is mixed with, as in `Batch`.
+        share: Of the other image in it, 0 to 1/2.
     """
 
     labels: Tensor
@@ -41,18 +41,18 @@ class Batch:
     """Rows of a data set as a model takes them.
 
     Attributes:
-        pixel_values: uint8 [images, 3, height, width], each picture once.
-        image_index: int64 [batch], which picture a row shows; 0 where it shows none.
+        pixel_values: uint8 [images, 3, height, width], each image once.
+        image_index: int64 [batch], which image a row shows; 0 where it shows none.
         image_present: bool [batch].
         input_ids: int64 [batch, length].
         attention_mask: int64 [batch, length]; 1 for tokens, 0 for padding.
         labels: int64 [batch] (single label) or float32 [batch, classes] of 0 and 1 (multi-label).
         rows: int64 [batch], the rows' positions in their split.
-        form: Which of the changed forms that the teacher answers for the pictures are shown in,
+        form: Which of the changed forms that the teacher answers for the images are shown in,
             from 1; 0: any other, the unchanged one as well.
-        mixed: What else its mixed pictures show; None where pictures are not mixed.
+        mixed: What else its mixed images show; None where images are not mixed.
         encoded_images: float32 [images, ...], what a model's frozen vision encoder made of each
-            picture before: it is used instead of pixels, of which there are none then.
+            image before: it is used instead of pixels, of which there are none then.
         encoded_rows: float32 [batch, ...], what a frozen model made of each row before.
     """
 
@@ -120,7 +120,7 @@ def collate(split: PreparedSplit, rows: NDArray[np.int64]) -> Batch:
 
 
 def _pixels_of(split: PreparedSplit, images: NDArray[np.int64]) -> Tensor:
-    """Return pictures as uint8 [images, 3, height, width]; a blank one where there is none.
+    """Return images as uint8 [images, 3, height, width]; a blank one where there is none.
 
     Where a frozen encoder has seen them before, they have no height and no width: none is read.
     """
@@ -148,12 +148,12 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
 
 
 class ImageGroupSampler(torch.utils.data.Sampler[list[int]]):
-    """Yields batches of rows such that rows that share a picture stay together.
+    """Yields batches of rows such that rows that share an image stay together.
 
     Args:
-        image_index: int64 [rows], the picture of each row; negative where it has none.
-        batch_size: Rows a batch; groups of a shared picture fill it to at least this number, and
-            to a quarter as many pictures, but for the last batch.
+        image_index: int64 [rows], the image of each row; negative where it has none.
+        batch_size: Rows a batch; groups of a shared image fill it to at least this number, and
+            to a quarter as many images, but for the last batch.
         seed: Decides the order, together with the epoch.
         used: bool [rows], which rows are yielded; all if None.
     """
@@ -171,7 +171,7 @@ class ImageGroupSampler(torch.utils.data.Sampler[list[int]]):
             groups = [[row for row in group if used[row]] for group in groups]
         self._groups = [group for group in groups if group]
         self.rows_per_batch = batch_size
-        # BatchNorm needs pictures, however many questions are asked about each.
+        # BatchNorm needs images, however many questions are asked about each.
         self._least_groups = math.ceil(batch_size * _PICTURES_PER_ROW)
         self.batch_size: int | None = None  # batches differ in size: read by accelerate
         self.seed = seed
@@ -206,7 +206,7 @@ class ImageGroupSampler(torch.utils.data.Sampler[list[int]]):
 
 
 def rows_by_image(image_index: NDArray[np.int64]) -> list[list[int]]:
-    """Group rows by the picture they show; a row without one is a group of its own."""
+    """Group rows by the image they show; a row without one is a group of its own."""
     groups: dict[int, list[int]] = {}
     for row, image in enumerate(image_index.tolist()):
         groups.setdefault(image if image >= 0 else -1 - row, []).append(row)
@@ -223,7 +223,7 @@ def batches_in_order(split: PreparedSplit, *, batch_size: int) -> Iterator[Batch
 
 
 def parts_of(batch: Batch, count: int) -> Iterator[Batch]:
-    """Yield a batch's rows in parts of equal size, as far as that goes, each with its pictures.
+    """Yield a batch's rows in parts of equal size, as far as that goes, each with its images.
 
     Args:
         batch: The batch.

@@ -1,4 +1,4 @@
-"""From an encoded picture to the uint8 RGB pixels that a model sees, defined to the last bit.
+"""From an encoded image to the uint8 RGB pixels that a model sees, defined to the last bit.
 
 The definition, which an app repeats (docs/preprocessing.md states it for a phone's developer):
 decode; apply the EXIF orientation; convert to 8-bit RGB, transparency composited over white;
@@ -7,9 +7,9 @@ Normalisation is not here: it is the first layer of every model.
 
 The documented resize, spelled out in integers, for shapes that Pillow's own cannot afford.
 
-Pillow scales the whole picture before it is cut, and keeps 16 bytes of weights per pixel of a
+Pillow scales the whole image before it is cut, and keeps 16 bytes of weights per pixel of a
 side: a line of 60,000,000 pixels costs gigabytes, or overflows. Here only the wanted pixels are
-made, one after the other. The bits are the same (docs/preprocessing.md, step 5); ordinary pictures
+made, one after the other. The bits are the same (docs/preprocessing.md, step 5); ordinary images
 go through Pillow because it is many times faster.
 """
 
@@ -33,7 +33,7 @@ width, 3] RGB or [height, width, 4] RGBA."""
 
 # Pillow keeps 16 bytes of weights per pixel of a side: 16 MB here.
 _LONGEST_ORDINARY_SIDE = 1_000_000
-# Of the scaled picture, before it is cut; its other side has at most 1024 pixels: 268 MB here.
+# Of the scaled image, before it is cut; its other side has at most 1024 pixels: 268 MB here.
 _LONGEST_ORDINARY_TARGET = 65_535
 _FRACTION_BITS = 22
 # Pixels widened to int64 at a time: 24 MB.
@@ -105,7 +105,7 @@ class SidePass:
 
 
 def resize_window(pixels: PixelArray, *, horizontal: SidePass, vertical: SidePass) -> PixelArray:
-    """Make the wanted pixels of a scaled picture, horizontally first, and no others.
+    """Make the wanted pixels of a scaled image, horizontally first, and no others.
 
     Args:
         pixels: uint8 [vertical.size, horizontal.size, 3].
@@ -120,7 +120,7 @@ def resize_window(pixels: PixelArray, *, horizontal: SidePass, vertical: SidePas
 
 
 PIXELS_VERSION = 2
-"""Rises whenever a picture may become other pixels: pixels kept by another version are not read."""
+"""Rises whenever an image may become other pixels: pixels kept by another version are not read."""
 _WHITE = 255
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _CHANNELS = ((), (3,), (4,))
@@ -130,11 +130,11 @@ _GREY_SCALE = {"L;2": 85, "L;4": 17}
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """How a picture becomes a model's input.
+    """How an image becomes a model's input.
 
     Attributes:
         size: Height and width of the result in pixels.
-        mode: fit shows the whole picture, centred and padded with white; crop fills the square
+        mode: fit shows the whole image, centred and padded with white; crop fills the square
             and cuts the longer side's ends equally.
     """
 
@@ -146,7 +146,7 @@ def decode_image(source: ImageSource) -> Image.Image:
     """Decode an image to upright 8-bit RGB over white; one in memory is not changed.
 
     Raises:
-        DataError: The file is missing, is no picture, is broken, or has more pixels than Pillow's
+        DataError: The file is missing, is no image, is broken, or has more pixels than Pillow's
             decompression-bomb limit; or an array has another type or shape.
     """
     where = source if isinstance(source, Path) else None
@@ -160,13 +160,13 @@ def decode_image(source: ImageSource) -> Image.Image:
     except DataError:
         raise
     except Image.DecompressionBombError as error:
-        raise DataError(f"picture is too large ({error})", where=where) from error
+        raise DataError(f"image is too large ({error})", where=where) from error
     except UnidentifiedImageError as error:  # its text has an address in memory
-        raise DataError("picture cannot be decoded (of no known format)", where=where) from error
+        raise DataError("image cannot be decoded (of no known format)", where=where) from error
     # Pillow's decoders raise whatever their format's parser meets in a broken file.
     except Exception as error:
         raise DataError(
-            f"picture cannot be decoded ({error or type(error).__name__})", where=where
+            f"image cannot be decoded ({error or type(error).__name__})", where=where
         ) from error
 
 
@@ -186,7 +186,7 @@ def _opened(source: ImageSource) -> AbstractContextManager[Image.Image]:
 def _refuse_bomb(image: Image.Image) -> None:
     limit, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
     if limit is not None and pixels > limit:
-        raise DataError(f"picture has {pixels:,} pixels, more than the limit of {limit:,}")
+        raise DataError(f"image has {pixels:,} pixels, more than the limit of {limit:,}")
 
 
 def _mend_transparent_colour(image: Image.Image) -> None:
@@ -224,7 +224,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def resize_to_spec(image: Image.Image, spec: ImageSpec) -> PixelArray:
-    """Resize an RGB picture to the model's square.
+    """Resize an RGB image to the model's square.
 
     Interpolation is Pillow's BILINEAR, which is antialiased: per axis (horizontal first) a triangle
     of half-width max(1, scale), its weights normalised and rounded to 22-bit fixed point, each pass
@@ -258,7 +258,7 @@ def _wanted(scaled: int, side: int) -> range:
 
 
 def _resize_whole(image: Image.Image, width: int, height: int) -> PixelArray:
-    # One axis a call: asked for both, Pillow 13 begins with the vertical one for tall pictures.
+    # One axis a call: asked for both, Pillow 13 begins with the vertical one for tall images.
     for step in ((width, image.height), (width, height)):
         if step != image.size:
             image = image.resize(step, Image.Resampling.BILINEAR)
@@ -266,7 +266,7 @@ def _resize_whole(image: Image.Image, width: int, height: int) -> PixelArray:
 
 
 def _scaled_size(width: int, height: int, spec: ImageSpec) -> tuple[int, int]:
-    """Return width and height of the scaled picture, at least one pixel each."""
+    """Return width and height of the scaled image, at least one pixel each."""
     target_height, target_width = spec.size
     wider = width * target_height > height * target_width
     choose_width: bool = wider if spec.mode == "fit" else not wider
@@ -280,7 +280,7 @@ def _divide_half_up(numerator: int, denominator: int) -> int:
 
 
 def load_pixels(source: ImageSource, spec: ImageSpec) -> PixelArray:
-    """Decode and resize an encoded picture.
+    """Decode and resize an encoded image.
 
     Returns:
         uint8 [height, width, 3].
@@ -293,7 +293,7 @@ def load_pixels(source: ImageSource, spec: ImageSpec) -> PixelArray:
         return resize_to_spec(image, spec)
     except (MemoryError, OverflowError, ValueError) as error:
         raise DataError(
-            f"picture of {image.width:,} by {image.height:,} pixels cannot be resized"
+            f"image of {image.width:,} by {image.height:,} pixels cannot be resized"
             f" ({error or type(error).__name__})",
             where=source if isinstance(source, Path) else None,
         ) from error

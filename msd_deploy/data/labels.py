@@ -13,8 +13,8 @@ weight 1. Nothing is known here of validation and test, nor of labels that were 
 
 Fewer labels: part of a training split whose labels are hidden, to be distilled from unlabelled.
 
-Rows of one picture keep or lose their labels together, and a smaller share is part of a larger one.
-Where a row has one label, every class keeps the same share of its pictures, the first of every
+Rows of one image keep or lose their labels together, and a smaller share is part of a larger one.
+Where a row has one label, every class keeps the same share of its images, the first of every
 class before the second of any; rows with several labels are chosen at random.
 
 Data in the classes of a model that was not made from them: same names, another order or more.
@@ -135,7 +135,7 @@ def hide_labels(data: PreparedData, share: float, *, seed: int) -> PreparedData:
     Args:
         data: Validation and test keep theirs.
         share: Labelled training rows, above 0 to 1 (then the data is returned as it is).
-        seed: Decides which pictures.
+        seed: Decides which images.
 
     Raises:
         DataError: No labelled row would be left.
@@ -173,7 +173,7 @@ def _with_fewer_labels(split: PreparedSplit, share: float, seed: int) -> Prepare
 def _order_of_groups(
     split: PreparedSplit, groups: list[NDArray[np.int64]], seed: int
 ) -> NDArray[np.int64]:
-    """Return the order, int64 [groups], in which pictures are given their labels back."""
+    """Return the order, int64 [groups], in which images are given their labels back."""
     order = np.random.default_rng((seed, 2)).permutation(len(groups))
     if split.labels.ndim == 2:
         return order
@@ -186,9 +186,9 @@ def _order_of_groups(
 
 
 def _classes_of_groups(split: PreparedSplit, groups: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return the class that each picture stands for, int64 [groups]: the rarest of its rows'."""
+    """Return the class that each image stands for, int64 [groups]: the rarest of its rows'."""
     found, counts = np.unique(split.labels, return_counts=True)
-    counts[found == NO_LABEL] = len(split) + 1  # stands for a picture without any label only
+    counts[found == NO_LABEL] = len(split) + 1  # stands for an image without any label only
     rarity = counts[np.searchsorted(found, split.labels)]
     return np.array([split.labels[group[rarity[group].argmin()]] for group in groups], np.int64)
 

@@ -1,6 +1,6 @@
-"""Decoded and resized pictures, kept on disk between runs and read memory-mapped.
+"""Decoded and resized images, kept on disk between runs and read memory-mapped.
 
-One folder per set of pictures and specification, with a manifest: a damaged one is made again, and
+One folder per set of images and specification, with a manifest: a damaged one is made again, and
 what was not used for longest goes when the cache has grown too large. The key names the version of
 our arithmetic and of the decoder: pixels that this program would not make itself are never read.
 """
@@ -56,16 +56,16 @@ def default_cache() -> Path:
 def cached_pixels(
     source: SourceData, preprocessor: Preprocessor, cache: Path, on_count: OnCount
 ) -> tuple[PixelArray, dict[str, int], dict[str, str]]:
-    """Return every distinct picture of a data set, decoded now or before.
+    """Return every distinct image of a data set, decoded now or before.
 
     Args:
         source: The data set.
-        preprocessor: How pictures are resized.
+        preprocessor: How images are resized.
         cache: Folder of the cache; entries lie in its `pixels`.
         on_count: Progress of decoding.
 
     Returns:
-        uint8 [pictures, height, width, 3], memory-mapped; each picture's position in it by content
+        uint8 [images, height, width, 3], memory-mapped; each image's position in it by content
         digest; the reasons of those that cannot be decoded, by content digest.
     """
     places = _distinct_images(source)
@@ -97,7 +97,7 @@ def _is_whole(folder: Path) -> bool:
     try:
         read_manifest(folder, _KIND)
     except (ArtifactError, OSError) as error:
-        logger.warning("kept pixels are damaged, the pictures are decoded again (%s)", error)
+        logger.warning("kept pixels are damaged, the images are decoded again (%s)", error)
         return False
     return True
 
@@ -165,7 +165,7 @@ def _size_bytes(entry: Path) -> int:
 
 
 def _distinct_images(source: SourceData) -> dict[str, tuple[str, int]]:
-    """Return one place (split, row) of each distinct picture, by content digest."""
+    """Return one place (split, row) of each distinct image, by content digest."""
     places: dict[str, tuple[str, int]] = {}
     for name in source.dataset:
         for row, digest in enumerate(column_of(source.dataset[name], "image_sha256")):
@@ -181,7 +181,7 @@ def _decode_all(
     path: Path,
     on_count: OnCount,
 ) -> dict[str, str]:
-    """Decode every distinct picture into one array on disk; return the failures by digest."""
+    """Decode every distinct image into one array on disk; return the failures by digest."""
     failures: dict[str, str] = {}
     shape = (max(1, len(places)), *preprocessor.image.size, 3)
     _reserve(path, shape)

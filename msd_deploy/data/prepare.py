@@ -29,17 +29,17 @@ def prepare(
     strict: bool = False,
     on_count: OnCount = lambda what, done, total: None,
 ) -> PreparedData:
-    """Decode, resize and tokenize a data set; broken pictures take their rows out of it.
+    """Decode, resize and tokenize a data set; broken images take their rows out of it.
 
     Args:
         source: What a reader found.
         preprocessor: The specification.
         cache: Where pixels are kept; the libraries' cache if None.
-        strict: A broken picture is an error instead of a skipped row.
+        strict: A broken image is an error instead of a skipped row.
         on_count: Progress of decoding.
 
     Raises:
-        DataError: A picture is broken and strict is set, or a split is left without rows.
+        DataError: An image is broken and strict is set, or a split is left without rows.
     """
     pixels, index_of, failures = cached_pixels(
         source, preprocessor, cache or default_cache(), on_count
@@ -113,13 +113,13 @@ def _check_rows(
     if broken and strict:
         named = "; ".join(f"{row.origin}: {row.reason}" for row in broken[:_NAMED_ROWS])
         raise DataError(
-            f"{len(broken)} broken pictures: {named}", fix="Mend them, or leave out --strict"
+            f"{len(broken)} broken images: {named}", fix="Fix them, or run without --strict"
         )
     for name, split in splits.items():
         if len(split) == 0:
             raise DataError(
-                f"no usable rows are left in the {name} split ({len(broken)} broken pictures)",
-                fix="Mend the pictures or add rows",
+                f"no usable rows are left in the {name} split ({len(broken)} broken images)",
+                fix="Fix the images or add rows",
             )
 
 
@@ -128,7 +128,7 @@ class _Columns:
     """What of a split's rows decides a model's inputs, and what they should answer.
 
     Attributes:
-        digests: Of the pictures, "" for none.
+        digests: Of the images, "" for none.
         texts: None for none.
         targets: A class index, or a list of them; None for none.
         classes: How many there are where a row may have several; None in a single-label problem.

@@ -2,7 +2,7 @@
 
 Pixels come from `pixel_cache`. Every consumer (training, export, bench) reads `PreparedSplit`.
 
-EncodedSplit: what the frozen parts of a model made of a split's pictures and rows.
+EncodedSplit: what the frozen parts of a model made of a split's images and rows.
 
 It is computed once, by `msd_deploy.distill.encoded_cache`, and stands in for pixels in batches.
 """
@@ -29,9 +29,9 @@ class EncodedSplit:
     """What was made of a split before.
 
     Attributes:
-        images: float32 [encoded pictures, ...], memory-mapped; None: pictures are not encoded by
+        images: float32 [encoded images, ...], memory-mapped; None: images are not encoded by
             themselves.
-        position: int64 [pictures], where `images` holds a picture of the split; -1: nowhere.
+        position: int64 [images], where `images` holds an image of the split; -1: nowhere.
         rows: float32 [rows, ...], memory-mapped, 0 for rows that were left out; None: rows are not
             encoded.
     """
@@ -41,13 +41,13 @@ class EncodedSplit:
     rows: EncodedArray | None = None
 
     def of_images(self, images: NDArray[np.int64]) -> Tensor | None:
-        """Return what was made of some pictures, [images, ...]; of none: zeros [1, ...]."""
+        """Return what was made of some images, [images, ...]; of none: zeros [1, ...]."""
         if self.images is None:
             return None
         if len(images) == 0:
             return torch.zeros((1, *self.images.shape[1:]))
         positions = self.position[images]
-        assert (positions >= 0).all()  # whoever reads a row had its picture encoded
+        assert (positions >= 0).all()  # whoever reads a row had its image encoded
         return _owned(self.images[positions])
 
     def of_rows(self, rows: NDArray[np.int64]) -> Tensor | None:
@@ -65,8 +65,8 @@ class PreparedSplit:
     """One split as arrays.
 
     Attributes:
-        pixels: uint8 [images, height, width, 3], memory-mapped, each distinct picture once.
-        image_index: int64 [rows], the row's picture; -1 where it has none.
+        pixels: uint8 [images, height, width, 3], memory-mapped, each distinct image once.
+        image_index: int64 [rows], the row's image; -1 where it has none.
         input_ids: int32 [rows, max_length].
         attention_mask: int32 [rows, max_length].
         labels: int64 [rows] (single label) or float32 [rows, classes] (multi-label: 0 or 1; soft
@@ -94,7 +94,7 @@ class PreparedSplit:
         return present
 
     def blank_pixels(self) -> PixelArray:
-        """Return one black picture, uint8 [1, height, width, 3], for rows that have none."""
+        """Return one black image, uint8 [1, height, width, 3], for rows that have none."""
         return np.zeros((1, *self.pixels.shape[1:]), np.uint8)
 
     def inputs(
@@ -141,7 +141,7 @@ class PreparedData:
     Attributes:
         splits: train, validation and test; to judge a model by, those that its source has.
         info: Classes, problem, skipped examples, notes.
-        digest: SHA-256 over every row that is used: pictures' contents, texts, labels.
+        digest: SHA-256 over every row that is used: images' contents, texts, labels.
     """
 
     splits: Mapping[str, PreparedSplit]

@@ -53,10 +53,10 @@ IdArray = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Preprocessor:
-    """Turns pictures and texts into a model's inputs, the same way everywhere.
+    """Turns images and texts into a model's inputs, the same way everywhere.
 
     Attributes:
-        image: How a picture is resized.
+        image: How an image is resized.
         tokenizer: With its Unicode normalisation and the special tokens that it adds.
         max_length: Tokens of text, those included.
         pad_token: Fills up a text.
@@ -70,10 +70,10 @@ class Preprocessor:
     absent_token: str = CLS
 
     def pixels(self, source: ImageSource) -> PixelArray:
-        """Decode and resize one picture to uint8 [height, width, 3].
+        """Decode and resize one image to uint8 [height, width, 3].
 
         Raises:
-            DataError: The picture cannot be read.
+            DataError: The image cannot be read.
         """
         return load_pixels(source, self.image)
 

@@ -1,6 +1,6 @@
 """What every reader hands back, how its rows are split, and how a split becomes Arrow-backed.
 
-Nothing here knows a format, and no picture is decoded: a row names a file or carries its bytes.
+Nothing here knows a format, and no image is decoded: a row names a file or carries its bytes.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ class SourceOptions:
         labels: The only class names a FILE.jsonl or a Hugging Face dataset may use, in this order;
             None takes those it holds.
         strict: Whether a row that cannot be used is an error instead of a named, skipped row.
-        image_column: The picture's column in a Hugging Face dataset; None: image.
+        image_column: The image's column in a Hugging Face dataset; None: image.
         text_column: The text's; None: text.
         label_column: The label's; None: label or labels.
     """
@@ -112,8 +112,8 @@ class SourceData:
     Attributes:
         dataset: The splits train, validation and test, or one of them to judge a model by, each
             with at least one row. Columns:
-            image_path ("" when the picture is in image_bytes or absent), image_bytes (null when by
-            path), image_sha256 ("" for no picture), text (null for none), label (ClassLabel) or
+            image_path ("" when the image is in image_bytes or absent), image_bytes (null when by
+            path), image_sha256 ("" for no image), text (null for none), label (ClassLabel) or
             labels (class indices), null for a training row without, origin (FILE:LINE, or
             TASK/SPLIT:INDEX).
         info: Classes, problem, skipped rows in the file's order, notes.
@@ -128,9 +128,9 @@ class SourceRow:
     """One example as a reader yields it; the columns of `SourceData.dataset`.
 
     Attributes:
-        image_path: Absolute path of the picture, or "".
-        image_bytes: The encoded picture, or None.
-        image_sha256: SHA-256 of the picture's encoded bytes, or "".
+        image_path: Absolute path of the image, or "".
+        image_bytes: The encoded image, or None.
+        image_sha256: SHA-256 of the image's encoded bytes, or "".
         text: The text, or None.
         labels: Class indices; exactly one for single_label; for soft_label each as often as people
             gave it, at most FULL_SCORE_VOTES times. None: no label.
@@ -211,7 +211,7 @@ def _batches(
 
 
 def _chunks(rows: Iterable[SourceRow]) -> Iterator[list[SourceRow]]:
-    """Yield rows many at a time: fewer where they carry large pictures."""
+    """Yield rows many at a time: fewer where they carry large images."""
     chunk: list[SourceRow] = []
     size = 0
     for row in rows:
@@ -304,7 +304,7 @@ def assign_splits(
     notes.insert(0, f"{len(keys):,} rows: {sizes}")
     shared = len(set(zip(keys, chosen, strict=True))) - len(set(keys))
     if shared:
-        notes.append(f"{shared:,} pictures or texts stand in more than one split, as the rows say")
+        notes.append(f"{shared:,} images or texts stand in more than one split, as the rows say")
     for name in SPLITS[1:]:
         splits[name] = splits[name] or splits["train"]
     return splits, notes
@@ -326,7 +326,7 @@ def _fill_empty_splits(keys: Sequence[str], chosen: list[Split]) -> list[str]:
         return []
     if len(pool) <= len(empty):
         return [
-            f"too small for a {named} split ({len(pool)} different pictures or texts to train on):"
+            f"too small for a {named} split ({len(pool)} different images or texts to train on):"
             f" the training rows stand in for {named}, and the figures there MEAN NOTHING"
         ]
     size = max(1, int(len(pool) * _HELD_OUT_SHARE))
@@ -335,6 +335,6 @@ def _fill_empty_splits(keys: Sequence[str], chosen: list[Split]) -> list[str]:
         if chosen[row] == "train":
             chosen[row] = moved.get(key, "train")
     return [
-        f"no row fell into {named}: {size} of {len(pool)} different pictures or texts went from"
+        f"no row fell into {named}: {size} of {len(pool)} different images or texts went from"
         f" train to {'each' if len(empty) > 1 else 'it'}"
     ]

@@ -22,7 +22,7 @@ from msd_deploy.artifacts.atomic import new_folder
 from msd_deploy.artifacts.manifest import MANIFEST_NAME, read_json, read_manifest, write_manifest
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.augment import AugmentConfig
-from msd_deploy.data.augment.batches import PictureAugmentation, digest_of_forms
+from msd_deploy.data.augment.batches import ImageAugmentation, digest_of_forms
 from msd_deploy.data.batch import Batch
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.errors import ArtifactError
@@ -183,7 +183,7 @@ def _compute(
     ]
     if forms is not None:
         train = data.splits["train"]
-        augmentation = PictureAugmentation(forms, train)
+        augmentation = ImageAugmentation(forms, train)
         for form in range(1, forms.views_per_picture + 1):
             inputs.append((_name_of_form("train", form), train, partial(augmentation, form=form)))
     total, before = sum(len(split) for _, split, _ in inputs), 0

@@ -43,7 +43,7 @@ def absolute_data(data: DataConfig) -> DataConfig:
 
 
 def _absolute_spec(stated: str) -> str:
-    """Return a SPEC with an absolute path; a link stays one, as rows name pictures beside it."""
+    """Return a SPEC with an absolute path; a link stays one, as rows name images beside it."""
     path = path_of_spec(stated)
     try:
         is_there = path is not None and path.exists()

@@ -64,7 +64,7 @@ TABLE_NAME, PAGE_NAME = "compare.md", "compare.html"
 _BASELINES = ("none", "kd", "kd-dropout", "msd-fixed")
 
 CountsByCell = dict[str, dict[int, dict[View, Counts]]]
-"""Method to seed to view to counts [test pictures, 2]."""
+"""Method to seed to view to counts [test images, 2]."""
 SpreadsByMethod = dict[str, dict[View, Spread]]
 
 
@@ -208,7 +208,7 @@ def _head(study: StudyConfig, task: Task, facts: Mapping[str, object]) -> Json:
 def _results(out: Path, task: Task, predictions: TeacherPredictions) -> Json:
     """Return what all finished students of the folder show, those of earlier calls included."""
     test = task.data.splits["test"]
-    count = partial(_counts_by_view, test, _picture_of_rows(test), task.data.info.problem)
+    count = partial(_counts_by_view, test, _image_of_rows(test), task.data.info.problem)
     counts: CountsByCell = {}
     seconds: dict[str, list[float]] = {}
     for method, seed in finished_cells(out):
@@ -234,22 +234,22 @@ def _results(out: Path, task: Task, predictions: TeacherPredictions) -> Json:
     }
 
 
-def _picture_of_rows(split: PreparedSplit) -> NDArray[np.int64]:
-    """Return the number of each row's picture, int64 [rows]; a row without one has its own."""
-    picture = np.empty(len(split), np.int64)
+def _image_of_rows(split: PreparedSplit) -> NDArray[np.int64]:
+    """Return the number of each row's image, int64 [rows]; a row without one has its own."""
+    image = np.empty(len(split), np.int64)
     for index, rows in enumerate(rows_by_image(split.image_index)):
-        picture[rows] = index
-    return picture
+        image[rows] = index
+    return image
 
 
 def _counts_by_view(
-    split: PreparedSplit, picture: NDArray[np.int64], problem: Problem, logits: LogitsByView
+    split: PreparedSplit, image: NDArray[np.int64], problem: Problem, logits: LogitsByView
 ) -> dict[View, Counts]:
-    """Return counts [pictures, 2]: rows of one picture are no independent examples."""
+    """Return counts [images, 2]: rows of one image are no independent examples."""
     by_view = {}
     for view in View:
-        by_view[view] = np.zeros((picture.max() + 1, 2), np.int64)
-        np.add.at(by_view[view], picture, row_counts(logits[view], split.labels, problem))
+        by_view[view] = np.zeros((image.max() + 1, 2), np.int64)
+        np.add.at(by_view[view], image, row_counts(logits[view], split.labels, problem))
     return by_view
 
 

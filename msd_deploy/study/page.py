@@ -144,7 +144,7 @@ def _sentences(result: Result) -> list[str]:
         f"Seeds {', '.join(seeds_of(result))}; a seed gives every method the same initial weights."
         f" Budget: {budget_words(result)}.",
         "Differences are paired by seed: mean, 95 % bootstrap interval over seeds and test"
-        " pictures, p of the two-sided paired t-test; * marks p below .05.",
+        " images, p of the two-sided paired t-test; * marks p below .05.",
         "Operations a step: floating-point operations of one training step, forward and backward,"
         " counted on real batches. CPU seconds: of one student's training, the mean over seeds.",
     ]

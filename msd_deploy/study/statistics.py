@@ -1,7 +1,7 @@
 """What a study may claim: means and spreads over seeds, paired tests, bootstrap intervals.
 
 Seeds are paired: the same seed gives every method the same initial weights. The t-test asks whether
-the difference holds over seeds; the interval resamples seeds and test pictures both.
+the difference holds over seeds; the interval resamples seeds and test images both.
 """
 
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ _CONFIDENCE = 0.95
 _NO_SPREAD = 1e-9  # rounding alone
 
 Counts = NDArray[np.int64]
-"""Numerator and denominator of the metric per test picture, [pictures, 2].
+"""Numerator and denominator of the metric per test image, [images, 2].
 
-See `evaluation.row_counts`; the rows of a picture are summed, for they are resampled together.
+See `evaluation.row_counts`; the rows of an image are summed, for they are resampled together.
 """
 
 

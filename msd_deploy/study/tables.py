@@ -103,7 +103,7 @@ def _paired_table(result: Mapping[str, Any]) -> list[str]:
         return []
     lines = [
         "Differences in points, paired by seed: mean, 95 % bootstrap interval over seeds and test"
-        " pictures, p of the paired t-test (**bold** below .05; not corrected for the number of"
+        " images, p of the paired t-test (**bold** below .05; not corrected for the number of"
         " comparisons). All rest on one teacher and one test split.",
         "",
         f"| difference | {' | '.join(_VIEWS)} |",

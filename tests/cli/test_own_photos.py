@@ -95,7 +95,7 @@ def test_unusable_rows_are_named_counted_and_skipped(
     assert answer.code == 0, answer.stderr
     assert "5 rows were skipped" in answer.stderr
     for line, reason in (
-        (41, "picture cannot be decoded"),
+        (41, "image cannot be decoded"),
         (42, "nowhere.png"),
         (43, "JSON"),
         (44, "unknown label 'laef'"),

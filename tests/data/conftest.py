@@ -15,7 +15,7 @@ SIZES = {"train": 12, "dev": 4, "test": 4}
 
 
 def write_picture(path: Path, number: int) -> None:
-    """Write a picture that differs by number."""
+    """Write an image that differs by number."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode_png(np.full((4, 4, 3), number, np.uint8)))
 

@@ -89,7 +89,7 @@ def test_fit_pads_with_white_and_crop_cuts_the_longer_side(
 
 
 def stripes(width: int, height: int) -> Image.Image:
-    """A picture one pixel wide or high whose colour changes slowly along its length."""
+    """An image one pixel wide or high whose colour changes slowly along its length."""
     values = (np.arange(width * height) * 251 // (width * height)).astype(np.uint8)
     return Image.fromarray(values.reshape(height, width)).convert("RGB")
 
@@ -128,7 +128,7 @@ def test_a_picture_that_cannot_be_resized_is_named(tmp_path: Path) -> None:
     path = tmp_path / "poster.png"
     path.write_bytes(encoded(Image.new("RGB", (5, 3))))
     larger_than_any_memory = ImageSpec((2**46, 2**46), "crop")
-    with pytest.raises(DataError, match=r"poster\.png: picture of 5 by 3 pixels cannot be resized"):
+    with pytest.raises(DataError, match=r"poster\.png: image of 5 by 3 pixels cannot be resized"):
         load_pixels(path, larger_than_any_memory)
 
 
@@ -224,7 +224,7 @@ def test_a_broken_picture_is_named(tmp_path: Path) -> None:
     path = tmp_path / "cut.png"
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path.write_bytes(encoded(Image.fromarray(noise))[:2000])
-    with pytest.raises(DataError, match=r"cut\.png: picture cannot be decoded"):
+    with pytest.raises(DataError, match=r"cut\.png: image cannot be decoded"):
         decode_image(path)
 
 

@@ -1,4 +1,4 @@
-"""Hidden labels: how many stay, of which classes, and that pictures keep theirs together."""
+"""Hidden labels: how many stay, of which classes, and that images keep theirs together."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -77,7 +77,7 @@ def test_a_smaller_share_is_part_of_a_larger_one_and_the_seed_decides(
 def test_rows_of_a_picture_keep_their_labels_together_and_a_rare_answer_is_among_them(
     memes: tuple[PreparedData, Preprocessor],
 ) -> None:
-    """Ten questions a picture; the rare answer is asked for on 5 pictures of 100."""
+    """Ten questions an image; the rare answer is asked for on 5 images of 100."""
     labels = np.tile([0, 1], 500).astype(np.int64)
     labels[[7, 207, 407, 607, 807]] = 2
     data = data_with(memes, labels, classes=3, rows_per_picture=10)

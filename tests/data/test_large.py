@@ -18,7 +18,7 @@ from msd_deploy.data.source import SourceOptions, column_of, training_texts
 from msd_deploy.data.synthetic.drawing import encode_png
 
 PICTURES = 20
-# What stays of a row: its tokens and their mask (256 bytes), picture, place and label (24), text,
+# What stays of a row: its tokens and their mask (256 bytes), image, place and label (24), text,
 # digest, path and origin in Arrow (500); while it is read, Python's strings of these as well. 1,010
 # were measured. The encodings of all texts at once, of which this warns, made it 5,960.
 MOST_BYTES_PER_ROW = 3_000
@@ -44,7 +44,7 @@ for path in map(Path, sys.argv[1:]):
 
 
 def write_rows(folder: Path, count: int) -> Path:
-    """Write a file whose rows show a few pictures in turn and have texts of 20 words."""
+    """Write a file whose rows show a few images in turn and have texts of 20 words."""
     for number in range(PICTURES):
         pixels = np.full((8, 8, 3), number, np.uint8)
         (folder / f"{number}.png").write_bytes(encode_png(pixels))

@@ -19,7 +19,7 @@ NOTHING_TO_KEEP = Path("nothing")
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> SourceData:
-    """Twenty rows with a picture each."""
+    """Twenty rows with an image each."""
     folder = tmp_path_factory.mktemp("data")
     rows = []
     for index in range(20):
@@ -37,7 +37,7 @@ def preprocessor() -> Preprocessor:
 
 
 class Opening:
-    """Opens the cache of a folder and counts the pictures that had to be decoded."""
+    """Opens the cache of a folder and counts the images that had to be decoded."""
 
     def __init__(self, source: SourceData, preprocessor: Preprocessor, cache: Path) -> None:
         self.source, self.preprocessor, self.cache = source, preprocessor, cache

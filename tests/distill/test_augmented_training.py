@@ -13,7 +13,7 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.augment import AugmentConfig
 from msd_deploy.config.run import RunConfig
 from msd_deploy.data.augment.batches import (
-    PictureAugmentation,
+    ImageAugmentation,
     build_augmentation,
     check_same_frame,
 )
@@ -275,7 +275,7 @@ def test_a_teacher_of_larger_pictures_is_shown_the_same_part(
     )
     rows = np.arange(32)
     shown = [
-        PictureAugmentation(config.augment, split)(collate(split, rows), 1).pixel_values
+        ImageAugmentation(config.augment, split)(collate(split, rows), 1).pixel_values
         for split in (small, large)
     ]
     shrunk = torch.nn.functional.avg_pool2d(shown[1].float(), 2)

@@ -1,4 +1,4 @@
-"""Teachers that learn from changed pictures and texts, whatever their tokenizer."""
+"""Teachers that learn from changed images and texts, whatever their tokenizer."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -36,7 +36,7 @@ STOP_AT_ONCE = RunHooks(training=Hooks(should_stop=lambda: True))
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with 40 rows of text in rows.jsonl and one picture beside it."""
+    """The working folder, with 40 rows of text in rows.jsonl and one image beside it."""
     folder = tmp_path / "project"
     folder.mkdir()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "a.png")
@@ -121,7 +121,7 @@ def test_rows_without_a_label_teach_only_by_the_teachers_answers(
         phase: max(line["step"] for line in lines if line["phase"] == phase)
         for phase in ("teacher", "student")
     }
-    labelled = -(-33 // 4)  # rows of text and a picture, 4 a step
+    labelled = -(-33 // 4)  # rows of text and an image, 4 a step
     assert abs(steps["teacher"] - labelled) <= 1
     assert abs(steps["student"] - (labelled + 200 // 4 if all_rows else labelled)) <= 1
     trained = np.asarray(load_file(run.teacher_predictions / "train.safetensors")["logits"])
@@ -145,7 +145,7 @@ def test_a_data_set_that_is_gone_gets_advice_that_every_command_can_follow(
 
 
 def test_a_link_to_a_data_file_keeps_its_folder(project: Path, tmp_path: Path) -> None:
-    """Its rows name pictures beside the link."""
+    """Its rows name images beside the link."""
     (tmp_path / "links").mkdir()
     link = tmp_path / "links" / "rows.jsonl"
     link.symlink_to(project / "rows.jsonl")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from msd_deploy.artifacts.manifest import sha256_of_json
 from msd_deploy.config.augment import AugmentConfig
-from msd_deploy.data.augment.pictures import CHANGES_VERSION, PictureDraws, change_pictures
+from msd_deploy.data.augment.images import CHANGES_VERSION, ImageDraws, change_images
 from msd_deploy.data.augment.words import drop_words, word_table
 from msd_deploy.data.batch import Batch, MixedLabels
 from msd_deploy.data.prepared import PreparedSplit
@@ -25,8 +25,8 @@ from msd_deploy.errors import ConfigError
 _PICTURES, _WORDS, _PAIRS = 7001, 7002, 7003
 
 
-class PictureAugmentation:
-    """Changes the pictures of a split's batches, all of them into one form at a time.
+class ImageAugmentation:
+    """Changes the images of a split's batches, all of them into one form at a time.
 
     Args:
         config: How much.
@@ -40,17 +40,17 @@ class PictureAugmentation:
     ) -> None:
         own = () if seed is None else (seed,)
         self.number_of_row = split.image_index
-        self.draws = PictureDraws(
+        self.draws = ImageDraws(
             config.strengths(), len(split.pixels), seed=(_PICTURES, config.seed, *own)
         )
 
     def __call__(self, batch: Batch, form: int) -> Batch:
-        """Return the batch with its pictures in a form."""
+        """Return the batch with its images in a form."""
         changes = self.draws(self._numbers(batch), form)
-        return replace(batch, pixel_values=change_pictures(batch.pixel_values, changes))
+        return replace(batch, pixel_values=change_images(batch.pixel_values, changes))
 
     def _numbers(self, batch: Batch) -> NDArray[np.int64]:
-        """Return the number of each picture of the batch; any for a picture that no row shows."""
+        """Return the number of each image of the batch; any for an image that no row shows."""
         numbers = np.zeros(len(batch.pixel_values), np.int64)
         shown = batch.image_present.cpu().numpy()
         index, rows = batch.image_index.cpu().numpy(), batch.rows.cpu().numpy()
@@ -85,10 +85,10 @@ class WordAugmentation:
         return replace(batch, input_ids=input_ids, attention_mask=attention_mask)
 
 
-class PictureMixing:
-    """Mixes a batch's pictures in pairs (mixup, Zhang et al. 2018).
+class ImageMixing:
+    """Mixes a batch's images in pairs (mixup, Zhang et al. 2018).
 
-    The share of a batch is drawn from a Beta distribution, and folded so that a picture's own is
+    The share of a batch is drawn from a Beta distribution, and folded so that an image's own is
     the larger: its text, which cannot be mixed, stays with it.
 
     Args:
@@ -100,7 +100,7 @@ class PictureMixing:
         self.spread, self.seed = config.mixup, (_PAIRS, config.seed, seed)
 
     def __call__(self, batch: Batch, epoch: int) -> Batch:
-        """Return the batch with its pictures mixed; a row is in one batch of a pass only."""
+        """Return the batch with its images mixed; a row is in one batch of a pass only."""
         rng = np.random.default_rng((*self.seed, epoch, int(batch.rows[0])))
         share = float(rng.beta(self.spread, self.spread))
         share = min(share, 1 - share)
@@ -112,30 +112,30 @@ class PictureMixing:
 
 
 def _rows_showing(batch: Batch, other: NDArray[np.int64]) -> Tensor:
-    """Return, for each row, one that shows the other picture; itself where it has no picture."""
+    """Return, for each row, one that shows the other image; itself where it has no image."""
     index, shown = batch.image_index.cpu().numpy(), batch.image_present.cpu().numpy()
-    row_of_picture = np.zeros(len(other), np.int64)
-    row_of_picture[index[shown]] = np.flatnonzero(shown)
-    rows = np.where(shown, row_of_picture[other[index]], np.arange(len(index)))
+    row_of_image = np.zeros(len(other), np.int64)
+    row_of_image[index[shown]] = np.flatnonzero(shown)
+    rows = np.where(shown, row_of_image[other[index]], np.arange(len(index)))
     return torch.from_numpy(rows).to(batch.labels.device)
 
 
 @dataclass(frozen=True, slots=True)
-class PictureForms:
-    """Shows a batch's pictures in one of a few forms each, which take turns by pass.
+class ImageForms:
+    """Shows a batch's images in one of a few forms each, which take turns by pass.
 
     Attributes:
-        pictures: Changes them.
+        images: Changes them.
         forms: How many there are.
     """
 
-    pictures: PictureAugmentation
+    augmentation: ImageAugmentation
     forms: int
 
     def __call__(self, batch: Batch, epoch: int) -> Batch:
         """Return the batch in the form of a pass."""
         form = 1 + epoch % self.forms
-        return replace(self.pictures(batch, form), form=form)
+        return replace(self.augmentation(batch, form), form=form)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,31 +177,31 @@ def build_augmentation(
     if strengths.word_dropout > 0:
         changes.append(WordAugmentation(config, preprocessor, seed=seed))
     if is_asked and config.views_per_picture > 0:
-        changes.append(PictureForms(PictureAugmentation(config, split), config.views_per_picture))
+        changes.append(ImageForms(ImageAugmentation(config, split), config.views_per_picture))
     elif strengths.changes_images:
-        changes.append(PictureAugmentation(config, split, seed=seed))
+        changes.append(ImageAugmentation(config, split, seed=seed))
     if config.mixup > 0:
-        changes.append(PictureMixing(config, seed=seed))
+        changes.append(ImageMixing(config, seed=seed))
     return Augmentation(tuple(changes)) if changes else None
 
 
 def digest_of_forms(config: AugmentConfig) -> str:
-    """Return the SHA-256 of all that decides the forms of views_per_picture, pictures aside."""
+    """Return the SHA-256 of all that decides the forms of views_per_picture, images aside."""
     strengths = {k: v for k, v in asdict(config.strengths()).items() if k != "word_dropout"}
     return sha256_of_json([CHANGES_VERSION, strengths, config.views_per_picture, config.seed])
 
 
 def check_same_frame(student: Preprocessor, teacher: Preprocessor) -> None:
-    """Check that a share of a picture is the same part of it for both.
+    """Check that a share of an image is the same part of it for both.
 
     Raises:
-        ConfigError: They cut or pad pictures differently.
+        ConfigError: They cut or pad images differently.
     """
     (height, width), (high, wide) = student.image.size, teacher.image.size
     if student.image.mode != teacher.image.mode or height * wide != width * high:
         raise ConfigError(
-            f"the teacher is shown pictures by {teacher.image.mode} in {wide} by {high} pixels, the"
-            f" student by {student.image.mode} in {width} by {height}: a part of one picture is"
+            f"the teacher is shown images by {teacher.image.mode} in {wide} by {high} pixels, the"
+            f" student by {student.image.mode} in {width} by {height}: a part of one image is"
             " another part of the other",
             where="augment.views_per_picture",
             fix=f'Set data.image_mode = "{teacher.image.mode}", or leave it out',

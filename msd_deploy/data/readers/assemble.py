@@ -34,7 +34,7 @@ class FoundRows:
         rows: The usable rows.
         info: Classes, problem, skipped rows, notes; without classes: those that the rows have.
         form: What a usable row is, as a sentence that tells a user what to do.
-        encoded: Returns a row's picture where it is no file; asked when the row is written.
+        encoded: Returns a row's image where it is no file; asked when the row is written.
     """
 
     where: Path
@@ -110,7 +110,7 @@ def _refuse_without_rows(found: FoundRows, labelled: Sequence[Row], *, strict: b
     where, skipped = found.where, found.info.skipped
     if strict and skipped:
         what = f"{len(skipped)} rows cannot be used"
-        refuse(what, where, skipped, "Mend them, or leave out --strict")
+        refuse(what, where, skipped, "Fix them, or run without --strict")
     if not found.rows:
         refuse("has no usable row" if skipped else "is empty", where, skipped, found.form)
     if not labelled:
@@ -144,7 +144,7 @@ def _unlabelled(
     if len(kept) < len(without):
         left_out = len(without) - len(kept)
         notes.append(
-            f"{left_out:,} rows without a label show pictures or texts of validation or test and"
+            f"{left_out:,} rows without a label show images or texts of validation or test and"
             " are left out"
         )
     return kept, notes

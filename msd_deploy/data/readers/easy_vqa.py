@@ -1,7 +1,7 @@
 """easy-vqa: coloured shapes with questions, from the PyPI package easy-vqa (extra `demo`).
 
 Images, questions and answers as published; its test split is kept for testing. The package
-publishes no validation split: a tenth of its training pictures, by hash, serve as one.
+publishes no validation split: a tenth of its training images, by hash, serve as one.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def load_easy_vqa() -> SourceData:
     """Read the installed package.
 
     Returns:
-        38,575 training questions about 4,000 pictures, of which a tenth of the pictures with all
+        38,575 training questions about 4,000 images, of which a tenth of the images with all
         their questions is validation, and 9,673 test questions about 1,000; 13 answers.
 
     Raises:
@@ -83,4 +83,4 @@ def _sizes(splits: dict[str, list[SourceRow]]) -> str:
         f"{name} {len(rows):,} about {len({row.image_sha256 for row in rows}):,}"
         for name, rows in splits.items()
     )
-    return f"questions about pictures: {parts}; validation is taken from the published training set"
+    return f"questions about images: {parts}; validation is taken from the published training set"

@@ -1,7 +1,7 @@
 """Hateful Memes (Kiela et al. 2020, arXiv 2005.04790), as published.
 
 The first edition has train, dev and test.jsonl; the second train, dev_seen, dev_unseen, test_seen
-and test_unseen.jsonl. They lie in annotations/ or in the folder itself, pictures in img/ there or
+and test_unseen.jsonl. They lie in annotations/ or in the folder itself, images in img/ there or
 in images/. Of the second edition the "seen" sets are read: those that the paper reports.
 """
 
@@ -22,7 +22,7 @@ from msd_deploy.data.readers.published import (
     open_folder,
 )
 from msd_deploy.data.readers.rows import (
-    PictureFiles,
+    ImageFiles,
     UnusableRowError,
     parse_object,
     parse_text,
@@ -41,7 +41,7 @@ def load_hateful_memes(stated: str, *, strict: bool) -> SourceData:
     """Read the folder of Hateful Memes.
 
     Test is the published test set where it has labels. Where it has none, the published dev set is
-    the test split, and a tenth of the training pictures, by hash, is validation; a note says so.
+    the test split, and a tenth of the training images, by hash, is validation; a note says so.
 
     Args:
         stated: The folder.
@@ -53,10 +53,10 @@ def load_hateful_memes(stated: str, *, strict: bool) -> SourceData:
     folder = open_folder(NAME, stated)
     files, notes = _files(folder)
     base = folder if (folder / "img").is_dir() else find_folder(folder, ["images"]) or folder
-    pictures = PictureFiles(base, root=folder)
+    images = ImageFiles(base, root=folder)
     found = PublishedRows()
     for path, split in files:
-        found.read_file(path, split, partial(_example, pictures))
+        found.read_file(path, split, partial(_example, images))
     info = DatasetInfo(LABELS, "single_label", notes=tuple(notes), further_metrics=("auroc",))
     return found.source(folder, info, strict=strict)
 
@@ -97,7 +97,7 @@ def _has_labels(path: Path) -> bool:
     return is_empty
 
 
-def _example(pictures: PictureFiles, values: Mapping[str, object]) -> Example:
+def _example(images: ImageFiles, values: Mapping[str, object]) -> Example:
     label = need(values, "label")
     if isinstance(label, bool) or not isinstance(label, int):
         raise UnusableRowError(f"label is {type_name(label)}, not 0 or 1")
@@ -105,7 +105,7 @@ def _example(pictures: PictureFiles, values: Mapping[str, object]) -> Example:
         raise UnusableRowError(f"label is {shown(label)}, not 0 or 1")
     return Example(
         identity=need_number_id(values, "id"),
-        image=need_image(pictures.find(need(values, "img"), key="img"), "img"),
+        image=need_image(images.find(need(values, "img"), key="img"), "img"),
         text=parse_text(need_string(values, "text"), "text"),
         labels=(LABELS[label],),
     )

@@ -1,11 +1,11 @@
 """A Hugging Face dataset, opened without running any of its code: hub:NAME and hub:FOLDER.
 
-`datasets` reads plain data files (parquet, JSON, CSV, Arrow, folders of pictures) into Arrow files
+`datasets` reads plain data files (parquet, JSON, CSV, Arrow, folders of images) into Arrow files
 of its cache, which are memory-mapped. A dataset that needs a script or a reader that could run code
 is refused, and so are data files that lie outside a local folder. Which column means what is
 `hub_rows`.
 
-Which columns of a Hugging Face dataset are picture, text and label, and of what type.
+Which columns of a Hugging Face dataset are image, text and label, and of what type.
 """
 
 import re
@@ -73,8 +73,8 @@ class HubDataset:
 
     Attributes:
         stated: Its SPEC.
-        splits: By the dataset's own names; memory-mapped, pictures as they are encoded.
-        folders: Where pictures that are files may lie.
+        splits: By the dataset's own names; memory-mapped, images as they are encoded.
+        folders: Where images that are files may lie.
     """
 
     stated: str
@@ -164,7 +164,7 @@ def _refuse_elsewhere(spec: str, files: list[str]) -> None:
 def _cache_of(files: list[str]) -> Path:
     """Return the cache of a folder's tables by their contents: `datasets` knows them by time.
 
-    Pictures are no part of a table: rows name them, and they are read from where they lie.
+    Images are no part of a table: rows name them, and they are read from where they lie.
     """
     known = [
         [file, sha256_of_file(Path(file)) if Path(file).suffix.lower() in _TABLES else ""]
@@ -181,7 +181,7 @@ class Columns:
     """The columns that are read.
 
     Attributes:
-        image: The picture's, or None.
+        image: The image's, or None.
         text: The text's, or None.
         label: The label's or the labels'.
         is_multi_label: Whether a row has a list of labels.
@@ -241,11 +241,11 @@ def _check_image(where: str, features: datasets.Features, name: str) -> None:
         for field in kind
         if field.name in ("bytes", "path")
     )
-    has_picture = is_struct and {field.name for field in kind} & {"bytes", "path"}
-    if not (isinstance(feature, datasets.Image) or has_picture or _is_binary(kind)) and (
+    has_image = is_struct and {field.name for field in kind} & {"bytes", "path"}
+    if not (isinstance(feature, datasets.Image) or has_image or _is_binary(kind)) and (
         not _is_string(kind)
     ):
-        _refuse(where, features, name, "a picture, bytes or a path")
+        _refuse(where, features, name, "an image, bytes or a path")
 
 
 def _label_type(

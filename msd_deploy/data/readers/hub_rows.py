@@ -1,8 +1,8 @@
-"""The rows of a Hugging Face dataset: its columns found, every value checked, pictures hashed.
+"""The rows of a Hugging Face dataset: its columns found, every value checked, images hashed.
 
 A row that cannot be used is named as `hub:NAME SPLIT:ROW: reason`, rows counted from 0 as
-`datasets` counts them. Pictures stay in the dataset's memory-mapped Arrow files: a row only knows
-where its picture stands.
+`datasets` counts them. Images stay in the dataset's memory-mapped Arrow files: a row only knows
+where its image stands.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from msd_deploy.data.readers.hub_dataset import Columns, HubDataset, find_column
 from msd_deploy.data.readers.rows import (
     MOST_LINE_BYTES,
     SPLIT_NAMES,
-    PictureFiles,
+    ImageFiles,
     Row,
     UnusableRowError,
     parse_class,
@@ -38,17 +38,17 @@ from msd_deploy.data.source import (
 )
 
 MOST_PICTURE_BYTES = 64 << 20
-"""A larger field is no picture that anybody shows a model."""
+"""A larger field is no image that anybody shows a model."""
 _NO_LABEL = -1
 _ROWS_AT_A_TIME = 256
-_FORM = "Use a dataset with a picture or a text, and a label, in each row"
+_FORM = "Use a dataset with an image or a text, and a label, in each row"
 
 
 def load_hub(stated: str, options: SourceOptions) -> SourceData:
     """Read a Hugging Face dataset, from the hub or from a folder.
 
     Its splits train, validation (or dev, val, valid) and test are kept; what is missing is taken
-    from the training rows by the hash of their pictures, as of a FILE.jsonl without `split`. A
+    from the training rows by the hash of their images, as of a FILE.jsonl without `split`. A
     held-out split without any label is left out.
 
     Args:
@@ -115,7 +115,7 @@ class _Reader:
         self._closed = closed or options.labels or self._columns.names
         self._notes: list[str] = []
         self._splits = list(self._splits_to_read())
-        self._pictures = [PictureFiles(folder) for folder in self.opened.folders]
+        self._image_files = [ImageFiles(folder) for folder in self.opened.folders]
         self._rows: list[Row] = []
         self._skipped: dict[tuple[Path, int], str] = {}
         self.class_rows: Counter[str] = Counter()
@@ -193,7 +193,7 @@ class _Reader:
             if labels is None and of_split.split not in (None, "train"):
                 what = f"has no label, and the {of_split.split} split is judged by labels"
                 raise UnusableRowError(what)
-            path, sha256 = self._picture(image)
+            path, sha256 = self._image(image)
             if not sha256 and text is None:
                 raise UnusableRowError("has neither image nor text")
         except UnusableRowError as error:
@@ -231,25 +231,25 @@ class _Reader:
             raise UnusableRowError(f"label is {value}, and there are {len(names)} classes")
         return parse_class(names[value])
 
-    def _picture(self, image: pa.Scalar | None) -> tuple[str, str]:
-        """Return a picture's path, "" where its bytes stand in the row, and its SHA-256."""
+    def _image(self, image: pa.Scalar | None) -> tuple[str, str]:
+        """Return an image's path, "" where its bytes stand in the row, and its SHA-256."""
         encoded, name = _image_of(image)
         if encoded is not None:
             if not encoded:
                 raise UnusableRowError("image is empty")
             return "", hashlib.sha256(encoded).hexdigest()
-        return self._picture_file(name)
+        return self._image_file(name)
 
-    def _picture_file(self, name: str | None) -> tuple[str, str]:
-        for pictures, folder in zip(self._pictures, self.opened.folders, strict=True):
+    def _image_file(self, name: str | None) -> tuple[str, str]:
+        for files, folder in zip(self._image_files, self.opened.folders, strict=True):
             if name and Path(name).is_absolute() and Path(name).is_relative_to(folder.absolute()):
                 name = Path(name).relative_to(folder.absolute()).as_posix()
-                return pictures.find(name)
-        return self._pictures[0].find(name)
+                return files.find(name)
+        return self._image_files[0].find(name)
 
 
 def _image_of(image: pa.Scalar | None) -> tuple[bytes | None, str | None]:
-    """Return the bytes, or the path, that a row has for its picture.
+    """Return the bytes, or the path, that a row has for its image.
 
     Raises:
         UnusableRowError: They are too many, or no text.

@@ -1,11 +1,11 @@
 """FILE.jsonl: one JSON object a line with image, text, label or labels, and perhaps split.
 
-A row that cannot be used is named and left out, never a crash. Pictures are hashed here, not
+A row that cannot be used is named and left out, never a crash. Images are hashed here, not
 decoded: a broken one is found when the set is prepared. Rows without a label are trained on, with
 the teacher's answers alone. How one row is read is `jsonl_rows`, what they make together
 `from_rows`.
 
-The rows of a FILE.jsonl: each line parsed and checked, its picture found and hashed.
+The rows of a FILE.jsonl: each line parsed and checked, its image found and hashed.
 
 A row that cannot be used is named with its reason, never a crash. What the rows make together
 (classes, splits, what is refused as a whole) is `jsonl`.
@@ -20,7 +20,7 @@ from msd_deploy.data.labels import other_classes
 from msd_deploy.data.readers.assemble import FoundRows, judged_from_rows, source_from_rows
 from msd_deploy.data.readers.rows import (
     SPLIT_NAMES,
-    PictureFiles,
+    ImageFiles,
     Row,
     UnusableRowError,
     parse_class,
@@ -60,18 +60,18 @@ class Scan:
 
 
 def scan_rows(path: Path) -> Scan:
-    """Read every row of a file; each picture that it names is hashed once.
+    """Read every row of a file; each image that it names is hashed once.
 
     Raises:
         DataError: The file is missing or cannot be read.
     """
-    scan, pictures = Scan(), PictureFiles(path.parent)
+    scan, images = Scan(), ImageFiles(path.parent)
     for line, raw in read_lines(path):
-        _scan_line(scan, (path, line), raw, pictures)
+        _scan_line(scan, (path, line), raw, images)
     return scan
 
 
-def _scan_line(scan: Scan, place: tuple[Path, int], raw: bytes, pictures: PictureFiles) -> None:
+def _scan_line(scan: Scan, place: tuple[Path, int], raw: bytes, images: ImageFiles) -> None:
     path, line = place
     try:
         values = parse_object(raw)
@@ -84,7 +84,7 @@ def _scan_line(scan: Scan, place: tuple[Path, int], raw: bytes, pictures: Pictur
         if labels is None and split not in (None, "train"):
             raise UnusableRowError(f"has no label, and the {split} split is judged by labels")
         text = parse_text(values.get("text"), "text")
-        image_path, image_sha256 = pictures.find(values.get("image"))
+        image_path, image_sha256 = images.find(values.get("image"))
         if not image_path and text is None:
             raise UnusableRowError("has neither image nor text")
     except UnusableRowError as error:
@@ -119,7 +119,7 @@ def load_jsonl(path: Path, options: SourceOptions) -> SourceData:
     `image` is relative to the file's folder and may not leave it; "" and null are absent, as is a
     text of white space. A class is its name: the label 1 equals the label "1". Without a closed
     list of labels, a class that one single row carries is taken for a slip. Rows without `split`
-    go 80/10/10 by the SHA-256 of their picture's bytes, else of their text; a row whose picture has
+    go 80/10/10 by the SHA-256 of their image's bytes, else of their text; a row whose image has
     a split in another row follows it.
 
     Args:

@@ -25,7 +25,7 @@ from msd_deploy.data.readers.published import (
     open_folder,
 )
 from msd_deploy.data.readers.rows import (
-    PictureFiles,
+    ImageFiles,
     UnusableRowError,
     file_inside,
     parse_object,
@@ -59,15 +59,15 @@ def load_mm_imdb(stated: str, *, strict: bool) -> SourceData:
     """
     folder = open_folder(NAME, stated)
     found, genres = PublishedRows(), _Genres()
-    pictures = PictureFiles(folder)
+    images = ImageFiles(folder)
     split_file = find_file(folder, ["split.json"])
     if split_file is None:
         files = {name: need_file(folder, [f"{name}.jsonl"]) for name in _SPLITS}
         for name, split in _SPLITS.items():
-            found.read_file(files[name], split, partial(_converted, pictures, genres))
+            found.read_file(files[name], split, partial(_converted, images, genres))
     else:
         for name, films in _read_splits(split_file).items():
-            _read_films(found, split_file, (name, films), partial(_film, pictures, genres))
+            _read_films(found, split_file, (name, films), partial(_film, images, genres))
     info = DatasetInfo(
         GENRES,
         "multi_label",
@@ -143,22 +143,22 @@ def _read_films(
     found.check_any(split_file, before, already)
 
 
-def _film(pictures: PictureFiles, genres: _Genres, folder: Path, film: str) -> Example:
+def _film(images: ImageFiles, genres: _Genres, folder: Path, film: str) -> Example:
     path = file_inside(folder, f"dataset/{film}.json", folder.resolve(), what="file")
     values = parse_object(_read(path), most_bytes=_MOST_FILE_BYTES)
     return Example(
         identity=film.lstrip("0"),
-        image=pictures.find(f"dataset/{film}.jpeg"),
+        image=images.find(f"dataset/{film}.jpeg"),
         text=parse_text(max(need_list(values, "plot"), key=len), "plot"),
         labels=genres.kept(need_list(values, "genres")),
     )
 
 
-def _converted(pictures: PictureFiles, genres: _Genres, values: Mapping[str, object]) -> Example:
+def _converted(images: ImageFiles, genres: _Genres, values: Mapping[str, object]) -> Example:
     key = "img" if "img" in values else "image"
     return Example(
         identity=need_number_id(values, "id"),
-        image=need_image(pictures.find(need(values, key), key=key), key),
+        image=need_image(images.find(need(values, key), key=key), key),
         text=parse_text(need_string(values, "text"), "text"),
         labels=genres.kept(need_list(values, "label")),
     )

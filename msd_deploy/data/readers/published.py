@@ -36,7 +36,7 @@ class Example:
 
     Attributes:
         identity: Its id, the same however it is written; may stand once in the whole set.
-        image: Absolute path and SHA-256 of its picture.
+        image: Absolute path and SHA-256 of its image.
         text: Its text, or None.
         labels: Its class names, sorted; of a soft label as often as `Row` says.
     """
@@ -242,7 +242,7 @@ def need_list(values: Mapping[str, object], key: str) -> list[str]:
 
 
 def need_image(found: tuple[str, str], key: str) -> tuple[str, str]:
-    """Return a picture that was found.
+    """Return an image that was found.
 
     Raises:
         UnusableRowError: The record names none.

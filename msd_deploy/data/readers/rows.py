@@ -3,7 +3,7 @@
 A row that cannot be used raises `UnusableRowError` with its reason; the reader of the format names
 the place. What the rows make together is `from_rows`.
 
-The picture files that rows name: found inside their folder, hashed once, never decoded.
+The image files that rows name: found inside their folder, hashed once, never decoded.
 """
 
 import hashlib
@@ -52,8 +52,8 @@ class Row:
     Attributes:
         file: Where it stands.
         line: Its line in the file, from 1; or its place in a list, as `questions[0]`.
-        image_path: Absolute path of its picture, or "".
-        image_sha256: SHA-256 of the picture's bytes, or "".
+        image_path: Absolute path of its image, or "".
+        image_sha256: SHA-256 of the image's bytes, or "".
         text: Its text, or None.
         labels: Its class names, sorted; exactly one in a single-label problem; in a soft-label one
             each as often as people gave it, at most FULL_SCORE_VOTES times. None: no label.
@@ -75,7 +75,7 @@ class Row:
 
     @property
     def key(self) -> str:
-        """What stands in one split only: the picture's digest, else the text's."""
+        """What stands in one split only: the image's digest, else the text's."""
         return self.image_sha256 or hashlib.sha256((self.text or "").encode()).hexdigest()
 
 
@@ -237,11 +237,11 @@ def without_surrogates(value: str, what: str) -> str:
     return value
 
 
-class PictureFiles:
-    """Finds the pictures of one folder and hashes each file once.
+class ImageFiles:
+    """Finds the images of one folder and hashes each file once.
 
     Args:
-        folder: What names are relative to; no picture may lie outside, links followed.
+        folder: What names are relative to; no image may lie outside, links followed.
         root: The folder that may not be left, where it is another.
     """
 
@@ -251,10 +251,10 @@ class PictureFiles:
         self._found: dict[str, tuple[str, str]] = {}
 
     def find(self, name: object, *, key: str = "image") -> tuple[str, str]:
-        """Return a picture's absolute path and the SHA-256 of its bytes, "" and "" for none.
+        """Return an image's absolute path and the SHA-256 of its bytes, "" and "" for none.
 
         Args:
-            name: Its name as the row has it; None and "" are no picture.
+            name: Its name as the row has it; None and "" are no image.
             key: What the row calls it.
 
         Raises:

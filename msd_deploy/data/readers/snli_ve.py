@@ -1,8 +1,8 @@
 """SNLI-VE, visual entailment (Xie et al. 2019, arXiv 1901.06706), as published.
 
 snli_ve_{train,dev,test}.jsonl in the folder itself, in annotations/ or in data/; Flickr30k's
-pictures in flickr30k_images/ or flickr30k-images/. The text is the hypothesis, sentence2, alone:
-sentence1 is a caption of the picture, and would tell what only the picture should.
+images in flickr30k_images/ or flickr30k-images/. The text is the hypothesis, sentence2, alone:
+sentence1 is a caption of the image, and would tell what only the image should.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from msd_deploy.data.readers.published import (
     open_folder,
 )
 from msd_deploy.data.readers.rows import (
-    PictureFiles,
+    ImageFiles,
     UnusableRowError,
     parse_text,
     shown,
@@ -32,7 +32,7 @@ from msd_deploy.errors import DataError
 
 NAME = "snli-ve"
 LABELS = ("entailment", "neutral", "contradiction")
-# As the files call the picture: the second edition, the first (sic), and the documentation.
+# As the files call the image: the second edition, the first (sic), and the documentation.
 _IMAGE_KEYS = ("Flickr30K_ID", "Flikr30kID", "Flickr30kID")
 _IMAGE_FOLDERS = ("flickr30k_images/flickr30k_images", "flickr30k_images", "flickr30k-images")
 _SPLITS: Mapping[str, Split] = {"train": "train", "dev": "validation", "test": "test"}
@@ -54,11 +54,11 @@ def load_snli_ve(stated: str, *, strict: bool) -> SourceData:
     images = find_folder(folder, _IMAGE_FOLDERS)
     if images is None:
         what = "holds no folder flickr30k_images or flickr30k-images"
-        raise DataError(what, where=folder, fix="Put Flickr30k's pictures there")
-    pictures = PictureFiles(images, root=folder)
+        raise DataError(what, where=folder, fix="Put Flickr30k's images there")
+    image_files = ImageFiles(images, root=folder)
     found = PublishedRows()
     for name, split in _SPLITS.items():
-        found.read_file(files[name], split, partial(_example, pictures))
+        found.read_file(files[name], split, partial(_example, image_files))
     return found.source(folder, DatasetInfo(LABELS, "single_label"), strict=strict)
 
 
@@ -67,7 +67,7 @@ def _places(name: str) -> list[str]:
     return [file, str(Path("annotations") / file), str(Path("data") / file)]
 
 
-def _example(pictures: PictureFiles, values: Mapping[str, object]) -> Example:
+def _example(image_files: ImageFiles, values: Mapping[str, object]) -> Example:
     pair = without_surrogates(need_string(values, "pairID"), "pairID")
     if not pair or len(pair) > LONGEST_ID:
         raise UnusableRowError(f"pairID {shown(pair)} is no id")
@@ -80,11 +80,11 @@ def _example(pictures: PictureFiles, values: Mapping[str, object]) -> Example:
     if text is None:
         raise UnusableRowError("sentence2 is empty")
     key, name = _image_name(values, pair)
-    return Example(pair, need_image(pictures.find(name, key=key), key), text, (label,))
+    return Example(pair, need_image(image_files.find(name, key=key), key), text, (label,))
 
 
 def _image_name(values: Mapping[str, object], pair: str) -> tuple[str, str]:
-    """Return the key that names the picture, and its file's name."""
+    """Return the key that names the image, and its file's name."""
     for key in _IMAGE_KEYS:
         value = values.get(key)
         if value is None:
@@ -95,5 +95,5 @@ def _image_name(values: Mapping[str, object], pair: str) -> tuple[str, str]:
         return key, name if not name or name.endswith(_SUFFIX) else f"{name}{_SUFFIX}"
     stem, suffix, _ = pair.partition(_SUFFIX)
     if not suffix:
-        raise UnusableRowError(f"has no {_IMAGE_KEYS[0]}, and its pairID names no picture")
+        raise UnusableRowError(f"has no {_IMAGE_KEYS[0]}, and its pairID names no image")
     return "pairID", f"{stem}{_SUFFIX}"

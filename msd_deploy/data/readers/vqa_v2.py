@@ -1,10 +1,10 @@
-"""VQA v2, questions about pictures with ten people's answers each (Goyal et al. 2017, 1612.00837).
+"""VQA v2, questions about images with ten people's answers each (Goyal et al. 2017, 1612.00837).
 
 As published: v2_OpenEnded_mscoco_{train,val}2014_questions.json beside
 v2_mscoco_{train,val}2014_annotations.json, in the folder itself, questions/ and annotations/ or
-data/; pictures COCO_{train,val}2014_%012d.jpg in train2014/ and val2014/, in images/train2014/ and
+data/; images COCO_{train,val}2014_%012d.jpg in train2014/ and val2014/, in images/train2014/ and
 images/val2014/, in images/, or in the folder itself. test2015 has no published answers; with some,
-it is the test split, else val's pictures are halved into validation and test.
+it is the test split, else val's images are halved into validation and test.
 
 The classes are the most frequent answers of the training questions, 3,129 at most, as in the models
 that are compared on it (Anderson et al. 2018, Bottom-Up Attention; Jiang et al. 2018, Pythia: those
@@ -42,7 +42,7 @@ from msd_deploy.data.readers.published import (
     open_folder,
 )
 from msd_deploy.data.readers.rows import (
-    PictureFiles,
+    ImageFiles,
     Row,
     UnusableRowError,
     parse_text,
@@ -103,7 +103,7 @@ class _Answers:
     """What people answered to the questions of one part.
 
     Attributes:
-        of_question: By the question's id: its picture's, and each answer as often as it was given,
+        of_question: By the question's id: its image's, and each answer as often as it was given,
             at most three times; taken out when the question is read.
         places: By the question's id, where the annotation stands.
     """
@@ -139,13 +139,13 @@ def load_vqa_v2(stated: str, *, strict: bool, answers: tuple[str, ...] | None = 
     found, counts = PublishedRows(), _Counts()
     for name, (questions, annotations) in files.items():
         of_part = _read_annotations(found, annotations, counts if name == "train2014" else None)
-        _read_questions(found, questions, of_part, (_PARTS[name], _pictures(folder, name)))
+        _read_questions(found, questions, of_part, (_PARTS[name], _images(folder, name)))
     notes = [] if answers is not None else [_note_on_classes(counts)]
     answers = answers or _frequent(counts)
     found.rows, told = _within(found.rows, frozenset(answers))
     if test is None:
         found.rows = _with_halves(found.rows)
-        notes.append("half of val's pictures are validation, half are test: test has no answers")
+        notes.append("half of val's images are validation, half are test: test has no answers")
     info = DatasetInfo(answers, "soft_label", notes=(*notes, *told))
     return found.source(folder, info, strict=strict)
 
@@ -167,10 +167,10 @@ def _test_files(folder: Path) -> tuple[Path, Path] | None:
     return _files(folder, "test2015") if is_annotated else None
 
 
-def _pictures(folder: Path, name: str) -> tuple[PictureFiles, str]:
-    """Return where a part's pictures are, and what their names begin with."""
+def _images(folder: Path, name: str) -> tuple[ImageFiles, str]:
+    """Return where a part's images are, and what their names begin with."""
     base = find_folder(folder, [name, f"images/{name}", "images"]) or folder
-    return PictureFiles(base, root=folder), f"COCO_{name}_"
+    return ImageFiles(base, root=folder), f"COCO_{name}_"
 
 
 def _read_annotations(found: PublishedRows, path: Path, counts: _Counts | None) -> _Answers:
@@ -224,14 +224,14 @@ def _read_questions(
     found: PublishedRows,
     path: Path,
     part: _Answers,
-    of_split: tuple[Split, tuple[PictureFiles, str]],
+    of_split: tuple[Split, tuple[ImageFiles, str]],
 ) -> None:
     """Add the questions of a part, and name the answers that are left without one."""
-    split, pictures = of_split
+    split, images = of_split
     before, already = len(found.rows), len(found.skipped)
     for index, entry in enumerate(read_array(path, "questions", fix=COMPLETE)):
         found.add(
-            path, f"questions[{index}]", split, partial(_example, entry, part=part, files=pictures)
+            path, f"questions[{index}]", split, partial(_example, entry, part=part, files=images)
         )
     found.check_any(path, before, already)
     annotations = path.name.replace("OpenEnded_", "").replace("questions", "annotations")
@@ -239,22 +239,22 @@ def _read_questions(
         found.skip(f"{annotations}:{part.places[question]}", f"no question has the id {question}")
 
 
-def _example(entry: Entry, *, part: _Answers, files: tuple[PictureFiles, str]) -> Example:
+def _example(entry: Entry, *, part: _Answers, files: tuple[ImageFiles, str]) -> Example:
     values = entry.as_object()
     question = need_number_id(values, "question_id")
     if question not in part.places:
         raise UnusableRowError(f"has no annotation (question_id {question})")
     if question not in part.of_question:
         raise UnusableRowError(f"repeats the question_id {question}")
-    of_picture, votes = part.of_question.pop(question)
+    of_image, votes = part.of_question.pop(question)
     image = need_number_id(values, "image_id")
-    if of_picture != image:
-        raise UnusableRowError(f"image_id is {image}, its annotation's is {of_picture}")
+    if of_image != image:
+        raise UnusableRowError(f"image_id is {image}, its annotation's is {of_image}")
     text = parse_text(need_string(values, "question"), "question")
     if text is None:
         raise UnusableRowError("question is empty")
-    pictures, prefix = files
-    return Example(question, pictures.find(f"{prefix}{image:0>12}.jpg", key="picture"), text, votes)
+    images, prefix = files
+    return Example(question, images.find(f"{prefix}{image:0>12}.jpg", key="image"), text, votes)
 
 
 def _least(questions: int) -> int:
@@ -300,7 +300,7 @@ def _within(rows: list[Row], answers: frozenset[str]) -> tuple[list[Row], list[s
 
 
 def _with_halves(rows: list[Row]) -> list[Row]:
-    """Halve validation by pictures, in the order of their digests; the second half is test."""
+    """Halve validation by images, in the order of their digests; the second half is test."""
     digests = sorted({row.image_sha256 for row in rows if row.split == "validation"})
     of_test = frozenset(digests[len(digests) // 2 :])
     return [

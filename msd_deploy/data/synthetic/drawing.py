@@ -1,7 +1,7 @@
 """Drawing for the generated tasks: coloured shapes on a greyish noisy ground, encoded as PNG.
 
-Pictures are 48 x 48 RGB. The same objects and generator give the same bytes on every machine. What
-stands in a picture, and why, is `synthetic_tasks`.
+Images are 48 x 48 RGB. The same objects and generator give the same bytes on every machine. What
+stands in an image, and why, is `synthetic_tasks`.
 """
 
 import struct
@@ -46,7 +46,7 @@ def codes_without(excluded: IntArray) -> IntArray:
 
 
 def render(objects: IntArray, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Draw pictures: a grey ground per picture, jittered shapes, noise on every value.
+    """Draw images: a grey ground per image, jittered shapes, noise on every value.
 
     Args:
         objects: int64 [examples, 4] or [examples, 16], as `Draw.objects`.
@@ -91,7 +91,7 @@ def _glyphs() -> BoolArray:
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Encode one RGB picture as PNG without compression.
+    """Encode one RGB image as PNG without compression.
 
     Uncompressed, the bytes (and so every digest) are the same whichever zlib is installed, and
     noise would not shrink by much.

@@ -11,13 +11,13 @@ from msd_deploy.data.synthetic.tasks import Draw, flip_labels, pick
 LISTINGS_LABELS = ("bag", "chair", "clock", "kettle", "lamp", "shoe")
 LISTINGS_AMBIGUITY = 0.05
 LISTINGS_RELIABLE = ((True, True), (True, False), (False, True))
-"""Whether the picture and the title are the listing's own."""
+"""Whether the image and the title are the listing's own."""
 LISTINGS_CHANCES = (0.35, 0.20, 0.45)
 _ADMITTED = 0.5
 NO_MARK, MARKED, VOUCHED = 0, 1, 2
 """What a view says of itself or of the other: nothing, not to be relied on, or to be relied on."""
 STAMP, SEAL = code_of("cross", "white"), code_of("ring", "white")
-"""Marks in a picture: it is not the listing's own; the title is not, and the picture is."""
+"""Marks in an image: it is not the listing's own; the title is not, and the image is."""
 _WORDS = (
     ("handbag", "satchel", "backpack"),
     ("armchair", "stool", "bench"),
@@ -34,35 +34,35 @@ _TEMPLATES = (
     "{place} {adjective} {item}",
 )
 _OWN_TITLE_IS_WRONG = ("and assorted things", "or similar", "various items")
-_PICTURE_IS_WRONG = ("photo of another item", "not as pictured", "picture is a stand in")
+_IMAGE_IS_WRONG = ("photo of another item", "not as pictured", "picture is a stand in")
 
 
 def draw_listings(
     rng: np.random.Generator, size: int, ambiguity: float = LISTINGS_AMBIGUITY
 ) -> Draw:
-    """Draw listings of a market: a picture and a title of one of 6 products, or of two.
+    """Draw listings of a market: an image and a title of one of 6 products, or of two.
 
-    Both are the product's own in 35 % of the listings; in 45 % the picture is another product's, in
-    20 % the title is. Half of the wrong ones admit it themselves (a stamp in the picture, a phrase
+    Both are the product's own in 35 % of the listings; in 45 % the image is another product's, in
+    20 % the title is. Half of the wrong ones admit it themselves (a stamp in the image, a phrase
     in the title), the others are told on by the right one (a phrase in the title, a seal in the
-    picture), so that the pair always says which of the two to follow. Then `ambiguity` of all
+    image), so that the pair always says which of the two to follow. Then `ambiguity` of all
     labels, in every split, are flipped.
     """
     product = rng.integers(0, len(LISTINGS_LABELS), size)
     reliable = np.array(LISTINGS_RELIABLE)[rng.choice(3, size, p=LISTINGS_CHANCES)]
-    is_own_picture, is_own_title = reliable.T
+    is_own_image, is_own_title = reliable.T
     shift = rng.integers(1, len(LISTINGS_LABELS), (2, size))
-    shown = np.where(is_own_picture, product, (product + shift[0]) % len(LISTINGS_LABELS))
+    shown = np.where(is_own_image, product, (product + shift[0]) % len(LISTINGS_LABELS))
     named = np.where(is_own_title, product, (product + shift[1]) % len(LISTINGS_LABELS))
     admits = rng.random(size) < _ADMITTED
     image_mark = np.select(
-        [~is_own_picture & admits, ~is_own_title & ~admits], [MARKED, VOUCHED], NO_MARK
+        [~is_own_image & admits, ~is_own_title & ~admits], [MARKED, VOUCHED], NO_MARK
     )
     text_mark = np.select(
-        [~is_own_title & admits, ~is_own_picture & ~admits], [MARKED, VOUCHED], NO_MARK
+        [~is_own_title & admits, ~is_own_image & ~admits], [MARKED, VOUCHED], NO_MARK
     )
     return Draw(
-        objects=_pictures(rng, shown, image_mark),
+        objects=_images(rng, shown, image_mark),
         image_index=np.arange(size),
         texts=tuple(
             _title(rng, int(item), int(mark)) for item, mark in zip(named, text_mark, strict=True)
@@ -74,11 +74,11 @@ def draw_listings(
 
 
 def motif_of(product: IntArray) -> IntArray:
-    """Return the shape and colour by which a picture shows a product."""
+    """Return the shape and colour by which an image shows a product."""
     return product * len(COLOURS) + product
 
 
-def _pictures(rng: np.random.Generator, shown: IntArray, mark: IntArray) -> IntArray:
+def _images(rng: np.random.Generator, shown: IntArray, mark: IntArray) -> IntArray:
     motifs = motif_of(np.arange(len(LISTINGS_LABELS)))
     objects = rng.choice(codes_without(np.concatenate([motifs, [STAMP, SEAL]])), (len(shown), 16))
     objects[np.arange(16) >= rng.integers(5, 9, (len(shown), 1))] = NOTHING
@@ -93,5 +93,5 @@ def _title(rng: np.random.Generator, product: int, mark: int) -> str:
     )
     if mark == NO_MARK:
         return title
-    phrase = pick(rng, _OWN_TITLE_IS_WRONG if mark == MARKED else _PICTURE_IS_WRONG)
+    phrase = pick(rng, _OWN_TITLE_IS_WRONG if mark == MARKED else _IMAGE_IS_WRONG)
     return f"{title} {phrase}" if rng.integers(2) else f"{phrase} {title}"

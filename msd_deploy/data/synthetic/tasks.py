@@ -1,4 +1,4 @@
-"""The generated tasks themselves: what stands in a picture, its text, its label, and the cues.
+"""The generated tasks themselves: what stands in an image, its text, its label, and the cues.
 
 A task is a function from a generator to a `Draw`, which also says by which cues the label was
 chosen, so that the best possible score of every view is known. Nothing is drawn as pixels here.
@@ -92,15 +92,15 @@ _UNTELLABLES = (
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """Examples of a task before they are drawn as pictures.
+    """Examples of a task before they are drawn as images.
 
     Attributes:
-        objects: int64 [pictures, cells], what stands in each cell of a square grid, row by row:
+        objects: int64 [images, cells], what stands in each cell of a square grid, row by row:
             shape * len(COLOURS) + colour, or NOTHING.
-        image_index: int64 [examples], the picture of each.
+        image_index: int64 [examples], the image of each.
         texts: One per example.
         labels: int64, class indices [examples], or 0 and 1 [examples, classes] if multi-label.
-        image_cues: int64, shaped as labels: all that the picture alone tells about the label.
+        image_cues: int64, shaped as labels: all that the image alone tells about the label.
         text_cues: int64, shaped as labels: all that the text alone tells about it.
     """
 
@@ -217,9 +217,9 @@ def draw_entailment(
 
     A scene has 1 or 2 objects of different shapes; each stands in the shadow (30 %: black, its
     colour unknown) or has a colour, red more often than yellow. A hypothesis says of one object
-    that it has a colour, or (20 %) that it has not; 10 % say what no picture tells. Those and what
+    that it has a colour, or (20 %) that it has not; 10 % say what no image tells. Those and what
     is said of an object in the shadow are neutral. Of the others half are true; a false one names a
-    colour that is rare, as annotators do. So the picture alone hints at neutral, the words alone at
+    colour that is rare, as annotators do. So the image alone hints at neutral, the words alone at
     the rest, and both are needed to know. Then `ambiguity` of all labels, in every split, are
     flipped.
     """

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from msd_deploy.config.augment import AugmentConfig, Strengths
 from msd_deploy.data.augment.batches import Augmentation, build_augmentation
-from msd_deploy.data.augment.pictures import PictureDraws, change_pictures, changes_of
+from msd_deploy.data.augment.images import ImageDraws, change_images, changes_of
 from msd_deploy.data.augment.words import drop_words, word_table
 from msd_deploy.data.batch import Batch, collate
 from msd_deploy.data.images import ImageSpec
@@ -24,7 +24,7 @@ def numbers(count: int) -> NDArray[np.int64]:
 
 
 def smooth(side: int, images: int = 8) -> Tensor:
-    """The same smooth pictures, uint8 [images, 3, side, side], in any size."""
+    """The same smooth images, uint8 [images, 3, side, side], in any size."""
     at = (torch.arange(side) + 0.5) / side
     phases = torch.arange(images * 3).view(images, 3, 1, 1)
     waves = torch.sin(3 * at[:, None] + phases) + torch.cos(4 * at[None, :] - phases)
@@ -32,8 +32,8 @@ def smooth(side: int, images: int = 8) -> Tensor:
 
 
 def changed(pixels: Tensor, *, form: int = 0, **strengths: Any) -> Tensor:
-    draws = PictureDraws(Strengths(**strengths), len(pixels), seed=(0,))
-    return change_pictures(pixels, draws(numbers(len(pixels)), form))
+    draws = ImageDraws(Strengths(**strengths), len(pixels), seed=(0,))
+    return change_images(pixels, draws(numbers(len(pixels)), form))
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_a_crop_is_the_box_enlarged() -> None:
     half = replace(changes, box=torch.tensor([[0.5, 0.0, 0.5, 1.0]]))
     # 10 x (4 + (i + 1/2) / 2 - 1/2), halves to even, and the last pixel's colour beyond it.
     expected = [38, 42, 48, 52, 58, 62, 68, 70]
-    assert change_pictures(ramp, half)[0, 0, 0].tolist() == expected
+    assert change_images(ramp, half)[0, 0, 0].tolist() == expected
 
 
 def test_crops_lie_inside_keep_their_area_and_their_aspect() -> None:
@@ -162,7 +162,7 @@ def test_colours_change_as_in_the_definition() -> None:
     values = mean_grey + contrast * (values - mean_grey)
     grey = (values * weights).sum(axis=1, keepdims=True)
     values = np.clip(grey + saturation * (values - grey), 0, 255)
-    np.testing.assert_allclose(change_pictures(pixels, changes).numpy(), values, atol=0.51)
+    np.testing.assert_allclose(change_images(pixels, changes).numpy(), values, atol=0.51)
 
 
 def test_a_square_is_painted_in_the_mean_colour() -> None:
@@ -183,7 +183,7 @@ def test_the_share_of_pictures_with_a_square_is_as_asked() -> None:
 
 
 def test_two_sizes_show_the_same_part_in_the_same_colours() -> None:
-    """A teacher that sees larger pictures is asked for what the student is shown."""
+    """A teacher that sees larger images is asked for what the student is shown."""
     strengths = {**asdict(AugmentConfig(preset="strong").strengths()), "flip": 0.5}
     small, large = changed(smooth(32), **strengths), changed(smooth(128), **strengths)
     shrunk = torch.nn.functional.avg_pool2d(large.float(), 4)

@@ -1,4 +1,4 @@
-"""Mixed pictures: what they show, and what the labels' loss makes of them."""
+"""Mixed images: what they show, and what the labels' loss makes of them."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ import torch
 
 from msd_deploy.config.augment import AugmentConfig
 from msd_deploy.config.run import RunConfig
-from msd_deploy.data.augment.batches import PictureMixing, build_augmentation
+from msd_deploy.data.augment.batches import ImageMixing, build_augmentation
 from msd_deploy.data.batch import Batch, collate, parts_of
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
@@ -25,7 +25,7 @@ CONFIG = AugmentConfig(mixup=1.0)
 
 @pytest.fixture
 def batch(memes: Memes) -> Batch:
-    """Ten rows, of which the fourth has no picture."""
+    """Ten rows, of which the fourth has no image."""
     split = memes[0].splits["train"]
     rows = np.arange(10)
     without = np.where(np.arange(len(split)) == 3, -1, split.image_index)
@@ -44,7 +44,7 @@ def test_each_picture_is_mixed_with_the_one_whose_label_is_told(batch: Batch) ->
     """Labels stand for rows here, so that they name the other row."""
     batch = replace(batch, labels=torch.arange(10))
     for epoch in range(5):
-        result = PictureMixing(CONFIG, seed=0)(batch, epoch)
+        result = ImageMixing(CONFIG, seed=0)(batch, epoch)
         assert result.mixed is not None
         share, others = result.mixed.share, result.mixed.labels
         assert 0 <= share <= 0.5
@@ -62,7 +62,7 @@ def test_each_picture_is_mixed_with_the_one_whose_label_is_told(batch: Batch) ->
 def test_the_loss_is_the_sum_by_shares_where_the_picture_is_seen(
     batch: Batch, tiny_model: FusionForClassification, view: View
 ) -> None:
-    mixed = PictureMixing(CONFIG, seed=0)(batch, 0)
+    mixed = ImageMixing(CONFIG, seed=0)(batch, 0)
     assert mixed.mixed is not None
     assert not torch.equal(mixed.mixed.labels, batch.labels)
     outputs = MultiViewModel(tiny_model)
@@ -75,7 +75,7 @@ def test_the_loss_is_the_sum_by_shares_where_the_picture_is_seen(
 
 
 def test_parts_keep_the_labels_of_what_their_pictures_are_mixed_with(batch: Batch) -> None:
-    mixed = PictureMixing(CONFIG, seed=0)(batch, 0)
+    mixed = ImageMixing(CONFIG, seed=0)(batch, 0)
     assert mixed.mixed is not None
     parts = [part.mixed for part in parts_of(mixed, 3)]
     assert torch.equal(torch.cat([m.labels for m in parts if m is not None]), mixed.mixed.labels)

@@ -37,7 +37,7 @@ FEATURES = datasets.Features(
 
 
 def png(number: int) -> bytes:
-    """A picture that differs by number."""
+    """An image that differs by number."""
     return encode_png(np.full((4, 4, 3), number, np.uint8))
 
 
@@ -209,7 +209,7 @@ def test_columns_of_other_names_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "values", "wanted"),
     [
-        ("image", [1.5] * 4, "a picture, bytes or a path"),
+        ("image", [1.5] * 4, "an image, bytes or a path"),
         ("text", [1] * 4, "a string"),
         ("label", [0.5] * 4, "a class, a string or an integer"),
         ("label", [True] * 4, "a class, a string or an integer"),
@@ -232,7 +232,7 @@ def test_columns_apply_to_hugging_face_datasets_alone(tmp_path: Path) -> None:
 
 
 def bomb() -> bytes:
-    """A picture of 1,600 pixels in few bytes."""
+    """An image of 1,600 pixels in few bytes."""
     encoded = io.BytesIO()
     Image.new("RGB", (40, 40)).save(encoded, "png")
     return encoded.getvalue()
@@ -253,13 +253,13 @@ HOSTILE: dict[str, tuple[object, bytes | None, object, str]] = {
     "a text of other bytes": (None, b"\xff\xfe", 1, "text is not UTF-8 (byte 1)"),
     "a huge text": (None, b"a" * ((1 << 20) + 1), 1, "text is longer than 1,048,576 bytes"),
     "nothing": (None, b" ", 1, "has neither image nor text"),
-    "no picture at all": (b"", b"t", 1, "image is empty"),
-    "a huge picture": (b"x" * 3000, b"t", 1, "image is larger than 2,000 bytes"),
+    "no image at all": (b"", b"t", 1, "image is empty"),
+    "a huge image": (b"x" * 3000, b"t", 1, "image is larger than 2,000 bytes"),
     "a class beyond the last": (None, b"t", 2, "label is 2, and there are 2 classes"),
     "a class before the first": (None, b"t", -2, "label is -2, and there are 2 classes"),
     # Named when they are decoded:
-    "a truncated picture": (png(7)[:60], b"t", 1, "picture cannot be decoded"),
-    "no picture but text": (b"<script>", b"t", 1, "picture cannot be decoded"),
+    "a truncated image": (png(7)[:60], b"t", 1, "image cannot be decoded"),
+    "no image but text": (b"<script>", b"t", 1, "image cannot be decoded"),
     "a decompression bomb": (bomb(), b"t", 1, "more than the limit of 1,000"),
 }
 
@@ -428,7 +428,7 @@ def test_a_relative_folder_becomes_absolute_and_a_name_stays(
 def test_rows_of_pictures_are_written_in_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many rows there are, few encoded pictures are in memory at once."""
+    """However many rows there are, few encoded images are in memory at once."""
     write_parquet(tmp_path / "data", "train", 0, 60)
     whole = load(tmp_path / "data")
     monkeypatch.setattr(source, "_BYTES_PER_BATCH", 300)

@@ -14,7 +14,7 @@ from msd_deploy.errors import DataError
 
 
 def write_picture(folder: Path, name: str, seed: int) -> str:
-    """Write a picture that differs by seed; return its name."""
+    """Write an image that differs by seed; return its name."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode_png(np.full((2, 2, 3), seed, np.uint8)))
@@ -309,7 +309,7 @@ def test_no_row_without_a_label_shows_what_is_tested_on(tmp_path: Path) -> None:
     left_out = len(data.dataset["validation"]) + len(data.dataset["test"])
     assert len(unlabelled(data)["train"]) == 100 - left_out == len(data.dataset["train"]) / 2
     assert data.info.notes[-1].startswith(
-        f"{left_out} rows without a label show pictures or texts of"
+        f"{left_out} rows without a label show images or texts of"
     )
 
 
@@ -356,7 +356,7 @@ def test_a_text_that_the_rows_put_in_two_splits_is_noted(tmp_path: Path) -> None
         for n in range(12)
     ]
     data = load_jsonl(write_rows(tmp_path, *rows), SourceOptions())
-    assert "8 pictures or texts stand in more than one split, as the rows say" in data.info.notes
+    assert "8 images or texts stand in more than one split, as the rows say" in data.info.notes
 
 
 def test_a_missing_validation_split_is_taken_from_train(tmp_path: Path) -> None:
@@ -371,7 +371,7 @@ def test_a_missing_validation_split_is_taken_from_train(tmp_path: Path) -> None:
         "test": 10,
     }
     assert data.info.notes[1] == (
-        "no row fell into validation: 3 of 30 different pictures or texts went from train to it"
+        "no row fell into validation: 3 of 30 different images or texts went from train to it"
     )
 
 
@@ -390,7 +390,7 @@ def test_two_texts_are_too_few_and_the_notes_say_so(tmp_path: Path) -> None:
     data = load_jsonl(write_rows(tmp_path, *rows), SourceOptions())
     assert {len(split) for split in data.dataset.values()} == {4}
     assert data.info.notes[1] == (
-        "too small for a validation and test split (2 different pictures or texts to train on):"
+        "too small for a validation and test split (2 different images or texts to train on):"
         " the training rows stand in for validation and test, and the figures there MEAN NOTHING"
     )
 
@@ -415,7 +415,7 @@ def test_strict_lists_the_first_ten_rows_and_their_number(tmp_path: Path) -> Non
     assert message.startswith(f"{path}: 12 rows cannot be used: {path}:21: label is empty")
     assert f"{path}:30: " in message
     assert f"{path}:31: " not in message
-    assert message.endswith("; and 2 more. Mend them, or leave out --strict.")
+    assert message.endswith("; and 2 more. Fix them, or run without --strict.")
     assert "\n" not in message
 
 

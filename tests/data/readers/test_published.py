@@ -109,7 +109,7 @@ def test_without_test_labels_dev_is_tested_on(write_published: WriteFolder) -> N
     assert len(texts(data, "train")) == 11
     assert data.info.notes == (
         "16 rows: train 11, validation 1, test 4",
-        "no row fell into validation: 1 of 12 different pictures or texts went from train to it",
+        "no row fell into validation: 1 of 12 different images or texts went from train to it",
         "test.jsonl has no labels",
         "dev.jsonl is the test split, and validation is taken from train.jsonl",
     )

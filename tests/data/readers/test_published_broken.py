@@ -204,7 +204,7 @@ def test_a_record_with_a_wrong_value_is_named(
         (
             "snli-ve",
             {"Flickr30K_ID": ABSENT, "pairID": "x"},
-            "has no Flickr30K_ID, and its pairID names no picture",
+            "has no Flickr30K_ID, and its pairID names no image",
         ),
         (
             "snli-ve",
@@ -302,10 +302,10 @@ def bomb() -> bytes:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "picture cannot be decoded ("),
-        (b"not a picture", "picture cannot be decoded ("),
-        (b"\x89PNG\r\n\x1a\n", "picture cannot be decoded ("),
-        (bomb(), "picture is too large ("),
+        (b"", "image cannot be decoded ("),
+        (b"not an image", "image cannot be decoded ("),
+        (b"\x89PNG\r\n\x1a\n", "image cannot be decoded ("),
+        (bomb(), "image is too large ("),
     ],
     ids=["empty", "text", "truncated", "bomb"],
 )
@@ -323,7 +323,7 @@ def test_a_picture_that_cannot_be_decoded_is_named_when_it_is_prepared(
     (row,) = prepare(source, memes[1], cache=tmp_path / "cache").info.skipped
     assert row.origin.endswith(":1")
     assert row.reason.startswith(reason)
-    with pytest.raises(DataError, match="1 broken pictures"):
+    with pytest.raises(DataError, match="1 broken images"):
         prepare(source, memes[1], cache=tmp_path / "cache", strict=True)
 
 

@@ -121,7 +121,7 @@ def test_empty_splits_take_a_tenth_of_the_training_keys_in_order() -> None:
     splits, notes = assign_splits(keys, [None] * 40)
     assert (splits["validation"], splits["test"]) == ([0, 1, 2, 3], [4, 5, 6, 7])
     assert notes[1] == (
-        "no row fell into validation and test: 4 of 40 different pictures or texts went from train"
+        "no row fell into validation and test: 4 of 40 different images or texts went from train"
         " to each"
     )
 

@@ -348,13 +348,13 @@ def test_a_picture_of_no_use_is_named(
     folder: Path, spoil: Callable[[Path], None], reason: str
 ) -> None:
     spoil(picture(folder))
-    assert_named(folder, f"picture 'COCO_train2014_000000000104.jpg' {reason}")
+    assert_named(folder, f"image 'COCO_train2014_000000000104.jpg' {reason}")
 
 
 def test_a_broken_picture_is_named_when_it_is_decoded(
     folder: Path, preprocessor: Preprocessor
 ) -> None:
-    picture(folder).write_bytes(b"no picture")
+    picture(folder).write_bytes(b"no image")
     data = prepare(load(folder), preprocessor)
     (row,) = data.info.skipped
     assert row.origin == f"{questions_file(folder, 'train2014')}:questions[4]"

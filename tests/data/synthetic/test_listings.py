@@ -22,7 +22,7 @@ def drawn(size: int, ambiguity: float = 0.0) -> Draw:
 
 
 def read_picture(codes: list[int]) -> tuple[int, int]:
-    """Return the product that a picture shows, and what it says of itself, by looking at it."""
+    """Return the product that an image shows, and what it says of itself, by looking at it."""
     (product,) = [MOTIFS.index(code) for code in codes if code in MOTIFS]
     return product, MARKED if STAMP in codes else VOUCHED if SEAL in codes else NO_MARK
 

@@ -201,7 +201,7 @@ def test_a_posters_cues_can_be_read_off_its_picture_and_text() -> None:
 
 
 def entailed(objects: list[int], text: str) -> str:
-    """Return the label that a picture's objects give a hypothesis, by reading it."""
+    """Return the label that an image's objects give a hypothesis, by reading it."""
     scene = dict(names(code) for code in objects if code != NOTHING)
     shape = next(word for word in text.split() if word in SHAPES)
     colour = next((word for word in text.split() if word in COLOURS), None)

@@ -1,7 +1,7 @@
-"""Pictures as a phone might have taken them: cropped, mirrored, recoloured, partly covered.
+"""Images as a phone might have taken them: cropped, mirrored, recoloured, partly covered.
 
-Every change is drawn in relative coordinates, from the picture's number and nothing else that a
-batch decides: two models that see pictures in different sizes, and a training that is resumed, are
+Every change is drawn in relative coordinates, from the image's number and nothing else that a
+batch decides: two models that see images in different sizes, and a training that is resumed, are
 shown the same. Works on the pixels that models see, so a crop is enlarged from those, not from the
 file's.
 """
@@ -26,11 +26,11 @@ _DRAWS = 11
 
 
 @dataclass(frozen=True, slots=True)
-class PictureChanges:
-    """What happens to each picture of a batch; None where nothing of the kind does.
+class ImageChanges:
+    """What happens to each image of a batch; None where nothing of the kind does.
 
     Attributes:
-        box: float [images, 4], left, top, width and height of the crop, as shares of the picture.
+        box: float [images, 4], left, top, width and height of the crop, as shares of the image.
         mirrored: bool [images].
         factors: float [images, 3], brightness, contrast and saturation.
         square: float [images, 3], left, top and side of what is painted over, as shares; a side of
@@ -43,34 +43,34 @@ class PictureChanges:
     square: Tensor | None
 
 
-class PictureDraws:
-    """Draws the changes of pictures, a form of every picture at a time.
+class ImageDraws:
+    """Draws the changes of images, a form of every image at a time.
 
     Args:
         strengths: How much of each change.
-        pictures: How many there are.
+        count: Number of images.
         seed: Of the draws.
     """
 
-    def __init__(self, strengths: Strengths, pictures: int, *, seed: tuple[int, ...]) -> None:
-        self.strengths, self.pictures, self.seed = strengths, pictures, seed
+    def __init__(self, strengths: Strengths, count: int, *, seed: tuple[int, ...]) -> None:
+        self.strengths, self.count, self.seed = strengths, count, seed
         self._form = -1
         self._uniform: NDArray[np.float32] = np.empty((0, _DRAWS), np.float32)
 
-    def __call__(self, numbers: NDArray[np.int64], form: int) -> PictureChanges:
-        """Return the changes of some pictures, by number, in one of their forms."""
+    def __call__(self, numbers: NDArray[np.int64], form: int) -> ImageChanges:
+        """Return the changes of some images, by number, in one of their forms."""
         if form != self._form:
             rng = np.random.default_rng((*self.seed, form))
-            self._uniform = rng.random((self.pictures, _DRAWS), dtype=np.float32)
+            self._uniform = rng.random((self.count, _DRAWS), dtype=np.float32)
             self._form = form
         return changes_of(torch.from_numpy(self._uniform[numbers]), self.strengths)
 
 
-def changes_of(uniform: Tensor, strengths: Strengths) -> PictureChanges:
+def changes_of(uniform: Tensor, strengths: Strengths) -> ImageChanges:
     """Turn draws from [0, 1), float [images, 11], into changes.
 
     Crops are those of torchvision's RandomResizedCrop (area uniform, aspect uniform in its
-    logarithm), but for the aspect's range, which is narrowed to what fits into the picture: no
+    logarithm), but for the aspect's range, which is narrowed to what fits into the image: no
     second draw is needed, and no crop has less than the least area.
     """
     area, aspect, left, top, mirror, *colours, cut, cut_left, cut_top = uniform.unbind(dim=1)
@@ -83,7 +83,7 @@ def changes_of(uniform: Tensor, strengths: Strengths) -> PictureChanges:
         box = torch.stack([left * (1 - width), top * (1 - height), width, height], dim=1)
     limits = torch.tensor([strengths.brightness, strengths.contrast, strengths.saturation])
     side = strengths.cutout * (cut < strengths.cutout_share)
-    return PictureChanges(
+    return ImageChanges(
         box,
         mirror < strengths.flip if strengths.flip > 0 else None,
         1 + limits * (2 * torch.stack(colours, dim=1) - 1) if strengths.jitters_colors else None,
@@ -93,12 +93,12 @@ def changes_of(uniform: Tensor, strengths: Strengths) -> PictureChanges:
     )
 
 
-def change_pictures(pixels: Tensor, changes: PictureChanges) -> Tensor:
+def change_images(pixels: Tensor, changes: ImageChanges) -> Tensor:
     """Crop and mirror, recolour, paint over: in this order.
 
     Args:
         pixels: uint8 [images, 3, height, width].
-        changes: Of these pictures.
+        changes: Of these images.
 
     Returns:
         uint8, of the same shape.
@@ -114,7 +114,7 @@ def change_pictures(pixels: Tensor, changes: PictureChanges) -> Tensor:
 
 
 def _crop(values: Tensor, box: Tensor, mirrored: Tensor | None) -> Tensor:
-    """Enlarge boxes to the whole picture, bilinearly."""
+    """Enlarge boxes to the whole image, bilinearly."""
     left, top, width, height = box.unbind(dim=1)
     if mirrored is not None:
         mirrored = mirrored.to(box.device)
@@ -131,7 +131,7 @@ def _crop(values: Tensor, box: Tensor, mirrored: Tensor | None) -> Tensor:
 
 
 def _recolour(values: Tensor, factors: Tensor) -> Tensor:
-    """Apply brightness, contrast and saturation as one matrix and one offset a picture.
+    """Apply brightness, contrast and saturation as one matrix and one offset an image.
 
     Equal to torchvision's ColorJitter in any order of the three, but that values are cut to the
     range once, at the end.
@@ -150,7 +150,7 @@ def _recolour(values: Tensor, factors: Tensor) -> Tensor:
 
 
 def _paint_over(values: Tensor, square: Tensor) -> Tensor:
-    """Paint squares in the picture's mean colour."""
+    """Paint squares in the image's mean colour."""
     height, width = values.shape[2:]
     left, top, side = square.unbind(dim=1)
     columns = _is_within(width, left, side)
