@@ -1,4 +1,4 @@
-"""The road from a data set to a distilled student: `run_distillation`."""
+"""The pipeline from a data set to a distilled student: `run_distillation`."""
 
 import shlex
 import shutil
@@ -65,7 +65,7 @@ def run_distillation(
         teacher = given or trained_teacher(task)
         predictions = cached_predictions(task, teacher, teacher_data)
         student = distilled_student(task, predictions)
-        stages.on_stage("Measuring teacher and student")
+        stages.on_stage("Evaluating teacher and student")
         metrics = measure(task, predictions, teacher.model, student)
     except StoppedError as error:
         command = f"msd distill --resume --out {shlex.quote(str(run.root))}"

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from msd_deploy.artifacts.manifest import Json
-from msd_deploy.data.readers.spec import load_source_to_judge
-from msd_deploy.data.source import JudgedSplit, SourceOptions
+from msd_deploy.data.readers.spec import load_evaluation_source
+from msd_deploy.data.source import EvaluationSplit, SourceOptions
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import (
     extra_metrics_as_json,
@@ -21,7 +21,7 @@ def evaluate_model(
     spec: str,
     *,
     options: SourceOptions,
-    split: JudgedSplit,
+    split: EvaluationSplit,
     threads: int,
     hooks: StageHooks | None = None,
 ) -> Json:
@@ -38,7 +38,7 @@ def evaluate_model(
     hooks = hooks or StageHooks()
     opened = open_model(model, threads=threads)
     hooks.on_stage(f"Reading {spec}")
-    source = load_source_to_judge(spec, options=options, split=split, labels=opened.labels)
+    source = load_evaluation_source(spec, options=options, split=split, labels=opened.labels)
     data = prepare_for_model(opened, source, spec, strict=options.strict, hooks=hooks)
     rows = data.splits["test" if split == "all" else split]
     hooks.on_stage(f"Asking {model} in {opened.predictor.runtime}")

@@ -24,7 +24,7 @@ from msd_deploy.data.prepare import notes_of, prepare
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.readers.hub_dataset import PREFIX
-from msd_deploy.data.readers.spec import kind_of_spec, load_source, load_source_to_judge
+from msd_deploy.data.readers.spec import kind_of_spec, load_evaluation_source, load_source
 from msd_deploy.data.source import SourceData, SourceOptions
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.hooks import StageHooks
@@ -233,4 +233,4 @@ def source_of_model(
     if not kind_of_spec(spec) or spec.startswith(PREFIX):
         return load_source(spec, options=options)
     # All splits are read, as there; of VQA v2 the answers that the model knows are the classes.
-    return load_source_to_judge(spec, options=options, split="test", labels=loaded.labels)
+    return load_evaluation_source(spec, options=options, split="test", labels=loaded.labels)

@@ -1,1 +1,1 @@
-"""On disk: atomic writes, manifests with digests, and where each part of a run lies."""
+"""Files on disk: atomic writes, manifests with digests, outputs, and the layout of a run."""

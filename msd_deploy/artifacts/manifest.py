@@ -170,7 +170,7 @@ def read_manifest(folder: Path, kind: str) -> Json:
     manifest = read_versioned_json(path)
     if manifest.get("kind") != kind:
         raise ArtifactError(
-            f"is a folder of kind {manifest.get('kind')!r}, and {kind!r} is needed", where=folder
+            f"is a folder of kind {manifest.get('kind')!r} instead of {kind!r}", where=folder
         )
     _verify_digests(folder, kind, manifest)
     return manifest
@@ -179,7 +179,7 @@ def read_manifest(folder: Path, kind: str) -> Json:
 def _verify_digests(folder: Path, kind: str, manifest: Json) -> None:
     stated, found = manifest.get("files"), digests_of_folder(folder)
     if not isinstance(stated, dict):
-        raise ArtifactError("states no files", where=folder / MANIFEST_NAME)
+        raise ArtifactError("has no list of files", where=folder / MANIFEST_NAME)
     for name in sorted(stated.keys() | found.keys()):
         if stated.get(name) != found.get(name):
             state = "is missing" if name not in found else "was added or altered"

@@ -1,4 +1,4 @@
-"""RunDirectory: where each part of a run lies."""
+"""RunDirectory: the paths of a run's files and folders."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,9 +1,8 @@
-"""Batches: a set of images with all the texts that go with each, and the order they come in.
+"""Batches: the examples of a step, their order, and a step's batch in parts.
 
-Several rows may share an image (questions about one image). A batch then holds the image once,
-and `image_index` says which row shows which.
-
-A step's batch in parts: each is computed after the other, and takes only its share of memory.
+Several examples may share an image (questions about one image). A batch holds each image once, and
+`image_index` maps examples to images. The parts of a batch are computed one after the other, each
+in its share of the memory.
 """
 
 import math

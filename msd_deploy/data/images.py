@@ -1,16 +1,14 @@
-"""From an encoded image to the uint8 RGB pixels that a model sees, defined to the last bit.
+"""From an encoded image to the uint8 RGB pixels that a model takes, defined to the last bit.
 
-The definition, which an app repeats (docs/preprocessing.md states it for a phone's developer):
-decode; apply the EXIF orientation; convert to 8-bit RGB, transparency composited over white;
-resize by antialiased bilinear interpolation; pad (fit) or cut (crop) to the model's square.
-Normalisation is not here: it is the first layer of every model.
+The definition, which an app repeats (docs/preprocessing.md): decode; apply the EXIF orientation;
+convert to 8-bit RGB, transparency composited over white; resize by antialiased bilinear
+interpolation; pad (fit) or cut (crop) to the model's square. Normalisation is not here: it is the
+first layer of every model.
 
-The documented resize, spelled out in integers, for shapes that Pillow's own cannot afford.
-
-Pillow scales the whole image before it is cut, and keeps 16 bytes of weights per pixel of a
-side: a line of 60,000,000 pixels costs gigabytes, or overflows. Here only the wanted pixels are
-made, one after the other. The bits are the same (docs/preprocessing.md, step 5); ordinary images
-go through Pillow because it is many times faster.
+Shapes that Pillow cannot afford are resized by an implementation in integers with the same bits.
+Pillow scales the whole image before it is cut and keeps 16 bytes of weights per pixel of a side: a
+line of 60,000,000 pixels costs gigabytes, or overflows. Ordinary images go through Pillow because
+it is many times faster.
 """
 
 import io
@@ -177,7 +175,7 @@ def _opened(source: ImageSource) -> AbstractContextManager[Image.Image]:
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
     if source.dtype != np.uint8 or source.ndim not in (2, 3) or source.shape[2:] not in _CHANNELS:
         raise DataError(
-            f"an array of {source.dtype} {list(source.shape)} is no image",
+            f"an array of {source.dtype} {list(source.shape)} is not an image",
             fix="Give uint8 [height, width], [height, width, 3] or [height, width, 4]",
         )
     return Image.fromarray(source)

@@ -1,23 +1,21 @@
-"""Labels: class weights, hidden labels, and classes in a model's order.
+"""Labels of prepared data: class weights, hidden labels, and classes in a model's order.
 
-With n labelled training rows of which n_c have class c:
+Class weights, with n labelled training examples of which n_c have class c:
 
     single label   w_c = n / (classes * n_c), scikit-learn's "balanced" (King & Zeng 2001); classes
-                   that have a row are counted, so the mean of w over the labelled rows is 1
+                   that occur are counted, so the mean of w over the labelled examples is 1
     multi-label    w_c = (n - n_c) / n_c, the weight of a class where it is true (the pos_weight of
-                   torch's binary cross-entropy): both answers weigh the same in sum
+                   torch's binary cross-entropy): positives and negatives weigh the same in sum
 
-No weight is above MOST_WEIGHT: one mislabelled row of a class of few must not decide a step. A
-single-label problem's weights are scaled to a mean of 1 again after that. A class without a row has
-weight 1. Nothing is known here of validation and test, nor of labels that were hidden.
+No weight is above MOST_WEIGHT: one mislabelled example of a rare class must not decide a step. The
+weights of a single-label problem are then scaled to a mean of 1 again. A class that does not occur
+has weight 1. Validation, test and hidden labels are not counted.
 
-Fewer labels: part of a training split whose labels are hidden, to be distilled from unlabelled.
+Labels are hidden to distil from unlabelled examples. Examples of one image keep or lose their
+labels together, and a smaller share is part of a larger one. In a single-label problem every class
+keeps the same share of its images; in others images are chosen at random.
 
-Rows of one image keep or lose their labels together, and a smaller share is part of a larger one.
-Where a row has one label, every class keeps the same share of its images, the first of every
-class before the second of any; rows with several labels are chosen at random.
-
-Data in the classes of a model that was not made from them: same names, another order or more.
+Data is renumbered for a model that was trained on other data: same names, another order or more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,7 +57,7 @@ def weigh_classes(data: PreparedData, weighting: ClassWeighting) -> PreparedData
         return data
     if data.info.problem == "soft_label":
         raise ConfigError(
-            "answers with soft scores have no classes of their own size to balance",
+            "class weights are not available for soft labels",
             where="data.class_weights",
             fix="Leave it out, or use none",
         )
@@ -146,7 +144,7 @@ def hide_labels(data: PreparedData, share: float, *, seed: int) -> PreparedData:
     labelled = int(train.has_label().sum())
     if labelled == 0:
         raise DataError(
-            f"a share of {share:g} leaves no labelled row", fix="Raise data.labelled_share"
+            f"a share of {share:g} leaves no labelled example", fix="Raise data.labelled_share"
         )
     notes = [f"{labelled:,} of {len(train):,} training rows keep their labels"]
     if missing := _classes_without_label(train, data.info.labels):
@@ -201,7 +199,7 @@ def _classes_without_label(split: PreparedSplit, classes: tuple[str, ...]) -> li
 
 
 def other_classes(told: str, labels: Sequence[str], where: object) -> DataError:
-    """Return the error of data whose classes are not those of the model that it is to judge."""
+    """Return the error of data whose classes are not those of the model that is evaluated."""
     return DataError(
         f"classes are not the model's ({told})",
         where=where,
@@ -212,7 +210,7 @@ def other_classes(told: str, labels: Sequence[str], where: object) -> DataError:
 def check_classes(
     source: SourceData, labels: Sequence[str], problem: Problem, where: object
 ) -> None:
-    """Check that a model can be judged by a data set.
+    """Check that a model can be evaluated on a data set.
 
     Raises:
         DataError: It asks something else, or has a class that the model has not.

@@ -1,8 +1,8 @@
-"""Decoded and resized images, kept on disk between runs and read memory-mapped.
+"""Cache of decoded and resized images, kept on disk between runs and read memory-mapped.
 
-One folder per set of images and specification, with a manifest: a damaged one is made again, and
-what was not used for longest goes when the cache has grown too large. The key names the version of
-our arithmetic and of the decoder: pixels that this program would not make itself are never read.
+One folder per set of images and specification, with a manifest. A damaged entry is made again, and
+the least recently used ones are removed when the cache is too large. The key contains the version
+of our arithmetic and of the decoder, so pixels of another version are never read.
 """
 
 import contextlib
@@ -97,7 +97,7 @@ def _is_whole(folder: Path) -> bool:
     try:
         read_manifest(folder, _KIND)
     except (ArtifactError, OSError) as error:
-        logger.warning("kept pixels are damaged, the images are decoded again (%s)", error)
+        logger.warning("the cached pixels are damaged and are decoded again (%s)", error)
         return False
     return True
 

@@ -97,7 +97,7 @@ def notes_of(info: DatasetInfo) -> list[str]:
 def _notes_on_length(
     cut: Mapping[str, int], splits: Mapping[str, PreparedSplit], preprocessor: Preprocessor
 ) -> list[str]:
-    """Say how many texts lose their end: what was cut can neither be learned nor judged."""
+    """Return a note with how many texts are truncated."""
     if not any(cut.values()):
         return []
     told = ", ".join(f"{count:,} of {len(splits[name]):,} in {name}" for name, count in cut.items())

@@ -1,10 +1,8 @@
-"""PreparedSplit and PreparedData: a data set as arrays, ready for models.
+"""A data set as arrays, ready for models: PreparedData and its splits.
 
-Pixels come from `pixel_cache`. Every consumer (training, export, bench) reads `PreparedSplit`.
-
-EncodedSplit: what the frozen parts of a model made of a split's images and rows.
-
-It is computed once, by `msd_deploy.distill.encoded_cache`, and stands in for pixels in batches.
+Training, export and bench all read `PreparedSplit`. Its pixels come from `pixel_cache`; an
+EncodedSplit, computed once by `msd_deploy.distill.encoded_cache`, holds the outputs of a model's
+frozen parts, which batches then carry instead of pixels.
 """
 
 from collections.abc import Mapping
@@ -139,7 +137,7 @@ class PreparedData:
     """All splits of a data set, ready for models.
 
     Attributes:
-        splits: train, validation and test; to judge a model by, those that its source has.
+        splits: train, validation and test; for an evaluation, those that its source has.
         info: Classes, problem, skipped examples, notes.
         digest: SHA-256 over every row that is used: images' contents, texts, labels.
     """

@@ -160,10 +160,10 @@ class Preprocessor:
         if not isinstance(image, dict) or not isinstance(text, dict):
             raise ArtifactError("has no image and text part", where=path)
         if image.get("resize") != _RESIZE:
-            raise ArtifactError(f"asks for an unknown resize {image.get('resize')!r}", where=path)
+            raise ArtifactError(f"has an unknown resize {image.get('resize')!r}", where=path)
         pad_token, absent_token = text.get("pad_token", PAD), text.get("absent_token", CLS)
         if not isinstance(pad_token, str) or not isinstance(absent_token, str):
-            raise ArtifactError("names special tokens that are no strings", where=path)
+            raise ArtifactError("has special tokens that are not strings", where=path)
         tokenizer = read_tokenizer(folder / TOKENIZER_NAME, (pad_token, absent_token))
         return build_preprocessor(
             tokenizer,
@@ -228,7 +228,7 @@ def _image_spec(stated: Json, path: Path) -> ImageSpec:
 
 def _positive(value: object, path: Path) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ArtifactError(f"has {value!r} where a positive number belongs", where=path)
+        raise ArtifactError(f"has {value!r} instead of a positive number", where=path)
     return value
 
 
@@ -324,7 +324,7 @@ def read_tokenizer(path: Path, tokens: Iterable[str] = ()) -> Tokenizer:
             raise ConfigError(
                 f"tokenizer has no {token}",
                 where=file,
-                fix="Bring a BERT-type tokenizer, or let one be trained",
+                fix="Use a BERT-type tokenizer, or leave it out to train one",
             )
     return tokenizer
 

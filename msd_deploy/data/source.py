@@ -1,6 +1,7 @@
-"""What every reader hands back, how its rows are split, and how a split becomes Arrow-backed.
+"""SourceData, the result of every reader: assignment to splits, Arrow-backed splits.
 
-Nothing here knows a format, and no image is decoded: a row names a file or carries its bytes.
+No file format is known here and no image is decoded: a row names an image file or carries its
+bytes.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from msd_deploy.errors import ConfigError, DataError
 from msd_deploy.problem import ExtraMetric, Problem
 
 Split = Literal["train", "validation", "test"]
-JudgedSplit = Literal["train", "validation", "test", "all"]
+EvaluationSplit = Literal["train", "validation", "test", "all"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 IN_MEMORY_BYTES = 128 << 20
@@ -110,7 +111,7 @@ class SourceData:
     """A data set that is ready to be prepared.
 
     Attributes:
-        dataset: The splits train, validation and test, or one of them to judge a model by, each
+        dataset: The splits train, validation and test, or one of them to evaluate a model on, each
             with at least one row. Columns:
             image_path ("" when the image is in image_bytes or absent), image_bytes (null when by
             path), image_sha256 ("" for no image), text (null for none), label (ClassLabel) or
@@ -304,7 +305,7 @@ def assign_splits(
     notes.insert(0, f"{len(keys):,} rows: {sizes}")
     shared = len(set(zip(keys, chosen, strict=True))) - len(set(keys))
     if shared:
-        notes.append(f"{shared:,} images or texts stand in more than one split, as the rows say")
+        notes.append(f"{shared:,} images or texts are in more than one split, as given by the rows")
     for name in SPLITS[1:]:
         splits[name] = splits[name] or splits["train"]
     return splits, notes
@@ -327,7 +328,7 @@ def _fill_empty_splits(keys: Sequence[str], chosen: list[Split]) -> list[str]:
     if len(pool) <= len(empty):
         return [
             f"too small for a {named} split ({len(pool)} different images or texts to train on):"
-            f" the training rows stand in for {named}, and the figures there MEAN NOTHING"
+            f" the training rows are used for {named} too, and the scores there MEAN NOTHING"
         ]
     size = max(1, int(len(pool) * _HELD_OUT_SHARE))
     moved = {key: name for rank, name in enumerate(empty) for key in pool[rank * size :][:size]}

@@ -1,8 +1,7 @@
-"""A pretrained vocabulary cut to a task's: fewer words to store, and no text that fails.
+"""Cutting a pretrained vocabulary to a task: fewer tokens to store, and no text that fails.
 
-Kept are the special tokens, the pieces that the training texts are made of, and every single
-character of ASCII and of the scripts in which those are written, so that a word that the task never
-showed is spelled with shorter pieces.
+Special tokens, the tokens of the training texts, and every single character of ASCII and of the
+scripts of those texts are kept, so that other words are spelled with shorter tokens.
 """
 
 import json

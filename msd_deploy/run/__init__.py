@@ -1,1 +1,1 @@
-"""One run: its stages, its record in run.json, and what may be written where."""
+"""One run: its stages, its record in run.json, and its output folder."""

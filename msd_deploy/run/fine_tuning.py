@@ -1,8 +1,7 @@
-"""From a published checkpoint to a teacher of a task: `fine_tune_teacher`.
+"""Fine-tuning of a published checkpoint into a teacher for a task: `fine_tune_teacher`.
 
-The folder that is written is one thing at any time: a fine-tuning that can be resumed
-(training.json, history.jsonl, checkpoints/, encoded/), or, when it is done, a teacher's model
-folder.
+The output folder is either a fine-tuning that can be resumed (training.json, history.jsonl,
+checkpoints/, encoded/) or, when it is done, a teacher's model folder.
 """
 
 from collections.abc import Callable
@@ -143,7 +142,7 @@ def teaching_of(folder: Path) -> TeachingConfig:
             "there is no fine-tuning to resume", where=folder, fix="Start it without --resume"
         )
     if not isinstance(stated, dict):
-        raise ArtifactError("is no teacher that `msd teacher` wrote", where=folder)
+        raise ArtifactError("is not a teacher of `msd teacher`", where=folder)
     return config_of(TeachingConfig, stated)
 
 
@@ -271,12 +270,13 @@ def _begin(teaching: _Teaching, *, replaces: bool) -> None:
     fix = "Restore it, or start again with --overwrite"
     if before.get("dataset_digest") != facts["dataset_digest"]:
         where = teaching.config.data.spec
-        raise DataError("the data set has changed since it was begun", where=where, fix=fix)
+        what = "the data set has changed since the fine-tuning was started"
+        raise DataError(what, where=where, fix=fix)
     for name in ("checkpoint", "preprocess"):
         if before.get(f"{name}_digest") != facts[f"{name}_digest"]:
             what = "checkpoint" if name == "checkpoint" else "tokenizer"
             raise ArtifactError(
-                f"the {what} has changed since the fine-tuning was begun",
+                f"the {what} has changed since the fine-tuning was started",
                 where=teaching.folder,
                 fix=fix,
             )
@@ -365,7 +365,7 @@ def _plan(teaching: _Teaching) -> TrainingPlan:
 def _save(teaching: _Teaching, model: ViewClassifier) -> None:
     """Measure the teacher, and let its model folder take the place of the fine-tuning."""
     data = teaching.data
-    teaching.hooks.stages.on_stage("Measuring the teacher")
+    teaching.hooks.stages.on_stage("Evaluating the teacher")
     parameters = parameter_count(model)
     result: Json = {
         "family": teaching.start.family,
@@ -396,5 +396,5 @@ def _save(teaching: _Teaching, model: ViewClassifier) -> None:
 def _result(folder: Path) -> Json:
     result = read_manifest(folder, "model").get("result")
     if not isinstance(result, dict):
-        raise ArtifactError("states no result", where=folder / MANIFEST_NAME)
+        raise ArtifactError("has no result", where=folder / MANIFEST_NAME)
     return result

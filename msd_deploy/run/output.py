@@ -1,4 +1,4 @@
-"""Whether a run may be written: new, resumed or overwritten; configurations with absolute paths."""
+"""The output folder of a run, and configurations with absolute paths or without paths."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""RunRecord: run.json read once by a command and passed along, and the run's data read again."""
+"""RunRecord: run.json read once per command and passed along, and the run's data read again."""
 
 from dataclasses import dataclass
 
@@ -41,9 +41,9 @@ class RunRecord:
         """
         if data.digest != self.dataset_digest:
             raise DataError(
-                "the data set has changed since the run was begun",
+                "the data set has changed since the run was started",
                 where=self.config.data.spec,
-                fix="Restore the data, or distil again with --overwrite",
+                fix="Restore the data, or start again with --overwrite",
             )
 
 
@@ -70,7 +70,7 @@ def read_finished_run(run: RunDirectory) -> RunRecord:
 def _record(run: RunDirectory, content: Json) -> RunRecord:
     config = content.get("config")
     if not isinstance(config, dict):
-        raise ArtifactError("states no config", where=run.run_json)
+        raise ArtifactError("has no config", where=run.run_json)
     return RunRecord(run, config_from_json(config), content)
 
 
@@ -104,9 +104,9 @@ def source_of_run(record: RunRecord) -> SourceData:
     if path is not None and not path.exists():
         run_json = record.run.run_json
         raise DataError(
-            "the run's data set is not there",
+            "the run's data set is missing",
             where=path,
-            fix=f"Put it back, or state its absolute path as config.data.spec in {run_json}",
+            fix=f"Put it back, or set config.data.spec to its absolute path in {run_json}",
         )
     return read_source(record.config)
 

@@ -1,4 +1,4 @@
-"""The stages of a run; each leaves its result on disk and is passed over when it is there."""
+"""The stages of a run: each writes its result to disk and is skipped if it is there."""
 
 from collections.abc import Mapping
 from pathlib import Path

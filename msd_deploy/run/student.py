@@ -1,4 +1,4 @@
-"""The student's stage of a run: learned in float, then as int8 rounds it, where that is asked."""
+"""The student's stage of a run: floating-point training, then quantization-aware if requested."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -97,7 +97,7 @@ class _Learning:
 
     def as_int8(self, model: FusionForClassification) -> None:
         """Train it further, its weights and activations rounded as int8 rounds them."""
-        self.task.hooks.on_stage("Distilling it further, rounded as int8 rounds it")
+        self.task.hooks.on_stage("Distilling the student further with int8 rounding (QAT)")
         torch.manual_seed(self.task.config.seed)
         with fake_quantized(model):
             self._train(model, "int8")

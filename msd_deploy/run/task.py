@@ -1,4 +1,4 @@
-"""Task: what the stages of a run share; how it is read, and begun by writing run.json."""
+"""Task: what the stages of a run share; reading it, and writing run.json."""
 
 import importlib.metadata
 import shutil
@@ -112,8 +112,8 @@ def _refuse_other_task(start: LoadedModel[FusionForClassification], data: Prepar
     """Check that a finished student answers the question that the data asks."""
     if (start.labels, start.problem) != (data.info.labels, data.info.problem):
         raise ArtifactError(
-            f"answers another question: {start.problem}, {len(start.labels)} classes; the data is"
-            f" {data.info.problem}, {len(data.info.labels)} classes",
+            f"was trained for a different task: {start.problem}, {len(start.labels)} classes;"
+            f" the data is {data.info.problem}, {len(data.info.labels)} classes",
             where=start.folder,
             fix="Use the data that it was trained on, or name its classes with --labels",
         )
@@ -191,7 +191,7 @@ def _check_same_inputs(task: Task, stated: Json, digests: Json) -> None:
     start = task.config.student.start
     tokenizer = task.config.data.tokenizer or start or task.run.root
     inputs = {  # the student before its tokenizer, which it brings
-        "start_digest": ("student that it goes on from", start),
+        "start_digest": ("student that it starts from", start),
         "preprocess_digest": ("tokenizer", tokenizer),
         "teacher_digest": ("teacher", given_teacher_folder(task)),
     }
@@ -199,9 +199,9 @@ def _check_same_inputs(task: Task, stated: Json, digests: Json) -> None:
         # Runs of 0.1.0 do not state their preprocessing; a teacher that is trained has no digest.
         if digests[key] is not None and stated.get(key) not in (None, digests[key]):
             raise ArtifactError(
-                f"the {what} has changed since the run was begun",
+                f"the {what} has changed since the run was started",
                 where=where,
-                fix="Restore it, or distil again with --overwrite",
+                fix="Restore it, or start again with --overwrite",
             )
 
 

@@ -1,1 +1,1 @@
-"""Methods side by side on one task: the evidence that a way of distilling helps."""
+"""Studies: several methods compared on one task."""

@@ -1,4 +1,4 @@
-"""One student of a study: trained, measured on the test split, and kept.
+"""A cell of a study: one method and seed, trained and evaluated on the test split.
 
 A cell is a folder cells/METHOD/seed-N: student/, history.jsonl, metrics.json (written last) and the
 student's logits on the test split, from which every figure of the study can be computed again.

@@ -1,4 +1,4 @@
-"""Each method's students as dots, a seed each, with their mean and the teacher's level."""
+"""The chart of a study: a dot per student, the mean of each method, the teacher's level."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

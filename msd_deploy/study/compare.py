@@ -1,4 +1,4 @@
-"""`run_study`: one teacher, every method and seed, and what may be said about them."""
+"""`run_study`: one teacher, every method and seed, and the comparison of the results."""
 
 import shutil
 from collections.abc import Mapping
@@ -114,9 +114,9 @@ def run_study(
     try:
         teacher = given or trained_teacher(task)
     except StoppedError as error:
-        raise StoppedError(error.what, fix="Run the same command again to go on") from error
+        raise StoppedError(error.what, fix="Run the same command again to continue") from error
     predictions = cached_predictions(task, teacher, teacher_data)
-    hooks.on_stage("Counting what a step of each method costs")
+    hooks.on_stage("Counting the operations of a training step of each method")
     known = dict.fromkeys([*study.methods, *(method for method, _ in finished_cells(out))])
     whole = replace(study, methods=tuple(known))
     flops, reference = measure_flops(whole, task, predictions)
@@ -177,7 +177,7 @@ def _train_missing(
     before = len(cells) - len(missing)
     if not missing:
         return
-    known = f", {before} are there already" if before else ""
+    known = f", {before} are finished already" if before else ""
     hooks.on_stage(f"Distilling {len(cells)} students{known}")
 
     def on_done(cell: tuple[str, int], finished: int) -> None:

@@ -1,4 +1,4 @@
-"""What a training step costs, so that methods can be compared at equal compute."""
+"""Floating-point operations of a training step, for comparisons at equal compute."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""compare.html: a study for people, from the content of compare.json alone."""
+"""compare.html: the page of a study, made from compare.json alone."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -135,7 +135,7 @@ def _notes(result: Result) -> list[str]:
     if result["changed_settings"]:
         notes.append(f"{changed_words(result)}.")
     if len(seeds_of(result)) < _FEW_SEEDS:
-        notes.append("Fewer than three seeds: a difference of means may be luck.")
+        notes.append("Fewer than three seeds: a difference of means may be due to chance.")
     return notes
 
 

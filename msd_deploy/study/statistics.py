@@ -1,7 +1,7 @@
-"""What a study may claim: means and spreads over seeds, paired tests, bootstrap intervals.
+"""Statistics of a study: means and spreads over seeds, paired tests, bootstrap intervals.
 
-Seeds are paired: the same seed gives every method the same initial weights. The t-test asks whether
-the difference holds over seeds; the interval resamples seeds and test images both.
+Seeds are paired: the same seed gives every method the same initial weights. The t-test is over
+seeds; the interval resamples both seeds and test images.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A study as a table for people: rows are methods, columns views, as in the paper."""
+"""The tables of a study: rows are methods, columns views, as in the paper."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,7 @@
-"""Students trained side by side, a process and a processor core each.
+"""Training of several students at once, one process and processor core each.
 
-A worker reads the data once and takes cells from a queue. Whatever stops one stops the study; what
-is finished stays, and an interrupted cell continues from its checkpoint the next time.
+A worker reads the data once and takes cells from a queue. A failure in one stops the study;
+finished cells are kept, and an interrupted cell continues from its checkpoint the next time.
 """
 
 import multiprocessing
@@ -92,7 +92,7 @@ def _collect(
             if should_stop():
                 raise StoppedError(
                     "stopped; finished students are kept, the others have saved checkpoints",
-                    fix="Run the same command again to go on",
+                    fix="Run the same command again to continue",
                 ) from None
             _check_alive(workers)
             continue

@@ -59,7 +59,7 @@ def test_a_manifest_states_every_file(tmp_path: Path) -> None:
     manifest = read_manifest(tmp_path, "thing")
     assert manifest["colour"] == "blue"
     assert list(manifest["files"]) == ["sub/file"]  # type: ignore[call-overload]
-    with pytest.raises(ArtifactError, match="is a folder of kind 'thing', and 'model' is needed"):
+    with pytest.raises(ArtifactError, match="is a folder of kind 'thing' instead of 'model'"):
         read_manifest(tmp_path, "model")
 
 

@@ -107,5 +107,5 @@ def test_rows_of_several_labels_are_chosen_at_random(
 
 def test_a_share_of_nothing_is_refused(memes: tuple[PreparedData, Preprocessor]) -> None:
     data = data_with(memes, np.full(20, NO_LABEL, np.int64), classes=2)
-    with pytest.raises(DataError, match="leaves no labelled row"):
+    with pytest.raises(DataError, match="leaves no labelled example"):
         hide_labels(data, 0.5, seed=0)

@@ -47,7 +47,7 @@ class Opening:
         self.decoded = 0
         return cached_pixels(self.source, self.preprocessor, self.cache, self._count)[0]
 
-    def _count(self, done: int, total: int) -> None:
+    def _count(self, what: str, done: int, total: int) -> None:
         self.decoded = done
 
     def entry(self) -> Path:

@@ -188,12 +188,12 @@ def test_a_prediction_states_its_view_its_probabilities_and_its_logits(model: Op
         (
             lambda model: model.predict(image=np.zeros((3, 8, 8), np.float32)),
             DataError,
-            "an array of float32 [3, 8, 8] is no image. Give uint8 [height, width]",
+            "an array of float32 [3, 8, 8] is not an image. Give uint8 [height, width]",
         ),
         (
             lambda model: model.predict(image=np.zeros((3, 8, 8), np.uint8)),
             DataError,
-            "an array of uint8 [3, 8, 8] is no image",
+            "an array of uint8 [3, 8, 8] is not an image",
         ),
     ],
 )

@@ -99,7 +99,7 @@ def test_data_that_is_not_there_is_named(own: RunDirectory) -> None:
     write_json(own.run_json, stated)
     error = _refusal(own)
     assert isinstance(error, DataError)
-    assert "moved.jsonl: the run's data set is not there" in str(error)
+    assert "moved.jsonl: the run's data set is missing" in str(error)
 
 
 def test_data_that_has_changed_is_refused(own: RunDirectory, hostile_data: Path) -> None:

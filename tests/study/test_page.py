@@ -98,13 +98,13 @@ def test_differences_from_the_fair_baselines_come_first(result: Result) -> None:
 
 
 def test_a_single_seed_is_told_to_prove_nothing(result: Result) -> None:
-    assert "may be luck" not in render_study(result)
+    assert "may be due to chance" not in render_study(result)
     for views in result["methods"].values():
         for view in VIEWS:
             views[view] = {"mean": 0.5, "std": None, "per_seed": {"1": 0.5}}
     result["paired"] = {}
     page = render_study(result)
-    assert "may be luck" in page
+    assert "may be due to chance" in page
     assert "Difference from" not in page
 
 

@@ -1,7 +1,7 @@
-"""Changes to the batches that a model is trained on; nothing else ever sees them.
+"""Augmentation of training batches; validation and test are never changed.
 
-Off unless asked for. What is drawn depends on the seed, the pass and the rows, so that a resumed
-training is shown what it would have been shown, and no other random stream is touched.
+Off by default. What is drawn depends on the seed, the epoch and the rows alone, so that a resumed
+training sees the same batches; no other random stream is used.
 """
 
 from collections.abc import Callable
@@ -200,7 +200,7 @@ def check_same_frame(student: Preprocessor, teacher: Preprocessor) -> None:
     (height, width), (high, wide) = student.image.size, teacher.image.size
     if student.image.mode != teacher.image.mode or height * wide != width * high:
         raise ConfigError(
-            f"the teacher is shown images by {teacher.image.mode} in {wide} by {high} pixels, the"
+            f"the teacher takes images by {teacher.image.mode} in {wide} by {high} pixels, the"
             f" student by {student.image.mode} in {width} by {height}: a part of one image is"
             " another part of the other",
             where="augment.views_per_picture",

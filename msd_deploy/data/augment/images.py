@@ -1,9 +1,8 @@
-"""Images as a phone might have taken them: cropped, mirrored, recoloured, partly covered.
+"""Augmentation of images: crops, flips, colour jitter and cutout.
 
-Every change is drawn in relative coordinates, from the image's number and nothing else that a
-batch decides: two models that see images in different sizes, and a training that is resumed, are
-shown the same. Works on the pixels that models see, so a crop is enlarged from those, not from the
-file's.
+Every change is drawn in relative coordinates from the image's number alone. Two models that take
+images in different sizes, and a resumed training, get the same changes. Works on the pixels that
+models take: a crop is enlarged from those, not from the file's.
 """
 
 import math

@@ -1,7 +1,7 @@
-"""Texts as a phone might have read them: words left out, the rest closed up.
+"""Augmentation of texts: whole words are left out and the rest closes up.
 
-Whole words go, never pieces of one; what a tokenizer puts around a text stays, and so does one word
-of every text. Works on token identifiers, with a table of where words begin.
+Special tokens stay, and so does one word of every text. Works on token identifiers, with a table of
+the tokens that begin a word.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""From the rows of a reader to a data set: what is refused as a whole, splits, classes, notes."""
+"""From a reader's rows to a data set: splits, classes, notes, and what is refused as a whole."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from msd_deploy.data.readers.rows import Row
 from msd_deploy.data.source import (
     SPLITS,
     DatasetInfo,
-    JudgedSplit,
+    EvaluationSplit,
     SkippedRow,
     SourceData,
     SourceRow,
@@ -75,13 +75,13 @@ def source_from_rows(found: FoundRows, *, strict: bool) -> SourceData:
     return SourceData(datasets.DatasetDict(dataset), info)
 
 
-def judged_from_rows(
-    found: FoundRows, labels: tuple[str, ...], split: JudgedSplit, *, strict: bool
+def evaluation_source(
+    found: FoundRows, labels: tuple[str, ...], split: EvaluationSplit, *, strict: bool
 ) -> SourceData:
-    """Build a data set of one split, by whose labels a model is judged: nothing is trained.
+    """Build a data set of one split to evaluate a model on; nothing is trained.
 
     Args:
-        found: Rows without a label judge nothing and are left out.
+        found: Rows without a label are left out.
         labels: The model's classes.
         split: The split that is wanted, and that the result has alone; all: every row, as test.
         strict: A row that cannot be used is an error.
@@ -91,7 +91,7 @@ def judged_from_rows(
     """
     labelled = [row for row in found.rows if row.labels is not None]
     _refuse_without_rows(found, labelled, strict=strict)
-    notes = [f"{len(labelled):,} rows, all of them judged"]
+    notes = [f"{len(labelled):,} rows, all used for evaluation"]
     name: Split = "test" if split == "all" else split
     if split != "all":
         splits, notes = _assign(found.rows, labelled)
@@ -140,7 +140,10 @@ def _unlabelled(
     of_train = {row.key for row in splits["train"]}
     held_out = {row.key for name in SPLITS[1:] for row in splits[name]} - of_train
     kept = [row for row in without if row.key not in held_out]
-    notes = [f"{len(kept):,} more rows have no label: a student learns a teacher's answers to them"]
+    notes = [
+        f"{len(kept):,} more rows have no label: the student is trained on the teacher's"
+        " predictions for them"
+    ]
     if len(kept) < len(without):
         left_out = len(without) - len(kept)
         notes.append(
@@ -173,7 +176,7 @@ def _refuse_one_class(found: FoundRows, labelled: Sequence[Row], training: Seque
         classes = {row.labels for row in rows}
         if len(classes) == 1:
             names = ", ".join(repr(name) for name in classes.pop() or ())
-            what = f"one single class {names}" if names else "no label at all"
+            what = f"a single class {names}" if names else "no label at all"
             refuse(
                 f"has {what}{place}: nothing to learn",
                 found.where,

@@ -1,11 +1,9 @@
-"""A Hugging Face dataset, opened without running any of its code: hub:NAME and hub:FOLDER.
+"""A Hugging Face dataset, opened without running its code: hub:NAME and hub:FOLDER; its columns.
 
 `datasets` reads plain data files (parquet, JSON, CSV, Arrow, folders of images) into Arrow files
 of its cache, which are memory-mapped. A dataset that needs a script or a reader that could run code
-is refused, and so are data files that lie outside a local folder. Which column means what is
-`hub_rows`.
-
-Which columns of a Hugging Face dataset are image, text and label, and of what type.
+is refused, and so are data files outside a local folder. The columns of image, text and label are
+found by name and type; their values are read by `hub_rows`.
 """
 
 import re
@@ -96,7 +94,7 @@ def open_hub_dataset(stated: str) -> HubDataset:
     """
     name, spec = hub_name(stated), f"{PREFIX}{stated}"
     if name.is_folder and not _is_there(name.place):
-        raise DataError("no such folder, and no name on the hub", where=shown(stated), fix=_FORM)
+        raise DataError("no such folder or name on the hub", where=shown(stated), fix=_FORM)
     with _reading(spec):
         builder = datasets.load_dataset_builder(name.place, name.configuration)
     _refuse_reader(spec, builder.__class__.__module__)
@@ -129,7 +127,7 @@ def _reading(spec: str) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())[:400].rstrip(".")
         if "scripts are no longer supported" in reason:
-            what = "needs a script of its own, and none is ever run"
+            what = "needs a loading script, and scripts are not run"
             raise DataError(what, where=spec, fix=_WITHOUT_SCRIPT) from error
         what = f"cannot be read ({reason or type(error).__name__})"
         raise DataError(what, where=spec, fix=_FORM) from error

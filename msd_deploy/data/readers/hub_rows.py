@@ -1,8 +1,8 @@
-"""The rows of a Hugging Face dataset: its columns found, every value checked, images hashed.
+"""The rows of a Hugging Face dataset: every value checked, images hashed.
 
 A row that cannot be used is named as `hub:NAME SPLIT:ROW: reason`, rows counted from 0 as
-`datasets` counts them. Images stay in the dataset's memory-mapped Arrow files: a row only knows
-where its image stands.
+`datasets` counts them. Images stay in the dataset's memory-mapped Arrow files: a row holds the
+position of its image.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import datasets
 import pyarrow as pa
 
 from msd_deploy.data.labels import other_classes
-from msd_deploy.data.readers.assemble import FoundRows, judged_from_rows, source_from_rows
+from msd_deploy.data.readers.assemble import FoundRows, evaluation_source, source_from_rows
 from msd_deploy.data.readers.hub_dataset import Columns, HubDataset, find_columns, open_hub_dataset
 from msd_deploy.data.readers.rows import (
     MOST_LINE_BYTES,
@@ -30,7 +30,7 @@ from msd_deploy.data.readers.rows import (
 )
 from msd_deploy.data.source import (
     DatasetInfo,
-    JudgedSplit,
+    EvaluationSplit,
     SkippedRow,
     SourceData,
     SourceOptions,
@@ -62,10 +62,10 @@ def load_hub(stated: str, options: SourceOptions) -> SourceData:
     return source_from_rows(_Reader(stated, options).found(), strict=options.strict)
 
 
-def load_hub_to_judge(
-    stated: str, options: SourceOptions, *, split: JudgedSplit, labels: tuple[str, ...]
+def load_hub_for_evaluation(
+    stated: str, options: SourceOptions, *, split: EvaluationSplit, labels: tuple[str, ...]
 ) -> SourceData:
-    """Read the rows of a Hugging Face dataset by which a model is judged.
+    """Read the rows of a Hugging Face dataset to evaluate a model on.
 
     Args:
         stated: See `load_hub`.
@@ -80,7 +80,7 @@ def load_hub_to_judge(
     unknown = sorted(set(options.labels or reader.class_rows) - set(labels))
     if unknown:
         raise other_classes(", ".join(unknown[:5]), labels, reader.opened.stated)
-    return judged_from_rows(reader.found(), labels, split, strict=options.strict)
+    return evaluation_source(reader.found(), labels, split, strict=options.strict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ class _Reader:
             text, labels = self._text(values[0]), self._labels(values[1])
             self.class_rows.update(labels or ())
             if labels is None and of_split.split not in (None, "train"):
-                what = f"has no label, and the {of_split.split} split is judged by labels"
+                what = f"has no label, which the {of_split.split} split needs"
                 raise UnusableRowError(what)
             path, sha256 = self._image(image)
             if not sha256 and text is None:

@@ -1,7 +1,7 @@
-"""Entries of a list in a JSON file of hundreds of megabytes, one after the other.
+"""Entries of a list in a JSON file of hundreds of megabytes, read one after the other.
 
-The file is one object, as published annotations are: {"info": .., "questions": [..], ..}. Never
-more than two entries' worth of it is held.
+The file is one object, as published annotations are: {"info": .., "questions": [..], ..}. At most
+two entries are held in memory.
 """
 
 import json
@@ -89,7 +89,7 @@ class _Reader:
 
     def entries(self, key: str) -> Iterator[Entry]:
         if self._next() != "{":
-            _refuse("is no JSON object")
+            _refuse("is not a JSON object")
         self._at += 1
         found = False
         while self._next() != "}":
@@ -182,7 +182,7 @@ class _Reader:
         return values
 
     def _constant(self, name: str) -> None:
-        self._flaws.append(f"holds {name}, which is no JSON value")
+        self._flaws.append(f"holds {name}, which is not a JSON value")
 
 
 def _refuse(reason: str) -> NoReturn:

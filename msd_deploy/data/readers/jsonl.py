@@ -1,14 +1,8 @@
-"""FILE.jsonl: one JSON object a line with image, text, label or labels, and perhaps split.
+"""FILE.jsonl: one JSON object per line with image, text, label or labels, and an optional split.
 
-A row that cannot be used is named and left out, never a crash. Images are hashed here, not
-decoded: a broken one is found when the set is prepared. Rows without a label are trained on, with
-the teacher's answers alone. How one row is read is `jsonl_rows`, what they make together
-`from_rows`.
-
-The rows of a FILE.jsonl: each line parsed and checked, its image found and hashed.
-
-A row that cannot be used is named with its reason, never a crash. What the rows make together
-(classes, splits, what is refused as a whole) is `jsonl`.
+A row that cannot be used is named with its reason and left out. Images are hashed here, not
+decoded: a broken one is found when the data is prepared. Rows without a label are trained on with
+the teacher's predictions alone. Splits and classes are assigned by `assemble`.
 """
 
 from collections import Counter
@@ -17,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from msd_deploy.data.labels import other_classes
-from msd_deploy.data.readers.assemble import FoundRows, judged_from_rows, source_from_rows
+from msd_deploy.data.readers.assemble import FoundRows, evaluation_source, source_from_rows
 from msd_deploy.data.readers.rows import (
     SPLIT_NAMES,
     ImageFiles,
@@ -33,7 +27,7 @@ from msd_deploy.data.readers.rows import (
 )
 from msd_deploy.data.source import (
     DatasetInfo,
-    JudgedSplit,
+    EvaluationSplit,
     SkippedRow,
     SourceData,
     SourceOptions,
@@ -82,7 +76,7 @@ def _scan_line(scan: Scan, place: tuple[Path, int], raw: bytes, images: ImageFil
         scan.class_rows.update(labels or ())
         split = _parse_split(values.get("split"))
         if labels is None and split not in (None, "train"):
-            raise UnusableRowError(f"has no label, and the {split} split is judged by labels")
+            raise UnusableRowError(f"has no label, which the {split} split needs")
         text = parse_text(values.get("text"), "text")
         image_path, image_sha256 = images.find(values.get("image"))
         if not image_path and text is None:
@@ -133,10 +127,10 @@ def load_jsonl(path: Path, options: SourceOptions) -> SourceData:
     return source_from_rows(_find(path, scan_rows(path), options.labels), strict=options.strict)
 
 
-def load_jsonl_to_judge(
-    path: Path, options: SourceOptions, *, split: JudgedSplit, labels: tuple[str, ...]
+def load_jsonl_for_evaluation(
+    path: Path, options: SourceOptions, *, split: EvaluationSplit, labels: tuple[str, ...]
 ) -> SourceData:
-    """Read the rows of a FILE.jsonl by which a model is judged.
+    """Read the rows of a FILE.jsonl to evaluate a model on.
 
     Nothing is trained on them: they may all say test, or show one class.
 
@@ -154,7 +148,7 @@ def load_jsonl_to_judge(
     if unknown:
         raise other_classes(", ".join(unknown[:5]), labels, path)
     found = _find(path, scan, options.labels or labels)
-    return judged_from_rows(found, labels, split, strict=options.strict)
+    return evaluation_source(found, labels, split, strict=options.strict)
 
 
 def _find(path: Path, scan: Scan, labels: tuple[str, ...] | None) -> FoundRows:

@@ -135,7 +135,7 @@ def _read_films(
     before, already = len(found.rows), len(found.skipped)
     for index, film in enumerate(ids):
         if not isinstance(film, str) or not re.fullmatch("[0-9]{7,8}", film):
-            reason = f"id {shown(film)} is no string of 7 digits"
+            reason = f"id {shown(film)} is not a string of 7 digits"
             found.skip(f"{split_file}:{name}[{index}]", reason)
             continue
         file = split_file.parent / "dataset" / f"{film}.json"

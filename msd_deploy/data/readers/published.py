@@ -1,8 +1,8 @@
-"""What readers of published data sets share: the folder, its files, records, ids that stand once.
+"""Shared parts of the readers of published data sets: folders, files, records, unique ids.
 
-Each set has a module of its own that knows its files and fields. Everything a record names must lie
-inside the folder, links followed. A record that cannot be used becomes a named row; a folder that
-is not the published one (a file is missing, empty or of no use) is refused as a whole.
+Each data set has a module of its own with its files and fields. Everything a record names must be
+inside the folder, links followed. A record that cannot be used becomes a skipped row; a folder that
+is not the published one (a file is missing, empty or unusable) is refused as a whole.
 """
 
 import os
@@ -127,7 +127,7 @@ def open_folder(name: str, stated: str) -> Path:
         stated: The folder, as the user gave it.
 
     Raises:
-        DataError: It is not given, is missing, or is no folder.
+        DataError: It is not given, is missing, or is not a folder.
     """
     if not stated:
         raise DataError("needs its folder", where=name, fix=f"Use {name}:DIR")
@@ -137,7 +137,7 @@ def open_folder(name: str, stated: str) -> Path:
     except OSError as error:  # too long for a name, for example
         raise DataError(f"cannot be read ({error.strerror})", where=shown(stated)) from error
     if not is_folder:
-        what = "is no folder" if is_there else "no such folder"
+        what = "is not a folder" if is_there else "no such folder"
         raise DataError(what, where=shown(stated), fix=f"Use {name}:DIR, {COMPLETE.lower()}")
     return folder
 
@@ -146,7 +146,7 @@ def find_file(folder: Path, names: Sequence[str]) -> Path | None:
     """Return the first of some files, by names relative to the folder, that is there.
 
     Raises:
-        DataError: It leaves the folder, or is no regular file.
+        DataError: It leaves the folder, or is not a regular file.
     """
     for name in names:
         if os.path.lexists(folder / name):

@@ -1,9 +1,8 @@
-"""Rows as text files hold them: one JSON object each, parsed and checked value by value.
+"""Rows of text files: JSON objects checked value by value, and the image files that they name.
 
-A row that cannot be used raises `UnusableRowError` with its reason; the reader of the format names
-the place. What the rows make together is `from_rows`.
-
-The image files that rows name: found inside their folder, hashed once, never decoded.
+A row that cannot be used raises `UnusableRowError` with its reason; the reader of the format adds
+its place. Image files are looked up inside their folder and hashed once, never decoded. Splits and
+classes are assigned by `assemble`.
 """
 
 import hashlib
@@ -99,7 +98,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     `MOST_LINE_BYTES` is yielded, for `parse_object` to refuse.
 
     Raises:
-        DataError: The file is missing, is no regular file, or cannot be read.
+        DataError: The file is missing, is not a regular file, or cannot be read.
     """
     check_regular_file(path)
     try:
@@ -127,7 +126,7 @@ def check_regular_file(path: Path) -> None:
     if not path.exists():
         raise DataError("no such file", where=path, fix="Check --data")
     if not path.is_file():
-        raise DataError("is no regular file", where=path)
+        raise DataError("is not a regular file", where=path)
 
 
 def parse_object(raw: bytes, *, most_bytes: int = MOST_LINE_BYTES) -> Mapping[str, object]:
@@ -164,7 +163,7 @@ def parse_object(raw: bytes, *, most_bytes: int = MOST_LINE_BYTES) -> Mapping[st
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -233,7 +232,7 @@ def without_surrogates(value: str, what: str) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise UnusableRowError(f"{what} holds half a surrogate pair, no character") from error
+        raise UnusableRowError(f"{what} contains an unpaired surrogate") from error
     return value
 
 
@@ -284,7 +283,7 @@ def file_inside(folder: Path, name: str, root: Path, *, what: str) -> Path:
         what: What the file is, for the reason.
 
     Raises:
-        UnusableRowError: It leaves the folder, is missing, or is no regular file.
+        UnusableRowError: It leaves the folder, is missing, or is not a regular file.
     """
     absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute()
     if absolute or "\0" in name or ".." in re.split(r"[\\/]", name):
@@ -300,6 +299,6 @@ def file_inside(folder: Path, name: str, root: Path, *, what: str) -> Path:
     if not path.is_relative_to(root):
         raise UnusableRowError(f"{what} {shown(name)} leaves the data folder")
     if not path.is_file():
-        kind = "a folder" if path.is_dir() else "no regular file"
+        kind = "a folder" if path.is_dir() else "not a regular file"
         raise UnusableRowError(f"{what} {shown(name)} is {kind}")
     return path

@@ -70,7 +70,7 @@ def _places(name: str) -> list[str]:
 def _example(image_files: ImageFiles, values: Mapping[str, object]) -> Example:
     pair = without_surrogates(need_string(values, "pairID"), "pairID")
     if not pair or len(pair) > LONGEST_ID:
-        raise UnusableRowError(f"pairID {shown(pair)} is no id")
+        raise UnusableRowError(f"pairID {shown(pair)} is not an id")
     label = need_string(values, "gold_label")
     if label == "-":
         raise UnusableRowError("has no gold_label (its annotators disagree)")

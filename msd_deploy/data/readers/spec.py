@@ -1,12 +1,12 @@
-"""From a SPEC, as `--data` takes it, to the reader of that source."""
+"""Selection of the reader for a SPEC, the value of `--data`."""
 
 from pathlib import Path
 
 from msd_deploy.data.readers import easy_vqa, hateful_memes, mm_imdb, snli_ve, vqa_v2
 from msd_deploy.data.readers.hub_dataset import PREFIX, hub_name
-from msd_deploy.data.readers.hub_rows import load_hub, load_hub_to_judge
-from msd_deploy.data.readers.jsonl import load_jsonl, load_jsonl_to_judge
-from msd_deploy.data.source import JudgedSplit, SkippedRow, SourceData, SourceOptions
+from msd_deploy.data.readers.hub_rows import load_hub, load_hub_for_evaluation
+from msd_deploy.data.readers.jsonl import load_jsonl, load_jsonl_for_evaluation
+from msd_deploy.data.source import EvaluationSplit, SkippedRow, SourceData, SourceOptions
 from msd_deploy.data.synthetic.generate import TASK_NAMES, load_synthetic
 from msd_deploy.errors import ConfigError, DataError
 
@@ -62,10 +62,10 @@ def load_source(spec: str, *, options: SourceOptions) -> SourceData:
             return load_jsonl(_jsonl_path(spec), options)
 
 
-def load_source_to_judge(
-    spec: str, *, options: SourceOptions, split: JudgedSplit, labels: tuple[str, ...]
+def load_evaluation_source(
+    spec: str, *, options: SourceOptions, split: EvaluationSplit, labels: tuple[str, ...]
 ) -> SourceData:
-    """Read what a model is judged by; FILE.jsonl and hub:NAME need no training rows then.
+    """Read data to evaluate a model on; FILE.jsonl and hub:NAME need no training rows.
 
     Args:
         spec: See `load_source`.
@@ -75,14 +75,14 @@ def load_source_to_judge(
 
     Raises:
         ConfigError: An option does not apply to the source.
-        DataError: The source cannot be used; see `load_source` and `load_jsonl_to_judge`.
+        DataError: The source cannot be used; see `load_source` and `load_jsonl_for_evaluation`.
     """
     if spec.startswith(PREFIX):
         stated = spec.removeprefix(PREFIX)
-        return load_hub_to_judge(stated, options, split=split, labels=labels)
+        return load_hub_for_evaluation(stated, options, split=split, labels=labels)
     if not kind_of_spec(spec):
         _refuse_columns(spec, options)
-        return load_jsonl_to_judge(_jsonl_path(spec), options, split=split, labels=labels)
+        return load_jsonl_for_evaluation(_jsonl_path(spec), options, split=split, labels=labels)
     if split == "all":
         raise ConfigError(
             f"all rows of {spec} would be its training rows too", fix="Name another --split"
@@ -162,7 +162,7 @@ def _jsonl_path(spec: str) -> Path:
     if is_folder:
         raise DataError("is a folder", where=path, fix="Name the FILE.jsonl in it")
     if path.suffix.lower() != ".jsonl" and is_there:
-        raise DataError("is no .jsonl file", where=path, fix=_KNOWN)
+        raise DataError("is not a .jsonl file", where=path, fix=_KNOWN)
     if path.suffix.lower() != ".jsonl" or "\0" in spec:
         raise DataError(f"unknown data set {spec!r}", fix=_KNOWN)
     return path

@@ -126,7 +126,7 @@ def load_vqa_v2(stated: str, *, strict: bool, answers: tuple[str, ...] | None = 
     Args:
         stated: The folder.
         strict: A row that cannot be used is an error.
-        answers: The classes, of a model that is to be judged; None: the training questions' own.
+        answers: The classes, of the model that is evaluated; None: those of the training questions.
 
     Raises:
         DataError: The folder is not the published one; with strict, a row cannot be used.
@@ -294,7 +294,7 @@ def _within(rows: list[Row], answers: frozenset[str]) -> tuple[list[Row], list[s
     if unanswerable:
         notes.append(
             f"{unanswerable:,} questions of validation and test have no answer among the classes:"
-            " they count, as wrong"
+            " they count as wrong"
         )
     return kept, notes
 

@@ -1,7 +1,7 @@
 """Drawing for the generated tasks: coloured shapes on a greyish noisy ground, encoded as PNG.
 
-Images are 48 x 48 RGB. The same objects and generator give the same bytes on every machine. What
-stands in an image, and why, is `synthetic_tasks`.
+Images are 48 x 48 RGB. The same objects and generator give the same bytes on every machine. What is
+drawn in an image is decided by `tasks` and `listings`.
 """
 
 import struct

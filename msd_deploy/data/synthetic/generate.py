@@ -2,7 +2,7 @@
 
 The same seed gives the same bytes on every machine; a smaller training split is the beginning of a
 larger one; validation and test have seeds of their own and are the same for every training size.
-What the tasks are is `synthetic_tasks` and `synthetic_listings`, how they look `synthetic_images`.
+The tasks are defined in `tasks` and `listings`, their images drawn by `drawing`.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
-"""A generated task in which each example says which of its modalities can be relied on: listings.
+"""A generated task whose examples differ in which modality can be relied on: listings.
 
-For weights that differ from example to example; see `synthetic_tasks` for the other tasks.
+Made for weights that differ from example to example; the other tasks are in `tasks`.
 """
 
 import numpy as np

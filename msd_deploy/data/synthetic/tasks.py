@@ -1,7 +1,7 @@
-"""The generated tasks themselves: what stands in an image, its text, its label, and the cues.
+"""The generated tasks: objects in an image, its text, its label, and the cues that decide it.
 
-A task is a function from a generator to a `Draw`, which also says by which cues the label was
-chosen, so that the best possible score of every view is known. Nothing is drawn as pixels here.
+A task is a function from a generator to a `Draw`, which also holds the cues by which the label was
+chosen, so that the best possible score of every view is known. No pixels are drawn here.
 """
 
 from collections.abc import Mapping, Sequence

@@ -21,8 +21,8 @@ from msd_deploy.data.readers import hub_rows
 from msd_deploy.data.readers.hub_dataset import hub_name
 from msd_deploy.data.readers.spec import (
     kind_of_spec,
+    load_evaluation_source,
     load_source,
-    load_source_to_judge,
     path_of_spec,
 )
 from msd_deploy.data.source import SourceData, SourceOptions
@@ -320,10 +320,10 @@ def test_with_strict_a_row_that_cannot_be_used_is_an_error(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
-        ({"data.py": "raise SystemExit('ran')"}, "needs a script of its own, and none is ever run"),
+        ({"data.py": "raise SystemExit('ran')"}, "needs a loading script, and scripts are not run"),
         (
             {"data.py": "raise SystemExit('ran')", "train.jsonl": '{"text": "a", "label": 1}\n'},
-            "needs a script of its own, and none is ever run",
+            "needs a loading script, and scripts are not run",
         ),
         ({"train.pkl": "x"}, "No (supported) data files found"),
         ({"train.txt": "x\n"}, "is of the kind 'text'"),
@@ -400,11 +400,11 @@ def test_a_model_is_judged_by_a_split_or_by_all_rows(tmp_path: Path) -> None:
         write_parquet(tmp_path / "data", name, first, count)
     spec, labels = f"hub:{tmp_path / 'data'}", ("benign", "hateful", "other")
     for split, count in (("test", 8), ("validation", 6), ("all", 34)):
-        data = load_source_to_judge(spec, options=SourceOptions(), split=split, labels=labels)
+        data = load_evaluation_source(spec, options=SourceOptions(), split=split, labels=labels)
         assert [len(rows) for rows in data.dataset.values()] == [count]
         assert data.info.labels == labels
     with pytest.raises(DataError, match="classes are not the model's"):
-        load_source_to_judge(spec, options=SourceOptions(), split="test", labels=("benign", "x"))
+        load_evaluation_source(spec, options=SourceOptions(), split="test", labels=("benign", "x"))
 
 
 def test_a_relative_folder_becomes_absolute_and_a_name_stays(

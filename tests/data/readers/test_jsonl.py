@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from msd_deploy.data import source
-from msd_deploy.data.readers.jsonl import load_jsonl, load_jsonl_to_judge
+from msd_deploy.data.readers.jsonl import load_jsonl, load_jsonl_for_evaluation
 from msd_deploy.data.readers.rows import shown
 from msd_deploy.data.source import SourceData, SourceOptions
 from msd_deploy.data.synthetic.drawing import encode_png
@@ -115,15 +115,15 @@ def test_an_unwritable_cache_is_a_data_error(
     ("row", "reason"),
     [
         (b'{"text": "a", "label": "a"', "is not JSON (Expecting ',' delimiter at column 27)"),
-        (b'{"text": "x", "label": NaN}', "is not JSON (NaN is no JSON value)"),
-        (b'{"text": "x", "label": -Infinity}', "is not JSON (-Infinity is no JSON value)"),
+        (b'{"text": "x", "label": NaN}', "is not JSON (NaN is not a JSON value)"),
+        (b'{"text": "x", "label": -Infinity}', "is not JSON (-Infinity is not a JSON value)"),
         pytest.param(
             b"[" * 100_000, "is not JSON that can be read (nested too deeply)", id="nested"
         ),
         (b'["a"]', "is a list, not a JSON object"),
         (b"7", "is a number, not a JSON object"),
         (b'{"text": "\xff", "label": "a"}', "is not UTF-8 (byte 11)"),
-        (b'{"text": "\\ud800", "label": "a"}', "text holds half a surrogate pair, no character"),
+        (b'{"text": "\\ud800", "label": "a"}', "text contains an unpaired surrogate"),
         (b'{"text": "x", "label": "a", "label": "b"}', "has the key 'label' twice"),
         pytest.param(
             {"text": "x" * (1 << 20), "label": "a"}, "is longer than 1,048,576 bytes", id="huge"
@@ -133,17 +133,17 @@ def test_an_unwritable_cache_is_a_data_error(
         ({"text": " ", "image": "", "label": "a"}, "has neither image nor text"),
         (
             {"text": "x", "split": "test"},
-            "has no label, and the test split is judged by labels",
+            "has no label, which the test split needs",
         ),
         (
             {"text": "x", "label": None, "labels": None, "split": "val"},
-            "has no label, and the validation split is judged by labels",
+            "has no label, which the validation split needs",
         ),
         ({"text": "x", "label": True}, "label is a boolean, not a string or integer"),
         ({"text": "x", "label": 1.0}, "label is a number, not a string or integer"),
         ({"text": "x", "label": ["a"]}, "label is a list, not a string or integer"),
         ({"text": "x", "label": " "}, "label is empty"),
-        (b'{"text": "x", "label": "\\udc00"}', "label holds half a surrogate pair, no character"),
+        (b'{"text": "x", "label": "\\udc00"}', "label contains an unpaired surrogate"),
         (
             {"text": "x", "label": "c"},
             "unknown label 'c': no other row has it; name the classes with --labels to keep it",
@@ -164,7 +164,7 @@ def test_an_unwritable_cache_is_a_data_error(
         ({"image": 5, "label": "a"}, "image is a number, not a string"),
         ({"image": "no.png", "label": "a"}, "image 'no.png' is missing"),
         ({"image": "folder", "label": "a"}, "image 'folder' is a folder"),
-        ({"image": "pipe", "label": "a"}, "image 'pipe' is no regular file"),
+        ({"image": "pipe", "label": "a"}, "image 'pipe' is not a regular file"),
         ({"image": "/etc/passwd", "label": "a"}, "image '/etc/passwd' leaves the data folder"),
         ({"image": "C:\\x.png", "label": "a"}, "image 'C:\\\\x.png' leaves the data folder"),
         ({"image": "../secret", "label": "a"}, "image '../secret' leaves the data folder"),
@@ -172,7 +172,7 @@ def test_an_unwritable_cache_is_a_data_error(
         ({"image": "a\0b", "label": "a"}, "image 'a\\x00b' leaves the data folder"),
         ({"image": "link", "label": "a"}, "image 'link' leaves the data folder"),
         ({"image": "linked/secret", "label": "a"}, "image 'linked/secret' leaves the data folder"),
-        (b'{"image": "\\ud800", "label": "a"}', "image holds half a surrogate pair, no character"),
+        (b'{"image": "\\ud800", "label": "a"}', "image contains an unpaired surrogate"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named_with_its_reason(
@@ -204,7 +204,7 @@ def test_a_row_after_one_that_is_too_long_keeps_its_number(tmp_path: Path) -> No
 
 def test_a_pipe_in_the_files_place_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "rows.jsonl")
-    with pytest.raises(DataError, match=r"rows\.jsonl: is no regular file"):
+    with pytest.raises(DataError, match=r"rows\.jsonl: is not a regular file"):
         load_jsonl(tmp_path / "rows.jsonl", SourceOptions())
 
 
@@ -290,7 +290,7 @@ def test_rows_without_a_label_are_trained_on_and_counted(
     without = {"train": {f"new {n}" for n in range(30)}, "validation": set(), "test": set()}
     assert unlabelled(data) == without
     assert data.info.notes[-1] == (
-        "30 more rows have no label: a student learns a teacher's answers to them"
+        "30 more rows have no label: the student is trained on the teacher's predictions for them"
     )
     alone = load_jsonl(write_rows(tmp_path, *good), SourceOptions())
     for split in ("validation", "test"):
@@ -356,7 +356,7 @@ def test_a_text_that_the_rows_put_in_two_splits_is_noted(tmp_path: Path) -> None
         for n in range(12)
     ]
     data = load_jsonl(write_rows(tmp_path, *rows), SourceOptions())
-    assert "8 images or texts stand in more than one split, as the rows say" in data.info.notes
+    assert "8 images or texts are in more than one split, as given by the rows" in data.info.notes
 
 
 def test_a_missing_validation_split_is_taken_from_train(tmp_path: Path) -> None:
@@ -391,7 +391,7 @@ def test_two_texts_are_too_few_and_the_notes_say_so(tmp_path: Path) -> None:
     assert {len(split) for split in data.dataset.values()} == {4}
     assert data.info.notes[1] == (
         "too small for a validation and test split (2 different images or texts to train on):"
-        " the training rows stand in for validation and test, and the figures there MEAN NOTHING"
+        " the training rows are used for validation and test too, and the scores there MEAN NOTHING"
     )
 
 
@@ -435,11 +435,11 @@ def test_strict_lists_the_first_ten_rows_and_their_number(tmp_path: Path) -> Non
         ),
         (
             [{"text": f"{n}", "label": "a"} for n in range(20)],
-            r"has one single class 'a': nothing to learn\. Add rows of others",
+            r"has a single class 'a': nothing to learn\. Add rows of others",
         ),
         (
             [{"text": f"{n}", "label": "a"} for n in range(20)] + [{"text": "y", "label": "b"}],
-            r"has one single class 'a': nothing to learn: .*:21: unknown label 'b'",
+            r"has a single class 'a': nothing to learn: .*:21: unknown label 'b'",
         ),
         (
             [{"text": f"{n}", "labels": []} for n in range(20)],
@@ -450,7 +450,7 @@ def test_strict_lists_the_first_ten_rows_and_their_number(tmp_path: Path) -> Non
                 {"text": f"{n}", "label": "ab"[n % 2], "split": ("train", "test")[n % 2]}
                 for n in range(20)
             ],
-            r"has one single class 'a' in its training rows: nothing to learn",
+            r"has a single class 'a' in its training rows: nothing to learn",
         ),
         (
             [{"text": f"{n}", "label": "ab"[n % 2], "split": "test"} for n in range(20)],
@@ -479,7 +479,7 @@ def test_rows_to_judge_by_have_the_models_classes(tmp_path: Path) -> None:
         {"text": "none"},
     )
     options = SourceOptions(labels=("b",))
-    data = load_jsonl_to_judge(path, options, split="all", labels=("a", "b", "c"))
+    data = load_jsonl_for_evaluation(path, options, split="all", labels=("a", "b", "c"))
     assert data.info.labels == ("a", "b", "c")
     assert data.info.problem == "multi_label"
     assert {name: rows["labels"][:] for name, rows in data.dataset.items()} == {"test": [[1]] * 3}

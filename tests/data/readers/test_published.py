@@ -240,7 +240,7 @@ def test_a_run_on_a_folder_is_read_again_from_anywhere(
     ):
         run_distillation(with_absolute_paths(read_run(inside).config), inside, overwrite=True)
     folder.rename(folder.parent / "moved")
-    with pytest.raises(DataError, match="data: the run's data set is not there"):
+    with pytest.raises(DataError, match="data: the run's data set is missing"):
         data_of_run(read_run(inside), load_model(run.student).preprocessor)
 
 

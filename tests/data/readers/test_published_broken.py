@@ -92,7 +92,7 @@ def nested(_: bytes) -> bytes:
         (lambda line: b"[" + line + b"]", "is a list, not a JSON object"),
         (lambda line: b"null", "is null, not a JSON object"),
         (nested, "is not JSON that can be read (nested too deeply)"),
-        (lambda line: line[:-1] + b', "x": NaN}', "is not JSON (NaN is no JSON value)"),
+        (lambda line: line[:-1] + b', "x": NaN}', "is not JSON (NaN is not a JSON value)"),
         (lambda line: line[:-1] + b', "x": 1, "x": 2}', "has the key 'x' twice"),
         (
             lambda line: line[:-1] + b', "x": "' + b"y" * (2 << 20) + b'"}',
@@ -142,7 +142,7 @@ def test_a_truncated_file_loses_its_last_row_by_name(
         ("TEXT", ABSENT, "has no {key}"),
         ("TEXT", 7, "{key} is a number, not a string"),
         ("TEXT", ["a"], "{key} is a list, not a string"),
-        ("TEXT", "\ud800", "{key} holds half a surrogate pair, no character"),
+        ("TEXT", "\ud800", "{key} contains an unpaired surrogate"),
         ("ID", ABSENT, "has no {key}"),
         ("ID", {}, "{key} is an object, not"),
         ("ID", True, "{key} is a boolean, not"),
@@ -159,7 +159,7 @@ def test_a_truncated_file_loses_its_last_row_by_name(
         ("IMAGE", "/etc/passwd", "{key} '/etc/passwd{suffix}' leaves the data folder"),
         ("IMAGE", "C:\\a", "{key} 'C:\\\\a{suffix}' leaves the data folder"),
         ("IMAGE", "a\0b", "{key} 'a\\x00b{suffix}' leaves the data folder"),
-        ("IMAGE", "\udc80", "{key} holds half a surrogate pair, no character"),
+        ("IMAGE", "\udc80", "{key} contains an unpaired surrogate"),
         ("IMAGE", "x" * 5000, "{key} 'xxxx"),
     ],
     ids=lambda value: repr(value)[:12] if value is not ABSENT else "absent",
@@ -264,7 +264,7 @@ NO_FILE_OF_THE_FOLDER = pytest.mark.parametrize(
     [
         (Path.unlink, "is missing"),
         (folder_instead, "is a folder"),
-        (pipe_instead, "is no regular file"),
+        (pipe_instead, "is not a regular file"),
         (loop, "cannot be read (a loop of links)"),
         (None, "leaves the data folder"),  # a link
     ],
@@ -342,7 +342,7 @@ def no_good_row(path: Path) -> None:
     [
         (Path.unlink, "{folder}: holds no .*{name}. Give the folder as it was published"),
         (folder_instead, "{folder}: file '{name}' is a folder"),
-        (pipe_instead, "{folder}: file '{name}' is no regular file"),
+        (pipe_instead, "{folder}: file '{name}' is not a regular file"),
         (loop, "{folder}: file '{name}' cannot be read \\(a loop of links\\)"),
         (None, "{folder}: file '{name}' leaves the data folder"),
         (empty, "{folder}/{name}: is empty"),
@@ -368,7 +368,7 @@ def test_an_empty_folder_and_a_file_in_its_place_are_refused(tmp_path: Path, for
     with pytest.raises(DataError, match=f"{tmp_path}: holds no .*Give the folder as it was"):
         load_source(f"{form}:{tmp_path}", options=SourceOptions())
     (tmp_path / "file").write_text("{}")
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         load_source(f"{form}:{tmp_path / 'file'}", options=SourceOptions())
 
 
@@ -406,7 +406,7 @@ def test_pictures_of_snli_ve_in_a_folder_outside_are_refused(
         (lambda film: b'{"plot": [], "genres": ["War"]}', "plot is empty"),
         (
             lambda film: b'{"plot": ["\\ud800"], "genres": ["War"]}',
-            "plot holds half a surrogate pair, no character",
+            "plot contains an unpaired surrogate",
         ),
         (lambda film: b'{"plot": ["a"], "genres": "War"}', "genres is a string, not a list"),
         (lambda film: b'{"plot": ["a"], "genres": []}', "genres is empty"),
@@ -440,13 +440,13 @@ def test_a_film_without_its_file_is_named(
 @pytest.mark.parametrize(
     ("film", "origin", "reason"),
     [
-        (100, "split.json:train[11]", "id 100 is no string of 7 digits"),
-        (None, "split.json:train[11]", "id None is no string of 7 digits"),
-        ("100", "split.json:train[11]", "id '100' is no string of 7 digits"),
-        ("../../a", "split.json:train[11]", "id '../../a' is no string of 7 digits"),
-        ("00000\0", "split.json:train[11]", "id '00000\\x00' is no string of 7 digits"),
-        ("\ud800", "split.json:train[11]", "id '\\ud800' is no string of 7 digits"),
-        ("٠٠٠٠١٠٠", "split.json:train[11]", "id '٠٠٠٠١٠٠' is no string of 7 digits"),
+        (100, "split.json:train[11]", "id 100 is not a string of 7 digits"),
+        (None, "split.json:train[11]", "id None is not a string of 7 digits"),
+        ("100", "split.json:train[11]", "id '100' is not a string of 7 digits"),
+        ("../../a", "split.json:train[11]", "id '../../a' is not a string of 7 digits"),
+        ("00000\0", "split.json:train[11]", "id '00000\\x00' is not a string of 7 digits"),
+        ("\ud800", "split.json:train[11]", "id '\\ud800' is not a string of 7 digits"),
+        ("٠٠٠٠١٠٠", "split.json:train[11]", "id '٠٠٠٠١٠٠' is not a string of 7 digits"),
         ("0000100", "dataset/0000100.json:1", "repeats the id 100 of 0000100.json:1"),
         ("9999999", "dataset/9999999.json:1", "file 'dataset/9999999.json' is missing"),
     ],
@@ -466,7 +466,7 @@ def test_a_film_that_split_json_misnames_is_named(
     [
         (Path.unlink, "{folder}: holds no train.jsonl"),
         (folder_instead, "{folder}: file 'split.json' is a folder"),
-        (pipe_instead, "{folder}: file 'split.json' is no regular file"),
+        (pipe_instead, "{folder}: file 'split.json' is not a regular file"),
         (None, "{folder}: file 'split.json' leaves the data folder"),
         (lambda path: path.write_text(""), "split.json: is not JSON"),
         (lambda path: path.write_text(path.read_text()[:-9]), "split.json: is not JSON"),
@@ -480,7 +480,7 @@ def test_a_film_that_split_json_misnames_is_named(
         (lambda path: path.write_text('{"val": []}'), "split.json: unknown split 'val'"),
         (
             lambda path: path.write_text('{"train": ["a"], "dev": ["b"], "test": ["c"]}'),
-            r"split.json: has no usable row: .*split.json:train\[0\]: id 'a' is no string",
+            r"split.json: has no usable row: .*split.json:train\[0\]: id 'a' is not a string",
         ),
     ],
     ids=[

@@ -56,7 +56,7 @@ def test_a_folder_asks_for_the_file_in_it(tmp_path: Path) -> None:
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("text,label\n")
-    with pytest.raises(DataError, match=r"rows\.csv: is no \.jsonl file\. Use "):
+    with pytest.raises(DataError, match=r"rows\.csv: is not a \.jsonl file\. Use "):
         load_source(str(path), options=SourceOptions())
 
 
@@ -136,4 +136,4 @@ def test_stated_splits_never_move() -> None:
     keys = [digest(number) for number in (1, 2, 3)]
     splits, notes = assign_splits(keys, ["train", "test", "test"])
     assert splits == {"train": [0], "validation": [0], "test": [1, 2]}
-    assert "the training rows stand in for validation" in notes[1]
+    assert "the training rows are used for validation" in notes[1]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from msd_deploy.data.prepare import prepare
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.readers import json_array, vqa_v2
-from msd_deploy.data.readers.spec import load_source, load_source_to_judge
+from msd_deploy.data.readers.spec import load_evaluation_source, load_source
 from msd_deploy.data.readers.vqa_v2 import normal_answer
 from msd_deploy.data.source import SourceData, SourceOptions
 from msd_deploy.data.synthetic.drawing import encode_png
@@ -183,7 +184,7 @@ def test_rows_without_a_class_are_judged_and_not_learned_from(folder: Path) -> N
     assert row["labels"] == []
     assert "1 training questions whose answers are no class are left out" in data.info.notes
     assert (
-        "1 questions of validation and test have no answer among the classes: they count, as wrong"
+        "1 questions of validation and test have no answer among the classes: they count as wrong"
         in data.info.notes
     )
 
@@ -265,7 +266,10 @@ QUESTION, ANNOTATION = question_of(104), annotation_of(104)
         (None, "questions[4]: is null, not a JSON object"),
         ({**QUESTION, "question": 7}, "questions[4]: question is a number, not a string"),
         ({**QUESTION, "question": " "}, "questions[4]: question is empty"),
-        ({**QUESTION, "question": "\ud800"}, "questions[4]: question holds half a surrogate pair"),
+        (
+            {**QUESTION, "question": "\ud800"},
+            "questions[4]: question contains an unpaired surrogate",
+        ),
         ({**QUESTION, "image_id": "../x"}, "questions[4]: image_id '../x' is not an integer"),
         ({**QUESTION, "image_id": 105}, "questions[4]: image_id is 105, its annotation's is 104"),
         ({**QUESTION, "question_id": True}, "questions[4]: question_id is a boolean"),
@@ -292,7 +296,10 @@ def test_a_question_of_no_use_is_named(folder: Path, record: object, reason: str
         ({**ANNOTATION, "answers": [{"answer": 1}]}, "annotations[4]: answer is a number"),
         ({**ANNOTATION, "answers": [{"answer": "x" * 201}]}, "annotations[4]: an answer has 201"),
         ({**ANNOTATION, "answers": [{"answer": "a\0"}]}, "annotations[4]: an answer holds a NUL"),
-        ({**ANNOTATION, "answers": [{"answer": "\udc80"}]}, "annotations[4]: an answer holds half"),
+        (
+            {**ANNOTATION, "answers": [{"answer": "\udc80"}]},
+            "annotations[4]: an answer contains an unpaired",
+        ),
         ({**ANNOTATION, "multiple_choice_answer": None}, "annotations[4]: has no multiple_choice"),
         ({**ANNOTATION, "question_id": 103000}, "annotations[4]: repeats question_id 103000 of"),
         (ABSENT, "questions[4]: has no annotation (question_id 104000)"),
@@ -340,7 +347,7 @@ def as_loop(path: Path) -> None:
     [
         (Path.unlink, "is missing"),
         (outside, "leaves the data folder"),
-        (as_pipe, "is no regular file"),
+        (as_pipe, "is not a regular file"),
         (as_loop, "cannot be read ("),
     ],
 )
@@ -371,14 +378,14 @@ def raw(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
     ("spoil", "reason"),
     [
         (Path.unlink, "holds no v2_"),
-        (raw(lambda text: b""), "is no JSON object"),
-        (raw(lambda text: b"\0" * 40), "is no JSON object"),
+        (raw(lambda text: b""), "is not a JSON object"),
+        (raw(lambda text: b"\0" * 40), "is not a JSON object"),
         (raw(lambda text: text[:-30]), "is not JSON ("),
         (raw(lambda text: text[:-1]), "is not JSON (the file ends where ',' should)"),
         (raw(lambda text: text + b"{}"), "is not JSON (something follows its object)"),
-        (raw(lambda text: b"[" + text + b"]"), "is no JSON object"),
+        (raw(lambda text: b"[" + text + b"]"), "is not a JSON object"),
         (raw(lambda text: b"\xff" + text), "is not UTF-8"),
-        (raw(lambda text: b"[" * 100_000), "is no JSON object"),
+        (raw(lambda text: b"[" * 100_000), "is not a JSON object"),
         (raw(lambda text: b'{"x": ' + b"[" * 100_000), "nested too deeply"),
         (raw(lambda text: b'{"x": ' + b"9" * 5000 + b"}"), "is not JSON (Exceeds the limit"),
         (raw(lambda text: b'{"x": "' + b"y" * (3 << 20) + b'"}'), "in 1,048,576 characters)"),
@@ -423,7 +430,10 @@ def test_a_file_of_no_use_is_refused_by_name(
 
 @pytest.mark.parametrize(
     ("field", "reason"),
-    [(', "x": NaN', "holds NaN, which is no JSON value"), (', "image_id": 1', "has a key twice")],
+    [
+        (', "x": NaN', "holds NaN, which is not a JSON value"),
+        (', "image_id": 1', "has a key twice"),
+    ],
 )
 def test_an_entry_that_json_should_not_hold_is_named(folder: Path, field: str, reason: str) -> None:
     path = questions_file(folder, "train2014")
@@ -500,8 +510,8 @@ def test_a_run_is_judged_by_vqa_accuracy(run_on_vqa: tuple[RunDirectory, Path]) 
     assert all(0 < value < 1 for value in found.values())
 
 
-def test_its_export_passes_parity(run_on_vqa: tuple[RunDirectory, Path]) -> None:
-    run, _ = run_on_vqa
+def test_its_export_passes_parity(run_on_vqa: tuple[RunDirectory, Path], tmp_path: Path) -> None:
+    run = RunDirectory(Path(shutil.copytree(run_on_vqa[0].root, tmp_path / "run")))
     export_student(run, ExportConfig((("onnx", "fp32"),)))
     parity = run.exports / "onnx-fp32/parity.json"
     assert json.loads(parity.read_text())["metric"] == "vqa_accuracy"
@@ -512,7 +522,7 @@ def test_its_export_passes_parity(run_on_vqa: tuple[RunDirectory, Path]) -> None
 
 def test_a_model_is_judged_by_its_own_answers(folder: Path) -> None:
     own = ("no", "2", "yes", "green")
-    data = load_source_to_judge(
+    data = load_evaluation_source(
         f"vqa-v2:{folder}", options=SourceOptions(), split="test", labels=own
     )
     assert data.info.labels == own

@@ -34,7 +34,7 @@ def read_title(text: str) -> tuple[int, int]:
         at for at, own in enumerate(listings._WORDS) if any(word in own for word in words)
     ]
     admits = any(phrase in text for phrase in listings._OWN_TITLE_IS_WRONG)
-    tells = any(phrase in text for phrase in listings._PICTURE_IS_WRONG)
+    tells = any(phrase in text for phrase in listings._IMAGE_IS_WRONG)
     return product, MARKED if admits else VOUCHED if tells else NO_MARK
 
 
