@@ -26,7 +26,7 @@ def test_accuracy_is_the_share_of_right_rows() -> None:
     assert score.examples == 4
 
 
-def test_nothing_to_find_and_nothing_found_is_perfect() -> None:
+def test_no_true_and_no_predicted_class_scores_1() -> None:
     logits, labels = np.full((3, 2), -1, np.float32), np.zeros((3, 2), np.float32)
     assert score_logits(logits, labels, "multi_label").value == 1.0
 
@@ -214,7 +214,7 @@ def test_intervals_are_those_of_scipys_bootstrap(name: str) -> None:
     assert (result.low, result.high) == pytest.approx((low, high), abs=RESAMPLING * (high - low))
 
 
-def test_alike_classes_give_all_f1s_one_value_and_interval() -> None:
+def test_equal_classes_give_all_f1s_one_value_and_interval() -> None:
     generator = np.random.default_rng(0)
     truth = np.repeat(generator.integers(0, 2, (150, 1)), 3, axis=1).astype(np.float32)
     logits = (truth - 0.5 + generator.normal(0, 0.6, (150, 1))).astype(np.float32)
@@ -226,7 +226,7 @@ def test_alike_classes_give_all_f1s_one_value_and_interval() -> None:
         )
 
 
-def test_a_constant_answer_has_a_balanced_accuracy_of_one_over_the_classes() -> None:
+def test_a_constant_prediction_has_a_balanced_accuracy_of_one_over_the_classes() -> None:
     labels = np.array([0] * 97 + [1] * 3)
     logits = np.tile(np.float32([1, 0]), (100, 1))
     assert score(logits, labels, "balanced_accuracy").value == 0.5

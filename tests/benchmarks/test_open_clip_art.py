@@ -26,7 +26,7 @@ BOMB = '<!DOCTYPE svg [<!ENTITY a "aaaa">]>' + SVG
 
 @pytest.fixture
 def clip_art(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module; a class of two pictures is large enough."""
+    """The script as a module; a class of two images is large enough."""
     spec = importlib.util.spec_from_file_location("open_clip_art", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
@@ -38,7 +38,7 @@ def clip_art(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def add(root: Path, name: str, *, svg: str | None, colour: int) -> Path:
-    """Add a picture, one of a kind by its colour, and its twin."""
+    """Add an image, unique by its colour, and its SVG."""
     png = root / "png" / f"{name}.png"
     png.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((8, 8, 3), colour, np.uint8)).save(png)
@@ -55,7 +55,7 @@ def titled(title: str) -> str:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two classes of usable pictures, and one of everything that is excluded."""
+    """Two classes of usable images, and one of every kind of excluded image."""
     root = tmp_path / "usr" / "share" / "openclipart"
     add(root, "animals/cat", svg=titled(" A  cat\n"), colour=1)
     add(root, "animals/wild/wolf", svg=titled("Wolf"), colour=2)
@@ -73,7 +73,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def test_pictures_with_a_meaning_are_kept_and_the_others_counted(
+def test_meaningful_images_are_kept_and_the_others_counted(
     clip_art: ModuleType, root: Path
 ) -> None:
     left_out: Counter[str] = Counter()
@@ -95,7 +95,7 @@ def test_pictures_with_a_meaning_are_kept_and_the_others_counted(
     }
 
 
-def test_second_filings_are_kept_when_asked(clip_art: ModuleType, root: Path) -> None:
+def test_duplicates_are_kept_on_request(clip_art: ModuleType, root: Path) -> None:
     left_out: Counter[str] = Counter()
     found = clip_art.titled_images(root, left_out)
     kept = clip_art.select(found, left_out, keep_links=True)
@@ -121,7 +121,7 @@ def test_titles_that_differ_in_numbers_alone_fall_into_one_split(clip_art: Modul
     assert shares["train"] > shares["test"] + shares["validation"]
 
 
-def test_what_is_written_is_a_data_set(clip_art: ModuleType, root: Path, tmp_path: Path) -> None:
+def test_the_written_files_are_a_data_set(clip_art: ModuleType, root: Path, tmp_path: Path) -> None:
     for name, colour in (("cow", 20), ("dog", 21), ("hen", 22), ("pig", 23)):
         add(root, f"animals/{name}", svg=titled(name), colour=colour)
         add(root, f"food/{name}", svg=titled(f"{name} pie"), colour=colour + 50)

@@ -50,7 +50,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
 
 
 def make_split(rows: int, seed: int) -> PreparedSplit:
-    """Random rows, up to four of them a picture, some without one, a tenth without a label."""
+    """Random rows, up to four per image, some without an image, a tenth without a label."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, CLASSES, rows)
     if seed == 0:
@@ -189,7 +189,7 @@ def run_all(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def answers() -> bytes:
-    """What a model says of 600 rows: three batches, of which one process of two has two."""
+    """Logits of 600 rows: three batches, of which one process of two has two."""
     by_view = predict_views(make_model(has_batch_norm=True), make_split(600, 2))
     return b"".join(by_view[view].tobytes() for view in sorted(by_view))
 

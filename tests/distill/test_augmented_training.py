@@ -1,4 +1,4 @@
-"""Changed pictures and texts in whole trainings: who sees them, and what a resume repeats."""
+"""Augmentation in whole trainings: which models use it, and equality after a resume."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,7 +43,7 @@ Memes = tuple[PreparedData, Preprocessor]
 
 @dataclass
 class Watched:
-    """An objective that keeps the pictures it is shown, and trains on the labels."""
+    """An objective that records its input images, and trains on the labels."""
 
     shown: list[Tensor] = field(default_factory=list)
 
@@ -72,7 +72,7 @@ def train_watched(
     return objective
 
 
-def test_training_sees_changed_pictures_in_every_pass_and_evaluation_never_does(
+def test_training_augments_images_in_every_epoch_and_evaluation_never_does(
     memes: Memes,
     tiny_model: FusionForClassification,
     tmp_path: Path,
@@ -101,7 +101,7 @@ def test_training_sees_changed_pictures_in_every_pass_and_evaluation_never_does(
         assert {p.permute(1, 2, 0).contiguous().numpy().tobytes() for p in pixels} <= stored
 
 
-def test_without_augmentation_a_training_sees_the_pictures_as_they_are(
+def test_without_augmentation_a_training_uses_unchanged_images(
     memes: Memes, tiny_model: FusionForClassification, tmp_path: Path
 ) -> None:
     objective = train_watched(memes, tiny_model, tmp_path, AugmentConfig())
@@ -114,7 +114,7 @@ def test_without_augmentation_a_training_sees_the_pictures_as_they_are(
 def augmented_run(
     tmp_path_factory: pytest.TempPathFactory, small_config: RunConfig, finished_run: RunDirectory
 ) -> tuple[RunConfig, RunDirectory]:
-    """The finished run's teacher, and a student that is shown changed pictures."""
+    """The finished run's teacher, and a student trained on augmented images."""
     config = replace(
         small_config,
         teacher=replace(small_config.teacher, path=finished_run.teacher),
@@ -125,7 +125,7 @@ def augmented_run(
     return config, run
 
 
-def test_the_cache_is_the_one_of_unchanged_pictures(
+def test_the_cache_is_that_of_unchanged_images(
     augmented_run: tuple[RunConfig, RunDirectory], finished_run: RunDirectory
 ) -> None:
     run = augmented_run[1]
@@ -141,7 +141,7 @@ def test_the_cache_is_the_one_of_unchanged_pictures(
 
 
 class StopAt:
-    """Asks to stop after the n-th step of a process."""
+    """Stops after the n-th step of a process."""
 
     def __init__(self, step: int) -> None:
         self.left = step
@@ -167,7 +167,7 @@ def test_a_stopped_augmented_run_resumes_to_the_same_bits(
     assert run.history.read_bytes() == finished.history.read_bytes()
 
 
-def test_the_rows_that_judge_learned_weights_are_unchanged(
+def test_held_out_rows_of_learned_weights_are_not_augmented(
     small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judging: list[Batch] = []
@@ -192,7 +192,7 @@ def test_the_rows_that_judge_learned_weights_are_unchanged(
 def run_with_forms(
     tmp_path_factory: pytest.TempPathFactory, small_config: RunConfig, finished_run: RunDirectory
 ) -> tuple[RunConfig, RunDirectory]:
-    """A run whose teacher answers for two forms of each picture, and that was stopped on the way.
+    """A run stopped on the way, with cached predictions for two forms of each image.
 
     Its every step checks that the teacher's answers are those to what the student is shown.
     """
@@ -226,7 +226,7 @@ def run_with_forms(
     return config, run
 
 
-def test_the_teacher_answers_for_the_very_pictures_that_the_student_is_shown(
+def test_the_teacher_predicts_on_the_same_augmented_images_as_the_student(
     run_with_forms: tuple[RunConfig, RunDirectory], finished_run: RunDirectory
 ) -> None:
     predictions = read_predictions(run_with_forms[1].teacher_predictions)
@@ -242,7 +242,7 @@ def test_the_teacher_answers_for_the_very_pictures_that_the_student_is_shown(
         assert moved[text] < 1e-4
 
 
-def test_the_caches_key_tells_forms_apart_and_equal_ones_are_read_again(
+def test_the_caches_key_differs_by_forms_and_equal_ones_are_reused(
     run_with_forms: tuple[RunConfig, RunDirectory], finished_run: RunDirectory, tmp_path: Path
 ) -> None:
     config, run = run_with_forms
@@ -264,7 +264,7 @@ def test_the_caches_key_tells_forms_apart_and_equal_ones_are_read_again(
     assert asked == [200] * 5 + [-5, 0] + [200] * 5 + [-5] + [120] * 3 + [-3]
 
 
-def test_a_teacher_of_larger_pictures_is_shown_the_same_part(
+def test_a_teacher_of_larger_images_gets_the_same_crop(
     run_with_forms: tuple[RunConfig, RunDirectory],
 ) -> None:
     config, run = run_with_forms

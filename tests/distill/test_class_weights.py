@@ -110,7 +110,7 @@ def test_weights_are_bounded_and_of_mean_one() -> None:
     assert of_many.info.class_weights == (MOST_WEIGHT,)
 
 
-def test_none_leaves_the_data_alone_and_soft_scores_are_refused() -> None:
+def test_none_leaves_the_data_unchanged_and_soft_labels_are_rejected() -> None:
     data = data_with(np.array([0, 1]), 2)
     assert weigh_classes(data, "none") is data
     soft = data_with(np.full((2, 2), 1 / 3, np.float32), 2, "soft_label")
@@ -147,7 +147,7 @@ def test_the_loss_of_independent_classes_is_torchs_with_pos_weight(logits: torch
 
 
 class _Answers(MultiViewModel):
-    """Answers each row with a fixed linear function of its number."""
+    """Predicts a fixed linear function of the row number."""
 
     def __init__(self) -> None:
         torch.nn.Module.__init__(self)
@@ -175,7 +175,7 @@ def test_three_parts_of_a_step_add_up_to_its_loss_and_gradient(
 
 
 def write_rare(path: Path) -> None:
-    """5 % of rows are rare; "odd" is said of 3 in 5 of those, and of 6 % of the others.
+    """5 % of rows are rare; "odd" is in the text of 3 in 5 of those, and of 6 % of the others.
 
     So of 100 odd rows 34 are rare: who wants most rows right says "common" of every row.
     """

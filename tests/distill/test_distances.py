@@ -154,7 +154,7 @@ def test_confident_logits_keep_every_distance_and_gradient_finite(loss: str) -> 
         (DistillConfig(standardize=True), "multi_label", 8, r"lose their threshold"),
     ],
 )
-def test_a_degenerate_distance_is_refused_with_what_to_use(
+def test_a_degenerate_distance_is_rejected_with_alternatives(
     config: DistillConfig, problem: str, classes: int, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -171,7 +171,7 @@ def test_a_degenerate_distance_is_refused_with_what_to_use(
         (DistillConfig(), "single_label", 2),
     ],
 )
-def test_what_a_task_can_use_is_let_through(
+def test_valid_distances_of_a_task_are_accepted(
     config: DistillConfig, problem: str, classes: int
 ) -> None:
     check_distance(config, problem, classes)  # type: ignore[arg-type]

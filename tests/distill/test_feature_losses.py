@@ -143,7 +143,7 @@ def test_a_large_batch_is_compared_by_128_of_its_rows(loss: object) -> None:
 @pytest.mark.parametrize("loss", [relation_distance_loss, relation_angle_loss])
 @pytest.mark.parametrize("rows", [1, 2, 6])
 def test_rows_that_coincide_leave_gradients_finite(loss: object, rows: int) -> None:
-    """A picture and text twice in a batch; in a batch of one or two, a collapsed student too."""
+    """An image and text twice in a batch; in a batch of one or two, a collapsed student too."""
     student = torch.zeros(rows, 3)
     student[rows // 2 + 1 :] = 1.0
     student.requires_grad_()
@@ -217,7 +217,7 @@ def test_the_terms_stand_beside_those_of_every_weighting(
         assert term.item() > 0
 
 
-def test_a_student_that_is_shown_one_modality_is_still_compared_with_the_pair(
+def test_with_modality_dropout_targets_stay_multimodal(
     memes: tuple[PreparedData, Preprocessor],
     predictions: TeacherPredictions,
     tiny_model: FusionForClassification,
@@ -274,7 +274,7 @@ def test_the_projection_leaves_the_global_random_state(predictions: TeacherPredi
     assert build_projection(DistillConfig(relation_weight=1.0), 16, predictions, seed=0) is None
 
 
-def test_features_are_cached_when_asked_for_and_verified(
+def test_features_are_cached_when_needed_and_verified(
     memes: tuple[PreparedData, Preprocessor], tiny_model: FusionForClassification, tmp_path: Path
 ) -> None:
     data, preprocessor = memes

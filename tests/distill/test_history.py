@@ -32,7 +32,7 @@ def curves_of(folder: Path) -> Curves:
 
 
 def curves_of_history(run: RunDirectory, phase: str) -> Curves:
-    """What history.jsonl says, rounded to TensorBoard's float32."""
+    """Values of history.jsonl, rounded to the float32 of TensorBoard."""
     curves: Curves = defaultdict(list)
     for line in map(json.loads, run.history.read_text().splitlines()):
         if line["phase"] == phase:
@@ -72,12 +72,12 @@ def test_every_name_is_one_of_accelerates() -> None:
 
 
 class KilledError(Exception):
-    """Stands for a kill: nothing is saved."""
+    """Simulates a kill: nothing is saved."""
 
 
 @pytest.fixture
 def tracked_config(small_config: RunConfig, finished_run: RunDirectory) -> RunConfig:
-    """A run of a few steps whose teacher is there."""
+    """A run of a few steps with a given teacher."""
     teacher = replace(small_config.teacher, path=finished_run.teacher)
     return replace(small_config, teacher=teacher, tracker="tensorboard")
 
@@ -85,7 +85,7 @@ def tracked_config(small_config: RunConfig, finished_run: RunDirectory) -> RunCo
 def test_tensorboard_holds_every_line_once_after_kill_and_stop(
     tracked_config: RunConfig, finished_run: RunDirectory, tmp_path: Path
 ) -> None:
-    """Killed after step 4, of which no checkpoint tells, and after a validation; stopped at 6."""
+    """Killed after step 4, before a checkpoint, and after a validation; stopped at 6."""
     run = RunDirectory(tmp_path / "memes")
 
     def kill(report: StepReport) -> None:

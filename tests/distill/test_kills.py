@@ -1,4 +1,4 @@
-"""kill -9 of `msd distill` at any moment, and what --resume makes of what it left.
+"""kill -9 of `msd distill` at any moment, and --resume from the leftovers.
 
 Moments are counted in operations that change the run's folder; see tests/killing.py.
 """
@@ -74,7 +74,7 @@ def operations_of(ended: Ended) -> int:
 
 
 def where_it_died(run: RunDirectory) -> set[str]:
-    """What a killed run was about, from what it left."""
+    """What a killed run was writing, by its leftovers."""
     left = {folder.parent.name for folder in run.checkpoints.glob("*/step-*")}
     if list(run.root.rglob(".*")):
         left.add("half-built")

@@ -63,7 +63,7 @@ def shared() -> ModuleType:
 
 @dataclass(frozen=True)
 class Trained:
-    """A folder of trainings, and what each process found."""
+    """A folder of trainings, and the results of each process."""
 
     folder: Path
     results: list[Results]
@@ -156,7 +156,7 @@ def test_predictions_shared_by_two_processes_are_those_of_one_to_the_bit(
 
 
 @pytest.mark.slow
-def test_a_usage_error_is_told_once_and_ends_all(tmp_path: Path) -> None:
+def test_a_usage_error_is_reported_once_and_ends_all_processes(tmp_path: Path) -> None:
     ended = launch("-m", "msd_cli", "distill", "--data", tmp_path / "none.jsonl")
     assert ended.returncode != 0
     assert ended.stdout == ""
@@ -194,7 +194,7 @@ def test_an_error_in_one_process_ends_all_with_its_message(
     assert "another process" not in ended.stderr
 
 
-def test_a_batch_is_cut_between_pictures() -> None:
+def test_a_batch_is_split_between_images() -> None:
     images = np.array([0, 0, 0, 1, -1, -1, 2, 2])
     rows = list(range(8))
     parts = split_between_images(rows, images, 3)
@@ -202,7 +202,7 @@ def test_a_batch_is_cut_between_pictures() -> None:
     assert parts == [[0, 1, 2], [3, 4], [5, 6, 7]]
 
 
-def test_a_batch_of_fewer_pictures_than_processes_counts_equally_in_each(
+def test_a_batch_of_fewer_images_than_processes_counts_equally_in_each(
     shared: ModuleType,
 ) -> None:
     split = shared.make_split(40, 1)

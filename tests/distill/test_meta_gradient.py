@@ -149,7 +149,7 @@ def test_held_out_rows_are_not_trained_on(memes: tuple[PreparedData, Preprocesso
     assert not np.array_equal(hold_out(train, 0.25, seed=1), objective.task.held_out)
 
 
-def test_unlabelled_rows_of_a_held_out_picture_are_not_trained_on_either(
+def test_unlabelled_rows_of_a_held_out_image_are_not_trained_on_either(
     memes: tuple[PreparedData, Preprocessor],
 ) -> None:
     data, preprocessor = memes
@@ -166,7 +166,7 @@ def test_unlabelled_rows_of_a_held_out_picture_are_not_trained_on_either(
     assert set(shared.image_index[~used].tolist()) == held_out
 
 
-def test_the_validation_split_judges_the_weights_and_no_training_row_is_lost(
+def test_weights_learn_on_the_validation_split_and_no_training_row_is_lost(
     memes: tuple[PreparedData, Preprocessor],
 ) -> None:
     objective, used = objective_on(memes)
@@ -176,7 +176,7 @@ def test_the_validation_split_judges_the_weights_and_no_training_row_is_lost(
     assert np.array_equal(objective.task.held_out, np.arange(len(validation)))
 
 
-def test_a_validation_split_without_labels_is_refused(
+def test_a_validation_split_without_labels_is_rejected(
     memes: tuple[PreparedData, Preprocessor],
 ) -> None:
     data, preprocessor = memes
@@ -187,7 +187,7 @@ def test_a_validation_split_without_labels_is_refused(
         objective_on((without, preprocessor))
 
 
-def test_rows_of_one_picture_are_held_out_together(
+def test_rows_of_one_image_are_held_out_together(
     memes: tuple[PreparedData, Preprocessor],
 ) -> None:
     train = memes[0].splits["train"]
@@ -197,7 +197,7 @@ def test_rows_of_one_picture_are_held_out_together(
     assert set(counts.tolist()) == {0, 10}
 
 
-def test_pictures_too_few_to_hold_out_are_refused(
+def test_too_few_images_to_hold_out_are_rejected(
     memes: tuple[PreparedData, Preprocessor],
 ) -> None:
     train = memes[0].splits["train"]

@@ -52,7 +52,7 @@ def test_rounding_does_not_see_a_scale_that_is_folded_in() -> None:
     assert torch.allclose(rounding(weight * scale), rounding(weight) * scale, rtol=1e-5)
 
 
-def test_gradients_pass_the_rounding() -> None:
+def test_gradients_pass_straight_through_the_rounding() -> None:
     weight = torch.randn(4, 6, requires_grad=True)
     (WeightFakeQuantize(64)(weight) * 3).sum().backward()
     assert torch.equal(weight.grad, torch.full((4, 6), 3.0))  # type: ignore[arg-type]
@@ -136,7 +136,7 @@ def for_int8(small_config: RunConfig) -> RunConfig:
 
 
 class _StopIn:
-    """Asks to stop at a step of a phase."""
+    """Stops at a step of a phase."""
 
     def __init__(self, phase: str, step: int) -> None:
         self.wanted, self.seen = (phase, step), ("", 0)
@@ -193,7 +193,7 @@ def test_a_run_goes_on_from_a_finished_student(
     assert metrics["metric"] == "accuracy"
 
 
-def test_a_start_that_changes_meanwhile_is_refused(
+def test_a_student_that_changes_meanwhile_is_rejected(
     going_on: RunConfig, own_run: RunDirectory, tmp_path: Path
 ) -> None:
     config = replace(going_on, student=replace(going_on.student, start=own_run.student))
@@ -211,9 +211,7 @@ def test_a_start_that_changes_meanwhile_is_refused(
         run_distillation(config, run, resume=True)
 
 
-def test_a_start_that_answers_another_question_is_refused(
-    going_on: RunConfig, tmp_path: Path
-) -> None:
+def test_a_student_of_a_different_task_is_rejected(going_on: RunConfig, tmp_path: Path) -> None:
     config = replace(
         going_on,
         data=replace(going_on.data, spec="synthetic:posters"),

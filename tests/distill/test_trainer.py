@@ -37,7 +37,7 @@ def lines_of(run: RunDirectory) -> list[dict[str, object]]:
 
 
 class StopAt:
-    """Asks to stop after the n-th step of a process."""
+    """Stops after the n-th step of a process."""
 
     def __init__(self, step: int) -> None:
         self.left = step
@@ -101,7 +101,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
 
 
 class KilledError(Exception):
-    """Stands for a kill: nothing is saved."""
+    """Simulates a kill: nothing is saved."""
 
 
 @pytest.mark.parametrize(("phase", "step"), [("teacher", 3), ("student", 2)])
@@ -261,7 +261,7 @@ def test_schedule_rises_linearly_then_falls_as_a_cosine() -> None:
     assert rates[99] < 0.01
 
 
-def test_automatic_epochs_make_about_the_wanted_steps() -> None:
+def test_automatic_epochs_make_about_the_target_number_of_steps() -> None:
     assert default_epochs("student", 6000, 64, 94) == 8
     assert default_epochs("student", 10_000_000, 64, 156_250) == 5
     # Ten questions a picture, 16 pictures a batch; nobody tells a teacher what they mean.

@@ -125,6 +125,6 @@ def test_learned_weights_never_fall_below_their_floors_and_keep_the_total(
         ({"meta_multimodal_floor": 1.0}, r"distill\.meta_multimodal_floor"),
     ],
 )
-def test_settings_that_contradict_are_refused(changes: dict[str, object], message: str) -> None:
+def test_contradicting_settings_are_rejected(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DistillConfig(**changes)  # type: ignore[arg-type]

@@ -32,14 +32,14 @@ def test_the_student_folder_holds_no_teacher(finished_run: RunDirectory) -> None
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "config.json", "labels.json", "tokenizer.json"]
 )
-def test_an_altered_file_is_refused_by_name(own_run: RunDirectory, name: str) -> None:
+def test_an_altered_file_is_rejected_by_name(own_run: RunDirectory, name: str) -> None:
     path = own_run.student / name
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ArtifactError, match=f"{name}: was added or altered"):
         load_model(own_run.student)
 
 
-def test_a_missing_and_an_added_file_are_refused(own_run: RunDirectory) -> None:
+def test_a_missing_and_an_added_file_are_rejected(own_run: RunDirectory) -> None:
     added = own_run.student / "pytorch_model.bin"
     added.write_bytes(b"")
     with pytest.raises(ArtifactError, match=r"pytorch_model\.bin: was added or altered"):
@@ -56,14 +56,14 @@ def test_a_folder_without_manifest_does_not_exist(own_run: RunDirectory) -> None
         load_model(own_run.student)
 
 
-def test_a_newer_schema_is_refused_by_number(own_run: RunDirectory) -> None:
+def test_a_newer_schema_is_rejected_by_number(own_run: RunDirectory) -> None:
     path = own_run.student / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 7}))
     with pytest.raises(ArtifactError, match=r"schema_version 7, this msd-deploy .* reads up to 1"):
         load_model(own_run.student)
 
 
-def test_a_teacher_of_other_classes_is_refused(finished_run: RunDirectory) -> None:
+def test_a_teacher_of_other_classes_is_rejected(finished_run: RunDirectory) -> None:
     with pytest.raises(ArtifactError, match=r"classes of teacher and data differ \(cat, dog\)"):
         load_teacher(finished_run.teacher, labels=("cat", "dog"), problem="single_label")
     with pytest.raises(ArtifactError, match="single_label teacher, but the data is multi_label"):

@@ -60,7 +60,7 @@ def test_absent_tokens_and_masked_tokens_give_the_same_logits(
             torch.testing.assert_close(dropped[view], masked, atol=1e-5, rtol=0)
 
 
-def test_rows_without_a_picture_equal_their_text_view(
+def test_rows_without_an_image_equal_their_text_view(
     tiny_model: FusionForClassification, memes: Memes
 ) -> None:
     batch = collate(memes[0].splits["test"], np.arange(4))
@@ -95,7 +95,7 @@ def test_the_views_of_a_batch_share_one_image_encoding(
     assert encoded == [2]
 
 
-def test_the_last_layer_computes_what_the_full_layer_has_at_its_first_position() -> None:
+def test_the_last_layer_equals_the_full_layer_at_the_first_position() -> None:
     torch.manual_seed(0)
     config = FusionConfig(hidden_size=16, intermediate_size=32)
     full, last = FusionLayer(config, is_last=False), FusionLayer(config, is_last=True)
@@ -149,7 +149,7 @@ def test_a_mistyped_key_of_a_saved_configuration_is_named(tmp_path: Path) -> Non
         AutoConfig.from_pretrained(tmp_path)
 
 
-def test_what_transformers_knows_stays_allowed(tmp_path: Path) -> None:
+def test_keys_known_to_transformers_are_accepted(tmp_path: Path) -> None:
     config = FusionConfig(
         num_labels=3, problem_type="multi_label_classification", attn_implementation="eager"
     )
@@ -172,7 +172,7 @@ def parameters(model: torch.nn.Module) -> int:
     ("size", "low", "high"),
     [("tiny", 40_000, 60_000), ("small", 400_000, 600_000), ("mobile", 3_500_000, 6_000_000)],
 )
-def test_sizes_are_what_they_are_called(memes: Memes, size: str, low: int, high: int) -> None:
+def test_sizes_match_their_names(memes: Memes, size: str, low: int, high: int) -> None:
     data, preprocessor = memes
     student = build_student(StudentConfig(size=size), data, preprocessor)  # type: ignore[arg-type]
     assert low <= parameters(student) <= high
@@ -241,7 +241,7 @@ def test_a_student_starts_from_a_transformers_checkpoint(memes: Memes, tmp_path:
         ),
     ],
 )
-def test_an_unknown_vision_encoder_is_refused(vision: dict[str, object], message: str) -> None:
+def test_an_unknown_vision_encoder_is_rejected(vision: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_vision_encoder(vision)
 

@@ -1,4 +1,4 @@
-"""What the report's tests share: runs of a data set whose words try to become markup."""
+"""Shared fixtures of the report: runs of a data set with markup in its texts."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -28,7 +28,7 @@ def test_a_density_at_an_end_is_twice_as_high_for_want_of_room() -> None:
     assert density(np.zeros(10))[0] == pytest.approx(2 * inside, rel=0.01)
 
 
-def test_total_variation_is_0_for_the_same_and_1_for_what_shares_no_bin() -> None:
+def test_total_variation_is_0_for_equal_and_1_for_disjoint_histograms() -> None:
     low, high = histogram(np.array([0.01, 0.02])), histogram(np.array([0.98, 0.99]))
     assert total_variation(low, low) == 0
     assert total_variation(low, high) == 1

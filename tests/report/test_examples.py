@@ -13,7 +13,7 @@ def _logits(*decided: int) -> np.ndarray:
     return np.eye(3, dtype=np.float32)[list(decided)]
 
 
-def test_a_modality_decides_where_it_alone_leads_to_the_answer_to_the_pair() -> None:
+def test_a_modality_decides_where_it_alone_leads_to_the_multimodal_decision() -> None:
     teacher = {
         View.MULTIMODAL: _logits(1, 1, 1, 1, 1),
         View.IMAGE: _logits(1, 0, 0, 1, 1),
@@ -25,7 +25,7 @@ def test_a_modality_decides_where_it_alone_leads_to_the_answer_to_the_pair() -> 
     assert found == {"image": [0], "text": [1], "both": [2], "either": [3]}
 
 
-def test_several_labels_are_one_answer() -> None:
+def test_several_labels_are_one_decision() -> None:
     teacher = {
         View.MULTIMODAL: np.array([[1, -1], [1, 1]], np.float32),
         View.IMAGE: np.array([[2, -2], [1, -1]], np.float32),
@@ -36,7 +36,7 @@ def test_several_labels_are_one_answer() -> None:
     assert kinds["text"].tolist() == [False, True]
 
 
-def test_the_strongest_rows_are_shown_each_with_another_picture() -> None:
+def test_the_strongest_rows_are_shown_each_with_another_image() -> None:
     found = np.array([True, True, False, True, True, True])
     strength = np.array([1.0, 5.0, 9.0, 4.0, 1.0, 3.0])
     pictures = np.array([0, 7, 1, 7, 2, 3])
@@ -44,7 +44,7 @@ def test_the_strongest_rows_are_shown_each_with_another_picture() -> None:
     assert strongest(found, strength, pictures, most=9) == [1, 5, 0, 4]
 
 
-def test_an_answer_is_the_decided_classes_with_their_probability() -> None:
+def test_a_decision_is_the_decided_classes_with_their_probability() -> None:
     single = decision_of(np.log(np.array([0.3, 0.7], np.float32)), ("a", "b"), "single_label")
     assert single == {"labels": ["b"], "probability": [0.7]}
     several = decision_of(
@@ -53,7 +53,7 @@ def test_an_answer_is_the_decided_classes_with_their_probability() -> None:
     assert several == {"labels": ["a", "b"], "probability": [0.5, 0.75]}
 
 
-def test_an_answer_of_no_class_states_the_likeliest_ones_probability() -> None:
+def test_a_decision_for_no_class_has_the_highest_probability() -> None:
     none = decision_of(np.array([-np.log(3), -9], np.float32), ("a", "b"), "multi_label")
     assert none == {"labels": [], "probability": [0.25]}
 

@@ -68,7 +68,7 @@ def test_the_metric_is_the_share_of_right_decisions(
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_closeness_is_what_it_says(
+def test_closeness_equals_its_definitions(
     report: DistillationJson, logits: tuple[LogitsByView, LogitsByView], view: View
 ) -> None:
     teacher, student = (softmax(model[view]) for model in logits)
@@ -113,7 +113,7 @@ def test_the_training_is_that_of_the_history(
     assert len(training["validation"]["steps"]) == 2
 
 
-def test_examples_show_what_the_teacher_says_of_them(
+def test_examples_show_the_teachers_decisions(
     report: DistillationJson, rows: PreparedSplit, logits: tuple[LogitsByView, LogitsByView]
 ) -> None:
     counts, shown = report["examples"]["counts"], report["examples"]["shown"]

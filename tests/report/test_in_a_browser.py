@@ -70,7 +70,7 @@ def test_no_text_of_a_chart_is_cut_or_touches_another(
 
 
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
-def test_every_picture_is_decoded_and_stands_in_the_window(
+def test_every_image_is_decoded_and_visible_in_the_window(
     html: str, look_at: LookAt, width: int
 ) -> None:
     pictures = look_at(html, width, CHARTS)["pictures"]

@@ -74,7 +74,7 @@ def test_words_of_the_data_are_text_and_not_markup(page: str, seen: _Seen, made:
     assert not {"b", "i"} & set(seen.tags)
 
 
-def test_every_chart_is_well_formed_and_says_what_it_shows(page: str) -> None:
+def test_every_chart_is_well_formed_with_title_and_description(page: str) -> None:
     charts = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
     # Densities of three models; loss and validation of both runs, weights of one; two saliencies.
     assert len(charts) == 3 + 2 + 2 + 1 + 2
@@ -117,7 +117,7 @@ def test_every_figure_of_the_tables_is_that_of_the_json(seen: _Seen, made: Repor
             assert f"{student['views'][view]['score']['value'] * 100:.1f} %" in seen.text
 
 
-def test_a_run_named_teacher_hides_nobody(made: Report) -> None:
+def test_a_run_named_teacher_hides_no_model(made: Report) -> None:
     report = copy.deepcopy(made[0])
     report["students"][0]["run"] = "teacher"
     parser = _Seen()

@@ -24,7 +24,7 @@ def _refusal(*runs: RunDirectory, config: ReportConfig | None = None) -> MsdErro
     return caught.value
 
 
-def test_an_unfinished_run_says_how_to_go_on(own: RunDirectory) -> None:
+def test_the_error_of_an_unfinished_run_names_the_next_command(own: RunDirectory) -> None:
     own.metrics.unlink()
     error = _refusal(own)
     assert isinstance(error, ArtifactError)
@@ -41,7 +41,7 @@ def test_an_unfinished_run_says_how_to_go_on(own: RunDirectory) -> None:
         ({"student": {"parameters": 5, "size_bytes": "5"}}, "student.size_bytes"),
     ],
 )
-def test_metrics_that_lack_a_figure_are_refused(
+def test_metrics_without_a_required_value_are_rejected(
     own: RunDirectory, changes: dict[str, object], place: str
 ) -> None:
     write_json(own.metrics, {**read_json(own.metrics), **changes})
@@ -55,14 +55,14 @@ def test_a_study_is_pointed_to_its_own_page(own: RunDirectory) -> None:
     assert "is a study of `msd compare`" in str(_refusal(own))
 
 
-def test_a_run_without_its_teachers_predictions_says_how_to_get_them(own: RunDirectory) -> None:
+def test_missing_teacher_predictions_name_the_command_that_rebuilds_them(own: RunDirectory) -> None:
     shutil.rmtree(own.teacher_predictions)
     error = _refusal(own)
     assert "teacher_predictions" in str(error)
     assert "msd distill --resume" in error.fix
 
 
-def test_predictions_for_other_data_are_refused(own: RunDirectory) -> None:
+def test_predictions_for_other_data_are_rejected(own: RunDirectory) -> None:
     _change_key(own, data="0" * 64)
     assert "predictions for a different data set" in str(_refusal(own))
 
@@ -102,7 +102,7 @@ def test_data_that_is_not_there_is_named(own: RunDirectory) -> None:
     assert "moved.jsonl: the run's data set is missing" in str(error)
 
 
-def test_data_that_has_changed_is_refused(own: RunDirectory, hostile_data: Path) -> None:
+def test_data_that_has_changed_is_rejected(own: RunDirectory, hostile_data: Path) -> None:
     changed = Path(shutil.copytree(hostile_data.parent, own.root.parent / "data"))
     lines = (changed / "memes.jsonl").read_text().splitlines()
     first = {**json.loads(lines[0]), "text": "another text"}
@@ -128,7 +128,7 @@ def test_a_report_is_kept_unless_overwritten(
 
 
 @pytest.mark.parametrize("content", ['{"kind": "bench"}', "[]", "no JSON"])
-def test_a_json_that_is_no_report_is_kept_whatever_the_options(
+def test_a_json_that_is_not_a_report_is_never_replaced(
     own: RunDirectory, tmp_path: Path, content: str
 ) -> None:
     (tmp_path / "package.json").write_text(content)
@@ -138,7 +138,7 @@ def test_a_json_that_is_no_report_is_kept_whatever_the_options(
 
 
 @pytest.mark.parametrize("place", ["metrics.html", "student/page.html", "../own/run.html"])
-def test_a_page_in_a_run_is_refused(own: RunDirectory, kd_run: RunDirectory, place: str) -> None:
+def test_a_page_in_a_run_is_rejected(own: RunDirectory, kd_run: RunDirectory, place: str) -> None:
     before = {path: path.read_bytes() for path in own.root.rglob("*") if path.is_file()}
     error = _refusal(kd_run, own, config=ReportConfig(out=own.root / place, overwrite=True))
     assert f"is in the run {own.root}" in str(error)
@@ -159,7 +159,7 @@ def test_a_folder_is_not_replaced(own: RunDirectory, tmp_path: Path, ending: str
     assert f"mine{ending}: is a folder" in str(error)
 
 
-def test_a_page_below_a_file_is_refused_before_the_work(own: RunDirectory, tmp_path: Path) -> None:
+def test_a_page_below_a_file_is_rejected_before_the_work(own: RunDirectory, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     error = _refusal(own, config=ReportConfig(out=tmp_path / "file" / "deep" / "page.html"))
     assert f"cannot be created: {tmp_path / 'file'} is not a folder" in str(error)
@@ -176,6 +176,6 @@ def test_a_runs_own_report_is_replaced(own: RunDirectory) -> None:
     }
 
 
-def test_a_page_that_is_no_html_is_refused() -> None:
+def test_a_page_without_an_html_suffix_is_rejected() -> None:
     with pytest.raises(ConfigError, match=r"--out: must end in \.html, not 'report\.pdf'"):
         ReportConfig(out=Path("report.pdf"))

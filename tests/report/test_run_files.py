@@ -67,14 +67,14 @@ def test_a_method_without_weights_has_none(tmp_path: Path) -> None:
     assert read_weights(RunDirectory(tmp_path), _saliency(5)) is None
 
 
-def test_weights_of_other_examples_are_refused(tmp_path: Path) -> None:
+def test_weights_of_other_examples_are_rejected(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     _save(run, multimodal=np.ones(8), image=np.linspace(0, 1, 8), text=np.linspace(1, 2, 8))
     with pytest.raises(ArtifactError, match=r"image view for each of 9 examples.*distil again"):
         read_weights(run, _saliency(9))
 
 
-def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+def test_damaged_weights_are_rejected(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.example_weights.write_bytes(b"not a tensor in sight")
     with pytest.raises(ArtifactError, match=r"example_weights\.safetensors: cannot be read"):
@@ -129,7 +129,7 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
         ({"step": 7, "accuracy": {"multimodal": 0.5}}, "accuracy"),
     ],
 )
-def test_a_line_that_lacks_what_it_should_state_is_named(
+def test_a_line_that_lacks_a_value_is_named(
     tmp_path: Path, line: dict[str, object], key: str
 ) -> None:
     history = tmp_path / "history.jsonl"

@@ -1,4 +1,4 @@
-"""What decides a student's result is stated, and what weakens its figures is noted."""
+"""Changed settings in a report, and notes on the limits of its figures."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -82,9 +82,7 @@ def test_a_withheld_modality_cannot_change_the_logits(
 
 
 @every_family
-def test_a_row_without_a_modality_is_answered_as_that_view(
-    published: dict[str, Path], family: str
-) -> None:
+def test_a_row_without_a_modality_equals_that_view(published: dict[str, Path], family: str) -> None:
     model, preprocessor = build(published[family])
     full = batch_of(preprocessor, TEXTS)
     bare = batch_of(preprocessor, [TEXTS[0], ""])
@@ -98,7 +96,7 @@ def test_a_row_without_a_modality_is_answered_as_that_view(
 
 
 @every_family
-def test_rows_are_answered_alike_in_any_batch(published: dict[str, Path], family: str) -> None:
+def test_logits_of_a_row_are_equal_in_any_batch(published: dict[str, Path], family: str) -> None:
     model, preprocessor = build(published[family])
     with torch.inference_mode():
         together = model.logits_by_view(batch_of(preprocessor, [TEXTS[1], TEXTS[0]]), tuple(View))
@@ -108,7 +106,7 @@ def test_rows_are_answered_alike_in_any_batch(published: dict[str, Path], family
 
 
 @every_family
-def test_a_teacher_folder_loads_alone_and_answers_the_same(
+def test_a_moved_teacher_folder_loads_with_equal_logits(
     published: dict[str, Path], family: str, tmp_path: Path
 ) -> None:
     model, preprocessor = build(published[family])
@@ -203,7 +201,7 @@ def test_visual_berts_pooled_states_are_those_of_transformers(published: dict[st
     assert torch.allclose(ours, theirs, atol=1e-5)  # normalisation in another order
 
 
-def test_a_backbone_of_convolutions_is_shown_what_its_processor_states(
+def test_a_convolutional_backbone_gets_the_size_of_its_processor(
     published: dict[str, Path], tmp_path: Path
 ) -> None:
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
@@ -270,7 +268,7 @@ def altered(folder: Path, target: Path, **changes: object) -> Path:
     return target
 
 
-def test_an_unknown_family_is_refused_and_the_known_ones_named(
+def test_an_unknown_family_is_rejected_and_the_known_ones_named(
     published: dict[str, Path], tmp_path: Path
 ) -> None:
     other = altered(published["clip"], tmp_path / "other", model_type="flava")
@@ -291,21 +289,21 @@ def test_code_beside_a_checkpoint_is_never_run(published: dict[str, Path], tmp_p
     assert not ran.exists()
 
 
-def test_a_checkpoint_of_pickles_is_refused(published: dict[str, Path], tmp_path: Path) -> None:
+def test_a_checkpoint_of_pickles_is_rejected(published: dict[str, Path], tmp_path: Path) -> None:
     other = altered(published["clip"], tmp_path / "other")
     (other / "model.safetensors").rename(other / "pytorch_model.bin")
     with pytest.raises(ArtifactError, match=r"no safetensors weights, and pickled ones are never"):
         open_checkpoint(str(other))
 
 
-def test_a_wrong_path_and_an_unreachable_hub_say_what_to_do(tmp_path: Path) -> None:
+def test_errors_of_a_wrong_path_and_an_unreachable_hub_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no such model folder"):
         open_checkpoint(str(tmp_path / "nowhere"))
     with pytest.raises(ArtifactError, match=r"hf download openai/clip-of-nobody` on a machine"):
         open_checkpoint("openai/clip-of-nobody")
 
 
-def test_a_checkpoint_without_its_processor_or_tokenizer_is_refused(
+def test_a_checkpoint_without_its_processor_or_tokenizer_is_rejected(
     published: dict[str, Path], tmp_path: Path
 ) -> None:
     other = altered(published["clip"], tmp_path / "other")
@@ -350,7 +348,7 @@ def test_a_sentencepiece_tokenizer_is_rejected_with_how_to_convert_it(
     assert named.tokens(["x"])[1].sum() >= 2
 
 
-def test_a_visual_bert_that_passes_its_layers_by_is_refused(
+def test_a_visual_bert_that_bypasses_its_layers_is_rejected(
     published: dict[str, Path], tmp_path: Path
 ) -> None:
     other = altered(published["visual_bert"], tmp_path / "other", bypass_transformer=True)
@@ -358,7 +356,7 @@ def test_a_visual_bert_that_passes_its_layers_by_is_refused(
         open_checkpoint(str(other), vision=str(published["vision"]))
 
 
-def test_a_checkpoint_of_one_tower_is_refused(published: dict[str, Path], tmp_path: Path) -> None:
+def test_a_checkpoint_of_one_tower_is_rejected(published: dict[str, Path], tmp_path: Path) -> None:
     other = tmp_path / "tower"
     altered(published["clip"], other)
     tower = CLIPModel.from_pretrained(published["clip"]).vision_model
@@ -370,7 +368,7 @@ def test_a_checkpoint_of_one_tower_is_refused(published: dict[str, Path], tmp_pa
         build(other)
 
 
-def test_more_text_than_the_model_reads_is_refused(published: dict[str, Path]) -> None:
+def test_more_text_than_the_model_supports_is_rejected(published: dict[str, Path]) -> None:
     checkpoint = open_checkpoint(str(published["clip"]))
     with pytest.raises(
         ConfigError, match=r"supports at most 40 tokens, not 41\. Use --max-length 40"

@@ -1,4 +1,4 @@
-"""Teachers whose encoders, or all whose pretrained weights, stay as they are."""
+"""Teachers with frozen encoders, or with all pretrained weights frozen."""
 
 import shutil
 from collections import namedtuple
@@ -52,7 +52,7 @@ every_kind = pytest.mark.parametrize(("family", "what"), KINDS)
 
 
 def bare_rows(index: int, line: dict[str, str]) -> None:
-    """Rows without a picture, rows without a text, and pictures that several rows share."""
+    """Rows without an image, rows without a text, and images that several rows share."""
     if index % 9 == 4:
         del line["image"]
     elif index % 9 == 7:
@@ -192,7 +192,7 @@ def losses(built: Built, data: PreparedData, folder: Path) -> list[float]:
 
 
 @every_kind
-def test_losses_with_what_was_kept_are_those_of_encoding_in_every_step(
+def test_losses_with_the_cache_equal_those_of_encoding_in_every_step(
     build: Callable[..., Built], tmp_path: Path, family: str, what: Freeze
 ) -> None:
     built = build(family, what)
@@ -249,7 +249,7 @@ def counting(*modules: nn.Module) -> Iterator[list[nn.Module]]:
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip", "vilt"])
-def test_passes_over_a_wholly_frozen_model_run_its_head_alone(
+def test_epochs_of_a_wholly_frozen_model_run_only_its_head(
     build: Callable[..., Built], tmp_path: Path, family: str
 ) -> None:
     built = build(family, "all")
@@ -265,7 +265,7 @@ def test_passes_over_a_wholly_frozen_model_run_its_head_alone(
 
 
 @pytest.mark.parametrize("family", ["fusion", "visual_bert", "clip", "siglip"])
-def test_each_picture_is_seen_once_and_only_where_training_shows_it(
+def test_each_image_is_encoded_once_and_only_if_training_uses_it(
     build: Callable[..., Built], tmp_path: Path, family: str
 ) -> None:
     built = build(family, "vision")
@@ -333,7 +333,7 @@ def stop_at(step: int) -> RunHooks:
 
 
 @pytest.mark.parametrize(("family", "what"), [("fusion", "vision"), ("clip", "all")])
-def test_a_stopped_one_resumes_to_the_same_bits_from_what_was_kept(
+def test_a_stopped_training_resumes_bit_equal_from_the_cache(
     config_of: Callable[..., TeachingConfig], tmp_path: Path, family: str, what: Freeze
 ) -> None:
     config, folder = config_of(family, freeze=what), tmp_path / "stopped"
@@ -355,7 +355,7 @@ def test_a_stopped_one_resumes_to_the_same_bits_from_what_was_kept(
     assert sha256_of_file(folder / name) == sha256_of_file(whole / name)
 
 
-def test_what_was_kept_is_made_again_where_it_is_damaged_or_of_something_else(
+def test_a_damaged_or_outdated_cache_is_computed_again(
     build: Callable[..., Built], tmp_path: Path
 ) -> None:
     built, folder = build("clip", "vision"), tmp_path / "encoded"
@@ -377,7 +377,7 @@ def test_what_was_kept_is_made_again_where_it_is_damaged_or_of_something_else(
     assert [path.name for path in tmp_path.iterdir()] == ["encoded"]
 
 
-def test_a_stop_while_pictures_are_encoded_leaves_no_half_of_them(
+def test_a_stop_during_encoding_leaves_no_partial_cache(
     config_of: Callable[..., TeachingConfig], tmp_path: Path
 ) -> None:
     def stop(what: str, done: int, total: int) -> None:
@@ -392,7 +392,7 @@ def test_a_stop_while_pictures_are_encoded_leaves_no_half_of_them(
     fine_tune_teacher(config, folder, resume=True)
 
 
-def test_a_disk_without_room_for_it_is_told_before(
+def test_a_full_disk_is_reported_before_encoding(
     build: Callable[..., Built], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = namedtuple("room", "total used free")

@@ -88,7 +88,7 @@ def test_a_withheld_modality_cannot_change_the_logits(published: dict[str, Path]
                 assert torch.equal(after[view], whole[view]) == (view is same)
 
 
-def test_the_vision_encoder_sees_as_the_checkpoint_sees(published: dict[str, Path]) -> None:
+def test_the_vision_encoder_equals_the_checkpoint(published: dict[str, Path]) -> None:
     start = open_fusion(vision=str(published["vision"]), text=str(published["text"]))
     model, _ = built(start)
     theirs = AutoModel.from_pretrained(published["vision"]).eval()
@@ -244,7 +244,7 @@ def test_teacher_and_student_from_checkpoints_go_the_whole_road(
     assert isinstance(load_model(tmp_path / "teacher").model, FusionForClassification)
 
 
-def test_what_is_no_text_encoder_of_this_type_is_refused(
+def test_a_text_encoder_of_another_architecture_is_rejected(
     published: dict[str, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(ArtifactError, match="unknown kind \\('vit'\\)"):
@@ -274,20 +274,18 @@ def test_what_is_no_text_encoder_of_this_type_is_refused(
         ({"model": "a", "cut_vocabulary": True}, "requires a text encoder"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(
-    settings: dict[str, Any], message: str
-) -> None:
+def test_contradicting_settings_are_rejected(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         FineTuneConfig(**settings)
 
 
-def test_text_layers_without_a_text_encoder_are_refused() -> None:
+def test_text_layers_without_a_text_encoder_are_rejected() -> None:
     with pytest.raises(ConfigError, match="requires a text encoder"):
         StudentConfig(text_layers=1)
 
 
 @pytest.mark.parametrize("content", [b"cos\nsystem\n(S'touch it_ran'\ntR.", b"weights", b""])
-def test_a_weights_file_of_another_kind_is_refused_and_not_run(
+def test_a_weights_file_of_another_kind_is_rejected_and_not_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -336,7 +334,7 @@ def test_the_installed_minilm_reads_as_transformers_reads_it(published: dict[str
             torch.testing.assert_close(ours[row], theirs, atol=2e-5, rtol=0)
 
 
-def test_words_that_a_checkpoint_does_not_know_start_fresh(
+def test_tokens_unknown_to_a_checkpoint_keep_random_embeddings(
     published: dict[str, Path], memes: tuple[PreparedData, Preprocessor]
 ) -> None:
     torch.manual_seed(1)
@@ -364,7 +362,7 @@ def test_a_batch_of_a_student_on_a_stream_of_berts_kind(
     torch.testing.assert_close(logits[View.MULTIMODAL][1], logits[View.TEXT][1], atol=1e-5, rtol=0)
 
 
-def test_a_student_that_cannot_be_built_is_refused_before_a_teacher_learns(
+def test_a_student_that_cannot_be_built_is_rejected_before_a_teacher_is_trained(
     memes_file: DataConfig, published: dict[str, Path], tmp_path: Path
 ) -> None:
     student = StudentConfig(text=str(published["text"]), text_layers=9)
