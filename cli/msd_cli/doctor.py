@@ -1,6 +1,5 @@
 """`msd doctor`: which runtimes and extras are installed, and how to install the others."""
 
-import importlib.metadata
 import importlib.util
 import platform
 import sys
@@ -64,6 +63,8 @@ def _parts() -> Iterator[tuple[str, str, str]]:
 
 
 def _version(distribution: str) -> str | None:
+    from importlib.metadata import version  # a tenth of the time of `msd --help`
+
     if importlib.util.find_spec(distribution.replace("-", "_")) is None:
         return None
-    return importlib.metadata.version(distribution)
+    return version(distribution)
