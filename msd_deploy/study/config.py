@@ -32,8 +32,8 @@ class StudyConfig:
     """Settings that all methods share."""
     methods: Annotated[
         tuple[str, ...],
-        Setting("Names of the methods, baselines first."),
-        Option("--methods", default=",".join(DEFAULT_METHODS)),
+        Setting("Names of the methods, separated by commas, baselines first."),
+        Option("--methods", default=", ".join(DEFAULT_METHODS)),
     ] = DEFAULT_METHODS
     seeds: Annotated[
         int, Setting("Number of students per method.", (1, 1000)), Option("--seeds")
