@@ -51,6 +51,12 @@ def finished_study(
     return out, run_study(study, out, facts={"command": "msd compare", "host": "a machine"})
 
 
+@pytest.fixture
+def own_study(finished_study: tuple[Path, dict[str, object]], tmp_path: Path) -> Path:
+    """A copy of the finished study, to write into."""
+    return Path(shutil.copytree(finished_study[0], tmp_path / "own"))
+
+
 def test_the_result_states_every_method_view_and_pair(
     finished_study: tuple[Path, dict[str, object]],
 ) -> None:
@@ -101,9 +107,9 @@ def test_the_page_tells_the_same_study(finished_study: tuple[Path, dict[str, obj
 
 
 def test_a_study_goes_on_with_more_methods_and_keeps_its_students(
-    study: StudyConfig, finished_study: tuple[Path, dict[str, object]]
+    study: StudyConfig, finished_study: tuple[Path, dict[str, object]], own_study: Path
 ) -> None:
-    out, before = finished_study
+    out, before = own_study, finished_study[1]
     weights = cell_directory(out, "kd", 1).student / "model.safetensors"
     digest, written = sha256_of_file(weights), weights.stat().st_mtime_ns
     counted: list[tuple[int, int]] = []
@@ -144,9 +150,9 @@ def test_a_stopped_study_says_how_to_go_on(study: StudyConfig, tmp_path: Path) -
 
 
 def test_a_studys_damaged_predictions_are_mended_by_msd_compare(
-    study: StudyConfig, finished_study: tuple[Path, dict[str, object]], tmp_path: Path
+    study: StudyConfig, finished_study: tuple[Path, dict[str, object]], own_study: Path
 ) -> None:
-    out = Path(shutil.copytree(finished_study[0], tmp_path / "study"))
+    out = own_study
     damaged = out / "teacher_predictions" / "test.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-3])
     with pytest.raises(ArtifactError, match="run the same `msd compare` again") as caught:
@@ -172,9 +178,9 @@ def test_another_study_is_not_written_over(
 
 
 def test_a_mistake_leaves_no_study_and_overwrites_none(
-    study: StudyConfig, finished_study: tuple[Path, dict[str, object]], tmp_path: Path
+    study: StudyConfig, own_study: Path, tmp_path: Path
 ) -> None:
-    out, _ = finished_study
+    out = own_study
     typo = replace(study, base=replace(study.base, data=DataConfig(spec="typo.jsonl")))
     with pytest.raises(MsdError, match=r"typo\.jsonl"):
         run_study(typo, tmp_path / "new")
@@ -247,13 +253,13 @@ def test_the_image_is_encoded_once_for_all_views(
 
 
 def test_a_worker_that_fails_stops_the_study_with_its_error(
-    study: StudyConfig, finished_study: tuple[Path, dict[str, object]]
+    study: StudyConfig, own_study: Path
 ) -> None:
     bad = replace(study.base, data=replace(study.base.data, spec="gone.jsonl"))
     with pytest.raises(MsdError, match=r"gone\.jsonl"):
         train_cells(
             replace(study, base=bad),
-            finished_study[0],
+            own_study,
             [("kd", 9)],
             {"kd": 1},
             on_done=lambda cell, done: None,
