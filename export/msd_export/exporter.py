@@ -15,7 +15,7 @@ from msd_deploy.models.folders import LABELS_NAME
 from msd_deploy.views import View
 from msd_export.config import ExportConfig
 from msd_export.converters import Converter, converter_for
-from msd_export.folder import KIND, PARITY_NAME, ExportFolder, open_export
+from msd_export.folder import KIND, PARITY_NAME, ExportFolder
 from msd_export.formats import (
     FORMATS,
     Form,
@@ -71,8 +71,8 @@ class Exporter:
             report, answers = self._make(form, building)
             if self.config.end_to_end and form[0] == "onnx":
                 report = {**report, "end_to_end": self._end_to_end(building, answers)}
-            self._complete(building, form, report)
-        return open_export(final)
+            manifest = self._complete(building, form, report)
+        return ExportFolder(final, *form, manifest)
 
     def _make(self, form: Form, building: Path) -> tuple[Json, LogitsByView]:
         """Write the model's file; return parity.json, and what it answered on the test split."""
@@ -210,12 +210,12 @@ class Exporter:
 
     def _end_to_end(self, building: Path, plain: LogitsByView) -> Json:
         """Write the file with preprocessing inside, and hold it against the plain one."""
-        assert self.source.read is not None  # only an export for benchmarks lacks it
+        assert self.source.raw is not None  # only an export for benchmarks lacks it
         path, split = building / END_TO_END_NAME, self._split("test")
         self.hooks.on_stage(f"Verifying {END_TO_END_NAME} on {len(split)} test examples")
         model = building / FORMATS["onnx"].model_file
         write_end_to_end(model, self.loaded.preprocessor, self.source.signature, path)
-        return check_end_to_end(path, plain, split, self.source.read(), self.loaded.problem)
+        return check_end_to_end(path, plain, split, self.source.raw, self.loaded.problem)
 
     def _converter(self, target: Target) -> Converter:
         if target not in self._converters:
@@ -247,8 +247,8 @@ class Exporter:
             on_count=lambda done, total: self.hooks.on_count(what, done, total),
         )
 
-    def _complete(self, building: Path, form: Form, report: Json) -> None:
-        """Add what an app needs beside the model, and the manifest last."""
+    def _complete(self, building: Path, form: Form, report: Json) -> Json:
+        """Add what an app needs beside the model, and the manifest last; return the manifest."""
         self.loaded.preprocessor.save(building)
         shutil.copyfile(self.loaded.folder / LABELS_NAME, building / LABELS_NAME)
         write_json(building / PARITY_NAME, report)
@@ -259,7 +259,7 @@ class Exporter:
             "source_digest": self.loaded.digest,
             "dataset_digest": self.source.data.digest,
         }
-        write_manifest(building, KIND, facts)
+        return write_manifest(building, KIND, facts)
 
 
 def _answer(predictor: Predictor, inputs: ModelInputs) -> LogitArray:

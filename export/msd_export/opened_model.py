@@ -171,29 +171,6 @@ def open_model(path: Path, *, threads: int = 1) -> OpenedModel:
     return OpenedModel(predictor, Preprocessor.load(folder), labels, problem)
 
 
-def data_of_model(
-    loaded: LoadedModel[ViewClassifier],
-    spec: str,
-    *,
-    options: SourceOptions,
-    hooks: StageHooks,
-) -> PreparedData:
-    """Read and prepare all splits of a data set for a model, in the order of its classes.
-
-    Args:
-        loaded: The model and its preprocessing.
-        spec: See `load_source`.
-        options: How it is read.
-        hooks: What watches.
-
-    Raises:
-        DataError: It cannot be used, or its classes are not the model's.
-    """
-    hooks.on_stage(f"Reading {spec}")
-    source = source_of_model(loaded, spec, options)
-    return prepare_for_model(loaded, source, spec, strict=options.strict, hooks=hooks)
-
-
 def prepare_for_model(
     model: LoadedModel[ViewClassifier] | OpenedModel,
     source: SourceData,
@@ -229,8 +206,16 @@ def prepare_for_model(
 def source_of_model(
     loaded: LoadedModel[ViewClassifier], spec: str, options: SourceOptions
 ) -> SourceData:
-    """Read all splits of a data set for a model; see `data_of_model`."""
+    """Read all splits of a data set for a model.
+
+    Args:
+        loaded: The model; of VQA v2 the answers that it knows are the classes.
+        spec: See `load_source`.
+        options: How it is read.
+
+    Raises:
+        DataError: It cannot be read.
+    """
     if not kind_of_spec(spec) or spec.startswith(PREFIX):
         return load_source(spec, options=options)
-    # All splits are read, as there; of VQA v2 the answers that the model knows are the classes.
     return load_evaluation_source(spec, options=options, split="test", labels=loaded.labels)

@@ -1,13 +1,13 @@
 """From a run to verified exports of its student, and of its teacher for the benchmark."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from msd_deploy.artifacts.atomic import remove_stale_folders
+from msd_deploy.artifacts.manifest import Json
 from msd_deploy.artifacts.output import check_output
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.prepared import PreparedData
@@ -16,13 +16,13 @@ from msd_deploy.errors import ArtifactError, ExportError, MsdError, RuntimeUnava
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import LoadedModel, load_classifier, load_model
-from msd_deploy.run.record import data_of_run, read_finished_run, source_of_run
+from msd_deploy.run.record import prepare_for_run, read_finished_run, source_of_run
 from msd_export.config import ExportConfig
 from msd_export.exporter import Exporter
-from msd_export.folder import ExportFolder, open_export, stated_source
+from msd_export.folder import ExportFolder, stated_source
 from msd_export.formats import FORMATS, form_name
 from msd_export.onnx.end_to_end import require_end_to_end
-from msd_export.opened_model import data_of_model, prepare_for_model, source_of_model
+from msd_export.opened_model import prepare_for_model, source_of_model
 from msd_export.source import ExportSource, cut_as_json, with_cut_vocabulary
 
 Failures = dict[str, MsdError]
@@ -62,9 +62,9 @@ def export_student(
     if config.end_to_end:
         require_end_to_end(loaded.preprocessor)
     hooks.on_stage(f"Reading {record.config.data.spec}")
-    data = data_of_run(record, loaded.preprocessor, on_count=hooks.on_count)
-    read = partial(source_of_run, record)
-    with _source(loaded, data, run.root.name, config, read=read) as source:
+    raw = source_of_run(record)
+    data = prepare_for_run(record, raw, loaded.preprocessor, on_count=hooks.on_count)
+    with _source(loaded, data, run.root.name, config, raw=raw) as source:
         return _export_all(Exporter(source, config, hooks), run.exports, failures)
 
 
@@ -75,11 +75,11 @@ def _source(
     name: str,
     config: ExportConfig,
     *,
-    read: Callable[[], SourceData] | None = None,
+    raw: SourceData | None = None,
 ) -> Iterator[ExportSource]:
     """Yield what is exported, with a folder for scratch; see `ExportSource`."""
     with tempfile.TemporaryDirectory() as scratch:
-        yield ExportSource(loaded, data, name, Path(scratch), config.calibration, read)
+        yield ExportSource(loaded, data, name, Path(scratch), config.calibration, raw)
 
 
 def _export_all(exporter: Exporter, parent: Path, failures: Failures | None) -> list[ExportFolder]:
@@ -163,9 +163,10 @@ def export_model(
         _refuse_existing(parent / form_name(form), loaded, overwrite=config.overwrite)
     if config.end_to_end:
         require_end_to_end(loaded.preprocessor)
-    data = data_of_model(loaded, spec, options=options, hooks=hooks)
-    name, read = folder.resolve().name, partial(source_of_model, loaded, spec, options)
-    with _source(loaded, data, name, config, read=read) as source:
+    hooks.on_stage(f"Reading {spec}")
+    raw = source_of_model(loaded, spec, options)
+    data = prepare_for_model(loaded, raw, spec, strict=options.strict, hooks=hooks)
+    with _source(loaded, data, folder.resolve().name, config, raw=raw) as source:
         if (most := config.cut_vocabulary) is not None:
             source = _with_cut_vocabulary(source, spec, most, options=options, hooks=hooks)
         return _export_all(Exporter(source, config, hooks), parent, failures)
@@ -175,11 +176,11 @@ def _with_cut_vocabulary(
     source: ExportSource, spec: str, most: int, *, options: SourceOptions, hooks: StageHooks
 ) -> ExportSource:
     """Return what is exported, with so many word pieces at most."""
-    assert source.read is not None
-    read, whole = source.read(), source.loaded
-    loaded, cut = with_cut_vocabulary(whole, training_texts(read), most=most)
+    assert source.raw is not None
+    raw, whole = source.raw, source.loaded
+    loaded, cut = with_cut_vocabulary(whole, training_texts(raw), most=most)
     hooks.on_note(cut.note)
-    data = prepare_for_model(loaded, read, spec, strict=options.strict, hooks=StageHooks())
+    data = prepare_for_model(loaded, raw, spec, strict=options.strict, hooks=StageHooks())
     return replace(
         source,
         loaded=loaded,
@@ -196,23 +197,26 @@ def exports_beside(folder: Path) -> Path:
 
 
 def export_teacher_reference(
-    run: RunDirectory, hooks: StageHooks | None = None
+    run: RunDirectory,
+    data: PreparedData,
+    manifest: Json | None = None,
+    *,
+    hooks: StageHooks | None = None,
 ) -> ExportFolder | None:
     """Export a run's teacher to float32 ONNX, the reference that `msd bench` compares with.
 
-    An export of the same teacher is used again. A teacher that cannot be converted has none: that
-    is told, and it is measured in PyTorch.
+    Args:
+        run: A finished run; an earlier export of its teacher is replaced.
+        data: The run's data, prepared for the teacher.
+        manifest: The teacher's, where its files were verified already; see `load_classifier`.
+        hooks: Progress.
+
+    Returns:
+        The export; None with a note if the teacher cannot be converted.
     """
     hooks = hooks or StageHooks()
-    record = read_finished_run(run)
-    loaded = load_classifier(run.teacher)
+    loaded = load_classifier(run.teacher, manifest)
     remove_stale_folders(run.teacher_exports)
-    folder = run.teacher_exports / "onnx-fp32"
-    if folder.is_dir():
-        existing = open_export(folder)
-        if existing.manifest.get("source_digest") == loaded.digest:
-            return existing
-    data = data_of_run(record, loaded.preprocessor, on_count=hooks.on_count)
     config = ExportConfig((("onnx", "fp32"),), overwrite=True)
     name = f"{run.root.name} teacher"
     with _source(loaded, data, name, config) as source:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from msd_deploy.artifacts.manifest import Json
 from msd_export.coreml.predictor import CoreMLPredictor, MilPredictor
 from msd_export.formats import FORMATS, Target, needing
 from msd_export.onnx.predictor import OnnxPredictor
@@ -25,6 +26,7 @@ class TorchPredictor:
 
     Args:
         source: Its folder, or the loaded model.
+        manifest: The folder's, where its files were verified already; see `load_classifier`.
         threads: CPU threads of the whole process.
 
     Raises:
@@ -33,14 +35,20 @@ class TorchPredictor:
 
     runtime = "PyTorch"
 
-    def __init__(self, source: "Path | LoadedModel[ViewClassifier]", *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        source: "Path | LoadedModel[ViewClassifier]",
+        *,
+        manifest: Json | None = None,
+        threads: int = 1,
+    ) -> None:
         import torch
 
         from msd_deploy.models.folders import load_classifier
         from msd_export.graph import graph_around
 
         torch.set_num_threads(threads)
-        loaded = load_classifier(source) if isinstance(source, Path) else source
+        loaded = load_classifier(source, manifest) if isinstance(source, Path) else source
         self._graph = graph_around(loaded)
 
     def predict(self, inputs: ModelInputs) -> Logits:

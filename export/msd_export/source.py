@@ -8,7 +8,7 @@ Tokenizer and embedding are cut together, by the function that training uses: se
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class ExportSource:
         name: What the model is called in the metadata of its exports.
         scratch: A folder for what several forms share; removed in the end.
         calibration_method: How an activation's range follows from the calibration examples.
-        read: Reads the data set itself again: pictures' bytes and texts.
+        raw: The data set as it was read: the images' bytes and the texts.
         uncut: Where the vocabulary was cut: the same with the whole one.
         vocabulary: What parity.json states of a cut one.
     """
@@ -53,7 +53,7 @@ class ExportSource:
     name: str
     scratch: Path
     calibration_method: CalibrationMethod = "minmax"
-    read: Callable[[], SourceData] | None = None
+    raw: SourceData | None = None
     uncut: "ExportSource | None" = None
     vocabulary: Json | None = None
 

@@ -38,11 +38,7 @@ def bench(
         {'teacher-pytorch': 5793208, ...}
     """
     from msd_deploy.artifacts.run_directory import RunDirectory
-    from msd_export.pipeline import export_teacher_reference
     from msd_mobile_bench.pipeline import run_bench
-    from msd_mobile_bench.variants import find_exports
 
-    directory = RunDirectory(Path(run))
-    find_exports(directory)  # a stale one is refused before the teacher's export takes its time
-    export_teacher_reference(directory, hooks)
-    return cast("Bench", run_bench(directory, config, hooks))
+    result = run_bench(RunDirectory(Path(run)), config, hooks, export_teacher=True)
+    return cast("Bench", result)

@@ -20,9 +20,15 @@ from msd_deploy.data.readers.spec import name_of_spec
 from msd_deploy.distill.teacher_cache import read_predictions
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import metric_name
-from msd_deploy.run.record import RunRecord, data_of_run, read_finished_run
+from msd_deploy.run.record import (
+    RunRecord,
+    prepare_for_run,
+    read_finished_run,
+    source_of_run,
+)
 from msd_deploy.version import __version__
 from msd_deploy.views import View
+from msd_export.pipeline import export_teacher_reference
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.host import describe_host
 from msd_mobile_bench.quality import SPLIT, Quality, judge, predict_forms
@@ -32,13 +38,17 @@ from msd_mobile_bench.runtimes.arrays import save_arrays
 from msd_mobile_bench.runtimes.process import WorkerProcess
 from msd_mobile_bench.schema import Bench, DataFacts, Row, Who
 from msd_mobile_bench.timing import Timing, count_turns, measure_timing, summarize_control
-from msd_mobile_bench.variants import Form, find_forms
+from msd_mobile_bench.variants import Form, exported_form, find_forms
 
 _TIMED_EXAMPLES = 64
 
 
 def run_bench(
-    run: RunDirectory, config: BenchConfig | None = None, hooks: StageHooks | None = None
+    run: RunDirectory,
+    config: BenchConfig | None = None,
+    hooks: StageHooks | None = None,
+    *,
+    export_teacher: bool = False,
 ) -> Json:
     """Measure a run's teacher and student in every form, and write the reports.
 
@@ -49,6 +59,7 @@ def run_bench(
         run: A finished run; its exports, and its teacher's ONNX export where there is one, count.
         config: How.
         hooks: Progress.
+        export_teacher: Export the teacher to float32 ONNX first, unless that was done.
 
     Returns:
         The content of bench.json; see `msd_mobile_bench.schema.Bench`.
@@ -61,9 +72,14 @@ def run_bench(
     config, hooks = config or BenchConfig(), hooks or StageHooks()
     record, host = read_finished_run(run), describe_host()
     hooks.on_stage("Verifying the models' files")
-    forms = find_forms(run, on_note=hooks.on_note)
+    forms = find_forms(run, replace_reference=export_teacher, on_note=hooks.on_note)
     hooks.on_stage("Reading the test split")
     data = _data_by_model(record, hooks)
+    teacher, second = forms[0], forms[1]
+    if export_teacher and second.model != "teacher":
+        export = export_teacher_reference(run, data["teacher"], teacher.manifest, hooks=hooks)
+        if export is not None:
+            forms.insert(1, exported_form("teacher", export, teacher.manifest))
     with tempfile.TemporaryDirectory(prefix="msd-bench-") as scratch, ExitStack() as stack:
         workers = _prepare_workers(forms, data, config, Path(scratch), stack)
         timings = _time(workers, config, hooks)
@@ -108,15 +124,14 @@ def command_line(run: RunDirectory, config: BenchConfig) -> str:
 
 
 def _data_by_model(record: RunRecord, hooks: StageHooks) -> dict[Who, PreparedData]:
-    """Prepare the data as each model saw it; once if both saw the same."""
-    run = record.run
+    """Read the data once, and prepare it as each model saw it; once if both saw the same."""
+    run, source = record.run, source_of_run(record)
     student, teacher = Preprocessor.load(run.student), Preprocessor.load(run.teacher)
-    data = data_of_run(record, student, on_count=hooks.on_count)
-    same = teacher.digest() == student.digest()
-    return {
-        "teacher": data if same else data_of_run(record, teacher, on_count=hooks.on_count),
-        "student": data,
-    }
+    data = prepare_for_run(record, source, student, on_count=hooks.on_count)
+    if teacher.digest() == student.digest():
+        return {"teacher": data, "student": data}
+    other = prepare_for_run(record, source, teacher, on_count=hooks.on_count)
+    return {"teacher": other, "student": data}
 
 
 def _data_facts(record: RunRecord, data: PreparedData, rows: Sequence[Row]) -> DataFacts:

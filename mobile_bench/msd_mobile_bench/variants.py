@@ -30,7 +30,7 @@ class Form:
         folder: The model folder or export folder.
         size_bytes: Of its weights' file, or of the exported file or package.
         parameters: Of the model; None where its folder does not state them.
-        digest: SHA-256 over the digests of the folder's files.
+        manifest: The folder's, its files verified.
     """
 
     model: Who
@@ -40,7 +40,12 @@ class Form:
     folder: Path
     size_bytes: int
     parameters: int | None
-    digest: str
+    manifest: Json
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the digests of the folder's files."""
+        return sha256_of_json(self.manifest["files"])
 
     @property
     def name(self) -> str:
@@ -69,12 +74,16 @@ class Form:
 
 
 def find_forms(
-    run: RunDirectory, *, on_note: Callable[[str], None] = lambda sentence: None
+    run: RunDirectory,
+    *,
+    replace_reference: bool = False,
+    on_note: Callable[[str], None] = lambda sentence: None,
 ) -> list[Form]:
-    """Find everything that a run has to measure; every file is checked against its digest.
+    """Find everything that a run has to measure; every file is checked against its digest, once.
 
     Args:
         run: A finished run.
+        replace_reference: Leave out an export of an earlier teacher, which is about to be replaced.
         on_note: Called with a sentence for each thing among its exports that is none.
 
     Returns:
@@ -84,41 +93,31 @@ def find_forms(
         ArtifactError: A folder is missing, incomplete or altered, or an export was made from
             another model than the run's.
     """
-    run.read_finished()
     teacher, student = _read_model(run.teacher), _read_model(run.student)
-    reference = run.teacher_exports / "onnx-fp32"
-    references = [open_export(reference)] if reference.is_dir() else []
-    for export in references:
-        _check_source(export, "teacher", teacher, "Remove it; `msd bench` makes it again")
-    exports = sorted(find_exports(run, on_note=on_note), key=_order)
-    return [
-        _torch_form("teacher", run.teacher, teacher),
-        *(_exported_form("teacher", export, teacher) for export in references),
-        _torch_form("student", run.student, student),
-        *(_exported_form("student", export, student) for export in exports),
-    ]
-
-
-def find_exports(
-    run: RunDirectory, *, on_note: Callable[[str], None] = lambda sentence: None
-) -> list[ExportFolder]:
-    """Open every export of a run's student, its files and its source verified.
-
-    Raises:
-        ArtifactError: The run is unfinished; or an export is incomplete, altered, or was made from
-            another student.
-    """
-    run.read_finished()
-    student = _read_model(run.student)
-    exports = exports_below(run.exports, on_note=on_note)
+    exports = sorted(exports_below(run.exports, on_note=on_note), key=_order)
     for export in exports:
         fix = f"Export again with `msd export {run.root} --overwrite`, or remove it"
         _check_source(export, "student", student, fix)
-    return exports
+    reference = run.teacher_exports / "onnx-fp32"
+    references = [open_export(reference)] if reference.is_dir() else []
+    if replace_reference:
+        references = [export for export in references if _is_made_from(export, teacher)]
+    for export in references:
+        _check_source(export, "teacher", teacher, "Remove it; `msd bench` makes it again")
+    return [
+        _torch_form("teacher", run.teacher, teacher),
+        *(exported_form("teacher", export, teacher) for export in references),
+        _torch_form("student", run.student, student),
+        *(exported_form("student", export, student) for export in exports),
+    ]
+
+
+def _is_made_from(export: ExportFolder, source: Json) -> bool:
+    return export.manifest.get("source_digest") == sha256_of_json(source["files"])
 
 
 def _check_source(export: ExportFolder, model: Who, source: Json, fix: str) -> None:
-    if export.manifest.get("source_digest") != sha256_of_json(source["files"]):
+    if not _is_made_from(export, source):
         raise ArtifactError(
             f"was not made from the run's present {model}", where=export.folder, fix=fix
         )
@@ -145,11 +144,18 @@ def _torch_form(model: Who, folder: Path, manifest: Json) -> Form:
         folder=folder,
         size_bytes=(folder / _WEIGHTS_NAME).stat().st_size,
         parameters=_parameters(manifest),
-        digest=sha256_of_json(manifest["files"]),
+        manifest=manifest,
     )
 
 
-def _exported_form(model: Who, export: ExportFolder, source: Json) -> Form:
+def exported_form(model: Who, export: ExportFolder, source: Json) -> Form:
+    """Return the form of an export.
+
+    Args:
+        model: What was exported.
+        export: Its export.
+        source: The manifest of the exported model.
+    """
     return Form(
         model=model,
         target=export.target,
@@ -158,7 +164,7 @@ def _exported_form(model: Who, export: ExportFolder, source: Json) -> Form:
         folder=export.folder,
         size_bytes=export.size_bytes(),
         parameters=_parameters(source),
-        digest=sha256_of_json(export.manifest["files"]),
+        manifest=export.manifest,
     )
 
 

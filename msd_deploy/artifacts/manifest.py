@@ -136,13 +136,16 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def write_manifest(folder: Path, kind: str, facts: Mapping[str, object]) -> None:
+def write_manifest(folder: Path, kind: str, facts: Mapping[str, object]) -> Json:
     """Write manifest.json: what the folder is, and the SHA-256 of each of its files.
 
     Args:
         folder: The complete folder; written last, after which nothing in it may change.
         kind: What the folder holds, for example "model" or "export".
         facts: Further JSON values to state.
+
+    Returns:
+        Its content.
     """
     manifest: Json = {
         "schema_version": SCHEMA_VERSION,
@@ -153,6 +156,7 @@ def write_manifest(folder: Path, kind: str, facts: Mapping[str, object]) -> None
         "files": digests_of_folder(folder),
     }
     write_json(folder / MANIFEST_NAME, manifest)
+    return manifest
 
 
 def read_manifest(folder: Path, kind: str) -> Json:

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from msd_deploy.artifacts.atomic import new_folder
 from msd_deploy.artifacts.manifest import (
     SCHEMA_VERSION,
+    Json,
     read_json,
     read_manifest,
     read_versioned_json,
@@ -134,14 +135,18 @@ def load_model(folder: Path) -> LoadedModel[FusionForClassification]:
     return _load(folder, FusionForClassification)
 
 
-def load_classifier(folder: Path) -> LoadedModel[ViewClassifier]:
+def load_classifier(folder: Path, manifest: Json | None = None) -> LoadedModel[ViewClassifier]:
     """Load a model folder of any kind after verifying the digests of its files.
+
+    Args:
+        folder: The model folder.
+        manifest: What `read_manifest` returned, where this command has verified the files already.
 
     Raises:
         ArtifactError: The folder is missing, incomplete or altered.
     """
     kind = FusionForClassification if family_of(folder) is None else FamilyForClassification
-    return _load(folder, kind)
+    return _load(folder, kind, manifest)
 
 
 def family_of(folder: Path) -> str | None:
@@ -165,10 +170,10 @@ def family_of(folder: Path) -> str | None:
     return FAMILIES[str(config["family"])]
 
 
-def _load(folder: Path, kind: type[Model]) -> LoadedModel[Model]:
+def _load(folder: Path, kind: type[Model], manifest: Json | None = None) -> LoadedModel[Model]:
     if not folder.is_dir():
         raise ArtifactError("no such model folder", where=folder)
-    manifest = read_manifest(folder, "model")
+    manifest = manifest or read_manifest(folder, "model")
     labels, problem = read_labels(folder)
     preprocessor = Preprocessor.load(folder)
     try:

@@ -108,7 +108,7 @@ def test_what_a_file_manager_leaves_in_an_export_changes_nothing(run: RunDirecto
 def test_an_unfinished_run_is_refused(run: RunDirectory) -> None:
     run.metrics.unlink()
     with pytest.raises(ArtifactError, match="unfinished"):
-        find_forms(run)
+        run_bench(run)
 
 
 def test_parameters_that_a_foreign_teacher_does_not_state_are_unknown(run: RunDirectory) -> None:

@@ -122,7 +122,7 @@ def test_a_student_distils_from_it_and_exports(
     for view, logits in predict_views(loaded.model, data.splits["test"]).items():
         # Rows in other batches: other orders of summation in float32.
         np.testing.assert_allclose(cached.of_view("test", view), logits, atol=1e-5)
-    reference = export_teacher_reference(run)
+    reference = export_teacher_reference(run, data)
     assert reference is not None
     assert reference.manifest["source_digest"] == loaded.digest
     assert reference.folder == run.teacher_exports / "onnx-fp32"

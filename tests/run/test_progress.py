@@ -16,7 +16,7 @@ from msd_deploy.study.compare import run_study
 from msd_deploy.study.config import StudyConfig
 from msd_export.evaluate import evaluate_model
 from msd_export.exporter import ExportConfig
-from msd_export.pipeline import export_model, export_student, export_teacher_reference
+from msd_export.pipeline import export_model, export_student
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.pipeline import run_bench
 
@@ -42,7 +42,6 @@ COMMANDS: dict[str, Command] = {
     "export of a model": lambda run, out, hooks: export_model(
         run.student, "synthetic:memes", ONNX, options=FEW, out=out, hooks=hooks
     ),
-    "export of the teacher": lambda run, out, hooks: export_teacher_reference(run, hooks),
     "evaluate": lambda run, out, hooks: evaluate_model(
         run.student, "synthetic:memes", options=FEW, split="test", threads=1, hooks=hooks
     ),

@@ -101,6 +101,7 @@ class WorkerProcess:
             "open",
             target=self.form.target,
             path=str(self.form.model_path.resolve()),
+            manifest=self.form.manifest,
             threads=self._threads,
             examples=str(self._examples),
         )

@@ -34,12 +34,16 @@ class Session:
 
     Args:
         target: torch, or a target of exports.
-        path: A model folder (torch), or an exported file or package; digests are not checked here.
+        path: A model folder (torch), or an exported file or package.
+        manifest: Of the folder, its files verified by whoever asks; None: a model folder is
+            verified here.
         threads: CPU threads.
         examples: Folder of the inputs that are timed, written by `save_arrays`.
     """
 
-    def __init__(self, *, target: str, path: str, threads: int, examples: str) -> None:
+    def __init__(
+        self, *, target: str, path: str, threads: int, examples: str, manifest: Json | None = None
+    ) -> None:
         batch = load_arrays(Path(examples))
         self._rows = len(batch["image"])
         self._examples = [single_example(batch, row) for row in range(self._rows)]
@@ -51,7 +55,7 @@ class Session:
         self._rss_before_load = rss_bytes()
         start = time.perf_counter_ns()
         self._predictor: TimedPredictor = (
-            TorchPredictor(Path(path), threads=threads)
+            TorchPredictor(Path(path), manifest=manifest, threads=threads)
             if is_torch
             else open_predictor(cast(Target, target), Path(path), threads=threads)
         )
