@@ -27,7 +27,7 @@ from msd_export.coreml.mil.operations import OPERATIONS
 from msd_export.coreml.mil.program import ProgramOperation, Reference, read_program
 from msd_export.coreml.package import Spec, read_spec
 from msd_export.coreml.rounding import Int8Weight, Matrix, palettize, round_to_int8
-from msd_export.coreml.spec import operations_of
+from msd_export.coreml.spec import operations_of, read_names_of
 from msd_export.signature import ModelInputs, single_example
 
 _MOST_ELEMENTS = 2048**2
@@ -103,7 +103,7 @@ def _names_of_weights(spec: Spec) -> dict[str, str]:
         operation.outputs[0].name: name
         for operation in operations_of(spec)
         if operation.type in ("conv", "linear")
-        and (name := operation.inputs["weight"].arguments[0].name) in constants
+        and (name := read_names_of(operation, "weight")[0]) in constants
     }
 
 

@@ -1,12 +1,17 @@
 """Read Core ML packages: the program's operators and what lies in its weights file."""
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from msd_export.coreml.package import Spec, read_spec
+from msd_export.coreml.spec import (
+    constants_in_weights_file,
+    dtype_of,
+    operations_of,
+    read_names_of,
+)
 from msd_export.model_file import ModelFacts, StoredTensor, TensorFacts
 
 _MADE = re.compile(r"(_to_fp16|_to_fp32|_quantized|_palettized)+$")
@@ -23,11 +28,7 @@ _NOTES = (
 def read_coreml(package: Path) -> ModelFacts:
     """Read an .mlpackage; see `model_facts.Reader`."""
     spec = read_spec(package)
-    operations = [
-        operation
-        for function in spec.mlProgram.functions.values()
-        for operation in function.block_specializations[function.opset].operations
-    ]
+    operations = list(operations_of(spec))
     computing = [op for op in operations if not op.type.startswith("const")]
     return ModelFacts(
         inputs=tuple(_feature(value) for value in spec.description.input),
@@ -46,12 +47,7 @@ def _feature(value: Spec) -> TensorFacts:
         image = value.type.imageType
         return TensorFacts(value.name, (image.height, image.width, 3), "image")
     array = value.type.multiArrayType
-    return TensorFacts(value.name, tuple(array.shape), _array_type(array).lower())
-
-
-def _array_type(array: Spec) -> str:
-    field = array.DESCRIPTOR.fields_by_name["dataType"].enum_type
-    return str(field.values_by_number[array.dataType].name)
+    return TensorFacts(value.name, tuple(array.shape), dtype_of(array))
 
 
 def _int8_operators(operations: list[Spec]) -> dict[str, int]:
@@ -68,22 +64,16 @@ def _int8_operators(operations: list[Spec]) -> dict[str, int]:
 
 
 def _reads(operation: Spec, parameter: str) -> str:
-    if parameter not in operation.inputs or not operation.inputs[parameter].arguments:
-        return ""
-    return str(operation.inputs[parameter].arguments[0].name)
+    return next(iter(read_names_of(operation, parameter)), "")
 
 
 def _stored(operation: Spec) -> Iterator[StoredTensor]:
-    """Yield what of an operation lies in the weights file; small constants lie in the program."""
-    if not operation.type.startswith("const"):
-        return
-    for value in operation.attributes.values():
-        if value.HasField("blobFileValue"):
-            tensor = value.type.tensorType
-            enum = tensor.DESCRIPTOR.fields_by_name["dataType"].enum_type
-            name = enum.values_by_number[tensor.dataType].name.lower()
-            elements = math.prod(size.constant.size for size in tensor.dimensions)
-            yield StoredTensor(_layer(operation.outputs[0].name), name, elements, _bits(name))
+    """Yield what of a constant lies in the weights file; small constants lie in the program."""
+    if operation.type.startswith("const"):
+        layer = _layer(operation.outputs[0].name)
+        for constant in constants_in_weights_file(operation):
+            bits = _bits(constant.dtype)
+            yield StoredTensor(layer, constant.dtype, constant.elements, bits)
 
 
 def _layer(name: str) -> str:

@@ -1,14 +1,13 @@
-"""Walk a Core ML program's protobuf: operations, weight storage, groups of layers.
+"""The one reader of a Core ML program's protobuf: operations, constants, storage, layer groups.
 
-Read from the written program itself, so that what a quantizer left in float is seen. A weight is an
-element of a float constant that has dimensions, or of a compressed one; indices, look-up tables and
-scales are no weights.
+Everything is read from the written program, so that a weight which a quantizer left in float is
+counted as such. A weight is an element of a float constant that has dimensions, or of a compressed
+one; indices, look-up tables and scales are not weights. The values of constants are not read here:
+`mil/program.py` has coremltools expand them.
 
-Which constants and operations of a saved Core ML package belong to which group of layers.
-
-Groups are named as those of the ONNX target are, by the module that a parameter stands in.
-coremltools names a constant after its parameter, the parts joined by _; what it folds or transposes
-loses that name, and belongs to the layer of the bias that its product meets.
+Groups of layers have the same names as those of the ONNX target: the module of a parameter.
+coremltools names a constant after its parameter, the parts joined by _; a constant that it folds or
+transposes loses that name, and belongs to the layer of the bias that is added to its product.
 """
 
 import math
@@ -21,10 +20,29 @@ from pathlib import Path
 from msd_export.coreml.package import Spec, read_spec
 from msd_export.layers import group_of as group_of_layer
 
-_FLOATS = {"FLOAT16": "fp16", "FLOAT32": "fp32"}
+FLOATS = {"float16": "fp16", "float32": "fp32"}
+"""Short names of the float types, as weights are counted by in parity.json."""
 
 INTEGER_TYPES = ("conv", "linear", "add", "avg_pool", "max_pool")
 """Operations that Core ML can compute on 8-bit activations."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """The type of a value.
+
+    Attributes:
+        dtype: Of its elements, for example float16.
+        shape: Its dimensions; () for a number.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """How many elements it has."""
+        return math.prod(self.shape)
 
 
 def count_weights(package: Path) -> dict[str, int]:
@@ -42,10 +60,9 @@ def count_weights(package: Path) -> dict[str, int]:
     }
     count: Counter[str] = Counter()
     for operation in operations:
-        output = operation.outputs[0]
-        kind = _stored_as(operation)
-        if kind and output.name not in tables and output.type.tensorType.rank:
-            count[kind] += elements_of(output.type.tensorType)
+        kind, result = _stored_as(operation), result_of(operation)
+        if kind and operation.outputs[0].name not in tables and result.shape:
+            count[kind] += result.elements
     return dict(sorted(count.items()))
 
 
@@ -75,8 +92,15 @@ def operations_of(spec: Spec) -> Iterator[Spec]:
 
 def read_names(operation: Spec) -> Iterator[str]:
     """Yield the names of the values that an operation reads."""
-    for argument in operation.inputs.values():
-        yield from (binding.name for binding in argument.arguments)
+    for parameter in operation.inputs:
+        yield from read_names_of(operation, parameter)
+
+
+def read_names_of(operation: Spec, parameter: str) -> list[str]:
+    """Return the names of the values that an operation reads as one of its parameters."""
+    if parameter not in operation.inputs:  # the map of a message would add it
+        return []
+    return [binding.name for binding in operation.inputs[parameter].arguments]
 
 
 def name_of(operation: Spec) -> str:
@@ -84,39 +108,43 @@ def name_of(operation: Spec) -> str:
     return str(operation.attributes["name"].immediateValue.tensor.strings.values[0])
 
 
+def result_of(operation: Spec) -> TensorType:
+    """Return the type of an operation's first result."""
+    return _tensor_type(operation.outputs[0].type.tensorType)
+
+
+def constants_in_weights_file(operation: Spec) -> Iterator[TensorType]:
+    """Yield the types of an operation's constants whose values lie in the weights file."""
+    for value in operation.attributes.values():
+        if value.HasField("blobFileValue"):
+            yield _tensor_type(value.type.tensorType)
+
+
+def dtype_of(message: Spec) -> str:
+    """Return the name of a tensor's or array's dataType, for example float16."""
+    names = message.DESCRIPTOR.fields_by_name["dataType"].enum_type.values_by_number
+    return str(names[message.dataType].name).lower()
+
+
+def _tensor_type(message: Spec) -> TensorType:
+    shape = tuple(size.constant.size for size in message.dimensions)
+    return TensorType(dtype_of(message), shape)
+
+
 def _stored_as(operation: Spec) -> str | None:
     """Return how an operation's constant is stored; None if it is no float constant."""
     match operation.type:
         case "const":
-            return float_type(operation.outputs[0].type.tensorType)
+            return FLOATS.get(result_of(operation).dtype)
         case "constexpr_affine_dequantize":
-            return _type_name(operation.attributes["quantized_data"].type.tensorType).lower()
+            return dtype_of(operation.attributes["quantized_data"].type.tensorType)
         case "constexpr_lut_to_dense":
-            return f"pal{_table_bits(operation)}"
+            # The table of iOS 16's operation has 2 ** bits entries.
+            table = _tensor_type(operation.attributes["lut"].type.tensorType)
+            return f"pal{round(math.log2(table.elements))}"
         case kind if kind.startswith("constexpr_"):
             return str(kind.removeprefix("constexpr_"))
     return None
-
-
-def _table_bits(operation: Spec) -> int:
-    """Return the bits of an index: the table of iOS 16's operation has 2 ** bits entries."""
-    return round(math.log2(elements_of(operation.attributes["lut"].type.tensorType)))
-
-
-def _type_name(tensor_type: Spec) -> str:
-    from coremltools.proto import MIL_pb2
-
-    return str(MIL_pb2.DataType.Name(tensor_type.dataType))
-
-
-def float_type(tensor_type: Spec) -> str | None:
-    """Return fp16 or fp32; None if the tensor is of another type."""
-    return _FLOATS.get(_type_name(tensor_type))
-
-
-def elements_of(tensor_type: Spec) -> int:
-    """Return the elements of a tensor by its type."""
-    return math.prod(size.constant.size for size in tensor_type.dimensions)
 
 
 _MADE = re.compile(r"(_to_fp16|_to_fp32)+$")
@@ -173,8 +201,8 @@ def _weights_of(operation: Spec, constants: Mapping[str, Spec]) -> Iterator[str]
     """Yield the constants of an operation that have at least two dimensions."""
     if operation.type in _WITH_WEIGHTS:
         for name in read_names(operation):
-            kind = constants[name].outputs[0].type.tensorType if name in constants else None
-            if kind is not None and kind.rank > 1 and float_type(kind) is not None:
+            kind = result_of(constants[name]) if name in constants else None
+            if kind is not None and len(kind.shape) > 1 and kind.dtype in FLOATS:
                 yield name
 
 

@@ -22,7 +22,14 @@ from numpy.typing import NDArray
 
 from msd_export.coreml.calibration import Calibration
 from msd_export.coreml.package import CoreMLModel, Spec, read_spec, rewrite_package
-from msd_export.coreml.spec import elements_of, float_type, name_of, operations_of, read_names
+from msd_export.coreml.spec import (
+    FLOATS,
+    TensorType,
+    name_of,
+    operations_of,
+    read_names,
+    result_of,
+)
 
 if TYPE_CHECKING:
     from coremltools.converters.mil.mil import Operation, Program
@@ -221,14 +228,14 @@ def _large_weights(spec: Spec) -> dict[str, int]:
         for name in read_names(operation):
             readers.setdefault(name, set()).add(operation.type)
     return {
-        name_of(operation): elements_of(operation.outputs[0].type.tensorType)
+        name_of(operation): result_of(operation).elements
         for operation in operations_of(spec)
         if operation.type == "const"
-        and _is_large_weight(operation.outputs[0].type.tensorType)
+        and _is_large_weight(result_of(operation))
         and readers.get(operation.outputs[0].name, {""}) <= _COMPRESSED_TYPES
     }
 
 
-def _is_large_weight(tensor_type: Spec) -> bool:
-    is_weight = float_type(tensor_type) is not None and tensor_type.rank > 1
-    return is_weight and elements_of(tensor_type) > _WEIGHT_THRESHOLD
+def _is_large_weight(result: TensorType) -> bool:
+    is_weight = result.dtype in FLOATS and len(result.shape) > 1
+    return is_weight and result.elements > _WEIGHT_THRESHOLD

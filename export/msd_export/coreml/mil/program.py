@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from msd_deploy.errors import ArtifactError, ExportError
 from msd_export.coreml.package import WEIGHTS_PATH, Spec, quiet_coremltools, read_spec
+from msd_export.coreml.spec import operations_of
 
 FUNCTION_NAME = "main"
 
@@ -124,8 +125,7 @@ def read_program(package: Path, *, known_types: Container[str]) -> Program:
     """
     spec = read_spec(package)
     images = _image_names(spec, package)
-    proto = spec.mlProgram.functions[FUNCTION_NAME]
-    for op in proto.block_specializations[proto.opset].operations:
+    for op in operations_of(spec):
         _refuse_unknown(op.type, op.outputs[0].name, known_types, package)
     with quiet_coremltools():
         function = _load_function(spec, package)
