@@ -9,10 +9,10 @@ from pathlib import Path
 
 from msd_deploy.artifacts.manifest import Json, files_below, read_json
 from msd_deploy.errors import ArtifactError
+from msd_deploy.quiet import quiet
 from msd_export.folder import PARITY_NAME, ExportFolder, open_export
 from msd_export.formats import FORMATS, Target, needing
 from msd_export.model_file import ModelFacts, Reader
-from msd_export.quiet import quiet
 
 _STATED = ("msd_deploy", "created_utc", "source_digest", "dataset_digest")
 

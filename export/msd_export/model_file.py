@@ -1,17 +1,20 @@
 """What a model's file contains, in whatever format: tensors, operators, metadata.
 
-What a written file computes in integers, and the refusal of an integer form that does not.
+Also the checks around writing and reading one: a library's error becomes one of ours, and a
+quantized file without quantized weights is refused.
 """
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from msd_deploy.artifacts.manifest import Json
-from msd_deploy.errors import ExportError
+from msd_deploy.errors import ArtifactError, ExportError
+from msd_deploy.quiet import quiet
 from msd_export.formats import Precision
 
 
@@ -179,3 +182,49 @@ class OperatorCounts:
         """
         if is_integer(precision):
             refuse_float(precision, self.int8_weights, path)
+
+
+@contextlib.contextmanager
+def converting(title: str, path: Path) -> Iterator[None]:
+    """Hold back what a converter writes, and wrap whatever it raises.
+
+    Args:
+        title: What is converted to, for the error.
+        path: The file that is written.
+
+    Raises:
+        ExportError: Anything was raised: converters and torch.export raise what their passes meet.
+    """
+    try:
+        with quiet():
+            yield
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ExportError(
+            f"the conversion to {title} failed ({reason})", where=path.name
+        ) from error
+
+
+_LONGEST_REASON = 120
+
+
+@contextlib.contextmanager
+def reading(title: str, path: Path) -> Iterator[None]:
+    """Hold back what a format's library writes, and wrap whatever it raises.
+
+    Args:
+        title: The format, for the error.
+        path: The file that is read.
+
+    Raises:
+        ArtifactError: Anything was raised.
+    """
+    try:
+        with quiet():
+            yield
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = lines[0][:_LONGEST_REASON]
+        raise ArtifactError(
+            f"cannot be read as {title} ({reason})", where=path, fix="Export it again"
+        ) from error

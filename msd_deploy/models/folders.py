@@ -4,8 +4,7 @@ A folder is self-contained and can be moved: config.json, model.safetensors, pre
 tokenizer.json, labels.json, manifest.json.
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar, cast, get_args
@@ -13,7 +12,6 @@ from typing import Generic, TypeVar, cast, get_args
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers.utils import logging as transformers_logging
 
 from msd_deploy.artifacts.atomic import new_folder
 from msd_deploy.artifacts.manifest import (
@@ -33,6 +31,7 @@ from msd_deploy.models.configs import FAMILIES, FamilyConfig, FusionConfig
 from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.problem import Problem, decides_one_class
+from msd_deploy.quiet import quiet_transformers
 
 LABELS_NAME = "labels.json"
 _CONFIG_NAME = "config.json"
@@ -206,16 +205,3 @@ def _copy_weights(model: torch.nn.Module) -> None:
     """
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Suppress progress bars and warnings of transformers within the context."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        transformers_logging.enable_progress_bar()

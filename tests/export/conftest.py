@@ -18,10 +18,10 @@ from msd_deploy.metrics import LogitsByView
 from msd_deploy.models.configs import FusionConfig
 from msd_deploy.models.folders import LoadedModel, load_model, save_model
 from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.quiet import quiet_python
 from msd_deploy.run.record import data_of_run, read_run
 from msd_deploy.views import View
 from msd_export.config import ExportConfig
-from msd_export.coreml.package import quiet_coremltools
 from msd_export.folder import ExportFolder
 from msd_export.formats import Form
 from msd_export.graph import ExportableGraph, ExportGraph, ImageLayout, as_tensors
@@ -42,7 +42,7 @@ def save_program(tmp_path: Path) -> Iterator[SaveProgram]:
     The program's inputs have the names of build's parameters and the shapes and types of the given
     arrays. No optimisation touches it: the operations saved are those built.
     """
-    with quiet_coremltools():
+    with quiet_python():
         import coremltools as ct
         from coremltools.converters.mil import Builder
         from coremltools.converters.mil.mil.types import numpy_type_to_builtin_type
@@ -58,7 +58,7 @@ def save_program(tmp_path: Path) -> Iterator[SaveProgram]:
             Builder.TensorSpec(array.shape, dtype=numpy_type_to_builtin_type(array.dtype.type))
             for array in inputs
         ]
-        with quiet_coremltools():
+        with quiet_python():
             model = ct.convert(
                 Builder.program(input_specs=specs, opset_version=ct.target[target])(build),
                 inputs=features,

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from msd_deploy.errors import ExportError
 from msd_deploy.models.fusion import MASKED_SCORE
-from msd_export.coreml.package import CoreMLModel, quiet_coremltools, save_package
+from msd_deploy.quiet import quiet_python
+from msd_export.coreml.package import CoreMLModel, save_package
 from msd_export.signature import INPUT_NAMES, OUTPUT_NAMES, ModelSignature
 
 
@@ -94,7 +95,7 @@ def export_coreml(
     Raises:
         ExportError: The model cannot be captured or converted.
     """
-    with quiet_coremltools():
+    with quiet_python():
         try:
             converted = _convert(_capture(model, signature), signature, precision)
         except Exception as error:  # torch.export and coremltools raise all kinds, bare ones too

@@ -1,23 +1,17 @@
-"""Use coremltools quietly, read packages without touching them, write the same bytes each time.
+"""Read a Core ML package without altering it; write one whose bytes depend on the model alone.
 
-Every way of this project to coremltools goes through here: the exporter, the quantizer and the
-reader.
-
-What a Core ML package states of itself.
+Covers the package as a folder, its description and its metadata. The program in the description is
+read by `coreml/spec.py`.
 """
 
-import contextlib
-import io
 import json
-import logging
 import uuid
-import warnings
-from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from msd_deploy.errors import ArtifactError, ExportError
+from msd_deploy.quiet import quiet_python
 
 SPEC_PATH = Path("Data/com.apple.CoreML/model.mlmodel")
 WEIGHTS_PATH = Path("Data/com.apple.CoreML/weights")
@@ -47,24 +41,6 @@ class CoreMLModel(Protocol):
         ...
 
 
-@contextmanager
-def quiet_coremltools() -> Iterator[None]:
-    """Hold back what coremltools and torch.export log, warn and draw within the block.
-
-    coremltools writes to stderr from its import on. Logging, warning filters and sys.stderr are as
-    before afterwards, but changed for the whole process meanwhile: tqdm offers no other way. An
-    error raised inside passes through, only what is printed is lost.
-    """
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
 def read_spec(package: Path) -> Spec:
     """Read the model description of an .mlpackage; its weights lie below WEIGHTS_PATH.
 
@@ -77,7 +53,7 @@ def read_spec(package: Path) -> Spec:
     """
     if not (package / _MANIFEST_NAME).is_file():
         raise ArtifactError(f"is not an .mlpackage: it has no {_MANIFEST_NAME}", where=package)
-    with quiet_coremltools():
+    with quiet_python():
         from coremltools.proto import Model_pb2
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs
 
@@ -112,7 +88,7 @@ def rewrite_package(
         ExportError: coremltools cannot change it.
     """
     spec = read_spec(source)
-    with quiet_coremltools():
+    with quiet_python():
         from coremltools.models import MLModel
 
         try:

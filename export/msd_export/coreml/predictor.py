@@ -68,9 +68,9 @@ class CoreMLPredictor:
     runtime = "Core ML"
 
     def __init__(self, path: Path) -> None:
-        from msd_export.coreml.package import quiet_coremltools
+        from msd_deploy.quiet import quiet_python
 
-        with quiet_coremltools():
+        with quiet_python():
             import coremltools
 
             self._model = coremltools.models.MLModel(str(path))

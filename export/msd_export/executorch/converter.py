@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from msd_deploy.artifacts.manifest import Json
+from msd_deploy.quiet import quiet
 from msd_export.executorch.layers import add_layers
 from msd_export.formats import Precision
 from msd_export.graph import ExportableGraph, example_inputs, layer_groups
-from msd_export.model_file import is_integer
-from msd_export.quiet import converting, quiet
+from msd_export.model_file import converting, is_integer
 from msd_export.source import ExportSource
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ from msd_export.executorch.program import (
     read_program,
     xnnpack_graph,
 )
-from msd_export.model_file import ModelFacts, StoredTensor, TensorFacts
-from msd_export.quiet import reading
+from msd_export.model_file import ModelFacts, StoredTensor, TensorFacts, reading
 
 _METHOD = "forward"
 _OTHER = "other constants"

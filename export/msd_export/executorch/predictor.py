@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from msd_deploy.errors import ArtifactError
-from msd_export.quiet import quiet
+from msd_deploy.quiet import quiet
 from msd_export.signature import (
     COMPARED,
     INPUT_NAMES,

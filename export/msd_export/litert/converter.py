@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msd_deploy.artifacts.manifest import Json
+from msd_deploy.quiet import quiet
 from msd_export.formats import Precision
 from msd_export.graph import layer_groups
-from msd_export.model_file import is_integer
-from msd_export.quiet import converting, quiet
+from msd_export.model_file import converting, is_integer
 from msd_export.source import ExportSource
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from msd_export.litert.program import (
     operators_by_type,
     read_model,
 )
-from msd_export.model_file import ModelFacts, StoredTensor, TensorFacts
-from msd_export.quiet import reading
+from msd_export.model_file import ModelFacts, StoredTensor, TensorFacts, reading
 
 _FREE = "?"
 _OTHER = "other constants"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from msd_deploy.errors import ArtifactError
-from msd_export.quiet import quiet
+from msd_deploy.quiet import quiet
 from msd_export.signature import (
     INPUT_NAMES,
     OUTPUT_NAMES,

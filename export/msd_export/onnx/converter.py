@@ -13,12 +13,11 @@ from pathlib import Path
 
 from msd_deploy.artifacts.manifest import Json
 from msd_export.formats import Precision
-from msd_export.model_file import refuse_float
+from msd_export.model_file import converting, refuse_float
 from msd_export.onnx.export import export_onnx
 from msd_export.onnx.inspector import count_weights_and_operators
 from msd_export.onnx.static_int8 import StaticQuantizer
 from msd_export.onnx.weight_only import quantize_dynamic, quantize_int4, store_fp16
-from msd_export.quiet import converting
 from msd_export.source import ExportSource
 
 _STORED_AS: dict[Precision, str] = {

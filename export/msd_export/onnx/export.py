@@ -3,17 +3,14 @@
 What every pass over an ONNX file shares: it keeps what the file states of itself.
 """
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
 import torch
 
 from msd_deploy.errors import ExportError
+from msd_deploy.quiet import quiet_python
 from msd_export.graph import ExportableGraph, example_inputs
 from msd_export.signature import INPUT_NAMES, OUTPUT_NAMES, ModelSignature
 
@@ -44,7 +41,7 @@ def export_onnx(
     batch = torch.export.Dim("batch", min=1, max=4096)
     shapes = {name: {0: batch} for name in INPUT_NAMES}
     try:
-        with _quiet(), torch.inference_mode():
+        with quiet_python(), torch.inference_mode():
             program = torch.onnx.export(
                 graph,
                 example_inputs(signature, batch=2),
@@ -85,22 +82,6 @@ def _describe(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
     del model.graph.metadata_props[:]
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, dict(metadata))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's prints and warnings off the terminal for a while."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _reason(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import onnx
 
 from msd_deploy.errors import ExportError
+from msd_deploy.quiet import quiet_python
 from msd_export.formats import CalibrationMethod
 from msd_export.onnx.export import save_like
 from msd_export.onnx.layers import (
@@ -24,7 +25,6 @@ from msd_export.onnx.layers import (
     share_equal_weights,
     stream_sums,
 )
-from msd_export.quiet import quiet_python
 from msd_export.signature import ModelInputs, single_example
 
 # The operators between convolutions too: a float one among integer ones costs two conversions.

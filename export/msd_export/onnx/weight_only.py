@@ -18,8 +18,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from msd_deploy.errors import ExportError
+from msd_deploy.quiet import quiet_python
 from msd_export.onnx.export import save_like
-from msd_export.quiet import quiet_python
 
 _BLOCK = 32
 _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: the fastest kernel of ONNX Runtime

@@ -17,7 +17,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from msd_deploy.artifacts.manifest import Json, read_json, sha256_of_file, sha256_of_json
 from msd_deploy.data.preprocess import CLS, PAD, TOKENIZER_NAME, fitting_length, read_tokenizer
 from msd_deploy.errors import ArtifactError, ConfigError
-from msd_deploy.models.folders import quiet_transformers
+from msd_deploy.quiet import quiet_transformers
 
 # Vocabulary of WordPiece and of byte-pair tokenizers without a tokenizer.json.
 _VOCABULARIES = ("vocab.txt", "vocab.json")

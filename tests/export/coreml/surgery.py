@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from msd_export.coreml.package import SPEC_PATH, WEIGHTS_PATH, Spec, quiet_coremltools, read_spec
+from msd_deploy.quiet import quiet_python
+from msd_export.coreml.package import SPEC_PATH, WEIGHTS_PATH, Spec, read_spec
 from msd_export.coreml.spec import operations_of
 
 WEIGHT_FILE = WEIGHTS_PATH / "weight.bin"
@@ -72,7 +73,7 @@ def rename_reads(spec: Spec, names: dict[str, str]) -> None:
 
 def add_ones(spec: Spec, name: str) -> None:
     """Add an int32 constant [1] of a one at the program's beginning."""
-    with quiet_coremltools():
+    with quiet_python():
         from coremltools.proto import MIL_pb2
     (function,) = spec.mlProgram.functions.values()
     block = function.block_specializations[function.opset]

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from msd_deploy.errors import ArtifactError, ExportError
 from msd_deploy.models.configs import FusionConfig
 from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.quiet import quiet_python
 from msd_export.coreml.export import export_coreml
 from msd_export.coreml.mil.evaluator import MilEvaluator
 from msd_export.coreml.mil.operations import OPERATIONS
 from msd_export.coreml.mil.program import ProgramOperation, read_program
-from msd_export.coreml.package import SPEC_PATH, Spec, quiet_coremltools, read_spec
+from msd_export.coreml.package import SPEC_PATH, Spec, read_spec
 from msd_export.coreml.spec import count_weights
 from msd_export.coreml.weights import quantize_weights_int8
 from msd_export.graph import ExportGraph
@@ -299,7 +300,7 @@ def test_quantizing_a_package_without_weights_is_refused(package: Path, tmp_path
 
 def test_core_mls_own_library_opens_the_package_and_leaves_it_as_it_was(package: Path) -> None:
     before = _bytes(package)
-    with quiet_coremltools():
+    with quiet_python():
         from coremltools.models import MLModel
 
         MLModel(str(package), skip_model_load=True)

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
+from msd_deploy.quiet import quiet_python
 from msd_export.coreml.converter import CoreMLConverter
-from msd_export.coreml.package import quiet_coremltools, read_spec
+from msd_export.coreml.package import read_spec
 from msd_export.coreml.spec import groups_of_package
 from msd_export.onnx.converter import OnnxConverter
 from msd_export.source import ExportSource
 
-with quiet_coremltools():
+with quiet_python():
     from coremltools.converters.mil import Builder as mb  # noqa: N813
 
 SaveProgram = Callable[..., Path]

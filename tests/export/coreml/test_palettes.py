@@ -6,16 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from msd_deploy.quiet import quiet_python
 from msd_export.coreml.activations import clips_at_six, with_relu6
 from msd_export.coreml.calibration import measure_second_moments
 from msd_export.coreml.mil.evaluator import MilEvaluator
 from msd_export.coreml.mil.operations import OPERATIONS
 from msd_export.coreml.mil.program import read_program
-from msd_export.coreml.package import quiet_coremltools, read_spec, rewrite_package
+from msd_export.coreml.package import read_spec, rewrite_package
 from msd_export.coreml.rounding import palettize, round_to_int8
 from msd_export.coreml.spec import count_weights, operations_of
 
-with quiet_coremltools():
+with quiet_python():
     from coremltools.converters.mil import Builder as mb  # noqa: N813
 
 SaveProgram = Callable[..., Path]

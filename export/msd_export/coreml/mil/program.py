@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd_deploy.errors import ArtifactError, ExportError
-from msd_export.coreml.package import WEIGHTS_PATH, Spec, quiet_coremltools, read_spec
+from msd_deploy.quiet import quiet_python
+from msd_export.coreml.package import WEIGHTS_PATH, Spec, read_spec
 from msd_export.coreml.spec import operations_of
 
 FUNCTION_NAME = "main"
@@ -127,7 +128,7 @@ def read_program(package: Path, *, known_types: Container[str]) -> Program:
     images = _image_names(spec, package)
     for op in operations_of(spec):
         _refuse_unknown(op.type, op.outputs[0].name, known_types, package)
-    with quiet_coremltools():
+    with quiet_python():
         function = _load_function(spec, package)
         return Program(
             inputs=tuple(

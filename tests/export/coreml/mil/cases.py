@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from msd_export.coreml.package import quiet_coremltools
+from msd_deploy.quiet import quiet_python
 
-with quiet_coremltools():
+with quiet_python():
     from coremltools.converters.mil import Builder as mb  # noqa: N813
 
 Array = np.ndarray[Any, Any]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from msd_export.coreml.package import quiet_coremltools
+from msd_deploy.quiet import quiet_python
 from tests.export.coreml.mil.cases import (
     IDS,
     POSITIVE,
@@ -18,7 +18,7 @@ from tests.export.coreml.mil.cases import (
     operation,
 )
 
-with quiet_coremltools():
+with quiet_python():
     from coremltools.converters.mil import Builder as mb  # noqa: N813
 
 

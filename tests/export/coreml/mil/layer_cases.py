@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from msd_export.coreml.package import quiet_coremltools
+from msd_deploy.quiet import quiet_python
 from tests.export.coreml.mil.cases import (
     DEPTHWISE,
     EVEN_KERNEL,
@@ -26,7 +26,7 @@ from tests.export.coreml.mil.cases import (
     operation,
 )
 
-with quiet_coremltools():
+with quiet_python():
     from coremltools.converters.mil import Builder as mb  # noqa: N813
 
 

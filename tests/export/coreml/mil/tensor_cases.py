@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from msd_export.coreml.package import quiet_coremltools
+from msd_deploy.quiet import quiet_python
 from tests.export.coreml.mil.cases import IDS, LINES, Case, X, Y, normal, operation
 
-with quiet_coremltools():
+with quiet_python():
     from coremltools.converters.mil import Builder as mb  # noqa: N813
 
 TENSORS = [

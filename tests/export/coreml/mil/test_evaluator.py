@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from msd_deploy.errors import ArtifactError, DataError, ExportError
+from msd_deploy.quiet import quiet_python
 from msd_export.coreml.mil.evaluator import MilEvaluator
-from msd_export.coreml.package import quiet_coremltools
 
-with quiet_coremltools():
+with quiet_python():
     import coremltools as ct
     from coremltools.converters.mil import Builder as mb  # noqa: N813
     from coremltools.converters.mil.mil import types

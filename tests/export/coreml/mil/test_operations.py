@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from msd_deploy.quiet import quiet_python
 from msd_export.coreml.mil.evaluator import MilEvaluator
 from msd_export.coreml.mil.operations import OPERATIONS
 from msd_export.coreml.mil.program import read_program
-from msd_export.coreml.package import quiet_coremltools
 from tests.export.coreml.mil.cases import Array, Case
 from tests.export.coreml.mil.elementwise_cases import ELEMENTWISE, REDUCTIONS
 from tests.export.coreml.mil.layer_cases import INTEGERS, LAYERS
 from tests.export.coreml.mil.tensor_cases import TENSORS
 
-with quiet_coremltools():
+with quiet_python():
     import coremltools as ct
     from coremltools.converters.mil.mil import Function
 
@@ -35,7 +35,7 @@ WRONGLY_INFERRED = {"concat interleaved", "cumsum reversed"}
 
 def inferred(case: Case) -> Array | None:
     """Return what coremltools itself computes of the case's inputs as constants."""
-    with quiet_coremltools(), Function({}, opset_version=ct.target[case.target]):
+    with quiet_python(), Function({}, opset_version=ct.target[case.target]):
         result = case.build(*case.inputs)
     is_kept_small = result.op is not None and result.op.op_type == "dequantize"
     value = result.op.materialized_val_inference() if is_kept_small else result.val
