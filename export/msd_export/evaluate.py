@@ -41,7 +41,7 @@ def evaluate_model(
     source = load_evaluation_source(spec, options=options, split=split, labels=opened.labels)
     data = prepare_for_model(opened, source, spec, strict=options.strict, hooks=hooks)
     rows = data.splits["test" if split == "all" else split]
-    hooks.on_stage(f"Asking {model} in {opened.predictor.runtime}")
+    hooks.on_stage(f"Predicting with {model} in {opened.predictor.runtime}")
     by_view = predict_every_view(
         opened.predictor, rows, on_count=lambda done, total: hooks.on_count("examples", done, total)
     )

@@ -87,8 +87,8 @@ class Exporter:
         except ParityError as error:
             if not converter.groups(precision):
                 raise
-            told = f"layers are kept in {kept_as(precision)}"
-            self.hooks.on_note(f"{form_name(form)}: {error.what}; {told}")
+            retry = f"retrying with layers kept in {kept_as(precision)}"
+            self.hooks.on_note(f"{form_name(form)}: {error.what}; {retry}")
             return self._mix(form, building, converter, error)
 
     def _described(self, converter: Converter, precision: Precision, path: Path) -> Json:
@@ -140,14 +140,13 @@ class Exporter:
                 continue
             self._mixes[precision, groups] = (sensitivity, len(kept))
             self.hooks.on_note(
-                f"{form_name(form)}: {len(kept)} of {len(groups)} groups of layers stay in"
-                f" {kept_as(precision)}:"
-                f" {', '.join(kept)}"
+                f"{form_name(form)}: {len(kept)} of {len(groups)} layer groups are kept in"
+                f" {kept_as(precision)}: {', '.join(kept)}"
             )
             return verified
         raise ParityError(
-            f"{error.what}, even with all but one of {len(groups)} groups of layers in"
-            f" {kept_as(precision)}; quantized alone, most is lost by {sensitivity.told()}",
+            f"{error.what}, even with all but one of {len(groups)} layer groups in"
+            f" {kept_as(precision)}; most sensitive when quantized alone: {sensitivity.summary()}",
             where=error.where,
             fix=error.fix,
         )
@@ -155,7 +154,7 @@ class Exporter:
     def _sensitivity(self, form: Form, converter: Converter) -> Sensitivity:
         precision = form[1]
         examples = self.source.calibration()
-        self.hooks.on_stage(f"Measuring what each group of layers loses in {precision}")
+        self.hooks.on_stage(f"Measuring the sensitivity of each layer group to {precision}")
         folder = self.source.scratch / f"sensitivity-{form_name(form)}"
         folder.mkdir(exist_ok=True)
         return measure_sensitivity(
@@ -164,7 +163,7 @@ class Exporter:
             scratch=folder / FORMATS[form[0]].model_file,
             ask=lambda path: _answer(open_predictor(form[0], path, threads=1), examples),
             problem=self.loaded.problem,
-            on_count=lambda done, total: self.hooks.on_count("groups", done, total),
+            on_count=lambda done, total: self.hooks.on_count("layer groups", done, total),
         )
 
     def _verify(self, form: Form, building: Path, facts: Json) -> tuple[Json, LogitsByView]:

@@ -68,7 +68,7 @@ def open_export(folder: Path) -> ExportFolder:
     manifest = read_manifest(folder, KIND)
     target, precision = manifest.get("target"), manifest.get("precision")
     if not is_form(target, precision):
-        raise ArtifactError(f"has an unknown form {target!r} {precision!r}", where=folder)
+        raise ArtifactError(f"has an unknown variant {target!r} {precision!r}", where=folder)
     return ExportFolder(folder, cast(Target, target), cast(Precision, precision), manifest)
 
 
@@ -102,7 +102,7 @@ def exports_below(
             continue
         reason = _reason_against(path)
         if reason:
-            on_note(f"{path}: {reason}, so it is passed over")
+            on_note(f"{path}: {reason}; skipped")
         else:
             exports.append(open_export(path))
     return exports
@@ -111,9 +111,9 @@ def exports_below(
 def _reason_against(path: Path) -> str:
     """Return why a thing among exports is none of them; a damaged export still is one."""
     if not (path / MANIFEST_NAME).is_file():
-        return f"is no export (it has no {MANIFEST_NAME})"
+        return f"not an export (no {MANIFEST_NAME})"
     manifest = read_versioned_json(path / MANIFEST_NAME)
     if manifest.get("kind") != KIND:
-        return f"is no export (it holds a {manifest.get('kind')!r})"
+        return f"not an export (its kind is {manifest.get('kind')!r})"
     form = f"{manifest.get('target')}-{manifest.get('precision')}"
-    return "" if path.name == form else f"is not under its own name, {form}"
+    return "" if path.name == form else f"not named after its content, {form}"

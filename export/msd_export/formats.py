@@ -150,7 +150,7 @@ def require_target(target: Target) -> None:
     missing = [name for name in needed.modules if importlib.util.find_spec(name) is None]
     if missing:
         raise RuntimeUnavailableError(
-            f"{needed.title} needs {', '.join(missing)}, not installed here",
+            f"{needed.title} requires packages that are not installed: {', '.join(missing)}",
             where=target,
             fix=f'Run pip install "{needed.package}"',
         )
@@ -172,7 +172,7 @@ def needing(target: Target) -> Iterator[None]:
             raise
         needed = FORMATS[target]
         raise RuntimeUnavailableError(
-            f"what {needed.title} needs is installed, but cannot be imported ({cause})",
+            f"the packages of {needed.title} are installed but cannot be imported ({cause})",
             where=target,
             fix=f'Run pip install --force-reinstall "{needed.package}"',
         ) from error
@@ -196,9 +196,9 @@ def forms_of(targets: Iterable[Target], precisions: Collection[str]) -> tuple[Fo
             matching = list(FORMATS[target].usual)
         if not matching:
             raise ConfigError(
-                f"{target} has none of the precisions {', '.join(sorted(precisions))}",
+                f"{target} supports none of the precisions {', '.join(sorted(precisions))}",
                 where="--precision",
-                fix=f"It has {', '.join(offered)}",
+                fix=f"Supported: {', '.join(offered)}",
             )
         forms += [(target, precision) for precision in matching]
     return tuple(forms)
@@ -213,7 +213,9 @@ def refuse_unknown_form(form: Form) -> None:
     target, precision = form
     offered = FORMATS[target].precisions
     if precision not in offered:
-        raise ConfigError(f"{target} has no {precision}", fix=f"It has {', '.join(offered)}")
+        raise ConfigError(
+            f"{target} does not support {precision}", fix=f"Supported: {', '.join(offered)}"
+        )
 
 
 def is_form(target: object, precision: object) -> bool:

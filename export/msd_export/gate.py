@@ -66,10 +66,10 @@ PARITY_TOLERANCE: Mapping[Precision, Tolerance] = {
 
 _LEARNED = frozenset({"int8", "int8-dynamic", "w8a8"})
 _LEARN = (
-    "Let the student learn for int8 (msd distill --from RUN --int8-epochs 3 --out NEW), or use"
+    "Fine-tune the student for int8 (msd distill --from RUN --int8-epochs 3 --out NEW), or use"
     " another precision"
 )
-_TRAIN = "Use another precision, or train longer: an unsure model flips more easily"
+_TRAIN = "Use another precision, or train longer: narrow decisions change more easily"
 
 # Pixels that differ by one step of 255, a rare word cut otherwise: near-ties may flip.
 END_TO_END = Tolerance(None, 0.98)
@@ -125,11 +125,11 @@ def _check_loss(view: View, result: ViewParity, max_drop: float, where: str, *, 
     if result.drop <= max_drop or (view is not View.MULTIMODAL and result.loss.low <= 0):
         return
     raise ParityError(
-        f"on the {view} view it loses {result.drop * _POINTS:.2f} points"
+        f"the {view} view loses {result.drop * _POINTS:.2f} points"
         f" [{result.loss.low * _POINTS:.2f}, {result.loss.high * _POINTS:.2f}] on"
         f" {result.export.examples} test examples, more than --max-drop {max_drop * _POINTS:g}",
         where=where,
-        fix=f"{fix}; --max-drop allows more",
+        fix=f"{fix}, or raise --max-drop",
     )
 
 
@@ -137,8 +137,9 @@ def doubts(parity: Mapping[View, ViewParity], gate: Gate) -> tuple[str, ...]:
     """Return a sentence for each view that may have lost more than is allowed, for all we know."""
     limit = gate.max_drop
     return tuple(
-        f"on {result.export.examples} test examples the {view} view may have lost more than"
-        f" {limit * _POINTS:g} points: the interval reaches {result.loss.high * _POINTS:.2f}"
+        f"the {view} view may lose more than {limit * _POINTS:g} points: on"
+        f" {result.export.examples} test examples the interval of its loss reaches"
+        f" {result.loss.high * _POINTS:.2f}"
         for view, result in parity.items()
         if result.drop <= limit < result.loss.high
     )
@@ -167,10 +168,10 @@ def check_view(
         )
     if tolerance.max_drift is not None and result.drift > tolerance.max_drift:
         raise ParityError(
-            f"{view} logits are off by {result.drift:.1%} of what they vary, more than"
+            f"the mean error of the {view} logits is {result.drift:.1%} of their spread, more than"
             f" {tolerance.max_drift:.0%}",
             where=where,
-            fix="Rounding alone is less: the conversion may be wrong; use another precision",
+            fix="Rounding errors are smaller: check the conversion, or use another precision",
         )
     # What a picture alone says of a question is a tie, and any rounding flips a tie.
     found, kind = result.agreement, "test examples"
@@ -178,8 +179,8 @@ def check_view(
         found, kind = result.sure_agreement, "test examples where the source is sure"
     if found < tolerance.min_agreement:
         raise ParityError(
-            f"on the {view} view it decides as the source in {found:.2%} of the"
-            f" {kind} ({result.export.examples} in all), less than {tolerance.min_agreement:.1%}",
+            f"the {view} view agrees with the source on {found:.2%} of the {kind}"
+            f" ({result.export.examples} in all), less than {tolerance.min_agreement:.1%}",
             where=where,
             fix=fix,
         )

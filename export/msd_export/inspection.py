@@ -68,7 +68,9 @@ def inspect_export(path: Path) -> Inspection:
     if path.is_file():
         endings = ", ".join(Path(form.model_file).suffix for form in FORMATS.values())
         raise ArtifactError(
-            "is no model's file", where=path, fix=f"Name an export folder, or a file of {endings}"
+            "is not a model file",
+            where=path,
+            fix=f"Pass an export folder, or a file ending in {endings}",
         )
     export = open_export(path)
     files = export.manifest.get("files")
@@ -100,7 +102,7 @@ def _size(path: Path) -> int:
 def _parity(export: ExportFolder) -> Json:
     parity = read_json(export.folder / PARITY_NAME)
     if not isinstance(parity.get("views"), dict):
-        raise ArtifactError("states no views", where=export.folder / PARITY_NAME)
+        raise ArtifactError("has no views", where=export.folder / PARITY_NAME)
     return parity
 
 

@@ -38,8 +38,8 @@ class Sensitivity:
         """Return the groups by falling sensitivity."""
         return tuple(sorted(self.nats, key=lambda group: -self.nats[group]))
 
-    def told(self, most: int = 3) -> str:
-        """Name the groups that lose most, for an error."""
+    def summary(self, most: int = 3) -> str:
+        """Return the most sensitive groups with their divergence, for an error."""
         worst = self.worst_first()[:most]
         return ", ".join(f"{group} ({self.nats[group]:.2g} nats)" for group in worst)
 

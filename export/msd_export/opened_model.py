@@ -60,7 +60,7 @@ def refuse_contradictions(stated: Mapping[str, str], folder: Path) -> None:
     ):
         if inside is not None and inside != beside:
             raise ArtifactError(
-                f"its {what} are not those of the model inside",
+                f"the {what} here and in the model file do not match",
                 where=folder,
                 fix="Export the run again",
             )
@@ -155,9 +155,9 @@ def open_model(path: Path, *, threads: int = 1) -> OpenedModel:
         folder = RunDirectory(path).student
     if not (folder / MANIFEST_NAME).is_file():
         raise ArtifactError(
-            "is no run, model or export folder" if path.exists() else "no such folder",
+            "is not a run, model or export folder" if path.exists() else "no such folder",
             where=path,
-            fix="Name a run, its student, or a folder in its exports",
+            fix="Pass a run, a model folder, or a folder in a run's exports",
         )
     predictor: Predictor
     if read_versioned_json(folder / MANIFEST_NAME).get("kind") == KIND:

@@ -178,7 +178,7 @@ def compare_logits(
     """
     for view, logits in exported.items():
         if not np.isfinite(logits).all():
-            raise ParityError(f"the export gives NaN or infinite logits on the {view} view")
+            raise ParityError(f"the export returns NaN or infinite logits on the {view} view")
     spread = float(np.mean([source[view].std(axis=0) for view in exported]))
     return {
         view: _compare_view(logits, source[view], split, problem, max(spread, _LEAST_SPREAD))
@@ -261,7 +261,7 @@ def notes_on_source(source: LogitsByView, problem: Problem) -> list[str]:
     """
     alike = [view for view, logits in source.items() if has_constant_decisions(logits, problem)]
     return [
-        f"On the {view} view the source decides all {len(source[view])} examples alike: agreement"
-        " says nothing there"
+        f"On the {view} view the source predicts the same for all {len(source[view])} examples:"
+        " agreement is not informative there"
         for view in alike
     ]

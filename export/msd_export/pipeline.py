@@ -58,7 +58,7 @@ def export_student(
     for form in config.forms:
         _refuse_existing(run.exports / form_name(form), loaded, overwrite=config.overwrite)
     for path in _others_of_another_student(run, loaded, config):
-        hooks.on_note(f"{path} was made from another student: export it too, with --overwrite")
+        hooks.on_note(f"{path} was exported from another student: export it again with --overwrite")
     if config.end_to_end:
         require_end_to_end(loaded.preprocessor)
     hooks.on_stage(f"Reading {record.config.data.spec}")
@@ -90,7 +90,7 @@ def _export_all(exporter: Exporter, parent: Path, failures: Failures | None) -> 
         try:
             written.append(exporter.export(form, parent))
         except (ExportError, RuntimeUnavailableError) as error:
-            exporter.hooks.on_note(f"{form_name(form)} is not written: {error.what}")
+            exporter.hooks.on_note(f"{form_name(form)} was not written: {error.what}")
             failed[form_name(form)] = error
     if failures is not None:
         failures.update(failed)
@@ -157,7 +157,11 @@ def export_model(
     loaded = load_classifier(folder)
     parent = out or exports_beside(folder)
     if parent.resolve().is_relative_to(folder.resolve()):
-        raise ArtifactError("would lie in the model folder, which it would alter", where=parent)
+        raise ArtifactError(
+            "lies inside the model folder, which must not change",
+            where=parent,
+            fix="Choose another folder with --out",
+        )
     remove_stale_folders(parent)
     for form in config.forms:
         _refuse_existing(parent / form_name(form), loaded, overwrite=config.overwrite)
@@ -223,5 +227,5 @@ def export_teacher_reference(
         try:
             return Exporter(source, config, hooks).export(("onnx", "fp32"), run.teacher_exports)
         except ExportError as error:
-            hooks.on_note(f"the teacher is measured in PyTorch alone: {error}")
+            hooks.on_note(f"the teacher is measured in PyTorch only: {error}")
             return None

@@ -103,7 +103,8 @@ def refuse_other_probabilities(
     errors = [np.abs(answered - probabilities(logits, cast(Problem, p))).max() for p in possible]
     if not min(errors) <= _PROBABILITY_ERROR:
         raise ParityError(
-            f"its probabilities are up to {min(errors):.3f} off those of its logits", where=path
+            f"its probabilities differ by up to {min(errors):.3f} from those of its logits",
+            where=path,
         )
 
 

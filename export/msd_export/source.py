@@ -108,9 +108,9 @@ def with_cut_vocabulary(
     whole = preprocessor.tokenizer.get_vocab_size()
     if most >= whole:
         raise ConfigError(
-            f"the vocabulary has {whole:,} tokens, so nothing would be cut",
+            f"the vocabulary has only {whole:,} tokens: there is nothing to cut",
             where="--cut-vocab",
-            fix="Use fewer, or leave it out",
+            fix="Use a smaller number, or export without --cut-vocab",
         )
     try:
         cut = cut_vocabulary(preprocessor.tokenizer, texts, most=most)
@@ -119,7 +119,10 @@ def with_cut_vocabulary(
     model = copy.deepcopy(loaded.model)
     found = [name for name, _ in model.named_modules() if name.split(".")[-1] == _EMBEDDINGS]
     if len(found) != 1:
-        raise ConfigError(f"the model has {len(found)} word embeddings, not one to cut")
+        raise ConfigError(
+            f"the model has {len(found)} word embedding layers, and exactly one can be cut",
+            where="--cut-vocab",
+        )
     words = model.get_submodule(found[0])
     assert isinstance(words, nn.Embedding)
     kept = words.weight.detach()[list(cut.kept)].clone()

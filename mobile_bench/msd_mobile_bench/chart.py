@@ -1,7 +1,7 @@
-"""The metric against latency as inline SVG: no script, no font, no request; colours are the page's.
+"""The chart of metric against latency, as inline SVG without scripts or fonts; styled by the page.
 
-One mark per form with its interval as a whisker, labelled in place. Teacher and student differ in
-hue and in shape.
+One labelled mark per variant, with its interval as a whisker. Teacher and student differ in colour
+and shape.
 """
 
 from collections.abc import Sequence
@@ -77,7 +77,7 @@ def draw_chart(points: Sequence[Point], canvas: Canvas, *, metric: str) -> Marku
         *_labels(frame, points),
         *(_mark(_at(frame, point), point.series) for point in points),
     ]
-    title = f"{metric} against latency of every form"
+    title = f"{metric} against latency of every variant"
     return draw_svg(canvas, parts, title=title, description=_in_words(points))
 
 
@@ -104,7 +104,7 @@ def _at(frame: Frame, point: Point) -> Position:
 
 
 def _in_words(points: Sequence[Point]) -> str:
-    """Say what the chart shows."""
+    """Return the chart's data as text, for screen readers."""
     return "; ".join(
         f"{point.series} {point.label}: {point.latency_ms:.3g} ms, {point.value:.1%}"
         f" ({point.low:.1%} to {point.high:.1%})"

@@ -168,7 +168,7 @@ def _time(
 ) -> dict[str, Timing]:
     """Return the timing of every form that this machine has the runtime of, by name."""
     timed = [worker for worker in workers if worker.form.is_timed]
-    hooks.on_stage(f"Timing {len(timed)} forms, each in its own process, {config.rounds} rounds")
+    hooks.on_stage(f"Timing {len(timed)} variants, each in its own process, {config.rounds} rounds")
     total = count_turns(len(timed), config)
     turns = itertools.count(1)
     timings = measure_timing(
@@ -189,11 +189,13 @@ def _judge(
         who: prepared.splits[SPLIT].head(config.examples or len(prepared.splits[SPLIT]))
         for who, prepared in data.items()
     }
-    hooks.on_stage(f"Predicting {len(splits['student']):,} test examples in every form and view")
+    hooks.on_stage(
+        f"Predicting {len(splits['student']):,} test examples with every variant and view"
+    )
     logits = predict_forms(
         workers,
         [splits[worker.form.model] for worker in workers],
-        on_done=lambda done, total: hooks.on_count("forms and views", done, total),
+        on_done=lambda done, total: hooks.on_count("variants and views", done, total),
     )
     predictions = read_predictions(run.teacher_predictions)
     return [

@@ -107,11 +107,11 @@ def judge(
 def _in_order(form: Form, logits: Mapping[View, LogitArray], labels: Sequence[str]) -> LogitsByView:
     own, _ = read_labels(form.folder)
     if set(own) != set(labels):
-        raise ArtifactError("knows other classes than the data", where=form.folder)
+        raise ArtifactError("has other classes than the data", where=form.folder)
     order = [own.index(label) for label in labels]
     for view, values in logits.items():
         if not np.isfinite(values).all():
             raise ArtifactError(
-                f"gives NaN or infinite logits on the {view} view", where=form.folder
+                f"returns NaN or infinite logits on the {view} view", where=form.folder
             )
     return {view: values[:, order] for view, values in logits.items()}

@@ -1,6 +1,7 @@
-"""Write a benchmark for machines (bench.json), for people (bench.md) and to show (bench.html).
+"""Write the reports of a benchmark: bench.json, bench.md and bench.html.
 
-bench.html is one file that asks nothing of any server: styles and charts are inline.
+bench.html is self-contained: styles and charts are inline, nothing is loaded from a server. The
+texts of the tables' cells are in `tables`, the chart is in `chart`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,7 @@ def render_markdown(bench: Bench) -> str:
         parts += ["## Notes", _bullets(bench["notes"])]
     parts += ["## How it was measured", _bullets(method_sentences(bench))]
     parts += ["## Host", _bullets([f"{name}: {value}" for name, value in host_facts(bench)])]
-    parts += ["Repeat it with:", f"    {bench['command']}"]
+    parts += ["Command to repeat it:", f"    {bench['command']}"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -102,50 +103,48 @@ def _compared_form(bench: Bench) -> str:
 
 
 def method_sentences(bench: Bench) -> list[str]:
-    """Return how the numbers came about, a sentence each."""
+    """Return how the numbers were measured, a sentence each."""
     config, control = bench["config"], bench["control"]
     medians = ", ".join(f"{value:.3f}" for value in control["p50_ms_per_round"])
     return [
-        f"Every form runs in a fresh process of its own: {_processes(bench)}.",
-        f"Latency: {config['rounds']} rounds in turns over all forms, the order reversed every"
-        f" other round; in each, at least {config['warm_up']} predictions and"
-        f" {config['warm_up_seconds']} s to warm up, then up to"
-        f" {config['samples']} samples (at most {config['round_seconds']} s) of one test example"
-        " each, another one every time. Percentiles are over the samples of all rounds; every"
-        " sample is in bench.json.",
-        f"Before each turn a control kernel is timed ({control['kernel']}): median per round"
-        f" {medians} ms, slowest turn / fastest turn {control['host_drift']:.2f}.",
-        "Load: opening the model in its process, once, its files already in the system's cache and"
-        " its runtime already imported. PyTorch's includes checking the files' digests.",
-        "Peak memory: of the whole process while it answers single examples; in parentheses what"
-        " was added since just before the model was opened.",
-        f"Throughput: median of {config['batches']} batches, the batch in parentheses.",
-        "Metrics: of the whole test split or as many rows as stated, each view; intervals are 95 %"
-        " bootstrap intervals over rows. As the teacher: share of decisions that equal the cached"
-        " ones of the teacher in PyTorch.",
+        f"Every variant runs in a new process of its own: {_processes(bench)}.",
+        f"Latency: {config['rounds']} interleaved rounds over all variants, every other one in"
+        f" reverse order. Each round warms up with at least {config['warm_up']} predictions and"
+        f" {config['warm_up_seconds']} s, then takes up to {config['samples']} samples (at most"
+        f" {config['round_seconds']} s), each of a different test example. Percentiles are over the"
+        " samples of all rounds; all samples are in bench.json.",
+        f"A control kernel ({control['kernel']}) is timed before each turn: median per round"
+        f" {medians} ms, slowest / fastest turn {control['host_drift']:.2f}.",
+        "Load time: opening the model once, with its files in the system's cache, its runtime"
+        " imported and its digests verified before.",
+        "Peak memory: of the whole process during single predictions; in parentheses the increase"
+        " since just before the model was opened.",
+        f"Throughput: median of {config['batches']} batches; batch size in parentheses.",
+        "Metrics: of each view on the test examples; intervals are 95 % bootstrap intervals over"
+        " examples. Agreement: share of examples with the same decision as the teacher in PyTorch.",
     ]
 
 
 _PROCESSES: Mapping[str, str] = {
-    "torch": "PyTorch forms in eager mode",
-    "onnx": "ONNX forms in ONNX Runtime (its process holds no PyTorch)",
-    "ort": "ORT forms in ONNX Runtime too",
-    "coreml": "Core ML forms in Core ML on a Mac only",
-    "executorch": "ExecuTorch forms in ExecuTorch (its Python binding needs PyTorch, which its"
-    " process holds too)",
-    "litert": "LiteRT forms in LiteRT (no PyTorch)",
+    "torch": "PyTorch variants in eager mode",
+    "onnx": "ONNX variants in ONNX Runtime (without PyTorch)",
+    "ort": "ORT variants in ONNX Runtime too",
+    "coreml": "Core ML variants in Core ML, on a Mac only",
+    "executorch": "ExecuTorch variants in ExecuTorch (with PyTorch, which its Python binding"
+    " requires)",
+    "litert": "LiteRT variants in LiteRT (without PyTorch)",
 }
-"""What runs the forms of each target."""
+"""The runtime of each target's variants, for the method section."""
 
 
 def _processes(bench: Bench) -> str:
-    """Tell what runs the forms that there are."""
+    """Return the runtimes of the measured variants."""
     targets = {row["target"] for row in bench["rows"]}
-    return ", ".join(told for target, told in _PROCESSES.items() if target in targets)
+    return ", ".join(process for target, process in _PROCESSES.items() if target in targets)
 
 
 def host_facts(bench: Bench) -> list[tuple[str, str]]:
-    """Return the machine's facts, name and value."""
+    """Return the properties of the machine, name and value."""
     host = bench["host"]
     cores = f"{host['logical_cores']} logical"
     if host["physical_cores"] is not None:
@@ -155,7 +154,7 @@ def host_facts(bench: Bench) -> list[tuple[str, str]]:
     return [
         ("Processor", host["cpu"]),
         ("Cores", cores),
-        ("Instruction sets", ", ".join(host["instructions"]) or "none that matter here"),
+        ("Instruction sets", ", ".join(host["instructions"]) or "none of the relevant ones"),
         ("Memory", bytes_text(host["memory_bytes"])),
         ("System", host["os"]),
         ("Python", host["python"]),

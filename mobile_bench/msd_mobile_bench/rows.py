@@ -29,25 +29,25 @@ def write_notes(
     drift = control["host_drift"]
     if drift > MOST_DRIFT:
         notes.append(
-            f"The host was unsteady: the control kernel's slowest turn took {drift:.2f} x its"
-            f" fastest (more than {MOST_DRIFT:g}). Close other programs and measure again before"
-            " you compare forms that lie close together."
+            f"Timings are unsteady: the slowest turn of the control kernel took {drift:.2f} times"
+            f" as long as the fastest (limit: {MOST_DRIFT:g}). Close other programs and measure"
+            " again before comparing variants of similar latency."
         )
     load, cores = host["load_average_1min"], host["logical_cores"]
     if load is not None and load > _BUSY_SHARE * cores:
-        notes.append(f"The host was busy when this began: load average {load:g} on {cores} cores.")
+        notes.append(f"The host was busy at the start: load average {load:g} on {cores} cores.")
     if any(row["note"] == NEEDS_A_DEVICE for row in rows):
         notes.append(
-            "Core ML forms were run by the MIL evaluator: their metrics and sizes are real, their"
-            f" time and memory are not Core ML's and are left out ({NEEDS_A_DEVICE})."
+            "Core ML variants were run by the MIL evaluator: metrics and sizes are valid, latency"
+            f" and memory are omitted ({NEEDS_A_DEVICE})."
         )
     if not any(row["model"] == "teacher" and row["target"] == "onnx" for row in rows):
-        notes.append("There is no ONNX export of the teacher, so it is compared in PyTorch.")
+        notes.append("The teacher has no ONNX export: it is compared in PyTorch.")
     examples = min(row["scores"]["multimodal"]["examples"] for row in rows)
     if examples < _FEW_EXAMPLES:
-        notes.append(f"Only {examples} test examples: the metrics' intervals are wide.")
+        notes.append(f"Only {examples} test examples: the intervals of the metrics are wide.")
     if config.rounds % 2:
-        notes.append("An odd number of rounds: one order of the models counts more.")
+        notes.append("The number of rounds is odd: one order of the models counts more.")
     return notes
 
 

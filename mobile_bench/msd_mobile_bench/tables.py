@@ -1,4 +1,4 @@
-"""The words of a report: what stands in each cell, the same in Markdown and HTML."""
+"""The tables of a benchmark report: the text of each cell, the same in Markdown and HTML."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -35,7 +35,7 @@ def form_title(row: Row) -> str:
 
 
 def speed_table(bench: Bench) -> Table:
-    """Return size, latency, load, throughput and memory of every form."""
+    """Return size, latency, load time, throughput and memory of every variant."""
     columns: dict[str, dict[str, Cell]] = {
         "Latency": {
             "p50": lambda row: _latency_text(row["latency_ms"], "p50"),
@@ -46,7 +46,7 @@ def speed_table(bench: Bench) -> Table:
             "parameters": lambda row: count_text(row["parameters"]),
             "size": lambda row: bytes_text(row["size_bytes"]),
         },
-        "Load": {"to open": lambda row: milliseconds_text(row["load_time_ms"])},
+        "Load": {"time": lambda row: milliseconds_text(row["load_time_ms"])},
         "Throughput": {"per second (batch)": _throughput_text},
         "Peak memory": {"process (increase)": _memory_text},
     }
@@ -55,7 +55,7 @@ def speed_table(bench: Bench) -> Table:
 
 
 def summary_table(bench: Bench) -> Table:
-    """Return what decides between forms, narrow enough for a terminal."""
+    """Return the main figures of every variant, narrow enough for a terminal."""
     columns: dict[str, dict[str, Cell]] = {
         "Model": {
             "parameters": lambda row: count_text(row["parameters"]),
@@ -64,10 +64,10 @@ def summary_table(bench: Bench) -> Table:
         "Speed": {"p50": lambda row: _latency_text(row["latency_ms"], "p50")},
         "Quality": {
             bench["metric"]: lambda row: percent(row["scores"]["multimodal"]["value"]),
-            "as teacher": _agreement_of("multimodal"),
+            "agreement": _agreement_of("multimodal"),
         },
     }
-    return _table("Teacher and student in every form", bench["rows"], columns, {})
+    return _table("Teacher and student, all variants", bench["rows"], columns, {})
 
 
 def quality_table(bench: Bench) -> Table:
@@ -75,7 +75,9 @@ def quality_table(bench: Bench) -> Table:
     metric = metric_title(bench["metric"])
     columns = {
         f"{metric} (95 % interval)": {name: _score_of(view) for view, name in VIEW_NAMES.items()},
-        "Decides as the teacher": {name: _agreement_of(view) for view, name in VIEW_NAMES.items()},
+        "Agreement with the teacher": {
+            name: _agreement_of(view) for view, name in VIEW_NAMES.items()
+        },
     }
     title = f"{metric} and agreement, {bench['data']['examples']:,} test examples"
     return _table(title, bench["rows"], columns, {})
@@ -100,7 +102,7 @@ def _table(
         Line(form_title(row), row["model"], tuple(cell(row) for cell in cells)) for row in rows
     )
     groups = {name: tuple(group) for name, group in columns.items()}
-    return Table(title, "Form", notes, groups, tuple(lines))
+    return Table(title, "Variant", notes, groups, tuple(lines))
 
 
 def headline(bench: Bench) -> list[Tile]:

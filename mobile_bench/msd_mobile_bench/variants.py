@@ -103,7 +103,9 @@ def find_forms(
     if replace_reference:
         references = [export for export in references if _is_made_from(export, teacher)]
     for export in references:
-        _check_source(export, "teacher", teacher, "Remove it; `msd bench` makes it again")
+        _check_source(
+            export, "teacher", teacher, "Remove it: `msd bench` exports the teacher again"
+        )
     return [
         _torch_form("teacher", run.teacher, teacher),
         *(exported_form("teacher", export, teacher) for export in references),
@@ -119,7 +121,7 @@ def _is_made_from(export: ExportFolder, source: Json) -> bool:
 def _check_source(export: ExportFolder, model: Who, source: Json, fix: str) -> None:
     if not _is_made_from(export, source):
         raise ArtifactError(
-            f"was not made from the run's present {model}", where=export.folder, fix=fix
+            f"was not exported from the run's current {model}", where=export.folder, fix=fix
         )
 
 

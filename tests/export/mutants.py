@@ -49,7 +49,7 @@ def check_contradiction_of_changed(folder: Path, mutate: Mutate) -> None:
     """Change a file and its digest: it is not what the model's own file states."""
     restate(folder, mutate)
     open_export(folder)
-    with pytest.raises(ArtifactError, match="are not those of the model inside"):
+    with pytest.raises(ArtifactError, match="here and in the model file do not match"):
         open_model(folder)
 
 

@@ -112,7 +112,7 @@ def test_an_altered_export_is_one_error(exports: Path, tmp_path: Path) -> None:
         ("model.onnx", "cannot be read as ONNX"),
         ("model.ort", "ONNX Runtime cannot load it"),
         ("model.mlpackage", "is not an .mlpackage"),
-        ("model.txt", "is no model's file"),
+        ("model.txt", "is not a model file"),
     ],
 )
 def test_a_damaged_file_is_one_error(tmp_path: Path, name: str, message: str) -> None:
@@ -176,7 +176,7 @@ def test_looking_does_not_alter_the_export(exports: Path) -> None:
 def test_a_file_of_another_kind_names_what_is_taken(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("nothing")
-    with pytest.raises(ArtifactError, match=r"is no model's file.*\.onnx, \.ort, \.mlpackage"):
+    with pytest.raises(ArtifactError, match=r"is not a model file.*\.onnx, \.ort, \.mlpackage"):
         inspect_export(file)
 
 

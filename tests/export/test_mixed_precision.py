@@ -64,7 +64,7 @@ def test_the_layer_that_int8_ruins_is_found_and_stays_in_float(
     assert mixed["judged_on_test"] == 1
     stored = count_weights_and_operators(export.model_path)[0]
     assert stored["int8"] > 0
-    assert any("2 of 10 groups of layers stay in float: vision.layers" in note for note in told)
+    assert any("2 of 10 layer groups are kept in float: vision.layers" in note for note in told)
 
 
 @pytest.mark.slow
@@ -77,7 +77,9 @@ def test_what_no_mix_saves_is_refused_with_the_layers_that_cost_most(
     none = gate.Tolerance(0.0, 1.0)
     monkeypatch.setattr(gate, "PARITY_TOLERANCE", {**gate.PARITY_TOLERANCE, "int8": none})
     ruin_for_int8(own_run)
-    message = r"all but one of 10 groups.*most is lost by vision.layers.[03] \([\d.]+ nats\), "
+    message = (
+        r"all but one of 10 layer groups.*most sensitive.*: vision.layers.[03] \([\d.]+ nats\), "
+    )
     with pytest.raises(ParityError, match=message) as caught:
         export_student(own_run, ExportConfig(INT8, examples=60))
     assert caught.value.exit_code == 3

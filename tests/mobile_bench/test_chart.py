@@ -68,7 +68,7 @@ def test_a_chart_is_well_formed_and_says_in_words_what_it_shows() -> None:
     svg = ElementTree.fromstring(draw_chart(points, _CANVAS, metric="Accuracy"))
     assert svg.attrib["role"] == "img"
     told = {child.tag: child.text or "" for child in svg}
-    assert told["title"] == "Accuracy against latency of every form"
+    assert told["title"] == "Accuracy against latency of every variant"
     assert "student ONNX int8: 0.25 ms, 93.8% (92.8% to 94.8%)" in told["desc"]
     labels = [text.text for text in svg.iter("text")]
     assert {"ONNX int8", "ONNX fp32"} <= set(labels)

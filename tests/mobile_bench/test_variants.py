@@ -61,14 +61,14 @@ def test_an_altered_byte_is_refused_before_anything_is_measured(
 def test_an_export_of_an_earlier_student_is_refused(run: RunDirectory) -> None:
     shutil.rmtree(run.student)
     shutil.copytree(run.teacher, run.student)
-    message = rf"onnx-fp32: was not made from the run's present student.*{run.root} --overwrite"
+    message = rf"onnx-fp32: was not exported from the run's current student.*{run.root} --overwrite"
     with pytest.raises(ArtifactError, match=message):
         find_forms(run)
 
 
 def test_a_reference_of_an_earlier_teacher_is_refused(run: RunDirectory) -> None:
     shutil.copytree(run.exports, run.teacher_exports)
-    with pytest.raises(ArtifactError, match=r"run's present teacher\. Remove it"):
+    with pytest.raises(ArtifactError, match=r"run's current teacher\. Remove it"):
         find_forms(run)
 
 
@@ -89,7 +89,7 @@ def test_what_is_no_export_is_passed_over_with_a_line(run: RunDirectory) -> None
         "onnx-fp32 copy",
         "todo.txt",
     ]
-    assert "is no export (it has no manifest.json), so it is passed over" in notes[1]
+    assert "not an export (no manifest.json); skipped" in notes[1]
 
 
 def test_a_damaged_export_is_refused_and_not_passed_over(run: RunDirectory) -> None:

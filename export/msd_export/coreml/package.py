@@ -64,7 +64,7 @@ def read_spec(package: Path) -> Spec:
                 f"cannot be read as a Core ML model ({error})", where=package
             ) from error
     if spec.WhichOneof("Type") != "mlProgram":
-        raise ArtifactError("holds no ML Program", where=package)
+        raise ArtifactError("contains no ML Program", where=package)
     return spec
 
 

@@ -57,7 +57,7 @@ def xnnpack_graph(content: bytes) -> Fields:
         try:
             _flatc_decompile(scratch, str(schema), str(binary), ["--raw-binary"])
         except subprocess.CalledProcessError as error:
-            raise ValueError("a graph of XNNPACK is damaged") from error
+            raise ValueError("an XNNPACK graph is damaged") from error
         text = binary.with_suffix(".json").read_text()
     # flatc writes the open end of a ReLU as inf, which is no JSON.
     graph: Fields = json.loads(re.sub(r"(-?)\binf\b", r"\1Infinity", text))
@@ -158,7 +158,7 @@ def read_program(path: Path) -> Program:
     content = path.read_bytes()
     place, identifier = _IDENTIFIER
     if content[place] != identifier:
-        raise ValueError("it is no .pte file")
+        raise ValueError("it is not a .pte file")
     return deserialize_pte_binary(content).program
 
 
@@ -166,7 +166,7 @@ def delegates_of(program: Program, plan: ExecutionPlan) -> Iterator[tuple[str, b
     """Yield the backend and the content of each delegate of a plan, in its order."""
     for delegate in plan.delegates:
         if delegate.processed.location != DataLocation.INLINE:
-            raise ValueError("the content of a delegate is missing")
+            raise ValueError("a delegate has no data")
         yield delegate.id, bytes(program.backend_delegate_data[delegate.processed.index].data)
 
 

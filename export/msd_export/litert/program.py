@@ -25,7 +25,7 @@ def read_model(path: Path) -> schema.ModelT:
     content = path.read_bytes()
     place, identifier = _IDENTIFIER
     if content[place] != identifier:
-        raise ValueError("it is no .tflite file")
+        raise ValueError("it is not a .tflite file")
     return flatbuffer_utils.read_model_from_bytearray(content)
 
 

@@ -55,7 +55,7 @@ def require_end_to_end(preprocessor: Preprocessor) -> None:
     """
     if importlib.util.find_spec("onnxruntime_extensions") is None:
         raise RuntimeUnavailableError(
-            "an end-to-end file needs onnxruntime-extensions, not installed here",
+            "an end-to-end file requires onnxruntime-extensions, which is not installed",
             where="--end-to-end",
             fix='Run pip install "msd-deploy[extensions]"',
         )
@@ -115,7 +115,7 @@ def _save(graph: onnx.GraphProto, model: onnx.ModelProto, path: Path) -> None:
     try:
         onnx.checker.check_model(whole)
     except onnx.checker.ValidationError as error:
-        raise ExportError(f"ONNX refuses the end-to-end graph ({error})") from error
+        raise ExportError(f"the end-to-end graph is not valid ONNX ({error})") from error
     onnx.save(whole, path)
 
 
@@ -202,7 +202,10 @@ def check_end_to_end(
     examples = list(_examples(split, source))
     read = np.array([example.is_read for example in examples])
     if not read.any():
-        raise ExportError("no test picture is a JPEG or PNG, which the end-to-end file reads")
+        raise ExportError(
+            "no test image is a JPEG or PNG, the formats that the end-to-end file reads",
+            fix="Export without --end-to-end",
+        )
     rows = np.flatnonzero(read)
     predictor = EndToEndPredictor(path)
     answers = {
@@ -227,8 +230,8 @@ def check_end_to_end(
 
 
 def _check(parity: Mapping[View, ViewParity], counts: Mapping[str, int]) -> None:
-    told = f"{counts['turned_by_exif']} turned by EXIF, {counts['transparent']} transparent"
-    where = f"{END_TO_END_NAME} (test pictures: {told})"
+    kinds = f"{counts['turned_by_exif']} rotated by EXIF, {counts['transparent']} transparent"
+    where = f"{END_TO_END_NAME} (test images: {kinds})"
     for view, result in parity.items():
         check_view(view, result, END_TO_END, where)
 

@@ -54,7 +54,9 @@ def export_onnx(
             )
     # The exporter wraps whatever its passes raise in its own, private types.
     except Exception as error:
-        raise ExportError(f"ONNX conversion failed ({_reason(error)})", where=path.name) from error
+        raise ExportError(
+            f"the conversion to ONNX failed ({_reason(error)})", where=path.name
+        ) from error
     assert program is not None
     model = program.model_proto
     _refuse_fixed_batch(model, path)
@@ -67,7 +69,9 @@ def _refuse_fixed_batch(model: onnx.ModelProto, path: Path) -> None:
     """Where code depends on the batch's size, torch.onnx falls back to the traced one, silently."""
     for value in (*model.graph.input, *model.graph.output):
         if not value.type.tensor_type.shape.dim[0].dim_param:
-            raise ExportError(f"ONNX conversion fixed the batch of {value.name}", where=path.name)
+            raise ExportError(
+                f"the conversion to ONNX fixed the batch dimension of {value.name}", where=path.name
+            )
 
 
 def _describe(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:

@@ -274,8 +274,8 @@ def tokenizer_attributes(preprocessor: Preprocessor) -> dict[str, Any]:
         or sorted(pieces) != list(range(len(pieces)))
     ):
         raise ExportError(
-            "an end-to-end file needs a word-piece tokenizer of BERT's type",
-            fix="Leave out --end-to-end",
+            "an end-to-end file requires a BERT WordPiece tokenizer",
+            fix="Export without --end-to-end",
         )
     lowercase, accents = normalizer["lowercase"], normalizer["strip_accents"]
     return {

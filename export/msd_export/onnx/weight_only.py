@@ -41,8 +41,8 @@ def store_fp16(source: Path, path: Path) -> None:
         half = values.astype(np.float16)
         if not np.isfinite(half).all():
             raise ExportError(
-                f"the weight {tensor.name} reaches {np.abs(values).max():.1e}, beyond half"
-                " precision",
+                f"the weight {tensor.name} has values up to {np.abs(values).max():.1e}, out of"
+                " range for float16",
                 where=path.name,
             )
         name = tensor.name

@@ -84,9 +84,13 @@ class ExportedModel(OptimizedModel):  # type: ignore[misc]  # optimum has no typ
             ArtifactError: It is no export, altered, or cannot be fetched.
         """
         if trust_remote_code:
-            raise ConfigError("no code of a checkpoint is ever run", where="trust_remote_code")
+            raise ConfigError("code from a checkpoint is never run", where="trust_remote_code")
         if hub.pop("export", False):
-            raise ConfigError("a model is exported by `msd export`", where="export")
+            raise ConfigError(
+                "a model cannot be exported while it is loaded",
+                where="export",
+                fix="Run `msd export` first",
+            )
         root = Path(model_id) if Path(model_id).is_dir() else _fetch(str(model_id), subfolder, hub)
         export = open_export(root / subfolder)
         return cls(
@@ -124,7 +128,7 @@ class ExportedModel(OptimizedModel):  # type: ignore[misc]  # optimum has no typ
             names = ("image", "image_present", "input_ids", "attention_mask")
             missing = [name for name, value in zip(names, given, strict=True) if value is None]
             if missing:
-                raise ConfigError(f"input_ids come without {', '.join(missing)}")
+                raise ConfigError(f"input_ids are given without {', '.join(missing)}")
             inputs = {n: np.asarray(value) for n, value in zip(names, given, strict=True)}
         logits = self.model.predict(inputs)
         return ClassifierOutput(logits, probabilities(logits, self.problem))
@@ -156,8 +160,10 @@ class ExportedModel(OptimizedModel):  # type: ignore[misc]  # optimum has no typ
         rows = max(len(pictures), len(texts))
         pictures, texts = pictures or [None] * rows, texts or [""] * rows
         if not rows or len(pictures) != len(texts):
-            told = f"{len(pictures)} pictures and {len(texts)} texts" if rows else "nothing"
-            raise ConfigError(f"{told} to classify", fix="Give as many of both, or one kind alone")
+            given = f"{len(pictures)} images and {len(texts)} texts" if rows else "nothing"
+            raise ConfigError(
+                f"{given} to classify", fix="Pass as many images as texts, or only one of the two"
+            )
         input_ids, attention_mask = self.preprocessor.tokens(texts)
         return {
             "image": np.stack([self._pixels(picture) for picture in pictures]),
@@ -209,6 +215,6 @@ def _fetch(repository: str, subfolder: str, hub: dict[str, Any]) -> Path:
     except (OSError, ValueError) as error:  # the bases of huggingface_hub's errors
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ArtifactError(
-            f"no such export folder, and none of that name from the hub ({reason})",
+            f"is neither an export folder nor a repository on the Hub ({reason})",
             where=repository,
         ) from error

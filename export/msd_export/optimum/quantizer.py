@@ -27,7 +27,8 @@ class OnnxQuantizer(OptimumQuantizer):  # type: ignore[misc]  # optimum has no t
     def __init__(self, export: ExportFolder) -> None:
         if export.name != "onnx-fp32":
             raise ArtifactError(
-                f"holds {export.name}, only onnx-fp32 is quantized", where=export.folder
+                f"is an export to {export.name}, and only onnx-fp32 can be quantized",
+                where=export.folder,
             )
         self.export = export
 

@@ -143,9 +143,9 @@ class WorkerProcess:
         last = f": {lines[-1]}" if lines else ""
         reason = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         return MsdError(
-            f"the process that measured it died during {task!r} ({reason}){last}",
+            f"its worker process died during {task!r} ({reason}){last}",
             where=self.form.folder,
-            fix="See whether memory suffices and `msd doctor` finds the runtime",
+            fix="Check the free memory, and the runtime with `msd doctor`",
         )
 
 

@@ -141,7 +141,7 @@ def test_a_second_runtime_beyond_tolerance_is_refused(
     run_of_two_runtimes: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporter, "second_predictor", lambda _, path: Shifted(path))
-    with pytest.raises(ParityError, match="multimodal logits are off by"):
+    with pytest.raises(ParityError, match="mean error of the multimodal logits is"):
         export_report(run_of_two_runtimes, ("coreml", "fp16"))
     assert not (run_of_two_runtimes.exports / "coreml-fp16").exists()
 

@@ -251,7 +251,7 @@ def test_another_kind_of_tokenizer_is_refused() -> None:
         pad_token="<|endoftext|>",
         absent_token="<|startoftext|>",
     )
-    with pytest.raises(ExportError, match="needs a word-piece tokenizer of BERT's type"):
+    with pytest.raises(ExportError, match="requires a BERT WordPiece tokenizer"):
         require_end_to_end(other)
 
 
@@ -339,7 +339,7 @@ def test_a_file_that_decides_otherwise_is_refused(
     answers = predict_every_view(OnnxPredictor(exported / "model.onnx"), rows)
     opposite = {view: -logits for view, logits in answers.items()}
     source = source_of_run(read_run(finished_run))
-    with pytest.raises(ParityError, match=r"end_to_end\.onnx \(test pictures: 0 turned by EXIF"):
+    with pytest.raises(ParityError, match=r"end_to_end\.onnx \(test images: 0 rotated by EXIF"):
         check_end_to_end(exported / END_TO_END_NAME, opposite, rows, source, "single_label")
 
 

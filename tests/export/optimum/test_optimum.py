@@ -101,8 +101,11 @@ def test_pictures_and_texts_are_prepared(model: ExportedModel, tmp_path: Path) -
     ("arguments", "message"),
     [
         ({}, "nothing to classify"),
-        ({"image": [None, None], "text": "a"}, "2 pictures and 1 texts to classify"),
-        ({"input_ids": np.zeros((1, 16), np.int32)}, "input_ids come without image, image_present"),
+        ({"image": [None, None], "text": "a"}, "2 images and 1 texts to classify"),
+        (
+            {"input_ids": np.zeros((1, 16), np.int32)},
+            "input_ids are given without image, image_present",
+        ),
     ],
 )
 def test_what_cannot_be_classified_is_refused(
@@ -124,13 +127,15 @@ def test_a_saved_model_is_the_same_export(run: RunDirectory, form: str, tmp_path
 def test_code_of_a_checkpoint_is_refused_and_so_is_what_is_no_export(
     run: RunDirectory, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="no code of a checkpoint is ever run"):
+    with pytest.raises(ConfigError, match="code from a checkpoint is never run"):
         ExportedModel.from_pretrained(run.exports / "onnx-fp32", trust_remote_code=True)
-    with pytest.raises(ConfigError, match="exported by `msd export`"):
+    with pytest.raises(ConfigError, match="cannot be exported while it is loaded"):
         ExportedModel.from_pretrained(run.student, export=True)
     with pytest.raises(ArtifactError, match="is a folder of kind 'model'"):
         ExportedModel.from_pretrained(run.student)
-    with pytest.raises(ArtifactError, match="none of that name from the hub"):
+    with pytest.raises(
+        ArtifactError, match="is neither an export folder nor a repository on the Hub"
+    ):
         ExportedModel.from_pretrained("owner/none")
     altered = Path(shutil.copytree(run.exports / "onnx-fp32", tmp_path / "altered"))
     (altered / "labels.json").write_text("{}")
@@ -207,7 +212,7 @@ def test_the_quantizer_writes_int8(run: RunDirectory, model: ExportedModel, tmp_
     assert count_weights_and_operators(path)[0]["int8"] > 0
     inputs = single_example(calibration, 0)
     assert OnnxPredictor(path).predict(inputs).shape == (1, 2)
-    with pytest.raises(ArtifactError, match="holds coreml-fp16, only onnx-fp32"):
+    with pytest.raises(ArtifactError, match="is an export to coreml-fp16, and only onnx-fp32"):
         OnnxQuantizer.from_pretrained(run.exports / "coreml-fp16")
 
 

@@ -163,9 +163,9 @@ def _load_function(spec: Spec, package: Path) -> _Function:
 def _refuse_unknown(op_type: str, output: str, known: Container[str], package: Path) -> None:
     if op_type != "const" and not op_type.startswith("constexpr_") and op_type not in known:
         raise ExportError(
-            f"the evaluator has no function for the operation type {op_type!r} (of {output!r})",
+            f"the MIL evaluator does not implement the operation {op_type!r} (result {output!r})",
             where=package,
-            fix="Write the model without it, or add it to msd_export/coreml/mil/operations.py",
+            fix="Change the model, or add the operation to msd_export/coreml/mil/operations.py",
         )
 
 
