@@ -1,4 +1,7 @@
-"""One interface over the targets: write a form; where a target can, exempt some layers from it."""
+"""The interface of all targets for writing: Converter, and one converter per target.
+
+A converter writes variants of one model; some can keep groups of layers in higher precision.
+"""
 
 from collections.abc import Callable, Collection
 from pathlib import Path

@@ -1,4 +1,8 @@
-"""One model into any form: converted, verified, mixed where a precision loses too much, kept."""
+"""Exporter: convert a model to each variant, verify it, and write the export folder.
+
+A variant beyond its tolerance is converted again with layers in higher precision where its target
+can; see `mixed_precision`. What is written when, and errors of several variants: `pipeline`.
+"""
 
 import shutil
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""What can be exported: each target's file, precisions, batch and what it needs; light to import.
+"""The targets and precisions of exports, one entry in FORMATS per target. Light to import.
 
-A target is a file format and its runtime; a form is a target in a precision.
+A target is a file format and its runtime; a variant is a target in a precision.
 """
 
 import importlib.util

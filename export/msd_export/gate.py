@@ -1,8 +1,7 @@
-"""How far an export may be from its source. One that is further does not come to exist.
+"""The tolerances of an export, each with its reason, and the check against them.
 
-Tolerances live here, each with its reason.
-
-What parity.json says where an export was verified in two runtimes.
+Exports outside the tolerance are not written. Also the content of parity.json, for one runtime or
+two. The comparison itself is in `parity`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
-"""The graph that is exported: a model behind `ModelSignature`, normalisation inside.
+"""The graph that is exported: a model behind `ModelSignature`, with normalisation inside.
 
-The groups of layers of a model that an integer form can keep in float.
+Also the groups of layers that an integer variant can keep in float.
 """
 
 import copy
@@ -168,7 +168,7 @@ def layer_groups(graph: nn.Module) -> tuple[str, ...]:
     """Return the names of the groups that have weights, in the order of the model.
 
     Args:
-        graph: The exported graph; its model stands under `layer_names.ROOT`.
+        graph: The exported graph; its model stands under `layers.ROOT`.
     """
     weighted = (
         name

@@ -1,6 +1,6 @@
-"""`msd inspect`: what is in an export, and whether it still is what was verified.
+"""`msd inspect`: the content of an export or model file, as values and as tables of strings.
 
-An inspection as tables for people: strings only, drawn by whoever shows them.
+Digests of an export folder are verified. The readers of each format are in the targets' folders.
 """
 
 from collections.abc import Callable, Mapping

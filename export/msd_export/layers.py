@@ -1,4 +1,4 @@
-"""Names of layers and of their groups: the same in the tables of every target."""
+"""Names of layers and of their groups, the same for every target."""
 
 ROOT = "model."
 """In front of the name that a layer or parameter has in the exported graph."""

@@ -1,10 +1,9 @@
-"""Where a precision loses too much: measure which layers lose it, exempt those that lose most.
+"""Measure the sensitivity of layer groups to a precision, and choose which ones to exempt.
 
-Each group of layers is quantized alone, and the divergence of what the model then says of the
-calibration examples from what it said in float is the group's sensitivity. Groups are then kept in
-higher precision by falling sensitivity, one, two, three, four, six and so on, until an export is as
-close as is asked: first on the validation split, by which the choice is made, then on the test
-split, which judges.
+The sensitivity of a group is the divergence of the logits on calibration examples, between the
+model with this group alone quantized and the float model. Groups are then kept in higher precision
+by falling sensitivity, one, two, three, four, six and so on, until an export is within tolerance:
+first on the validation split, which makes the choice, then on the test split, which verifies it.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,6 +1,6 @@
-"""What a model's file contains, in whatever format: tensors, operators, metadata.
+"""The content of a model file, in any format: tensors, operators, metadata.
 
-Also the checks around writing and reading one: a library's error becomes one of ours, and a
+Also the checks when one is written or read: exceptions of a library become errors of ours, and a
 quantized file without quantized weights is refused.
 """
 

@@ -1,11 +1,8 @@
-"""Open a run, model folder or export for inference, and read data for it.
+"""Open a run, model folder or export for inference, and read a data set for it.
 
-What a model's file states of itself, held against the files beside it.
-
-An app reads the file's own metadata, a tool the files beside it: where the two differ, answers get
-wrong names, or inputs are made otherwise than the model learned them.
-
-Data for a model that does not state its own, as a run does.
+The metadata inside an exported file is compared with the files beside it: an app reads the former,
+tools the latter, and where they differ, logits get wrong labels or inputs are preprocessed
+differently from training.
 """
 
 import json

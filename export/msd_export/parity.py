@@ -1,6 +1,7 @@
-"""Is the exported model the model that was evaluated? The comparison, view by view; see `gate`.
+"""Compare the logits of an exported model with those of its source, view by view.
 
-Numbers first, accuracy second. What is within tolerance `gate` decides.
+Covers errors of the logits, agreement of decisions and the loss of the metric. Tolerances are in
+`gate`.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""From a run to verified exports of its student, and of its teacher for the benchmark."""
+"""Export a run's student, its teacher for `msd bench`, or any model folder, and verify all."""
 
 import tempfile
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,7 @@
-"""Run what was written: one interface over PyTorch and the runtimes of the exported forms.
+"""Open a model for inference: PyTorch, or the runtime of an exported variant.
 
-Each runtime is imported by its own predictor alone: a process that runs an ONNX file holds no
-torch, so that its start and its memory, which `msd bench` measures, are the file's own.
+Each runtime is imported only by its own predictor: a process that runs an ONNX file loads no torch,
+so that load time and memory in `msd bench` are those of the file.
 """
 
 import sys

@@ -1,11 +1,9 @@
-"""The one signature that every exported form has: names, shapes and dtypes of inputs and outputs.
+"""The signature of every exported variant: names, shapes and dtypes of its inputs and outputs.
 
-One file answers with both modalities, with the image alone or with the text alone: an absent image
-is `image_present` 0, an absent text is an `attention_mask` of the first token ([CLS]) alone.
-
-A model's two answers, held against each other: an app reads probabilities, we compare logits.
-
-Torch-free, as what asks is.
+One file takes both modalities, the image alone or the text alone: an absent image is
+`image_present` 0, an absent text is an `attention_mask` of the first token ([CLS]) alone. Also the
+Predictor protocols, and the check that a model's probabilities match its logits: an app reads
+probabilities, we compare logits. Torch-free.
 """
 
 from collections.abc import Callable, Mapping

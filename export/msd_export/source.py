@@ -1,9 +1,8 @@
-"""What is exported, with all that a converter may ask for: graph, signature, calibration data.
+"""ExportSource: the model to export, with its graph, signature, metadata and calibration data.
 
-A vocabulary that training left whole, cut to the task's for an export.
-
-Tokenizer and embedding are cut together, by the function that training uses: see
-`msd_deploy.data.vocabulary`, which says how a word beyond them is spelled.
+Also the cut of a pretrained vocabulary to the task's for an export: tokenizer and embedding are cut
+together by the function that training uses; see `msd_deploy.data.vocabulary` for how a word outside
+it is tokenized.
 """
 
 import copy

@@ -1,6 +1,6 @@
-"""What a measurement depends on besides the model: processor, system, versions. No names of people.
+"""The properties of the machine that a measurement depends on: processor, system, versions.
 
-Neither the machine's nor the user's name is stated, nor any absolute path.
+Names of the machine and of users, and absolute paths, are left out.
 """
 
 import importlib.metadata

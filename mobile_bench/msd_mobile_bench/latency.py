@@ -1,8 +1,8 @@
-"""Time predictions: samples after a warm-up, a control kernel, and the order of the rounds.
+"""Time predictions: warm-up, samples, a control kernel, and the order of the rounds.
 
-"Benchmarks lie by order and heat": models are timed in turns, the order reversed every other round,
-and before each turn a fixed computation is timed that should always take the same time. numpy and
-the standard library only, since every worker imports it.
+"Benchmarks lie by order and heat": models are timed in interleaved turns, every other round in
+reverse order, and a fixed computation, which should always take the same time, is timed before each
+turn. Imports numpy and the standard library only, since every worker imports it.
 """
 
 import gc

@@ -1,4 +1,4 @@
-"""From a run to its benchmark: reports/bench.json, bench.md and bench.html."""
+"""Benchmark a run: write reports/bench.json, bench.md and bench.html."""
 
 import itertools
 import shlex

@@ -1,4 +1,4 @@
-"""What each form answers on the test split: metrics by view, and agreement with the teacher."""
+"""Predictions of each variant on the test split: metrics by view, agreement with the teacher."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence

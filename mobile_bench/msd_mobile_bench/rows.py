@@ -1,7 +1,4 @@
-"""Put measurements into the rows of bench.json, and divide student by teacher.
-
-Sentences that a reader of the numbers should know: what disturbed them, what is not theirs.
-"""
+"""The rows of bench.json, the ratios of student to teacher, and the notes on the measurement."""
 
 from collections.abc import Sequence
 

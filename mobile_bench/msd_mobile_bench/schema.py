@@ -1,7 +1,7 @@
-"""The content of bench.json, typed: what is measured, under which names and units.
+"""The content of bench.json, typed: names and units of what is measured.
 
-Shares (metrics, agreement, ratios) are fractions 0..1. Typed dictionaries, so that the report reads
-a file of an earlier benchmark in the same way.
+Shares (metrics, agreement, ratios) are fractions 0..1. Typed dictionaries, so that a report can be
+made from the file of an earlier benchmark.
 """
 
 from typing import Literal, TypedDict

@@ -1,7 +1,7 @@
-"""Measure the forms that an app's own runtime runs here: load, latency, memory, throughput.
+"""Measure load time, latency, memory and throughput of the variants that can be timed here.
 
-Each has a fresh worker. Workers are opened one after another and sampled in turns; memory is read
-before the first batch, so that it is the memory of answering one example at a time.
+Each has its own worker. Workers are opened one after another and sampled in turns; memory is read
+before the first batch, so that it is the memory of single predictions.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What a run has to measure: teacher and student in PyTorch, and every export, files verified."""
+"""The measured variants of a run: both models in PyTorch, and every export, files verified."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,10 +1,10 @@
-"""Store a Core ML package's activations as int8, with ranges that are measured without a Mac.
+"""Quantize the activations of a Core ML package to int8, with ranges measured without a Mac.
 
-coremltools measures ranges by running Core ML, on macOS alone, and keeps those of the last example
+coremltools measures ranges by running Core ML, on macOS only, and keeps those of the last example
 only (9.0: `ModelDebugger.record_intermediate_output` overwrites before it compares). Here the MIL
-evaluator measures them over all calibration examples; coremltools' own graph passes then write
+evaluator measures them over all calibration examples; coremltools' own graph passes then insert
 quantize and dequantize around convolutions, projections, poolings and residual additions, which
-Core ML runs in integers where the processor can. These operations exist from iOS 17 on.
+Core ML computes in integers where the processor can. These operations require iOS 17.
 """
 
 from collections.abc import Container, Iterable

@@ -1,13 +1,11 @@
-"""What calibration examples say of one float16 package, and the weights that are rounded by it.
+"""Measure a float16 Core ML package on calibration examples, and round its weights accordingly.
 
-Measured and rounded once, however many packages are made of it: what a tensor becomes does not
-depend on what becomes of the others, so that a search for a mix costs no more rounding.
+Measured are the range of every value and, for each layer, its weight as a matrix and the second
+moments of its inputs: projections and plane convolutions, also grouped and depthwise ones. Not
+covered are embeddings and layers whose moments would take more than 32 MiB.
 
-What a Core ML package's layers read: each weight as a matrix, and its inputs' second moments.
-
-Measured by the MIL evaluator on calibration examples. Covers projections and plane convolutions,
-grouped and depthwise ones too; embeddings are left out, and so are layers whose moments would take
-more than 32 MiB.
+Everything is measured and rounded once for all packages made of it: the rounding of a tensor does
+not depend on that of others, so a search for a mix of precisions needs no further rounding.
 """
 
 from collections.abc import Iterable, Mapping

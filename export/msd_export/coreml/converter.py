@@ -1,4 +1,4 @@
-"""The target coreml: float through torch.export, the others made from its fp16 package."""
+"""CoreMLConverter: fp32 and fp16 through torch.export, other precisions from the fp16 package."""
 
 import shutil
 from collections.abc import Collection, Mapping

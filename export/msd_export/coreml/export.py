@@ -1,12 +1,9 @@
-"""Write a student as a Core ML package: an ML Program in float that runs from iOS 16 on.
+"""Export a student to a Core ML package: an ML Program in float that runs from iOS 16 on.
 
-Normalisation of the image is part of the graph, so the app hands over a pixel buffer. Compressed
-weights are coreml_quantize's, integer activations coreml_activations'; running what was written
-without a Mac is mil_evaluator's.
-
-What coremltools' front end does not know of transformers' models, said in what it knows.
-
-CLIP's, SigLIP's and VisualBERT's attention masks are made with these operators.
+Image normalisation is part of the graph, so an app passes a pixel buffer. Includes decompositions
+for operators of the attention masks of CLIP, SigLIP and VisualBERT, which coremltools' front end
+does not convert. Not covered: compressed weights (`coreml/weights.py`), integer activations
+(`coreml/activations.py`) and running a package (`coreml/predictor.py`).
 """
 
 import json

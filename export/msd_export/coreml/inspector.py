@@ -26,7 +26,7 @@ _NOTES = (
 
 
 def read_coreml(package: Path) -> ModelFacts:
-    """Read an .mlpackage; see `model_facts.Reader`."""
+    """Read an .mlpackage; see `model_file.Reader`."""
     spec = read_spec(package)
     operations = list(operations_of(spec))
     computing = [op for op in operations if not op.type.startswith("const")]

@@ -1,14 +1,10 @@
-"""Round weights column by column; those that follow take back what each rounding does.
+"""Round the weights of a layer, to 8-bit integers or to a palette of 16 or 64 values.
 
-GPTQ (Frantar et al. 2023, algorithm 1), without its blocks, which only save memory traffic, and for
-any set of values: the steps of 8-bit integers here, a palette's table in coreml_palettes. Grouped
-and depthwise convolutions are rounded group by group.
-
-Palettize a weight: a table of 16 or 64 values, and for each weight the index of one.
-
-The table is found by k-means. Where the layer's inputs are known, the columns of the weight are
-looked up as `coreml_rounding` says. Measured on a student with a pretrained EfficientNet-Lite0:
-docs/export.md.
+Weights are rounded column by column, and the columns that follow compensate the error of each
+rounding: GPTQ (Frantar et al. 2023, algorithm 1), without its blocks, which only save memory
+traffic, and for any set of values. Grouped and depthwise convolutions are rounded group by group.
+The table of a palette is found by k-means. Measured on a student with a pretrained
+EfficientNet-Lite0: docs/export.md.
 """
 
 from collections.abc import Callable

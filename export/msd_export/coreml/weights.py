@@ -1,15 +1,14 @@
-"""Compress the weights of a Core ML package: 8-bit integers, or one of 64 or 16 values.
+"""Compress the weights of a Core ML package: to 8-bit integers, or to palettes of 64 or 16 values.
 
-Weights only: activations stay float16 (8-bit ones: coreml_activations). int8: each weight w of
-output channel c becomes an integer q in -127..127, s_c = max |w| / 127, and Core ML expands it as
-s_c * q when it loads the model; q is the nearest integer (coremltools, linear_symmetric) or, for a
-layer whose inputs were measured, what coreml_rounding chooses. Palettized: 6 or 4 bits a weight
-index a table of the tensor's own (coreml_palettes); the smallest tensors become int8.
+int8: each weight w of output channel c becomes an integer q in -127..127 with the scale s_c =
+max |w| / 127, and Core ML expands it to s_c * q when it loads the model; q is the nearest integer
+(coremltools, linear_symmetric) or, for a layer whose inputs were measured, the one that
+`coreml/rounding.py` chooses. Palettized: an index of 6 or 4 bits per weight into a table of the
+tensor's own; the smallest tensors become int8.
 
-Put weights that are rounded already into a Core ML model, as coremltools puts its own.
-
-coremltools' quantizer for 8-bit integers takes no function that rounds, as its palettizer does; so
-this is a graph pass that writes the same operation.
+Weights that are rounded already are written by a graph pass, since coremltools' quantizer for 8-bit
+integers, unlike its palettizer, accepts no rounding function. Activations stay float16 here; see
+`coreml/activations.py` for int8.
 """
 
 from collections.abc import Container, Mapping
@@ -105,7 +104,7 @@ def quantize_weights_int8(
     """Write a copy of a package with int8 weights, one scale per output channel.
 
     Metadata and descriptions are kept. Whether anything was large enough to be compressed is told
-    by `coreml_storage.count_weights`.
+    by `coreml.spec.count_weights`.
 
     Args:
         source: The .mlpackage in float16.

@@ -62,7 +62,7 @@ class _Delegate:
 
 
 def read_executorch(path: Path) -> ModelFacts:
-    """Read a .pte file; see `model_facts.Reader`."""
+    """Read a .pte file; see `model_file.Reader`."""
     with reading("ExecuTorch", path):
         program = read_program(path)
         plan = next((p for p in program.execution_plan if p.name == _METHOD), None)

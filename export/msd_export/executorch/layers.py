@@ -1,7 +1,7 @@
-"""Tell the layers of a .pte file, which names no weights: a table of its own, as a method.
+"""The layers of a .pte file, which names no weights: a table of our own, stored as a method.
 
 ExecuTorch numbers the operators that a delegate computes (their debug handles) and keeps these
-numbers in the file. What layer each comes from is known when the program is lowered.
+numbers in the file. The layer of each is known when the program is lowered.
 """
 
 import json

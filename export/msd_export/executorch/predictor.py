@@ -1,4 +1,4 @@
-"""Run a .pte file in ExecuTorch's own runtime; its Python binding needs torch for tensors."""
+"""Run a .pte file in ExecuTorch; its Python binding requires torch for tensors."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -53,12 +53,12 @@ class ExecutorchPredictor:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the program's own methods answer of it; see `predictors.ExportPredictor`."""
+        """What the program's own methods answer of it; see `signature.ExportPredictor`."""
         names = self._program.method_names & COMPARED
         return {name: str(self._program.load_method(name).execute([])[0]) for name in names}
 
     def predict(self, inputs: ModelInputs) -> Logits:
-        """Return logits; see `predictors.Predictor`.
+        """Return logits; see `signature.Predictor`.
 
         Raises:
             ParityError: The program's probabilities are not its logits'.
@@ -73,7 +73,7 @@ class ExecutorchPredictor:
     def prepare(self, inputs: ModelInputs) -> Callable[[], object]:
         """Return a call that runs the inputs, which tensors share memory with.
 
-        See `predictors.TimedPredictor`.
+        See `signature.TimedPredictor`.
         """
         rows = _rows(inputs)
         return lambda: [self._method.execute(row) for row in rows]

@@ -1,6 +1,7 @@
-"""Read .pte files and the XNNPACK graphs inside them.
+"""Read .pte files and the XNNPACK graphs in their delegates, by the schema that ExecuTorch ships.
 
-Read what lies inside XNNPACK's delegates, by the schema that ExecuTorch ships.
+Covers operators, constants and what is computed in integers. Running a file is not covered: see
+`executorch/predictor.py`.
 """
 
 import importlib.resources

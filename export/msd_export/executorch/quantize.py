@@ -1,9 +1,9 @@
 """int8 for ExecuTorch: which operators of the student are computed in integers, and how.
 
 Weights are signed, symmetric and per channel, activations signed and per tensor (XNNPACK's scheme,
-applied by PT2E). Integer are convolutions, linear layers and what lies between convolutions. All
-else stays in float: products of two activations and the addition of the mask, whose -1e4 would
-stretch the scale of the scores until all of them fall into one step.
+applied by PT2E). Convolutions, linear layers and what lies between convolutions are integer.
+Everything else stays in float: products of two activations, and the addition of the mask, whose
+-1e4 would stretch the scale of the scores until all of them fall into one step.
 """
 
 from collections.abc import Collection

@@ -1,6 +1,7 @@
-"""LiteRT: the student's graph through litert-torch as a float32 .tflite file.
+"""Export a student's graph to a float32 .tflite file through litert-torch.
 
-Finish a .tflite file: state what it is, mend its signature, keep the names that tell layers.
+The written file is then completed: metadata, names of inputs and outputs in the signature, and the
+operator names that show the layers.
 """
 
 from collections.abc import Mapping

@@ -29,7 +29,7 @@ _NOTES = (
 
 
 def read_litert(path: Path) -> ModelFacts:
-    """Read a .tflite file; see `model_facts.Reader`."""
+    """Read a .tflite file; see `model_file.Reader`."""
     with reading("LiteRT", path):
         model = read_model(path)
         operators, integer = operators_by_type(model)

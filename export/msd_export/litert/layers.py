@@ -1,7 +1,7 @@
-"""Which layer of the model an operator of a .tflite file comes from, by its name.
+"""The layer of the model that an operator of a .tflite file belongs to, by its name.
 
-litert-torch names an operator's output after the chain of the modules that were called: class and
-own name of each. Where it joined operators, the chains of all follow each other.
+litert-torch names an operator's output after the chain of modules that were called: class and name
+of each. Where it fused operators, the chains of all follow each other.
 """
 
 import re

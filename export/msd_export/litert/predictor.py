@@ -49,14 +49,14 @@ class LiteRTPredictor:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the file states of itself; see `predictors.ExportPredictor`."""
+        """What the file states of itself; see `signature.ExportPredictor`."""
         with quiet():
             from msd_export.litert.program import metadata_of
 
             return metadata_of(self._path)
 
     def predict(self, inputs: ModelInputs) -> Logits:
-        """Return logits; see `predictors.Predictor`.
+        """Return logits; see `signature.Predictor`.
 
         Raises:
             ParityError: The file's probabilities are not its logits'.
@@ -70,7 +70,7 @@ class LiteRTPredictor:
     def prepare(self, inputs: ModelInputs) -> Callable[[], object]:
         """Return a call that copies the inputs into LiteRT's memory, as an app does, and runs.
 
-        See `predictors.TimedPredictor`.
+        See `signature.TimedPredictor`.
         """
         examples = [single_example(inputs, row) for row in range(len(inputs["image"]))]
 

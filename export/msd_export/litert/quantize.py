@@ -1,9 +1,10 @@
-"""Integer and half precision for LiteRT: which operators of a .tflite file become what.
+"""Integer and half precision for LiteRT: the precision of each operator of a .tflite file.
 
 Weights are signed, symmetric and per channel, activations signed and per tensor. int8 calibrates
-convolutions, linear layers and what lies between convolutions; int8-dynamic scales activations
-anew for each input. Products of two activations, the addition of the mask (its -1e4 would stretch
-the scale of the scores until all of them fall into one step) and normalisation stay in float.
+convolutions, linear layers and what lies between convolutions; int8-dynamic computes the scale of
+activations for each input. Products of two activations, the addition of the mask (its -1e4 would
+stretch the scale of the scores until all of them fall into one step) and normalisation stay in
+float.
 """
 
 from collections.abc import Collection
@@ -55,7 +56,7 @@ def quantize_litert(
         destination: The file to write.
         precision: fp16, int8 or int8-dynamic.
         ranges: What `ranges_of` returned for the source; int8 alone needs them.
-        kept: Scopes, as regular expressions of `litert_layers.scope_of`, whose operators stay in
+        kept: Scopes, as regular expressions of `litert.layers.scope_of`, whose operators stay in
             float.
     """
     quantizer = _quantizer_for(source, precision)

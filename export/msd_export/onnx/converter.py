@@ -1,9 +1,8 @@
-"""The target onnx: float32 through torch.export, the other precisions made from that file.
+"""OnnxConverter and OrtConverter: fp32 through torch.export, other precisions from that file.
 
-The target ort: the format of ONNX Runtime mobile, made from the ONNX form of the same precision.
-
-The converter applies the optimizations that do not depend on a processor, and writes a flat buffer
-that is read without protobuf, also by a build that holds only the operators that a model needs.
+An .ort file, the format of ONNX Runtime mobile, is converted from the ONNX variant of the same
+precision. Its converter applies the optimizations that do not depend on a processor and writes a
+flat buffer, which is read without protobuf, also by a build with only the operators of a model.
 """
 
 import shutil

@@ -1,9 +1,9 @@
-"""One ONNX file from encoded picture and text to labels: preprocessing inside, by a library.
+"""end_to_end.onnx: one file from an encoded image and a text to labels; written and verified here.
 
-onnxruntime-extensions brings the operators DecodeImage and BertTokenizer; whoever runs the file
-registers its library. An app that ships it needs no image or tokenizer code of its own.
-
-Verify an end-to-end file: the test split's own bytes and texts, against the plain model.
+onnxruntime-extensions provides the operators DecodeImage and BertTokenizer; its library must be
+registered to run the file. An app that ships it needs no image or tokenizer code of its own. The
+file is verified against the plain model on the bytes and texts of the test split. The nodes of the
+preprocessing are in `onnx/preprocessing.py`.
 """
 
 import importlib.util

@@ -1,6 +1,6 @@
-"""ONNX: the student's graph through torch.export, dynamic batch, self-describing metadata.
+"""Export a graph to float32 ONNX through torch.export: dynamic batch, self-describing metadata.
 
-What every pass over an ONNX file shares: it keeps what the file states of itself.
+Also what every change of an ONNX file must keep: the metadata of the file.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
-"""Read .onnx and .ort files; ONNX Runtime itself says which operators compute in int8.
+"""Read .onnx and .ort files; ONNX Runtime reports which operators it computes in int8.
 
-It is asked to write down the graph that it runs, all its fusions done, without running it.
+For that it writes its optimized graph, with all fusions, without running it.
 """
 
 import tempfile
@@ -33,7 +33,7 @@ _COUNTED = "int8 counts the operators that ONNX Runtime runs with integer kernel
 
 
 def read_onnx(path: Path) -> ModelFacts:
-    """Read an .onnx file; see `model_facts.Reader`."""
+    """Read an .onnx file; see `model_file.Reader`."""
     try:
         model = onnx.load(path)
     # protobuf's error is no subclass of anything that onnx names.
@@ -45,7 +45,7 @@ def read_onnx(path: Path) -> ModelFacts:
 
 
 def read_ort(path: Path) -> ModelFacts:
-    """Read an .ort file; see `model_facts.Reader`."""
+    """Read an .ort file; see `model_file.Reader`."""
     session, running = _as_it_runs(path)
     int8 = _int8_operators(running)
     operators = Counter(_plain_name(node.op_type) for node in running.graph.node)

@@ -1,10 +1,8 @@
-"""Layers of an ONNX file: groups of nodes, and each constant's layer.
-
-The constants of an ONNX graph by the layer that they belong to.
+"""Layers of an ONNX file: groups of nodes, and the layer of each constant.
 
 Exporters keep a parameter's name (model.layers.0.attention.query.weight) unless they transpose it:
-such a constant takes the layer of its neighbour, mostly the bias that is added to its product. A
-table that is added itself is what was folded of positions and types.
+such a constant gets the layer of its neighbour, usually the bias that is added to its product. A
+table that is itself added is the folded sum of position and type embeddings.
 """
 
 import math

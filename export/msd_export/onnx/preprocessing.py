@@ -1,14 +1,11 @@
 """Image decoding and tokenization as ONNX nodes, for end_to_end.onnx.
 
-The picture's half of an end-to-end graph: encoded bytes to the pixels that a model takes.
+Images: docs/preprocessing.md in ONNX operators, except for what DecodeImage lacks: EXIF orientation
+and transparency are ignored; CMYK and formats other than JPEG and PNG are refused.
 
-docs/preprocessing.md in ONNX operators, but for what DecodeImage lacks: EXIF's orientation and
-transparency are ignored, CMYK and what is neither JPEG nor PNG are refused.
-
-The text's half of an end-to-end graph: a string to token ids and their mask, by BertTokenizer.
-
-Where a word holds a character that the vocabulary lacks, BertTokenizer keeps the pieces before it,
-and our tokenizer makes the whole word one [UNK]; it also cuts fewer kinds of punctuation.
+Texts: token ids and mask by BertTokenizer. For a word with a character outside the vocabulary it
+keeps the pieces before that character, where our tokenizer replaces the whole word by one [UNK]; it
+also splits at fewer kinds of punctuation.
 """
 
 import json

@@ -1,9 +1,10 @@
-"""Forms of an ONNX file that need no calibration: fp16 weights, int8-dynamic, int4.
+"""Precisions of an ONNX file without calibration: fp16 weights, int8-dynamic, int4.
 
 - fp16: weights are stored in half precision and cast to float32 where they are used, which ONNX
   Runtime does once when it loads the file: half the size, the speed of fp32 on every processor.
-- int8-dynamic: matrices and embeddings in 8 bits, an activation's scale taken anew from each input
-  (MatMulInteger). Convolutions stay in float: ConvInteger is slower than float on x86 and ARM.
+- int8-dynamic: matrices and embeddings in 8 bits, the scale of an activation computed from each
+  input (MatMulInteger). Convolutions stay in float: ConvInteger is slower than float on x86 and
+  ARM.
 - int4: matrices in blocks of 32 weights of 4 bits with a scale (MatMulNBits, a kernel of ONNX
   Runtime's own for x86 and ARM), embeddings and convolutions in 8 bits, one scale per row or output
   channel, expanded when the file is loaded.

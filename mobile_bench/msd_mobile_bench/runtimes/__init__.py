@@ -1,1 +1,1 @@
-"""The engines that a model is measured in, each behind the same session."""
+"""Worker processes that run the measured models, and their protocol with the benchmark."""

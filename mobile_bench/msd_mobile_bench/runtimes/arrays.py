@@ -1,4 +1,4 @@
-"""Arrays that pass between the benchmark and its workers: plain .npy files, never a pickle."""
+"""Arrays exchanged between the benchmark and its workers: plain .npy files, never a pickle."""
 
 from collections.abc import Mapping
 from pathlib import Path

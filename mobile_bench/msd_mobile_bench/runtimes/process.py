@@ -1,4 +1,4 @@
-"""Start a worker process, ask it, and stop it; `RemotePredictor` is its model as a predictor."""
+"""Start, query and stop a worker process; `RemotePredictor` is its model as a predictor."""
 
 import contextlib
 import json
@@ -41,7 +41,7 @@ class WorkerProcess:
     Args:
         form: What it opens.
         threads: CPU threads.
-        examples: Folder of the inputs that are timed; see `exchange`.
+        examples: Folder of the inputs that are timed; see `save_arrays`.
         scratch: An existing folder for its log and arrays.
     """
 
@@ -171,7 +171,7 @@ def _error(stated: dict[str, str]) -> MsdError:
 
 
 class RemotePredictor:
-    """A worker's model as a `msd_export.predictors.Predictor`.
+    """A worker's model as a `msd_export.signature.Predictor`.
 
     Args:
         worker: An opened worker.

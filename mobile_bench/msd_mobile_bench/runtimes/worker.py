@@ -1,9 +1,9 @@
-"""A fresh process that holds one model: `python -m msd_mobile_bench.runtimes.worker`.
+"""A new process that runs one model: `python -m msd_mobile_bench.runtimes.worker`.
 
-It reads one JSON object a line from stdin, {"task": ..., arguments}, and answers each with one line
-on stdout, until stdin ends. It lives through all rounds, since PyTorch takes seconds to start, and
-imports nothing beyond the model's own runtime: the memory that it reports is the model's.
-`WorkerProcess` is the other end.
+It reads one JSON object per line from stdin, {"task": ..., arguments}, and writes one line to
+stdout for each, until stdin ends. It lives through all rounds, since importing PyTorch takes
+seconds, and imports nothing but the model's own runtime, so that the reported memory is the
+model's. `WorkerProcess` is the other end.
 """
 
 import importlib

@@ -1,7 +1,7 @@
-"""Read a saved Core ML package (.mlpackage, ML Program) into plain, typed values; no Mac needed.
+"""Read the program of a saved Core ML package into plain, typed values; no Mac needed.
 
 Covers programs of one function with fixed shapes, image and tensor inputs, and compressed weights
-(constexpr_*, expanded on reading). It executes nothing: see mil_evaluator.py.
+(constexpr_*, expanded when read). Does not run the program: see `mil/evaluator.py`.
 """
 
 from collections.abc import Container, Mapping, Sequence
