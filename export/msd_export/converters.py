@@ -18,7 +18,7 @@ class Converter(Protocol):
     def groups(self, precision: Precision) -> tuple[str, ...]:
         """Return the names of the groups of layers that can be exempted; () if none can.
 
-        They stay in what `formats.kept_as` says.
+        They stay in the type that `formats.kept_as` returns.
         """
         ...
 

@@ -47,7 +47,7 @@ def evaluate_model(
     )
     labelled = rows.has_label()
     labels = rows.labels[labelled]
-    logits = {view: answers[labelled] for view, answers in by_view.items()}
+    logits = {view: values[labelled] for view, values in by_view.items()}
     scores = score_views(logits, labels, data.info.problem)
     further = score_extra_metrics(logits, labels, data.info.further_metrics)
     return {

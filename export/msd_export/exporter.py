@@ -50,7 +50,7 @@ class Exporter:
 
     Args:
         source: The model.
-        config: Which forms, and how strictly they are judged.
+        config: Which variants, and how strictly they are verified.
         hooks: Progress.
     """
 
@@ -72,14 +72,14 @@ class Exporter:
         """
         final = parent / form_name(form)
         with needing(form[0]), new_folder(final) as building:
-            report, answers = self._make(form, building)
+            report, logits = self._make(form, building)
             if self.config.end_to_end and form[0] == "onnx":
-                report = {**report, "end_to_end": self._end_to_end(building, answers)}
+                report = {**report, "end_to_end": self._end_to_end(building, logits)}
             manifest = self._complete(building, form, report)
         return ExportFolder(final, *form, manifest)
 
     def _make(self, form: Form, building: Path) -> tuple[Json, LogitsByView]:
-        """Write the model's file; return parity.json, and what it answered on the test split."""
+        """Write the model's file; return parity.json, and its logits on the test split."""
         target, precision = form
         self.hooks.on_stage(f"Converting to {form_name(form)}")
         converter = self._converter(target)
@@ -110,7 +110,7 @@ class Exporter:
             problem = self.loaded.problem
             self._cut_parity = compare_logits(self._source("test"), whole, rows, problem)
         check_cut(self._cut_parity, self.config.max_drop_points / 100)
-        views = {view.value: found.as_json() for view, found in self._cut_parity.items()}
+        views = {view.value: result.as_json() for view, result in self._cut_parity.items()}
         return {**(self.source.vocabulary or {}), "views": views}
 
     def _mix(
@@ -123,22 +123,22 @@ class Exporter:
         if (precision, groups) not in self._mixes:
             self._mixes[precision, groups] = (self._sensitivity(form, converter), 0)
         sensitivity, enough = self._mixes[precision, groups]
-        judged = 0
+        tried_on_test = 0
         for kept in mixes(sensitivity):
             if len(kept) < enough:
                 continue
             converter.convert(precision, path, kept=kept)
             facts = self._described(converter, precision, path)
-            stated: Json = {
+            mixed: Json = {
                 "kept": list(kept),
                 "kept_as": kept_as(precision),
                 "sensitivity": sensitivity.as_json(),
             }
             try:
-                self._hold(form, building, "validation")
-                judged += 1
-                stated["judged_on_test"] = judged
-                verified = self._verify(form, building, facts | {"mixed": stated})
+                self._compare_in_every_runtime(form, building, "validation")
+                tried_on_test += 1
+                mixed["judged_on_test"] = tried_on_test
+                verified = self._verify(form, building, facts | {"mixed": mixed})
             except ParityError as another:
                 error = another
                 continue
@@ -165,20 +165,24 @@ class Exporter:
             converter,
             precision,
             scratch=folder / FORMATS[form[0]].model_file,
-            ask=lambda path: _answer(open_predictor(form[0], path, threads=1), examples),
+            predict=lambda path: _predict_one_by_one(
+                open_predictor(form[0], path, threads=1), examples
+            ),
             problem=self.loaded.problem,
             on_count=lambda done, total: self.hooks.on_count("layer groups", done, total),
         )
 
     def _verify(self, form: Form, building: Path, facts: Json) -> tuple[Json, LogitsByView]:
-        """Hold a written form against the gate on the test split; return as `_make`."""
+        """Verify a written form on the test split; return as `_make`."""
         split = self._split("test")
         self.hooks.on_stage(f"Verifying {form_name(form)} on {len(split)} test examples")
-        report, answers = self._hold(form, building, "test")
-        return {**report, "conversion": facts}, answers
+        report, logits = self._compare_in_every_runtime(form, building, "test")
+        return {**report, "conversion": facts}, logits
 
-    def _hold(self, form: Form, building: Path, split_name: str) -> tuple[Json, LogitsByView]:
-        """Hold a written form against the gate on a split, in every runtime that is here."""
+    def _compare_in_every_runtime(
+        self, form: Form, building: Path, split_name: str
+    ) -> tuple[Json, LogitsByView]:
+        """Compare a written form with the source on a split, in every runtime available here."""
         path = building / FORMATS[form[0]].model_file
         predictor = open_predictor(form[0], path, threads=1)
         gate = Gate(form, self.config.max_drop_points / 100, self.config.examples)
@@ -197,8 +201,8 @@ class Exporter:
         if second is None:
             return report, exported
         logits, parity = self._compare(second, gate, split_name)
-        told = second_runtime_as_json(parity, logits, exported, runtime=second.runtime)
-        return {**report, "second_runtime": told}, exported
+        other = second_runtime_as_json(parity, logits, exported, runtime=second.runtime)
+        return {**report, "second_runtime": other}, exported
 
     def _compare(
         self, predictor: Predictor, gate: Gate, split_name: str
@@ -212,7 +216,7 @@ class Exporter:
         return exported, parity
 
     def _end_to_end(self, building: Path, plain: LogitsByView) -> Json:
-        """Write the file with preprocessing inside, and hold it against the plain one."""
+        """Write the file with preprocessing inside, and compare it with the plain one."""
         assert self.source.raw is not None  # only an export for benchmarks lacks it
         path, split = building / END_TO_END_NAME, self._split("test")
         self.hooks.on_stage(f"Verifying {END_TO_END_NAME} on {len(split)} test examples")
@@ -233,7 +237,7 @@ class Exporter:
         return split.head(self.config.examples or len(split))
 
     def _source(self, split: str) -> LogitsByView:
-        """Return the source's logits; at the first call, tell what weakens a comparison."""
+        """Return the source's logits; at the first call, note what weakens a comparison."""
         if split not in self._source_logits:
             source = TorchPredictor(self.loaded, threads=1)
             self._source_logits[split] = self._predict(source, "source", self._split(split))
@@ -265,7 +269,7 @@ class Exporter:
         return write_manifest(building, KIND, facts)
 
 
-def _answer(predictor: Predictor, inputs: ModelInputs) -> LogitArray:
-    """Return the logits of a batch of inputs, asked one example at a time."""
+def _predict_one_by_one(predictor: Predictor, inputs: ModelInputs) -> LogitArray:
+    """Return the logits of a batch of inputs, predicted one example at a time."""
     rows = range(len(inputs["image"]))
     return np.concatenate([predictor.predict(single_example(inputs, row)) for row in rows])

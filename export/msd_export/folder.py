@@ -73,9 +73,9 @@ def open_export(folder: Path) -> ExportFolder:
 
 
 def stated_source(folder: Path) -> str | None:
-    """Return the digest of the model that an export says it was made from.
+    """Return the digest of the model that an export was made from, by its manifest.
 
-    None where there is no export, or one so damaged that whoever opens it will say so.
+    None where there is no export, or a damaged one, which is an error when it is opened.
     """
     try:
         source = read_versioned_json(folder / MANIFEST_NAME).get("source_digest")

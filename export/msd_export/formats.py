@@ -49,8 +49,8 @@ class Format:
         title: Its name for people.
         runtime: What runs it.
         model_file: The file, or package folder, in an export folder.
-        usual: The precisions that are made unless others are asked for.
-        further: The other precisions that it has.
+        usual: The precisions that are exported by default.
+        further: The other supported precisions.
         has_dynamic_batch: Whether one file takes any number of examples at once.
         modules: What must be importable to write and run it.
         runtime_modules: All that opening a model imports, ours included; `msd bench` imports them
@@ -70,7 +70,7 @@ class Format:
 
     @property
     def package(self) -> str:
-        """What pip is asked for to have it."""
+        """The requirement to install it with pip."""
         return f"msd-deploy[{self.extra}]" if self.extra else "msd-deploy"
 
     @property
@@ -132,7 +132,7 @@ FORMATS: Mapping[Target, Format] = MappingProxyType(
 )
 
 USUAL_TARGETS: tuple[Target, ...] = ("onnx", "coreml")
-"""What `msd export` writes unless told otherwise: all that every installation can."""
+"""The default of `msd export --target`: the targets that need no extra."""
 
 
 def form_name(form: Form) -> str:
@@ -144,7 +144,7 @@ def require_target(target: Target) -> None:
     """Check that what writes and runs a target is installed.
 
     Raises:
-        RuntimeUnavailableError: It is not; says what to install.
+        RuntimeUnavailableError: It is not; names what to install.
     """
     needed = FORMATS[target]
     missing = [name for name in needed.modules if importlib.util.find_spec(name) is None]
@@ -179,14 +179,14 @@ def needing(target: Target) -> Iterator[None]:
 
 
 def forms_of(targets: Iterable[Target], precisions: Collection[str]) -> tuple[Form, ...]:
-    """Return every wanted target in every wanted precision that it has.
+    """Return the variants of the requested targets in the requested precisions.
 
     Args:
-        targets: Of each at least one form is returned.
-        precisions: Names; none: each target's usual ones; "all": all that it has.
+        targets: At least one variant of each is returned.
+        precisions: Names; none: the usual ones of each target; "all": all that it supports.
 
     Raises:
-        ConfigError: A target has none of the wanted precisions.
+        ConfigError: A target supports none of the precisions.
     """
     forms: list[Form] = []
     for target in targets:

@@ -76,13 +76,13 @@ END_TO_END = Tolerance(None, 0.98)
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What an export is held against.
+    """The limits that an export is checked against.
 
     Attributes:
         form: Target and precision: choose the tolerance.
-        max_drop: Most that the metric may lose, 0 to 1. The pair may not lose more at all; a single
-            view may where that can be chance, where the interval of its loss reaches 0.
-        examples: Test examples asked for; None: all.
+        max_drop: Most that the metric may lose, 0 to 1. The multimodal view may not lose more;
+            a single view may if the interval of its loss includes 0, as it can be chance then.
+        examples: Number of requested test examples; None: all.
     """
 
     form: Form
@@ -96,10 +96,10 @@ class Gate:
 
 
 def check_parity(parity: Mapping[View, ViewParity], gate: Gate) -> None:
-    """Hold a comparison against its gate, logits and decisions of every view.
+    """Check a comparison against its gate: logits and decisions of every view.
 
     Raises:
-        ParityError: Names what is beyond tolerance, and by how much.
+        ParityError: A view is outside the tolerance; names it, and by how much.
     """
     where = form_name(gate.form)
     fix = _LEARN if gate.form[1] in _LEARNED else _TRAIN
@@ -109,10 +109,10 @@ def check_parity(parity: Mapping[View, ViewParity], gate: Gate) -> None:
 
 
 def check_cut(parity: Mapping[View, ViewParity], max_drop: float) -> None:
-    """Hold a model with a cut vocabulary against the whole one, by what it loses alone.
+    """Check what a model with a cut vocabulary loses against the whole one.
 
     Raises:
-        ParityError: Names the view that loses more, and how much.
+        ParityError: A view loses more; names it, and how much.
     """
     for view, result in parity.items():
         _check_loss(
@@ -133,7 +133,7 @@ def _check_loss(view: View, result: ViewParity, max_drop: float, where: str, *, 
 
 
 def doubts(parity: Mapping[View, ViewParity], gate: Gate) -> tuple[str, ...]:
-    """Return a sentence for each view that may have lost more than is allowed, for all we know."""
+    """Return a sentence for each view whose loss may exceed the limit, by its interval."""
     limit = gate.max_drop
     return tuple(
         f"the {view} view may lose more than {limit * _POINTS:g} points: on"
@@ -147,7 +147,7 @@ def doubts(parity: Mapping[View, ViewParity], gate: Gate) -> tuple[str, ...]:
 def check_view(
     view: View, result: ViewParity, tolerance: Tolerance, where: str, *, fix: str = _TRAIN
 ) -> None:
-    """Hold one view against a tolerance.
+    """Check one view against a tolerance.
 
     Args:
         view: The view.
@@ -157,7 +157,7 @@ def check_view(
         fix: What to do where too many decisions differ.
 
     Raises:
-        ParityError: Says what is beyond it.
+        ParityError: It is outside the tolerance.
     """
     limit = tolerance.max_abs_error
     if limit is not None and result.max_abs_error > limit:
@@ -172,13 +172,13 @@ def check_view(
             where=where,
             fix="Rounding errors are smaller: check the conversion, or use another precision",
         )
-    # What a picture alone says of a question is a tie, and any rounding flips a tie.
-    found, kind = result.agreement, "test examples"
+    # An image without its question leaves a tie between classes, and any rounding flips a tie.
+    agreement, kind = result.agreement, "test examples"
     if view is not View.MULTIMODAL:
-        found, kind = result.sure_agreement, "test examples where the source is sure"
-    if found < tolerance.min_agreement:
+        agreement, kind = result.sure_agreement, "test examples where the source is sure"
+    if agreement < tolerance.min_agreement:
         raise ParityError(
-            f"the {view} view agrees with the source on {found:.2%} of the {kind}"
+            f"the {view} view agrees with the source on {agreement:.2%} of the {kind}"
             f" ({result.export.examples} in all), less than {tolerance.min_agreement:.1%}",
             where=where,
             fix=fix,
@@ -214,12 +214,12 @@ def parity_as_json(
 def second_runtime_as_json(
     parity: Mapping[View, ViewParity], logits: LogitsByView, first: LogitsByView, *, runtime: str
 ) -> Json:
-    """Return what parity.json says of a second runtime.
+    """Return the part of parity.json on a second runtime.
 
     Args:
         parity: Its comparison with the source.
-        logits: What it answered.
-        first: What the first runtime answered.
+        logits: Its logits.
+        first: Those of the first runtime.
         runtime: Its name.
     """
     return {

@@ -28,7 +28,7 @@ class ExportGraph(nn.Module):
         model: Put into eval mode.
         problem: single_label gives softmax probabilities, the others sigmoid ones.
         image_layout: nhwc takes uint8 [batch, height, width, 3]; nchw takes float32
-            [batch, 3, height, width] of 0..255, as Core ML hands over a picture.
+            [batch, 3, height, width] of 0..255, as Core ML passes an image.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ ExportableGraph = ExportGraph | FamilyGraph
 
 
 def graph_around(loaded: LoadedModel[ViewClassifier]) -> ExportableGraph:
-    """Return a loaded model behind the signature, as it is: what PyTorch answers."""
+    """Return a loaded model behind the signature, unchanged, for reference logits in PyTorch."""
     return _graph(loaded.model, loaded.problem, "nhwc")
 
 

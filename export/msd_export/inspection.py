@@ -24,7 +24,7 @@ class Inspection:
     Attributes:
         path: What was looked at.
         target: Its format.
-        facts: What the file says.
+        facts: The content of the file.
         size_bytes: Of the model's file or package.
         precision: Of an export folder; None for a file alone, like all that follows.
         provenance: What made it, of what, with which data.
@@ -131,7 +131,7 @@ def _coreml() -> Reader:
 
 
 def _executorch() -> Reader:
-    with quiet():  # what is missing for training is told when it is imported
+    with quiet():  # it logs what is missing for training when imported
         from msd_export.executorch.inspector import read_executorch
 
     return read_executorch
@@ -151,7 +151,7 @@ _READERS: dict[Target, Callable[[], Reader]] = {
     "executorch": _executorch,
     "litert": _litert,
 }
-"""Where a further target's reader is added; its libraries are imported when it is asked for."""
+"""The reader of each target; its libraries are imported when it is used."""
 
 
 _LAYERS = 12
@@ -172,7 +172,7 @@ class TextTable:
     rows: tuple[tuple[str, ...], ...]
 
 
-def tables_of(found: Inspection) -> tuple[TextTable, ...]:
+def tables_of(inspection: Inspection) -> tuple[TextTable, ...]:
     """Return what `msd inspect` shows, in its order.
 
     Names are the file's own: what would steer a terminal is replaced.
@@ -183,7 +183,7 @@ def tables_of(found: Inspection) -> tuple[TextTable, ...]:
             table.columns,
             tuple(tuple(map(_printable, row)) for row in table.rows),
         )
-        for table in _tables(found)
+        for table in _tables(inspection)
     )
 
 
@@ -193,11 +193,11 @@ def _printable(text: str) -> str:
     )
 
 
-def _tables(found: Inspection) -> tuple[TextTable, ...]:
-    facts = found.facts
+def _tables(inspection: Inspection) -> tuple[TextTable, ...]:
+    facts = inspection.facts
     layers = facts.layers()
     return (
-        _signature(found),
+        _signature(inspection),
         TextTable(
             "Operators",
             ("type", "count", "int8"),
@@ -209,16 +209,18 @@ def _tables(found: Inspection) -> tuple[TextTable, ...]:
         _sizes(f"Largest of {len(layers)} layers", dict(list(layers.items())[:_LAYERS])),
         _sizes("By outermost module", facts.groups()),
         _sizes("By storage type", facts.storage()),
-        _stated(found),
+        _metadata(inspection),
     )
 
 
-def _signature(found: Inspection) -> TextTable:
-    form = f"{found.target} {found.precision}" if found.precision else found.target
-    tensors = [("input", tensor) for tensor in found.facts.inputs]
-    tensors += [("output", tensor) for tensor in found.facts.outputs]
+def _signature(inspection: Inspection) -> TextTable:
+    form = (
+        f"{inspection.target} {inspection.precision}" if inspection.precision else inspection.target
+    )
+    tensors = [("input", tensor) for tensor in inspection.facts.inputs]
+    tensors += [("output", tensor) for tensor in inspection.facts.outputs]
     return TextTable(
-        f"{found.path}: {form}, {found.size_bytes:,} bytes",
+        f"{inspection.path}: {form}, {inspection.size_bytes:,} bytes",
         ("", "name", "shape", "dtype"),
         tuple((kind, t.name, " x ".join(map(str, t.shape)), t.dtype) for kind, t in tensors),
     )
@@ -229,14 +231,18 @@ def _sizes(title: str, sizes: Mapping[str, int]) -> TextTable:
     return TextTable(title, ("name", "bytes"), rows)
 
 
-def _stated(found: Inspection) -> TextTable:
-    stated = {**(found.provenance or {}), **found.facts.metadata, **_parity_rows(found)}
-    rows = tuple((name, str(value)) for name, value in stated.items())
-    return TextTable("Stated", ("what", "value"), rows)
+def _metadata(inspection: Inspection) -> TextTable:
+    values = {
+        **(inspection.provenance or {}),
+        **inspection.facts.metadata,
+        **_parity_rows(inspection),
+    }
+    rows = tuple((name, str(value)) for name, value in values.items())
+    return TextTable("Metadata", ("name", "value"), rows)
 
 
-def _parity_rows(found: Inspection) -> dict[str, str]:
-    views = (found.parity or {}).get("views", {})
+def _parity_rows(inspection: Inspection) -> dict[str, str]:
+    views = (inspection.parity or {}).get("views", {})
     assert isinstance(views, dict)  # it was read so
     return {
         f"parity, {name}": f"max error {view['max_abs_error']:.1e},"

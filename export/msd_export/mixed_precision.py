@@ -53,18 +53,18 @@ def measure_sensitivity(
     precision: Precision,
     *,
     scratch: Path,
-    ask: Callable[[Path], LogitArray],
+    predict: Callable[[Path], LogitArray],
     problem: Problem,
     on_count: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sensitivity:
-    """Quantize each group alone, and return what that does to the answers.
+    """Quantize each group alone, and return the divergence of the logits.
 
     Args:
         converter: Writes the forms.
         precision: Of the quantized group.
         scratch: A path that the forms are written to, one after the other.
-        ask: Returns the logits [examples, classes] that a written form gives.
-        problem: What the model is asked.
+        predict: Returns the logits [examples, classes] of a written variant.
+        problem: The kind of classification.
         on_count: Called with the groups done and their total.
 
     Raises:
@@ -72,12 +72,12 @@ def measure_sensitivity(
     """
     groups = converter.groups(precision)
     converter.convert("fp32", scratch)
-    reference = ask(scratch)
+    reference = predict(scratch)
     nats = {}
     for done, group in enumerate(groups, start=1):
         others = [other for other in groups if other != group]
         converter.convert(precision, scratch, kept=others)
-        nats[group] = divergence(ask(scratch), reference, problem)
+        nats[group] = divergence(predict(scratch), reference, problem)
         on_count(done, len(groups))
     return Sensitivity(nats, len(reference))
 

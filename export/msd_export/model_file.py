@@ -25,7 +25,7 @@ class TensorFacts:
     Attributes:
         name: Its name.
         shape: A name where a dimension is free.
-        dtype: For example uint8; of a picture of the system's own type, image.
+        dtype: For example uint8; image for an image of the system's own type.
     """
 
     name: str
@@ -70,7 +70,7 @@ class ModelFacts:
         int8_operators: How many of each type compute in int8; a type without any is left out.
         tensors: Weights and other constants.
         metadata: What the file states of itself.
-        notes: What the numbers mean, and what the format does not tell.
+        notes: How to read the numbers, and what the format does not contain.
     """
 
     inputs: tuple[TensorFacts, ...]
@@ -142,7 +142,7 @@ def refuse_float(precision: Precision, quantized: int, path: Path) -> None:
     """Check that a quantized form has quantized weights.
 
     Args:
-        precision: What was asked for.
+        precision: The requested one.
         quantized: How many weights the written form stores so.
         path: Its file or package.
 

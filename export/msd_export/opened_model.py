@@ -35,11 +35,11 @@ from msd_export.predictors import TorchPredictor, open_predictor
 from msd_export.signature import Logits, ModelInputs, Predictor
 
 
-def refuse_contradictions(stated: Mapping[str, str], folder: Path) -> None:
+def refuse_contradictions(metadata: Mapping[str, str], folder: Path) -> None:
     """Check that labels and preprocessing in a folder are those that its model states.
 
     Args:
-        stated: The metadata of the model's file; what it does not state is not compared.
+        metadata: Of the model's file; an entry that it lacks is not compared.
         folder: The export.
 
     Raises:
@@ -47,11 +47,11 @@ def refuse_contradictions(stated: Mapping[str, str], folder: Path) -> None:
     """
     labels, problem = read_labels(folder)
     for what, inside, beside in (
-        ("labels", stated.get("labels"), json.dumps(labels, ensure_ascii=False)),
-        ("problem", stated.get("problem"), problem),
+        ("labels", metadata.get("labels"), json.dumps(labels, ensure_ascii=False)),
+        ("problem", metadata.get("problem"), problem),
         (
             "preprocessing",
-            stated.get("preprocess_digest"),
+            metadata.get("preprocess_digest"),
             Preprocessor.load(folder).digest(),
         ),
     ):
@@ -206,7 +206,7 @@ def source_of_model(
     """Read all splits of a data set for a model.
 
     Args:
-        loaded: The model; of VQA v2 the answers that it knows are the classes.
+        loaded: The model; for VQA v2 its labels are the classes.
         spec: See `load_source`.
         options: How it is read.
 

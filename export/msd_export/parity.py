@@ -258,7 +258,7 @@ def _lead(logits: LogitArray, problem: Problem) -> NDArray[np.float64]:
 def notes_on_source(source: LogitsByView, problem: Problem) -> list[str]:
     """Return what weakens a comparison with this source: views on which it decides nothing.
 
-    Any export that answers always the same would agree with it there.
+    Any export with constant predictions would agree with it there.
     """
     alike = [view for view, logits in source.items() if has_constant_decisions(logits, problem)]
     return [

@@ -36,11 +36,11 @@ def export_student(
     *,
     failures: Failures | None = None,
 ) -> list[ExportFolder]:
-    """Export a run's student in every wanted form, each verified on the run's test split.
+    """Export a run's student in every requested variant, verified on the run's test split.
 
     Args:
         run: A finished run.
-        config: What is exported and how strictly it is judged.
+        config: What is exported and how strictly it is verified.
         hooks: What watches.
         failures: Gets the errors of single forms, which are otherwise raised as one at the end.
 
@@ -100,15 +100,15 @@ def _export_all(exporter: Exporter, parent: Path, failures: Failures | None) -> 
 
 
 def joined(failures: Failures, written: Iterable[ExportFolder]) -> MsdError:
-    """Return one error that tells why forms were not written, of the kind of the worst."""
+    """Return one error with the reasons why variants were not written, of the worst kind."""
     names = ", ".join(item.name for item in written)
     reasons: dict[str, list[str]] = {}
     for name, error in failures.items():
         reasons.setdefault(error.what, []).append(name)
-    told = "; ".join(f"{', '.join(names)}: {what}" for what, names in reasons.items())
+    message = "; ".join(f"{', '.join(names)}: {what}" for what, names in reasons.items())
     fixes = dict.fromkeys(error.fix for error in failures.values() if error.fix)
     worst = max(failures.values(), key=lambda error: error.exit_code)
-    return type(worst)(told + (f"; written: {names}" if names else ""), fix=". ".join(fixes))
+    return type(worst)(message + (f"; written: {names}" if names else ""), fix=". ".join(fixes))
 
 
 def _refuse_existing(path: Path, student: LoadedModel[ViewClassifier], *, overwrite: bool) -> None:
@@ -143,7 +143,7 @@ def export_model(
         folder: The model folder, of our own kind or another family.
         spec: Data set with the model's classes: its training split calibrates, its test split
             verifies.
-        config: What is exported and how strictly it is judged.
+        config: What is exported and how strictly it is verified.
         options: How the data set is read.
         out: Where the exports go; None: `exports_beside` the folder.
         hooks: What watches.
@@ -195,7 +195,7 @@ def _with_cut_vocabulary(
 
 
 def exports_beside(folder: Path) -> Path:
-    """Return where the exports of a model folder go unless told otherwise: NAME-exports."""
+    """Return the default folder for exports of a model folder: NAME-exports beside it."""
     named = folder if folder.name not in ("", "..") else folder.resolve()
     return named.with_name(f"{named.name}-exports")
 

@@ -111,7 +111,7 @@ def second_predictor(target: Target, path: Path) -> Predictor | None:
     """Open a model in the other runtime that verifies it too; None where there is none.
 
     On macOS a Core ML package runs in Core ML, which is what an app uses, and in the evaluator,
-    which is what verifies packages everywhere else: so each tells whether the other can be trusted.
+    which is what verifies packages everywhere else: so each verifies the other.
     """
     if target == "coreml" and sys.platform == "darwin":
         return MilPredictor(path)

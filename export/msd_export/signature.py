@@ -49,9 +49,9 @@ class ModelSignature:
     problem: Problem
 
     def as_json(self, target: Target) -> dict[str, object]:
-        """Return the signature as it is stated in an export's manifest.
+        """Return the signature as an export's manifest holds it.
 
-        Core ML packages take a picture of the system's own type, and one example at a time.
+        Core ML packages take an image of the system's own type, and one example at a time.
         """
         height, width = self.image_size
         batch: object = "batch" if FORMATS[target].has_dynamic_batch else 1
@@ -82,14 +82,14 @@ _PROBABILITY_ERROR = 0.01
 
 
 def refuse_other_probabilities(
-    logits: NDArray[np.float32], answered: NDArray[np.float32], problem: str | None, path: Path
+    logits: NDArray[np.float32], given: NDArray[np.float32], problem: str | None, path: Path
 ) -> None:
     """Check that a model's probabilities, which an app reads, are those of its logits.
 
     Args:
         logits: float32 [rows, classes]; what is not finite, parity names.
-        answered: The model's probabilities, of the same shape.
-        problem: What the file states; None: any problem will do.
+        given: The model's probabilities, of the same shape.
+        problem: Of the file's metadata; None: unknown, any problem will do.
         path: The file.
 
     Raises:
@@ -98,7 +98,7 @@ def refuse_other_probabilities(
     if not np.isfinite(logits).all():
         return
     possible = get_args(Problem) if problem is None else (problem,)
-    errors = [np.abs(answered - probabilities(logits, cast(Problem, p))).max() for p in possible]
+    errors = [np.abs(given - probabilities(logits, cast(Problem, p))).max() for p in possible]
     if not min(errors) <= _PROBABILITY_ERROR:
         raise ParityError(
             f"its probabilities differ by up to {min(errors):.3f} from those of its logits",
@@ -107,7 +107,7 @@ def refuse_other_probabilities(
 
 
 class Predictor(Protocol):
-    """A model that can be asked, in whatever form.
+    """A model that predicts, in any variant.
 
     Attributes:
         runtime: What runs it, for example "ONNX Runtime".
@@ -126,15 +126,15 @@ class TimedPredictor(Predictor, Protocol):
     def prepare(self, inputs: ModelInputs) -> Callable[[], object]:
         """Hand inputs over to the runtime; return a call that runs the model on them.
 
-        What Python does to hand over arrays, an app does not.
+        Leaves out what only Python does to pass arrays.
         """
         ...
 
 
 class ExportPredictor(TimedPredictor, Protocol):
-    """Runs an exported file, which states what it is."""
+    """Runs an exported file, which has metadata."""
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What the file states of itself, as `ExportSource.metadata` made it, where it does."""
+        """The metadata that `ExportSource.metadata` wrote into the file, where it did."""
         ...

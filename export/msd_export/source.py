@@ -38,7 +38,7 @@ class ExportSource:
 
     Attributes:
         loaded: The model and its preprocessing.
-        data: What it was trained on, for calibration; its test split judges the exports.
+        data: What it was trained on, for calibration; its test split verifies the exports.
         name: What the model is called in the metadata of its exports.
         scratch: A folder for what several forms share; removed in the end.
         calibration_method: How an activation's range follows from the calibration examples.
@@ -92,8 +92,8 @@ def with_cut_vocabulary(
 ) -> tuple[LoadedModel[ViewClassifier], CutVocabulary]:
     """Return a copy of a model whose tokenizer and word embeddings are the task's alone.
 
-    It answers as the whole model to every text whose pieces are kept. Folder and digest stay those
-    of the whole model, which is what its exports are made from.
+    Its logits are those of the whole model for every text whose pieces are kept. Folder and digest
+    stay those of the whole model, which its exports are made from.
 
     Args:
         loaded: The model.

@@ -21,7 +21,7 @@ _INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asim
 
 
 def describe_host() -> Host:
-    """Return the facts of this machine that a reader needs to judge its numbers."""
+    """Return the properties of this machine that the measurements depend on."""
     return {
         "cpu": _cpu_model(),
         "instructions": _instructions(),

@@ -115,7 +115,7 @@ def describe(rounds: Sequence[Sequence[float]]) -> Distribution:
 
 
 def _rounded(milliseconds: float) -> float:
-    """Round to 0.1 microseconds, below what the clock can tell."""
+    """Round to 0.1 microseconds, below the resolution of the clock."""
     return round(float(milliseconds), 4)
 
 

@@ -31,7 +31,7 @@ from msd_deploy.views import View
 from msd_export.pipeline import export_teacher_reference
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.host import describe_host
-from msd_mobile_bench.quality import SPLIT, Quality, judge, predict_forms
+from msd_mobile_bench.quality import SPLIT, Quality, evaluate, predict_forms
 from msd_mobile_bench.report import write_reports
 from msd_mobile_bench.rows import make_row, ratios_of, write_notes
 from msd_mobile_bench.runtimes.arrays import save_arrays
@@ -83,7 +83,7 @@ def run_bench(
     with tempfile.TemporaryDirectory(prefix="msd-bench-") as scratch, ExitStack() as stack:
         workers = _prepare_workers(forms, data, config, Path(scratch), stack)
         timings = _time(workers, config, hooks)
-        qualities = _judge(workers, data, run, config, hooks)
+        qualities = _evaluate(workers, data, run, config, hooks)
     rows = [
         make_row(run, form, timings.get(form.name), quality)
         for form, quality in zip(forms, qualities, strict=True)
@@ -113,7 +113,7 @@ def run_bench(
 def command_line(run: RunDirectory, config: BenchConfig) -> str:
     """Return the command that repeats a benchmark: every setting is an option of `msd bench`.
 
-    The run is told as every report tells a path; see `shown_path`.
+    The run's path is written as in every report; see `shown_path`.
     """
     words = ["msd", "bench", shown_path(run.root)]
     for field in fields(config):
@@ -177,14 +177,14 @@ def _time(
     return {worker.form.name: timing for worker, timing in zip(timed, timings, strict=True)}
 
 
-def _judge(
+def _evaluate(
     workers: Sequence[WorkerProcess],
     data: Mapping[Who, PreparedData],
     run: RunDirectory,
     config: BenchConfig,
     hooks: StageHooks,
 ) -> list[Quality]:
-    """Return how well each form answers on the examples that the configuration names."""
+    """Return the quality of each variant on the configured examples."""
     splits = {
         who: prepared.splits[SPLIT].head(config.examples or len(prepared.splits[SPLIT]))
         for who, prepared in data.items()
@@ -199,6 +199,6 @@ def _judge(
     )
     predictions = read_predictions(run.teacher_predictions)
     return [
-        judge(worker.form, by_view, data["student"], predictions)
+        evaluate(worker.form, by_view, data["student"], predictions)
         for worker, by_view in zip(workers, logits, strict=True)
     ]

@@ -24,7 +24,7 @@ SPLIT = "test"
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """How well one form answers.
+    """The quality of one variant's predictions.
 
     Attributes:
         scores: The metric by view.
@@ -45,7 +45,7 @@ def predict_forms(
 
     Args:
         workers: Those that are not open yet are opened, beside what the others do.
-        splits: What each one answers: teacher and student may be preprocessed differently.
+        splits: The examples of each: teacher and student may be preprocessed differently.
         on_done: Called in this thread with the pairs of form and view that are done, and their
             total.
     """
@@ -53,7 +53,7 @@ def predict_forms(
     logits: list[LogitsByView] = [{} for _ in workers]
     try:
         futures: dict[Future[LogitArray], tuple[int, View]] = {}
-        for view in View:  # the outer loop: a worker answers one question at a time
+        for view in View:  # the outer loop: a worker runs one task at a time
             for index, (worker, split) in enumerate(zip(workers, splits, strict=True)):
                 future = pool.submit(_predict, worker, split, view)
                 futures[future] = (index, view)
@@ -75,7 +75,7 @@ def _predict(worker: WorkerProcess, split: PreparedSplit, view: View) -> LogitAr
     return predict_split(RemotePredictor(worker), split, view)
 
 
-def judge(
+def evaluate(
     form: Form, logits: LogitsByView, data: PreparedData, predictions: TeacherPredictions
 ) -> Quality:
     """Score a form's logits of the first rows of the test split.

@@ -53,7 +53,7 @@ _COMPARED = (("onnx", "fp32"), (TORCH, "fp32"))
 
 
 def make_row(run: RunDirectory, form: Form, timing: Timing | None, quality: Quality) -> Row:
-    """Assemble the row of one form; without timing its fields are None and the note says why."""
+    """Return the row of one variant; without timing its fields are None, with a note why."""
     row: Row = {
         "name": form.name,
         "model": form.model,
@@ -95,9 +95,9 @@ def _add_timing(row: Row, timing: Timing) -> None:
 
 def ratios_of(rows: Sequence[Row]) -> Ratios:
     """Divide the student by the teacher in the same form: ONNX float32, else PyTorch."""
-    found = {(row["model"], row["target"], row["precision"]): row for row in rows}
+    by_form = {(row["model"], row["target"], row["precision"]): row for row in rows}
     for form in _COMPARED:
-        teacher, student = (found.get((who, *form)) for who in _WHO)
+        teacher, student = (by_form.get((who, *form)) for who in _WHO)
         if teacher is not None and student is not None:
             return _ratios(teacher, student)
     raise AssertionError("both models always have a PyTorch row")

@@ -23,10 +23,10 @@ class Distribution(TypedDict):
 
 
 class Row(TypedDict):
-    """One model in one form. None where this machine cannot tell; `note` then says why.
+    """One model in one variant. None for what cannot be measured here; `note` has the reason.
 
-    path is relative to the run. peak_rss_bytes is a fresh process' own while it answers one example
-    at a time; the increase is counted from before the model was opened, its runtime loaded.
+    path is relative to the run. peak_rss_bytes is that of a new process during single predictions;
+    the increase is counted from before the model was opened, with its runtime loaded.
     """
 
     name: str

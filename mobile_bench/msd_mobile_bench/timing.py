@@ -27,7 +27,7 @@ class Timing:
         load_time_ms: Of opening the model in a fresh process, its runtime loaded before.
         rss_before_load_bytes: Memory just before that.
         batch_size: Rows of a batch.
-        peak_rss_bytes: Most memory while single examples were answered.
+        peak_rss_bytes: Peak memory during single predictions.
         control: The control kernel, a list per round.
         latency: Single examples, a list per round.
         batches: Batches.
@@ -72,7 +72,7 @@ def measure_timing(
             _sample_latency(workers[index], timings[index], config)
             on_turn()
     for worker, timing in zip(workers, timings, strict=True):
-        timing.peak_rss_bytes = cast(int, worker.ask("memory")["peak_rss_bytes"])
+        timing.peak_rss_bytes = cast(int, worker.request("memory")["peak_rss_bytes"])
     for order in interleaved(len(workers), _THROUGHPUT_ROUNDS):
         for index in order:
             _sample_throughput(workers[index], timings[index], config)
@@ -90,7 +90,7 @@ def _open(worker: WorkerProcess, config: BenchConfig) -> Timing:
 
 
 def _sample_latency(worker: WorkerProcess, timing: Timing, config: BenchConfig) -> None:
-    answer = worker.ask(
+    answer = worker.request(
         "latency",
         warm_up=config.warm_up,
         warm_up_seconds=config.warm_up_seconds,
@@ -102,7 +102,7 @@ def _sample_latency(worker: WorkerProcess, timing: Timing, config: BenchConfig) 
 
 
 def _sample_throughput(worker: WorkerProcess, timing: Timing, config: BenchConfig) -> None:
-    answer = worker.ask(
+    answer = worker.request(
         "throughput",
         batch_size=timing.batch_size,
         batches=-(-config.batches // _THROUGHPUT_ROUNDS),

@@ -49,7 +49,7 @@ class Form:
 
     @property
     def name(self) -> str:
-        """Tell the form, for example student-onnx-int8."""
+        """The name, for example student-onnx-int8."""
         return f"{self.model}-{self.target}-{self.precision}"
 
     @property
@@ -63,7 +63,7 @@ class Form:
     def is_timed(self) -> bool:
         """Whether this machine runs it with the runtime that an app would use.
 
-        The MIL evaluator tells what Core ML answers, nothing of its time and memory.
+        The MIL evaluator reproduces the logits of Core ML, not its time and memory.
         """
         return self.runtime != MilPredictor.runtime
 
@@ -126,7 +126,7 @@ def _check_source(export: ExportFolder, model: Who, source: Json, fix: str) -> N
 
 
 def _order(export: ExportFolder) -> tuple[int, int]:
-    """Sort targets and their precisions as they are stated: ONNX, timed everywhere, first."""
+    """Return the sort key: targets and precisions in the order of FORMATS."""
     targets, offered = list(FORMATS), FORMATS[export.target].precisions
     return targets.index(export.target), offered.index(export.precision)
 
@@ -171,5 +171,5 @@ def exported_form(model: Who, export: ExportFolder, source: Json) -> Form:
 
 
 def _parameters(manifest: Json) -> int | None:
-    stated = manifest.get("parameters")
-    return stated if type(stated) is int else None
+    parameters = manifest.get("parameters")
+    return parameters if type(parameters) is int else None

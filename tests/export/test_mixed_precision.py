@@ -91,7 +91,7 @@ def test_ever_more_groups_are_kept_the_most_sensitive_first() -> None:
     assert sensitivity.worst_first() == ("b", "c", "a", "e", "d")
     kept = list(mixes(sensitivity))
     assert kept == [("b",), ("b", "c"), ("b", "c", "a"), ("b", "c", "a", "e")]
-    assert sensitivity.told(2) == "b (0.3 nats), c (0.2 nats)"
+    assert sensitivity.summary(2) == "b (0.3 nats), c (0.2 nats)"
     assert list(sensitivity.as_json()["kl_nats"]) == ["b", "c", "a", "e", "d"]  # type: ignore[call-overload]
 
 

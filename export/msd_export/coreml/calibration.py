@@ -62,7 +62,7 @@ def measure_second_moments(package: Path, calibration: ModelInputs) -> dict[str,
 
     Each is [groups, inputs, inputs]: one group, unless a convolution is grouped.
 
-    Rows without a picture are left out: what a vision encoder makes of a blank one is masked.
+    Examples without an image are left out: the encoding of a blank image is masked.
 
     Args:
         package: The .mlpackage in float.
@@ -133,7 +133,7 @@ Palette: TypeAlias = tuple[NDArray[np.float16], NDArray[np.uint8]]
 
 
 class Calibration:
-    """Measures a package, and rounds its weights so that layers answer as before.
+    """Measures a package, and rounds its weights so that the outputs of layers change least.
 
     Args:
         package: The .mlpackage in float16; it must not change.

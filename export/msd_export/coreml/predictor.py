@@ -46,11 +46,11 @@ class MilPredictor:
         """
         rows = range(len(inputs["image"]))
         outputs = [self._evaluator.run(single_example(inputs, row)) for row in rows]
-        logits, answered = (
+        logits, given = (
             np.concatenate([output[name] for output in outputs]) for name in OUTPUT_NAMES
         )
         if "problem" in self.metadata:
-            refuse_other_probabilities(logits, answered, self.metadata["problem"], self._path)
+            refuse_other_probabilities(logits, given, self.metadata["problem"], self._path)
         return logits
 
     def prepare(self, inputs: ModelInputs) -> Callable[[], object]:
@@ -78,7 +78,7 @@ class CoreMLPredictor:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the package states of itself; see `ExportPredictor`."""
+        """The metadata of the package; see `ExportPredictor`."""
         from msd_export.coreml.package import stated_metadata
 
         return stated_metadata(self._path)

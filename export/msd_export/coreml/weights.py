@@ -103,8 +103,8 @@ def quantize_weights_int8(
 ) -> None:
     """Write a copy of a package with int8 weights, one scale per output channel.
 
-    Metadata and descriptions are kept. Whether anything was large enough to be compressed is told
-    by `coreml.spec.count_weights`.
+    Metadata and descriptions are kept. Whether any weight was large enough to be
+    compressed can be seen with `coreml.spec.count_weights`.
 
     Args:
         source: The .mlpackage in float16.

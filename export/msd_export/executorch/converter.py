@@ -38,8 +38,8 @@ class HalfPrecision(nn.Module):
         self, image: Tensor, image_present: Tensor, input_ids: Tensor, attention_mask: Tensor
     ) -> tuple[Tensor, ...]:
         """Return logits and probabilities, float32 [1, classes]."""
-        answers = self.exported(image, image_present, input_ids, attention_mask)
-        return tuple(answer.float() for answer in answers)
+        outputs = self.exported(image, image_present, input_ids, attention_mask)
+        return tuple(output.float() for output in outputs)
 
 
 class ExecutorchConverter:

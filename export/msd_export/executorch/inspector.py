@@ -39,7 +39,7 @@ _TYPES = {
 _NOTES = (
     "int8 counts the operators inside XNNPACK's delegates that compute in integers",
     "A .pte file does not name inputs and outputs: they are numbered",
-    "Where it does not tell the layers, bytes are told by the delegate and operator, or the kernel,"
+    "Where layers are not known, bytes are listed by the delegate and operator, or the kernel,"
     " that reads them",
 )
 
@@ -118,7 +118,7 @@ def _border(plan: schema.ExecutionPlan, value: int, name: str) -> TensorFacts:
     if not isinstance(held, schema.Tensor):
         return TensorFacts(name, (), type(held).__name__.lower())
     is_static = held.shape_dynamism == schema.TensorShapeDynamism.STATIC
-    # A free dimension is planned with its greatest size; the file does not tell which are free.
+    # A free dimension is planned with its greatest size; the file does not show which are free.
     shape = tuple(size if is_static else f"<= {size}" for size in held.sizes)
     return TensorFacts(name, shape, _type(held)[0])
 
@@ -166,7 +166,7 @@ def _delegated(delegates: list[_Delegate], layers: Mapping[int, str]) -> Iterato
 
 
 def _constant_methods(program: schema.Program, plan: schema.ExecutionPlan) -> dict[str, str]:
-    """Return what the methods answer that only return a constant: the file's own metadata."""
+    """Return the results of the methods that return a constant: the file's metadata."""
     scalars = (schema.String, schema.Int, schema.Double, schema.Bool)
     return {
         other.name: ", ".join(

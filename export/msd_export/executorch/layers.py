@@ -35,7 +35,7 @@ def add_layers(lowered: "EdgeProgramManager") -> None:
 
 
 def read_layers(text: str) -> dict[int, str]:
-    """Return what the method answers as layers by debug handle."""
+    """Return the result of the method as layers by debug handle."""
     return {int(handle): str(layer) for handle, layer in json.loads(text).items()}
 
 

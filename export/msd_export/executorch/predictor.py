@@ -53,7 +53,7 @@ class ExecutorchPredictor:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the program's own methods answer of it; see `signature.ExportPredictor`."""
+        """The results of the program's metadata methods; see `signature.ExportPredictor`."""
         names = self._program.method_names & COMPARED
         return {name: str(self._program.load_method(name).execute([])[0]) for name in names}
 
@@ -65,9 +65,9 @@ class ExecutorchPredictor:
         """
         logits: list[Logits] = []
         for row in _rows(inputs):
-            answer, answered = (output.numpy() for output in self._method.execute(row))
-            refuse_other_probabilities(answer, answered, None, self._path)
-            logits.append(answer.copy())
+            row_logits, given = (output.numpy() for output in self._method.execute(row))
+            refuse_other_probabilities(row_logits, given, None, self._path)
+            logits.append(row_logits.copy())
         return np.concatenate(logits)
 
     def prepare(self, inputs: ModelInputs) -> Callable[[], object]:

@@ -33,8 +33,8 @@ class StudentSignature(nn.Module):
         self, image: Tensor, image_present: Tensor, input_ids: Tensor, attention_mask: Tensor
     ) -> dict[str, Tensor]:
         """Return logits and probabilities, float32 [1, classes]."""
-        answers = self.exported(image, image_present, input_ids, attention_mask)
-        return dict(zip(OUTPUT_NAMES, answers, strict=True))
+        outputs = self.exported(image, image_present, input_ids, attention_mask)
+        return dict(zip(OUTPUT_NAMES, outputs, strict=True))
 
 
 def export_litert(graph: ExportableGraph, signature: ModelSignature, path: Path) -> None:

@@ -101,8 +101,8 @@ def _layer(name: str) -> str:
 
 
 def _metadata(model: schema.ModelT) -> dict[str, str]:
-    stated = {"description": (model.description or b"").decode()} if model.description else {}
-    return stated | {name: _text(content) for name, content in entries_of(model).items()}
+    metadata = {"description": (model.description or b"").decode()} if model.description else {}
+    return metadata | {name: _text(content) for name, content in entries_of(model).items()}
 
 
 def _text(content: bytes) -> str:

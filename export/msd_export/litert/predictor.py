@@ -49,7 +49,7 @@ class LiteRTPredictor:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the file states of itself; see `signature.ExportPredictor`."""
+        """The metadata of the file; see `signature.ExportPredictor`."""
         with quiet():
             from msd_export.litert.program import metadata_of
 
@@ -62,9 +62,9 @@ class LiteRTPredictor:
             ParityError: The file's probabilities are not its logits'.
         """
         rows = range(len(inputs["image"]))
-        answers = [self._predict_one(single_example(inputs, row)) for row in rows]
-        logits, answered = map(np.concatenate, zip(*answers, strict=True))
-        refuse_other_probabilities(logits, answered, None, self._path)
+        outputs = [self._predict_one(single_example(inputs, row)) for row in rows]
+        logits, given = map(np.concatenate, zip(*outputs, strict=True))
+        refuse_other_probabilities(logits, given, None, self._path)
         return logits
 
     def prepare(self, inputs: ModelInputs) -> Callable[[], object]:

@@ -67,7 +67,7 @@ def write_end_to_end(
 ) -> None:
     """Write an ONNX file with a model's preprocessing before it and its decision behind it.
 
-    Inputs: image_bytes uint8 [bytes], a JPEG or PNG, empty for no picture; text string [1], empty
+    Inputs: image_bytes uint8 [bytes], a JPEG or PNG, empty for no image; text string [1], empty
     for no text. Outputs: labels string [decided], logits and probabilities float32 [1, classes].
 
     Args:
@@ -159,7 +159,7 @@ class EndToEndPredictor:
         """Return the labels and the logits, float32 [classes], of one example; b"" and "" are none.
 
         Raises:
-            ExportError: The picture is of no kind that it decodes.
+            ExportError: The image is in a format that it does not decode.
         """
         feed = {IMAGE_INPUT: np.frombuffer(image, np.uint8), TEXT_INPUT: np.array([text], object)}
         try:
@@ -189,15 +189,15 @@ def check_end_to_end(
         path: The file.
         plain: The plain form's logits of the same examples.
         split: Which examples.
-        source: Has their pictures' bytes and texts; test examples that DecodeImage does not read
-            (neither JPEG nor PNG, CMYK) are left out and counted.
+        source: The bytes of their images, and their texts; test examples that DecodeImage does not
+            read (neither JPEG nor PNG, CMYK) are left out and counted.
         problem: What a decision is.
 
     Returns:
         The part of parity.json.
 
     Raises:
-        ParityError: It decides otherwise more often than END_TO_END allows.
+        ParityError: Its decisions differ more often than END_TO_END allows.
     """
     examples = list(_examples(split, source))
     read = np.array([example.is_read for example in examples])
@@ -208,11 +208,11 @@ def check_end_to_end(
         )
     rows = np.flatnonzero(read)
     predictor = EndToEndPredictor(path)
-    answers = {
-        view: np.stack([_answer(predictor, examples[row], view) for row in rows]) for view in View
+    logits = {
+        view: np.stack([_predict(predictor, examples[row], view) for row in rows]) for view in View
     }
     expected = {view: logits[rows] for view, logits in plain.items()}
-    parity = compare_logits(answers, expected, _rows_of(split, rows), problem)
+    parity = compare_logits(logits, expected, _rows_of(split, rows), problem)
     kept = [examples[row] for row in rows]
     counts = {
         "left_out": int((~read).sum()),
@@ -238,11 +238,11 @@ def _check(parity: Mapping[View, ViewParity], counts: Mapping[str, int]) -> None
 
 def _as_json(result: ViewParity) -> Json:
     names = ("max_abs_error", "mean_abs_error", "agreement", "sure_agreement")
-    stated = result.as_json()
-    return {name: stated[name] for name in names}
+    values = result.as_json()
+    return {name: values[name] for name in names}
 
 
-def _answer(predictor: EndToEndPredictor, example: _Example, view: View) -> Logits:
+def _predict(predictor: EndToEndPredictor, example: _Example, view: View) -> Logits:
     image = example.image if view.has_image else b""
     return predictor.predict(image, example.text if view.has_text else "")[1]
 

@@ -46,8 +46,8 @@ class OnnxPredictor:
             ParityError: The file's probabilities are not its logits'.
         """
         feed = {name: inputs[name] for name in INPUT_NAMES}
-        logits, answered = self._session.run(list(OUTPUT_NAMES), feed)
-        refuse_other_probabilities(logits, answered, self.metadata.get("problem"), self._path)
+        logits, given = self._session.run(list(OUTPUT_NAMES), feed)
+        refuse_other_probabilities(logits, given, self.metadata.get("problem"), self._path)
         return cast(Logits, logits)
 
     def prepare(self, inputs: ModelInputs) -> "PreparedOnnx":
@@ -93,5 +93,5 @@ class PreparedOnnx:
         self._session.run_with_iobinding(self._binding)
 
     def logits(self) -> Logits:
-        """Return what the last call answered, float32 [batch, classes]."""
+        """Return the logits of the last call, float32 [batch, classes]."""
         return cast(Logits, self._binding.copy_outputs_to_cpu()[0])

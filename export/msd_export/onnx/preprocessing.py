@@ -104,7 +104,7 @@ def add_image(graph: GraphBuilder, spec: ImageSpec) -> None:
 
     Args:
         graph: Where they go.
-        spec: The size, and how a picture is brought to it.
+        spec: The size, and how an image is resized to it.
     """
     size = graph.node("Size", IMAGE_INPUT)
     is_absent = graph.node("Equal", size, graph.constant(0))
@@ -153,8 +153,8 @@ def _checked_bytes(graph: GraphBuilder) -> str:
     return graph.node("Concat", first, rest, graph.constant(_END_OF_JPEG, np.uint8), axis=0)
 
 
-def _starts(graph: GraphBuilder, start: str, wanted: tuple[int, int]) -> str:
-    equal = graph.node("Equal", start, graph.constant(wanted, np.uint8))
+def _starts(graph: GraphBuilder, start: str, expected: tuple[int, int]) -> str:
+    equal = graph.node("Equal", start, graph.constant(expected, np.uint8))
     as_numbers = graph.node("Cast", equal, to=TensorProto.INT32)
     least = graph.node("ReduceMin", as_numbers, keepdims=1)
     return graph.node("Cast", least, to=TensorProto.BOOL)
@@ -259,9 +259,9 @@ def tokenizer_attributes(preprocessor: Preprocessor) -> dict[str, Any]:
     Raises:
         ExportError: It is no word-piece tokenizer of BERT's type.
     """
-    stated: Mapping[str, Any] = json.loads(preprocessor.tokenizer.to_str())
-    model, normalizer = stated["model"], stated["normalizer"] or {}
-    kinds = (model["type"], normalizer.get("type"), (stated["pre_tokenizer"] or {}).get("type"))
+    parts: Mapping[str, Any] = json.loads(preprocessor.tokenizer.to_str())
+    model, normalizer = parts["model"], parts["normalizer"] or {}
+    kinds = (model["type"], normalizer.get("type"), (parts["pre_tokenizer"] or {}).get("type"))
     # A piece by its identifier; one that is missing leaves a hole.
     pieces = {index: piece for piece, index in model["vocab"].items()} if kinds[0] else {}
     if (

@@ -16,7 +16,7 @@ _BATCH, _COLOURS = {0: "batch"}, 256
 
 
 class ExportedConfig(PreTrainedConfig):
-    """What an export folder says of its model, as a configuration of transformers.
+    """The labels and problem of an export folder as a configuration of transformers.
 
     Args:
         image_size: Height and width in pixels.
@@ -46,7 +46,7 @@ class ExportedConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
-class DummyPictureGenerator(DummyInputGenerator):  # type: ignore[misc]  # optimum has no types
+class DummyImageGenerator(DummyInputGenerator):  # type: ignore[misc]  # optimum has no types
     """Makes image, uint8 [batch, height, width, 3], and image_present, [batch].
 
     Args:
@@ -97,11 +97,11 @@ class ClassifierExporterConfig(ExporterConfig):  # type: ignore[misc]  # optimum
 
     Args:
         config: Has image_size, max_text_length and vocab_size.
-        task: Optimum's name of what is nearest: a picture and a text in, logits out.
+        task: Optimum's name of the nearest task: an image and a text in, logits out.
     """
 
     NORMALIZED_CONFIG_CLASS = NormalizedConfig
-    DUMMY_INPUT_GENERATOR_CLASSES = (DummyPictureGenerator, DummyTokensGenerator)
+    DUMMY_INPUT_GENERATOR_CLASSES = (DummyImageGenerator, DummyTokensGenerator)
     ATOL_FOR_VALIDATION = PARITY_TOLERANCE["fp32"].max_abs_error
 
     def __init__(self, config: PreTrainedConfig, task: str = "visual-question-answering") -> None:

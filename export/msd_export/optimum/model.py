@@ -25,13 +25,13 @@ from msd_export.optimum.config import ExportedConfig
 from msd_export.predictors import open_predictor
 from msd_export.signature import Logits, ModelInputs, Predictor
 
-Picture = Path | str | bytes | Image.Image | None
-"""A file, encoded bytes, or an upright image of Pillow's; None: no picture."""
+ImageSource = Path | str | bytes | Image.Image | None
+"""A file, encoded bytes, or an upright image of Pillow's; None: no image."""
 
 
 @dataclass
 class ClassifierOutput(ModelOutput):
-    """What a model answers.
+    """The output of a model.
 
     Attributes:
         logits: float32 [batch, classes].
@@ -101,25 +101,25 @@ class ExportedModel(OptimizedModel):  # type: ignore[misc]  # optimum has no typ
 
     def forward(
         self,
-        image: Picture | Sequence[Picture] | NDArray[np.uint8] = None,
+        image: ImageSource | Sequence[ImageSource] | NDArray[np.uint8] = None,
         text: str | Sequence[str] | None = None,
         *,
         image_present: NDArray[np.generic] | None = None,
         input_ids: NDArray[np.generic] | None = None,
         attention_mask: NDArray[np.generic] | None = None,
     ) -> ClassifierOutput:
-        """Classify pictures and texts, or inputs that were made before (see `ModelInputs`).
+        """Classify images and texts, or prepared inputs (see `ModelInputs`).
 
         Args:
-            image: A picture or several; with input_ids uint8 [batch, height, width, 3].
-            text: A text or several, as many as pictures; "" is no text.
+            image: An image or several; with input_ids uint8 [batch, height, width, 3].
+            text: A text or several, as many as images; "" is no text.
             image_present: int32 [batch], with input_ids.
             input_ids: int32 [batch, length].
             attention_mask: int32 [batch, length], with input_ids.
 
         Raises:
-            ConfigError: There is nothing to classify, or not as many pictures as texts.
-            DataError: A picture cannot be read.
+            ConfigError: There is nothing to classify, or not as many images as texts.
+            DataError: An image cannot be read.
         """
         if input_ids is None:
             inputs = self._prepare(image, text)
@@ -155,30 +155,30 @@ class ExportedModel(OptimizedModel):  # type: ignore[misc]  # optimum has no typ
         shutil.copytree(self.export.folder, save_directory, dirs_exist_ok=True)
 
     def _prepare(self, image: object, text: str | Sequence[str] | None) -> ModelInputs:
-        pictures = cast(list[Picture], _listed(image))
+        images = cast(list[ImageSource], _listed(image))
         texts = [text] if isinstance(text, str) else list(text or [])
-        rows = max(len(pictures), len(texts))
-        pictures, texts = pictures or [None] * rows, texts or [""] * rows
-        if not rows or len(pictures) != len(texts):
-            given = f"{len(pictures)} images and {len(texts)} texts" if rows else "nothing"
+        rows = max(len(images), len(texts))
+        images, texts = images or [None] * rows, texts or [""] * rows
+        if not rows or len(images) != len(texts):
+            given = f"{len(images)} images and {len(texts)} texts" if rows else "nothing"
             raise ConfigError(
                 f"{given} to classify", fix="Pass as many images as texts, or only one of the two"
             )
         input_ids, attention_mask = self.preprocessor.tokens(texts)
         return {
-            "image": np.stack([self._pixels(picture) for picture in pictures]),
-            "image_present": np.array([p is not None for p in pictures], np.int32),
+            "image": np.stack([self._pixels(image) for image in images]),
+            "image_present": np.array([p is not None for p in images], np.int32),
             "input_ids": input_ids,
             "attention_mask": attention_mask,
         }
 
-    def _pixels(self, picture: Picture) -> PixelArray:
+    def _pixels(self, image: ImageSource) -> PixelArray:
         spec = self.preprocessor.image
-        if picture is None:
+        if image is None:
             return np.zeros((*spec.size, 3), np.uint8)
-        if isinstance(picture, Image.Image):
-            return resize_to_spec(to_rgb(picture), spec)
-        source = picture if isinstance(picture, bytes) else Path(picture)
+        if isinstance(image, Image.Image):
+            return resize_to_spec(to_rgb(image), spec)
+        source = image if isinstance(image, bytes) else Path(image)
         return self.preprocessor.pixels(source)
 
 

@@ -73,7 +73,7 @@ class WorkerProcess:
                     pipe.close()
 
     def kill(self) -> None:
-        """End the process at once; whoever waits for its answer gets an error."""
+        """End the process at once; waiting for its answer raises an error."""
         self._is_killed = True
         if self._process is not None:
             self._process.kill()
@@ -97,7 +97,7 @@ class WorkerProcess:
                 encoding="utf-8",
                 start_new_session=True,  # Ctrl-C is the benchmark's to handle
             )
-        return self.ask(
+        return self.request(
             "open",
             target=self.form.target,
             path=str(self.form.model_path.resolve()),
@@ -112,15 +112,15 @@ class WorkerProcess:
             if self._process is None:
                 self.open()
 
-    def ask(self, task: str, **arguments: object) -> Json:
-        """Have a task done and return its answer; one at a time, whoever asks.
+    def request(self, task: str, **arguments: object) -> Json:
+        """Run a task in the worker and return its answer; threads take turns.
 
         Raises:
             MsdError: What the worker raised, or that the process died.
         """
         process = self._process
         assert process is not None  # open comes first
-        assert process.stdin is not None  # both pipes were asked for
+        assert process.stdin is not None  # both are pipes
         assert process.stdout is not None
         with self._lock:
             if self._is_killed:
@@ -165,9 +165,9 @@ def worker_environment(threads: int) -> dict[str, str]:
     }
 
 
-def _error(stated: dict[str, str]) -> MsdError:
-    kind = getattr(errors, stated["kind"], MsdError)
-    return cast(MsdError, kind(stated["what"], where=stated["where"], fix=stated["fix"]))
+def _error(parts: dict[str, str]) -> MsdError:
+    kind = getattr(errors, parts["kind"], MsdError)
+    return cast(MsdError, kind(parts["what"], where=parts["where"], fix=parts["fix"]))
 
 
 class RemotePredictor:
@@ -186,5 +186,5 @@ class RemotePredictor:
         with tempfile.TemporaryDirectory(dir=self._worker.scratch) as name:
             there, back = Path(name) / "inputs", Path(name) / "outputs"
             save_arrays(there, inputs)
-            self._worker.ask("predict", inputs=str(there), outputs=str(back))
+            self._worker.request("predict", inputs=str(there), outputs=str(back))
             return load_arrays(back)["logits"].astype(np.float32)

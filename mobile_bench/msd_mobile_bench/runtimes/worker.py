@@ -30,13 +30,13 @@ _TORCH_MODULES = ("msd_deploy.models.folders", "msd_export.graph")
 
 
 class Session:
-    """One opened model and what can be asked of it; every method is a task.
+    """One opened model and the tasks that can be run on it, one per method.
 
     Args:
         target: torch, or a target of exports.
         path: A model folder (torch), or an exported file or package.
-        manifest: Of the folder, its files verified by whoever asks; None: a model folder is
-            verified here.
+        manifest: Of the folder, its files verified before; None: a model folder is verified
+            here.
         threads: CPU threads.
         examples: Folder of the inputs that are timed, written by `save_arrays`.
     """
@@ -115,7 +115,7 @@ def _answer(session: Session | None, request: Json) -> tuple[Session, Json]:
 
 
 def _claim_stdout() -> TextIO:
-    """Keep stdout for answers alone; what a library prints goes to stderr from now on."""
+    """Keep stdout for answers; from now on, prints of libraries go to stderr."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return answers
@@ -129,8 +129,8 @@ def main() -> None:
         try:
             session, answer = _answer(session, json.loads(line))
         except MsdError as error:
-            told = {"what": error.what, "where": error.where, "fix": error.fix}
-            answer = {"error": {"kind": type(error).__name__, **told}}
+            parts = {"what": error.what, "where": error.where, "fix": error.fix}
+            answer = {"error": {"kind": type(error).__name__, **parts}}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

@@ -201,13 +201,13 @@ def test_a_worker_that_was_killed_is_named_with_its_model(onnx_worker: WorkerPro
     assert process is not None
     os.kill(process.pid, signal.SIGKILL)
     with pytest.raises(MsdError, match=r"onnx-fp32: .*died during 'latency' .*killed by signal 9"):
-        onnx_worker.ask("latency", warm_up=1, warm_up_seconds=0.0, samples=5, most_seconds=1.0)
+        onnx_worker.request("latency", warm_up=1, warm_up_seconds=0.0, samples=5, most_seconds=1.0)
 
 
 def test_a_traceback_of_a_worker_is_told_by_its_last_line(onnx_worker: WorkerProcess) -> None:
     onnx_worker.open()
     with pytest.raises(MsdError, match=r"exit code 1\): KeyError: 'dance'"):
-        onnx_worker.ask("dance")
+        onnx_worker.request("dance")
 
 
 def test_a_stop_while_forms_answer_ends_their_processes(
@@ -221,4 +221,4 @@ def test_a_stop_while_forms_answer_ends_their_processes(
     assert onnx_worker._process is not None
     assert onnx_worker._process.wait(timeout=60) != 0
     with pytest.raises(MsdError, match="was stopped"):
-        onnx_worker.ask("memory")
+        onnx_worker.request("memory")
