@@ -29,14 +29,14 @@ from msd_deploy.errors import MsdError
 from msd_deploy.hooks import StageHooks
 from msd_export.config import ExportConfig
 from msd_export.folder import PARITY_NAME, ExportFolder
-from msd_export.formats import FORMATS, Form, form_name, forms_of
+from msd_export.formats import FORMATS, Variant, variant_name, variants_of
 from msd_export.pipeline import Failures, export_student
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.pipeline import run_bench
 from msd_mobile_bench.schema import Bench
 
 EXAMPLES = 2000
-_FORMS: tuple[Form, ...] = forms_of(tuple(FORMATS), ("all",))
+_FORMS: tuple[Variant, ...] = variants_of(tuple(FORMATS), ("all",))
 _SINGLE = ("image", "text")
 
 _CONFIG = os.path.relpath(Path(__file__).with_name("open_clip_art_mobile.toml"))
@@ -149,7 +149,7 @@ def _table(result: Mapping[str, Any]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     forms: Mapping[str, Any] = result["forms"]
-    for name in map(form_name, _FORMS):
+    for name in map(variant_name, _FORMS):
         if name in forms:
             whole = forms.get(f"{name.split('-')[0]}-fp32", {}).get("size_bytes")
             lines.append("| " + " | ".join(_cells(name, forms[name], whole)) + " |")

@@ -15,7 +15,7 @@ from msd_deploy.config.parsing import with_options
 from msd_deploy.config.run import DataConfig
 from msd_deploy.errors import ConfigError
 from msd_export.config import ExportConfig
-from msd_export.formats import FORMATS, PRECISION_MEANINGS, USUAL_TARGETS, forms_of
+from msd_export.formats import FORMATS, PRECISION_MEANINGS, USUAL_TARGETS, variants_of
 
 if TYPE_CHECKING:
     from msd_deploy.artifacts.manifest import Json
@@ -151,7 +151,7 @@ def export(
     targets = tuple(name for name in FORMATS if name in chosen or "all" in chosen)
     with usage_errors(ExportConfig):
         _check_data(model, data, is_given=out is not None or bool(reading))
-        forms = forms_of(targets, precision or ())
+        forms = variants_of(targets, precision or ())
         config = with_options(ExportConfig(forms, overwrite=overwrite), given)
         if config.cut_vocabulary is not None and data is None:
             raise ConfigError(

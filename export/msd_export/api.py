@@ -13,7 +13,7 @@ from msd_export.formats import (
     CalibrationMethod,
     Precision,
     Target,
-    forms_of,
+    variants_of,
 )
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def export(
             fix="Add data, or leave them out",
         )
     config = ExportConfig(
-        forms_of(targets, precisions),
+        variants_of(targets, precisions),
         max_drop,
         examples,
         overwrite=overwrite,

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from msd_deploy.config.setting import Option, Setting, check_ranges
-from msd_export.formats import CalibrationMethod, Form, refuse_unknown_form
+from msd_export.formats import CalibrationMethod, Variant, refuse_unknown_variant
 
 
 @dataclass(frozen=True, slots=True)
 class ExportConfig:
     """What is exported, and how it is verified."""
 
-    forms: Annotated[tuple[Form, ...], Setting("Target and precision of each export.")]
+    variants: Annotated[tuple[Variant, ...], Setting("Target and precision of each export.")]
     max_drop_points: Annotated[
         float,
         Setting("Maximum loss of the test metric that an export may have, in points.", (0, 100)),
@@ -50,6 +50,6 @@ class ExportConfig:
     ] = None
 
     def __post_init__(self) -> None:
-        for form in self.forms:
-            refuse_unknown_form(form)
+        for variant in self.variants:
+            refuse_unknown_variant(variant)
         check_ranges(self)

@@ -13,7 +13,7 @@ from msd_export.source import ExportSource
 
 
 class Converter(Protocol):
-    """Writes one target's files from one source; what several forms share is made once."""
+    """Writes one target's files from one source; what several variants share is made once."""
 
     def groups(self, precision: Precision) -> tuple[str, ...]:
         """Return the names of the groups of layers that can be exempted; () if none can.
@@ -23,7 +23,7 @@ class Converter(Protocol):
         ...
 
     def convert(self, precision: Precision, path: Path, *, kept: Collection[str] = ()) -> None:
-        """Write a form.
+        """Write a variant.
 
         Args:
             precision: One that the target has.
@@ -36,7 +36,7 @@ class Converter(Protocol):
         ...
 
     def describe(self, precision: Precision, path: Path) -> Json:
-        """Return what a written form holds, for parity.json under "conversion".
+        """Return what a written variant holds, for parity.json under "conversion".
 
         Raises:
             ExportError: What was to be quantized is still in float.

@@ -22,12 +22,12 @@ from msd_export.converters import Converter, converter_for
 from msd_export.folder import KIND, PARITY_NAME, ExportFolder
 from msd_export.formats import (
     FORMATS,
-    Form,
     Precision,
     Target,
-    form_name,
+    Variant,
     kept_as,
     needing,
+    variant_name,
 )
 from msd_export.gate import (
     Gate,
@@ -46,7 +46,7 @@ from msd_export.source import ExportSource
 
 
 class Exporter:
-    """Exports one model; conversions and the source's logits are made once for all forms.
+    """Exports one model; conversions and the source's logits are made once for all variants.
 
     Args:
         source: The model.
@@ -62,38 +62,38 @@ class Exporter:
         self._cut_parity: dict[View, ViewParity] | None = None
         self._mixes: dict[tuple[Precision, tuple[str, ...]], tuple[Sensitivity, int]] = {}
 
-    def export(self, form: Form, parent: Path) -> ExportFolder:
-        """Convert, verify and keep one form.
+    def export(self, variant: Variant, parent: Path) -> ExportFolder:
+        """Convert, verify and keep one variant.
 
         Raises:
             RuntimeUnavailableError: What the target needs is not installed.
             ExportError: The converter failed.
-            ParityError: The form is beyond its tolerance, and is not written.
+            ParityError: The variant is beyond its tolerance, and is not written.
         """
-        final = parent / form_name(form)
-        with needing(form[0]), new_folder(final) as building:
-            report, logits = self._make(form, building)
-            if self.config.end_to_end and form[0] == "onnx":
+        final = parent / variant_name(variant)
+        with needing(variant[0]), new_folder(final) as building:
+            report, logits = self._make(variant, building)
+            if self.config.end_to_end and variant[0] == "onnx":
                 report = {**report, "end_to_end": self._end_to_end(building, logits)}
-            manifest = self._complete(building, form, report)
-        return ExportFolder(final, *form, manifest)
+            manifest = self._complete(building, variant, report)
+        return ExportFolder(final, *variant, manifest)
 
-    def _make(self, form: Form, building: Path) -> tuple[Json, LogitsByView]:
+    def _make(self, variant: Variant, building: Path) -> tuple[Json, LogitsByView]:
         """Write the model's file; return parity.json, and its logits on the test split."""
-        target, precision = form
-        self.hooks.on_stage(f"Converting to {form_name(form)}")
+        target, precision = variant
+        self.hooks.on_stage(f"Converting to {variant_name(variant)}")
         converter = self._converter(target)
         path = building / FORMATS[target].model_file
         converter.convert(precision, path)
         facts = self._described(converter, precision, path)
         try:
-            return self._verify(form, building, facts)
+            return self._verify(variant, building, facts)
         except ParityError as error:
             if not converter.groups(precision):
                 raise
             retry = f"retrying with layers kept in {kept_as(precision)}"
-            self.hooks.on_note(f"{form_name(form)}: {error.what}; {retry}")
-            return self._mix(form, building, converter, error)
+            self.hooks.on_note(f"{variant_name(variant)}: {error.what}; {retry}")
+            return self._mix(variant, building, converter, error)
 
     def _described(self, converter: Converter, precision: Precision, path: Path) -> Json:
         """Return what a written file holds, for parity.json under "conversion"."""
@@ -114,14 +114,14 @@ class Exporter:
         return {**(self.source.vocabulary or {}), "views": views}
 
     def _mix(
-        self, form: Form, building: Path, converter: Converter, error: ParityError
+        self, variant: Variant, building: Path, converter: Converter, error: ParityError
     ) -> tuple[Json, LogitsByView]:
         """Keep ever more layers in higher precision until the gate holds; return as `_make`."""
-        target, precision = form
+        target, precision = variant
         path = building / FORMATS[target].model_file
         groups = converter.groups(precision)
         if (precision, groups) not in self._mixes:
-            self._mixes[precision, groups] = (self._sensitivity(form, converter), 0)
+            self._mixes[precision, groups] = (self._sensitivity(variant, converter), 0)
         sensitivity, enough = self._mixes[precision, groups]
         tried_on_test = 0
         for kept in mixes(sensitivity):
@@ -135,16 +135,16 @@ class Exporter:
                 "sensitivity": sensitivity.as_json(),
             }
             try:
-                self._compare_in_every_runtime(form, building, "validation")
+                self._compare_in_every_runtime(variant, building, "validation")
                 tried_on_test += 1
                 mixed["judged_on_test"] = tried_on_test
-                verified = self._verify(form, building, facts | {"mixed": mixed})
+                verified = self._verify(variant, building, facts | {"mixed": mixed})
             except ParityError as another:
                 error = another
                 continue
             self._mixes[precision, groups] = (sensitivity, len(kept))
             self.hooks.on_note(
-                f"{form_name(form)}: {len(kept)} of {len(groups)} layer groups are kept in"
+                f"{variant_name(variant)}: {len(kept)} of {len(groups)} layer groups are kept in"
                 f" {kept_as(precision)}: {', '.join(kept)}"
             )
             return verified
@@ -155,37 +155,37 @@ class Exporter:
             fix=error.fix,
         )
 
-    def _sensitivity(self, form: Form, converter: Converter) -> Sensitivity:
-        precision = form[1]
+    def _sensitivity(self, variant: Variant, converter: Converter) -> Sensitivity:
+        precision = variant[1]
         examples = self.source.calibration()
         self.hooks.on_stage(f"Measuring the sensitivity of each layer group to {precision}")
-        folder = self.source.scratch / f"sensitivity-{form_name(form)}"
+        folder = self.source.scratch / f"sensitivity-{variant_name(variant)}"
         folder.mkdir(exist_ok=True)
         return measure_sensitivity(
             converter,
             precision,
-            scratch=folder / FORMATS[form[0]].model_file,
+            scratch=folder / FORMATS[variant[0]].model_file,
             predict=lambda path: _predict_one_by_one(
-                open_predictor(form[0], path, threads=1), examples
+                open_predictor(variant[0], path, threads=1), examples
             ),
             problem=self.loaded.problem,
             on_count=lambda done, total: self.hooks.on_count("layer groups", done, total),
         )
 
-    def _verify(self, form: Form, building: Path, facts: Json) -> tuple[Json, LogitsByView]:
-        """Verify a written form on the test split; return as `_make`."""
+    def _verify(self, variant: Variant, building: Path, facts: Json) -> tuple[Json, LogitsByView]:
+        """Verify a written variant on the test split; return as `_make`."""
         split = self._split("test")
-        self.hooks.on_stage(f"Verifying {form_name(form)} on {len(split)} test examples")
-        report, logits = self._compare_in_every_runtime(form, building, "test")
+        self.hooks.on_stage(f"Verifying {variant_name(variant)} on {len(split)} test examples")
+        report, logits = self._compare_in_every_runtime(variant, building, "test")
         return {**report, "conversion": facts}, logits
 
     def _compare_in_every_runtime(
-        self, form: Form, building: Path, split_name: str
+        self, variant: Variant, building: Path, split_name: str
     ) -> tuple[Json, LogitsByView]:
-        """Compare a written form with the source on a split, in every runtime available here."""
-        path = building / FORMATS[form[0]].model_file
-        predictor = open_predictor(form[0], path, threads=1)
-        gate = Gate(form, self.config.max_drop_points / 100, self.config.examples)
+        """Compare a written variant with the source on a split, in every runtime available here."""
+        path = building / FORMATS[variant[0]].model_file
+        predictor = open_predictor(variant[0], path, threads=1)
+        gate = Gate(variant, self.config.max_drop_points / 100, self.config.examples)
         exported, parity = self._compare(predictor, gate, split_name)
         report = parity_as_json(
             parity,
@@ -197,7 +197,7 @@ class Exporter:
                 *doubts(parity, gate),
             ),
         )
-        second = second_predictor(form[0], path)
+        second = second_predictor(variant[0], path)
         if second is None:
             return report, exported
         logits, parity = self._compare(second, gate, split_name)
@@ -209,7 +209,7 @@ class Exporter:
     ) -> tuple[LogitsByView, dict[View, ViewParity]]:
         """Return a predictor's logits and their comparison with the source, within the gate."""
         split = self._split(split_name)
-        exported = self._predict(predictor, form_name(gate.form), split)
+        exported = self._predict(predictor, variant_name(gate.variant), split)
         source = self._source(split_name)
         parity = compare_logits(exported, source, split, self.loaded.problem)
         check_parity(parity, gate)
@@ -254,15 +254,15 @@ class Exporter:
             on_count=lambda done, total: self.hooks.on_count(what, done, total),
         )
 
-    def _complete(self, building: Path, form: Form, report: Json) -> Json:
+    def _complete(self, building: Path, variant: Variant, report: Json) -> Json:
         """Add what an app needs beside the model, and the manifest last; return the manifest."""
         self.loaded.preprocessor.save(building)
         shutil.copyfile(self.loaded.folder / LABELS_NAME, building / LABELS_NAME)
         write_json(building / PARITY_NAME, report)
         facts: Json = {
-            "target": form[0],
-            "precision": form[1],
-            "signature": self.source.signature.as_json(form[0]),
+            "target": variant[0],
+            "precision": variant[1],
+            "signature": self.source.signature.as_json(variant[0]),
             "source_digest": self.loaded.digest,
             "dataset_digest": self.source.data.digest,
         }

@@ -18,7 +18,7 @@ from msd_deploy.artifacts.manifest import (
     read_versioned_json,
 )
 from msd_deploy.errors import ArtifactError
-from msd_export.formats import FORMATS, Precision, Target, form_name, is_form
+from msd_export.formats import FORMATS, Precision, Target, is_variant, variant_name
 
 PARITY_NAME = "parity.json"
 KIND = "export"
@@ -43,7 +43,7 @@ class ExportFolder:
     @property
     def name(self) -> str:
         """The folder's name by its content, for example onnx-int8."""
-        return form_name((self.target, self.precision))
+        return variant_name((self.target, self.precision))
 
     @property
     def model_path(self) -> Path:
@@ -61,13 +61,13 @@ def open_export(folder: Path) -> ExportFolder:
     """Open an export folder, every file verified against its digest.
 
     Raises:
-        ArtifactError: It is missing, incomplete, altered, or of an unknown form.
+        ArtifactError: It is missing, incomplete, altered, or of an unknown variant.
     """
     if not folder.is_dir():
         raise ArtifactError("no such export", where=folder, fix="Run `msd export` first")
     manifest = read_manifest(folder, KIND)
     target, precision = manifest.get("target"), manifest.get("precision")
-    if not is_form(target, precision):
+    if not is_variant(target, precision):
         raise ArtifactError(f"has an unknown variant {target!r} {precision!r}", where=folder)
     return ExportFolder(folder, cast(Target, target), cast(Precision, precision), manifest)
 
@@ -115,5 +115,5 @@ def _reason_against(path: Path) -> str:
     manifest = read_versioned_json(path / MANIFEST_NAME)
     if manifest.get("kind") != KIND:
         return f"not an export (its kind is {manifest.get('kind')!r})"
-    form = f"{manifest.get('target')}-{manifest.get('precision')}"
-    return "" if path.name == form else f"not named after its content, {form}"
+    variant = f"{manifest.get('target')}-{manifest.get('precision')}"
+    return "" if path.name == variant else f"not named after its content, {variant}"

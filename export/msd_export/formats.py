@@ -14,7 +14,7 @@ from msd_deploy.errors import ConfigError, ExportError, RuntimeUnavailableError
 
 Target = Literal["onnx", "ort", "coreml", "executorch", "litert"]
 Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "int4", "pal6", "pal4", "w8a8"]
-Form = tuple[Target, Precision]
+Variant = tuple[Target, Precision]
 CalibrationMethod = Literal["minmax", "entropy", "percentile"]
 
 PRECISION_MEANINGS: Mapping[Precision, str] = MappingProxyType(
@@ -135,9 +135,9 @@ USUAL_TARGETS: tuple[Target, ...] = ("onnx", "coreml")
 """The default of `msd export --target`: the targets that need no extra."""
 
 
-def form_name(form: Form) -> str:
-    """Return the name of a form and of its folder, for example onnx-int8."""
-    return "-".join(form)
+def variant_name(variant: Variant) -> str:
+    """Return the name of a variant and of its folder, for example onnx-int8."""
+    return "-".join(variant)
 
 
 def require_target(target: Target) -> None:
@@ -178,7 +178,7 @@ def needing(target: Target) -> Iterator[None]:
         ) from error
 
 
-def forms_of(targets: Iterable[Target], precisions: Collection[str]) -> tuple[Form, ...]:
+def variants_of(targets: Iterable[Target], precisions: Collection[str]) -> tuple[Variant, ...]:
     """Return the variants of the requested targets in the requested precisions.
 
     Args:
@@ -188,7 +188,7 @@ def forms_of(targets: Iterable[Target], precisions: Collection[str]) -> tuple[Fo
     Raises:
         ConfigError: A target supports none of the precisions.
     """
-    forms: list[Form] = []
+    variants: list[Variant] = []
     for target in targets:
         offered = FORMATS[target].precisions
         matching = [p for p in offered if p in precisions or "all" in precisions]
@@ -200,17 +200,17 @@ def forms_of(targets: Iterable[Target], precisions: Collection[str]) -> tuple[Fo
                 where="--precision",
                 fix=f"Supported: {', '.join(offered)}",
             )
-        forms += [(target, precision) for precision in matching]
-    return tuple(forms)
+        variants += [(target, precision) for precision in matching]
+    return tuple(variants)
 
 
-def refuse_unknown_form(form: Form) -> None:
+def refuse_unknown_variant(variant: Variant) -> None:
     """Check that a target has a precision.
 
     Raises:
         ConfigError: It has not.
     """
-    target, precision = form
+    target, precision = variant
     offered = FORMATS[target].precisions
     if precision not in offered:
         raise ConfigError(
@@ -218,6 +218,6 @@ def refuse_unknown_form(form: Form) -> None:
         )
 
 
-def is_form(target: object, precision: object) -> bool:
-    """Return whether two values from a file name a form that this version knows."""
+def is_variant(target: object, precision: object) -> bool:
+    """Return whether two values from a file name a variant that this version knows."""
     return target in FORMATS and precision in FORMATS[cast(Target, target)].precisions

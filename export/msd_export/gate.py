@@ -14,7 +14,7 @@ from msd_deploy.errors import ParityError
 from msd_deploy.metrics import LogitsByView, metric_name
 from msd_deploy.problem import Problem
 from msd_deploy.views import View
-from msd_export.formats import Form, Precision, form_name
+from msd_export.formats import Precision, Variant, variant_name
 from msd_export.parity import ViewParity
 
 _POINTS = 100.0
@@ -79,20 +79,20 @@ class Gate:
     """The limits that an export is checked against.
 
     Attributes:
-        form: Target and precision: choose the tolerance.
+        variant: Target and precision: choose the tolerance.
         max_drop: Most that the metric may lose, 0 to 1. The multimodal view may not lose more;
             a single view may if the interval of its loss includes 0, as it can be chance then.
         examples: Number of requested test examples; None: all.
     """
 
-    form: Form
+    variant: Variant
     max_drop: float
     examples: int | None = None
 
     @property
     def tolerance(self) -> Tolerance:
-        """The tolerance of the form."""
-        return PARITY_TOLERANCE[self.form[1]]
+        """The tolerance of the variant."""
+        return PARITY_TOLERANCE[self.variant[1]]
 
 
 def check_parity(parity: Mapping[View, ViewParity], gate: Gate) -> None:
@@ -101,8 +101,8 @@ def check_parity(parity: Mapping[View, ViewParity], gate: Gate) -> None:
     Raises:
         ParityError: A view is outside the tolerance; names it, and by how much.
     """
-    where = form_name(gate.form)
-    fix = _LEARN if gate.form[1] in _LEARNED else _TRAIN
+    where = variant_name(gate.variant)
+    fix = _LEARN if gate.variant[1] in _LEARNED else _TRAIN
     for view, result in parity.items():
         check_view(view, result, gate.tolerance, where, fix=fix)
         _check_loss(view, result, gate.max_drop, where, fix=fix)

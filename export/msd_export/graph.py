@@ -135,7 +135,7 @@ def fold_batch_norms(model: nn.Module) -> int:
 
 
 def signature_of(loaded: LoadedModel[ViewClassifier]) -> ModelSignature:
-    """Return the signature of a model's exported forms."""
+    """Return the signature of a model's exported variants."""
     return ModelSignature(
         image_size=loaded.preprocessor.image.size,
         max_length=loaded.preprocessor.max_length,

@@ -66,7 +66,7 @@ def inspect_export(path: Path) -> Inspection:
     if target is not None:
         return Inspection(path, target, _read(target, path), _size(path))
     if path.is_file():
-        endings = ", ".join(Path(form.model_file).suffix for form in FORMATS.values())
+        endings = ", ".join(Path(entry.model_file).suffix for entry in FORMATS.values())
         raise ArtifactError(
             "is not a model file",
             where=path,
@@ -88,8 +88,8 @@ def inspect_export(path: Path) -> Inspection:
 
 
 def _target_of_file(path: Path) -> Target | None:
-    for target, form in FORMATS.items():
-        if path.exists() and path.suffix == Path(form.model_file).suffix:
+    for target, entry in FORMATS.items():
+        if path.exists() and path.suffix == Path(entry.model_file).suffix:
             return target
     return None
 
@@ -214,13 +214,13 @@ def _tables(inspection: Inspection) -> tuple[TextTable, ...]:
 
 
 def _signature(inspection: Inspection) -> TextTable:
-    form = (
+    variant = (
         f"{inspection.target} {inspection.precision}" if inspection.precision else inspection.target
     )
     tensors = [("input", tensor) for tensor in inspection.facts.inputs]
     tensors += [("output", tensor) for tensor in inspection.facts.outputs]
     return TextTable(
-        f"{inspection.path}: {form}, {inspection.size_bytes:,} bytes",
+        f"{inspection.path}: {variant}, {inspection.size_bytes:,} bytes",
         ("", "name", "shape", "dtype"),
         tuple((kind, t.name, " x ".join(map(str, t.shape)), t.dtype) for kind, t in tensors),
     )

@@ -60,9 +60,9 @@ def measure_sensitivity(
     """Quantize each group alone, and return the divergence of the logits.
 
     Args:
-        converter: Writes the forms.
+        converter: Writes the variants.
         precision: Of the quantized group.
-        scratch: A path that the forms are written to, one after the other.
+        scratch: A path that the variants are written to, one after the other.
         predict: Returns the logits [examples, classes] of a written variant.
         problem: The kind of classification.
         on_count: Called with the groups done and their total.

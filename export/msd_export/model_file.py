@@ -139,11 +139,11 @@ def is_integer(precision: Precision) -> bool:
 
 
 def refuse_float(precision: Precision, quantized: int, path: Path) -> None:
-    """Check that a quantized form has quantized weights.
+    """Check that a quantized variant has quantized weights.
 
     Args:
         precision: The requested one.
-        quantized: How many weights the written form stores so.
+        quantized: How many weights the written variant stores so.
         path: Its file or package.
 
     Raises:
@@ -175,7 +175,7 @@ class OperatorCounts:
         }
 
     def check(self, precision: Precision, path: Path) -> None:
-        """Check that an integer form has integer weights.
+        """Check that an integer variant has integer weights.
 
         Raises:
             ExportError: It has none.

@@ -20,13 +20,13 @@ from msd_deploy.run.record import prepare_for_run, read_finished_run, source_of_
 from msd_export.config import ExportConfig
 from msd_export.exporter import Exporter
 from msd_export.folder import ExportFolder, stated_source
-from msd_export.formats import FORMATS, form_name
+from msd_export.formats import FORMATS, variant_name, variants_of
 from msd_export.onnx.end_to_end import require_end_to_end
 from msd_export.opened_model import prepare_for_model, source_of_model
 from msd_export.source import ExportSource, cut_as_json, with_cut_vocabulary
 
 Failures = dict[str, MsdError]
-"""Why a form was not written, by its name."""
+"""Why a variant was not written, by its name."""
 
 
 def export_student(
@@ -42,21 +42,21 @@ def export_student(
         run: A finished run.
         config: What is exported and how strictly it is verified.
         hooks: What watches.
-        failures: Gets the errors of single forms, which are otherwise raised as one at the end.
+        failures: Gets the errors of single variants, which are otherwise raised as one at the end.
 
     Raises:
         ArtifactError: The run is unfinished, or an export exists and overwrite is false.
         ExportError: A converter failed.
         RuntimeUnavailableError: What a target needs is not installed.
-        ParityError: Forms are beyond tolerance; like those that failed they are not written, all
+        ParityError: Variants are beyond tolerance; like those that failed they are not written, all
             others are.
     """
     hooks = hooks or StageHooks()
     record = read_finished_run(run)
     loaded = load_model(run.student)
     remove_stale_folders(run.exports)
-    for form in config.forms:
-        _refuse_existing(run.exports / form_name(form), loaded, overwrite=config.overwrite)
+    for variant in config.variants:
+        _refuse_existing(run.exports / variant_name(variant), loaded, overwrite=config.overwrite)
     for path in _others_of_another_student(run, loaded, config):
         hooks.on_note(f"{path} was exported from another student: export it again with --overwrite")
     if config.end_to_end:
@@ -83,15 +83,15 @@ def _source(
 
 
 def _export_all(exporter: Exporter, parent: Path, failures: Failures | None) -> list[ExportFolder]:
-    """Export every form; one that fails does not keep the others from being written."""
+    """Export every variant; one that fails does not keep the others from being written."""
     written: list[ExportFolder] = []
     failed: Failures = {}
-    for form in exporter.config.forms:
+    for variant in exporter.config.variants:
         try:
-            written.append(exporter.export(form, parent))
+            written.append(exporter.export(variant, parent))
         except (ExportError, RuntimeUnavailableError) as error:
-            exporter.hooks.on_note(f"{form_name(form)} was not written: {error.what}")
-            failed[form_name(form)] = error
+            exporter.hooks.on_note(f"{variant_name(variant)} was not written: {error.what}")
+            failed[variant_name(variant)] = error
     if failures is not None:
         failures.update(failed)
     elif failed:
@@ -122,8 +122,8 @@ def _others_of_another_student(
     run: RunDirectory, student: LoadedModel[ViewClassifier], config: ExportConfig
 ) -> list[Path]:
     """Return the exports that are not about to be replaced and that `msd bench` will refuse."""
-    forms = ((target, precision) for target in FORMATS for precision in FORMATS[target].precisions)
-    paths = [run.exports / form_name(form) for form in forms if form not in config.forms]
+    others = [v for v in variants_of(FORMATS, ("all",)) if v not in config.variants]
+    paths = [run.exports / variant_name(variant) for variant in others]
     return [path for path in paths if stated_source(path) not in (None, student.digest)]
 
 
@@ -163,8 +163,8 @@ def export_model(
             fix="Choose another folder with --out",
         )
     remove_stale_folders(parent)
-    for form in config.forms:
-        _refuse_existing(parent / form_name(form), loaded, overwrite=config.overwrite)
+    for variant in config.variants:
+        _refuse_existing(parent / variant_name(variant), loaded, overwrite=config.overwrite)
     if config.end_to_end:
         require_end_to_end(loaded.preprocessor)
     hooks.on_stage(f"Reading {spec}")

@@ -40,7 +40,7 @@ class ExportSource:
         loaded: The model and its preprocessing.
         data: What it was trained on, for calibration; its test split verifies the exports.
         name: What the model is called in the metadata of its exports.
-        scratch: A folder for what several forms share; removed in the end.
+        scratch: A folder for what several variants share; removed in the end.
         calibration_method: How an activation's range follows from the calibration examples.
         raw: The data set as it was read: the images' bytes and the texts.
         uncut: Where the vocabulary was cut: the same with the whole one.

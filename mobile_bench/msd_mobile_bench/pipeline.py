@@ -31,14 +31,14 @@ from msd_deploy.views import View
 from msd_export.pipeline import export_teacher_reference
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.host import describe_host
-from msd_mobile_bench.quality import SPLIT, Quality, evaluate, predict_forms
+from msd_mobile_bench.quality import SPLIT, Quality, evaluate, predict_variants
 from msd_mobile_bench.report import write_reports
 from msd_mobile_bench.rows import make_row, ratios_of, write_notes
 from msd_mobile_bench.runtimes.arrays import save_arrays
 from msd_mobile_bench.runtimes.process import WorkerProcess
 from msd_mobile_bench.schema import Bench, DataFacts, Row, Who
 from msd_mobile_bench.timing import Timing, count_turns, measure_timing, summarize_control
-from msd_mobile_bench.variants import Form, exported_form, find_forms
+from msd_mobile_bench.variants import Variant, exported_variant, find_variants
 
 _TIMED_EXAMPLES = 64
 
@@ -50,7 +50,7 @@ def run_bench(
     *,
     export_teacher: bool = False,
 ) -> Json:
-    """Measure a run's teacher and student in every form, and write the reports.
+    """Measure a run's teacher and student in every variant, and write the reports.
 
     Files are verified first, and nothing is written before everything is measured; earlier reports
     are then replaced.
@@ -72,21 +72,21 @@ def run_bench(
     config, hooks = config or BenchConfig(), hooks or StageHooks()
     record, host = read_finished_run(run), describe_host()
     hooks.on_stage("Verifying the models' files")
-    forms = find_forms(run, replace_reference=export_teacher, on_note=hooks.on_note)
+    variants = find_variants(run, replace_reference=export_teacher, on_note=hooks.on_note)
     hooks.on_stage("Reading the test split")
     data = _data_by_model(record, hooks)
-    teacher, second = forms[0], forms[1]
+    teacher, second = variants[0], variants[1]
     if export_teacher and second.model != "teacher":
         export = export_teacher_reference(run, data["teacher"], teacher.manifest, hooks=hooks)
         if export is not None:
-            forms.insert(1, exported_form("teacher", export, teacher.manifest))
+            variants.insert(1, exported_variant("teacher", export, teacher.manifest))
     with tempfile.TemporaryDirectory(prefix="msd-bench-") as scratch, ExitStack() as stack:
-        workers = _prepare_workers(forms, data, config, Path(scratch), stack)
+        workers = _prepare_workers(variants, data, config, Path(scratch), stack)
         timings = _time(workers, config, hooks)
         qualities = _evaluate(workers, data, run, config, hooks)
     rows = [
-        make_row(run, form, timings.get(form.name), quality)
-        for form, quality in zip(forms, qualities, strict=True)
+        make_row(run, variant, timings.get(variant.name), quality)
+        for variant, quality in zip(variants, qualities, strict=True)
     ]
     control = summarize_control(list(timings.values()))
     prepared = data["student"]
@@ -144,7 +144,7 @@ def _data_facts(record: RunRecord, data: PreparedData, rows: Sequence[Row]) -> D
 
 
 def _prepare_workers(
-    forms: Sequence[Form],
+    variants: Sequence[Variant],
     data: Mapping[Who, PreparedData],
     config: BenchConfig,
     scratch: Path,
@@ -157,8 +157,10 @@ def _prepare_workers(
         rows = np.linspace(0, len(split) - 1, min(_TIMED_EXAMPLES, len(split))).astype(np.int64)
         save_arrays(examples[who], split.inputs(rows))
     workers = [
-        WorkerProcess(form, threads=config.threads, examples=examples[form.model], scratch=scratch)
-        for form in forms
+        WorkerProcess(
+            variant, threads=config.threads, examples=examples[variant.model], scratch=scratch
+        )
+        for variant in variants
     ]
     return [stack.enter_context(worker) for worker in workers]
 
@@ -166,15 +168,15 @@ def _prepare_workers(
 def _time(
     workers: Sequence[WorkerProcess], config: BenchConfig, hooks: StageHooks
 ) -> dict[str, Timing]:
-    """Return the timing of every form that this machine has the runtime of, by name."""
-    timed = [worker for worker in workers if worker.form.is_timed]
+    """Return the timing of every variant that this machine has the runtime of, by name."""
+    timed = [worker for worker in workers if worker.variant.is_timed]
     hooks.on_stage(f"Timing {len(timed)} variants, each in its own process, {config.rounds} rounds")
     total = count_turns(len(timed), config)
     turns = itertools.count(1)
     timings = measure_timing(
         timed, config, on_turn=lambda: hooks.on_count("turns", next(turns), total)
     )
-    return {worker.form.name: timing for worker, timing in zip(timed, timings, strict=True)}
+    return {worker.variant.name: timing for worker, timing in zip(timed, timings, strict=True)}
 
 
 def _evaluate(
@@ -192,13 +194,13 @@ def _evaluate(
     hooks.on_stage(
         f"Predicting {len(splits['student']):,} test examples with every variant and view"
     )
-    logits = predict_forms(
+    logits = predict_variants(
         workers,
-        [splits[worker.form.model] for worker in workers],
+        [splits[worker.variant.model] for worker in workers],
         on_done=lambda done, total: hooks.on_count("variants and views", done, total),
     )
     predictions = read_predictions(run.teacher_predictions)
     return [
-        evaluate(worker.form, by_view, data["student"], predictions)
+        evaluate(worker.variant, by_view, data["student"], predictions)
         for worker, by_view in zip(workers, logits, strict=True)
     ]

@@ -17,7 +17,7 @@ from msd_deploy.pages.formatting import ScoreJson
 from msd_deploy.views import View
 from msd_export.parity import predict_split
 from msd_mobile_bench.runtimes.process import RemotePredictor, WorkerProcess
-from msd_mobile_bench.variants import Form
+from msd_mobile_bench.variants import Variant
 
 SPLIT = "test"
 
@@ -35,7 +35,7 @@ class Quality:
     agreement: dict[str, float]
 
 
-def predict_forms(
+def predict_variants(
     workers: Sequence[WorkerProcess],
     splits: Sequence[PreparedSplit],
     *,
@@ -46,7 +46,7 @@ def predict_forms(
     Args:
         workers: Those that are not open yet are opened, beside what the others do.
         splits: The examples of each: teacher and student may be preprocessed differently.
-        on_done: Called in this thread with the pairs of form and view that are done, and their
+        on_done: Called in this thread with the pairs of variant and view that are done, and their
             total.
     """
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
@@ -76,20 +76,20 @@ def _predict(worker: WorkerProcess, split: PreparedSplit, view: View) -> LogitAr
 
 
 def evaluate(
-    form: Form, logits: LogitsByView, data: PreparedData, predictions: TeacherPredictions
+    variant: Variant, logits: LogitsByView, data: PreparedData, predictions: TeacherPredictions
 ) -> Quality:
-    """Score a form's logits of the first rows of the test split.
+    """Score a variant's logits of the first rows of the test split.
 
     Args:
-        form: Its folder states the order of its classes.
+        variant: Its folder states the order of its classes.
         logits: float32 [rows, classes] by view.
         data: Labels of all rows, and the order of classes in which they are counted.
         predictions: The teacher's cached logits, in the data's order of classes.
 
     Raises:
-        ArtifactError: The form gave NaN or infinite logits, or knows other classes.
+        ArtifactError: The variant gave NaN or infinite logits, or knows other classes.
     """
-    ordered = _in_order(form, logits, data.info.labels)
+    ordered = _in_order(variant, logits, data.info.labels)
     rows = len(ordered[View.MULTIMODAL])
     labels = data.splits[SPLIT].head(rows).labels
     scores = score_views(ordered, labels, data.info.problem)
@@ -104,14 +104,16 @@ def evaluate(
     )
 
 
-def _in_order(form: Form, logits: Mapping[View, LogitArray], labels: Sequence[str]) -> LogitsByView:
-    own, _ = read_labels(form.folder)
+def _in_order(
+    variant: Variant, logits: Mapping[View, LogitArray], labels: Sequence[str]
+) -> LogitsByView:
+    own, _ = read_labels(variant.folder)
     if set(own) != set(labels):
-        raise ArtifactError("has other classes than the data", where=form.folder)
+        raise ArtifactError("has other classes than the data", where=variant.folder)
     order = [own.index(label) for label in labels]
     for view, values in logits.items():
         if not np.isfinite(values).all():
             raise ArtifactError(
-                f"returns NaN or infinite logits on the {view} view", where=form.folder
+                f"returns NaN or infinite logits on the {view} view", where=variant.folder
             )
     return {view: values[:, order] for view, values in logits.items()}

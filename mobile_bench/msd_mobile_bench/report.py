@@ -13,7 +13,7 @@ from msd_deploy.pages.page import Table, render_page
 from msd_deploy.pages.svg import Canvas
 from msd_mobile_bench.chart import Point, draw_chart
 from msd_mobile_bench.schema import Bench, Row
-from msd_mobile_bench.tables import headline, quality_table, short_form, speed_table
+from msd_mobile_bench.tables import headline, quality_table, short_title, speed_table
 
 JSON_NAME, MARKDOWN_NAME, HTML_NAME = "bench.json", "bench.md", "bench.html"
 
@@ -29,7 +29,7 @@ def render_markdown(bench: Bench) -> str:
     """Return the report as Markdown."""
     parts = [f"# Benchmark of {_in_markdown(bench['run'])}", _subtitle(bench)]
     shares = ", ".join(f"{tile.name} {tile.share} ({tile.detail})" for tile in headline(bench))
-    parts.append(f"Student / teacher, both {_compared_form(bench)}: {shares}.")
+    parts.append(f"Student / teacher, both {_compared_variant(bench)}: {shares}.")
     for table in (speed_table(bench), quality_table(bench)):
         parts += [f"## {table.title}", _markdown_table(table)]
     if bench["notes"]:
@@ -69,10 +69,10 @@ def render_html(bench: Bench) -> str:
         bench=bench,
         subtitle=_subtitle(bench),
         metric=metric,
-        compared=_compared_form(bench),
+        compared=_compared_variant(bench),
         tiles=headline(bench),
         charts=charts,
-        untimed=[short_form(row) for row in bench["rows"] if row["latency_ms"] is None],
+        untimed=[short_title(row) for row in bench["rows"] if row["latency_ms"] is None],
         tables=[speed_table(bench), quality_table(bench)],
         method=method_sentences(bench),
         host=host_facts(bench),
@@ -84,7 +84,7 @@ def _point(row: Row) -> Point | None:
     if latency is None:
         return None
     low, high = score["interval"]
-    return Point(short_form(row), row["model"], latency["p50"], score["value"], low, high)
+    return Point(short_title(row), row["model"], latency["p50"], score["value"], low, high)
 
 
 def _subtitle(bench: Bench) -> str:
@@ -97,9 +97,9 @@ def _subtitle(bench: Bench) -> str:
     )
 
 
-def _compared_form(bench: Bench) -> str:
-    form = bench["ratios"]["form"]
-    return next(short_form(row) for row in bench["rows"] if row["name"] == f"student-{form}")
+def _compared_variant(bench: Bench) -> str:
+    variant = bench["ratios"]["form"]
+    return next(short_title(row) for row in bench["rows"] if row["name"] == f"student-{variant}")
 
 
 def method_sentences(bench: Bench) -> list[str]:

@@ -74,7 +74,7 @@ class Host(TypedDict):
 
 
 class Ratios(TypedDict):
-    """Student divided by teacher, both in the same form."""
+    """Student divided by teacher, both in the same variant."""
 
     form: str
     parameters: float | None

@@ -18,20 +18,20 @@ from msd_mobile_bench.schema import Bench, Distribution, Row
 
 _TARGET_NAMES: Mapping[str, str] = {
     "torch": "PyTorch",
-    **{target: form.title for target, form in FORMATS.items()},
+    **{target: entry.title for target, entry in FORMATS.items()},
 }
 
 Cell = Callable[[Row], str]
 
 
-def short_form(row: Row) -> str:
-    """Return a form without its model, for example ONNX int8."""
+def short_title(row: Row) -> str:
+    """Return a variant without its model, for example ONNX int8."""
     return f"{_TARGET_NAMES.get(row['target'], row['target'])} {row['precision']}"
 
 
-def form_title(row: Row) -> str:
-    """Return a form with its model, for example Student, ONNX int8."""
-    return f"{row['model'].capitalize()}, {short_form(row)}"
+def variant_title(row: Row) -> str:
+    """Return a variant with its model, for example Student, ONNX int8."""
+    return f"{row['model'].capitalize()}, {short_title(row)}"
 
 
 def speed_table(bench: Bench) -> Table:
@@ -50,7 +50,7 @@ def speed_table(bench: Bench) -> Table:
         "Throughput": {"per second (batch)": _throughput_text},
         "Peak memory": {"process (increase)": _memory_text},
     }
-    notes = {form_title(row): row["note"] for row in bench["rows"] if row["note"]}
+    notes = {variant_title(row): row["note"] for row in bench["rows"] if row["note"]}
     return _table("Size, speed and memory", bench["rows"], columns, notes)
 
 
@@ -99,7 +99,7 @@ def _table(
 ) -> Table:
     cells = [cell for group in columns.values() for cell in group.values()]
     lines = (
-        Line(form_title(row), row["model"], tuple(cell(row) for cell in cells)) for row in rows
+        Line(variant_title(row), row["model"], tuple(cell(row) for cell in cells)) for row in rows
     )
     groups = {name: tuple(group) for name, group in columns.items()}
     return Table(title, "Variant", notes, groups, tuple(lines))

@@ -21,7 +21,7 @@ Milliseconds = list[float]
 
 @dataclass(slots=True)
 class Timing:
-    """What was measured of one form.
+    """What was measured of one variant.
 
     Attributes:
         load_time_ms: Of opening the model in a fresh process, its runtime loaded before.
@@ -42,9 +42,9 @@ class Timing:
     batches: Milliseconds = field(default_factory=list)
 
 
-def count_turns(forms: int, config: BenchConfig) -> int:
+def count_turns(variants: int, config: BenchConfig) -> int:
     """Return how often `measure_timing` calls on_turn."""
-    return forms * (1 + config.rounds + _THROUGHPUT_ROUNDS)
+    return variants * (1 + config.rounds + _THROUGHPUT_ROUNDS)
 
 
 def measure_timing(
@@ -85,7 +85,7 @@ def _open(worker: WorkerProcess, config: BenchConfig) -> Timing:
     return Timing(
         load_time_ms=cast(float, opened["load_time_ms"]),
         rss_before_load_bytes=cast(int, opened["rss_before_load_bytes"]),
-        batch_size=config.batch_size if worker.form.takes_batches else 1,
+        batch_size=config.batch_size if worker.variant.takes_batches else 1,
     )
 
 
@@ -112,7 +112,7 @@ def _sample_throughput(worker: WorkerProcess, timing: Timing, config: BenchConfi
 
 
 def summarize_control(timings: Sequence[Timing]) -> Control:
-    """Summarize the control kernel over all turns of all forms."""
+    """Summarize the control kernel over all turns of all variants."""
     medians = np.array([[np.median(turn) for turn in timing.control] for timing in timings])
     return {
         "kernel": CONTROL_KERNEL,

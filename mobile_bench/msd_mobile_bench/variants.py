@@ -19,8 +19,8 @@ _WEIGHTS_NAME = "model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """One model in one form.
+class Variant:
+    """One model in one variant.
 
     Attributes:
         model: teacher or student.
@@ -73,12 +73,12 @@ class Form:
         return self.target == TORCH or FORMATS[cast(Target, self.target)].has_dynamic_batch
 
 
-def find_forms(
+def find_variants(
     run: RunDirectory,
     *,
     replace_reference: bool = False,
     on_note: Callable[[str], None] = lambda sentence: None,
-) -> list[Form]:
+) -> list[Variant]:
     """Find everything that a run has to measure; every file is checked against its digest, once.
 
     Args:
@@ -87,7 +87,7 @@ def find_forms(
         on_note: Called with a sentence for each thing among its exports that is none.
 
     Returns:
-        The teacher's forms, then the student's; the teacher's export only where there is one.
+        The teacher's variants, then the student's; the teacher's export only where there is one.
 
     Raises:
         ArtifactError: A folder is missing, incomplete or altered, or an export was made from
@@ -107,10 +107,10 @@ def find_forms(
             export, "teacher", teacher, "Remove it: `msd bench` exports the teacher again"
         )
     return [
-        _torch_form("teacher", run.teacher, teacher),
-        *(exported_form("teacher", export, teacher) for export in references),
-        _torch_form("student", run.student, student),
-        *(exported_form("student", export, student) for export in exports),
+        _torch_variant("teacher", run.teacher, teacher),
+        *(exported_variant("teacher", export, teacher) for export in references),
+        _torch_variant("student", run.student, student),
+        *(exported_variant("student", export, student) for export in exports),
     ]
 
 
@@ -137,8 +137,8 @@ def _read_model(folder: Path) -> Json:
     return read_manifest(folder, "model")
 
 
-def _torch_form(model: Who, folder: Path, manifest: Json) -> Form:
-    return Form(
+def _torch_variant(model: Who, folder: Path, manifest: Json) -> Variant:
+    return Variant(
         model=model,
         target=TORCH,
         precision="fp32",
@@ -150,15 +150,15 @@ def _torch_form(model: Who, folder: Path, manifest: Json) -> Form:
     )
 
 
-def exported_form(model: Who, export: ExportFolder, source: Json) -> Form:
-    """Return the form of an export.
+def exported_variant(model: Who, export: ExportFolder, source: Json) -> Variant:
+    """Return the variant of an export.
 
     Args:
         model: What was exported.
         export: Its export.
         source: The manifest of the exported model.
     """
-    return Form(
+    return Variant(
         model=model,
         target=export.target,
         precision=export.precision,

@@ -112,7 +112,7 @@ def numbers() -> Iterator[tuple[Any, Declaration]]:
 def test_every_number_has_a_range_that_is_checked(config: Any, item: Declaration) -> None:
     is_float = float in {item.type, *get_args(item.type)}
     impossible = (-1.0, math.nan, math.inf, -math.inf) if is_float else (-1, 2**70)
-    required = {"forms": ()} if config is ExportConfig else {}
+    required = {"variants": ()} if config is ExportConfig else {}
     for value in impossible:
         with pytest.raises(ConfigError, match=f"^{item.key}: must lie between"):
             config(**required, **{item.key.rpartition(".")[2]: value})

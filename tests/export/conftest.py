@@ -23,7 +23,7 @@ from msd_deploy.run.record import data_of_run, read_run
 from msd_deploy.views import View
 from msd_export.config import ExportConfig
 from msd_export.folder import ExportFolder
-from msd_export.formats import Form
+from msd_export.formats import Variant
 from msd_export.graph import ExportableGraph, ExportGraph, ImageLayout, as_tensors
 from msd_export.parity import predict_every_view, predict_split
 from msd_export.pipeline import export_student
@@ -234,7 +234,7 @@ def export_decided(
 ) -> Callable[..., list[ExportFolder]]:
     """Exports its student to the variants given, verified, in a copy of the run."""
 
-    def export(*variants: Form) -> list[ExportFolder]:
+    def export(*variants: Variant) -> list[ExportFolder]:
         root = tmp_path_factory.mktemp("exports") / "run"
         run = RunDirectory(Path(shutil.copytree(decided_run.root, root)))
         return export_student(run, ExportConfig(variants, examples=DECIDED_ROWS))

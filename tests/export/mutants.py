@@ -12,7 +12,7 @@ from msd_deploy.errors import ArtifactError, ExportError, ParityError
 from msd_deploy.metrics import LogitsByView
 from msd_deploy.models.folders import LABELS_NAME
 from msd_export.folder import KIND, open_export
-from msd_export.formats import Form
+from msd_export.formats import Variant
 from msd_export.gate import Gate, check_parity
 from msd_export.opened_model import open_model
 from msd_export.parity import compare_logits, predict_every_view
@@ -22,7 +22,7 @@ Mutate = Callable[[Path], None]
 REFUSALS = (ParityError, ExportError, ArtifactError)
 
 
-def verify(predictor: Predictor, form: Form, source: LogitsByView, rows: PreparedSplit) -> None:
+def verify(predictor: Predictor, form: Variant, source: LogitsByView, rows: PreparedSplit) -> None:
     """Hold a form against its source as `msd export` does, but for the metric: it may be lost."""
     exported = predict_every_view(predictor, rows)
     check_parity(compare_logits(exported, source, rows, "single_label"), Gate(form, max_drop=1.0))

@@ -25,11 +25,11 @@ from msd_deploy.errors import ArtifactError
 from msd_deploy.models.folders import load_model
 from msd_deploy.run.record import data_of_run, read_run
 from msd_export.folder import open_export
-from msd_export.formats import FORMATS, Precision, Target, form_name
+from msd_export.formats import FORMATS, Precision, Target, variant_name
 from msd_export.inspection import inspect_export
 from msd_export.opened_model import open_model
 from msd_export.parity import predict_every_view
-from msd_mobile_bench.variants import TORCH, find_forms
+from msd_mobile_bench.variants import TORCH, find_variants
 
 pytestmark = pytest.mark.slow
 
@@ -139,7 +139,7 @@ class Exports:
 
     def check(self) -> None:
         """Assert that all that a later command takes for whole answers as the undisturbed one."""
-        exported = [form.folder for form in find_forms(self.run) if form.target != TORCH]
+        exported = [form.folder for form in find_variants(self.run) if form.target != TORCH]
         assert exported == self.visible()
         for folder in self.visible():
             assert open_export(folder).name == folder.name
@@ -154,7 +154,7 @@ class Exports:
     def check_again(self, target: Target) -> None:
         """Assert that the next commands write what is missing, and replace all, and tidy up."""
         there = {folder.name for folder in self.visible()}
-        missing = [p for p in PRECISIONS[target] if form_name((target, p)) not in there]
+        missing = [p for p in PRECISIONS[target] if variant_name((target, p)) not in there]
         if missing:
             ended = self.export(target, precisions=missing)
             assert ended.code == 0, ended.output
@@ -196,7 +196,7 @@ def server(
     run = RunDirectory(Path(shutil.copytree(finished_run.root, root / "run")))
     (root / "here").mkdir()
     rows = data_of_run(read_run(run), load_model(run.student).preprocessor).splits["test"].head(3)
-    forms = [form_name((target, p)) for target in TARGETS for p in PRECISIONS[target]]
+    forms = [variant_name((target, p)) for target in TARGETS for p in PRECISIONS[target]]
     with subprocess.Popen(
         [sys.executable, SERVER, ROOT / "tests", run.root, *forms],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, ROOTS))},

@@ -19,7 +19,7 @@ from msd_export import gate as gate_module
 from msd_export import source as source_module
 from msd_export.config import ExportConfig
 from msd_export.folder import open_export
-from msd_export.formats import Form, forms_of
+from msd_export.formats import Variant, variants_of
 from msd_export.gate import Gate, Tolerance, check_parity, doubts, parity_as_json
 from msd_export.graph import ExportGraph, graph_of
 from msd_export.opened_model import open_model
@@ -63,7 +63,7 @@ def test_an_error_in_any_view_is_found_and_named(split: PreparedSplit, view: Vie
 @pytest.mark.parametrize("form", [("onnx", "int8"), ("coreml", "int8")])
 @pytest.mark.parametrize("view", list(View))
 def test_too_many_other_decisions_on_any_view_are_refused(
-    split: PreparedSplit, view: View, form: Form
+    split: PreparedSplit, view: View, form: Variant
 ) -> None:
     exported = logits_of(1.0)
     exported[view][:11, 0] = -1.0
@@ -210,7 +210,7 @@ def test_nan_is_refused(split: PreparedSplit, value: float) -> None:
 
 @pytest.mark.slow
 def test_every_form_is_exported_and_verified(own_run: RunDirectory) -> None:
-    forms = forms_of(("onnx", "coreml"), ())
+    forms = variants_of(("onnx", "coreml"), ())
     config = ExportConfig(forms, max_drop_points=3.0, examples=100)
     for export in export_student(own_run, config):
         parity = json.loads((export.folder / "parity.json").read_text())
@@ -321,8 +321,8 @@ def test_an_unfinished_run_is_not_exported(own_run: RunDirectory) -> None:
 
 def test_a_precision_that_a_target_lacks_is_refused() -> None:
     with pytest.raises(ConfigError, match="coreml supports none of the precisions int4"):
-        forms_of(("coreml",), ("int4",))
-    assert forms_of(("onnx", "coreml"), ("int8",)) == (("onnx", "int8"), ("coreml", "int8"))
+        variants_of(("coreml",), ("int4",))
+    assert variants_of(("onnx", "coreml"), ("int8",)) == (("onnx", "int8"), ("coreml", "int8"))
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:

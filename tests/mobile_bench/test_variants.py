@@ -7,7 +7,7 @@ from msd_deploy.artifacts.manifest import read_json, write_json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError
 from msd_mobile_bench.pipeline import run_bench
-from msd_mobile_bench.variants import find_forms
+from msd_mobile_bench.variants import find_variants
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def _alter_a_byte(path: Path) -> None:
 
 
 def test_both_models_and_every_export_are_found(run: RunDirectory) -> None:
-    forms = find_forms(run)
+    forms = find_variants(run)
     assert [form.name for form in forms] == [
         "teacher-torch-fp32",
         "student-torch-fp32",
@@ -40,7 +40,7 @@ def test_the_teachers_export_is_a_form_where_there_is_one(run: RunDirectory) -> 
     shutil.rmtree(run.teacher)
     shutil.copytree(run.student, run.teacher)  # so that the student's export is the teacher's
     shutil.copytree(run.exports, run.teacher_exports)
-    assert [form.name for form in find_forms(run)][:2] == [
+    assert [form.name for form in find_variants(run)][:2] == [
         "teacher-torch-fp32",
         "teacher-onnx-fp32",
     ]
@@ -63,13 +63,13 @@ def test_an_export_of_an_earlier_student_is_refused(run: RunDirectory) -> None:
     shutil.copytree(run.teacher, run.student)
     message = rf"onnx-fp32: was not exported from the run's current student.*{run.root} --overwrite"
     with pytest.raises(ArtifactError, match=message):
-        find_forms(run)
+        find_variants(run)
 
 
 def test_a_reference_of_an_earlier_teacher_is_refused(run: RunDirectory) -> None:
     shutil.copytree(run.exports, run.teacher_exports)
     with pytest.raises(ArtifactError, match=r"run's current teacher\. Remove it"):
-        find_forms(run)
+        find_variants(run)
 
 
 def test_what_is_no_export_is_passed_over_with_a_line(run: RunDirectory) -> None:
@@ -81,7 +81,7 @@ def test_what_is_no_export_is_passed_over_with_a_line(run: RunDirectory) -> None
     for name in (".DS_Store", "Thumbs.db", ".onnx-int8.building-x"):
         (run.exports / name).write_text("x")
     notes: list[str] = []
-    forms = find_forms(run, on_note=notes.append)
+    forms = find_variants(run, on_note=notes.append)
     assert [form.name for form in forms][2:] == ["student-onnx-fp32"]
     assert [Path(note.partition(":")[0]).name for note in notes] == [
         "a model",
@@ -95,14 +95,14 @@ def test_what_is_no_export_is_passed_over_with_a_line(run: RunDirectory) -> None
 def test_a_damaged_export_is_refused_and_not_passed_over(run: RunDirectory) -> None:
     (run.exports / "onnx-fp32/model.onnx").unlink()
     with pytest.raises(ArtifactError, match=r"model\.onnx: is missing"):
-        find_forms(run)
+        find_variants(run)
 
 
 def test_what_a_file_manager_leaves_in_an_export_changes_nothing(run: RunDirectory) -> None:
-    before = find_forms(run)
+    before = find_variants(run)
     for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._model.onnx"):
         (run.exports / "onnx-fp32" / name).write_text("x")
-    assert find_forms(run) == before
+    assert find_variants(run) == before
 
 
 def test_an_unfinished_run_is_refused(run: RunDirectory) -> None:
@@ -115,4 +115,4 @@ def test_parameters_that_a_foreign_teacher_does_not_state_are_unknown(run: RunDi
     manifest = read_json(run.teacher / "manifest.json")
     del manifest["parameters"]
     write_json(run.teacher / "manifest.json", manifest)
-    assert find_forms(run)[0].parameters is None
+    assert find_variants(run)[0].parameters is None

@@ -50,7 +50,7 @@ class CoreMLConverter:
         return tuple(dict.fromkeys(divided[name] for name in names if name in divided))
 
     def convert(self, precision: Precision, path: Path, *, kept: Collection[str] = ()) -> None:
-        """Write a form; see `converters.Converter`."""
+        """Write a variant; see `converters.Converter`."""
         match precision:
             case "fp32" | "fp16":
                 shutil.rmtree(path, ignore_errors=True)

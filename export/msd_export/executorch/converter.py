@@ -59,7 +59,7 @@ class ExecutorchConverter:
         return layer_groups(self._source.graph("nhwc"))
 
     def convert(self, precision: Precision, path: Path, *, kept: Collection[str] = ()) -> None:
-        """Write a form; see `converters.Converter`."""
+        """Write a variant; see `converters.Converter`."""
         with converting("ExecuTorch", path):
             program = self._program(precision, kept)
             path.write_bytes(lower_to_xnnpack(program, self._source.metadata()))

@@ -37,7 +37,7 @@ class LiteRTConverter:
         return layer_groups(self._source.graph("nhwc"))
 
     def convert(self, precision: Precision, path: Path, *, kept: Collection[str] = ()) -> None:
-        """Write a form; see `converters.Converter`."""
+        """Write a variant; see `converters.Converter`."""
         with converting("LiteRT", path):
             from msd_export.litert.export import finish
 

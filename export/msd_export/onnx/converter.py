@@ -43,7 +43,7 @@ class OnnxConverter:
         return self._quantizer().groups if precision == "int8" else ()
 
     def convert(self, precision: Precision, path: Path, *, kept: Collection[str] = ()) -> None:
-        """Write a form; see `converters.Converter`."""
+        """Write a variant; see `converters.Converter`."""
         match precision:
             case "int8":
                 self._quantizer().write(path, kept=kept)
@@ -94,7 +94,7 @@ class OrtConverter:
         return self._onnx.groups(precision)
 
     def convert(self, precision: Precision, path: Path, *, kept: Collection[str] = ()) -> None:
-        """Write a form; see `converters.Converter`."""
+        """Write a variant; see `converters.Converter`."""
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             model = Path(scratch) / "model.onnx"
             self._onnx.convert(precision, model, kept=kept)

@@ -187,7 +187,7 @@ def check_end_to_end(
 
     Args:
         path: The file.
-        plain: The plain form's logits of the same examples.
+        plain: The plain variant's logits of the same examples.
         split: Which examples.
         source: The bytes of their images, and their texts; test examples that DecodeImage does not
             read (neither JPEG nor PNG, CMYK) are left out and counted.

@@ -93,7 +93,7 @@ class DummyTokensGenerator(DummyTextInputGenerator):  # type: ignore[misc]  # op
 
 
 class ClassifierExporterConfig(ExporterConfig):  # type: ignore[misc]  # optimum has no types
-    """The signature of every exported form, of a student's FusionConfig or an ExportedConfig.
+    """The signature of every exported variant, of a student's FusionConfig or an ExportedConfig.
 
     Args:
         config: Has image_size, max_text_length and vocab_size.

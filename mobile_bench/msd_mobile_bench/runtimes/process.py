@@ -19,7 +19,7 @@ from msd_deploy.artifacts.manifest import Json
 from msd_deploy.errors import MsdError
 from msd_export.signature import ModelInputs
 from msd_mobile_bench.runtimes.arrays import load_arrays, save_arrays
-from msd_mobile_bench.variants import Form
+from msd_mobile_bench.variants import Variant
 
 _COMMAND = (
     sys.executable,
@@ -39,15 +39,15 @@ class WorkerProcess:
     """A fresh process with one opened model; a context manager that ends it.
 
     Args:
-        form: What it opens.
+        variant: What it opens.
         threads: CPU threads.
         examples: Folder of the inputs that are timed; see `save_arrays`.
         scratch: An existing folder for its log and arrays.
     """
 
-    def __init__(self, form: Form, *, threads: int, examples: Path, scratch: Path) -> None:
-        self.form = form
-        self.scratch = Path(tempfile.mkdtemp(dir=scratch, prefix=f"{form.name}-"))
+    def __init__(self, variant: Variant, *, threads: int, examples: Path, scratch: Path) -> None:
+        self.variant = variant
+        self.scratch = Path(tempfile.mkdtemp(dir=scratch, prefix=f"{variant.name}-"))
         self._threads, self._examples = threads, examples
         self._log = self.scratch / "stderr.txt"
         self._lock = threading.RLock()
@@ -99,9 +99,9 @@ class WorkerProcess:
             )
         return self.request(
             "open",
-            target=self.form.target,
-            path=str(self.form.model_path.resolve()),
-            manifest=self.form.manifest,
+            target=self.variant.target,
+            path=str(self.variant.model_path.resolve()),
+            manifest=self.variant.manifest,
             threads=self._threads,
             examples=str(self._examples),
         )
@@ -124,7 +124,7 @@ class WorkerProcess:
         assert process.stdout is not None
         with self._lock:
             if self._is_killed:
-                raise MsdError("was stopped", where=self.form.folder)
+                raise MsdError("was stopped", where=self.variant.folder)
             try:
                 process.stdin.write(json.dumps({"task": task, **arguments}) + "\n")
                 process.stdin.flush()
@@ -144,7 +144,7 @@ class WorkerProcess:
         reason = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         return MsdError(
             f"its worker process died during {task!r} ({reason}){last}",
-            where=self.form.folder,
+            where=self.variant.folder,
             fix="Check the free memory, and the runtime with `msd doctor`",
         )
 
@@ -179,7 +179,7 @@ class RemotePredictor:
 
     def __init__(self, worker: WorkerProcess) -> None:
         self._worker = worker
-        self.runtime = worker.form.runtime
+        self.runtime = worker.variant.runtime
 
     def predict(self, inputs: ModelInputs) -> NDArray[np.float32]:
         """Return logits, float32 [batch, classes]; see `Predictor`."""

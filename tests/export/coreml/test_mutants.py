@@ -11,7 +11,7 @@ from msd_deploy.metrics import LogitsByView
 from msd_export.coreml.package import Spec
 from msd_export.coreml.predictor import MilPredictor
 from msd_export.folder import ExportFolder
-from msd_export.formats import Form
+from msd_export.formats import Variant
 from msd_export.opened_model import open_model
 from tests.export.coreml.surgery import (
     WEIGHT_FILE,
@@ -35,7 +35,7 @@ from tests.export.mutants import (
 
 pytestmark = pytest.mark.slow
 
-FORM: Form = ("coreml", "fp16")
+FORM: Variant = ("coreml", "fp16")
 
 
 def check(package: Path, source: LogitsByView, rows: PreparedSplit) -> None:

@@ -20,7 +20,7 @@ from msd_export.coreml.export import export_coreml
 from msd_export.coreml.predictor import CoreMLPredictor, MilPredictor
 from msd_export.coreml.weights import quantize_weights_int8
 from msd_export.folder import PARITY_NAME
-from msd_export.formats import FORMATS, Form, Precision
+from msd_export.formats import FORMATS, Precision, Variant
 from msd_export.graph import ExportGraph
 from msd_export.pipeline import export_student
 from msd_export.predictors import second_predictor
@@ -103,7 +103,7 @@ def test_export_is_verified_in_core_ml_and_in_the_evaluator(
     assert max(report["second_runtime"]["max_abs_difference"].values()) < 5 * TOLERANCE
 
 
-def export_report(run: RunDirectory, form: Form) -> dict[str, Any]:
+def export_report(run: RunDirectory, form: Variant) -> dict[str, Any]:
     (export,) = export_student(run, ExportConfig((form,), 100.0, DECIDED_ROWS, overwrite=True))
     report: dict[str, Any] = json.loads((export.folder / PARITY_NAME).read_text())
     return report

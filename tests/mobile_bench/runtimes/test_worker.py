@@ -23,18 +23,18 @@ from msd_export.onnx.predictor import OnnxPredictor
 from msd_export.predictors import TorchPredictor
 from msd_export.source import ExportSource
 from msd_mobile_bench.config import BenchConfig
-from msd_mobile_bench.quality import predict_forms
+from msd_mobile_bench.quality import predict_variants
 from msd_mobile_bench.runtimes.arrays import save_arrays
 from msd_mobile_bench.runtimes.process import RemotePredictor, WorkerProcess, worker_environment
 from msd_mobile_bench.timing import count_turns, measure_timing
-from msd_mobile_bench.variants import Form, find_forms
+from msd_mobile_bench.variants import Variant, find_variants
 
 _CONFIG = BenchConfig(rounds=2, warm_up=1, samples=6, batches=2, batch_size=3)
 
 
 @pytest.fixture(scope="session")
-def forms(untrained_run: RunDirectory) -> dict[str, Form]:
-    return {form.name: form for form in find_forms(untrained_run)}
+def forms(untrained_run: RunDirectory) -> dict[str, Variant]:
+    return {form.name: form for form in find_variants(untrained_run)}
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +47,9 @@ def examples(
 
 
 @pytest.fixture
-def onnx_worker(forms: dict[str, Form], examples: Path, tmp_path: Path) -> Iterator[WorkerProcess]:
+def onnx_worker(
+    forms: dict[str, Variant], examples: Path, tmp_path: Path
+) -> Iterator[WorkerProcess]:
     form = forms["student-onnx-fp32"]
     with WorkerProcess(form, threads=1, examples=examples, scratch=tmp_path) as worker:
         yield worker
@@ -71,12 +73,12 @@ def test_a_worker_answers_as_the_model_does_here(
 ) -> None:
     inputs = memes[0].splits["test"].inputs(np.arange(5), view)
     onnx_worker.open()
-    expected = OnnxPredictor(onnx_worker.form.folder / "model.onnx").predict(inputs)
+    expected = OnnxPredictor(onnx_worker.variant.folder / "model.onnx").predict(inputs)
     assert np.array_equal(RemotePredictor(onnx_worker).predict(inputs), expected)
 
 
 def test_a_worker_runs_a_model_folder(
-    forms: dict[str, Form],
+    forms: dict[str, Variant],
     examples: Path,
     memes: tuple[PreparedData, Preprocessor],
     tmp_path: Path,
@@ -190,7 +192,7 @@ def test_a_model_that_the_runtime_refuses_is_an_error_of_its_kind(
 ) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/model.onnx").write_bytes(b"no model")
-    onnx_worker.form = replace(onnx_worker.form, folder=tmp_path / "broken")
+    onnx_worker.variant = replace(onnx_worker.variant, folder=tmp_path / "broken")
     with pytest.raises(ArtifactError, match=r"model\.onnx: ONNX Runtime cannot load it"):
         onnx_worker.open()
 
@@ -217,7 +219,7 @@ def test_a_stop_while_forms_answer_ends_their_processes(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict_forms([onnx_worker], [memes[0].splits["test"].head(8)], on_done=stop)
+        predict_variants([onnx_worker], [memes[0].splits["test"].head(8)], on_done=stop)
     assert onnx_worker._process is not None
     assert onnx_worker._process.wait(timeout=60) != 0
     with pytest.raises(MsdError, match="was stopped"):

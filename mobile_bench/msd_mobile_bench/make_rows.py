@@ -10,7 +10,7 @@ from msd_mobile_bench.latency import describe
 from msd_mobile_bench.quality import Quality
 from msd_mobile_bench.schema import Control, Host, Ratios, Row, Who
 from msd_mobile_bench.timing import Timing
-from msd_mobile_bench.variants import TORCH, Form
+from msd_mobile_bench.variants import TORCH, Variant
 
 NEEDS_A_DEVICE = "latency needs a Mac or an iPhone"
 MOST_DRIFT = 1.25
@@ -52,18 +52,18 @@ _MS_PER_SECOND = 1000.0
 _COMPARED = (("onnx", "fp32"), (TORCH, "fp32"))
 
 
-def make_row(run: RunDirectory, form: Form, timing: Timing | None, quality: Quality) -> Row:
+def make_row(run: RunDirectory, variant: Variant, timing: Timing | None, quality: Quality) -> Row:
     """Return the row of one variant; without timing its fields are None, with a note why."""
     row: Row = {
-        "name": form.name,
-        "model": form.model,
-        "target": form.target,
-        "precision": form.precision,
-        "runtime": form.runtime,
-        "path": form.folder.relative_to(run.root).as_posix(),
-        "digest": form.digest,
-        "size_bytes": form.size_bytes,
-        "parameters": form.parameters,
+        "name": variant.name,
+        "model": variant.model,
+        "target": variant.target,
+        "precision": variant.precision,
+        "runtime": variant.runtime,
+        "path": variant.folder.relative_to(run.root).as_posix(),
+        "digest": variant.digest,
+        "size_bytes": variant.size_bytes,
+        "parameters": variant.parameters,
         "load_time_ms": None,
         "latency_ms": None,
         "throughput_per_second": None,
@@ -94,10 +94,10 @@ def _add_timing(row: Row, timing: Timing) -> None:
 
 
 def ratios_of(rows: Sequence[Row]) -> Ratios:
-    """Divide the student by the teacher in the same form: ONNX float32, else PyTorch."""
-    by_form = {(row["model"], row["target"], row["precision"]): row for row in rows}
-    for form in _COMPARED:
-        teacher, student = (by_form.get((who, *form)) for who in _WHO)
+    """Divide the student by the teacher in the same variant: ONNX float32, else PyTorch."""
+    by_variant = {(row["model"], row["target"], row["precision"]): row for row in rows}
+    for variant in _COMPARED:
+        teacher, student = (by_variant.get((who, *variant)) for who in _WHO)
         if teacher is not None and student is not None:
             return _ratios(teacher, student)
     raise AssertionError("both models always have a PyTorch row")
