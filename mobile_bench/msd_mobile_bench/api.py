@@ -35,7 +35,7 @@ def bench(
     Example:
         >>> result = bench("runs/products", config=BenchConfig(threads=2))
         >>> {row["name"]: row["size_bytes"] for row in result["rows"]}
-        {'teacher-pytorch': 5793208, ...}
+        {'teacher-torch-fp32': 5793208, ...}
     """
     from msd_deploy.artifacts.run_directory import RunDirectory
     from msd_mobile_bench.pipeline import run_bench

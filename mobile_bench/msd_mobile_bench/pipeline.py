@@ -34,8 +34,8 @@ from msd_mobile_bench.host import describe_host
 from msd_mobile_bench.quality import SPLIT, Quality, evaluate, predict_variants
 from msd_mobile_bench.report import write_reports
 from msd_mobile_bench.rows import make_row, ratios_of, write_notes
-from msd_mobile_bench.runtimes.arrays import save_arrays
 from msd_mobile_bench.runtimes.process import WorkerProcess
+from msd_mobile_bench.runtimes.worker import save_arrays
 from msd_mobile_bench.schema import Bench, DataFacts, Row, Who
 from msd_mobile_bench.timing import Timing, count_turns, measure_timing, summarize_control
 from msd_mobile_bench.variants import Variant, exported_variant, find_variants

@@ -18,7 +18,7 @@ from msd_deploy import errors
 from msd_deploy.artifacts.manifest import Json
 from msd_deploy.errors import MsdError
 from msd_export.signature import ModelInputs
-from msd_mobile_bench.runtimes.arrays import load_arrays, save_arrays
+from msd_mobile_bench.runtimes.worker import load_arrays, save_arrays
 from msd_mobile_bench.variants import Variant
 
 _COMMAND = (

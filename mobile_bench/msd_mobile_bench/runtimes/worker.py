@@ -3,7 +3,8 @@
 It reads one JSON object per line from stdin, {"task": ..., arguments}, and writes one line to
 stdout for each, until stdin ends. It lives through all rounds, since importing PyTorch takes
 seconds, and imports nothing but the model's own runtime, so that the reported memory is the
-model's. `WorkerProcess` is the other end.
+model's. Arrays are exchanged as plain .npy files in a folder, never as a pickle. `WorkerProcess` is
+the other end.
 """
 
 import importlib
@@ -11,11 +12,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TextIO, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from msd_deploy.artifacts.manifest import Json
 from msd_deploy.errors import MsdError
@@ -24,9 +26,9 @@ from msd_export.predictors import TorchPredictor, open_predictor
 from msd_export.signature import ModelInputs, TimedPredictor, single_example
 from msd_mobile_bench.footprint import peak_rss_bytes, rss_bytes
 from msd_mobile_bench.latency import SamplingPlan, time_calls, time_control_kernel
-from msd_mobile_bench.runtimes.arrays import load_arrays, save_arrays
 
 _TORCH_MODULES = ("msd_deploy.models.folders", "msd_export.graph")
+"""What opening a model folder in PyTorch imports; see `Format.runtime_modules`."""
 
 
 class Session:
@@ -96,6 +98,18 @@ class Session:
         logits = self._predictor.predict(batch)
         save_arrays(Path(outputs), {"logits": logits})
         return {"rows": len(logits)}
+
+
+def save_arrays(folder: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+    """Write each array as NAME.npy into a folder, which is made if it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+
+
+def load_arrays(folder: Path) -> dict[str, NDArray[np.generic]]:
+    """Read what `save_arrays` wrote."""
+    return {path.stem: np.load(path, allow_pickle=False) for path in sorted(folder.glob("*.npy"))}
 
 
 def _answer(session: Session | None, request: Json) -> tuple[Session, Json]:

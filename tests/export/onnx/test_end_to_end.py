@@ -351,8 +351,8 @@ def test_a_missing_library_is_named_before_any_work(
         require_end_to_end(preprocessor)
 
 
-def test_it_needs_an_onnx_form(tmp_path: Path) -> None:
+def test_it_needs_an_onnx_variant(tmp_path: Path) -> None:
     line = ["export", str(tmp_path), "--target", "coreml", "--end-to-end"]
     answer = CliRunner(env={"COLUMNS": "100"}).invoke(app, line)
     assert answer.exit_code == 2
-    assert "--end-to-end: is written beside an ONNX form" in answer.stderr
+    assert "--end-to-end: requires --target onnx" in answer.stderr

@@ -24,8 +24,8 @@ from msd_export.predictors import TorchPredictor
 from msd_export.source import ExportSource
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.quality import predict_variants
-from msd_mobile_bench.runtimes.arrays import save_arrays
 from msd_mobile_bench.runtimes.process import RemotePredictor, WorkerProcess, worker_environment
+from msd_mobile_bench.runtimes.worker import save_arrays
 from msd_mobile_bench.timing import count_turns, measure_timing
 from msd_mobile_bench.variants import Variant, find_variants
 
