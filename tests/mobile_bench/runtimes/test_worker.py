@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,26 +136,6 @@ _ALLOWED: dict[str, frozenset[str]] = {
 }
 
 
-@pytest.fixture(scope="session")
-def model_of(
-    untrained_run: RunDirectory,
-    memes: tuple[PreparedData, Preprocessor],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[[str], Path]:
-    """Write the untrained student for a runtime; return what a worker opens."""
-    folder = tmp_path_factory.mktemp("models")
-    source = ExportSource(load_model(untrained_run.student), memes[0], "untrained", folder)
-
-    def write(target: str) -> Path:
-        if target == "torch":
-            return untrained_run.student
-        path = folder / FORMATS[target].model_file
-        converter_for(target, source).convert("fp32", path)
-        return path
-
-    return write
-
-
 @pytest.mark.parametrize(
     "target",
     [
@@ -164,11 +144,20 @@ def model_of(
     ],
 )
 def test_a_worker_loads_its_runtime_alone_and_before_the_clock_starts(
-    target: str, model_of: Callable[[str], Path], examples: Path
+    target: str,
+    untrained_run: RunDirectory,
+    memes: tuple[PreparedData, Preprocessor],
+    examples: Path,
+    tmp_path: Path,
 ) -> None:
-    if target != "torch" and not all(map(importlib.util.find_spec, FORMATS[target].modules)):
-        pytest.skip(f"{target} is not installed")
-    opened = {"target": target, "path": str(model_of(target)), "threads": 1}
+    path = untrained_run.student
+    if target != "torch":
+        if not all(map(importlib.util.find_spec, FORMATS[target].modules)):
+            pytest.skip(f"{target} is not installed")
+        source = ExportSource(load_model(path), memes[0], "untrained", tmp_path)
+        path = tmp_path / FORMATS[target].model_file
+        converter_for(target, source).convert("fp32", path)
+    opened = {"target": target, "path": str(path), "threads": 1}
     command = [sys.executable, "-P", "-c", _OPEN_AND_LIST_MODULES]
     done = subprocess.run(
         [*command, json.dumps({**opened, "examples": str(examples)})],
