@@ -34,7 +34,7 @@ def render_markdown(bench: Bench) -> str:
         parts += [f"## {table.title}", _markdown_table(table)]
     if bench["notes"]:
         parts += ["## Notes", _bullets(bench["notes"])]
-    parts += ["## How it was measured", _bullets(method_sentences(bench))]
+    parts += ["## Measurement", _bullets(method_sentences(bench))]
     parts += ["## Host", _bullets([f"{name}: {value}" for name, value in host_facts(bench)])]
     parts += ["Command to repeat it:", f"    {bench['command']}"]
     return "\n\n".join(parts) + "\n"

@@ -210,7 +210,7 @@ def quality_table(report: DistillationJson) -> Table:
 def closeness_table(report: DistillationJson) -> Table:
     """Build the table of agreement and distances between each student and its teacher."""
     columns: dict[str, Callable[[StudentJson, str], str]] = {
-        "Equal decisions": lambda one, view: percent(one["closeness"][view]["agreement"]),
+        "Agreement": lambda one, view: percent(one["closeness"][view]["agreement"]),
         "Mean distance, nats": lambda one, view: f"{one['closeness'][view]['distance']:.3f}",
         "Total variation": lambda one, view: f"{one['closeness'][view]['total_variation']:.3f}",
     }
@@ -223,7 +223,7 @@ def closeness_table(report: DistillationJson) -> Table:
         for one in report["students"]
     ]
     groups = dict.fromkeys(columns, tuple(VIEW_NAMES.values()))
-    title = "Agreement of each student with its teacher"
+    title = "Distance of each student to its teacher"
     return Table(title, "Model", {}, groups, tuple(lines))
 
 
@@ -273,7 +273,7 @@ def _method_sentences(report: DistillationJson) -> list[str]:
         " distributions, not single examples.",
         "Mean distance: KL(teacher || student) of the probabilities at temperature 1, averaged over"
         " examples and, for independent classes, over classes.",
-        "Intervals: 95 % bootstrap intervals over examples. Equal decisions: share of those that"
+        "Intervals: 95 % bootstrap intervals over examples. Agreement: share of decisions that"
         " student and teacher have in common.",
         "Loss terms: values of single batches, weighted and scaled so that their sum is the loss."
         " Validation: after each epoch.",
