@@ -27,7 +27,7 @@ def run_distillation(
     overwrite: bool = False,
     hooks: RunHooks | None = None,
 ) -> Json:
-    """Train or load a teacher, cache its views, distil a student, and measure both.
+    """Train or load a teacher, cache its predictions, distil a student, and evaluate both.
 
     Under `accelerate launch` every process calls it; the main one writes.
 

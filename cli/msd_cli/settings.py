@@ -161,9 +161,9 @@ def teaching_settings(
     if config_file is not None:
         base = read_config_of(TeachingConfig, config_file)
     elif resume:
-        from msd_deploy.run.fine_tuning import teaching_of
+        from msd_deploy.run.fine_tuning import fine_tuning_config
 
-        base = teaching_of(out)
+        base = fine_tuning_config(out)
     settings = with_given(base, given)
     if settings.finetune.model is None and settings.finetune.text is None:
         raise typer.BadParameter("is required, or --text and --vision.", param_hint="--model")

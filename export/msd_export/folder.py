@@ -13,7 +13,7 @@ from msd_deploy.artifacts.manifest import (
     MANIFEST_NAME,
     Json,
     files_below,
-    is_dropping,
+    is_system_file,
     read_manifest,
     read_versioned_json,
 )
@@ -98,7 +98,7 @@ def exports_below(
     """
     exports = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name[0] == "." or is_dropping(path):
+        if path.name[0] == "." or is_system_file(path):
             continue
         reason = _reason_against(path)
         if reason:

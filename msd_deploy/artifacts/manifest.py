@@ -20,7 +20,7 @@ SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 _CHUNK_BYTES = 1 << 20
 _ROWS_AT_A_TIME = 1000
-_DROPPINGS = frozenset({".ds_store", "thumbs.db", "desktop.ini"})
+_SYSTEM_FILES = frozenset({".ds_store", "thumbs.db", "desktop.ini"})
 
 Json = dict[str, object]
 
@@ -40,7 +40,7 @@ def sha256_of_json(value: object) -> str:
 
 
 def sha256_of_json_rows(rows: Iterable[object]) -> str:
-    """Return what `sha256_of_json` returns of a list, without its whole text in memory."""
+    """Return the `sha256_of_json` of a list without holding its whole text in memory."""
     digest, remaining = hashlib.sha256(b"["), iter(rows)
     before = b""
     while chunk := list(itertools.islice(remaining, _ROWS_AT_A_TIME)):
@@ -58,7 +58,7 @@ def _canonical(value: object) -> bytes:
 def digests_of_folder(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file below a folder but its manifest, by POSIX path.
 
-    What a file manager leaves behind does not count; see `is_dropping`.
+    What a file manager leaves behind does not count; see `is_system_file`.
     """
     return {
         path.relative_to(folder).as_posix(): sha256_of_file(path)
@@ -68,16 +68,16 @@ def digests_of_folder(folder: Path) -> dict[str, str]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Return every file below a folder, sorted, but for droppings."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not is_dropping(path))
+    """Return every file below a folder, sorted, without system files; see `is_system_file`."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not is_system_file(path))
 
 
-def is_dropping(path: Path) -> bool:
-    """Return whether a name is one under which macOS or Windows leave files in any folder shown.
+def is_system_file(path: Path) -> bool:
+    """Return whether macOS or Windows create files of this name in folders that they display.
 
     Nothing of ours reads such a file, so that one more or less changes no model.
     """
-    return path.name.casefold() in _DROPPINGS or path.name.startswith("._")
+    return path.name.casefold() in _SYSTEM_FILES or path.name.startswith("._")
 
 
 def read_json(path: Path) -> Json:
@@ -98,7 +98,7 @@ def read_json(path: Path) -> Json:
 
 
 def read_versioned_json(path: Path, *, newest: int = SCHEMA_VERSION) -> Json:
-    """Read a JSON object that states its schema_version, and refuse a newer one.
+    """Read a JSON object with a schema_version, and refuse a newer one.
 
     Args:
         path: The file.
@@ -121,7 +121,7 @@ def read_versioned_json(path: Path, *, newest: int = SCHEMA_VERSION) -> Json:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file; see `building.new_file`."""
+    """Write a text file; see `msd_deploy.artifacts.atomic.new_file`."""
     with new_file(path) as building:
         building.write_text(text, encoding="utf-8")
 

@@ -9,7 +9,7 @@ from msd_deploy.errors import ArtifactError
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """Where each part of a run lies.
+    """The paths of a run.
 
     Attributes:
         root: The run's folder, for example runs/memes.

@@ -24,10 +24,10 @@ _PICTURES_PER_ROW = 0.25
 
 @dataclass(frozen=True, slots=True)
 class MixedLabels:
-    """What a batch's images show besides their own (mixup).
+    """Labels of the other images that a batch's images are mixed with (mixup).
 
     Attributes:
-        labels: Of the other image that each row's image is mixed with, as in `Batch`.
+        labels: Of the other image that each example's image is mixed with, as in `Batch`.
         share: Of the other image in it, 0 to 1/2.
     """
 
@@ -37,22 +37,22 @@ class MixedLabels:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of a data set as a model takes them.
+    """Examples of a data set as a model takes them.
 
     Attributes:
         pixel_values: uint8 [images, 3, height, width], each image once.
-        image_index: int64 [batch], which image a row shows; 0 where it shows none.
+        image_index: int64 [batch], which image an example shows; 0 where it shows none.
         image_present: bool [batch].
         input_ids: int64 [batch, length].
         attention_mask: int64 [batch, length]; 1 for tokens, 0 for padding.
         labels: int64 [batch] (single label) or float32 [batch, classes] of 0 and 1 (multi-label).
-        rows: int64 [batch], the rows' positions in their split.
+        rows: int64 [batch], the examples' positions in their split.
         form: Which of the changed forms that the teacher answers for the images are shown in,
             from 1; 0: any other, the unchanged one as well.
         mixed: What else its mixed images show; None where images are not mixed.
         encoded_images: float32 [images, ...], what a model's frozen vision encoder made of each
             image before: it is used instead of pixels, of which there are none then.
-        encoded_rows: float32 [batch, ...], what a frozen model made of each row before.
+        encoded_rows: float32 [batch, ...], what a frozen model made of each example before.
     """
 
     pixel_values: Tensor
@@ -84,7 +84,7 @@ class Batch:
 def view_of(batch: Batch, view: View) -> Batch:
     """Return the batch under a view: a withheld image is absent, a withheld text [CLS] alone.
 
-    What was made of whole rows before is left out, since it knows both.
+    What was made of whole examples before is left out, since it knows both.
     """
     batch = replace(batch, encoded_rows=None)
     if view is View.IMAGE:
@@ -97,7 +97,7 @@ def view_of(batch: Batch, view: View) -> Batch:
 
 
 def collate(split: PreparedSplit, rows: NDArray[np.int64]) -> Batch:
-    """Gather rows of a prepared split into a batch, texts cut to the longest among them."""
+    """Gather examples of a prepared split into a batch, texts cut to the longest among them."""
     image_index = split.image_index[rows]
     present = image_index >= 0
     images, position = np.unique(image_index[present], return_inverse=True)
@@ -142,19 +142,19 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
         return collate(self.split, np.array([row], np.int64))
 
     def __getitems__(self, rows: list[int]) -> Batch:
-        """Return the rows as one batch; called by torch's DataLoader."""
+        """Return the examples as one batch; called by torch's DataLoader."""
         return collate(self.split, np.array(rows, np.int64))
 
 
 class ImageGroupSampler(torch.utils.data.Sampler[list[int]]):
-    """Yields batches of rows such that rows that share an image stay together.
+    """Yields batches of examples such that examples that share an image stay together.
 
     Args:
-        image_index: int64 [rows], the image of each row; negative where it has none.
-        batch_size: Rows a batch; groups of a shared image fill it to at least this number, and
+        image_index: int64 [examples], the image of each example; negative where it has none.
+        batch_size: Examples a batch; groups of a shared image fill it to at least this number, and
             to a quarter as many images, but for the last batch.
         seed: Decides the order, together with the epoch.
-        used: bool [rows], which rows are yielded; all if None.
+        used: bool [examples], which examples are yielded; all if None.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class ImageGroupSampler(torch.utils.data.Sampler[list[int]]):
         self._skip = 0
 
     def start_at(self, epoch: int, *, skip_batches: int = 0) -> None:
-        """Choose the epoch whose order is yielded, and how many of its batches to pass over.
+        """Set the epoch whose order is yielded, and how many of its batches are skipped.
 
         Not named set_epoch: accelerate would call it, with a count of its own.
         """
@@ -205,7 +205,7 @@ class ImageGroupSampler(torch.utils.data.Sampler[list[int]]):
 
 
 def rows_by_image(image_index: NDArray[np.int64]) -> list[list[int]]:
-    """Group rows by the image they show; a row without one is a group of its own."""
+    """Group examples by the image they show; an example without one is a group of its own."""
     groups: dict[int, list[int]] = {}
     for row, image in enumerate(image_index.tolist()):
         groups.setdefault(image if image >= 0 else -1 - row, []).append(row)
@@ -222,11 +222,11 @@ def batches_in_order(split: PreparedSplit, *, batch_size: int) -> Iterator[Batch
 
 
 def parts_of(batch: Batch, count: int) -> Iterator[Batch]:
-    """Yield a batch's rows in parts of equal size, as far as that goes, each with its images.
+    """Yield a batch's examples in parts of equal size, as far as that goes, each with its images.
 
     Args:
         batch: The batch.
-        count: How many parts; fewer if it has fewer rows.
+        count: How many parts; fewer if it has fewer examples.
     """
     if count == 1:
         yield batch

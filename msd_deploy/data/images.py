@@ -54,7 +54,7 @@ class SidePass:
 
     @property
     def is_ordinary(self) -> bool:
-        """Whether Pillow does it at reasonable cost."""
+        """Whether Pillow resizes it at a reasonable cost."""
         return self.size <= _LONGEST_ORDINARY_SIDE and self.target <= _LONGEST_ORDINARY_TARGET
 
     def source(self) -> slice:
@@ -103,7 +103,7 @@ class SidePass:
 
 
 def resize_window(pixels: PixelArray, *, horizontal: SidePass, vertical: SidePass) -> PixelArray:
-    """Make the wanted pixels of a scaled image, horizontally first, and no others.
+    """Compute a window of a scaled image, horizontally first, and no other pixels.
 
     Args:
         pixels: uint8 [vertical.size, horizontal.size, 3].
@@ -153,7 +153,7 @@ def decode_image(source: ImageSource) -> Image.Image:
             warnings.simplefilter("ignore")
             with _opened(source) as image:
                 _refuse_bomb(image)
-                _mend_transparent_colour(image)
+                _fix_transparent_colour(image)
                 return to_rgb(ImageOps.exif_transpose(image))
     except DataError:
         raise
@@ -187,8 +187,8 @@ def _refuse_bomb(image: Image.Image) -> None:
         raise DataError(f"image has {pixels:,} pixels, more than the limit of {limit:,}")
 
 
-def _mend_transparent_colour(image: Image.Image) -> None:
-    """State a PNG's transparent colour in the units that its pixels will have.
+def _fix_transparent_colour(image: Image.Image) -> None:
+    """Convert a PNG's transparent colour to the units of its decoded pixels.
 
     Pillow scales pixels of 2, 4 and 3 x 16 bits to 8 while it decodes, and leaves the colour as the
     file has it: called before that, while the file's own depth is known.
@@ -250,7 +250,7 @@ def resize_to_spec(image: Image.Image, spec: ImageSpec) -> PixelArray:
 
 
 def _wanted(scaled: int, side: int) -> range:
-    """Return the pixels of a scaled side that the model sees: its middle, if it is too long."""
+    """Return the pixels of a scaled side that the model takes: its middle if it is too long."""
     first = max(0, (scaled - side) // 2)
     return range(first, first + min(scaled, side))
 

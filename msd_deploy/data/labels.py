@@ -32,22 +32,22 @@ from msd_deploy.errors import ConfigError, DataError
 from msd_deploy.problem import NO_LABEL, Problem
 
 MOST_WEIGHT = 100.0
-_TOLD_CLASSES = 10
+_MOST_LISTED = 10
 
 
 @dataclass(frozen=True, slots=True)
 class _Counted:
-    """The labelled training rows: how many there are, and of each class, int64 [classes]."""
+    """The labelled training examples: how many there are, and of each class, int64 [classes]."""
 
     rows: int
     of_class: NDArray[np.int64]
 
 
 def weigh_classes(data: PreparedData, weighting: ClassWeighting) -> PreparedData:
-    """Return a data set that states the weights of its classes, and says so.
+    """Return a data set with class weights, and a note about them.
 
     Args:
-        data: Its labelled training rows are counted, hidden labels not.
+        data: Its labelled training examples are counted, hidden labels not.
         weighting: none returns the data as it is.
 
     Raises:
@@ -76,7 +76,7 @@ def weigh_classes(data: PreparedData, weighting: ClassWeighting) -> PreparedData
 
 
 def class_weights_as_json(info: DatasetInfo) -> Mapping[str, object]:
-    """Return what run.json states of the weights, as class_weights; nothing where there are none.
+    """Return the class_weights entry of run.json; empty without class weights.
 
     by_class has the weights in the order of the classes, by name.
     """
@@ -101,7 +101,7 @@ def _balanced(counted: _Counted, *, is_single: bool) -> NDArray[np.float64]:
     has_row = counts > 0
     at_least_one = np.maximum(counts, 1)
     weights = rows / (has_row.sum() * at_least_one) if is_single else (rows - counts) / at_least_one
-    # A class that every row has: 0 would say that it may be forgotten.
+    # A class that every example has: 0 would say that it may be forgotten.
     weights = np.where(has_row & (weights > 0), np.minimum(weights, MOST_WEIGHT), 1.0)
     if is_single:
         weights[has_row] /= (weights * counts).sum() / rows
@@ -116,27 +116,27 @@ def _notes(
     without = [labels[index] for index in rarest_first if counted.of_class[index] == 0]
     told = ", ".join(
         f"{labels[index]} {weights[index]:.3g} ({counted.of_class[index]:,})"
-        for index in with_rows[:_TOLD_CLASSES]
+        for index in with_rows[:_MOST_LISTED]
     )
-    more = ", ..." if len(with_rows) > _TOLD_CLASSES else ""
+    more = ", ..." if len(with_rows) > _MOST_LISTED else ""
     notes = [f"class weights of the labels' loss (labelled training rows): {told}{more}"]
     if without:
-        named = ", ".join(without[:_TOLD_CLASSES])
-        more = ", ..." if len(without) > _TOLD_CLASSES else ""
+        named = ", ".join(without[:_MOST_LISTED])
+        more = ", ..." if len(without) > _MOST_LISTED else ""
         notes.append(f"classes without a labelled training row have weight 1: {named}{more}")
     return tuple(notes)
 
 
 def hide_labels(data: PreparedData, share: float, *, seed: int) -> PreparedData:
-    """Keep the labels of a share of the training rows and hide the others'.
+    """Keep the labels of a share of the training examples and hide the others'.
 
     Args:
         data: Validation and test keep theirs.
-        share: Labelled training rows, above 0 to 1 (then the data is returned as it is).
+        share: Labelled training examples, above 0 to 1 (then the data is returned as it is).
         seed: Decides which images.
 
     Raises:
-        DataError: No labelled row would be left.
+        DataError: No labelled example would be left.
     """
     if share >= 1:
         return data
@@ -184,7 +184,7 @@ def _order_of_groups(
 
 
 def _classes_of_groups(split: PreparedSplit, groups: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return the class that each image stands for, int64 [groups]: the rarest of its rows'."""
+    """Return the class that each image stands for, int64 [groups]: the rarest of its examples'."""
     found, counts = np.unique(split.labels, return_counts=True)
     counts[found == NO_LABEL] = len(split) + 1  # stands for an image without any label only
     rarity = counts[np.searchsorted(found, split.labels)]

@@ -49,7 +49,7 @@ OnCount = Callable[[str, int, int], None]
 
 
 def default_cache() -> Path:
-    """Return the folder of kept pixels, beside the other caches of Hugging Face libraries."""
+    """Return the folder of cached pixels, beside the other caches of Hugging Face libraries."""
     return Path(HF_HOME) / "msd-deploy"
 
 
@@ -86,7 +86,7 @@ def cached_pixels(
 
 
 def _is_whole(folder: Path) -> bool:
-    """Return whether an entry is there and every byte of it is as it was written."""
+    """Return whether an entry exists and matches its manifest."""
     manifest = folder / MANIFEST_NAME
     if not folder.is_dir():
         return False
@@ -103,7 +103,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def prune(entries: Path, *, limit_bytes: int, keep: Path) -> None:
-    """Remove the entries that were not used for longest until the others fit, and abandoned ones.
+    """Remove the least recently used entries until the others fit, and abandoned ones.
 
     What was used within the last hour stays, whatever its size: another process may be opening it.
     Arrays that are already open stay readable. Nothing but entries is touched.

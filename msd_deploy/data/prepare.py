@@ -16,7 +16,7 @@ from msd_deploy.data.source import DatasetInfo, SkippedRow, SourceData, column_o
 from msd_deploy.errors import DataError
 from msd_deploy.problem import FULL_SCORE_VOTES, NO_LABEL, ExtraMetric, Problem
 
-_NAMED_ROWS, _TOLD_ROWS = 10, 20
+_MOST_NAMED, _MOST_LISTED = 10, 20
 # Classes are unlike in size if one has so many times the rows of another, of rows enough to tell.
 _SKEW, _FEWEST_COUNTED = 4, 100
 
@@ -29,7 +29,7 @@ def prepare(
     strict: bool = False,
     on_count: OnCount = lambda what, done, total: None,
 ) -> PreparedData:
-    """Decode, resize and tokenize a data set; broken images take their rows out of it.
+    """Decode, resize and tokenize a data set; rows with broken images are skipped.
 
     Args:
         source: What a reader found.
@@ -85,10 +85,10 @@ def _metrics_of_skew(
 
 
 def notes_of(info: DatasetInfo) -> list[str]:
-    """Return what a user should know of a data set: its notes, then its skipped rows by name."""
-    skipped = [str(row) for row in info.skipped[:_TOLD_ROWS]]
-    if len(info.skipped) > _TOLD_ROWS:
-        skipped.append(f"... and {len(info.skipped) - _TOLD_ROWS} more, named in run.json")
+    """Return the notes on a data set for the user, then its skipped rows by name."""
+    skipped = [str(row) for row in info.skipped[:_MOST_LISTED]]
+    if len(info.skipped) > _MOST_LISTED:
+        skipped.append(f"... and {len(info.skipped) - _MOST_LISTED} more, named in run.json")
     rows = "row was" if len(info.skipped) == 1 else "rows were"
     count = [f"{len(info.skipped)} {rows} skipped:"] if skipped else []
     return [*info.notes, *count, *skipped]
@@ -111,7 +111,7 @@ def _check_rows(
     splits: Mapping[str, PreparedSplit], broken: list[SkippedRow], *, strict: bool
 ) -> None:
     if broken and strict:
-        named = "; ".join(f"{row.origin}: {row.reason}" for row in broken[:_NAMED_ROWS])
+        named = "; ".join(f"{row.origin}: {row.reason}" for row in broken[:_MOST_NAMED])
         raise DataError(
             f"{len(broken)} broken images: {named}", fix="Fix them, or run without --strict"
         )
@@ -125,7 +125,7 @@ def _check_rows(
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """What of a split's rows decides a model's inputs, and what they should answer.
+    """The columns of a split that decide a model's inputs and targets.
 
     Attributes:
         digests: Of the images, "" for none.

@@ -24,14 +24,14 @@ EncodedArray = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class EncodedSplit:
-    """What was made of a split before.
+    """Encoder outputs of a split.
 
     Attributes:
         images: float32 [encoded images, ...], memory-mapped; None: images are not encoded by
             themselves.
         position: int64 [images], where `images` holds an image of the split; -1: nowhere.
-        rows: float32 [rows, ...], memory-mapped, 0 for rows that were left out; None: rows are not
-            encoded.
+        rows: float32 [examples, ...], memory-mapped, 0 for examples that were left out; None:
+            examples are not encoded.
     """
 
     images: EncodedArray | None
@@ -39,17 +39,17 @@ class EncodedSplit:
     rows: EncodedArray | None = None
 
     def of_images(self, images: NDArray[np.int64]) -> Tensor | None:
-        """Return what was made of some images, [images, ...]; of none: zeros [1, ...]."""
+        """Return the encoder outputs of images, [images, ...]; zeros [1, ...] for none."""
         if self.images is None:
             return None
         if len(images) == 0:
             return torch.zeros((1, *self.images.shape[1:]))
         positions = self.position[images]
-        assert (positions >= 0).all()  # whoever reads a row had its image encoded
+        assert (positions >= 0).all()  # whoever reads an example had its image encoded
         return _owned(self.images[positions])
 
     def of_rows(self, rows: NDArray[np.int64]) -> Tensor | None:
-        """Return what was made of some rows, [rows, ...]."""
+        """Return the encoder outputs of examples, [examples, ...]."""
         return None if self.rows is None else _owned(self.rows[rows])
 
 
@@ -64,12 +64,12 @@ class PreparedSplit:
 
     Attributes:
         pixels: uint8 [images, height, width, 3], memory-mapped, each distinct image once.
-        image_index: int64 [rows], the row's image; -1 where it has none.
-        input_ids: int32 [rows, max_length].
-        attention_mask: int32 [rows, max_length].
-        labels: int64 [rows] (single label) or float32 [rows, classes] (multi-label: 0 or 1; soft
-            label: 0, 1/3, 2/3 or 1); NO_LABEL or NaN where a row has none.
-        source_rows: int64 [rows], the rows' positions in the source's split.
+        image_index: int64 [examples], the example's image; -1 where it has none.
+        input_ids: int32 [examples, max_length].
+        attention_mask: int32 [examples, max_length].
+        labels: int64 [examples] (single label) or float32 [examples, classes] (multi-label: 0 or 1;
+            soft label: 0, 1/3, 2/3 or 1); NO_LABEL or NaN where an example has none.
+        source_rows: int64 [examples], the examples' positions in the source's split.
         encoded: What the frozen parts of a model made of it, which is read instead of pixels.
     """
 
@@ -85,24 +85,24 @@ class PreparedSplit:
         return len(self.image_index)
 
     def has_label(self) -> NDArray[np.bool_]:
-        """Return which rows have a label, bool [rows]."""
+        """Return which examples have a label, bool [examples]."""
         if self.labels.ndim == 2:
             return np.asarray(~np.isnan(self.labels).any(axis=1), bool)
         present: NDArray[np.bool_] = np.not_equal(self.labels, NO_LABEL)
         return present
 
     def blank_pixels(self) -> PixelArray:
-        """Return one black image, uint8 [1, height, width, 3], for rows that have none."""
+        """Return one black image, uint8 [1, height, width, 3], for examples that have none."""
         return np.zeros((1, *self.pixels.shape[1:]), np.uint8)
 
     def inputs(
         self, rows: NDArray[np.int64] | slice, view: View = View.MULTIMODAL
     ) -> dict[str, NDArray[np.generic]]:
-        """Return rows under a view, in the signature of every exported model.
+        """Return examples under a view, in the signature of every exported model.
 
         Returns:
-            image uint8 [rows, height, width, 3], image_present int32 [rows], input_ids and
-            attention_mask int32 [rows, max_length].
+            image uint8 [examples, height, width, 3], image_present int32 [examples], input_ids and
+            attention_mask int32 [examples, max_length].
         """
         image_index = self.image_index[rows]
         present = (image_index >= 0) & view.has_image
@@ -119,7 +119,7 @@ class PreparedSplit:
         }
 
     def head(self, rows: int) -> "PreparedSplit":
-        """Return the first rows of the split."""
+        """Return the first examples of the split."""
         cut = slice(0, rows)
         return PreparedSplit(
             self.pixels,
@@ -139,7 +139,7 @@ class PreparedData:
     Attributes:
         splits: train, validation and test; for an evaluation, those that its source has.
         info: Classes, problem, skipped examples, notes.
-        digest: SHA-256 over every row that is used: images' contents, texts, labels.
+        digest: SHA-256 over every example that is used: images' contents, texts, labels.
     """
 
     splits: Mapping[str, PreparedSplit]

@@ -49,7 +49,7 @@ class SkippedRow:
 
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
-    """How a source is read or generated.
+    """Options of reading or generating a source.
 
     Attributes:
         seed: Seed of a generated task, 0 or more.
@@ -85,13 +85,13 @@ class SourceOptions:
 
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
-    """What is known of a data set beside its examples; it goes along from reading to training.
+    """Facts about a data set beside its examples, passed along from reading to training.
 
     Attributes:
         labels: Class names by index.
         problem: Whether an example has one class, any number of them, or scores of several.
         skipped: The examples that were left out, each with its place and reason.
-        notes: What the user should know of how the data was read, a sentence each.
+        notes: Note for the user of how the data was read, a sentence each.
         further_metrics: Metrics that are reported beside accuracy or micro F1, such as those of the
             data set's paper.
         class_weights: Weight of each class in the loss of the labels; None: all classes weigh the
@@ -275,7 +275,7 @@ def hash_fraction(sha256: str) -> float:
 def assign_splits(
     keys: Sequence[str], given: Sequence[Split | None]
 ) -> tuple[dict[Split, list[int]], list[str]]:
-    """Assign rows to splits so that rows of one key stand together, unless they say otherwise.
+    """Assign rows to splits, rows of one key together unless they name a split.
 
     A row without a split takes the one that another row of its key was given, else goes by its key:
     80 % train, 10 % validation, 10 % test. If that leaves a split empty, such rows go to train, and
@@ -319,7 +319,7 @@ def _split_of(key: str) -> Split:
 
 
 def _fill_empty_splits(keys: Sequence[str], chosen: list[Split]) -> list[str]:
-    """Move training keys into empty splits, in place; return what to tell."""
+    """Move training keys into empty splits, in place; return notes."""
     pool = sorted({key for key, split in zip(keys, chosen, strict=True) if split == "train"})
     empty = [name for name in SPLITS[1:] if name not in chosen]
     named = " and ".join(empty)

@@ -63,8 +63,8 @@ _ENCODED_NAME = "encoded"
 
 
 @dataclass(frozen=True, slots=True)
-class _Teaching:
-    """What the steps of a fine-tuning share."""
+class _FineTuning:
+    """Values that the steps of a fine-tuning share."""
 
     config: TeachingConfig
     folder: Path
@@ -127,8 +127,8 @@ def is_finished(folder: Path) -> bool:
     return (folder / MANIFEST_NAME).is_file()
 
 
-def teaching_of(folder: Path) -> TeachingConfig:
-    """Return the configuration of a fine-tuning that was begun, or of a teacher.
+def fine_tuning_config(folder: Path) -> TeachingConfig:
+    """Return the configuration of a started fine-tuning or a finished teacher.
 
     Raises:
         ArtifactError: The folder is neither.
@@ -147,20 +147,20 @@ def teaching_of(folder: Path) -> TeachingConfig:
 
 
 def _absolute(config: TeachingConfig) -> TeachingConfig:
-    """Return a configuration that means the same from any folder."""
+    """Return a configuration with absolute paths."""
     finetune = _with_starts(config.finetune, absolute_folder)
     return replace(config, data=absolute_data(config.data), finetune=finetune)
 
 
 def _without_paths(config: TeachingConfig) -> TeachingConfig:
-    """Return what decides a result, not where it lies; a name on the hub or of a task stays."""
+    """Return a configuration without paths; names on the hub and of tasks stay."""
     spec = kind_of_spec(config.data.spec)
     finetune = _with_starts(config.finetune, _name)
     return replace(config, data=replace(config.data, spec=spec, tokenizer=None), finetune=finetune)
 
 
 def _with_starts(settings: FineTuneConfig, change: Callable[[str], str]) -> FineTuneConfig:
-    """Return settings with other words for what is started from."""
+    """Return settings with each checkpoint name changed."""
     model, vision, text = (word and change(word) for word in _starts(settings))
     return replace(settings, model=model, vision=vision, text=text)
 
@@ -170,7 +170,7 @@ def _starts(settings: FineTuneConfig) -> tuple[str | None, ...]:
 
 
 def _name(stated: str) -> str:
-    """Return a folder's name without where it lies; a name on the hub stays."""
+    """Return a folder's name without its path; a name on the hub stays."""
     return Path(stated).name if Path(stated).is_dir() else stated
 
 
@@ -182,7 +182,7 @@ def _check_output(config: TeachingConfig, folder: Path, *, resume: bool, overwri
         )
     remove_stale_folders(folder.parent)
     if resume:
-        before = teaching_of(folder)
+        before = fine_tuning_config(folder)
         now = _without_paths(config) if is_finished(folder) else config
         fix = "Resume with the same options, or --overwrite it"
         check_same_settings(folder, config_as_json(before), config_as_json(now), fix=fix)
@@ -201,7 +201,7 @@ def _check_output(config: TeachingConfig, folder: Path, *, resume: bool, overwri
     return replaces
 
 
-def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _Teaching:
+def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _FineTuning:
     hooks.stages.on_stage(f"Reading {config.data.spec}")
     start = open_start(config.finetune)
     check_freeze(start, config.finetune.freeze)
@@ -222,11 +222,11 @@ def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _Teaching:
     data = weigh_classes(data, config.data.class_weights)
     for note in notes_of(data.info):
         hooks.stages.on_note(note)
-    return _Teaching(config, folder, start, start.digest(), preprocessor, data, hooks)
+    return _FineTuning(config, folder, start, start.digest(), preprocessor, data, hooks)
 
 
 def open_start(settings: FineTuneConfig) -> PretrainedTeacher:
-    """Open what a teacher starts from.
+    """Open the checkpoints that a teacher starts from.
 
     Raises:
         ConfigError: Parts are missing, or there is one too many.
@@ -243,8 +243,8 @@ def open_start(settings: FineTuneConfig) -> PretrainedTeacher:
     return open_checkpoint(settings.model, vision=settings.vision)
 
 
-def _begin(teaching: _Teaching, *, replaces: bool) -> None:
-    """Write training.json, or check that what it states is still so.
+def _begin(teaching: _FineTuning, *, replaces: bool) -> None:
+    """Write training.json, or check it against the current inputs.
 
     Raises:
         DataError: The data set has changed.
@@ -282,8 +282,8 @@ def _begin(teaching: _Teaching, *, replaces: bool) -> None:
             )
 
 
-def _build(teaching: _Teaching) -> ViewClassifier:
-    """Build the model, the global generator left in the state that its seed and this give."""
+def _build(teaching: _FineTuning) -> ViewClassifier:
+    """Build the model from the seed; training continues from the same generator state."""
     torch.manual_seed(teaching.config.seed)
     return teaching.start.build(
         teaching.preprocessor,
@@ -293,7 +293,7 @@ def _build(teaching: _Teaching) -> ViewClassifier:
     )
 
 
-def _train(teaching: _Teaching, model: ViewClassifier) -> None:
+def _train(teaching: _FineTuning, model: ViewClassifier) -> None:
     config, data = teaching.config, teaching.data
     used = data.splits["train"].has_label()
     if config.finetune.gradient_checkpointing:
@@ -321,8 +321,8 @@ def _train(teaching: _Teaching, model: ViewClassifier) -> None:
     )
 
 
-def _encoded(teaching: _Teaching, model: ViewClassifier, used: NDArray[np.bool_]) -> PreparedData:
-    """Return the data with what the model's frozen parts make of it; see `encode_data`."""
+def _encoded(teaching: _FineTuning, model: ViewClassifier, used: NDArray[np.bool_]) -> PreparedData:
+    """Return the data with the outputs of the model's frozen parts; see `encode_data`."""
     return encode_data(
         model,
         teaching.data,
@@ -338,7 +338,7 @@ def _encoded(teaching: _Teaching, model: ViewClassifier, used: NDArray[np.bool_]
     )
 
 
-def _plan(teaching: _Teaching) -> TrainingPlan:
+def _plan(teaching: _FineTuning) -> TrainingPlan:
     settings = teaching.config.finetune
     return TrainingPlan(
         phase="teacher",
@@ -362,8 +362,8 @@ def _plan(teaching: _Teaching) -> TrainingPlan:
     )
 
 
-def _save(teaching: _Teaching, model: ViewClassifier) -> None:
-    """Measure the teacher, and let its model folder take the place of the fine-tuning."""
+def _save(teaching: _FineTuning, model: ViewClassifier) -> None:
+    """Evaluate the teacher, and replace the fine-tuning by its model folder."""
     data = teaching.data
     teaching.hooks.stages.on_stage("Evaluating the teacher")
     parameters = parameter_count(model)

@@ -13,7 +13,7 @@ from msd_deploy.run.record import RunRecord, read_run
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Return a configuration that means the same from any folder.
+    """Return a configuration with absolute paths.
 
     What is not there stays as it was stated, for the error that names it.
     """
@@ -34,7 +34,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 
 def absolute_data(data: DataConfig) -> DataConfig:
-    """Return settings of data that mean the same from any folder; see `with_absolute_paths`."""
+    """Return data settings with absolute paths; see `with_absolute_paths`."""
     return replace(
         data,
         spec=_absolute_spec(data.spec),
@@ -43,7 +43,7 @@ def absolute_data(data: DataConfig) -> DataConfig:
 
 
 def _absolute_spec(stated: str) -> str:
-    """Return a SPEC with an absolute path; a link stays one, as rows name images beside it."""
+    """Return a SPEC with an absolute path; a link stays one, as its rows name images beside it."""
     path = path_of_spec(stated)
     try:
         is_there = path is not None and path.exists()
@@ -61,7 +61,7 @@ def absolute_folder(stated: str) -> str:
 
 
 def without_paths(config: RunConfig) -> RunConfig:
-    """Return what decides a result, not where it lies, nor who watches.
+    """Return a configuration without paths and without the experiment tracker.
 
     Digests stand for the files' contents.
     """
@@ -104,6 +104,6 @@ def check_run_output(
 
 
 def inputs_of(config: RunConfig) -> tuple[Path | None, ...]:
-    """Return what a run reads from the disk, None for what it does not name."""
+    """Return the paths that a run reads; None where it has none."""
     spec = path_of_spec(config.data.spec)
     return spec, config.data.tokenizer, config.teacher.path, config.student.start

@@ -34,7 +34,7 @@ class RunRecord:
         return self.content.get("dataset_digest")
 
     def check_same_data(self, data: PreparedData) -> None:
-        """Check that data is what the run was begun with.
+        """Check that the data is the same as when the run was started.
 
         Raises:
             DataError: It has changed.
@@ -75,7 +75,7 @@ def _record(run: RunDirectory, content: Json) -> RunRecord:
 
 
 def read_source(config: RunConfig) -> SourceData:
-    """Read the data set that a configuration names, as it says.
+    """Read the data set of a configuration.
 
     Raises:
         DataError: It cannot be read.
@@ -95,7 +95,7 @@ def read_source(config: RunConfig) -> SourceData:
 
 
 def source_of_run(record: RunRecord) -> SourceData:
-    """Read the data set of a run that was begun.
+    """Read the data set of a started run.
 
     Raises:
         DataError: It is not where it was, or cannot be read.

@@ -45,14 +45,14 @@ from msd_deploy.views import View
 def state_scores(
     facts: Json, data: PreparedData, split: str, logits: Mapping[View, LogitArray]
 ) -> None:
-    """Add a split's scores to what is stated of a model.
+    """Add the scores of a split to the results of a model.
 
     Args:
         facts: Gets, under the split's name, each view's score, and under "further", split and
             metric those of the data's further metrics, if it has any.
         data: The data.
         split: Which split of it.
-        logits: Per view [rows, classes].
+        logits: Per view [examples, classes].
     """
     labels = data.splits[split].labels
     scores = score_views(logits, labels, data.info.problem)
@@ -64,7 +64,7 @@ def state_scores(
 
 
 def given_teacher(task: Task, source: SourceData) -> tuple[PreparedData, Teacher | None]:
-    """Load the teacher that the configuration names, and the data as it wants it."""
+    """Load the configured teacher, and prepare the data for it."""
     folder, data = given_teacher_folder(task), task.data
     if folder is None:
         return data, None
@@ -79,7 +79,7 @@ def given_teacher(task: Task, source: SourceData) -> tuple[PreparedData, Teacher
 
 
 def trained_teacher(task: Task) -> Teacher:
-    """Train the teacher on the labelled rows, unless the run has it."""
+    """Train the teacher on the labelled examples, unless the run has one."""
     run, data, settings = task.run, task.data, task.config.teacher
     if not process_group.broadcast_from_main(run.teacher.is_dir()):
         task.hooks.on_stage("Training the teacher on the labels")
@@ -109,7 +109,7 @@ def cached_predictions(
 
 
 def ordinary_steps(task: Task) -> int:
-    """Return the steps of the student's training on all rows."""
+    """Return the number of steps of the student's training on all examples."""
     settings = task.config.distill
     return _epochs(task, "student", settings, None) * _steps_per_epoch(task, settings, None)
 
@@ -142,13 +142,13 @@ def plan_of(
     settings: TeacherConfig | DistillConfig,
     used: NDArray[np.bool_] | None,
 ) -> TrainingPlan:
-    """Return how long and how fast a training goes, as the configuration has it.
+    """Return the length and learning rates of a training.
 
     Args:
         task: The task.
         phase: Which training.
         settings: Its part of the configuration.
-        used: bool [rows], which training rows are used; None: all.
+        used: bool [examples], which training examples are used; None: all.
     """
     common, is_student = task.config.distill, phase == "student"
     return TrainingPlan(
@@ -181,7 +181,7 @@ def train_in_task(
     used: NDArray[np.bool_] | None = None,
     projection: torch.nn.Linear | None = None,
 ) -> None:
-    """Train a model on the task's training split, its traces in the run; see `TrainingJob`."""
+    """Train a model on the task's training split, with history and checkpoints in the run."""
     train(
         TrainingJob(
             model,

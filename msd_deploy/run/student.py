@@ -26,7 +26,7 @@ from msd_deploy.run.task import Task
 
 
 def check_student(task: Task) -> None:
-    """Build the student once and drop it: what cannot be built is refused before a teacher learns.
+    """Build the student once, so that errors are raised before a teacher is trained.
 
     The global random state is left as it was.
 
@@ -42,7 +42,7 @@ def check_student(task: Task) -> None:
 def distilled_student(
     task: Task, predictions: TeacherPredictions, *, steps: int | None = None
 ) -> FusionForClassification:
-    """Distil the student, unless the run has it; then write the weights it gave to its examples.
+    """Distil the student, unless the run has one, and write its example weights.
 
     Args:
         task: The task.
@@ -51,7 +51,7 @@ def distilled_student(
     """
     run = task.run
     if not process_group.broadcast_from_main(run.student.is_dir()):
-        learning = _Learning(task, predictions, steps)
+        learning = _StudentTraining(task, predictions, steps)
         model = learning.in_float()
         if task.config.distill.int8_epochs:
             learning.as_int8(model)
@@ -61,8 +61,8 @@ def distilled_student(
     return load_model(run.student).model
 
 
-class _Learning:
-    """A student's training: its phases, each of which can be interrupted.
+class _StudentTraining:
+    """The phases of a student's training, each of which can be interrupted and resumed.
 
     Args:
         task: The task.
@@ -75,7 +75,7 @@ class _Learning:
         self.built: StudentObjective | None = None
 
     def in_float(self) -> FusionForClassification:
-        """Return the student that int8 starts from, or the final one: trained, or given."""
+        """Return the student trained in floating point, or the given one."""
         config, done = self.task.config, self._in_float
         if process_group.broadcast_from_main(done.is_dir()):
             return load_model(done).model
@@ -96,7 +96,7 @@ class _Learning:
         return model
 
     def as_int8(self, model: FusionForClassification) -> None:
-        """Train it further, its weights and activations rounded as int8 rounds them."""
+        """Train the model further with weights and activations rounded to int8 (QAT)."""
         self.task.hooks.on_stage("Distilling the student further with int8 rounding (QAT)")
         torch.manual_seed(self.task.config.seed)
         with fake_quantized(model):
@@ -107,7 +107,7 @@ class _Learning:
         return self.task.run.checkpoints / "in-float"
 
     def _train(self, model: FusionForClassification, phase: Phase) -> None:
-        """Train a phase and keep its objective: learned weights are part of it."""
+        """Train a phase and keep its objective, which holds learned weights."""
         task, settings = self.task, self.task.config.distill
         built = build_student_objective(
             settings, task.data, self.predictions, seed=task.config.seed

@@ -46,7 +46,7 @@ _MOST_TOKENS = 32
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What the stages share.
+    """Values that the stages of a run share.
 
     Attributes:
         config: Of the run.
@@ -103,13 +103,13 @@ def read_task(
     data = weigh_classes(data, config.data.class_weights)
     name = run.root.resolve().name
     if start is not None:
-        _refuse_other_task(start, data)
+        _check_same_task(start, data)
     digest = start.digest if start else None
     return Task(config, run, data, preprocessor, hooks, training, name, digest, record), source
 
 
-def _refuse_other_task(start: LoadedModel[FusionForClassification], data: PreparedData) -> None:
-    """Check that a finished student answers the question that the data asks."""
+def _check_same_task(start: LoadedModel[FusionForClassification], data: PreparedData) -> None:
+    """Check that a finished student was trained for the task of the data."""
     if (start.labels, start.problem) != (data.info.labels, data.info.problem):
         raise ArtifactError(
             f"was trained for a different task: {start.problem}, {len(start.labels)} classes;"
@@ -129,7 +129,7 @@ def _build_preprocessor(config: RunConfig, source: SourceData, hooks: StageHooks
 
 
 def _tokenizer(config: RunConfig, texts: list[str], hooks: StageHooks) -> Tokenizer:
-    """Return the student's tokenizer: the one it is given, a pretrained one cut, or a new one."""
+    """Return the student's tokenizer: given, cut from a pretrained one, or trained."""
     if config.data.tokenizer is not None:
         return load_tokenizer(config.data.tokenizer)
     most = config.data.vocabulary_size
@@ -181,7 +181,7 @@ def begin_run(task: Task, given: Teacher | None, *, replaces: bool = False) -> N
 
 
 def given_teacher_folder(task: Task) -> Path | None:
-    """Return where a given teacher is read: once the run has its own copy, there."""
+    """Return the folder of a given teacher: the run's own copy once it exists."""
     path = task.config.teacher.path
     is_copied = path is not None and task.record is not None and task.run.teacher.is_dir()
     return task.run.teacher if is_copied else path

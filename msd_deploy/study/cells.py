@@ -28,7 +28,7 @@ _LOGITS = "test_logits.safetensors"
 
 
 def cell_directory(out: Path, method: str, seed: int) -> RunDirectory:
-    """Return where a cell lies."""
+    """Return the directory of a cell."""
     return RunDirectory(out / "cells" / method / f"seed-{seed}")
 
 
@@ -58,7 +58,7 @@ def train_cell(
     cell: tuple[str, int],
     steps: int,
 ) -> None:
-    """Train and measure one student; a cell that was interrupted goes on from its checkpoint.
+    """Train and evaluate one student; an interrupted cell continues from its checkpoint.
 
     Args:
         study: The study.
@@ -101,6 +101,6 @@ def train_cell(
 
 
 def read_cell(cell: RunDirectory) -> tuple[Json, LogitsByView]:
-    """Return a finished cell's metrics, and its logits [rows, classes] on the test split."""
+    """Return a finished cell's metrics, and its logits [examples, classes] on the test split."""
     tensors = load_file(cell.root / _LOGITS)
     return read_json(cell.metrics), {view: np.asarray(tensors[view.value]) for view in View}

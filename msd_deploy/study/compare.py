@@ -77,9 +77,9 @@ def run_study(
     hooks: StageHooks | None = None,
     training: Hooks | None = None,
 ) -> Json:
-    """Train what is missing of a study, and write compare.json, compare.md and compare.html.
+    """Train the missing cells of a study, and write compare.json, compare.md and compare.html.
 
-    A study that exists is gone on with: methods and seeds may be added, all else must be the same.
+    An existing study is continued: methods and seeds may be added, all else must be the same.
 
     Args:
         study: The study.
@@ -160,7 +160,7 @@ def _check_output(study: StudyConfig, run: RunDirectory, *, overwrite: bool) -> 
 
 
 def _identity(study: StudyConfig) -> Json:
-    """Return all but what may be added to a study: methods, seeds, processes, a tracker."""
+    """Return the settings that must stay the same when a study is continued."""
     return {
         "schema_version": SCHEMA_VERSION,
         "base": config_as_json(replace(study.base, tracker=None)),
@@ -206,7 +206,7 @@ def _head(study: StudyConfig, task: Task, facts: Mapping[str, object]) -> Json:
 
 
 def _results(out: Path, task: Task, predictions: TeacherPredictions) -> Json:
-    """Return what all finished students of the folder show, those of earlier calls included."""
+    """Return the results of all finished students of the folder, earlier calls included."""
     test = task.data.splits["test"]
     count = partial(_counts_by_view, test, _image_of_rows(test), task.data.info.problem)
     counts: CountsByCell = {}
@@ -235,7 +235,7 @@ def _results(out: Path, task: Task, predictions: TeacherPredictions) -> Json:
 
 
 def _image_of_rows(split: PreparedSplit) -> NDArray[np.int64]:
-    """Return the number of each row's image, int64 [rows]; a row without one has its own."""
+    """Return the number of each example's image, int64 [examples]; its own where it has none."""
     image = np.empty(len(split), np.int64)
     for index, rows in enumerate(rows_by_image(split.image_index)):
         image[rows] = index
@@ -245,7 +245,7 @@ def _image_of_rows(split: PreparedSplit) -> NDArray[np.int64]:
 def _counts_by_view(
     split: PreparedSplit, image: NDArray[np.int64], problem: Problem, logits: LogitsByView
 ) -> dict[View, Counts]:
-    """Return counts [images, 2]: rows of one image are no independent examples."""
+    """Return counts [images, 2]: examples that share an image are not independent."""
     by_view = {}
     for view in View:
         by_view[view] = np.zeros((image.max() + 1, 2), np.int64)
@@ -258,7 +258,7 @@ def _spread(by_seed: Mapping[int, Mapping[View, Counts]], view: View) -> Spread:
 
 
 def _paired(counts: CountsByCell) -> Json:
-    """Compare every method with each baseline that stands before it, by view."""
+    """Compare every method with each earlier baseline, by view."""
     order = list(METHODS)
     pairs = [
         (method, baseline)
@@ -286,7 +286,7 @@ def _difference(
 
 
 def _gaps(spreads: SpreadsByMethod, teacher: Mapping[View, float]) -> Json:
-    """Return the share of the way from the undistilled student to the teacher, by method."""
+    """Return the share of the gap between undistilled student and teacher closed by each method."""
     if "none" not in spreads:
         return {}
     without = spreads["none"]

@@ -20,7 +20,7 @@ _NO_SPREAD = 1e-9  # rounding alone
 Counts = NDArray[np.int64]
 """Numerator and denominator of the metric per test image, [images, 2].
 
-See `evaluation.row_counts`; the rows of an image are summed, for they are resampled together.
+See `msd_deploy.metrics.row_counts`; the examples of an image are summed and resampled together.
 """
 
 
@@ -119,10 +119,10 @@ def metric_of_counts(counts: Counts) -> float:
 
 
 def _bootstrap(first: Counts, second: Counts) -> tuple[float, float]:
-    """Return the interval of the mean difference of counts [seeds, rows, 2].
+    """Return the interval of the mean difference of counts [seeds, examples, 2].
 
-    Each resample draws seeds and, for all of them together, test rows, with replacement: the rows
-    are the same for every seed and method, so their luck is shared.
+    Each resample draws seeds and, for all of them together, test examples, with replacement: the
+    examples are the same for every seed and method, so their differences are shared.
     """
     rng = np.random.default_rng(0)
     seeds, rows = first.shape[:2]
@@ -138,7 +138,7 @@ def _bootstrap(first: Counts, second: Counts) -> tuple[float, float]:
 
 
 def gap_closed(method: float, without: float, teacher: float) -> float | None:
-    """Return which share of the way from an undistilled student to the teacher a method goes.
+    """Return the share of the gap between undistilled student and teacher that a method closes.
 
     None where the teacher is no better than the undistilled student.
     """

@@ -51,7 +51,7 @@ def _quoted(key: str, value: object) -> str:
 
 
 def budget_words(result: Mapping[str, Any]) -> str:
-    """Say what all methods have in common."""
+    """Describe the training budget that all methods share."""
     return {
         "steps": "equal steps",
         "compute": "equal compute (floating-point operations of msd-fixed's ordinary run)",
@@ -60,12 +60,12 @@ def budget_words(result: Mapping[str, Any]) -> str:
 
 
 def changed_words(result: Mapping[str, Any]) -> str:
-    """Say which settings of all methods are not the defaults; there must be some."""
+    """Describe the settings of all methods that differ from the defaults; there must be some."""
     return f"Changed settings: {settings_words(result['changed_settings'])}"
 
 
 def descriptions(result: Mapping[str, Any]) -> dict[str, str]:
-    """Return what each method of a study is, by its name."""
+    """Return a description of each method of a study, by name."""
     changed = result["changed_settings"]
     return {name: describe_method(name, changed) for name in result["methods"]}
 

@@ -18,7 +18,7 @@ from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, read_tokenizer
 from msd_deploy.errors import StoppedError
 from msd_deploy.hooks import Hooks, RunHooks
-from msd_deploy.run.fine_tuning import fine_tune_teacher, teaching_of
+from msd_deploy.run.fine_tuning import fine_tune_teacher, fine_tuning_config
 
 TEXT = "look the guests came"
 
@@ -118,7 +118,7 @@ def test_a_teacher_learns_from_changed_and_mixed_pictures_and_resumes_to_the_sam
     teach_from_file: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
     mixed = teach_from_file("mixed", "mixup = 0.4\nflip = 0.5\n")
-    config = teaching_of(mixed)
+    config = fine_tuning_config(mixed)
     assert (config.augment.preset, config.augment.mixup, config.augment.flip) == (
         "strong",
         0.4,

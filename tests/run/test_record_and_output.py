@@ -135,7 +135,7 @@ def test_a_data_set_that_is_gone_gets_advice_that_every_command_can_follow(
     stop_at_once(QUICK, run)
     (project / "rows.jsonl").rename(project / "moved.jsonl")
     go_elsewhere()
-    advice = rf"rows\.jsonl: .*not there.*config\.data\.spec in {run.run_json}"
+    advice = rf"rows\.jsonl: .*is missing.*config\.data\.spec to .* in {run.run_json}"
     with pytest.raises(DataError, match=advice):
         run_distillation(read_run(run).config, run, resume=True)
     stated = run.run_json.read_text().replace("rows.jsonl", "moved.jsonl")

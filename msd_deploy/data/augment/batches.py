@@ -1,7 +1,7 @@
 """Augmentation of training batches; validation and test are never changed.
 
-Off by default. What is drawn depends on the seed, the epoch and the rows alone, so that a resumed
-training sees the same batches; no other random stream is used.
+Off by default. What is drawn depends on the seed, the epoch and the examples alone, so that a
+resumed training sees the same batches; no other random stream is used.
 """
 
 from collections.abc import Callable
@@ -21,12 +21,12 @@ from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.errors import ConfigError
 
-# First numbers of the seeds: streams of their own, apart from those of the order of rows.
+# First numbers of the seeds: streams of their own, apart from those of the order of examples.
 _PICTURES, _WORDS, _PAIRS = 7001, 7002, 7003
 
 
 class ImageAugmentation:
-    """Changes the images of a split's batches, all of them into one form at a time.
+    """Augments the images of a split's batches, all into one form at a time.
 
     Args:
         config: How much.
@@ -50,7 +50,7 @@ class ImageAugmentation:
         return replace(batch, pixel_values=change_images(batch.pixel_values, changes))
 
     def _numbers(self, batch: Batch) -> NDArray[np.int64]:
-        """Return the number of each image of the batch; any for an image that no row shows."""
+        """Return the number of each image of the batch; any for an image that no example shows."""
         numbers = np.zeros(len(batch.pixel_values), np.int64)
         shown = batch.image_present.cpu().numpy()
         index, rows = batch.image_index.cpu().numpy(), batch.rows.cpu().numpy()
@@ -72,7 +72,7 @@ class WordAugmentation:
         self.table = word_table(preprocessor)
 
     def __call__(self, batch: Batch, epoch: int) -> Batch:
-        """Return the batch with words left out; a row is in one batch of a pass only."""
+        """Return the batch with words left out; an example is in one batch per epoch only."""
         rng = np.random.default_rng((*self.seed, epoch, int(batch.rows[0])))
         uniform = rng.random(tuple(batch.input_ids.shape), dtype=np.float32)
         input_ids, attention_mask = drop_words(
@@ -100,7 +100,7 @@ class ImageMixing:
         self.spread, self.seed = config.mixup, (_PAIRS, config.seed, seed)
 
     def __call__(self, batch: Batch, epoch: int) -> Batch:
-        """Return the batch with its images mixed; a row is in one batch of a pass only."""
+        """Return the batch with its images mixed; an example is in one batch per epoch only."""
         rng = np.random.default_rng((*self.seed, epoch, int(batch.rows[0])))
         share = float(rng.beta(self.spread, self.spread))
         share = min(share, 1 - share)
@@ -112,7 +112,7 @@ class ImageMixing:
 
 
 def _rows_showing(batch: Batch, other: NDArray[np.int64]) -> Tensor:
-    """Return, for each row, one that shows the other image; itself where it has no image."""
+    """Return, for each example, one that shows the other image; itself where it has no image."""
     index, shown = batch.image_index.cpu().numpy(), batch.image_present.cpu().numpy()
     row_of_image = np.zeros(len(other), np.int64)
     row_of_image[index[shown]] = np.flatnonzero(shown)
@@ -122,7 +122,7 @@ def _rows_showing(batch: Batch, other: NDArray[np.int64]) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class ImageForms:
-    """Shows a batch's images in one of a few forms each, which take turns by pass.
+    """Replaces a batch's images by one of a few augmented forms, which alternate by epoch.
 
     Attributes:
         images: Changes them.
@@ -133,7 +133,7 @@ class ImageForms:
     forms: int
 
     def __call__(self, batch: Batch, epoch: int) -> Batch:
-        """Return the batch in the form of a pass."""
+        """Return the batch in the form of an epoch."""
         form = 1 + epoch % self.forms
         return replace(self.augmentation(batch, form), form=form)
 
@@ -143,13 +143,13 @@ class Augmentation:
     """Changes the batches of one training.
 
     Attributes:
-        changes: From a batch and the pass to the batch as it is shown, one after the other.
+        changes: Functions from a batch and the epoch to the changed batch, one after the other.
     """
 
     changes: tuple[Callable[[Batch, int], Batch], ...]
 
     def __call__(self, batch: Batch, epoch: int) -> Batch:
-        """Return the batch as it is shown in a pass, from 0."""
+        """Return the augmented batch of an epoch, from 0."""
         for change in self.changes:
             batch = change(batch, epoch)
         return batch
@@ -163,7 +163,7 @@ def build_augmentation(
     seed: int,
     is_asked: bool = False,
 ) -> Augmentation | None:
-    """Return what changes the batches of a training, or None if nothing does.
+    """Return the augmentation of a training, or None if there is none.
 
     Args:
         config: The settings.
@@ -186,7 +186,7 @@ def build_augmentation(
 
 
 def digest_of_forms(config: AugmentConfig) -> str:
-    """Return the SHA-256 of all that decides the forms of views_per_picture, images aside."""
+    """Return the SHA-256 of the settings that decide the forms of views_per_picture."""
     strengths = {k: v for k, v in asdict(config.strengths()).items() if k != "word_dropout"}
     return sha256_of_json([CHANGES_VERSION, strengths, config.views_per_picture, config.seed])
 

@@ -26,7 +26,7 @@ _DRAWS = 11
 
 @dataclass(frozen=True, slots=True)
 class ImageChanges:
-    """What happens to each image of a batch; None where nothing of the kind does.
+    """Changes of each image of a batch; None for a kind that is off.
 
     Attributes:
         box: float [images, 4], left, top, width and height of the crop, as shares of the image.
@@ -43,7 +43,7 @@ class ImageChanges:
 
 
 class ImageDraws:
-    """Draws the changes of images, a form of every image at a time.
+    """Draws random changes of images, one form of every image at a time.
 
     Args:
         strengths: How much of each change.

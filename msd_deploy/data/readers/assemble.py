@@ -22,11 +22,11 @@ from msd_deploy.data.source import (
 )
 from msd_deploy.errors import DataError
 
-_NAMED_ROWS = 10
+_MOST_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
-class FoundRows:
+class ReaderRows:
     """What a reader found.
 
     Attributes:
@@ -44,7 +44,7 @@ class FoundRows:
     encoded: Callable[[Row], bytes | None] = lambda row: None
 
 
-def source_from_rows(found: FoundRows, *, strict: bool) -> SourceData:
+def source_from_rows(found: ReaderRows, *, strict: bool) -> SourceData:
     """Build a data set.
 
     Raises:
@@ -76,7 +76,7 @@ def source_from_rows(found: FoundRows, *, strict: bool) -> SourceData:
 
 
 def evaluation_source(
-    found: FoundRows, labels: tuple[str, ...], split: EvaluationSplit, *, strict: bool
+    found: ReaderRows, labels: tuple[str, ...], split: EvaluationSplit, *, strict: bool
 ) -> SourceData:
     """Build a data set of one split to evaluate a model on; nothing is trained.
 
@@ -106,7 +106,7 @@ def evaluation_source(
     return SourceData(datasets.DatasetDict({name: dataset}), info)
 
 
-def _refuse_without_rows(found: FoundRows, labelled: Sequence[Row], *, strict: bool) -> None:
+def _refuse_without_rows(found: ReaderRows, labelled: Sequence[Row], *, strict: bool) -> None:
     where, skipped = found.where, found.info.skipped
     if strict and skipped:
         what = f"{len(skipped)} rows cannot be used"
@@ -155,13 +155,13 @@ def _unlabelled(
 
 def refuse(what: str, where: Path, skipped: Sequence[SkippedRow], fix: str) -> NoReturn:
     """Raise a DataError that names the first rows that cannot be used."""
-    named = "; ".join(str(row) for row in skipped[:_NAMED_ROWS])
-    more = f"; and {len(skipped) - _NAMED_ROWS} more" if len(skipped) > _NAMED_ROWS else ""
+    named = "; ".join(str(row) for row in skipped[:_MOST_NAMED])
+    more = f"; and {len(skipped) - _MOST_NAMED} more" if len(skipped) > _MOST_NAMED else ""
     raise DataError(f"{what}: {named}{more}" if skipped else what, where=where, fix=fix)
 
 
 def _source_rows(
-    found: FoundRows, rows: Iterable[Row], labels: tuple[str, ...]
+    found: ReaderRows, rows: Iterable[Row], labels: tuple[str, ...]
 ) -> Iterator[SourceRow]:
     index_of = {name: index for index, name in enumerate(labels)}
     for row in rows:
@@ -171,7 +171,7 @@ def _source_rows(
         yield SourceRow(row.image_path, encoded, row.image_sha256, row.text, classes, row.origin)
 
 
-def _refuse_one_class(found: FoundRows, labelled: Sequence[Row], training: Sequence[Row]) -> None:
+def _refuse_one_class(found: ReaderRows, labelled: Sequence[Row], training: Sequence[Row]) -> None:
     for rows, place in ((labelled, ""), (training, " in its training rows")):
         classes = {row.labels for row in rows}
         if len(classes) == 1:
@@ -203,7 +203,7 @@ def _label_notes(splits: Mapping[Split, Sequence[Row]], labels: tuple[str, ...])
         ([name for name in unseen if name not in elsewhere], "in no row"),
     ):
         if names:
-            listed = ", ".join(names[:_NAMED_ROWS]) + (", ..." if len(names) > _NAMED_ROWS else "")
+            listed = ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
             notes.append(
                 f"{len(names)} classes occur {where}, the model cannot learn them: {listed}"
             )

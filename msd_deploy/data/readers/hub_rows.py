@@ -15,7 +15,7 @@ import datasets
 import pyarrow as pa
 
 from msd_deploy.data.labels import other_classes
-from msd_deploy.data.readers.assemble import FoundRows, evaluation_source, source_from_rows
+from msd_deploy.data.readers.assemble import ReaderRows, evaluation_source, source_from_rows
 from msd_deploy.data.readers.hub_dataset import Columns, HubDataset, find_columns, open_hub_dataset
 from msd_deploy.data.readers.rows import (
     MOST_LINE_BYTES,
@@ -122,7 +122,7 @@ class _Reader:
         for of_split in self._splits:
             self._scan(of_split)
 
-    def found(self) -> FoundRows:
+    def found(self) -> ReaderRows:
         rows, skipped = [], dict(self._skipped)
         for row in self._rows:
             reason = reason_against_labels(row.labels, self._closed, self.class_rows)
@@ -133,7 +133,7 @@ class _Reader:
         order = {one.place: position for position, one in enumerate(self._splits)}
         in_order = sorted(skipped, key=lambda place: (order[place[0]], place[1]))
         images = {one.place: self._images(one.rows) for one in self._splits}
-        return FoundRows(
+        return ReaderRows(
             where=Path(self.opened.stated),
             rows=rows,
             info=DatasetInfo(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from msd_deploy.data.labels import other_classes
-from msd_deploy.data.readers.assemble import FoundRows, evaluation_source, source_from_rows
+from msd_deploy.data.readers.assemble import ReaderRows, evaluation_source, source_from_rows
 from msd_deploy.data.readers.rows import (
     SPLIT_NAMES,
     ImageFiles,
@@ -38,7 +38,7 @@ from msd_deploy.errors import DataError
 
 @dataclass(slots=True)
 class Scan:
-    """What one pass over the file found.
+    """The content of the file after one pass over it.
 
     Attributes:
         rows: The usable rows, in the file's order.
@@ -151,10 +151,10 @@ def load_jsonl_for_evaluation(
     return evaluation_source(found, labels, split, strict=options.strict)
 
 
-def _find(path: Path, scan: Scan, labels: tuple[str, ...] | None) -> FoundRows:
+def _find(path: Path, scan: Scan, labels: tuple[str, ...] | None) -> ReaderRows:
     _refuse_mixed_labels(path, scan)
     rows = _rows_with_known_labels(scan, labels)
-    return FoundRows(
+    return ReaderRows(
         where=path,
         rows=rows,
         info=DatasetInfo(

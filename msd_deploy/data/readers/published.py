@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from msd_deploy.data.readers.assemble import FoundRows, refuse, source_from_rows
+from msd_deploy.data.readers.assemble import ReaderRows, refuse, source_from_rows
 from msd_deploy.data.readers.rows import (
     Row,
     UnusableRowError,
@@ -69,13 +69,13 @@ class PublishedRows:
         self.check_any(path, before, already)
 
     def source(self, folder: Path, info: DatasetInfo, *, strict: bool) -> SourceData:
-        """Build the data set of what was gathered; see `FoundRows`.
+        """Build the data set of what was gathered; see `ReaderRows`.
 
         Raises:
             DataError: As `source_from_rows`.
         """
         info = replace(info, skipped=tuple(self.skipped))
-        found = FoundRows(where=folder, rows=self.rows, info=info, form=COMPLETE)
+        found = ReaderRows(where=folder, rows=self.rows, info=info, form=COMPLETE)
         return source_from_rows(found, strict=strict)
 
     def check_any(self, path: Path, rows: int, skipped: int) -> None:

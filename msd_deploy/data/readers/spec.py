@@ -128,7 +128,7 @@ def with_path(spec: str, path: Path) -> str:
 
 
 def name_of_spec(spec: str) -> str:
-    """Return what to call a data set where its place is nobody's business."""
+    """Return the name of a data set without its path."""
     name, path = _name_and_path(spec)
     if f"{name}:" == PREFIX:
         return f"{PREFIX}{Path(path).name}"

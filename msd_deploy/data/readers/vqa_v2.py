@@ -100,7 +100,7 @@ _PARTS: Mapping[str, Split] = {"train2014": "train", "val2014": "validation", "t
 
 @dataclass(slots=True)
 class _Answers:
-    """What people answered to the questions of one part.
+    """People's answers to the questions of one part.
 
     Attributes:
         of_question: By the question's id: its image's, and each answer as often as it was given,
@@ -114,7 +114,7 @@ class _Answers:
 
 @dataclass(slots=True)
 class _Counts:
-    """How many training questions have which commonest answer."""
+    """Number of training questions by their most common answer."""
 
     questions: int = 0
     of_answer: Counter[str] = field(default_factory=Counter)
@@ -278,7 +278,7 @@ def _note_on_classes(counts: _Counts) -> str:
 
 
 def _within(rows: list[Row], answers: frozenset[str]) -> tuple[list[Row], list[str]]:
-    """Return the rows with their answers among the classes, and what to tell of the others."""
+    """Return the rows with their answers among the classes, and notes on the others."""
     kept: list[Row] = []
     left_out, unanswerable = 0, 0
     for row in rows:
