@@ -233,7 +233,7 @@ def _saliency_panel(
     x = log_range_of(values, "saliency, nats (log scale)", least=_MIN_SALIENCY)
     bins = salience["bins"]
     series = Series(
-        f"weight of the {view} view, median and 80 % range",
+        f"{view} view: median and 80 % range",
         f"view-{view}",
         tuple((one["saliency"], one["median"]) for one in bins),
         tuple((one["saliency"], one["low"], one["high"]) for one in bins),
