@@ -31,9 +31,9 @@ from msd_deploy.data.prepare import prepare
 from msd_deploy.data.preprocess import build_preprocessor, fitting_length, train_tokenizer
 from msd_deploy.data.readers.spec import load_source
 from msd_deploy.data.source import SourceOptions
-from msd_deploy.distill.steps import MultiViewModel
-from msd_deploy.distill.student_objective import build_student_objective
-from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.distillation.steps import MultiViewModel
+from msd_deploy.distillation.student_objective import build_student_objective
+from msd_deploy.distillation.teacher_cache import TeacherPredictions
 from msd_deploy.models.sizes import DEFAULT_IMAGE_SIZE, build_student
 from msd_deploy.views import View
 from msd_mobile_bench.host import describe_host

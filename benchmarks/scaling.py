@@ -27,11 +27,11 @@ from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.preprocess import build_preprocessor, train_tokenizer
 from msd_deploy.data.source import DatasetInfo
-from msd_deploy.distill.history import History
-from msd_deploy.distill.plan import TrainingPlan
-from msd_deploy.distill.student_objective import build_student_objective
-from msd_deploy.distill.teacher_cache import TeacherPredictions
-from msd_deploy.distill.trainer import TrainingJob, train
+from msd_deploy.distillation.history import History
+from msd_deploy.distillation.plan import TrainingPlan
+from msd_deploy.distillation.student_objective import build_student_objective
+from msd_deploy.distillation.teacher_cache import TeacherPredictions
+from msd_deploy.distillation.trainer import TrainingJob, train
 from msd_deploy.hooks import Hooks
 from msd_deploy.models.sizes import DEFAULT_IMAGE_SIZE, build_student
 from msd_mobile_bench.host import describe_host

@@ -25,12 +25,12 @@ from msd_deploy.artifacts.manifest import write_json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.data.batch import Batch, ImageGroupSampler, collate
-from msd_deploy.distill.meta import MetaObjective
-from msd_deploy.distill.methods import METHODS
-from msd_deploy.distill.objectives import DistillationObjective
-from msd_deploy.distill.steps import MultiViewModel, Objective, StepLoss
-from msd_deploy.distill.student_objective import build_student_objective
-from msd_deploy.distill.teacher_cache import TeacherPredictions, read_predictions
+from msd_deploy.distillation.meta import MetaObjective
+from msd_deploy.distillation.methods import METHODS
+from msd_deploy.distillation.objectives import DistillationObjective
+from msd_deploy.distillation.steps import MultiViewModel, Objective, StepLoss
+from msd_deploy.distillation.student_objective import build_student_objective
+from msd_deploy.distillation.teacher_cache import TeacherPredictions, read_predictions
 from msd_deploy.hooks import Hooks, StageHooks
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.sizes import build_student

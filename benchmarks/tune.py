@@ -22,7 +22,7 @@ import torch
 
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
-from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.distillation.teacher_cache import TeacherPredictions
 from msd_deploy.errors import MsdError
 from msd_deploy.hooks import Hooks, StageHooks
 from msd_deploy.metrics import metric_value

@@ -4,9 +4,6 @@ Holds the method: data, models, distillation and evaluation. It knows nothing of
 (`msd_export`), of measuring them (`msd_mobile_bench`) or of the command line (`msd_cli`).
 """
 
-# First: the name `msd_deploy.distill` is that of this package and, from the next line on, of the
-# function. An import of the package that comes later would take it back.
-import msd_deploy.distill  # noqa: F401
 from msd_deploy.api import DistilledRun, distill
 from msd_deploy.config.augment import AugmentConfig
 from msd_deploy.config.distill import DistillConfig

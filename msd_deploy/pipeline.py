@@ -9,8 +9,8 @@ from msd_deploy.artifacts.manifest import Json, write_json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.run import RunConfig
 from msd_deploy.data.prepare import notes_of
-from msd_deploy.distill.distances import check_distance
-from msd_deploy.distill.history import check_tracker
+from msd_deploy.distillation.distances import check_distance
+from msd_deploy.distillation.history import check_tracker
 from msd_deploy.errors import StoppedError
 from msd_deploy.hooks import RunHooks
 from msd_deploy.run.output import check_run_output, with_absolute_paths

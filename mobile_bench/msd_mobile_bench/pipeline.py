@@ -17,7 +17,7 @@ from msd_deploy.config.describe import shown_path
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.readers.spec import name_of_spec
-from msd_deploy.distill.teacher_cache import read_predictions
+from msd_deploy.distillation.teacher_cache import read_predictions
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import metric_name
 from msd_deploy.run.record import (

@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
-from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.distillation.teacher_cache import TeacherPredictions
 from msd_deploy.errors import ArtifactError
 from msd_deploy.metrics import LogitArray, LogitsByView, agreement, score_views
 from msd_deploy.models.folders import read_labels

@@ -1,8 +1,8 @@
 """A data set as arrays, ready for models: PreparedData and its splits.
 
 Training, export and bench all read `PreparedSplit`. Its pixels come from `pixel_cache`; an
-EncodedSplit, computed once by `msd_deploy.distill.encoded_cache`, holds the outputs of a model's
-frozen parts, which batches then carry instead of pixels.
+EncodedSplit, computed once by `msd_deploy.distillation.encoded_cache`, holds the outputs of a
+model's frozen parts, which batches then carry instead of pixels.
 """
 
 from collections.abc import Mapping

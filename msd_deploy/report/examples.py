@@ -17,7 +17,7 @@ from PIL import Image
 from msd_deploy.data.images import decode_image
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.data.readers.spec import path_of_spec
-from msd_deploy.distill.saliency import Saliency, teacher_saliency
+from msd_deploy.distillation.saliency import Saliency, teacher_saliency
 from msd_deploy.metrics import LogitArray, LogitsByView, decisions, probabilities
 from msd_deploy.problem import Problem, decides_one_class
 from msd_deploy.report.predictions import RunOutputs

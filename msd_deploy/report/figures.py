@@ -7,9 +7,9 @@ import torch
 from msd_deploy.artifacts.manifest import SCHEMA_VERSION, utc_now
 from msd_deploy.config.describe import changed_settings
 from msd_deploy.data.readers.spec import name_of_spec
-from msd_deploy.distill.distances import kl_distance
-from msd_deploy.distill.methods import method_name
-from msd_deploy.distill.saliency import teacher_saliency
+from msd_deploy.distillation.distances import kl_distance
+from msd_deploy.distillation.methods import method_name
+from msd_deploy.distillation.saliency import teacher_saliency
 from msd_deploy.metrics import LogitArray, LogitsByView, agreement, metric_name, score_logits
 from msd_deploy.pages.formatting import ScoreJson
 from msd_deploy.problem import Problem, has_independent_classes

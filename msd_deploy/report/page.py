@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from msd_deploy.config.describe import settings_words
-from msd_deploy.distill.methods import describe_method
+from msd_deploy.distillation.methods import describe_method
 from msd_deploy.pages.formatting import (
     VIEW_NAMES,
     bytes_text,

@@ -13,7 +13,7 @@ from msd_deploy.config.run import RunConfig
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.source import SourceData
-from msd_deploy.distill.teacher_cache import (
+from msd_deploy.distillation.teacher_cache import (
     TeacherPredictions,
     read_predictions,
     rebuild_instruction,

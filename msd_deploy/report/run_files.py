@@ -18,7 +18,7 @@ from scipy import stats
 
 from msd_deploy.artifacts.manifest import Json, read_versioned_json
 from msd_deploy.artifacts.run_directory import RunDirectory
-from msd_deploy.distill.saliency import Saliency
+from msd_deploy.distillation.saliency import Saliency
 from msd_deploy.errors import ArtifactError
 from msd_deploy.report.schema import BinJson, SalienceJson, SpreadSeries, TrainingJson, WeightsJson
 from msd_deploy.views import View

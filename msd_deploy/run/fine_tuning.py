@@ -38,12 +38,12 @@ from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.readers.spec import kind_of_spec, path_of_spec
 from msd_deploy.data.source import training_texts
-from msd_deploy.distill.encoded_cache import encode_data
-from msd_deploy.distill.history import History
-from msd_deploy.distill.losses import class_weight_tensor
-from msd_deploy.distill.objectives import LabelObjective
-from msd_deploy.distill.plan import TrainingPlan, plan_key
-from msd_deploy.distill.trainer import TrainingJob, train
+from msd_deploy.distillation.encoded_cache import encode_data
+from msd_deploy.distillation.history import History
+from msd_deploy.distillation.losses import class_weight_tensor
+from msd_deploy.distillation.objectives import LabelObjective
+from msd_deploy.distillation.plan import TrainingPlan, plan_key
+from msd_deploy.distillation.trainer import TrainingJob, train
 from msd_deploy.errors import ArtifactError, ConfigError, DataError
 from msd_deploy.hooks import RunHooks
 from msd_deploy.metrics import metric_name

@@ -16,13 +16,13 @@ from msd_deploy.data.augment.batches import build_augmentation, check_same_frame
 from msd_deploy.data.batch import ImageGroupSampler
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.source import SourceData
-from msd_deploy.distill.history import History, Tracker
-from msd_deploy.distill.losses import class_weight_tensor
-from msd_deploy.distill.objectives import LabelObjective
-from msd_deploy.distill.plan import Phase, TrainingPlan, default_epochs, plan_key
-from msd_deploy.distill.steps import Objective
-from msd_deploy.distill.teacher_cache import TeacherPredictions, cache_predictions
-from msd_deploy.distill.trainer import TrainingJob, train
+from msd_deploy.distillation.history import History, Tracker
+from msd_deploy.distillation.losses import class_weight_tensor
+from msd_deploy.distillation.objectives import LabelObjective
+from msd_deploy.distillation.plan import Phase, TrainingPlan, default_epochs, plan_key
+from msd_deploy.distillation.steps import Objective
+from msd_deploy.distillation.teacher_cache import TeacherPredictions, cache_predictions
+from msd_deploy.distillation.trainer import TrainingJob, train
 from msd_deploy.metrics import (
     LogitArray,
     agreement,

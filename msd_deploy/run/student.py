@@ -8,15 +8,15 @@ from safetensors.numpy import save_file
 
 from msd_deploy import process_group
 from msd_deploy.artifacts.atomic import new_file
-from msd_deploy.distill.feature_losses import build_projection
-from msd_deploy.distill.plan import Phase, TrainingPlan, plan_key
-from msd_deploy.distill.quantization_aware import fake_quantized
-from msd_deploy.distill.student_objective import (
+from msd_deploy.distillation.feature_losses import build_projection
+from msd_deploy.distillation.plan import Phase, TrainingPlan, plan_key
+from msd_deploy.distillation.quantization_aware import fake_quantized
+from msd_deploy.distillation.student_objective import (
     StudentObjective,
     build_student_objective,
     example_weights,
 )
-from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.distillation.teacher_cache import TeacherPredictions
 from msd_deploy.models.folders import load_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.predict import predict_views

@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 from msd_deploy.artifacts.atomic import new_file, remove_stale_writes
 from msd_deploy.artifacts.manifest import SCHEMA_VERSION, Json, read_json, write_json
 from msd_deploy.artifacts.run_directory import RunDirectory
-from msd_deploy.distill.methods import METHODS
-from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.distillation.methods import METHODS
+from msd_deploy.distillation.teacher_cache import TeacherPredictions
 from msd_deploy.metrics import LogitsByView, agreement, score_views
 from msd_deploy.models.predict import predict_views
 from msd_deploy.run.student import distilled_student

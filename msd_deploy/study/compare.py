@@ -29,10 +29,10 @@ from msd_deploy.config.parsing import config_as_json
 from msd_deploy.data.batch import rows_by_image
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.data.readers.spec import name_of_spec
-from msd_deploy.distill.distances import check_distance
-from msd_deploy.distill.history import check_tracker
-from msd_deploy.distill.methods import METHODS
-from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.distillation.distances import check_distance
+from msd_deploy.distillation.history import check_tracker
+from msd_deploy.distillation.methods import METHODS
+from msd_deploy.distillation.teacher_cache import TeacherPredictions
 from msd_deploy.errors import StoppedError
 from msd_deploy.hooks import Hooks, StageHooks
 from msd_deploy.metrics import LogitsByView, metric_name, row_counts

@@ -12,11 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.run import RunConfig
 from msd_deploy.data.batch import Batch, ImageGroupSampler, collate
-from msd_deploy.distill.feature_losses import build_projection
-from msd_deploy.distill.meta import MetaObjective
-from msd_deploy.distill.steps import ModelOutputs, MultiViewModel, Objective
-from msd_deploy.distill.student_objective import build_student_objective
-from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.distillation.feature_losses import build_projection
+from msd_deploy.distillation.meta import MetaObjective
+from msd_deploy.distillation.steps import ModelOutputs, MultiViewModel, Objective
+from msd_deploy.distillation.student_objective import build_student_objective
+from msd_deploy.distillation.teacher_cache import TeacherPredictions
 from msd_deploy.models.sizes import build_student
 from msd_deploy.run.task import Task
 from msd_deploy.study.config import CONVERGED_FACTOR, StudyConfig

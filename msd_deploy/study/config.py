@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from msd_deploy.config.describe import Settings, changed_settings
 from msd_deploy.config.run import RunConfig
 from msd_deploy.config.setting import Option, Setting, check_ranges
-from msd_deploy.distill.methods import METHODS
+from msd_deploy.distillation.methods import METHODS
 from msd_deploy.errors import ConfigError
 
 Budget = Literal["steps", "compute", "converged"]

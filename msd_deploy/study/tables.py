@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from msd_deploy.config.describe import settings_words
-from msd_deploy.distill.methods import describe_method
+from msd_deploy.distillation.methods import describe_method
 from msd_deploy.views import View
 
 _VIEWS = tuple(view.value for view in View)

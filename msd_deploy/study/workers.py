@@ -125,7 +125,7 @@ def _work(
     import torch
 
     from msd_deploy.artifacts.run_directory import RunDirectory
-    from msd_deploy.distill.teacher_cache import read_predictions
+    from msd_deploy.distillation.teacher_cache import read_predictions
     from msd_deploy.hooks import Hooks, StageHooks
     from msd_deploy.run.task import read_task
     from msd_deploy.study.cells import train_cell

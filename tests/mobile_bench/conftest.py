@@ -13,7 +13,7 @@ from msd_deploy.config.parsing import config_as_json
 from msd_deploy.config.run import DataConfig, RunConfig
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.distill.teacher_cache import cache_predictions
+from msd_deploy.distillation.teacher_cache import cache_predictions
 from msd_deploy.models.folders import LABELS_NAME, load_model, save_model
 from msd_deploy.models.sizes import build_student
 from msd_deploy.models.teachers import load_teacher

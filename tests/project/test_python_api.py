@@ -46,12 +46,6 @@ def test_the_page_on_python_runs_as_it_stands(tmp_path: Path) -> None:
     assert (tmp_path / "runs/memes/reports/bench.html").is_file()
 
 
-def test_the_function_is_not_hidden_by_the_package_of_its_name() -> None:
-    from msd_deploy.distill.losses import label_loss  # noqa: F401
-
-    assert callable(msd_deploy.distill)
-
-
 @pytest.mark.slow
 def test_a_run_of_the_function_is_a_run_of_the_command(
     small_config: RunConfig, finished_run: RunDirectory, tmp_path: Path

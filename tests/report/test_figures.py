@@ -12,7 +12,7 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
 from msd_deploy.data.prepared import PreparedSplit
-from msd_deploy.distill.teacher_cache import read_predictions
+from msd_deploy.distillation.teacher_cache import read_predictions
 from msd_deploy.metrics import LogitsByView
 from msd_deploy.models.folders import load_model
 from msd_deploy.models.predict import predict_views

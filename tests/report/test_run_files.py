@@ -7,7 +7,7 @@ import torch
 from safetensors.numpy import save_file
 
 from msd_deploy.artifacts.run_directory import RunDirectory
-from msd_deploy.distill.saliency import Saliency
+from msd_deploy.distillation.saliency import Saliency
 from msd_deploy.errors import ArtifactError
 from msd_deploy.report.run_files import BINS, against_saliency, read_training, read_weights
 

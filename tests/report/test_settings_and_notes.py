@@ -12,7 +12,7 @@ from msd_deploy.config.augment import AugmentConfig
 from msd_deploy.config.describe import changed_settings
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.run import DataConfig, RunConfig, StudentConfig
-from msd_deploy.distill.methods import method_name
+from msd_deploy.distillation.methods import method_name
 from msd_deploy.report.notes import difference_notes, shared_image_notes, validation_notes
 from msd_deploy.report.page import method_text
 from msd_deploy.report.predictions import StudentOutputs

@@ -16,7 +16,7 @@ from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.fine_tuning import FineTuneConfig, TeachingConfig
 from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
 from msd_deploy.data.source import SourceOptions
-from msd_deploy.distill.teacher_cache import read_predictions
+from msd_deploy.distillation.teacher_cache import read_predictions
 from msd_deploy.errors import ArtifactError, MsdError, StoppedError
 from msd_deploy.hooks import Hooks, RunHooks
 from msd_deploy.models.folders import load_classifier

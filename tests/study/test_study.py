@@ -13,8 +13,8 @@ from msd_deploy.artifacts.manifest import sha256_of_file
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
-from msd_deploy.distill.methods import METHODS
-from msd_deploy.distill.teacher_cache import read_predictions
+from msd_deploy.distillation.methods import METHODS
+from msd_deploy.distillation.teacher_cache import read_predictions
 from msd_deploy.errors import ArtifactError, ConfigError, MsdError, StoppedError
 from msd_deploy.hooks import Hooks, StageHooks
 from msd_deploy.models.folders import load_model
@@ -237,7 +237,7 @@ def test_the_image_is_encoded_once_for_all_views(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from msd_deploy.data.batch import collate
-    from msd_deploy.distill.steps import MultiViewModel
+    from msd_deploy.distillation.steps import MultiViewModel
 
     loaded = load_model(cell_directory(finished_study[0], "kd", 1).student)
     data = data_of_run(read_run(RunDirectory(finished_study[0])), loaded.preprocessor)

@@ -12,9 +12,9 @@ from msd_deploy.data.augment.batches import ImageMixing, build_augmentation
 from msd_deploy.data.batch import Batch, collate, parts_of
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.distill.losses import label_loss
-from msd_deploy.distill.objectives import LabelsOfView
-from msd_deploy.distill.steps import MultiViewModel
+from msd_deploy.distillation.losses import label_loss
+from msd_deploy.distillation.objectives import LabelsOfView
+from msd_deploy.distillation.steps import MultiViewModel
 from msd_deploy.errors import ConfigError
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.views import View

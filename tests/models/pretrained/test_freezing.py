@@ -21,11 +21,11 @@ from msd_deploy.config.run import DataConfig, RunConfig
 from msd_deploy.data.prepare import prepare
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.distill.encoded_cache import encode_data
-from msd_deploy.distill.history import History
-from msd_deploy.distill.objectives import LabelObjective
-from msd_deploy.distill.plan import TrainingPlan
-from msd_deploy.distill.trainer import TrainingJob, train
+from msd_deploy.distillation.encoded_cache import encode_data
+from msd_deploy.distillation.history import History
+from msd_deploy.distillation.objectives import LabelObjective
+from msd_deploy.distillation.plan import TrainingPlan
+from msd_deploy.distillation.trainer import TrainingJob, train
 from msd_deploy.errors import ArtifactError, ConfigError, StoppedError
 from msd_deploy.hooks import Hooks, RunHooks, StageHooks
 from msd_deploy.models.classifier import ViewClassifier, is_frozen

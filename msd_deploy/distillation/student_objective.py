@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.data.batch import rows_by_image
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
-from msd_deploy.distill.distances import Distance, build_distance, check_distance
-from msd_deploy.distill.feature_losses import build_feature_terms
-from msd_deploy.distill.losses import class_weight_tensor
-from msd_deploy.distill.meta import MetaObjective, MetaTask, hold_out
-from msd_deploy.distill.objectives import DistillationObjective
-from msd_deploy.distill.saliency import Saliency, teacher_saliency
-from msd_deploy.distill.teacher_cache import TeacherPredictions
-from msd_deploy.distill.weighting import (
+from msd_deploy.distillation.distances import Distance, build_distance, check_distance
+from msd_deploy.distillation.feature_losses import build_feature_terms
+from msd_deploy.distillation.losses import class_weight_tensor
+from msd_deploy.distillation.meta import MetaObjective, MetaTask, hold_out
+from msd_deploy.distillation.objectives import DistillationObjective
+from msd_deploy.distillation.saliency import Saliency, teacher_saliency
+from msd_deploy.distillation.teacher_cache import TeacherPredictions
+from msd_deploy.distillation.weighting import (
     FixedWeighting,
     MetaWeighting,
     Weighting,

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from msd_deploy.data.batch import Batch
-from msd_deploy.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
-from msd_deploy.distill.steps import MultiViewModel, StepLoss
+from msd_deploy.distillation.checkpoint import Progress, load_checkpoint, save_checkpoint
+from msd_deploy.distillation.steps import MultiViewModel, StepLoss
 
 
 def no_objective(model: MultiViewModel, batch: Batch) -> StepLoss:

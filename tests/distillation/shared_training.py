@@ -20,13 +20,13 @@ from msd_deploy import process_group
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.source import DatasetInfo
-from msd_deploy.distill.history import History
-from msd_deploy.distill.objectives import LabelObjective
-from msd_deploy.distill.plan import TrainingPlan
-from msd_deploy.distill.quantization_aware import fake_quantized
-from msd_deploy.distill.student_objective import build_student_objective
-from msd_deploy.distill.teacher_cache import TeacherPredictions
-from msd_deploy.distill.trainer import TrainingJob, train
+from msd_deploy.distillation.history import History
+from msd_deploy.distillation.objectives import LabelObjective
+from msd_deploy.distillation.plan import TrainingPlan
+from msd_deploy.distillation.quantization_aware import fake_quantized
+from msd_deploy.distillation.student_objective import build_student_objective
+from msd_deploy.distillation.teacher_cache import TeacherPredictions
+from msd_deploy.distillation.trainer import TrainingJob, train
 from msd_deploy.errors import StoppedError
 from msd_deploy.hooks import Hooks, StepReport
 from msd_deploy.models.configs import FusionConfig

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from msd_deploy.config.distill import DistillConfig
-from msd_deploy.distill.distances import (
+from msd_deploy.distillation.distances import (
     build_distance,
     check_distance,
     dist_distance,

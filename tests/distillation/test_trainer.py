@@ -12,12 +12,12 @@ from msd_deploy.config.run import RunConfig
 from msd_deploy.data.batch import Batch
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.distill.history import History
-from msd_deploy.distill.objectives import LabelObjective
-from msd_deploy.distill.plan import TrainingPlan, default_epochs, learning_rate_at
-from msd_deploy.distill.steps import MultiViewModel, StepLoss
-from msd_deploy.distill.teacher_cache import read_predictions
-from msd_deploy.distill.trainer import TrainingJob, train
+from msd_deploy.distillation.history import History
+from msd_deploy.distillation.objectives import LabelObjective
+from msd_deploy.distillation.plan import TrainingPlan, default_epochs, learning_rate_at
+from msd_deploy.distillation.steps import MultiViewModel, StepLoss
+from msd_deploy.distillation.teacher_cache import read_predictions
+from msd_deploy.distillation.trainer import TrainingJob, train
 from msd_deploy.errors import ArtifactError, DataError, MsdError, StoppedError
 from msd_deploy.hooks import Hooks, RunHooks, StepReport
 from msd_deploy.models.folders import load_model

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from msd_deploy.data.batch import Batch
-from msd_deploy.distill.weighting import ExampleWeights
+from msd_deploy.distillation.weighting import ExampleWeights
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.views import View
 

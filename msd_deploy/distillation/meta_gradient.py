@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from msd_deploy import process_group
-from msd_deploy.distill.losses import label_loss
+from msd_deploy.distillation.losses import label_loss
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from msd_deploy.config.distill import DistillConfig
-from msd_deploy.distill.saliency import Saliency
+from msd_deploy.distillation.saliency import Saliency
 from msd_deploy.views import View
 
 ExampleWeights = dict[View, Tensor]

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from msd_deploy.config.distill import DistillConfig
-from msd_deploy.distill.saliency import Saliency, teacher_saliency
-from msd_deploy.distill.teacher_cache import TeacherPredictions
-from msd_deploy.distill.weighting import (
+from msd_deploy.distillation.saliency import Saliency, teacher_saliency
+from msd_deploy.distillation.teacher_cache import TeacherPredictions
+from msd_deploy.distillation.weighting import (
     FixedWeighting,
     MetaWeighting,
     instance_weighting,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from msd_deploy.distill.data_parallel import ShardedBatches, split_between_images
+from msd_deploy.distillation.data_parallel import ShardedBatches, split_between_images
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("shared_training.py")

@@ -18,9 +18,9 @@ from msd_deploy.data.labels import MOST_WEIGHT, weigh_classes
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.source import DatasetInfo
-from msd_deploy.distill.losses import class_weight_tensor, label_loss
-from msd_deploy.distill.objectives import LabelObjective
-from msd_deploy.distill.steps import ModelOutputs, MultiViewModel
+from msd_deploy.distillation.losses import class_weight_tensor, label_loss
+from msd_deploy.distillation.objectives import LabelObjective
+from msd_deploy.distillation.steps import ModelOutputs, MultiViewModel
 from msd_deploy.errors import ConfigError
 from msd_deploy.hooks import RunHooks, StageHooks
 from msd_deploy.pipeline import run_distillation

@@ -12,18 +12,18 @@ from msd_deploy.config.distill import DistillConfig
 from msd_deploy.data.batch import collate
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.distill.distances import kl_distance
-from msd_deploy.distill.losses import label_loss
-from msd_deploy.distill.meta import MetaObjective, hold_out
-from msd_deploy.distill.meta_gradient import (
+from msd_deploy.distillation.distances import kl_distance
+from msd_deploy.distillation.losses import label_loss
+from msd_deploy.distillation.meta import MetaObjective, hold_out
+from msd_deploy.distillation.meta_gradient import (
     LastLayer,
     VirtualStep,
     exact_gradient,
     last_layer_gradient,
 )
-from msd_deploy.distill.steps import MultiViewModel
-from msd_deploy.distill.student_objective import build_student_objective
-from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.distillation.steps import MultiViewModel
+from msd_deploy.distillation.student_objective import build_student_objective
+from msd_deploy.distillation.teacher_cache import TeacherPredictions
 from msd_deploy.errors import ConfigError
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.views import View

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.run import RunConfig, TrackerName
-from msd_deploy.distill.history import scalars_of
+from msd_deploy.distillation.history import scalars_of
 from msd_deploy.errors import StoppedError
 from msd_deploy.hooks import Hooks, RunHooks, StepReport
 from msd_deploy.pipeline import run_distillation

@@ -24,19 +24,19 @@ from msd_deploy.artifacts.atomic import new_file
 from msd_deploy.data.augment.batches import Augmentation
 from msd_deploy.data.batch import Batch, BatchDataset, ImageGroupSampler, parts_of
 from msd_deploy.data.prepared import PreparedData
-from msd_deploy.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
-from msd_deploy.distill.data_parallel import (
+from msd_deploy.distillation.checkpoint import Progress, load_checkpoint, save_checkpoint
+from msd_deploy.distillation.data_parallel import (
     ShardedBatches,
     Share,
     all_reduce_step,
     broadcast_model,
     synchronize_batch_norm,
 )
-from msd_deploy.distill.history import History, Tracker, close_trackers, start_tracker, track
-from msd_deploy.distill.losses import LABELS_TERM
-from msd_deploy.distill.plan import TrainingPlan, learning_rate_at
-from msd_deploy.distill.steps import MultiViewModel, Objective, StepLoss, StochasticObjective
-from msd_deploy.distill.weighting import weight_statistics
+from msd_deploy.distillation.history import History, Tracker, close_trackers, start_tracker, track
+from msd_deploy.distillation.losses import LABELS_TERM
+from msd_deploy.distillation.plan import TrainingPlan, learning_rate_at
+from msd_deploy.distillation.steps import MultiViewModel, Objective, StepLoss, StochasticObjective
+from msd_deploy.distillation.weighting import weight_statistics
 from msd_deploy.errors import MsdError, StoppedError
 from msd_deploy.hooks import Hooks, StepReport
 from msd_deploy.metrics import metric_name, metric_value

@@ -13,21 +13,21 @@ from msd_deploy import process_group
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.data.batch import Batch, collate, rows_by_image
 from msd_deploy.data.prepared import PreparedSplit
-from msd_deploy.distill.checkpoint import moments_of, restore_moments
-from msd_deploy.distill.data_parallel import all_reduce_gradients
-from msd_deploy.distill.distances import Distance
-from msd_deploy.distill.feature_losses import build_feature_terms
-from msd_deploy.distill.losses import distillation_terms, label_loss, labelled_rows
-from msd_deploy.distill.meta_gradient import (
+from msd_deploy.distillation.checkpoint import moments_of, restore_moments
+from msd_deploy.distillation.data_parallel import all_reduce_gradients
+from msd_deploy.distillation.distances import Distance
+from msd_deploy.distillation.feature_losses import build_feature_terms
+from msd_deploy.distillation.losses import distillation_terms, label_loss, labelled_rows
+from msd_deploy.distillation.meta_gradient import (
     LastLayer,
     VirtualStep,
     exact_gradient,
     last_layer_gradient,
 )
-from msd_deploy.distill.objectives import detached
-from msd_deploy.distill.steps import ModelOutputs, MultiViewModel, StepLoss
-from msd_deploy.distill.teacher_cache import TeacherPredictions
-from msd_deploy.distill.weighting import MetaWeighting
+from msd_deploy.distillation.objectives import detached
+from msd_deploy.distillation.steps import ModelOutputs, MultiViewModel, StepLoss
+from msd_deploy.distillation.teacher_cache import TeacherPredictions
+from msd_deploy.distillation.weighting import MetaWeighting
 from msd_deploy.errors import ConfigError
 from msd_deploy.views import View
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from msd_deploy import process_group
 from msd_deploy.artifacts.atomic import new_folder
 from msd_deploy.artifacts.manifest import read_manifest, write_manifest
-from msd_deploy.distill.steps import Objective, StatefulObjective
+from msd_deploy.distillation.steps import Objective, StatefulObjective
 from msd_deploy.errors import ArtifactError
 
 _MODEL, _OPTIMIZER, _RANDOM = "model.safetensors", "optimizer.safetensors", "random.safetensors"

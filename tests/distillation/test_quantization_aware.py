@@ -14,7 +14,7 @@ from msd_deploy.config.run import RunConfig
 from msd_deploy.data.batch import collate
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.distill.quantization_aware import (
+from msd_deploy.distillation.quantization_aware import (
     ActivationFakeQuantize,
     WeightFakeQuantize,
     fake_quantized,

@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from msd_deploy import process_group
 from msd_deploy.data.batch import ImageGroupSampler
 from msd_deploy.data.prepared import PreparedSplit
-from msd_deploy.distill.quantization_aware import ActivationFakeQuantize
+from msd_deploy.distillation.quantization_aware import ActivationFakeQuantize
 
 
 def all_reduce_step(

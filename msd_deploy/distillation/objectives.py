@@ -8,12 +8,12 @@ from torch import Tensor
 
 from msd_deploy import process_group
 from msd_deploy.data.batch import Batch
-from msd_deploy.distill.distances import Distance
-from msd_deploy.distill.feature_losses import FeatureTerms
-from msd_deploy.distill.losses import LABELS_TERM, distillation_terms, label_loss
-from msd_deploy.distill.steps import ModelOutputs, MultiViewModel, StepLoss
-from msd_deploy.distill.teacher_cache import TeacherPredictions
-from msd_deploy.distill.weighting import Weighting
+from msd_deploy.distillation.distances import Distance
+from msd_deploy.distillation.feature_losses import FeatureTerms
+from msd_deploy.distillation.losses import LABELS_TERM, distillation_terms, label_loss
+from msd_deploy.distillation.steps import ModelOutputs, MultiViewModel, StepLoss
+from msd_deploy.distillation.teacher_cache import TeacherPredictions
+from msd_deploy.distillation.weighting import Weighting
 from msd_deploy.views import View
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from msd_deploy.distill.distances import kl_distance
-from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.distillation.distances import kl_distance
+from msd_deploy.distillation.teacher_cache import TeacherPredictions
 from msd_deploy.problem import Problem, has_independent_classes
 from msd_deploy.views import View
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from msd_deploy.config.distill import DistillConfig
-from msd_deploy.distill.steps import ModelOutputs
-from msd_deploy.distill.teacher_cache import TeacherPredictions
+from msd_deploy.distillation.steps import ModelOutputs
+from msd_deploy.distillation.teacher_cache import TeacherPredictions
 from msd_deploy.views import View
 
 HINT_TERM = "hint"

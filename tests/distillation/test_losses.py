@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from msd_deploy.config.distill import DistillConfig
-from msd_deploy.distill.distances import kl_distance
-from msd_deploy.distill.losses import distillation_terms, label_loss
-from msd_deploy.distill.weighting import fixed_weights
+from msd_deploy.distillation.distances import kl_distance
+from msd_deploy.distillation.losses import distillation_terms, label_loss
+from msd_deploy.distillation.weighting import fixed_weights
 from msd_deploy.problem import NO_LABEL
 from msd_deploy.views import View
 

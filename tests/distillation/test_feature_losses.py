@@ -18,17 +18,21 @@ from msd_deploy.config.run import RunConfig
 from msd_deploy.data.batch import collate
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.distill.feature_losses import (
+from msd_deploy.distillation.feature_losses import (
     build_projection,
     hint_loss,
     relation_angle_loss,
     relation_distance_loss,
 )
-from msd_deploy.distill.meta import MetaObjective
-from msd_deploy.distill.methods import METHODS
-from msd_deploy.distill.steps import MultiViewModel, StepLoss
-from msd_deploy.distill.student_objective import build_student_objective
-from msd_deploy.distill.teacher_cache import TeacherPredictions, cache_predictions, read_predictions
+from msd_deploy.distillation.meta import MetaObjective
+from msd_deploy.distillation.methods import METHODS
+from msd_deploy.distillation.steps import MultiViewModel, StepLoss
+from msd_deploy.distillation.student_objective import build_student_objective
+from msd_deploy.distillation.teacher_cache import (
+    TeacherPredictions,
+    cache_predictions,
+    read_predictions,
+)
 from msd_deploy.errors import ArtifactError, ConfigError, StoppedError
 from msd_deploy.hooks import Hooks, RunHooks, StepReport
 from msd_deploy.models.fusion import FusionForClassification

@@ -22,13 +22,13 @@ from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.synthetic.tasks import MEMES_LABELS
-from msd_deploy.distill.history import History
-from msd_deploy.distill.meta import MetaObjective
-from msd_deploy.distill.objectives import DistillationObjective, LabelObjective
-from msd_deploy.distill.plan import TrainingPlan
-from msd_deploy.distill.steps import MultiViewModel, StepLoss
-from msd_deploy.distill.teacher_cache import cache_predictions, read_predictions
-from msd_deploy.distill.trainer import TrainingJob, train
+from msd_deploy.distillation.history import History
+from msd_deploy.distillation.meta import MetaObjective
+from msd_deploy.distillation.objectives import DistillationObjective, LabelObjective
+from msd_deploy.distillation.plan import TrainingPlan
+from msd_deploy.distillation.steps import MultiViewModel, StepLoss
+from msd_deploy.distillation.teacher_cache import cache_predictions, read_predictions
+from msd_deploy.distillation.trainer import TrainingJob, train
 from msd_deploy.errors import ConfigError, StoppedError
 from msd_deploy.hooks import Hooks, RunHooks
 from msd_deploy.models.folders import load_model
