@@ -1,5 +1,6 @@
 """How often a command opens the same file; processes that run the models are not counted."""
 
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,12 +19,9 @@ from msd_mobile_bench.config import BenchConfig
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def opened() -> Iterator[Counter[Path]]:
-    """The files that Python opened for reading; clear it first.
-
-    A hook cannot be removed, so that it is switched off in the end.
-    """
+    """The files that Python opened for reading; a hook cannot be removed, only switched off."""
     counts: Counter[Path] = Counter()
     is_on = True
 
@@ -39,8 +37,10 @@ def opened() -> Iterator[Counter[Path]]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, write_memes: Callable[..., Path]) -> RunDirectory:
-    """A run of a FILE.jsonl whose teacher makes other inputs than its student."""
+def memes_run(
+    tmp_path_factory: pytest.TempPathFactory, write_memes: Callable[..., Path]
+) -> RunDirectory:
+    """A run of memes.jsonl, which lies beside it."""
     folder = tmp_path_factory.mktemp("reads")
     config = RunConfig(
         data=DataConfig(spec=str(write_memes(folder, 120))),
@@ -52,7 +52,15 @@ def run(tmp_path_factory: pytest.TempPathFactory, write_memes: Callable[..., Pat
     return run
 
 
-def test_an_export_reads_run_data_and_model_once(run: RunDirectory, opened: Counter[Path]) -> None:
+@pytest.fixture
+def run(memes_run: RunDirectory, tmp_path: Path) -> RunDirectory:
+    """A copy of that run, to write into."""
+    return RunDirectory(Path(shutil.copytree(memes_run.root, tmp_path / "run")))
+
+
+def test_an_export_reads_run_data_and_model_once(
+    run: RunDirectory, memes_run: RunDirectory, opened: Counter[Path]
+) -> None:
     pytest.importorskip("onnxruntime_extensions")
     opened.clear()
     precisions = ("fp32", "int8-dynamic")
@@ -66,11 +74,11 @@ def test_an_export_reads_run_data_and_model_once(run: RunDirectory, opened: Coun
     )
     assert opened[run.run_json] == 1
     assert opened[run.student / "model.safetensors"] == 1
-    assert opened[run.root.parent / "memes.jsonl"] == 1
+    assert opened[memes_run.root.parent / "memes.jsonl"] == 1
 
 
 def test_a_benchmark_reads_run_data_and_every_model_once(
-    run: RunDirectory, opened: Counter[Path]
+    run: RunDirectory, memes_run: RunDirectory, opened: Counter[Path]
 ) -> None:
     export(run.root, target="onnx", precision="fp32", max_drop=100.0, overwrite=True)
     config = BenchConfig(rounds=1, warm_up=0, samples=5, round_seconds=0.1, batches=1)
@@ -81,7 +89,7 @@ def test_a_benchmark_reads_run_data_and_every_model_once(
         assert opened[reference] == expected
         for path in (
             run.run_json,
-            run.root.parent / "memes.jsonl",
+            memes_run.root.parent / "memes.jsonl",
             run.student / "model.safetensors",
             run.teacher / "model.safetensors",
             run.exports / "onnx-fp32/model.onnx",
