@@ -26,10 +26,10 @@ from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.run import StudentConfig, StudentSize
 from msd_deploy.data.augment.batches import build_augmentation
 from msd_deploy.data.batch import collate
-from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.prepare import prepare
 from msd_deploy.data.preprocess import build_preprocessor, fitting_length, train_tokenizer
 from msd_deploy.data.readers.spec import load_source
+from msd_deploy.data.resize import ImageSpec
 from msd_deploy.data.source import SourceOptions
 from msd_deploy.distillation.steps import MultiViewModel
 from msd_deploy.distillation.student_objective import build_student_objective

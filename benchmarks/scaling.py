@@ -23,9 +23,9 @@ from msd_deploy import process_group
 from msd_deploy.artifacts.manifest import write_json
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.run import StudentConfig
-from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.preprocess import build_preprocessor, train_tokenizer
+from msd_deploy.data.resize import ImageSpec
 from msd_deploy.data.source import DatasetInfo
 from msd_deploy.distillation.history import History
 from msd_deploy.distillation.plan import TrainingPlan

@@ -27,11 +27,11 @@ import torch
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
-from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.prepare import prepare
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, train_tokenizer
 from msd_deploy.data.readers.spec import load_source
+from msd_deploy.data.resize import ImageSpec
 from msd_deploy.data.source import SourceOptions
 from msd_deploy.data.synthetic.tasks import MEMES_LABELS
 from msd_deploy.models.configs import FusionConfig

@@ -27,8 +27,9 @@ from msd_deploy.artifacts.manifest import (
     write_json,
     write_manifest,
 )
-from msd_deploy.data.images import PIXELS_VERSION, PixelArray
+from msd_deploy.data.images import PIXELS_VERSION
 from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.resize import PixelArray
 from msd_deploy.data.source import SourceData, column_of
 from msd_deploy.errors import ArtifactError, DataError
 

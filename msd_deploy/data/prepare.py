@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd_deploy.artifacts.manifest import sha256_of_json, sha256_of_json_rows
-from msd_deploy.data.images import PixelArray
 from msd_deploy.data.pixel_cache import OnCount, cached_pixels, default_cache
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.resize import PixelArray
 from msd_deploy.data.source import DatasetInfo, SkippedRow, SourceData, column_of
 from msd_deploy.errors import DataError
 from msd_deploy.problem import FULL_SCORE_VOTES, NO_LABEL, ExtraMetric, Problem

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from msd_deploy.data.images import PixelArray
 from msd_deploy.data.preprocess import IdArray
+from msd_deploy.data.resize import PixelArray
 from msd_deploy.data.source import DatasetInfo
 from msd_deploy.problem import NO_LABEL
 from msd_deploy.views import View

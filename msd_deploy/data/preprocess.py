@@ -33,7 +33,8 @@ from msd_deploy.artifacts.manifest import (
     write_json,
     write_text,
 )
-from msd_deploy.data.images import ImageSource, ImageSpec, PixelArray, load_pixels
+from msd_deploy.data.images import ImageSource, load_pixels
+from msd_deploy.data.resize import ImageSpec, PixelArray
 from msd_deploy.errors import ArtifactError, ConfigError
 
 PREPROCESS_NAME = "preprocess.json"

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from msd_deploy import __version__
 from msd_deploy.artifacts.atomic import new_folder
 from msd_deploy.artifacts.manifest import SCHEMA_VERSION, Json, utc_now
 from msd_deploy.artifacts.output import begin_folder
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.parsing import config_as_json
 from msd_deploy.config.run import RunConfig
-from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.labels import class_weights_as_json, hide_labels, weigh_classes
 from msd_deploy.data.prepare import prepare
 from msd_deploy.data.prepared import PreparedData
@@ -24,6 +24,7 @@ from msd_deploy.data.preprocess import (
     load_tokenizer,
     train_tokenizer,
 )
+from msd_deploy.data.resize import ImageSpec
 from msd_deploy.data.source import SourceData, training_texts
 from msd_deploy.data.vocabulary import cut_vocabulary
 from msd_deploy.errors import ArtifactError
@@ -34,7 +35,6 @@ from msd_deploy.models.pretrained.text import open_text
 from msd_deploy.models.sizes import DEFAULT_IMAGE_SIZE
 from msd_deploy.models.teachers import Teacher
 from msd_deploy.run.record import RunRecord, read_source, source_of_run
-from msd_deploy.version import __version__
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy", "pillow")
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msd_deploy.data import images
-from msd_deploy.data.images import ImageSpec, decode_image, load_pixels, resize_to_spec, to_rgb
+from msd_deploy.data import resize
+from msd_deploy.data.images import decode_image, load_pixels, to_rgb
+from msd_deploy.data.resize import ImageSpec, resize_to_spec
 from msd_deploy.errors import DataError
 
 FIXED_POINT_BITS = 22
@@ -118,8 +119,8 @@ def test_extreme_shapes_are_resized_to_the_same_bits_as_ordinary_ones(
         spec = ImageSpec((24, 17), mode)  # type: ignore[arg-type]
         ordinary = resize_to_spec(Image.fromarray(noise), spec)
         with monkeypatch.context() as patched:
-            patched.setattr(images, "_LONGEST_ORDINARY_SIDE", 0)
-            patched.setattr(images, "_BLOCK_PIXELS", 100)
+            patched.setattr(resize, "_LONGEST_ORDINARY_SIDE", 0)
+            patched.setattr(resize, "_BLOCK_PIXELS", 100)
             extreme = resize_to_spec(Image.fromarray(noise), spec)
         assert np.array_equal(ordinary, extreme), (width, height)
 

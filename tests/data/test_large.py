@@ -11,9 +11,9 @@ import pytest
 
 from msd_deploy.artifacts.manifest import sha256_of_json, sha256_of_json_rows
 from msd_deploy.data import preprocess
-from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.prepare import prepare
 from msd_deploy.data.readers.jsonl import load_jsonl
+from msd_deploy.data.resize import ImageSpec
 from msd_deploy.data.source import SourceOptions, column_of, training_texts
 from msd_deploy.data.synthetic.drawing import encode_png
 
@@ -25,7 +25,7 @@ MOST_BYTES_PER_ROW = 3_000
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from msd_deploy.data.images import ImageSpec
+from msd_deploy.data.resize import ImageSpec
 from msd_deploy.data.readers.jsonl import load_jsonl
 from msd_deploy.data.prepare import prepare
 from msd_deploy.data.preprocess import build_preprocessor, fitting_length, train_tokenizer

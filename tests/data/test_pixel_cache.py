@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from msd_deploy.data import pixel_cache
-from msd_deploy.data.images import ImageSpec, PixelArray
 from msd_deploy.data.pixel_cache import cached_pixels, prune
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, train_tokenizer
 from msd_deploy.data.readers.spec import load_source
+from msd_deploy.data.resize import ImageSpec, PixelArray
 from msd_deploy.data.source import SourceData, SourceOptions
 from msd_deploy.data.synthetic.drawing import encode_png
 

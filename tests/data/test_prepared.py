@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.prepare import prepare
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, train_tokenizer
 from msd_deploy.data.readers.jsonl import load_jsonl
+from msd_deploy.data.resize import ImageSpec
 from msd_deploy.data.source import SourceOptions
 from msd_deploy.problem import NO_LABEL
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.preprocess import (
     Preprocessor,
     build_preprocessor,
@@ -13,6 +12,7 @@ from msd_deploy.data.preprocess import (
     load_tokenizer,
     train_tokenizer,
 )
+from msd_deploy.data.resize import ImageSpec
 from msd_deploy.errors import ArtifactError, ConfigError
 
 RESIZE = "pillow-bilinear-antialiased-uint8"

@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.preprocess import (
     CLS,
     SEP,
@@ -13,6 +12,7 @@ from msd_deploy.data.preprocess import (
     read_tokenizer,
     train_tokenizer,
 )
+from msd_deploy.data.resize import ImageSpec
 from msd_deploy.data.vocabulary import cut_vocabulary
 from msd_deploy.errors import ConfigError
 

@@ -18,9 +18,9 @@ from msd_deploy.data.augment.batches import (
     check_same_frame,
 )
 from msd_deploy.data.batch import Batch, collate
-from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.resize import ImageSpec
 from msd_deploy.data.synthetic.tasks import MEMES_LABELS
 from msd_deploy.distillation.history import History
 from msd_deploy.distillation.meta import MetaObjective

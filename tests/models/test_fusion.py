@@ -8,9 +8,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, ViTConf
 
 from msd_deploy.config.run import StudentConfig
 from msd_deploy.data.batch import collate, view_of
-from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor
+from msd_deploy.data.resize import ImageSpec
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.models.configs import FusionConfig
 from msd_deploy.models.fusion import FusionForClassification, FusionLayer

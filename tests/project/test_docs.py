@@ -15,8 +15,8 @@ import pytest
 from msd_deploy.config.fine_tuning import TeachingConfig
 from msd_deploy.config.run import RunConfig
 from msd_deploy.config.setting import declarations
-from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, train_tokenizer
+from msd_deploy.data.resize import ImageSpec
 from msd_deploy.study.config import StudyConfig
 from msd_export.config import ExportConfig
 from msd_mobile_bench.config import BenchConfig

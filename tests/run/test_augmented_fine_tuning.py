@@ -14,8 +14,8 @@ from msd_deploy.artifacts.manifest import sha256_of_file
 from msd_deploy.config.fine_tuning import TeachingConfig
 from msd_deploy.config.parsing import read_config_of, with_options
 from msd_deploy.data.augment.words import drop_words, word_table
-from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, read_tokenizer
+from msd_deploy.data.resize import ImageSpec
 from msd_deploy.errors import StoppedError
 from msd_deploy.hooks import Hooks, RunHooks
 from msd_deploy.run.fine_tuning import fine_tune_teacher, fine_tuning_config

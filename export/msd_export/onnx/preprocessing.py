@@ -17,8 +17,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.preprocess import CLS, INSIDE_WORD, PAD, SEP, UNKNOWN, Preprocessor
+from msd_deploy.data.resize import ImageSpec
 from msd_deploy.errors import ExportError
 
 EXTENSIONS_DOMAIN = "com.microsoft.extensions"

@@ -14,8 +14,9 @@ from PIL import Image
 from transformers.utils.generic import ModelOutput
 
 from msd_deploy.artifacts.manifest import MANIFEST_NAME, read_versioned_json
-from msd_deploy.data.images import PixelArray, resize_to_spec, to_rgb
+from msd_deploy.data.images import to_rgb
 from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.resize import PixelArray, resize_to_spec
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.metrics import probabilities
 from msd_deploy.models.classifier import task_config

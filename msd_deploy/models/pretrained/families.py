@@ -11,8 +11,8 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from msd_deploy.artifacts.manifest import read_json
-from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor
+from msd_deploy.data.resize import ImageSpec
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.models.classifier import task_config
 from msd_deploy.models.configs import FAMILIES, FamilyConfig

@@ -15,8 +15,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from msd_deploy.artifacts.manifest import sha256_of_json
-from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, read_tokenizer
+from msd_deploy.data.resize import ImageSpec
 from msd_deploy.data.vocabulary import cut_vocabulary
 from msd_deploy.models.classifier import task_config
 from msd_deploy.models.configs import FusionConfig

@@ -12,9 +12,9 @@ from msd_deploy.data.augment.batches import Augmentation, build_augmentation
 from msd_deploy.data.augment.images import ImageDraws, change_images, changes_of
 from msd_deploy.data.augment.words import drop_words, word_table
 from msd_deploy.data.batch import Batch, collate
-from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, train_tokenizer
+from msd_deploy.data.resize import ImageSpec
 
 TEXT = "unbelievable circles everywhere, a red square"
 

@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 from msd_cli.main import app
 from msd_deploy.artifacts.manifest import read_json
 from msd_deploy.artifacts.run_directory import RunDirectory
-from msd_deploy.data.images import ImageSpec, load_pixels
+from msd_deploy.data.images import load_pixels
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, train_tokenizer
+from msd_deploy.data.resize import ImageSpec
 from msd_deploy.errors import ExportError, ParityError, RuntimeUnavailableError
 from msd_deploy.problem import Problem
 from msd_deploy.run.record import data_of_run, read_run, source_of_run

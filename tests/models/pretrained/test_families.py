@@ -17,8 +17,8 @@ from transformers import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from msd_deploy.data.batch import Batch
-from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.preprocess import Preprocessor, read_tokenizer
+from msd_deploy.data.resize import ImageSpec
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.folders import load_classifier, load_model, save_model

@@ -17,9 +17,9 @@ from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.fine_tuning import FineTuneConfig, TeachingConfig
 from msd_deploy.config.run import DataConfig, RunConfig, StudentConfig, TeacherConfig
 from msd_deploy.data.batch import collate
-from msd_deploy.data.images import ImageSpec
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor
+from msd_deploy.data.resize import ImageSpec
 from msd_deploy.data.vocabulary import CutVocabulary, cut_vocabulary
 from msd_deploy.errors import ArtifactError, ConfigError, StoppedError
 from msd_deploy.hooks import Hooks, RunHooks
