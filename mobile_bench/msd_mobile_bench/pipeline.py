@@ -11,6 +11,7 @@ from typing import cast
 
 import numpy as np
 
+from msd_deploy import __version__
 from msd_deploy.artifacts.manifest import SCHEMA_VERSION, Json, utc_now
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.describe import shown_path
@@ -26,14 +27,13 @@ from msd_deploy.run.record import (
     read_finished_run,
     source_of_run,
 )
-from msd_deploy.version import __version__
 from msd_deploy.views import View
 from msd_export.pipeline import export_teacher_reference
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.host import describe_host
+from msd_mobile_bench.make_rows import make_row, ratios_of, write_notes
 from msd_mobile_bench.quality import SPLIT, Quality, evaluate, predict_variants
 from msd_mobile_bench.report import write_reports
-from msd_mobile_bench.rows import make_row, ratios_of, write_notes
 from msd_mobile_bench.runtimes.process import WorkerProcess
 from msd_mobile_bench.runtimes.worker import save_arrays
 from msd_mobile_bench.schema import Bench, DataFacts, Row, Who

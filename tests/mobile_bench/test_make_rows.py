@@ -1,7 +1,7 @@
 import pytest
 
 from msd_mobile_bench.config import BenchConfig
-from msd_mobile_bench.rows import ratios_of, write_notes
+from msd_mobile_bench.make_rows import ratios_of, write_notes
 from msd_mobile_bench.schema import Bench
 
 
