@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from msd_cli.console import new_table, print_json, result_console
 from msd_cli.options import JsonOption
-from msd_deploy.version import __version__
+from msd_deploy import __version__
 from msd_export.formats import FORMATS
 
 # Distribution, what needs it, the extra of this project that installs it.

@@ -20,9 +20,9 @@ from msd_cli.options import with_settings
 from msd_cli.predict import predict
 from msd_cli.report import report
 from msd_cli.teacher import teacher
+from msd_deploy import __version__
 from msd_deploy.errors import MsdError
 from msd_deploy.quiet import quiet_imports
-from msd_deploy.version import __version__
 
 app = typer.Typer(
     name="msd",

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from msd_deploy import __version__
 from msd_deploy.artifacts.manifest import Json
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import build_preprocessor
@@ -22,7 +23,6 @@ from msd_deploy.data.vocabulary import CutVocabulary, cut_vocabulary
 from msd_deploy.errors import ConfigError
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import LoadedModel
-from msd_deploy.version import __version__
 from msd_deploy.views import View
 from msd_export.formats import CalibrationMethod
 from msd_export.graph import ExportableGraph, ImageLayout, graph_of, signature_of

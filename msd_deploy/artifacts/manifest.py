@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
+from msd_deploy import __version__
 from msd_deploy.artifacts.atomic import new_file
 from msd_deploy.errors import ArtifactError
-from msd_deploy.version import __version__
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"

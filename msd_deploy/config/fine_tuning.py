@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from msd_deploy.config.augment import AugmentConfig, Strengths
-from msd_deploy.config.run import DataConfig, Precision
-from msd_deploy.config.schedule import (
+from msd_deploy.config.distill import (
     BATCH_SIZE,
     CHECKPOINT_SECONDS,
     EPOCHS,
@@ -15,6 +14,7 @@ from msd_deploy.config.schedule import (
     WARMUP_SHARE,
     WEIGHT_DECAY,
 )
+from msd_deploy.config.run import DataConfig, Precision
 from msd_deploy.config.setting import SEED, Option, Setting, check_range, check_ranges
 from msd_deploy.errors import ConfigError
 

@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from msd_deploy.config.augment import AugmentConfig
-from msd_deploy.config.distill import DistillConfig
+from msd_deploy.config.distill import (
+    BATCH_SIZE,
+    EPOCHS,
+    LEARNING_RATE,
+    MODALITY_DROPOUT,
+    DistillConfig,
+)
 from msd_deploy.config.parsing import config_of, read_config_of
-from msd_deploy.config.schedule import BATCH_SIZE, EPOCHS, LEARNING_RATE, MODALITY_DROPOUT
 from msd_deploy.config.setting import SEED, SHARE, Option, Setting, check_ranges
 from msd_deploy.errors import ConfigError
 

@@ -4,6 +4,7 @@ from typing import cast
 
 import torch
 
+from msd_deploy import __version__
 from msd_deploy.artifacts.manifest import SCHEMA_VERSION, utc_now
 from msd_deploy.config.describe import changed_settings
 from msd_deploy.data.readers.spec import name_of_spec
@@ -36,7 +37,6 @@ from msd_deploy.report.schema import (
     ViewJson,
     WeightsJson,
 )
-from msd_deploy.version import __version__
 from msd_deploy.views import View
 
 _TEMPERATURE = 1.0  # distances of the probabilities, comparable between runs of any temperature

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from msd_deploy import process_group
+from msd_deploy import __version__, process_group
 from msd_deploy.artifacts.atomic import remove_stale_folders
 from msd_deploy.artifacts.manifest import (
     MANIFEST_NAME,
@@ -56,7 +56,6 @@ from msd_deploy.models.pretrained.teacher import PretrainedTeacher, check_freeze
 from msd_deploy.run.output import absolute_data, absolute_folder
 from msd_deploy.run.record import read_source
 from msd_deploy.run.stages import parameter_count, state_scores
-from msd_deploy.version import __version__
 
 _TRAINING_NAME, _HISTORY_NAME, _CHECKPOINTS_NAME = "training.json", "history.jsonl", "checkpoints"
 _ENCODED_NAME = "encoded"

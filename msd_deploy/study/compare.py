@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from msd_deploy import __version__
 from msd_deploy.artifacts.atomic import remove_stale_folders, remove_stale_writes
 from msd_deploy.artifacts.manifest import (
     SCHEMA_VERSION,
@@ -56,7 +57,6 @@ from msd_deploy.study.statistics import (
 )
 from msd_deploy.study.tables import study_markdown
 from msd_deploy.study.workers import train_cells
-from msd_deploy.version import __version__
 from msd_deploy.views import View
 
 RESULT_NAME = "compare.json"
