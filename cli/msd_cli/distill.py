@@ -38,8 +38,9 @@ def distill(
 ) -> None:
     """Train or load a teacher and distil a small student from it.
 
-    The student is trained on the teacher's predictions for image and text together
-    and for each alone. Ctrl-C stops after the current step; --resume continues.
+    The student is trained on the teacher's predictions for image and text
+    together and for each alone. Ctrl-C stops after the current step; --resume
+    continues.
 
     Examples:
         msd distill --out runs/demo

@@ -134,8 +134,8 @@ def export(
 ) -> None:
     """Export a run's student, or any model, and verify each export on the test split.
 
-    Exports outside the tolerance are not written, all others are; the exit code is
-    then 3.
+    Exports outside the tolerance are not written, all others are; the exit
+    code is then 3.
 
     Examples:
         msd export runs/demo

@@ -34,9 +34,9 @@ def teacher(
 ) -> None:
     """Fine-tune pretrained checkpoints on the labels, as a teacher for msd distill.
 
-    The teacher is trained on image and text together and on each alone. Its folder
-    is complete: it loads offline, on any machine. Ctrl-C stops after the current
-    step; --resume continues.
+    The teacher is trained on image and text together and on each alone. Its
+    folder is complete: it loads offline, on any machine. Ctrl-C stops after the
+    current step; --resume continues.
 
     Examples:
         msd teacher --model openai/clip-vit-base-patch32 --data memes.jsonl --out teachers/clip
