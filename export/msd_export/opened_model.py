@@ -183,7 +183,7 @@ def prepare_for_model(
         source: The data.
         spec: What it is called.
         strict: Unusable rows are an error.
-        hooks: What watches.
+        hooks: Progress and notes.
 
     Raises:
         DataError: It cannot be used, or its classes are not the model's.

@@ -41,7 +41,7 @@ def export_student(
     Args:
         run: A finished run.
         config: What is exported and how strictly it is verified.
-        hooks: What watches.
+        hooks: Progress and notes.
         failures: Gets the errors of single variants, which are otherwise raised as one at the end.
 
     Raises:
@@ -146,7 +146,7 @@ def export_model(
         config: What is exported and how strictly it is verified.
         options: How the data set is read.
         out: Where the exports go; None: `exports_beside` the folder.
-        hooks: What watches.
+        hooks: Progress and notes.
         failures: As there.
 
     Raises:

@@ -164,7 +164,7 @@ def read_manifest(folder: Path, kind: str) -> Json:
 
     Raises:
         ArtifactError: No manifest, another kind, a newer schema, or a file that is missing, added
-            (but for droppings) or whose bytes differ from its digest.
+            (but for system files) or whose bytes differ from its digest.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():

@@ -213,7 +213,7 @@ def check_classes(
     """Check that a model can be evaluated on a data set.
 
     Raises:
-        DataError: It asks something else, or has a class that the model has not.
+        DataError: It is of another problem, or has a class that the model does not have.
     """
     unknown = sorted(set(source.info.labels) - set(labels))
     if source.info.problem != problem or unknown:

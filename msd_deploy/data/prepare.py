@@ -100,9 +100,11 @@ def _notes_on_length(
     """Return a note with how many texts are truncated."""
     if not any(cut.values()):
         return []
-    told = ", ".join(f"{count:,} of {len(splits[name]):,} in {name}" for name, count in cut.items())
+    counts = ", ".join(
+        f"{count:,} of {len(splits[name]):,} in {name}" for name, count in cut.items()
+    )
     return [
-        f"texts are cut after {preprocessor.max_length} tokens ({told}); a model distilled with a"
+        f"texts are cut after {preprocessor.max_length} tokens ({counts}); a model distilled with a"
         " larger --max-length reads more"
     ]
 

@@ -45,7 +45,7 @@ def train_cells(
 
     Raises:
         MsdError: A worker failed, or was killed.
-        StoppedError: should_stop said so.
+        StoppedError: should_stop returned true.
     """
     context = multiprocessing.get_context("spawn")
     todo: Queue[Cell | None] = context.Queue()

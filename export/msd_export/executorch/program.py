@@ -154,7 +154,7 @@ def read_program(path: Path) -> Program:
     """Return a .pte file's program.
 
     Raises:
-        ValueError: It is no such file; a damaged one raises whatever its bytes lead to.
+        ValueError: It is not such a file; a damaged one raises whatever its bytes lead to.
     """
     content = path.read_bytes()
     place, identifier = _IDENTIFIER

@@ -20,7 +20,7 @@ def read_model(path: Path) -> schema.ModelT:
     """Return a .tflite file's content.
 
     Raises:
-        ValueError: It is no such file; a damaged one raises whatever its bytes lead to.
+        ValueError: It is not such a file; a damaged one raises whatever its bytes lead to.
     """
     content = path.read_bytes()
     place, identifier = _IDENTIFIER

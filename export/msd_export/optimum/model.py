@@ -81,7 +81,7 @@ class ExportedModel(OptimizedModel):  # type: ignore[misc]  # optimum has no typ
             hub: revision, token, cache_dir, local_files_only and force_download of huggingface_hub.
 
         Raises:
-            ConfigError: An argument of Optimum's asks for what is not done here.
+            ConfigError: An argument of Optimum's requests what is not supported here.
             ArtifactError: It is no export, altered, or cannot be fetched.
         """
         if trust_remote_code:

@@ -33,8 +33,8 @@ class ReaderRows:
         where: The file or folder, for errors.
         rows: The usable rows.
         info: Classes, problem, skipped rows, notes; without classes: those that the rows have.
-        form: What a usable row is, as a sentence that tells a user what to do.
-        encoded: Returns a row's image where it is no file; asked when the row is written.
+        form: The form of a usable row, as an instruction to the user.
+        encoded: Returns the image of a row whose image is not a file, when the row is written.
     """
 
     where: Path
@@ -130,7 +130,7 @@ def _assign(
 def _unlabelled(
     rows: Sequence[Row], splits: Mapping[Split, Sequence[Row]]
 ) -> tuple[list[Row], list[str]]:
-    """Return the rows without a label that may be trained on, and what to tell of them.
+    """Return the rows without a label that may be trained on, and the notes on them.
 
     Nothing that validation or test shows may be: a teacher's answer to it is an answer too.
     """

@@ -62,7 +62,7 @@ def load_hateful_memes(stated: str, *, strict: bool) -> SourceData:
 
 
 def _files(folder: Path) -> tuple[list[tuple[Path, Split]], list[str]]:
-    """Return which file is which split, and what to tell of the choice."""
+    """Return the file of each split, and the notes on the choice."""
     train = need_file(folder, _places("train"))
     if find_file(folder, _places("dev_seen")) or find_file(folder, _places("test_seen")):
         dev, tests = need_file(folder, _places("dev_seen")), [_places("test_seen")]

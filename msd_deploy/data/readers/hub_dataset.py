@@ -90,7 +90,7 @@ def open_hub_dataset(stated: str) -> HubDataset:
         stated: What stands after `hub:`.
 
     Raises:
-        DataError: There is no such dataset, it needs code or files elsewhere, or it cannot be read.
+        DataError: The dataset does not exist, needs code or files elsewhere, or cannot be read.
     """
     name, spec = hub_name(stated), f"{PREFIX}{stated}"
     if name.is_folder and not _is_there(name.place):
@@ -268,8 +268,10 @@ def _refuse(where: str, features: Mapping[str, object], name: str, wanted: str) 
 
 def _listed(features: Mapping[str, object]) -> str:
     """Return the columns and their types, as a message shows them."""
-    told = ", ".join(f"{name} ({_kind(feature)})" for name, feature in list(features.items())[:20])
-    return f"it has {told}" if told else "it has none"
+    listed = ", ".join(
+        f"{name} ({_kind(feature)})" for name, feature in list(features.items())[:20]
+    )
+    return f"it has {listed}" if listed else "it has none"
 
 
 def _kind(feature: object) -> str:

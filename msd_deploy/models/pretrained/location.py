@@ -21,7 +21,7 @@ def checkpoint_folder(name: str) -> Path:
     """Return the folder of a checkpoint, downloaded from the hub if it is not a folder's path.
 
     Raises:
-        ArtifactError: There is no such folder, and none on the hub or in its cache.
+        ArtifactError: Neither the folder nor the name on the hub, or in its cache, exists.
     """
     if Path(name).is_dir():
         return Path(name)
