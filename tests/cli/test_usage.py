@@ -141,7 +141,10 @@ def test_the_same_value_in_a_file_is_an_error_of_the_file(tmp_path: Path) -> Non
     ("line", "message"),
     [
         ("distill --resume", "--resume: needs --out"),
-        ("export nowhere --target coreml --precision int4", "--precision: coreml has none of the"),
+        (
+            "export nowhere --target coreml --precision int4",
+            "--precision: coreml supports none of the",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_a_usage_error(line: str, message: str) -> None:

@@ -91,13 +91,13 @@ def test_what_is_saved_is_what_is_loaded(preprocessor: Preprocessor, tmp_path: P
                     "resize": "pillow-bilinear-antialiased-uint8",
                 }
             },
-            "0 where",
+            "0 instead of",
         ),
         (
             {"image": {"size": [4, 4], "mode": "fit", "resize": "lanczos"}},
             "unknown resize 'lanczos'",
         ),
-        ({"text": {"max_length": "8"}}, "'8' where a positive number"),
+        ({"text": {"max_length": "8"}}, "'8' instead of a positive number"),
     ],
 )
 def test_a_malformed_specification_is_refused(

@@ -283,7 +283,5 @@ def test_a_teacher_of_larger_images_gets_the_same_crop(
     correlations = torch.stack([torch.corrcoef(pair)[0, 1] for pair in pairs])
     assert correlations.min() > 0.9
     check_same_frame(preprocessor, larger)
-    with pytest.raises(
-        ConfigError, match=r"shown pictures by crop in 96 by 96.*image_mode = \"crop"
-    ):
+    with pytest.raises(ConfigError, match=r"takes images by crop in 96 by 96.*image_mode = \"crop"):
         check_same_frame(preprocessor, replace(larger, image=ImageSpec((96, 96), "crop")))

@@ -114,7 +114,9 @@ def test_none_leaves_the_data_unchanged_and_soft_labels_are_rejected() -> None:
     data = data_with(np.array([0, 1]), 2)
     assert weigh_classes(data, "none") is data
     soft = data_with(np.full((2, 2), 1 / 3, np.float32), 2, "soft_label")
-    with pytest.raises(ConfigError, match=r"data\.class_weights: answers with soft scores"):
+    with pytest.raises(
+        ConfigError, match=r"data\.class_weights: class weights are not available for soft labels"
+    ):
         weigh_classes(soft, "balanced")
 
 
