@@ -12,6 +12,7 @@ training.json) replaces an older one in a single step; what is written as a whol
 `new_file` or `new_folder` in the end.
 """
 
+import errno
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from msd_deploy.errors import ArtifactError
 
 ANOTHER_OUT = "Use another --out"
 RESUMABLE = "Use another --out, --resume it, or --overwrite it"
+# Bind mounts; lower layers of an overlay, as in images of containers; parents of somebody else.
+_NOT_RENAMABLE = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM)
 
 
 def check_output(
@@ -97,7 +100,8 @@ def begin_folder(folder: Path, name: str, record: Json, *, replaces: bool) -> No
     """Write the record that a folder begins with.
 
     An older folder is replaced in one step: whenever the command is killed, there is the old one or
-    the new one.
+    the new one. A folder that cannot be renamed (a mount point, the working directory, one in a
+    parent that is not writable) is emptied instead.
 
     Args:
         folder: What the command writes into.
@@ -105,13 +109,18 @@ def begin_folder(folder: Path, name: str, record: Json, *, replaces: bool) -> No
         record: Its content.
         replaces: Whether an older folder is replaced.
     """
-    if replaces and folder.is_mount():  # cannot be renamed
-        for path in folder.iterdir():
+    if replaces:
+        real = folder.resolve()
+        if _is_renamable(real):
+            try:
+                with new_folder(real) as building:
+                    write_json(building / name, record)
+                return
+            except OSError as error:
+                if error.errno not in _NOT_RENAMABLE:
+                    raise
+        for path in real.iterdir():
             remove_path(path)
-    elif replaces:
-        with new_folder(folder.resolve()) as building:
-            write_json(building / name, record)
-        return
     is_new = not folder.exists()
     try:
         write_json(folder / name, record)
@@ -119,3 +128,16 @@ def begin_folder(folder: Path, name: str, record: Json, *, replaces: bool) -> No
         if is_new:
             remove_path(folder)
         raise
+
+
+def _is_renamable(folder: Path) -> bool:
+    """Return whether a folder may be exchanged for another one.
+
+    A mount point cannot be, and a process whose working directory lies in a folder that is
+    exchanged and removed can no longer open relative paths.
+    """
+    try:
+        is_around_us = Path.cwd().is_relative_to(folder)
+    except FileNotFoundError:  # the working directory was removed
+        is_around_us = False
+    return not folder.is_mount() and not is_around_us

@@ -116,7 +116,7 @@ def fine_tune_teacher(
     _train(teaching, model)
     _save(teaching, model)
     if process_group.is_main():
-        remove_stale_folders(folder.parent)
+        remove_stale_folders(folder.resolve().parent)
     process_group.barrier()
     return _result(folder)
 
@@ -179,7 +179,7 @@ def _check_output(config: TeachingConfig, folder: Path, *, resume: bool, overwri
         raise ConfigError(
             "no checkpoint is named", where="finetune.model", fix="Use --model, or --text"
         )
-    remove_stale_folders(folder.parent)
+    remove_stale_folders(folder.resolve().parent)
     if resume:
         before = fine_tuning_config(folder)
         now = _without_paths(config) if is_finished(folder) else config

@@ -85,7 +85,7 @@ def check_run_output(
     Raises:
         ArtifactError: See `msd_deploy.artifacts.output`; or there is nothing to resume.
     """
-    remove_stale_folders(run.root.parent)
+    remove_stale_folders(run.root.resolve().parent)
     if resume:
         record = read_run(run)
         before = config_as_json(replace(with_absolute_paths(record.config), tracker=None))

@@ -143,7 +143,7 @@ def _check_output(study: StudyConfig, run: RunDirectory, *, overwrite: bool) -> 
     Returns:
         Whether an older study is replaced.
     """
-    remove_stale_folders(run.root.parent)
+    remove_stale_folders(run.root.resolve().parent)
     is_study = run.study_json.is_file()
     if is_study and not overwrite:
         before, fix = read_versioned_json(run.study_json), f"{ANOTHER_OUT}, or --overwrite it"

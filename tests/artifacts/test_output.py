@@ -87,6 +87,30 @@ def test_a_link_to_a_folder_is_kept_and_what_it_names_is_replaced(tmp_path: Path
     assert read_json(link / "run.json") == {"is": "new"}
 
 
+@pytest.mark.parametrize("named", [".", "../run"])
+def test_the_working_directory_is_emptied_and_stays_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    folder = older(tmp_path / "run")
+    monkeypatch.chdir(folder)
+    begin_folder(Path(named), "run.json", {"is": "new"}, replaces=True)
+    assert [path.name for path in folder.iterdir()] == ["run.json"]
+    Path("later").write_text("relative paths still work")
+    assert (folder / "later").is_file()
+
+
+def test_a_folder_that_cannot_be_renamed_is_emptied(tmp_path: Path) -> None:
+    folder = older(tmp_path / "run")
+    mount = ["mount", "--bind", str(folder), str(folder)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("may not mount")
+    try:
+        begin_folder(folder, "run.json", {"is": "new"}, replaces=True)
+        assert [path.name for path in folder.iterdir()] == ["run.json"]
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
 def test_a_beginning_killed_at_any_operation_leaves_the_old_or_the_new_folder(
     tmp_path: Path,
