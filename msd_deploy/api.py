@@ -17,6 +17,7 @@ from msd_deploy.config.parsing import config_as_json
 from msd_deploy.config.run import RunConfig, StudentSize, config_from_json, read_config
 from msd_deploy.hooks import RunHooks
 from msd_deploy.pages.formatting import ScoreJson
+from msd_deploy.quiet import quiet_imports
 
 StrPath = str | os.PathLike[str]
 
@@ -93,6 +94,7 @@ def distill(
         >>> run.student["image"]["value"]
         0.838
     """
+    quiet_imports()
     from msd_deploy.pipeline import run_distillation
     from msd_deploy.run.record import read_run
 

@@ -1,5 +1,6 @@
 """`msd_export.export` and `msd_export.load`, for notebooks and programs. Light to import."""
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -7,8 +8,10 @@ from typing import TYPE_CHECKING, Literal
 from msd_deploy.api import StrPath
 from msd_deploy.errors import ConfigError
 from msd_deploy.hooks import StageHooks
+from msd_deploy.quiet import quiet_imports
 from msd_export.formats import (
     FORMATS,
+    PRECISION_MEANINGS,
     USUAL_TARGETS,
     CalibrationMethod,
     Precision,
@@ -35,7 +38,7 @@ def export(
     calibration: CalibrationMethod = "minmax",
     end_to_end: bool = False,
     cut_vocabulary: int | None = None,
-    data: str | None = None,
+    data: StrPath | None = None,
     options: "SourceOptions | None" = None,
     out: StrPath | None = None,
     overwrite: bool = False,
@@ -76,17 +79,19 @@ def export(
         >>> [item.name for item in export("runs/products", target="onnx")]
         ['onnx-fp32', 'onnx-int8']
     """
+    quiet_imports()
     from msd_deploy.artifacts.run_directory import RunDirectory
     from msd_deploy.data.source import SourceOptions
     from msd_export.config import ExportConfig
     from msd_export.pipeline import export_model, export_student
+    from msd_export.predictors import torch_threads_restored
 
     chosen = (target,) if isinstance(target, str) else target
     precisions = (precision,) if isinstance(precision, str) else precision
-    if unknown := sorted({*chosen} - {*FORMATS, "all"}):
-        raise ConfigError(
-            f"unknown: {', '.join(unknown)}", where="target", fix=f"Known: {', '.join(FORMATS)}"
-        )
+    _check_names("target", chosen, FORMATS)
+    _check_names("precision", precisions, PRECISION_MEANINGS)
+    if not chosen:
+        raise ConfigError("is empty", where="target", fix=f"Known: {', '.join(FORMATS)}, all")
     targets = tuple(name for name in FORMATS if name in chosen or "all" in chosen)
     if end_to_end and "onnx" not in targets:
         raise ConfigError("requires the target onnx", where="end_to_end")
@@ -105,16 +110,17 @@ def export(
         end_to_end=end_to_end,
         cut_vocabulary=cut_vocabulary,
     )
-    if data is None:
-        return export_student(RunDirectory(Path(model)), config, hooks)
-    return export_model(
-        Path(model),
-        data,
-        config,
-        options=options or SourceOptions(),
-        out=None if out is None else Path(out),
-        hooks=hooks,
-    )
+    with torch_threads_restored():
+        if data is None:
+            return export_student(RunDirectory(Path(model)), config, hooks)
+        return export_model(
+            Path(model),
+            os.fspath(data),
+            config,
+            options=options or SourceOptions(),
+            out=None if out is None else Path(out),
+            hooks=hooks,
+        )
 
 
 def load(path: StrPath, *, threads: int = 1) -> "OpenedModel":
@@ -122,7 +128,8 @@ def load(path: StrPath, *, threads: int = 1) -> "OpenedModel":
 
     Args:
         path: The folder; digests of its files are verified.
-        threads: Number of CPU threads.
+        threads: Number of CPU threads of an export's runtime. PyTorch keeps its own number; see
+            `torch.set_num_threads`.
 
     Returns:
         A model whose `predict(image=..., text=...)` classifies one example.
@@ -136,6 +143,21 @@ def load(path: StrPath, *, threads: int = 1) -> "OpenedModel":
         >>> model.predict(image="shoe.jpg", text="red running shoes").label
         'shoes'
     """
+    quiet_imports()
     from msd_export.opened_model import open_model
+    from msd_export.predictors import torch_threads_restored
 
-    return open_model(Path(path), threads=threads)
+    with torch_threads_restored():
+        return open_model(Path(path), threads=threads)
+
+
+def _check_names(argument: str, chosen: Collection[str], known: Collection[str]) -> None:
+    """Refuse names that an argument does not take.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    if unknown := sorted({*chosen} - {*known, "all"}):
+        raise ConfigError(
+            f"unknown: {', '.join(unknown)}", where=argument, fix=f"Known: {', '.join(known)}"
+        )

@@ -5,7 +5,8 @@ so that load time and memory in `msd bench` are those of the file.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -19,6 +20,18 @@ from msd_export.signature import ExportPredictor, Logits, ModelInputs, Predictor
 if TYPE_CHECKING:
     from msd_deploy.models.classifier import ViewClassifier
     from msd_deploy.models.folders import LoadedModel
+
+
+@contextmanager
+def torch_threads_restored() -> Iterator[None]:
+    """Restore PyTorch's number of threads, which `TorchPredictor` sets for the whole process."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class TorchPredictor:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, cast
 
 from msd_deploy.api import StrPath
 from msd_deploy.hooks import StageHooks
+from msd_deploy.quiet import quiet_imports
 from msd_mobile_bench.config import BenchConfig
 
 if TYPE_CHECKING:
@@ -37,8 +38,11 @@ def bench(
         >>> {row["name"]: row["size_bytes"] for row in result["rows"]}
         {'teacher-torch-fp32': 5793208, ...}
     """
+    quiet_imports()
     from msd_deploy.artifacts.run_directory import RunDirectory
+    from msd_export.predictors import torch_threads_restored
     from msd_mobile_bench.pipeline import run_bench
 
-    result = run_bench(RunDirectory(Path(run)), config, hooks, export_teacher=True)
+    with torch_threads_restored():
+        result = run_bench(RunDirectory(Path(run)), config, hooks, export_teacher=True)
     return cast("Bench", result)

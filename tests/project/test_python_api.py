@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import msd_deploy
@@ -43,6 +44,7 @@ def test_the_page_on_python_runs_as_it_stands(tmp_path: Path) -> None:
         [sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stderr
+    assert answer.stderr == ""
     assert (tmp_path / "runs/memes/reports/bench.html").is_file()
 
 
@@ -112,6 +114,8 @@ def test_a_run_that_exists_is_not_replaced(finished_run: RunDirectory) -> None:
     ("settings", "message"),
     [
         ({"target": "tflite"}, "target: unknown: tflite. Known: onnx, ort"),
+        ({"target": []}, "target: is empty"),
+        ({"precision": ["fp32", "int9"]}, "precision: unknown: int9. Known: fp32, fp16"),
         ({"target": "coreml", "end_to_end": True}, "end_to_end: requires the target onnx"),
         ({"out": "exports"}, "data: out, options and cut_vocabulary are for a model folder"),
         ({"max_drop": -1.0}, "max_drop_points: must lie between 0 and 100"),
@@ -127,6 +131,16 @@ def test_a_wrong_argument_of_an_export_is_named(
 @pytest.fixture(scope="module")
 def model(finished_run: RunDirectory) -> OpenedModel:
     return msd_export.load(str(finished_run.root))
+
+
+def test_an_opened_model_leaves_pytorchs_threads_as_they_were(finished_run: RunDirectory) -> None:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        msd_export.load(finished_run.root, threads=1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
 
 
 def png(image: Image.Image) -> bytes:
