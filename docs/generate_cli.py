@@ -8,6 +8,7 @@ requirements/constraints.txt: another version may draw its boxes otherwise.
 """
 
 import argparse
+import inspect
 import os
 import sys
 from collections.abc import Iterable
@@ -27,6 +28,7 @@ import typer
 from typer.testing import CliRunner
 
 from msd_cli.main import app
+from msd_cli.options import OptionsOf
 from msd_deploy.config.fine_tuning import TeachingConfig
 from msd_deploy.config.run import RunConfig
 from msd_deploy.config.setting import Declaration, declarations
@@ -90,13 +92,33 @@ def _table(commands: list[str], config: type[RunConfig] | type[TeachingConfig]) 
     """Return the settings of some commands as a table: key, option, default, values, meaning."""
     shown = "\n".join(help_of([name]) for name in commands)
     lines = ["| Key | Option | Default | Values | Meaning |", "| --- | --- | --- | --- | --- |"]
+    defaults = _defaults(commands[0])
     for item in declarations(config):
         name = "" if item.option is None else item.option.name
         option = f"`{name}`" if name and f" {name} " in shown else ""
-        cells = (f"`{item.key}`", option, item.shown_default, _values(item), item.setting.help)
+        cells = (
+            f"`{item.key}`",
+            option,
+            defaults.get(item.key, item.shown_default),
+            _values(item),
+            item.setting.help,
+        )
         lines.append(f"| {' | '.join(cell.replace('|', ',') for cell in cells)} |")
     title = " and ".join(f"msd {name}" for name in commands)
     return f"### {title}\n\n" + "\n".join(lines) + "\n"
+
+
+def _defaults(name: str) -> dict[str, str]:
+    """Return the defaults in words that a command has instead of the settings' own, by key."""
+    functions = {command.callback.__name__: command.callback for command in app.registered_commands}
+    parameters = inspect.signature(functions[name].__wrapped__).parameters
+    return {
+        key: default
+        for parameter in parameters.values()
+        for item in getattr(parameter.annotation, "__metadata__", ())
+        if isinstance(item, OptionsOf)
+        for key, default in item.defaults.items()
+    }
 
 
 def _values(item: Declaration) -> str:

@@ -29,7 +29,10 @@ _GREY_SCALE = {"L;2": 85, "L;4": 17}
 
 
 def decode_image(source: ImageSource) -> Image.Image:
-    """Decode an image to upright 8-bit RGB over white; one in memory is not changed.
+    """Decode an image to upright 8-bit RGB over white.
+
+    A PNG in 2 or 4 bits of grey, or 3 x 16 bits of colour, with a transparent colour has to be
+    passed as a file or bytes: once Pillow has decoded it, the colour no longer fits the pixels.
 
     Raises:
         DataError: The file is missing, is no image, is broken, or has more pixels than Pillow's
