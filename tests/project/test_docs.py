@@ -161,6 +161,8 @@ SYMBOL = re.compile(
     r"(_?[a-z]\w*_\w+|_[a-z]\w*|[A-Z]\w*[a-z][A-Z]\w*|_?[A-Z]+_[A-Z_]+|[A-Z]{5,})"
     r"(?:\([^()]*\))?"
 )
+# A class in front of an attribute.
+OWNER = re.compile(r"\b([A-Z]\w*[a-z]\w*)\.")
 # Of libraries and operating systems.
 FOREIGN = frozenset({"DataFrame", "TMPDIR"})
 
@@ -188,6 +190,15 @@ def source_names() -> frozenset[str]:
     return frozenset(names)
 
 
+@functools.cache
+def class_names() -> frozenset[str]:
+    """Return the names of our classes."""
+    files = [path for folder in OWN_FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    return frozenset(node.name for node in nodes if isinstance(node, ast.ClassDef))
+
+
 def missing_from(text: str, folder: Path) -> list[str]:
     """Return the links, files and symbols that a page names and that do not exist."""
     spans = SPAN.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL))
@@ -199,6 +210,7 @@ def missing_from(text: str, folder: Path) -> list[str]:
         *(path for path in PATH.findall(text) if not (ROOT / path).exists()),
         *(name for name in modules if not any(file.endswith(f"/{name}") for file in files)),
         *(span for span, name in symbols if name not in source_names() | FOREIGN),
+        *(span for span, _ in symbols if not set(OWNER.findall(span)) <= class_names()),
     ]
 
 
@@ -209,8 +221,10 @@ def test_a_page_names_only_what_exists(page: Path) -> None:
 
 def test_what_does_not_exist_is_found() -> None:
     text = "[a](gone.md) `cli/gone.py` `gone.py` `Gone.of_it` `GoneClass` `_gone(x)` `GONE_TOO`"
+    text += " `Gone.is_timed`"  # the attribute is there, of another class
     assert missing_from(text, ROOT) == [
         *("gone.md", "cli/gone.py", "cli/gone.py", "gone.py"),
         *("Gone.of_it", "GoneClass", "_gone(x)", "GONE_TOO"),
+        *("Gone.of_it", "Gone.is_timed"),
     ]
     assert missing_from("[a](README.md) `cli/msd_cli` `errors.py` `MsdError` `other`", ROOT) == []
