@@ -77,10 +77,11 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     for parameter in inspect.signature(command).parameters.values():
         metadata = getattr(parameter.annotation, "__metadata__", ())
         if metadata and isinstance(metadata[0], OptionsOf):
-            own = [_parameter(item, metadata[0].defaults) for item in metadata[0].settings()]
-            groups[parameter.name] = dict(
-                zip((option.name for option in own), metadata[0].settings(), strict=True)
-            )
+            settings = metadata[0].settings()
+            own = [_parameter(item, metadata[0].defaults) for item in settings]
+            groups[parameter.name] = {
+                option.name: item for option, item in zip(own, settings, strict=True)
+            }
             parameters += own
         else:
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))

@@ -45,7 +45,7 @@ def draw_listings(
     Both are the product's own in 35 % of the listings; in 45 % the image is another product's, in
     20 % the title is. Half of the wrong ones admit it themselves (a stamp in the image, a phrase
     in the title), the others are told on by the right one (a phrase in the title, a seal in the
-    image), so that the pair always says which of the two to follow. Then `ambiguity` of all
+    image), so that both together always show which of the two to follow. Then `ambiguity` of all
     labels, in every split, are flipped.
     """
     product = rng.integers(0, len(LISTINGS_LABELS), size)
