@@ -147,11 +147,9 @@ def export(
     from msd_deploy.data.source import SourceOptions
     from msd_export.pipeline import Failures, export_model, export_student, joined
 
-    chosen = target or USUAL_TARGETS
-    targets = tuple(name for name in FORMATS if name in chosen or "all" in chosen)
-    with usage_errors(ExportConfig):
+    with usage_errors(ExportConfig, target="--target", precision="--precision"):
         _check_data(model, data, is_given=out is not None or bool(reading))
-        forms = variants_of(targets, precision or ())
+        forms = variants_of(target or USUAL_TARGETS, precision or ())
         config = with_options(ExportConfig(forms, overwrite=overwrite), given)
         if config.cut_vocabulary is not None and data is None:
             raise ConfigError(
@@ -159,8 +157,6 @@ def export(
                 where="cut_vocabulary",
                 fix=f"Export the folder: msd export {model / 'student'} --data SPEC --cut-vocab N",
             )
-        if config.end_to_end and "onnx" not in targets:
-            raise ConfigError("requires --target onnx", where="end_to_end")
         options = with_options(SourceOptions(), reading)
     display, failures = ProgressDisplay(), Failures()
     with display.running():

@@ -26,11 +26,12 @@ _Config = TypeVar("_Config", bound="DataclassInstance")
 
 
 @contextmanager
-def usage_errors(config: "type[DataclassInstance] | None" = None) -> Iterator[None]:
+def usage_errors(config: "type[DataclassInstance] | None" = None, **options: str) -> Iterator[None]:
     """Turn a ConfigError into a usage error (exit code 2), as the block reads options only.
 
     Args:
         config: The configuration whose keys errors name.
+        options: The options of other keys that errors name.
 
     Raises:
         typer.BadParameter: Names the option.
@@ -41,7 +42,7 @@ def usage_errors(config: "type[DataclassInstance] | None" = None) -> Iterator[No
         message = f"{error.what}. {error.fix}." if error.fix else f"{error.what}."
         hint = error.where if error.where is None else str(error.where)
         if hint is not None and config is not None:
-            hint = option_of(config, hint)
+            hint = options.get(hint) or option_of(config, hint)
         raise typer.BadParameter(message, param_hint=hint) from error
 
 

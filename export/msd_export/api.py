@@ -10,8 +10,6 @@ from msd_deploy.errors import ConfigError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.quiet import quiet_imports
 from msd_export.formats import (
-    FORMATS,
-    PRECISION_MEANINGS,
     USUAL_TARGETS,
     CalibrationMethod,
     Precision,
@@ -88,13 +86,6 @@ def export(
 
     chosen = (target,) if isinstance(target, str) else target
     precisions = (precision,) if isinstance(precision, str) else precision
-    _check_names("target", chosen, FORMATS)
-    _check_names("precision", precisions, PRECISION_MEANINGS)
-    if not chosen:
-        raise ConfigError("is empty", where="target", fix=f"Known: {', '.join(FORMATS)}, all")
-    targets = tuple(name for name in FORMATS if name in chosen or "all" in chosen)
-    if end_to_end and "onnx" not in targets:
-        raise ConfigError("requires the target onnx", where="end_to_end")
     if data is None and (out, options, cut_vocabulary) != (None, None, None):
         raise ConfigError(
             "out, options and cut_vocabulary are for a model folder with its data",
@@ -102,7 +93,7 @@ def export(
             fix="Add data, or leave them out",
         )
     config = ExportConfig(
-        variants_of(targets, precisions),
+        variants_of(chosen, precisions),
         max_drop,
         examples,
         overwrite=overwrite,
@@ -149,15 +140,3 @@ def load(path: StrPath, *, threads: int = 1) -> "OpenedModel":
 
     with torch_threads_restored():
         return open_model(Path(path), threads=threads)
-
-
-def _check_names(argument: str, chosen: Collection[str], known: Collection[str]) -> None:
-    """Refuse names that an argument does not take.
-
-    Raises:
-        ConfigError: There is one.
-    """
-    if unknown := sorted({*chosen} - {*known, "all"}):
-        raise ConfigError(
-            f"unknown: {', '.join(unknown)}", where=argument, fix=f"Known: {', '.join(known)}"
-        )

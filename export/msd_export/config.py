@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from msd_deploy.config.setting import Option, Setting, check_ranges
+from msd_deploy.errors import ConfigError
 from msd_export.formats import CalibrationMethod, Variant, refuse_unknown_variant
 
 
@@ -53,3 +54,5 @@ class ExportConfig:
         for variant in self.variants:
             refuse_unknown_variant(variant)
         check_ranges(self)
+        if self.end_to_end and not any(target == "onnx" for target, _ in self.variants):
+            raise ConfigError("requires the target onnx", where="end_to_end")

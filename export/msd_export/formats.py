@@ -4,7 +4,7 @@ A target is a file format and its runtime; a variant is a target in a precision.
 """
 
 import importlib.util
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -178,30 +178,46 @@ def needing(target: Target) -> Iterator[None]:
         ) from error
 
 
-def variants_of(targets: Iterable[Target], precisions: Collection[str]) -> tuple[Variant, ...]:
+def variants_of(targets: Collection[str], precisions: Collection[str]) -> tuple[Variant, ...]:
     """Return the variants of the requested targets in the requested precisions.
 
     Args:
-        targets: At least one variant of each is returned.
+        targets: Names, or "all"; at least one variant of each is returned.
         precisions: Names; none: the usual ones of each target; "all": all that it supports.
 
+    Returns:
+        They in the order of FORMATS, whatever the order of the arguments.
+
     Raises:
-        ConfigError: A target supports none of the precisions.
+        ConfigError: A name is unknown, there is no target, or a target supports none of the
+            precisions.
     """
+    _refuse_unknown("target", targets, FORMATS)
+    _refuse_unknown("precision", precisions, PRECISION_MEANINGS)
+    if not targets:
+        raise ConfigError("is empty", where="target", fix=f"Known: {', '.join(FORMATS)}, all")
     variants: list[Variant] = []
-    for target in targets:
-        offered = FORMATS[target].precisions
-        matching = [p for p in offered if p in precisions or "all" in precisions]
+    for target, form in FORMATS.items():
+        if target not in targets and "all" not in targets:
+            continue
+        matching = [p for p in form.precisions if p in precisions or "all" in precisions]
         if not precisions:
-            matching = list(FORMATS[target].usual)
+            matching = list(form.usual)
         if not matching:
             raise ConfigError(
                 f"{target} supports none of the precisions {', '.join(sorted(precisions))}",
-                where="--precision",
-                fix=f"Supported: {', '.join(offered)}",
+                where="precision",
+                fix=f"Supported: {', '.join(form.precisions)}",
             )
         variants += [(target, precision) for precision in matching]
     return tuple(variants)
+
+
+def _refuse_unknown(argument: str, names: Collection[str], known: Collection[str]) -> None:
+    if unknown := sorted({*names} - {*known, "all"}):
+        raise ConfigError(
+            f"unknown: {', '.join(unknown)}", where=argument, fix=f"Known: {', '.join(known)}, all"
+        )
 
 
 def refuse_unknown_variant(variant: Variant) -> None:

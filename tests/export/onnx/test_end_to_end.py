@@ -356,4 +356,4 @@ def test_it_needs_an_onnx_variant(tmp_path: Path) -> None:
     line = ["export", str(tmp_path), "--target", "coreml", "--end-to-end"]
     answer = CliRunner(env={"COLUMNS": "100"}).invoke(app, line)
     assert answer.exit_code == 2
-    assert "--end-to-end: requires --target onnx" in answer.stderr
+    assert "--end-to-end: requires the target onnx" in answer.stderr
