@@ -1,4 +1,4 @@
-"""The pipeline from a data set to a distilled student: `run_distillation`."""
+"""The pipeline from a data set to a distilled student: `run_distillation`, and its dry run."""
 
 import shlex
 import shutil
@@ -9,14 +9,18 @@ from msd_deploy.artifacts.manifest import Json, write_json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.run import RunConfig
 from msd_deploy.data.prepare import notes_of
+from msd_deploy.data.prepared import PreparedData
 from msd_deploy.distillation.distances import check_distance
 from msd_deploy.distillation.history import check_tracker
-from msd_deploy.errors import StoppedError
+from msd_deploy.errors import ConfigError, StoppedError
 from msd_deploy.hooks import RunHooks
+from msd_deploy.models.teachers import Teacher
+from msd_deploy.run.dry_run import describe_run
 from msd_deploy.run.output import check_run_output, with_absolute_paths
+from msd_deploy.run.record import RunRecord
 from msd_deploy.run.stages import cached_predictions, given_teacher, measure, trained_teacher
 from msd_deploy.run.student import check_student, distilled_student
-from msd_deploy.run.task import begin_run, read_task
+from msd_deploy.run.task import Task, begin_run, read_task
 
 
 def run_distillation(
@@ -51,12 +55,7 @@ def run_distillation(
     check_tracker(config.tracker)
     record, replaces = check_run_output(config, run, resume=resume, overwrite=overwrite)
     with process_group.local_main_process_first():
-        task, source = read_task(config, run, stages, watching.training, record=record)
-        check_distance(config.distill, task.data.info.problem, len(task.data.info.labels))
-        for note in notes_of(task.data.info):
-            stages.on_note(note)
-        teacher_data, given = given_teacher(task, source)
-        check_student(task)
+        task, teacher_data, given = _read_inputs(config, run, watching, record)
     process_group.barrier()
     if process_group.is_main():
         begin_run(task, given, replaces=replaces)
@@ -76,3 +75,48 @@ def run_distillation(
         remove_stale_writes(run.root)
     process_group.barrier()
     return metrics
+
+
+def dry_run_distillation(
+    config: RunConfig,
+    run: RunDirectory,
+    *,
+    overwrite: bool = False,
+    hooks: RunHooks | None = None,
+) -> Json:
+    """Read and check all that a run reads, and return what it would train; see `describe_run`.
+
+    Nothing is written but the cache of decoded images.
+
+    Args:
+        config: Everything that decides the result.
+        run: Where the run would go.
+        overwrite: Whether it would replace an existing run.
+        hooks: Progress and stopping.
+
+    Raises:
+        MsdError: The run would fail in the same way.
+        StoppedError: Asked to stop.
+    """
+    watching, config = hooks or RunHooks(), with_absolute_paths(config)
+    process_group.begin()
+    if process_group.world_size() > 1:
+        raise ConfigError(
+            "is for one process", where="--dry-run", fix="Run it without accelerate launch"
+        )
+    check_tracker(config.tracker)
+    check_run_output(config, run, resume=False, overwrite=overwrite)
+    return describe_run(*_read_inputs(config, run, watching, None))
+
+
+def _read_inputs(
+    config: RunConfig, run: RunDirectory, watching: RunHooks, record: RunRecord | None
+) -> tuple[Task, PreparedData, Teacher | None]:
+    """Read data and teacher, and check them with the settings; return also the teacher's data."""
+    task, source = read_task(config, run, watching.stages, watching.training, record=record)
+    check_distance(config.distill, task.data.info.problem, len(task.data.info.labels))
+    for note in notes_of(task.data.info):
+        watching.stages.on_note(note)
+    teacher_data, given = given_teacher(task, source)
+    check_student(task)
+    return task, teacher_data, given

@@ -1,14 +1,17 @@
 """`msd distill`: teacher to student."""
 
 import shlex
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from msd_cli.console import ProgressDisplay, new_table, print_json, print_note, result_console
 from msd_cli.options import ConfigOption, Given, JsonOption, OptionsOf, OverwriteOption
 from msd_deploy.config.run import RunConfig
+
+_MOST_CLASSES = 20
 
 
 def distill(
@@ -34,6 +37,14 @@ def distill(
         bool, typer.Option("--resume", help="Continue an interrupted run with its settings.")
     ] = False,
     overwrite: OverwriteOption = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Read and check everything, print what would be trained and how long it would"
+            " take, and write nothing.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train or load a teacher and distil a small student from it.
@@ -44,6 +55,7 @@ def distill(
 
     Examples:
         msd distill --out runs/demo
+        msd distill --data products.jsonl --dry-run
         msd distill --data products.jsonl --student small --out runs/products
         msd distill --data easy-vqa --method kd --out runs/vqa-kd
         msd distill --weighting meta --out runs/learned
@@ -52,13 +64,23 @@ def distill(
     """
     from msd_cli.settings import run_settings
     from msd_deploy.hooks import Hooks, RunHooks
-    from msd_deploy.pipeline import run_distillation
+    from msd_deploy.pipeline import dry_run_distillation, run_distillation
 
+    if resume and dry_run:
+        raise typer.BadParameter("cannot be combined with --resume.", param_hint="--dry-run")
     settings, run = run_settings(given, config_file=config, out=out, resume=resume, start=start)
     display = ProgressDisplay()
     with display.running():
         hooks = RunHooks(display.stages(), Hooks(display.on_step, display.should_stop))
-        metrics = run_distillation(settings, run, resume=resume, overwrite=overwrite, hooks=hooks)
+        if dry_run:
+            planned = dry_run_distillation(settings, run, overwrite=overwrite, hooks=hooks)
+        else:
+            metrics = run_distillation(
+                settings, run, resume=resume, overwrite=overwrite, hooks=hooks
+            )
+    if dry_run:
+        _print_plan(planned, as_json=as_json)
+        return
     if as_json:
         print_json({"run": str(run.root), **metrics})
         return
@@ -81,3 +103,34 @@ def _print_metrics(metrics: dict[str, object]) -> None:
             table.add_row(f"{view}, {metric}", score_text(score), score_text(of_student))
     table.add_row("parameters", f"{teacher['parameters']:,}", f"{student['parameters']:,}")
     result_console().print(table)
+
+
+def _print_plan(planned: dict[str, Any], *, as_json: bool) -> None:
+    """Print what a dry run found: examples, classes, trainings and the estimate."""
+    if as_json:
+        print_json(planned)
+        return
+    from msd_deploy.pages.formatting import bytes_text, count_text
+
+    data, out = planned["data"], result_console()
+    columns = {key: key.replace("_", " ") for key in next(iter(data["splits"].values()))}
+    table = new_table("Data", "split", *columns.values())
+    for name, counts in data["splits"].items():
+        table.add_row(name, *(f"{counts[key]:,}" for key in columns))
+    out.print(table)
+    table = new_table("Examples of each class", "class", *data["splits"])
+    for name, counts in list(data["classes"].items())[:_MOST_CLASSES]:
+        table.add_row(name, *(f"{count:,}" for count in counts.values()))
+    if (left_out := len(data["classes"]) - _MOST_CLASSES) > 0:
+        table.add_row(f"and {left_out:,} more, see --json")
+    out.print(table)
+    table = new_table("Trainings", "training", "parameters", "examples", "epochs", "steps")
+    for phase, training in planned["trainings"].items():
+        model = planned["teacher" if phase == "teacher" else "student"]
+        counts = (f"{training[key]:,}" for key in ("examples", "epochs", "steps"))
+        table.add_row(phase, count_text(model["parameters"]), *counts)
+    out.print(table)
+    estimate = planned["estimate"]
+    time_text = timedelta(seconds=round(estimate["seconds"]))
+    memory = bytes_text(estimate["peak_memory_bytes"])
+    out.print(f"Estimate, from a few steps on this machine: {time_text}, {memory} of memory.")

@@ -10,6 +10,8 @@ from msd_deploy.config.run import Precision
 _STEPS = 750
 # A student needs fewer epochs than a teacher, since soft targets carry more than labels.
 _MIN_EPOCHS = {"teacher": 8, "student": 5}
+# An epoch of few examples is few steps: validation after each would cost more than training.
+_MAX_VALIDATIONS = 20
 
 
 Phase = Literal["teacher", "student", "int8"]
@@ -71,6 +73,11 @@ def default_epochs(phase: Phase, rows: int, batch_size: int, steps_per_epoch: in
     epochs = _MIN_EPOCHS[phase]
     steps = max(_STEPS, epochs * rows / batch_size)
     return max(epochs, round(steps / max(1, steps_per_epoch)))
+
+
+def epochs_per_validation(epochs: int) -> int:
+    """Return the number of epochs between two validations, of which there are about 20 at most."""
+    return max(1, epochs // _MAX_VALIDATIONS)
 
 
 def learning_rate_at(step: int, steps: int, plan: TrainingPlan) -> float:

@@ -34,7 +34,11 @@ from msd_deploy.distillation.data_parallel import (
 )
 from msd_deploy.distillation.history import History, Tracker, close_trackers, start_tracker, track
 from msd_deploy.distillation.losses import LABELS_TERM
-from msd_deploy.distillation.plan import TrainingPlan, learning_rate_at
+from msd_deploy.distillation.plan import (
+    TrainingPlan,
+    epochs_per_validation,
+    learning_rate_at,
+)
 from msd_deploy.distillation.steps import MultiViewModel, Objective, StepLoss, StochasticObjective
 from msd_deploy.distillation.weighting import weight_statistics
 from msd_deploy.errors import MsdError, StoppedError
@@ -47,8 +51,6 @@ from msd_deploy.views import View
 _BETAS = (0.9, 0.98)
 _GRADIENT_NORM = 1.0
 _MIN_SECONDS = 1e-9
-# An epoch of few rows is few steps: validation after each would cost more than training.
-_MAX_VALIDATIONS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +278,7 @@ class _Training:
 
     def _end_epoch(self) -> None:
         epoch = self.progress.epoch + 1
-        if epoch % max(1, self.epochs // _MAX_VALIDATIONS) == 0 or epoch == self.epochs:
+        if epoch % epochs_per_validation(self.epochs) == 0 or epoch == self.epochs:
             self._validate(epoch)
         self.progress = replace(self.progress, epoch=epoch, batch=0)
 

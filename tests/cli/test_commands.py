@@ -178,3 +178,11 @@ def test_a_run_goes_on_with_the_settings_and_the_teacher_of_another(
     assert after["distill"]["int8_epochs"] == 1
     assert after["distill"]["learning_rate"] == 0.001
     assert msd("distill", "--from", tmp_path, "--out", tmp_path / "newer").code == 1
+
+
+def test_a_dry_run_prints_classes_trainings_and_an_estimate(msd: Msd, tmp_path: Path) -> None:
+    options = ("--data", "synthetic:memes", "--examples", "100", "--out", tmp_path / "run")
+    answer = msd("distill", *options, "--dry-run")
+    assert answer.code == 0, answer.stderr
+    for word in ("hateful", "teacher", "student", "Estimate"):
+        assert word in answer.stdout

@@ -141,6 +141,7 @@ def test_the_same_value_in_a_file_is_an_error_of_the_file(tmp_path: Path) -> Non
     ("line", "message"),
     [
         ("distill --resume", "--resume: needs --out"),
+        ("distill --resume --out x --dry-run", "--dry-run: cannot be combined with --resume"),
         (
             "export nowhere --target coreml --precision int4",
             "--precision: coreml supports none of the",
