@@ -28,6 +28,7 @@ from msd_deploy.metrics import LogitsByView
 from msd_deploy.problem import Problem, decides_one_class
 from msd_deploy.views import View
 from msd_export.gate import END_TO_END, check_view
+from msd_export.onnx.export import save_onnx
 from msd_export.onnx.predictor import open_session
 from msd_export.onnx.preprocessing import (
     CONTRIB_DOMAIN,
@@ -107,16 +108,13 @@ def write_end_to_end(
 def _save(graph: onnx.GraphProto, model: onnx.ModelProto, path: Path) -> None:
     domains = (EXTENSIONS_DOMAIN, CONTRIB_DOMAIN)
     opsets = [*model.opset_import, *(helper.make_opsetid(domain, 1) for domain in domains)]
-    whole = helper.make_model(
-        graph, opset_imports=opsets, ir_version=model.ir_version, functions=list(model.functions)
-    )
+    whole = helper.make_model(graph, opset_imports=opsets, functions=list(model.functions))
     whole.producer_name, whole.doc_string = model.producer_name, model.doc_string
     whole.metadata_props.extend(model.metadata_props)
     try:
-        onnx.checker.check_model(whole)
+        save_onnx(whole, path)
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the end-to-end graph is not valid ONNX ({error})") from error
-    onnx.save(whole, path)
 
 
 def _add_labels(graph: GraphBuilder, signature: ModelSignature) -> None:

@@ -1,9 +1,9 @@
 """Export a graph to float32 ONNX through torch.export: dynamic batch, self-describing metadata.
 
-Also what every change of an ONNX file must keep: the metadata of the file.
+Also what every ONNX file has: the metadata of the original, and the oldest format that holds it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import onnx
@@ -14,7 +14,8 @@ from msd_deploy.quiet import quiet_python
 from msd_export.graph import ExportableGraph, example_inputs
 from msd_export.signature import INPUT_NAMES, OUTPUT_NAMES, ModelSignature
 
-# The first opset with Gelu as one operator (five otherwise); ONNX Runtime runs it since 1.17.
+# The first opset with Gelu as one operator (five otherwise); ONNX Runtime runs it since 1.17, in an
+# .ort file since 1.18.
 OPSET = 20
 _INPUT_MEANING = {
     "image": "RGB picture, preprocessed as preprocess.json says; normalisation is inside",
@@ -61,8 +62,7 @@ def export_onnx(
     model = program.model_proto
     _refuse_fixed_batch(model, path)
     _describe(model, metadata)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
+    save_onnx(model, path)
 
 
 def _refuse_fixed_batch(model: onnx.ModelProto, path: Path) -> None:
@@ -108,5 +108,31 @@ def save_like(original: onnx.ModelProto, model: onnx.ModelProto, path: Path) -> 
     meanings = {value.name: value.doc_string for value in original.graph.input}
     for value in model.graph.input:
         value.doc_string = meanings[value.name]
+    save_onnx(model, path)
+
+
+def save_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model in the oldest IR version of its opsets, without the domains it does not use.
+
+    Libraries declare the newest IR version that they know, which older runtimes reject.
+
+    Raises:
+        onnx.checker.ValidationError: The model is not valid.
+    """
+    used = {node.domain for part in (model.graph, *model.functions) for node in _nodes(part.node)}
+    kept = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    # Domains of a runtime's own are not in ONNX's table of versions.
+    model.ir_version = onnx.helper.find_min_ir_version_for(kept, ignore_unknown=True)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Yield nodes and those of their subgraphs."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _nodes(graph.node)

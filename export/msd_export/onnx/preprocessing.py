@@ -145,6 +145,8 @@ def _checked_bytes(graph: GraphBuilder) -> str:
     appended.
     """
     start = graph.node("Gather", IMAGE_INPUT, graph.constant([0, 1]))
+    # ONNX Runtime 1.17 has no Equal of uint8.
+    start = graph.node("Cast", start, to=TensorProto.INT32)
     is_known = graph.node("Or", _starts(graph, start, _JPEG), _starts(graph, start, _PNG))
     size = graph.node("Shape", IMAGE_INPUT)
     place = graph.node("Where", is_known, graph.constant([0]), size)
@@ -154,7 +156,7 @@ def _checked_bytes(graph: GraphBuilder) -> str:
 
 
 def _starts(graph: GraphBuilder, start: str, expected: tuple[int, int]) -> str:
-    equal = graph.node("Equal", start, graph.constant(expected, np.uint8))
+    equal = graph.node("Equal", start, graph.constant(expected, np.int32))
     as_numbers = graph.node("Cast", equal, to=TensorProto.INT32)
     least = graph.node("ReduceMin", as_numbers, keepdims=1)
     return graph.node("Cast", least, to=TensorProto.BOOL)
