@@ -3,55 +3,82 @@
 The definition, which an app repeats (docs/preprocessing.md): decode; apply the EXIF orientation;
 convert to 8-bit RGB, transparency composited over white; resize and pad or cut to the model's
 square (`resize`). Normalisation is not here: it is the first layer of every model.
+
+Only the decoders of `FORMATS` ever run. Pillow has others, some of which start programs.
 """
 
+import contextlib
 import io
-import warnings
+import struct
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 
-from msd_deploy.data.resize import WHITE, ImageSpec, PixelArray, resize_to_spec
+from msd_deploy.data.metadata import orientation_of, without_metadata
+from msd_deploy.data.resize import MAX_PIXELS, WHITE, ImageSpec, PixelArray, resize_to_spec
 from msd_deploy.errors import DataError
 
 ImageSource = bytes | Path | Image.Image | PixelArray
 """An encoded image (its bytes or file), a Pillow image, or uint8 [height, width] greys, [height,
 width, 3] RGB or [height, width, 4] RGBA."""
 
-PIXELS_VERSION = 2
+PIXELS_VERSION = 3
 """Rises whenever an image may become other pixels: pixels kept by another version are not read."""
+# TGA has no signature and comes last.
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF"),
+    *("JPEG2000", "PPM", "ICO", "PCX", "SGI", "QOI", "TGA"),
+)
+"""The formats that are read, as Pillow names them; an MPO file is read as the JPEG that it is."""
+_HALVED_FROM = 89_478_485
+"""A JPEG of more pixels is decoded at half its size, which bounds the memory for its pixels."""
+_SIGNATURE_BYTES = 16
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+# Their 32-bit integers are sixteen-bit greys; those of other formats may be of any range.
+_SIXTEEN_BITS_IN_THIRTY_TWO = ("PNG", "PPM")
 _CHANNELS = ((), (3,), (4,))
 # PNG's greys of 2 and 4 bits: what Pillow multiplies the pixels by, but not the transparent colour.
 _GREY_SCALE = {"L;2": 85, "L;4": 17}
+# Rows are widened to 32 and 64 bits so many pixels at a time: 24 MB.
+_BLOCK_PIXELS = 1 << 20
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
-def decode_image(source: ImageSource) -> Image.Image:
+def decode_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image to upright 8-bit RGB over white.
 
     A PNG in 2 or 4 bits of grey, or 3 x 16 bits of colour, with a transparent colour has to be
     passed as a file or bytes: once Pillow has decoded it, the colour no longer fits the pixels.
+    Metadata that cannot be read is ignored.
+
+    Args:
+        source: The image.
+        max_pixels: The most pixels that are decoded; see `ImageSpec`.
 
     Raises:
-        DataError: The file is missing, is no image, is broken, or has more pixels than Pillow's
-            decompression-bomb limit; or an array has another type or shape.
+        DataError: The file is missing, is not an image of `FORMATS`, is broken, has too many
+            pixels, or pixels of an unknown range; or an array has another type or shape.
     """
     where = source if isinstance(source, Path) else None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with _opened(source) as image:
-                _refuse_bomb(image)
-                _fix_transparent_colour(image)
-                return to_rgb(ImageOps.exif_transpose(image))
-    except DataError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise DataError(f"image is too large ({error})", where=where) from error
-    except UnidentifiedImageError as error:  # its text has an address in memory
-        raise DataError("image cannot be decoded (of no known format)", where=where) from error
+        with _opened(source) as opened:
+            if isinstance(opened, Image.Image):
+                return _upright_rgb(opened, max_pixels)
+            return _decode_stream(opened, max_pixels)
+    except DataError as error:
+        raise DataError(error.what, where=where, fix=error.fix) from error
     # Pillow's decoders raise whatever their format's parser meets in a broken file.
     except Exception as error:
         raise DataError(
@@ -59,23 +86,113 @@ def decode_image(source: ImageSource) -> Image.Image:
         ) from error
 
 
-def _opened(source: ImageSource) -> AbstractContextManager[Image.Image]:
+def _opened(source: ImageSource) -> AbstractContextManager[IO[bytes] | Image.Image]:
     if isinstance(source, Image.Image):
         return nullcontext(source)  # whoever opened it closes it
-    if not isinstance(source, np.ndarray):
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    if isinstance(source, Path):
+        return source.open("rb")
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
     if source.dtype != np.uint8 or source.ndim not in (2, 3) or source.shape[2:] not in _CHANNELS:
         raise DataError(
             f"an array of {source.dtype} {list(source.shape)} is not an image",
             fix="Give uint8 [height, width], [height, width, 3] or [height, width, 4]",
         )
-    return Image.fromarray(source)
+    return nullcontext(Image.fromarray(source))
 
 
-def _refuse_bomb(image: Image.Image) -> None:
-    limit, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
-    if limit is not None and pixels > limit:
-        raise DataError(f"image has {pixels:,} pixels, more than the limit of {limit:,}")
+def _decode_stream(stream: IO[bytes], max_pixels: int) -> Image.Image:
+    """Decode a file, once more without its metadata if it cannot be decoded with it."""
+    try:
+        return _upright_rgb(open_encoded(stream), max_pixels)
+    except (DataError, MemoryError):
+        raise
+    except Exception:
+        stream.seek(0)
+        bare = without_metadata(stream.read())
+        if bare is None:
+            raise
+        encoded, orientation = bare
+        return _upright_rgb(open_encoded(io.BytesIO(encoded)), max_pixels, orientation)
+
+
+def open_encoded(stream: IO[bytes]) -> ImageFile.ImageFile:
+    """Open an encoded image of one of `FORMATS`; no pixel is decoded yet.
+
+    `PIL.Image.open` would have a JPEG's index of further images parsed, which may be broken, and
+    has a limit of pixels of its own for the whole process.
+
+    Raises:
+        DataError: It is of none of the formats.
+        Exception: Whatever Pillow raises for a broken file.
+    """
+    Image.init()
+    signature = stream.read(_SIGNATURE_BYTES)
+    for name in FORMATS:
+        factory, accept = Image.OPEN[name]
+        if accept is None:
+            continue
+        accepted = accept(signature)
+        if isinstance(accepted, str):
+            raise DataError(f"image cannot be decoded ({accepted})")
+        if accepted:
+            stream.seek(0)
+            return JpegImageFile(stream) if name == "JPEG" else factory(stream, "")
+    with contextlib.suppress(Exception):  # TGA has no signature
+        stream.seek(0)
+        return Image.OPEN["TGA"][0](stream, "")
+    raise DataError(
+        f"image cannot be decoded ({_unread_format(signature)})",
+        fix="Convert it to JPEG or PNG",
+    )
+
+
+def _unread_format(signature: bytes) -> str:
+    """Return which other format a file is of, if that is known."""
+    if signature[4:8] == b"ftyp":
+        return f"{signature[8:12].decode('ascii', 'replace').strip().upper()} is not read"
+    for name, (_, accept) in Image.OPEN.items():
+        with contextlib.suppress(IndexError, struct.error):
+            if accept is not None and accept(signature):
+                return f"{name} is not read"
+    return "of no known format"
+
+
+def image_endings() -> frozenset[str]:
+    """Return the endings of file names of `FORMATS`, in lower case with their full stop."""
+    endings = Image.registered_extensions().items()
+    return frozenset(ending for ending, name in endings if name in (*FORMATS, "MPO"))
+
+
+def _upright_rgb(
+    image: Image.Image, max_pixels: int, orientation: int | None = None
+) -> Image.Image:
+    _limit_pixels(image, max_pixels)
+    _refuse_twelve_bits(image)
+    _fix_transparent_colour(image)
+    image.load()
+    rgb = to_rgb(image)
+    method = _TRANSPOSE.get(orientation_of(image) if orientation is None else orientation)
+    return rgb if method is None else rgb.transpose(method)
+
+
+def _limit_pixels(image: Image.Image, max_pixels: int) -> None:
+    """Have a very large JPEG decoded at half its size; refuse what is too large then."""
+    pixels = image.width * image.height
+    if isinstance(image, JpegImageFile) and pixels > _HALVED_FROM:
+        image.draft(None, (image.width // 2, image.height // 2))
+    if image.width * image.height > max_pixels:
+        raise DataError(
+            f"image has {pixels:,} pixels, more than the limit of"
+            f" {max_pixels * pixels // (image.width * image.height):,}",
+            fix="Reduce it, or raise the limit with --max-pixels",
+        )
+
+
+def _refuse_twelve_bits(image: Image.Image) -> None:
+    """Refuse a TIFF of 12-bit greys: Pillow passes them on as 16-bit ones, almost black."""
+    if isinstance(image, ImageFile.ImageFile) and any("I;12" in str(t.args) for t in image.tile):
+        raise DataError("image has greys of 12 bits", fix="Convert it to 8 or 16 bits a channel")
 
 
 def _fix_transparent_colour(image: Image.Image) -> None:
@@ -94,22 +211,51 @@ def _fix_transparent_colour(image: Image.Image) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any Pillow mode to 8-bit RGB; transparency is composited over white.
+    """Convert a Pillow image to 8-bit RGB; transparency is composited over white.
 
     A channel c with opacity a becomes (c * a + 255 * (255 - a) + 127) // 255. Sixteen-bit greys
     keep their upper eight bits, and are compared with a transparent grey in all sixteen.
+
+    Returns:
+        The image itself where it is that already.
+
+    Raises:
+        DataError: Its pixels are floating-point numbers or 32-bit integers, of which nothing says
+            what black and white are.
     """
+    is_sixteen_bit = image.mode != "I" or image.format in _SIXTEEN_BITS_IN_THIRTY_TWO
+    if image.mode == "F" or not is_sixteen_bit:
+        kind = "floating-point numbers" if image.mode == "F" else "32-bit or signed integers"
+        raise DataError(
+            f"image has pixels of {kind}, whose black and white are not known",
+            fix="Convert it to 8 or 16 bits a channel",
+        )
     if image.mode in _SIXTEEN_BIT_MODES:
-        stored = np.asarray(image).astype(np.int64)
-        grey = np.clip(stored, 0, 0xFFFF) >> 8
-        grey[stored == image.info.get("transparency", -1)] = WHITE
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        return _sixteen_bit_to_rgb(image)
     if not image.has_transparency_data:
-        return image.convert("RGB")
-    rgba = np.asarray(image.convert("RGBA")).astype(np.uint32)
-    opacity = rgba[..., 3:]
-    over_white = (rgba[..., :3] * opacity + WHITE * (255 - opacity) + 127) // 255
-    return Image.fromarray(over_white.astype(np.uint8))
+        return image if image.mode == "RGB" else image.convert("RGB")
+    rgba = np.asarray(image.convert("RGBA"))
+    over_white = np.empty((*rgba.shape[:2], 3), np.uint8)
+    for rows in _blocks(image):
+        opacity = rgba[rows, :, 3:].astype(np.uint32)
+        over_white[rows] = (rgba[rows, :, :3] * opacity + WHITE * (255 - opacity) + 127) // 255
+    return Image.fromarray(over_white)
+
+
+def _sixteen_bit_to_rgb(image: Image.Image) -> Image.Image:
+    stored, transparent = np.asarray(image), image.info.get("transparency", -1)
+    grey = np.empty(stored.shape, np.uint8)
+    for rows in _blocks(image):
+        block = stored[rows].astype(np.int64)
+        grey[rows] = np.clip(block, 0, 0xFFFF) >> 8
+        grey[rows][block == transparent] = WHITE
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _blocks(image: Image.Image) -> list[slice]:
+    """Return the rows of an image in blocks of bounded size."""
+    step = max(1, _BLOCK_PIXELS // image.width)
+    return [slice(top, top + step) for top in range(0, image.height, step)]
 
 
 def load_pixels(source: ImageSource, spec: ImageSpec) -> PixelArray:
@@ -121,7 +267,7 @@ def load_pixels(source: ImageSource, spec: ImageSpec) -> PixelArray:
     Raises:
         DataError: As `decode_image`, or there is not the memory to resize it.
     """
-    image = decode_image(source)
+    image = decode_image(source, max_pixels=spec.max_pixels)
     try:
         return resize_to_spec(image, spec)
     except (MemoryError, OverflowError, ValueError) as error:

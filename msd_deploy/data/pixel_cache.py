@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -76,7 +77,10 @@ def cached_pixels(
     folder = cache / "pixels" / key
     if not _is_whole(folder):
         with new_folder(folder) as building:
-            failures = _decode_all(source, preprocessor, places, building / _PIXELS_NAME, on_count)
+            with warnings.catch_warnings(action="ignore"):  # of odd metadata
+                failures = _decode_all(
+                    source, preprocessor, places, building / _PIXELS_NAME, on_count
+                )
             write_json(building / _FAILURES_NAME, failures)
             write_manifest(building, _KIND, made_by)
         prune(folder.parent, limit_bytes=LIMIT_BYTES, keep=folder)

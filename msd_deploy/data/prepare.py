@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from msd_deploy.data.source import DatasetInfo, SkippedRow, SourceData, column_o
 from msd_deploy.errors import DataError
 from msd_deploy.problem import FULL_SCORE_VOTES, NO_LABEL, ExtraMetric, Problem
 
-_MOST_NAMED, _MOST_LISTED = 10, 20
+_MOST_NAMED, _MOST_NAMED_OF_SPLIT, _MOST_LISTED = 10, 3, 20
 # Classes are unlike in size if one has so many times the rows of another, of rows enough to tell.
 _SKEW, _FEWEST_COUNTED = 4, 100
 
@@ -45,22 +47,22 @@ def prepare(
         source, preprocessor, cache or default_cache(), on_count
     )
     splits: dict[str, PreparedSplit] = {}
-    skipped, row_digests, cut = list(source.info.skipped), {}, {}
+    broken: dict[str, list[SkippedRow]] = {}
+    row_digests, cut = {}, {}
     for name in source.dataset:
         columns = _columns_of(source, name)
-        broken = np.array([digest in failures for digest in columns.digests], dtype=bool)
-        origins = column_of(source.dataset[name], "origin") if broken.any() else []
-        skipped += [
-            SkippedRow(origins[row], failures[columns.digests[row]])
-            for row in np.flatnonzero(broken).tolist()
+        is_broken = np.array([digest in failures for digest in columns.digests], dtype=bool)
+        broken[name] = [
+            _broken_row(source.dataset[name][row], failures)
+            for row in np.flatnonzero(is_broken).tolist()
         ]
-        columns = columns.take(np.flatnonzero(~broken))
+        columns = columns.take(np.flatnonzero(~is_broken))
         splits[name], cut[name] = _prepare_split(columns, preprocessor, (pixels, index_of))
         row_digests[name] = sha256_of_json_rows(columns.rows())
-    _check_rows(splits, skipped[len(source.info.skipped) :], strict=strict)
+    _check_rows(splits, broken, strict=strict)
     info = replace(
         source.info,
-        skipped=tuple(skipped),
+        skipped=(*source.info.skipped, *chain.from_iterable(broken.values())),
         notes=(*source.info.notes, *_notes_on_length(cut, splits, preprocessor)),
         further_metrics=(
             *source.info.further_metrics,
@@ -109,18 +111,30 @@ def _notes_on_length(
     ]
 
 
+def _broken_row(row: Mapping[str, Any], failures: Mapping[str, str]) -> SkippedRow:
+    """Return a row whose image cannot be decoded, with the image's own path if it is a file."""
+    reason = failures[row["image_sha256"]]
+    return SkippedRow(
+        row["origin"], f"{row['image_path']}: {reason}" if row["image_path"] else reason
+    )
+
+
 def _check_rows(
-    splits: Mapping[str, PreparedSplit], broken: list[SkippedRow], *, strict: bool
+    splits: Mapping[str, PreparedSplit], broken: Mapping[str, list[SkippedRow]], *, strict: bool
 ) -> None:
-    if broken and strict:
-        named = "; ".join(f"{row.origin}: {row.reason}" for row in broken[:_MOST_NAMED])
-        raise DataError(
-            f"{len(broken)} broken images: {named}", fix="Fix them, or run without --strict"
-        )
+    """Refuse broken images with strict, and a split that is left without rows."""
+    of_all = list(chain.from_iterable(broken.values()))
+    if of_all and strict:
+        named = "; ".join(str(row) for row in of_all[:_MOST_NAMED])
+        what = f"{len(of_all)} broken images: {named}"
+        raise DataError(what, fix="Fix them, or run without --strict")
     for name, split in splits.items():
         if len(split) == 0:
+            named = "; ".join(str(row) for row in broken[name][:_MOST_NAMED_OF_SPLIT])
+            more = ", the first of them" if len(broken[name]) > _MOST_NAMED_OF_SPLIT else ""
             raise DataError(
-                f"no usable rows are left in the {name} split ({len(broken)} broken images)",
+                f"no usable rows are left in the {name} split"
+                f" ({len(broken[name])} broken images{more}: {named})",
                 fix="Fix the images or add rows",
             )
 

@@ -6,6 +6,7 @@ BERT-type WordPiece, schema_version 1; a teacher may bring any tokenizer, whose 
 and of an absent text are then named, in schema_version 2.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,8 @@ class Preprocessor:
         Raises:
             DataError: The image cannot be read.
         """
-        return load_pixels(source, self.image)
+        with warnings.catch_warnings(action="ignore"):  # of odd metadata
+            return load_pixels(source, self.image)
 
     def tokens(self, texts: Sequence[str]) -> tuple[IdArray, IdArray]:
         """Tokenize texts, cut on the right and padded to max_length.

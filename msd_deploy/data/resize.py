@@ -6,7 +6,7 @@ is cut and keeps 16 bytes of weights per pixel of a side, so that a line of 60,0
 gigabytes, or overflows.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -16,6 +16,8 @@ from PIL import Image
 PixelArray = NDArray[np.uint8]
 
 WHITE = 255
+MAX_PIXELS = 89_478_485
+"""The default limit of an image: Pillow's own, of which RGB takes up 358 MB."""
 # Pillow keeps 16 bytes of weights per pixel of a side: 16 MB here.
 _LONGEST_ORDINARY_SIDE = 1_000_000
 # Of the scaled image, before it is cut; its other side has at most 1024 pixels: 268 MB here.
@@ -112,10 +114,12 @@ class ImageSpec:
         size: Height and width of the result in pixels.
         mode: fit shows the whole image, centred and padded with white; crop fills the square
             and cuts the longer side's ends equally.
+        max_pixels: The most pixels of an image that is decoded. It changes no pixel of the others.
     """
 
     size: tuple[int, int]
     mode: Literal["fit", "crop"] = "fit"
+    max_pixels: int = field(default=MAX_PIXELS, compare=False)
 
 
 def resize_to_spec(image: Image.Image, spec: ImageSpec) -> PixelArray:

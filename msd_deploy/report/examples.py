@@ -6,6 +6,7 @@ one alone does not.
 
 import base64
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
@@ -160,10 +161,11 @@ def thumbnails_of(outputs: RunOutputs, examples: ExamplesJson) -> dict[int, str]
     Thumbnails are of the original images, which have more detail than a model's input.
     """
     rows = outputs.source.dataset[outputs.split]
-    return {
-        example["row"]: thumbnail(_image(rows, int(outputs.rows.source_rows[example["row"]])))
-        for example in examples["shown"]
-    }
+    with warnings.catch_warnings(action="ignore"):  # of odd metadata
+        return {
+            example["row"]: thumbnail(_image(rows, int(outputs.rows.source_rows[example["row"]])))
+            for example in examples["shown"]
+        }
 
 
 def _image(rows: datasets.Dataset, row: int) -> Image.Image:

@@ -95,7 +95,7 @@ def test_unusable_rows_are_named_counted_and_skipped(
     assert answer.code == 0, answer.stderr
     assert "5 rows were skipped" in answer.stderr
     for line, reason in (
-        (41, "image cannot be decoded"),
+        (41, f"{broken}: image cannot be decoded"),
         (42, "nowhere.png"),
         (43, "JSON"),
         (44, "unknown label 'laef'"),
@@ -106,6 +106,24 @@ def test_unusable_rows_are_named_counted_and_skipped(
         assert reason in named[0]
     stated = json.loads((tmp_path / "run" / "run.json").read_text())
     assert len(stated["skipped_rows"]) == 5
+
+
+def test_the_first_three_images_are_named_where_none_can_be_decoded(
+    msd: Msd, tmp_path: Path
+) -> None:
+    rows = []
+    for index in range(40):
+        (tmp_path / f"{index}.jpg").write_text(f"not an image {index}")
+        rows.append(json.dumps({"image": f"{index}.jpg", "label": index % 2, "split": "train"}))
+    rows += [row.replace("train", name) for row, name in zip(rows, ("test", "val"), strict=False)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    answer = msd("distill", "--data", tmp_path / "rows.jsonl", "--out", "run")
+    assert answer.code == 1
+    for index in range(3):
+        named = f"rows.jsonl:{index + 1}: {tmp_path / str(index)}.jpg: image cannot be decoded"
+        assert named in answer.error()
+    assert "40 broken images, the first of them" in answer.error()
+    assert "rows.jsonl:4:" not in answer.error()
 
 
 @pytest.mark.parametrize(

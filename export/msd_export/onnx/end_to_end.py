@@ -17,9 +17,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from PIL import Image
 
 from msd_deploy.artifacts.manifest import Json
+from msd_deploy.data.images import open_encoded
+from msd_deploy.data.metadata import UPRIGHT, orientation_of
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.source import SourceData
@@ -129,7 +130,6 @@ def _add_labels(graph: GraphBuilder, signature: ModelSignature) -> None:
     graph.named(graph.node("Compress", names, flat, axis=0), "labels")
 
 
-_ORIENTATION, _UPRIGHT = 0x0112, 1
 _READ_FORMATS = ("JPEG", "PNG")
 
 
@@ -269,11 +269,15 @@ def _examples(split: PreparedSplit, source: SourceData) -> Iterator[_Example]:
 def _example(encoded: bytes, text: str) -> _Example:
     if not encoded:
         return _Example(b"", text, is_read=True, is_turned=False, is_transparent=False)
-    with Image.open(io.BytesIO(encoded)) as image:
-        return _Example(
-            encoded,
-            text,
-            is_read=image.format in _READ_FORMATS and image.mode != "CMYK",
-            is_turned=image.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT,
-            is_transparent=image.has_transparency_data,
-        )
+    try:
+        image = open_encoded(io.BytesIO(encoded))
+    # The row was decoded without the metadata that Pillow refuses; other decoders may refuse it.
+    except Exception:
+        return _Example(encoded, text, is_read=False, is_turned=False, is_transparent=False)
+    return _Example(
+        encoded,
+        text,
+        is_read=image.format in _READ_FORMATS and image.mode != "CMYK",
+        is_turned=orientation_of(image) != UPRIGHT,
+        is_transparent=image.has_transparency_data,
+    )
