@@ -39,7 +39,7 @@ ModelArgument = Annotated[
 
 Given = dict[str, object]
 """The settings that were given as options, by dotted key."""
-READING = ("labels", "image_column", "text_column", "label_column", "strict")
+READING = ("labels", "image_column", "text_column", "label_column", "strict", "max_pixels")
 """Keys of DataConfig for the format of a data set."""
 
 

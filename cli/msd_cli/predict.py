@@ -1,17 +1,21 @@
 """`msd predict`: classify one example."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from msd_cli.console import new_table, print_json, print_note, result_console
-from msd_cli.options import JsonOption, ModelArgument
+from msd_cli.options import Given, JsonOption, ModelArgument, OptionsOf
 from msd_cli.settings import usage_errors
+from msd_deploy.config.parsing import with_options
+from msd_deploy.config.run import DataConfig
 
 
 def predict(
     model: ModelArgument,
+    limit: Annotated[Given, OptionsOf(DataConfig, only=("max_pixels",))],
     image: Annotated[Path | None, typer.Option(help="An image file.", show_default="none")] = None,
     text: Annotated[str | None, typer.Option(help="A text.", show_default="none")] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of classes to print.")] = 5,
@@ -28,6 +32,8 @@ def predict(
     from msd_export.opened_model import open_model
 
     opened = open_model(model)
+    most = with_options(DataConfig(), limit).max_pixels
+    opened = replace(opened, preprocessor=opened.preprocessor.with_max_pixels(most))
     with usage_errors():
         prediction = opened.predict(image=image, text=text)
     if prediction.is_text_cut:

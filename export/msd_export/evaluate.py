@@ -39,7 +39,7 @@ def evaluate_model(
     opened = open_model(model, threads=threads)
     hooks.on_stage(f"Reading {spec}")
     source = load_evaluation_source(spec, options=options, split=split, labels=opened.labels)
-    data = prepare_for_model(opened, source, spec, strict=options.strict, hooks=hooks)
+    data = prepare_for_model(opened, source, spec, options=options, hooks=hooks)
     rows = data.splits["test" if split == "all" else split]
     hooks.on_stage(f"Predicting with {model} in {opened.predictor.runtime}")
     by_view = predict_every_view(

@@ -173,7 +173,7 @@ def prepare_for_model(
     source: SourceData,
     spec: str,
     *,
-    strict: bool,
+    options: SourceOptions,
     hooks: StageHooks,
 ) -> PreparedData:
     """Prepare data for a model that was not made from it, in the order of the model's classes.
@@ -182,7 +182,7 @@ def prepare_for_model(
         model: Its preprocessing, classes and problem count.
         source: The data.
         spec: What it is called.
-        strict: Unusable rows are an error.
+        options: `strict` and `max_pixels` are used.
         hooks: Progress and notes.
 
     Raises:
@@ -191,8 +191,8 @@ def prepare_for_model(
     check_classes(source, model.labels, model.problem, spec)
     data = prepare(
         source,
-        model.preprocessor,
-        strict=strict,
+        model.preprocessor.with_max_pixels(options.max_pixels),
+        strict=options.strict,
         on_count=hooks.on_count,
     )
     for note in notes_of(data.info):

@@ -169,7 +169,7 @@ def export_model(
         require_end_to_end(loaded.preprocessor)
     hooks.on_stage(f"Reading {spec}")
     raw = source_of_model(loaded, spec, options)
-    data = prepare_for_model(loaded, raw, spec, strict=options.strict, hooks=hooks)
+    data = prepare_for_model(loaded, raw, spec, options=options, hooks=hooks)
     with _source(loaded, data, folder.resolve().name, config, raw=raw) as source:
         if (most := config.cut_vocabulary) is not None:
             source = _with_cut_vocabulary(source, spec, most, options=options, hooks=hooks)
@@ -184,7 +184,7 @@ def _with_cut_vocabulary(
     raw, whole = source.raw, source.loaded
     loaded, cut = with_cut_vocabulary(whole, training_texts(raw), most=most)
     hooks.on_note(cut.note)
-    data = prepare_for_model(loaded, raw, spec, strict=options.strict, hooks=StageHooks())
+    data = prepare_for_model(loaded, raw, spec, options=options, hooks=StageHooks())
     return replace(
         source,
         loaded=loaded,

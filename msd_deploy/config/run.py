@@ -109,6 +109,15 @@ class DataConfig:
         Literal["fit", "crop"],
         Setting("How images become square: fit pads with white, crop cuts the longer side."),
     ] = "fit"
+    max_pixels: Annotated[
+        int | None,
+        Setting(
+            "Maximum pixels of an image; larger ones are refused. A JPEG of more than 89,478,485 is"
+            " decoded at half its size, and counts with the pixels that it then has.",
+            (1, 2**31 - 1),
+        ),
+        Option("--max-pixels", "Data", default="89,478,485, or the model's own"),
+    ] = None
     max_length: Annotated[
         int | None,
         Setting("Maximum text length in tokens, [CLS] and [SEP] included.", (4, 512)),

@@ -160,6 +160,7 @@ def _unread_format(signature: bytes) -> str:
 
 def image_endings() -> frozenset[str]:
     """Return the endings of file names of `FORMATS`, in lower case with their full stop."""
+    Image.init()
     endings = Image.registered_extensions().items()
     return frozenset(ending for ending, name in endings if name in (*FORMATS, "MPO"))
 
@@ -178,14 +179,15 @@ def _upright_rgb(
 
 def _limit_pixels(image: Image.Image, max_pixels: int) -> None:
     """Have a very large JPEG decoded at half its size; refuse what is too large then."""
-    pixels = image.width * image.height
+    pixels, halved = image.width * image.height, ""
     if isinstance(image, JpegImageFile) and pixels > _HALVED_FROM:
         image.draft(None, (image.width // 2, image.height // 2))
+        halved = f", {image.width * image.height:,} at half its size"
     if image.width * image.height > max_pixels:
         raise DataError(
-            f"image has {pixels:,} pixels, more than the limit of"
-            f" {max_pixels * pixels // (image.width * image.height):,}",
-            fix="Reduce it, or raise the limit with --max-pixels",
+            f"image has {pixels:,} pixels{halved}, more than the limit of {max_pixels:,}, which"
+            " --max-pixels (data.max_pixels) raises",
+            fix="Reduce the image, or raise the limit",
         )
 
 

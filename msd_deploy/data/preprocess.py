@@ -9,7 +9,7 @@ and of an absent text are then named, in schema_version 2.
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from msd_deploy.artifacts.manifest import (
     write_text,
 )
 from msd_deploy.data.images import ImageSource, load_pixels
-from msd_deploy.data.resize import ImageSpec, PixelArray
+from msd_deploy.data.resize import MAX_PIXELS, ImageSpec, PixelArray
 from msd_deploy.errors import ArtifactError, ConfigError
 
 PREPROCESS_NAME = "preprocess.json"
@@ -70,6 +70,12 @@ class Preprocessor:
     max_length: int
     pad_token: str = PAD
     absent_token: str = CLS
+
+    def with_max_pixels(self, most: int | None) -> "Preprocessor":
+        """Return the preprocessor with another limit of an image's pixels; None leaves it."""
+        if most is None:
+            return self
+        return replace(self, image=replace(self.image, max_pixels=most))
 
     def pixels(self, source: ImageSource) -> PixelArray:
         """Decode and resize one image to uint8 [height, width, 3].
@@ -115,6 +121,7 @@ class Preprocessor:
     def as_json(self) -> Json:
         """Return preprocess.json."""
         has_own_tokens = (self.pad_token, self.absent_token) != (PAD, CLS)
+        is_usual = self.image.max_pixels == MAX_PIXELS
         own_tokens = {"pad_token": self.pad_token, "absent_token": self.absent_token}
         return {
             "schema_version": _ANY_TOKENIZER_VERSION if has_own_tokens else SCHEMA_VERSION,
@@ -127,6 +134,7 @@ class Preprocessor:
                 "color": "RGB",
                 "dtype": "uint8",
                 "normalization": "inside the model",
+                **({} if is_usual else {"max_pixels": self.image.max_pixels}),
             },
             "text": {
                 "tokenizer": TOKENIZER_NAME,
@@ -226,7 +234,7 @@ def _image_spec(stated: Json, path: Path) -> ImageSpec:
     if not isinstance(size, list) or len(size) != 2 or mode not in ("fit", "crop"):
         raise ArtifactError(f"has an invalid image size or mode ({size!r}, {mode!r})", where=path)
     height, width = (_positive(side, path) for side in size)
-    return ImageSpec((height, width), mode)
+    return ImageSpec((height, width), mode, _positive(stated.get("max_pixels", MAX_PIXELS), path))
 
 
 def _positive(value: object, path: Path) -> int:

@@ -61,6 +61,7 @@ class SourceOptions:
         image_column: The image's column in a Hugging Face dataset; None: image.
         text_column: The text's; None: text.
         label_column: The label's; None: label or labels.
+        max_pixels: The most pixels of an image; None: as the model's preprocessor has it.
     """
 
     seed: int = 0
@@ -71,6 +72,7 @@ class SourceOptions:
     image_column: str | None = None
     text_column: str | None = None
     label_column: str | None = None
+    max_pixels: int | None = None
 
     def __post_init__(self) -> None:
         if self.seed < 0:

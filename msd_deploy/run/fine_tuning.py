@@ -210,7 +210,7 @@ def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _FineTuning:
         tokenizer=config.data.tokenizer,
         max_length=config.data.max_length,
         image_size=config.data.image_size,
-    )
+    ).with_max_pixels(config.data.max_pixels)
     data = prepare(
         source,
         preprocessor,

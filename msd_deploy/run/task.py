@@ -97,7 +97,7 @@ def read_task(
     start = None if config.student.start is None else load_model(config.student.start)
     preprocessor = (
         _build_preprocessor(config, source, hooks) if start is None else start.preprocessor
-    )
+    ).with_max_pixels(config.data.max_pixels)
     data = _prepare(source, preprocessor, config, hooks)
     data = hide_labels(data, config.data.labelled_share, seed=config.data.seed)
     data = weigh_classes(data, config.data.class_weights)
@@ -145,7 +145,7 @@ def _prepare(
 ) -> PreparedData:
     return prepare(
         source,
-        preprocessor,
+        preprocessor.with_max_pixels(config.data.max_pixels),
         strict=config.data.strict,
         on_count=hooks.on_count,
     )

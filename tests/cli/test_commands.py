@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_export.formats import FORMATS
@@ -68,6 +69,17 @@ def test_evaluate_refuses_data_of_other_classes(msd: Msd, finished_run: RunDirec
     answer = msd("evaluate", finished_run.root, "--data", "synthetic:entailment")
     assert answer.code == 1
     assert "classes are not the model's" in answer.error()
+
+
+def test_predict_takes_another_limit_of_pixels(
+    msd: Msd, finished_run: RunDirectory, tmp_path: Path
+) -> None:
+    Image.new("RGB", (50, 40)).save(tmp_path / "large.png")
+    asked = ("predict", finished_run.root, "--image", tmp_path / "large.png", "--max-pixels")
+    refused = msd(*asked, 1999)
+    assert refused.code == 1
+    assert "large.png: image has 2,000 pixels, more than the limit of 1,999" in refused.error()
+    assert msd(*asked, 2000).code == 0
 
 
 def test_predict_answers_for_a_text_alone(msd: Msd, finished_run: RunDirectory) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msd_deploy.data import resize
+from msd_deploy.data import images, resize
 from msd_deploy.data.images import FORMATS, decode_image, load_pixels, to_rgb
 from msd_deploy.data.resize import ImageSpec, resize_to_spec
 from msd_deploy.errors import DataError
@@ -234,10 +234,47 @@ def test_a_decompression_bomb_is_refused() -> None:
         decode_image(bomb, max_pixels=30_000)
 
 
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_a_very_large_jpeg_is_decoded_at_half_its_size(
+    options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photograph = encoded(photo(401, 301), "JPEG", quality=95, **options)
+    whole = load_pixels(photograph, ImageSpec((48, 48)))
+    monkeypatch.setattr(images, "_HALVED_FROM", 401 * 301)
+    assert decode_image(photograph).size == (401, 301)
+    monkeypatch.setattr(images, "_HALVED_FROM", 401 * 301 - 1)
+    assert decode_image(photograph, max_pixels=201 * 151).size == (201, 151)
+    halved = load_pixels(photograph, ImageSpec((48, 48)))
+    assert np.abs(halved.astype(int) - whole).max() <= 4
+    with pytest.raises(
+        DataError, match="120,701 pixels, 30,351 at half its size, more than the limit of 30,350"
+    ):
+        decode_image(photograph, max_pixels=201 * 151 - 1)
+
+
+def test_the_limit_of_pixels_names_the_image_and_the_way_to_raise_it(tmp_path: Path) -> None:
+    path = tmp_path / "poster.png"
+    path.write_bytes(encoded(photo()))
+    expected = r"poster\.png: image has 1,200 pixels, more than the limit of 1,199, .*--max-pixels"
+    with pytest.raises(DataError, match=expected):
+        load_pixels(path, ImageSpec((8, 8), max_pixels=1199))
+    assert load_pixels(path, ImageSpec((8, 8), max_pixels=1200)).shape == (8, 8, 3)
+
+
+def test_blocks_of_rows_change_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    rgba = np.random.default_rng(0).integers(0, 256, (31, 17, 4), dtype=np.uint8)
+    grey = np.random.default_rng(0).integers(0, 65536, (31, 17), dtype=np.uint16)
+    sources = [encoded(Image.fromarray(rgba)), encoded(Image.fromarray(grey))]
+    whole = [pixels_of(source) for source in sources]
+    monkeypatch.setattr(images, "_BLOCK_PIXELS", 40)
+    assert [pixels_of(source) for source in sources] == whole
+
+
 def photo(width: int = 40, height: int = 30) -> Image.Image:
     """A smooth image without any symmetry."""
     down, across = np.mgrid[0:height, 0:width]
-    return Image.fromarray(np.stack([across * 5, down * 5, across + down], -1).astype(np.uint8))
+    channels = [across * 200 // width, down * 150 // height, (across + down) * 99 // width]
+    return Image.fromarray(np.stack(channels, -1).astype(np.uint8))
 
 
 def pixels_of(source: bytes) -> list[object]:

@@ -12,7 +12,7 @@ from msd_deploy.data.preprocess import (
     load_tokenizer,
     train_tokenizer,
 )
-from msd_deploy.data.resize import ImageSpec
+from msd_deploy.data.resize import MAX_PIXELS, ImageSpec
 from msd_deploy.errors import ArtifactError, ConfigError
 
 RESIZE = "pillow-bilinear-antialiased-uint8"
@@ -108,6 +108,20 @@ def test_a_malformed_specification_is_refused(
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ArtifactError, match=message):
         Preprocessor.load(tmp_path)
+
+
+def test_another_limit_of_pixels_is_saved_and_the_usual_one_changes_no_file(
+    preprocessor: Preprocessor, tmp_path: Path
+) -> None:
+    larger = preprocessor.with_max_pixels(200_000_000)
+    assert preprocessor.with_max_pixels(None) is preprocessor
+    preprocessor.save(tmp_path)
+    usual = (tmp_path / "preprocess.json").read_bytes()
+    assert b"max_pixels" not in usual
+    larger.save(tmp_path)
+    assert Preprocessor.load(tmp_path).image.max_pixels == 200_000_000
+    larger.with_max_pixels(MAX_PIXELS).save(tmp_path)
+    assert (tmp_path / "preprocess.json").read_bytes() == usual
 
 
 def test_a_tokenizer_without_cls_is_refused(tmp_path: Path) -> None:
