@@ -7,6 +7,7 @@ found by name and type; their values are read by `hub_rows`.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from pathlib import Path
 
 import datasets
 import pyarrow as pa
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from msd_deploy.artifacts.manifest import sha256_of_file, sha256_of_json
+from msd_deploy.data.images import image_endings
 from msd_deploy.data.readers.rows import shown
 from msd_deploy.data.source import SourceOptions
 from msd_deploy.errors import DataError
@@ -25,6 +28,7 @@ PREFIX = "hub:"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _READERS = ("parquet", "json", "csv", "arrow", "imagefolder")
 _TABLES = (".parquet", ".json", ".jsonl", ".csv", ".tsv", ".arrow")
+_MOST_NAMED = 10
 _FORM = "Use hub:OWNER/NAME, hub:OWNER/NAME:CONFIG, or hub:FOLDER"
 _WITHOUT_SCRIPT = (
     "Have its parquet files instead (hub datasets have them on the branch refs/convert/parquet), or"
@@ -73,11 +77,13 @@ class HubDataset:
         stated: Its SPEC.
         splits: By the dataset's own names; memory-mapped, images as they are encoded.
         folders: Where images that are files may lie.
+        notes: Notes for the user on files that are left out.
     """
 
     stated: str
     splits: Mapping[str, datasets.Dataset]
     folders: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
 
 def open_hub_dataset(stated: str) -> HubDataset:
@@ -96,16 +102,14 @@ def open_hub_dataset(stated: str) -> HubDataset:
     if name.is_folder and not _is_there(name.place):
         raise DataError("no such folder or name on the hub", where=shown(stated), fix=_FORM)
     with _reading(spec):
-        builder = datasets.load_dataset_builder(name.place, name.configuration)
+        builder, notes = _load_builder(name)
     _refuse_reader(spec, builder.__class__.__module__)
     files = [file for found in (builder.config.data_files or {}).values() for file in found]
     if name.is_folder:
         _refuse_outside(spec, Path(name.place), files)
         cache = _cache_of(files)
         with _reading(spec):
-            builder = datasets.load_dataset_builder(
-                name.place, name.configuration, cache_dir=str(cache)
-            )
+            builder, notes = _load_builder(name, str(cache))
         folders: tuple[Path, ...] = (Path(name.place),)
     else:
         _refuse_elsewhere(spec, files)
@@ -113,7 +117,61 @@ def open_hub_dataset(stated: str) -> HubDataset:
     with _reading(spec):
         builder.download_and_prepare()
         splits = {str(split): builder.as_dataset(split=split) for split in builder.info.splits}
-    return HubDataset(spec, splits, folders)
+    return HubDataset(spec, splits, folders, notes)
+
+
+def _load_builder(
+    name: HubName, cache: str | None = None
+) -> tuple[datasets.DatasetBuilder, tuple[str, ...]]:
+    """Return what reads a dataset, and notes on the files of a folder that are left out."""
+    builder = None
+    try:
+        builder = datasets.load_dataset_builder(name.place, name.configuration, cache_dir=cache)
+        if not name.is_folder or not isinstance(builder, ImageFolder):
+            return builder, ()
+    except datasets.exceptions.DataFilesNotFoundError:
+        if not name.is_folder:
+            raise
+    folder = datasets.load_dataset_builder("imagefolder", data_dir=name.place)
+    files = _file_names(folder)
+    has_table = any(file.name in ImageFolder.METADATA_FILENAMES for file in files)
+    if builder is not None and (has_table or _card_names_files(Path(name.place))):
+        return builder, ()
+    usual = {*ImageFolder.EXTENSIONS, ".zip"}
+    endings = image_endings().union(usual)
+    left_out = {file for file in files if file.suffix.lower() not in endings}
+    if len(left_out) == len(files):
+        what = f"cannot be read (No (supported) data files found; {_left_out(left_out)})"
+        raise DataError(what, where=f"{PREFIX}{name.place}", fix=_FORM)
+    if builder is None or any(file.suffix.lower() not in usual for file in files - left_out):
+        further = {"EXTENSIONS": sorted(endings - {".zip"}), "__module__": ImageFolder.__module__}
+        reader = type("ImageFolder", (ImageFolder,), further)
+        listed = folder.config.data_files
+        builder = reader(cache_dir=cache, base_path=name.place, data_files=listed)
+    return builder, (_left_out(left_out),) if left_out else ()
+
+
+def _card_names_files(folder: Path) -> bool:
+    """Return whether a folder's dataset card chooses its data files."""
+    cards = (folder / "README.md", folder / ".huggingface.yaml")
+    return any(
+        "data_files" in card.read_text("utf-8", "replace") for card in cards if card.is_file()
+    )
+
+
+def _file_names(builder: datasets.DatasetBuilder) -> set[Path]:
+    return {Path(file) for files in (builder.config.data_files or {}).values() for file in files}
+
+
+def _left_out(files: set[Path]) -> str:
+    """Return a note with how many files are no images that are read, by folder and ending."""
+    counts = Counter((file.parent.name, file.suffix or "no ending") for file in files)
+    some = [f"{count} {ending} in {folder}" for (folder, ending), count in sorted(counts.items())]
+    more = f" and {len(some) - _MOST_NAMED} more kinds" if len(some) > _MOST_NAMED else ""
+    return (
+        f"{len(files):,} files are left out, as they are not of a format that is read:"
+        f" {', '.join(some[:_MOST_NAMED])}{more}"
+    )
 
 
 @contextmanager
@@ -123,6 +181,8 @@ def _reading(spec: str) -> Iterator[None]:
     datasets.disable_progress_bars()
     try:
         yield
+    except DataError:
+        raise
     # Its readers raise whatever the libraries of their formats raise.
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())[:400].rstrip(".")

@@ -113,7 +113,7 @@ class _Reader:
         features = next(iter(self.opened.splits.values())).features
         self._columns: Columns = find_columns(self.opened.stated, features, options)
         self._closed = closed or options.labels or self._columns.names
-        self._notes: list[str] = []
+        self._notes = list(self.opened.notes)
         self._splits = list(self._splits_to_read())
         self._image_files = [ImageFiles(folder) for folder in self.opened.folders]
         self._rows: list[Row] = []

@@ -183,6 +183,64 @@ def test_a_folder_of_pictures_by_class_is_read(tmp_path: Path) -> None:
     assert (row["image_bytes"], row["text"]) == (None, None)
 
 
+def save_photo(path: Path, value: int) -> None:
+    """Save an image in the format of its name's ending."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = {".jpe": "JPEG", ".pnm": "PPM", ".icb": "TGA"}.get(path.suffix.lower())
+    Image.new("RGB", (16, 16), (value, 80, 0)).save(path, kind)
+
+
+READ_ENDINGS = ("avif", "AVIF", "avifs", "mpo", "webp", "tif", "BMP", "jpe", "qoi", "PNG", "icb")
+
+
+@pytest.mark.parametrize("ending", READ_ENDINGS)
+def test_a_folder_takes_every_format_that_a_file_of_rows_takes(tmp_path: Path, ending: str) -> None:
+    for index in range(12):
+        save_photo(tmp_path / "data" / "red" / f"{index}.png", index)
+        save_photo(tmp_path / "data" / "green" / f"{index}.{ending}", 100 + index)
+    data = load(tmp_path / "data")
+    assert data.info.labels == ("green", "red")
+    assert sum(len(split) for split in data.dataset.values()) == 24
+    (tmp_path / "data" / "red").rename(tmp_path / "red")
+    for index in range(12):
+        save_photo(tmp_path / "data" / "other" / f"{index}.{ending}", 200 + index)
+    assert load(tmp_path / "data").info.labels == ("green", "other")
+
+
+@pytest.mark.parametrize("kind", ["png", "avif"])
+def test_what_is_left_out_of_a_folder_is_counted_and_named(tmp_path: Path, kind: str) -> None:
+    for index in range(12):
+        for name in ("red", "green"):
+            save_photo(tmp_path / "data" / name / f"{index}.{kind}", index + len(name))
+        (tmp_path / "data" / "blue").mkdir(exist_ok=True)
+        (tmp_path / "data" / "blue" / f"{index}.heic").write_bytes(b"heic")
+    (tmp_path / "data" / "red" / "Thumbs.db").write_bytes(b"x")
+    data = load(tmp_path / "data")
+    assert data.info.labels == ("green", "red")
+    assert (
+        "13 files are left out, as they are not of a format that is read: 12 .heic in blue,"
+        " 1 .db in red" in data.info.notes
+    )
+
+
+def test_a_folder_without_any_file_that_is_read_names_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    (tmp_path / "data" / "a" / "0.heic").write_bytes(b"heic")
+    with pytest.raises(DataError, match=r"not of a format that is read: 1 \.heic in a"):
+        load(tmp_path / "data")
+
+
+def test_the_files_that_a_card_names_are_read_alone(tmp_path: Path) -> None:
+    for index in range(12):
+        save_photo(tmp_path / "data" / "used" / ("a", "b")[index % 2] / f"{index}.png", index)
+        save_photo(tmp_path / "data" / "other" / "c" / f"{index}.avif", index)
+    (tmp_path / "data" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n"
+        "    path: used/**\n---\n"
+    )
+    assert load(tmp_path / "data").info.labels == ("a", "b")
+
+
 def test_columns_of_other_names_are_named(tmp_path: Path) -> None:
     table = pa.table(
         {
