@@ -13,7 +13,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -28,10 +30,11 @@ from msd_deploy.artifacts.manifest import (
     write_json,
     write_manifest,
 )
-from msd_deploy.data.images import PIXELS_VERSION
+from msd_deploy.data.images import PIXELS_VERSION, load_pixels
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.resize import PixelArray
 from msd_deploy.data.source import SourceData, column_of
+from msd_deploy.data.threads import map_in_threads
 from msd_deploy.errors import ArtifactError, DataError
 
 logger = logging.getLogger(__name__)
@@ -191,16 +194,23 @@ def _decode_all(
     shape = (max(1, len(places)), *preprocessor.image.size, 3)
     _reserve(path, shape)
     pixels = np.lib.format.open_memmap(path, mode="r+")
-    for position, (digest, (split, row)) in enumerate(sorted(places.items())):
-        example = source.dataset[split][row]
+
+    def decode(position: int, example: Mapping[str, Any]) -> str | None:
+        """Write the pixels of an image to their place; return why that is impossible."""
         encoded = example["image_bytes"]
+        image = encoded if encoded is not None else Path(example["image_path"])
         try:
-            pixels[position] = preprocessor.pixels(
-                encoded if encoded is not None else Path(example["image_path"])
-            )
+            pixels[position] = load_pixels(image, preprocessor.image)
         except DataError as error:
-            failures[digest] = error.what
-        on_count("images", position + 1, len(places))
+            return error.what
+        return None
+
+    examples = (source.dataset[split][row] for _, (split, row) in sorted(places.items()))
+    with closing(map_in_threads(decode, range(len(places)), examples)) as reasons:
+        for done, (digest, reason) in enumerate(zip(sorted(places), reasons, strict=True), 1):
+            if reason is not None:
+                failures[digest] = reason
+            on_count("images", done, len(places))
     pixels.flush()
     return failures
 

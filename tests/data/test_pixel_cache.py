@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from msd_deploy.data import pixel_cache
+from msd_deploy.data import pixel_cache, threads
 from msd_deploy.data.pixel_cache import cached_pixels, prune
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, train_tokenizer
 from msd_deploy.data.readers.spec import load_source
@@ -79,6 +79,44 @@ def test_pictures_are_decoded_once(opening: Opening) -> None:
     assert opening.decoded == 0
     assert np.array_equal(first, second)
     assert isinstance(second, np.memmap)
+
+
+def test_threads_change_neither_pixels_nor_reasons_nor_their_order(
+    preprocessor: Preprocessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = []
+    for index in range(30):
+        pixels = np.random.default_rng(index).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        content = encode_png(pixels) if index % 4 else f"not an image {index}".encode()
+        (tmp_path / f"{index}.png").write_bytes(content)
+        rows.append(json.dumps({"image": f"{index}.png", "label": index % 2}))
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    source = load_source(str(tmp_path / "rows.jsonl"), options=SourceOptions())
+    found = {}
+    for cpus in (1, 5):
+        counted: list[int] = []
+        monkeypatch.setattr(threads, "usable_cpus", lambda cpus=cpus: cpus)
+        pixels, places, reasons = cached_pixels(
+            source,
+            preprocessor,
+            tmp_path / f"cache-{cpus}",
+            lambda what, done, total, counted=counted: counted.append(done),  # type: ignore[misc]
+        )
+        found[cpus] = pixels.tobytes(), places, list(reasons.items())
+        assert counted == list(range(1, 31))
+    assert found[1] == found[5]
+    assert len(found[1][2]) == 8
+
+
+def test_an_interruption_leaves_no_entry(opening: Opening, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(what: str, done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(opening, "_count", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        opening()
+    assert list((opening.cache / "pixels").iterdir()) == []
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing", "no manifest", "no reasons"])
