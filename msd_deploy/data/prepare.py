@@ -63,7 +63,11 @@ def prepare(
     info = replace(
         source.info,
         skipped=(*source.info.skipped, *chain.from_iterable(broken.values())),
-        notes=(*source.info.notes, *_notes_on_length(cut, splits, preprocessor)),
+        notes=(
+            *source.info.notes,
+            *_notes_on_length(cut, splits, preprocessor),
+            *_notes_on_unknown(source, splits, preprocessor),
+        ),
         further_metrics=(
             *source.info.further_metrics,
             *_metrics_of_skew(source.info.problem, splits),
@@ -117,6 +121,28 @@ def _broken_row(row: Mapping[str, Any], failures: Mapping[str, str]) -> SkippedR
     return SkippedRow(
         row["origin"], f"{row['image_path']}: {reason}" if row["image_path"] else reason
     )
+
+
+def _notes_on_unknown(
+    source: SourceData, splits: Mapping[str, PreparedSplit], preprocessor: Preprocessor
+) -> list[str]:
+    """Return a note with how much of the texts the vocabulary lacks."""
+    unknown, counts = preprocessor.unknown_id, []
+    characters: set[str] = set()
+    for name, split in splits.items():
+        places = (split.input_ids == unknown) & (split.attention_mask == 1)
+        rows = np.flatnonzero(places.any(axis=1))
+        if unknown is not None and len(rows):
+            counts.append(f"{places.sum() / split.attention_mask.sum():.1%} in {name}")
+            texts = column_of(source.dataset[name], "text")
+            characters.update(*(texts[row] for row in split.source_rows[rows].tolist()))
+    if not counts:
+        return []
+    lacking = preprocessor.count_unknown(characters)
+    return [
+        f"the vocabulary lacks {lacking:,} characters of the texts: so many of the tokens are"
+        f" unknown: {', '.join(counts)}; a model distilled with a larger --vocab-size reads them"
+    ]
 
 
 def _check_rows(

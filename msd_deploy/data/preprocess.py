@@ -6,6 +6,9 @@ BERT-type WordPiece, schema_version 1; a teacher may bring any tokenizer, whose 
 and of an absent text are then named, in schema_version 2.
 """
 
+import itertools
+import json
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import (
     Encoding,
+    Regex,
     Tokenizer,
     decoders,
     models,
@@ -107,6 +111,21 @@ class Preprocessor:
             attention_mask[row, : len(ids)] = 1
             cut += bool(encoding.overflowing)
         return input_ids, attention_mask, cut
+
+    @property
+    def unknown_id(self) -> int | None:
+        """The identifier of what the vocabulary lacks; None if no token stands for that alone."""
+        model = json.loads(self.tokenizer.to_str())["model"]
+        token = model.get("unk_token")
+        number = model.get("unk_id") if token is None else self.tokenizer.token_to_id(token)
+        # CLIP's is the end of the text, which spells every text from bytes.
+        return None if number in self.tokenizer.encode("").ids else number
+
+    def count_unknown(self, characters: Iterable[str]) -> int:
+        """Return how many of some characters the vocabulary lacks."""
+        unknown = self.unknown_id
+        found = encodings(self.tokenizer, list(characters), add_special_tokens=False)
+        return sum(unknown in encoding.ids for encoding in found)
 
     @property
     def pad_id(self) -> int:
@@ -251,9 +270,12 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> Tokenizer:
 
     Args:
         texts: The training texts.
-        vocabulary_size: Upper limit of the number of pieces, special tokens included.
+        vocabulary_size: Upper limit of the number of pieces, special tokens included. Where the
+            characters alone exceed it, the most frequent are kept; words with others are [UNK].
     """
     words = _count_words(_wordpiece({token: i for i, token in enumerate(SPECIAL_TOKENS)}), texts)
+    alphabet = _alphabet(words, most=vocabulary_size - len(SPECIAL_TOKENS))
+    words = Counter({word: times for word, times in words.items() if alphabet.issuperset(word)})
     # The trainer numbers the letters inside words as its hash map yields them, and breaks ties by
     # number: given to it in order, like the special tokens, the result is always the same.
     letters = sorted({f"{INSIDE_WORD}{letter}" for word in words for letter in word[1:]})
@@ -264,6 +286,22 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> Tokenizer:
     learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     learner.train_from_iterator(_repeated(words), trainer)
     return _wordpiece(learner.get_vocab())
+
+
+def _alphabet(words: Counter[str], *, most: int) -> set[str]:
+    """Return the most frequent characters of words, as many as a number of pieces holds.
+
+    A character is one piece, and another one if it also occurs inside a word.
+    """
+    counts: Counter[str] = Counter()
+    inside: set[str] = set()
+    for word, times in words.items():
+        inside.update(word[1:])
+        for letter in word:
+            counts[letter] += times
+    ranked = sorted(counts, key=lambda letter: (-counts[letter], letter))
+    sizes = itertools.accumulate(2 if letter in inside else 1 for letter in ranked)
+    return {letter for letter, size in zip(ranked, sizes, strict=True) if size <= most}
 
 
 def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:
@@ -309,7 +347,36 @@ def load_tokenizer(path: Path) -> Tokenizer:
         ArtifactError: The file is missing or malformed.
         ConfigError: It lacks one of [PAD], [UNK], [CLS] and [SEP].
     """
-    return read_tokenizer(path, (PAD, UNKNOWN, CLS, SEP))
+    return special_tokens_as_text(read_tokenizer(path, (PAD, UNKNOWN, CLS, SEP)))
+
+
+def special_tokens_as_text(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a tokenizer in which special tokens that a text contains are ordinary text.
+
+    Their names are in the vocabulary, where WordLevel and WordPiece find them as words, and Unigram
+    as pieces. Behind the own pre-tokenizer, such a name is split after its first character. A
+    tokenizer that does not find them is returned unchanged.
+    """
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    names = {
+        token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special
+    }
+    names.update(tokenizer.encode("").tokens)
+
+    def ids(of: Tokenizer, name: str) -> list[int]:
+        return list(of.encode(name, add_special_tokens=False).ids)
+
+    found = sorted(name for name in names if tokenizer.token_to_id(name) in ids(tokenizer, name))
+    split = Tokenizer.from_str(tokenizer.to_str())
+    split.encode_special_tokens = True
+    pattern = "|".join(f"{re.escape(name[0])}(?={re.escape(name[1:])})" for name in found)
+    behind = pre_tokenizers.Split(Regex(pattern), "isolated")
+    before = tokenizer.pre_tokenizer
+    split.pre_tokenizer = behind if before is None else pre_tokenizers.Sequence([before, behind])
+    # [UNK] also stands for its own characters where the vocabulary lacks them.
+    is_equal = all(ids(split, name) == ids(tokenizer, name) for name in found)
+    return tokenizer if is_equal else split
 
 
 def read_tokenizer(path: Path, tokens: Iterable[str] = ()) -> Tokenizer:

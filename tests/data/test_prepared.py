@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +70,12 @@ def test_texts_that_fit_are_not_noted(tmp_path: Path) -> None:
     data = prepared(tmp_path, [SHORT, LONG] * 6, max_length=13)  # 11 words, [CLS], [SEP]
     notes = data.info.notes
     assert not any("cut after" in note for note in notes)
+
+
+def test_what_the_vocabulary_lacks_is_noted_by_split(tmp_path: Path) -> None:
+    texts = [SHORT] * 12
+    texts[0], texts[3], texts[1] = "漢", "漢 字", "字"
+    notes = prepared(tmp_path, texts, max_length=8).info.notes
+    assert not any("lacks" in note for note in prepared(tmp_path, [SHORT] * 12, 8).info.notes)
+    expected = r"lacks 2 characters of the texts: .*: \d+\.\d% in train, \d+\.\d% in validation;"
+    assert re.search(expected, notes[-1])

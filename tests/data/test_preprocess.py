@@ -6,10 +6,12 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from msd_deploy.data.preprocess import (
+    SPECIAL_TOKENS,
     Preprocessor,
     build_preprocessor,
     fitting_length,
     load_tokenizer,
+    special_tokens_as_text,
     train_tokenizer,
 )
 from msd_deploy.data.resize import MAX_PIXELS, ImageSpec
@@ -178,3 +180,98 @@ def test_only_a_tokenizer_of_its_own_kind_raises_the_schema_version(
     assert (
         preprocessor.digest() == "fddbd5ba395ff2364ed27f5a7276b55747e4c4f68597a60c867ac47b631b32c8"
     )
+
+
+def characters(first: str, count: int) -> str:
+    return "".join(chr(ord(first) + place) for place in range(count))
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [characters("一", 900)],  # each a word of its own
+        [" ".join(characters("ァ", 80)[at:] for at in range(60))],  # inside words too
+        [characters("一", 300), "the quick brown fox"],
+        [f"{letter}x" for letter in characters("Ꭰ", 80)],
+    ],
+    ids=["ideographs", "syllables", "mixed", "capitals"],
+)
+@pytest.mark.parametrize("limit", [50, 61, 100])
+def test_a_vocabulary_is_never_larger_than_its_limit_and_no_text_fails(
+    texts: list[str], limit: int
+) -> None:
+    tokenizer = train_tokenizer(texts, vocabulary_size=limit)
+    assert tokenizer.get_vocab_size() <= limit
+    assert tokenizer.to_str() == train_tokenizer(texts, vocabulary_size=limit).to_str()
+    preprocessor = build_preprocessor(tokenizer, ImageSpec((8, 8)), max_length=32)
+    assert preprocessor.tokens([*texts, "other words"])[1].sum(axis=1).min() >= 3
+
+
+def test_a_limited_alphabet_keeps_the_most_frequent_characters() -> None:
+    texts = [*characters("一", 200), *["丁", "七", "abc"] * 9]
+    tokenizer = train_tokenizer(texts, vocabulary_size=50)
+    vocabulary = tokenizer.get_vocab()
+    assert {"丁", "七", "a", "##b", "##c"} <= set(vocabulary)
+    preprocessor = build_preprocessor(tokenizer, ImageSpec((8, 8)), max_length=8)
+    assert preprocessor.count_unknown(set("".join(texts))) == 200 + 3 - (
+        50 - len(SPECIAL_TOKENS) - 2
+    )
+
+
+SPECIAL = ["<pad>", "</s>", "<unk>", "[CLS]"]
+
+
+def with_special_tokens(
+    model: models.Model, before: pre_tokenizers.PreTokenizer | None
+) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    if before is not None:
+        tokenizer.pre_tokenizer = before
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A </s>",
+        special_tokens=[(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "</s>")],
+    )
+    return tokenizer
+
+
+LETTERS = ["▁", *"abcdsunkpre</>[]CLS"]
+WORDS = {piece: number for number, piece in enumerate([*SPECIAL, *LETTERS[:-1], "red", "##/s>"])}
+
+
+@pytest.mark.parametrize(
+    ("model", "before"),
+    [
+        (models.Unigram([(p, -1.0) for p in WORDS], unk_id=2), pre_tokenizers.Metaspace()),
+        (models.Unigram([(p, -1.0) for p in WORDS], unk_id=2), None),
+        (models.WordLevel(WORDS, unk_token="<unk>"), pre_tokenizers.WhitespaceSplit()),
+        (models.WordPiece(WORDS, unk_token="<unk>"), pre_tokenizers.WhitespaceSplit()),
+        (models.BPE(WORDS, [], unk_token="<unk>"), pre_tokenizers.WhitespaceSplit()),
+        (
+            models.BPE(WORDS, [], unk_token="<unk>", ignore_merges=True),
+            pre_tokenizers.WhitespaceSplit(),
+        ),
+        (models.BPE(WORDS, [], unk_token="<unk>"), pre_tokenizers.ByteLevel(use_regex=False)),
+    ],
+    ids=["unigram", "bare_unigram", "wordlevel", "wordpiece", "bpe", "bpe_of_words", "bytes"],
+)
+def test_special_tokens_in_a_text_are_ordinary_text_in_every_family(
+    model: models.Model, before: pre_tokenizers.PreTokenizer | None
+) -> None:
+    tokenizer = special_tokens_as_text(with_special_tokens(model, before))
+    again = Tokenizer.from_str(tokenizer.to_str())
+    again.encode_special_tokens = True
+    for read in (tokenizer, again):
+        for text in ("red {} red", "{}", "{}{}", "red {}"):
+            for name in ("<pad>", "</s>", "[CLS]"):
+                ids = read.encode(text.replace("{}", name), add_special_tokens=False).ids
+                assert read.token_to_id(name) not in ids
+        plain = with_special_tokens(model, before).encode("red a <s p>").ids
+        assert read.encode("red a <s p>").ids == plain
+
+
+def test_a_tokenizer_that_splits_special_tokens_itself_stays_as_it_is(
+    preprocessor: Preprocessor,
+) -> None:
+    before = preprocessor.tokenizer.to_str()
+    assert special_tokens_as_text(Tokenizer.from_str(before)).to_str() == before

@@ -15,7 +15,14 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from transformers.image_processing_base import ImageProcessingMixin
 
 from msd_deploy.artifacts.manifest import Json, read_json, sha256_of_file, sha256_of_json
-from msd_deploy.data.preprocess import CLS, PAD, TOKENIZER_NAME, fitting_length, read_tokenizer
+from msd_deploy.data.preprocess import (
+    CLS,
+    PAD,
+    TOKENIZER_NAME,
+    fitting_length,
+    read_tokenizer,
+    special_tokens_as_text,
+)
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.quiet import quiet_transformers
 
@@ -204,7 +211,7 @@ def published_tokenizer(path: Path) -> Tokenizer:
         ArtifactError: There is neither.
     """
     if path.is_file() or (path / TOKENIZER_NAME).is_file():
-        return read_tokenizer(path)
+        return special_tokens_as_text(read_tokenizer(path))
     missing = _missing_tokenizer(path)
     # Without a vocabulary transformers would silently build an empty tokenizer.
     if not any((path / name).is_file() for name in _VOCABULARIES):
@@ -212,7 +219,7 @@ def published_tokenizer(path: Path) -> Tokenizer:
     try:
         with quiet_transformers():
             converted = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        return Tokenizer.from_str(converted.backend_tokenizer.to_str())
+        return special_tokens_as_text(Tokenizer.from_str(converted.backend_tokenizer.to_str()))
     # The type depends on what is missing: a file, a package or an attribute.
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
         raise missing from error

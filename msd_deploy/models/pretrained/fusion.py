@@ -15,7 +15,12 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from msd_deploy.artifacts.manifest import sha256_of_json
-from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, read_tokenizer
+from msd_deploy.data.preprocess import (
+    Preprocessor,
+    build_preprocessor,
+    read_tokenizer,
+    special_tokens_as_text,
+)
 from msd_deploy.data.resize import ImageSpec
 from msd_deploy.data.vocabulary import cut_vocabulary
 from msd_deploy.models.classifier import task_config
@@ -83,7 +88,8 @@ class PretrainedFusion:
         size = self.vision.image_size if image_size is None else (image_size, image_size)
         spec = ImageSpec(size, "crop" if self.vision.is_cut else "fit")
         if tokenizer is not None:
-            loaded = read_tokenizer(tokenizer, (self.text.pad_token, self.text.absent_token))
+            tokens = (self.text.pad_token, self.text.absent_token)
+            loaded = special_tokens_as_text(read_tokenizer(tokenizer, tokens))
         elif self.is_cut:
             loaded = cut_vocabulary(self.text.tokenizer, texts).tokenizer
         else:
