@@ -1,6 +1,5 @@
 """Output of all commands: progress and notes on stderr, results on stdout."""
 
-import json
 import signal
 import sys
 import time
@@ -24,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from msd_cli.launcher import is_launched
+from msd_deploy.artifacts.manifest import json_text
 from msd_deploy.errors import StoppedError
 from msd_deploy.hooks import StageHooks
 
@@ -42,7 +42,7 @@ def result_console() -> Console:
 
 def print_json(value: Mapping[str, object]) -> None:
     """Print one JSON object on stdout, and nothing else."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json_text(value, indent=2))
 
 
 def print_note(message: str) -> None:

@@ -7,7 +7,8 @@ readers start fast.
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -126,9 +127,37 @@ def write_text(path: Path, text: str) -> None:
         building.write_text(text, encoding="utf-8")
 
 
+def json_text(value: Mapping[str, object], *, indent: int | None = None) -> str:
+    """Return a JSON object as text and a line break, keys in the given order.
+
+    Raises:
+        ArtifactError: A number is NaN or infinite, which JSON does not have; names its key.
+    """
+    try:
+        text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise ArtifactError(
+            f"the result {next(_not_finite(value), '')} is NaN or infinite",
+            fix="Check the model and its data for values that are not finite",
+        ) from error
+    return text + "\n"
+
+
+def _not_finite(value: object, key: str = "") -> Iterator[str]:
+    """Yield the dotted keys of numbers that are NaN or infinite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield key
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _not_finite(part, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, (list, tuple)):
+        for place, part in enumerate(value):
+            yield from _not_finite(part, f"{key}[{place}]")
+
+
 def write_json(path: Path, value: Mapping[str, object]) -> None:
-    """Write a JSON object atomically, indented, keys in the given order."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write a JSON object atomically, indented; see `json_text`."""
+    write_text(path, json_text(value, indent=2))
 
 
 def utc_now() -> str:

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 
+from msd_deploy.artifacts.manifest import json_text
 from msd_deploy.config.run import TrackerName
 from msd_deploy.errors import RuntimeUnavailableError
 
@@ -30,8 +31,9 @@ class History:
 
     def append(self, line: Mapping[str, object]) -> None:
         """Append a line."""
+        text = json_text(line)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(text)
 
     def size_bytes(self) -> int:
         """Return the size of the file, 0 where it does not exist."""

@@ -1,7 +1,9 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from msd_cli.console import print_json
 from msd_deploy.artifacts.atomic import new_folder
 from msd_deploy.artifacts.manifest import (
     read_json,
@@ -10,6 +12,7 @@ from msd_deploy.artifacts.manifest import (
     write_manifest,
     write_text,
 )
+from msd_deploy.distillation.history import History
 from msd_deploy.errors import ArtifactError
 
 
@@ -101,7 +104,15 @@ def test_a_file_that_is_no_json_object_is_refused(tmp_path: Path, content: str) 
         read_json(path)
 
 
-def test_json_holds_no_nan(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="Out of range"):
-        write_json(tmp_path / "file.json", {"value": float("nan")})
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), np.float64("-inf")])
+def test_a_number_that_json_does_not_have_is_named_by_its_key(
+    tmp_path: Path, number: float
+) -> None:
+    value = {"test": {"text": [{"accuracy": 1.0}, {"accuracy": number}]}}
+    with pytest.raises(ArtifactError, match=r"test\.text\[1\]\.accuracy is NaN or infinite"):
+        write_json(tmp_path / "file.json", value)
+    with pytest.raises(ArtifactError, match="is NaN or infinite"):
+        History(tmp_path / "history.jsonl").append(value)
+    with pytest.raises(ArtifactError, match="is NaN or infinite"):
+        print_json(value)
     assert list(tmp_path.iterdir()) == []
