@@ -171,11 +171,11 @@ def write_vision(folder: Path) -> Path:
 def write_text(folder: Path, kind: str = "bert") -> Path:
     """A text encoder of BERT's type, with three layers."""
     torch.manual_seed(0)
-    special = {"pad_token_id": 1} if "roberta" in kind else {}
+    special = {"pad_token_id": 0} if "roberta" in kind else {}
     config = AutoConfig.for_model(
         kind,
         **SMALL | {"num_hidden_layers": 3, "embedding_size": 16, "vocab_size": 120},
-        max_position_embeddings=42 if "roberta" in kind else 40,
+        max_position_embeddings=41 if "roberta" in kind else 40,
         type_vocab_size=1 if "roberta" in kind else 2,
         **special,
     )

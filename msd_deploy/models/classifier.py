@@ -1,12 +1,15 @@
 """ViewClassifier, the common interface of students and teachers."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from msd_deploy.data.batch import Batch
+from msd_deploy.errors import ArtifactError
 from msd_deploy.problem import Problem, transformers_problem
 from msd_deploy.views import View
 
@@ -95,6 +98,21 @@ def is_frozen(*modules: nn.Module) -> bool:
     """Return whether modules have parameters, none of them trainable."""
     parameters = [parameter for module in modules for parameter in module.parameters()]
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+
+
+def check_finite(weights: Mapping[str, Tensor], file: Path) -> None:
+    """Check the weights that were read from a file.
+
+    Raises:
+        ArtifactError: One holds NaN or infinity; names the file and the tensor.
+    """
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise ArtifactError(
+                f"the weights {name} hold NaN or infinity",
+                where=file,
+                fix="Use another copy of the model, or train it again",
+            )
 
 
 def task_config(labels: tuple[str, ...], problem: Problem) -> dict[str, Any]:

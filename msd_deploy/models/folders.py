@@ -26,7 +26,7 @@ from msd_deploy.artifacts.manifest import (
 )
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.errors import ArtifactError
-from msd_deploy.models.classifier import ViewClassifier
+from msd_deploy.models.classifier import ViewClassifier, check_finite
 from msd_deploy.models.configs import FAMILIES, FamilyConfig, FusionConfig
 from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.fusion import FusionForClassification
@@ -191,6 +191,7 @@ def _load(folder: Path, kind: type[Model], manifest: Json | None = None) -> Load
             where=folder,
             fix="Restore its config.json or labels.json",
         )
+    check_finite(model.state_dict(), folder / WEIGHTS_NAME)
     _copy_weights(model)
     digest = sha256_of_json(manifest["files"])
     nn.Module.eval(model)

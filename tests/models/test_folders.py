@@ -6,7 +6,7 @@ import torch
 
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError
-from msd_deploy.models.folders import load_model
+from msd_deploy.models.folders import load_model, save_model
 from msd_deploy.models.teachers import load_teacher
 
 
@@ -75,3 +75,21 @@ def test_classes_in_another_order_are_matched_by_name(finished_run: RunDirectory
         finished_run.teacher, labels=("hateful", "benign"), problem="single_label"
     )
     assert teacher.class_order.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("part", ["student", "teacher"])
+def test_nan_in_a_model_is_named_by_file_and_tensor(own_run: RunDirectory, part: str) -> None:
+    loaded = load_model(own_run.root / part)
+    with torch.no_grad():
+        loaded.model.classifier.weight[0, 0] = float("nan")
+    folder = own_run.root / "damaged"
+    save_model(
+        folder,
+        loaded.model,
+        loaded.preprocessor,
+        labels=loaded.labels,
+        problem=loaded.problem,
+        facts={},
+    )
+    with pytest.raises(ArtifactError, match=r"model\.safetensors: the weights classifier\.weight"):
+        load_teacher(folder, labels=loaded.labels, problem=loaded.problem)

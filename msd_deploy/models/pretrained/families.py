@@ -7,8 +7,10 @@ tokenizer; see `files`.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from transformers import PreTrainedConfig
+from tokenizers import Tokenizer
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from msd_deploy.artifacts.manifest import read_json
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor
@@ -36,6 +38,8 @@ from msd_deploy.models.pretrained.location import checkpoint_folder
 from msd_deploy.problem import Problem
 
 _WITHOUT_VISION = "visual_bert"
+# An eos_token_id of CLIP that stands for the highest id of a text (transformers' CLIPTextModel).
+_HIGHEST = 2
 _OUR_TYPES = ("msd_fusion", "msd_family")
 
 
@@ -47,13 +51,19 @@ class Checkpoint:
         folder: Folder of the checkpoint.
         kind: A key of FAMILIES.
         config: Its configuration, including the family's defaults.
+        backbone: Its model, with its weights.
+        missing: Names of optional weights that it lacks.
         vision: Folder of the vision backbone for VisualBERT; else None.
+        vision_model: That backbone's model; else None.
     """
 
     folder: Path
     kind: str
     config: PreTrainedConfig
+    backbone: PreTrainedModel
+    missing: list[str]
     vision: Path | None = None
+    vision_model: PreTrainedModel | None = None
 
     @property
     def vision_folder(self) -> Path:
@@ -104,6 +114,8 @@ class Checkpoint:
         pad_token, absent_token = special_tokens(loaded, source)
         text = getattr(self.config, "text_config", self.config)
         check_tokenizer(loaded, int(text.vocab_size), source)
+        if self.kind == "clip":
+            _check_pooling(loaded, text.eos_token_id, source)
         limit = int(text.max_position_embeddings)
         return build_preprocessor(
             loaded,
@@ -135,13 +147,8 @@ class Checkpoint:
         problem: Problem,
         dropout: float,
     ) -> FamilyForClassification:
-        """Build a model with the checkpoint's weights and a new head for a task.
-
-        Raises:
-            ArtifactError: The weights cannot be loaded or are incomplete.
-        """
-        backbone, missing = load_with_missing(self.folder)
-        vision = None if self.vision is None else load_vision_model(self.vision)
+        """Build a model with the checkpoint's weights and a new head for a task."""
+        backbone, vision = self.backbone, self.vision_model
         mean, std = normalisation(read_processor(self.vision_folder))
         config = FamilyConfig(
             family=self.kind,
@@ -160,20 +167,21 @@ class Checkpoint:
             model.vision.load_state_dict(vision.state_dict())
         model.mark_pretrained(
             *(part for part in (model.backbone, model.vision) if part is not None),
-            exclude=map(model.backbone.get_parameter, missing),
+            exclude=map(model.backbone.get_parameter, self.missing),
         )
         return model
 
 
 def open_checkpoint(name: str, *, vision: str | None = None) -> Checkpoint:
-    """Find a checkpoint and check that a teacher can be initialized from it.
+    """Load a checkpoint and check that a teacher can be initialized from it.
 
     Args:
         name: A folder, or a name on the hub.
         vision: Folder or hub name of a vision backbone, required for VisualBERT only.
 
     Raises:
-        ArtifactError: It does not exist, is of an unknown family, or has no safetensors weights.
+        ArtifactError: It does not exist, is of an unknown family, has no safetensors weights, or
+            its weights cannot be loaded, are incomplete or hold NaN.
         ConfigError: A vision backbone is missing, or not supported by the family.
     """
     folder = checkpoint_folder(name)
@@ -199,7 +207,44 @@ def open_checkpoint(name: str, *, vision: str | None = None) -> Checkpoint:
             where=name,
             fix="Use a checkpoint without it",
         )
-    return Checkpoint(folder, kind, config, _open_vision(kind, vision))
+    if kind == "siglip":
+        _check_widths(config, folder)
+    vision_folder = _open_vision(kind, vision)
+    backbone, missing = load_with_missing(folder)
+    vision_model = None if vision_folder is None else load_vision_model(vision_folder)
+    return Checkpoint(folder, kind, config, backbone, missing, vision_folder, vision_model)
+
+
+def _check_widths(config: Any, folder: Path) -> None:
+    """Check that SigLIP's towers have embeddings of one width."""
+    text, vision = config.text_config.projection_size, config.vision_config.hidden_size
+    if text != vision:
+        raise ArtifactError(
+            f"text_config.projection_size is {text}, but vision_config.hidden_size is {vision}",
+            where=folder / "config.json",
+            fix="Use a checkpoint whose towers have embeddings of the same width",
+        )
+
+
+def _check_pooling(tokenizer: Tokenizer, end: object, source: Path) -> None:
+    """Check that CLIP's text tower pools at the end of each text.
+
+    It pools at the first eos_token_id, or, where that is 2 as in the first published
+    configurations, at the highest id. At another position, it would not read the whole text.
+
+    Raises:
+        ConfigError: The tokenizer ends texts with another token.
+    """
+    *before, last = tokenizer.encode("").ids
+    expected = max(tokenizer.get_vocab().values()) if end == _HIGHEST else end
+    if last != expected or expected in before:
+        name = "the highest id" if end == _HIGHEST else "eos_token_id"
+        raise ConfigError(
+            f"tokenizer ends each text with id {last}, but the text tower pools at {name},"
+            f" {expected} (text_config.eos_token_id of the checkpoint is {end})",
+            where=source,
+            fix="Use the tokenizer that the checkpoint was trained with, or correct eos_token_id",
+        )
 
 
 def _open_vision(kind: str, name: str | None) -> Path | None:

@@ -4,7 +4,8 @@ Weights are safetensors; tokenizers are JSON or plain vocabularies. Pickled weig
 never loaded: `trust_remote_code` is off.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from msd_deploy.data.preprocess import (
     special_tokens_as_text,
 )
 from msd_deploy.errors import ArtifactError, ConfigError
+from msd_deploy.models.classifier import check_finite
 from msd_deploy.quiet import quiet_transformers
 
 # Vocabulary of WordPiece and of byte-pair tokenizers without a tokenizer.json.
@@ -31,6 +33,7 @@ _VOCABULARIES = ("vocab.txt", "vocab.json")
 # Tokenizer classes that are published as a SentencePiece model, which is not downloaded.
 _SENTENCEPIECE_CLASSES = ("SiglipTokenizer",)
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_NUMBER = re.compile(r"\.[0-9]+\.")
 # Parts that checkpoints of other tasks lack; a teacher may initialize them randomly.
 _OPTIONAL_PARTS = ("pooler.",)
 _PIXEL_SCALE = 1 / 255
@@ -90,7 +93,8 @@ def load_with_missing(folder: Path) -> tuple[PreTrainedModel, list[str]]:
         The model, and the names of optional weights that the checkpoint lacks.
 
     Raises:
-        ArtifactError: It cannot be loaded, or lacks other weights.
+        ArtifactError: It cannot be loaded, lacks other weights, has more layers than its
+            configuration, or holds NaN.
     """
     try:
         with quiet_transformers():
@@ -117,7 +121,36 @@ def load_with_missing(folder: Path) -> tuple[PreTrainedModel, list[str]]:
             fix="Use a checkpoint of the whole model, not of one tower or of another head",
         )
     assert isinstance(model, PreTrainedModel)
+    weights = model.state_dict()
+    _check_layers(weights, report["unexpected_keys"], model.base_model_prefix, folder)
+    for name, tensor in weights.items():
+        check_finite({name: tensor}, _weights_file(folder, name))
     return model, missing
+
+
+def _check_layers(
+    weights: Mapping[str, torch.Tensor], unused: Iterable[str], prefix: str, folder: Path
+) -> None:
+    """Check that no unused weight belongs to a layer beyond those of the configuration."""
+    known = {_NUMBER.sub(".N.", name) for name in weights}
+    names = (name.removeprefix(f"{prefix}.") for name in unused)
+    further = sorted(name for name in names if _NUMBER.sub(".N.", name) in known)
+    if further:
+        raise ArtifactError(
+            f"has fewer layers than the weights, {len(further)} of which would be unused"
+            f" ({', '.join(further[:3])})",
+            where=folder / "config.json",
+            fix="Restore the number of layers in it, or download the checkpoint again",
+        )
+
+
+def _weights_file(folder: Path, name: str) -> Path:
+    """Return the file of a checkpoint that holds a tensor."""
+    single, index = (folder / file for file in _WEIGHTS)
+    if single.is_file():
+        return single
+    shards = read_json(index).get("weight_map")
+    return folder / str(shards.get(name, index.name)) if isinstance(shards, dict) else index
 
 
 def load_vision_model(folder: Path) -> PreTrainedModel:
@@ -291,9 +324,10 @@ def check_tokenizer(tokenizer: Tokenizer, vocab_size: int, path: Path) -> None:
     Raises:
         ConfigError: Tokens without an embedding.
     """
-    if tokenizer.get_vocab_size() > vocab_size:
+    count = max(*tokenizer.get_vocab().values(), *tokenizer.encode("").ids) + 1
+    if count > vocab_size:
         raise ConfigError(
-            f"tokenizer has {tokenizer.get_vocab_size()} tokens, the checkpoint {vocab_size}",
+            f"tokenizer has {count} tokens, the checkpoint {vocab_size}",
             where=path,
             fix="Use the tokenizer that it was trained with",
         )

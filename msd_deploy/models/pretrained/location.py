@@ -14,6 +14,7 @@ from huggingface_hub import snapshot_download
 from msd_deploy.errors import ArtifactError
 
 _FILES = ("*.json", "*.jsonl", "*.safetensors", "*.txt")
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -21,9 +22,11 @@ def checkpoint_folder(name: str) -> Path:
     """Return the folder of a checkpoint, downloaded from the hub if it is not a folder's path.
 
     Raises:
-        ArtifactError: Neither the folder nor the name on the hub, or in its cache, exists.
+        ArtifactError: Neither the folder nor the name on the hub, or in its cache, exists; or the
+            folder has pointers of Git LFS instead of files.
     """
     if Path(name).is_dir():
+        _check_lfs(Path(name))
         return Path(name)
     if _HUB_NAME.fullmatch(name) is None or Path(name).exists():
         raise ArtifactError(
@@ -39,6 +42,19 @@ def checkpoint_folder(name: str) -> Path:
             fix=f"Name a folder, or run `hf download {name}` on a machine with network access and"
             " copy the folder that it prints",
         ) from error
+
+
+def _check_lfs(folder: Path) -> None:
+    """Check that a cloned repository holds its files, not Git LFS's pointers to them."""
+    for pattern in _FILES:
+        for path in sorted(folder.glob(pattern)):
+            with path.open("rb") as file:
+                if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                    raise ArtifactError(
+                        "is a Git LFS pointer, not the file itself",
+                        where=path,
+                        fix=f"Run `git lfs pull` in {folder}",
+                    )
 
 
 INSTALL = 'pip install "msd-deploy[pretrained]"'

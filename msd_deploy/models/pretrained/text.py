@@ -28,6 +28,7 @@ from msd_deploy.models.pretrained.location import INSTALL, TEXT, checkpoint_fold
 
 TEXT_KINDS = {"bert": "BERT", "electra": "ELECTRA", "roberta": "RoBERTa", "xlm-roberta": "XLM-R"}
 """Name of each kind, by the model_type of its checkpoints."""
+_POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta")
 
 # Parameters of a FusionLayer, and their names in a layer of BERT.
 _LAYER_NAMES = {
@@ -132,6 +133,14 @@ def open_text(name: str) -> PretrainedText:
     tokenizer = published_tokenizer(folder)
     pad_token, absent_token = special_tokens(tokenizer, folder)
     check_tokenizer(tokenizer, int(model.config.vocab_size), folder)
+    padding = tokenizer.token_to_id(pad_token)
+    if kind in _POSITIONS_AFTER_PADDING and model.config.pad_token_id != padding:
+        raise ArtifactError(
+            f"pad_token_id is {model.config.pad_token_id}, but the tokenizer's {pad_token} is"
+            f" {padding}: positions are counted from it",
+            where=folder / "config.json",
+            fix="Use the configuration and tokenizer that the checkpoint was published with",
+        )
     return _pretrained_text(
         model, tokenizer, (pad_token, absent_token), digest_of_checkpoints(folder)
     )
@@ -162,7 +171,7 @@ def _pretrained_text(
 ) -> PretrainedText:
     config, state = model.config, model.state_dict()
     positions = state["embeddings.position_embeddings.weight"]
-    if config.model_type in ("roberta", "xlm-roberta"):
+    if config.model_type in _POSITIONS_AFTER_PADDING:
         # Their positions start after the id of the padding token.
         positions = positions[int(config.pad_token_id) + 1 :]
     return PretrainedText(

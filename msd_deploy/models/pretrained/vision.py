@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from msd_deploy.artifacts.manifest import sha256_of_file
 from msd_deploy.errors import ArtifactError, ConfigError
+from msd_deploy.models.classifier import check_finite
 from msd_deploy.models.pretrained.files import (
     Channels,
     check_safetensors,
@@ -96,9 +97,11 @@ def _open_efficientnet(name: str) -> PretrainedVision:
     config: dict[str, object] = {"kind": "efficientnet_lite", "variant": variant}
     encoder = cast(EfficientNetLite, build_vision_encoder(config))
     side = _NATIVE_SIZES[variant]
+    tensors = _read_tensors(path)
+    check_finite(tensors, path)
     return PretrainedVision(
         config,
-        rename_efficientnet(_read_tensors(path), list(encoder.state_dict())),
+        rename_efficientnet(tensors, list(encoder.state_dict())),
         EFFICIENTNET_MEAN,
         EFFICIENTNET_STD,
         (side, side),

@@ -65,7 +65,7 @@ def test_a_text_alone_is_read_as_the_checkpoint_reads_it(
         ours = model.features_by_view(batch, (View.TEXT,))[View.TEXT]
         position = {}
         if "roberta" in kind:  # its own count leaves out what looks like its padding
-            position["position_ids"] = torch.arange(2, 2 + batch.input_ids.shape[1])[None]
+            position["position_ids"] = torch.arange(1, 1 + batch.input_ids.shape[1])[None]
         theirs = reader(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, **position
         ).last_hidden_state[:, 0]
