@@ -23,10 +23,10 @@ import numpy as np
 import onnxruntime
 version, inputs, *files = sys.argv[1:]
 assert onnxruntime.__version__ == version, onnxruntime.__version__
-feed = dict(np.load(inputs))
+feed = dict(np.load(inputs, allow_pickle=False))
 for file in files:
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    np.save(file + ".npy", session.run(["logits"], feed)[0])
+    np.save(file + ".npy", session.run(["logits"], feed)[0], allow_pickle=False)
 """
 
 
@@ -50,7 +50,8 @@ def test_every_precision_runs_in_the_oldest_runtime(
     site = tmp_path / "site"
     pip_install(site, f"onnxruntime=={version}", "numpy<2")
     inputs = own_source.data.splits["test"].inputs(slice(0, 8))
-    np.savez(tmp_path / "inputs.npz", **{name: inputs[name] for name in INPUT_NAMES})
+    arrays = {name: inputs[name] for name in INPUT_NAMES}
+    np.savez(tmp_path / "inputs.npz", allow_pickle=False, **arrays)
     converter = (OnnxConverter if target == "onnx" else OrtConverter)(own_source)
     files = []
     for precision in FORMATS[target].precisions:
@@ -64,7 +65,7 @@ def test_every_precision_runs_in_the_oldest_runtime(
     for file in files:
         expected = OnnxPredictor(file).predict(inputs)
         # int4 activations have 8 bits in newer versions and stay in float in 1.17.
-        error = np.abs(np.load(f"{file}.npy") - expected).max()
+        error = np.abs(np.load(f"{file}.npy", allow_pickle=False) - expected).max()
         assert error <= 0.05 * np.ptp(expected), file.name
 
 
