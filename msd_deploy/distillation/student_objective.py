@@ -13,13 +13,12 @@ from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.distillation.distances import Distance, build_distance, check_distance
 from msd_deploy.distillation.feature_losses import build_feature_terms
 from msd_deploy.distillation.losses import class_weight_tensor
-from msd_deploy.distillation.meta import MetaObjective, MetaTask, hold_out
+from msd_deploy.distillation.meta import MetaObjective, MetaTask, MetaWeighting, hold_out
 from msd_deploy.distillation.objectives import DistillationObjective
 from msd_deploy.distillation.saliency import Saliency, teacher_saliency
 from msd_deploy.distillation.teacher_cache import TeacherPredictions
 from msd_deploy.distillation.weighting import (
     FixedWeighting,
-    MetaWeighting,
     Weighting,
     fixed_weights,
     instance_weighting,

@@ -1,8 +1,7 @@
-"""Weights of the views' distances: fixed, by population, by instance, and learned.
+"""Weights of the views' distances: fixed, by population and by instance; learned ones: `meta`.
 
 Every weighting distributes the total of the fixed weights, so that methods differ in where the
-weight goes and not in how strong distillation is against the labels. The training of the learned
-weighting is in `meta`.
+weight goes and not in how strong distillation is against the labels.
 """
 
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.distillation.saliency import Saliency
@@ -20,7 +19,6 @@ ExampleWeights = dict[View, Tensor]
 """Per view float32 [batch], at least 0; a missing view has weight 0."""
 
 _EPS = 1e-8
-_HIDDEN = 16
 
 
 class Weighting(Protocol):
@@ -82,70 +80,6 @@ class InstanceWeighting:
             View.IMAGE: image,
             View.TEXT: text,
         }
-
-
-class MetaWeighting(nn.Module):
-    """Learned weights per example, from the student's distances and the teacher's saliency.
-
-    A small network, trained to reduce the student's loss on held-out examples (bi-level; Jin et al.
-    2021, after Shu et al. 2019); see `meta` and `meta_gradient`. Unconstrained weights collapse
-    onto one view (measured: .01, 2.76, .23), so each has a floor and their total is fixed.
-
-    With p_k the fixed weights' shares, W their total and f_k = floor_k * p_k,
-
-        w_k(x) = W * (f_k + (1 - sum f) * softmax(net(x) + log((p - f) / (1 - sum f)))_k),
-
-    so that an untrained network returns the fixed weights, and no weight falls below its floor.
-
-    Args:
-        weights: Fixed weights of all three views, each above 0.
-        saliency: Saliency of the training split.
-        multimodal_floor: Floor of the multimodal view, as a share of its fixed weight.
-        single_floor: Floor of each single view, as a share of its fixed weight.
-    """
-
-    prior: Tensor
-    floor: Tensor
-    described: Tensor
-
-    def __init__(
-        self,
-        weights: Mapping[View, float],
-        saliency: Saliency,
-        *,
-        multimodal_floor: float,
-        single_floor: float,
-    ) -> None:
-        super().__init__()
-        fixed = torch.tensor([weights[view] for view in View])
-        kept = torch.tensor([multimodal_floor, single_floor, single_floor])
-        shares = fixed / fixed.sum()
-        self.total = float(fixed.sum())
-        of_teacher = [
-            torch.log1p(saliency.image),
-            torch.log1p(saliency.text),
-            saliency.image_agreement,
-            saliency.text_agreement,
-        ]
-        self.register_buffer("floor", shares * kept, persistent=False)
-        self.register_buffer("prior", torch.log(shares - self.floor), persistent=False)
-        self.register_buffer("described", torch.stack(of_teacher, dim=1), persistent=False)
-        last = nn.Linear(_HIDDEN, len(View))
-        first = nn.Linear(len(of_teacher) + len(View), _HIDDEN)
-        self.net = nn.Sequential(first, nn.Tanh(), last)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-
-    def forward(self, rows: Tensor, distances: Mapping[View, Tensor]) -> ExampleWeights:
-        """Return the weights of a batch, with gradients to the network; see `Weighting`."""
-        return dict(zip(View, self.stacked(rows, distances), strict=True))
-
-    def stacked(self, rows: Tensor, distances: Mapping[View, Tensor]) -> Tensor:
-        """Return the weights [views, batch], views in the order of `View`."""
-        of_student = torch.stack([torch.log1p(distances[view].detach()) for view in View], dim=1)
-        inputs = torch.cat([of_student, self.described[rows]], dim=1)
-        shares = torch.softmax(self.net(inputs) + self.prior, dim=1)
-        return self.total * (self.floor + (1 - self.floor.sum()) * shares).T
 
 
 def fixed_weights(config: DistillConfig) -> dict[View, float]:

@@ -3,11 +3,11 @@ import pytest
 import torch
 
 from msd_deploy.config.distill import DistillConfig
+from msd_deploy.distillation.meta import MetaWeighting
 from msd_deploy.distillation.saliency import Saliency, teacher_saliency
 from msd_deploy.distillation.teacher_cache import TeacherPredictions
 from msd_deploy.distillation.weighting import (
     FixedWeighting,
-    MetaWeighting,
     instance_weighting,
     population_weights,
 )
