@@ -15,7 +15,7 @@ from msd_deploy.config.parsing import with_options
 from msd_deploy.config.run import DataConfig
 from msd_deploy.errors import ConfigError
 from msd_export.config import ExportConfig
-from msd_export.formats import FORMATS, PRECISION_MEANINGS, USUAL_TARGETS, variants_of
+from msd_export.formats import FORMATS, PRECISIONS, USUAL_TARGETS, variants_of
 
 if TYPE_CHECKING:
     from msd_deploy.artifacts.manifest import Json
@@ -85,7 +85,7 @@ def _gated_agreement(name: str, view: dict[str, float]) -> float:
 
 # Typer accepts a repeatable choice only as an Enum; mypy knows no members that are computed.
 TargetName = StrEnum("TargetName", {name: name for name in (*FORMATS, "all")})  # type: ignore[misc]
-PrecisionName = StrEnum("PrecisionName", {name: name for name in (*PRECISION_MEANINGS, "all")})  # type: ignore[misc]
+PrecisionName = StrEnum("PrecisionName", {name: name for name in (*PRECISIONS, "all")})  # type: ignore[misc]
 _PRECISIONS = " ".join(f"{name}: {', '.join(form.precisions)}." for name, form in FORMATS.items())
 
 

@@ -22,10 +22,10 @@ from msd_export.converters import Converter, converter_for
 from msd_export.folder import KIND, PARITY_NAME, ExportFolder
 from msd_export.formats import (
     FORMATS,
+    PRECISIONS,
     Precision,
     Target,
     Variant,
-    kept_as,
     needing,
     variant_name,
 )
@@ -91,7 +91,7 @@ class Exporter:
         except ParityError as error:
             if not converter.groups(precision):
                 raise
-            retry = f"retrying with layers kept in {kept_as(precision)}"
+            retry = f"retrying with layers kept in {PRECISIONS[precision].kept_as}"
             self.hooks.on_note(f"{variant_name(variant)}: {error.what}; {retry}")
             return self._mix(variant, building, converter, error)
 
@@ -131,7 +131,7 @@ class Exporter:
             facts = self._described(converter, precision, path)
             mixed: Json = {
                 "kept": list(kept),
-                "kept_as": kept_as(precision),
+                "kept_as": PRECISIONS[precision].kept_as,
                 "sensitivity": sensitivity.as_json(),
             }
             try:
@@ -145,12 +145,13 @@ class Exporter:
             self._mixes[precision, groups] = (sensitivity, len(kept))
             self.hooks.on_note(
                 f"{variant_name(variant)}: {len(kept)} of {len(groups)} layer groups are kept in"
-                f" {kept_as(precision)}: {', '.join(kept)}"
+                f" {PRECISIONS[precision].kept_as}: {', '.join(kept)}"
             )
             return verified
         raise ParityError(
             f"{error.what}, even with all but one of {len(groups)} layer groups in"
-            f" {kept_as(precision)}; most sensitive when quantized alone: {sensitivity.summary()}",
+            f" {PRECISIONS[precision].kept_as}; most sensitive when quantized alone:"
+            f" {sensitivity.summary()}",
             where=error.where,
             fix=error.fix,
         )

@@ -17,28 +17,60 @@ Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "int4", "pal6", "pal
 Variant = tuple[Target, Precision]
 CalibrationMethod = Literal["minmax", "entropy", "percentile"]
 
-PRECISION_MEANINGS: Mapping[Precision, str] = MappingProxyType(
+
+@dataclass(frozen=True, slots=True)
+class PrecisionFacts:
+    """A precision.
+
+    Attributes:
+        meaning: What it is, for the documentation.
+        stored_as: How its quantized weights are stored; None: weights are not quantized.
+        is_integer: Whether it computes in 8-bit integers on every target that has it.
+        can_be_trained_for: Whether `msd distill --int8-epochs` makes a student lose less by it.
+        kept_as: What layers have that a mix of precisions exempts from it.
+    """
+
+    meaning: str
+    stored_as: str | None = None
+    is_integer: bool = False
+    can_be_trained_for: bool = False
+    kept_as: str = "float"
+
+
+PRECISIONS: Mapping[Precision, PrecisionFacts] = MappingProxyType(
     {
-        "fp32": "as trained",
-        "fp16": "weights (Core ML, ExecuTorch: and arithmetic) in half precision",
-        "int8": "weights in 8 bits; activations too, calibrated on training examples (Core ML:"
-        " weights alone)",
-        "int8-dynamic": "weights in 8 bits, activations scaled anew for each input",
-        "int4": "weights in 4 bits, in blocks",
-        "pal6": "weights as one of 64 values (palettized)",
-        "pal4": "weights as one of 16 values (palettized)",
-        "w8a8": "weights and activations in 8 bits, calibrated on training examples",
+        "fp32": PrecisionFacts("as trained"),
+        "fp16": PrecisionFacts(
+            "weights (Core ML, ExecuTorch: and arithmetic) in half precision",
+        ),
+        "int8": PrecisionFacts(
+            "weights in 8 bits; activations too, calibrated on training examples (Core ML:"
+            " weights alone)",
+            stored_as="int8",
+            is_integer=True,
+            can_be_trained_for=True,
+        ),
+        "int8-dynamic": PrecisionFacts(
+            "weights in 8 bits, activations scaled anew for each input",
+            stored_as="int8",
+            is_integer=True,
+            can_be_trained_for=True,
+        ),
+        "int4": PrecisionFacts("weights in 4 bits, in blocks", stored_as="int4"),
+        "pal6": PrecisionFacts(
+            "weights as one of 64 values (palettized)", stored_as="pal6", kept_as="int8"
+        ),
+        "pal4": PrecisionFacts(
+            "weights as one of 16 values (palettized)", stored_as="pal4", kept_as="int8"
+        ),
+        "w8a8": PrecisionFacts(
+            "weights and activations in 8 bits, calibrated on training examples",
+            stored_as="int8",
+            can_be_trained_for=True,
+            kept_as="float16 activations",
+        ),
     }
 )
-
-_KEPT_AS: Mapping[Precision, str] = MappingProxyType(
-    {"pal6": "int8", "pal4": "int8", "w8a8": "float16 activations"}
-)
-
-
-def kept_as(precision: Precision) -> str:
-    """Return what layers keep that a mix of precisions exempts from one."""
-    return _KEPT_AS.get(precision, "float")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +225,7 @@ def variants_of(targets: Collection[str], precisions: Collection[str]) -> tuple[
             precisions.
     """
     _refuse_unknown("target", targets, FORMATS)
-    _refuse_unknown("precision", precisions, PRECISION_MEANINGS)
+    _refuse_unknown("precision", precisions, PRECISIONS)
     if not targets:
         raise ConfigError("is empty", where="target", fix=f"Known: {', '.join(FORMATS)}, all")
     variants: list[Variant] = []

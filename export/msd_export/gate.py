@@ -14,7 +14,7 @@ from msd_deploy.errors import ParityError
 from msd_deploy.metrics import LogitsByView, metric_name
 from msd_deploy.problem import Problem
 from msd_deploy.views import View
-from msd_export.formats import Precision, Variant, variant_name
+from msd_export.formats import PRECISIONS, Precision, Variant, variant_name
 from msd_export.parity import ViewParity
 
 _POINTS = 100.0
@@ -63,7 +63,6 @@ PARITY_TOLERANCE: Mapping[Precision, Tolerance] = {
 }
 
 
-_LEARNED = frozenset({"int8", "int8-dynamic", "w8a8"})
 _LEARN = (
     "Fine-tune the student for int8 (msd distill --from RUN --int8-epochs 3 --out NEW), or use"
     " another precision"
@@ -102,7 +101,7 @@ def check_parity(parity: Mapping[View, ViewParity], gate: Gate) -> None:
         ParityError: A view is outside the tolerance; names it, and by how much.
     """
     where = variant_name(gate.variant)
-    fix = _LEARN if gate.variant[1] in _LEARNED else _TRAIN
+    fix = _LEARN if PRECISIONS[gate.variant[1]].can_be_trained_for else _TRAIN
     for view, result in parity.items():
         check_view(view, result, gate.tolerance, where, fix=fix)
         _check_loss(view, result, gate.max_drop, where, fix=fix)

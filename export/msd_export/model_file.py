@@ -15,7 +15,7 @@ from typing import Protocol
 from msd_deploy.artifacts.manifest import Json
 from msd_deploy.errors import ArtifactError, ExportError
 from msd_deploy.quiet import quiet
-from msd_export.formats import Precision
+from msd_export.formats import PRECISIONS, Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +130,6 @@ def _sums(items: Mapping[object, tuple[str, int]]) -> dict[str, int]:
     return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
 
 
-_INTEGER: tuple[Precision, ...] = ("int8", "int8-dynamic")
-
-
-def is_integer(precision: Precision) -> bool:
-    """Return whether a precision computes in 8-bit integers."""
-    return precision in _INTEGER
-
-
 def refuse_float(precision: Precision, quantized: int, path: Path) -> None:
     """Check that a quantized variant has quantized weights.
 
@@ -180,7 +172,7 @@ class OperatorCounts:
         Raises:
             ExportError: It has none.
         """
-        if is_integer(precision):
+        if PRECISIONS[precision].is_integer:
             refuse_float(precision, self.int8_weights, path)
 
 

@@ -17,7 +17,7 @@ from msd_cli.settings import default_run_folder
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.parsing import with_options
 from msd_deploy.errors import ConfigError, RuntimeUnavailableError
-from msd_export.formats import FORMATS, PRECISION_MEANINGS
+from msd_export.formats import FORMATS, PRECISIONS
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.pipeline import command_line
 
@@ -157,7 +157,7 @@ def test_options_that_do_not_go_together_are_a_usage_error(line: str, message: s
 def test_the_export_command_names_every_target_and_precision() -> None:
     helps = {option.name: str(option.help) for option in options_of("export")}
     assert all(name in helps["target"] for name in FORMATS)
-    assert all(name in helps["precision"] for name in PRECISION_MEANINGS)
+    assert all(name in helps["precision"] for name in PRECISIONS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

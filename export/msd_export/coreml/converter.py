@@ -17,11 +17,9 @@ from msd_export.coreml.spec import (
     groups_of_package,
 )
 from msd_export.coreml.weights import palettize_weights, palettized_weights, quantize_weights_int8
-from msd_export.formats import Precision
+from msd_export.formats import PRECISIONS, Precision
 from msd_export.model_file import refuse_float
 from msd_export.source import ExportSource
-
-_STORED_AS: dict[Precision, str] = {"int8": "int8", "pal6": "pal6", "pal4": "pal4", "w8a8": "int8"}
 
 
 class CoreMLConverter:
@@ -37,7 +35,7 @@ class CoreMLConverter:
         self._divided: PackageGroups | None = None
 
     def groups(self, precision: Precision) -> tuple[str, ...]:
-        """Return what can stay in higher precision; see `converters.Converter` and `kept_as`."""
+        """Return what can stay in higher precision; see `Converter`, `PrecisionFacts.kept_as`."""
         match precision:
             case "pal6" | "pal4":
                 names = palettized_weights(read_spec(self._in_float("fp16")))
@@ -74,7 +72,7 @@ class CoreMLConverter:
         See `converters.Converter`.
         """
         weights, integer_operations = count_weights(path), count_integer_operations(path)
-        stored_as = _STORED_AS.get(precision)
+        stored_as = PRECISIONS[precision].stored_as
         if stored_as is not None:
             refuse_float(precision, weights.get(stored_as, 0), path)
         if precision == "w8a8" and not integer_operations:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from msd_deploy.artifacts.manifest import Json
 from msd_deploy.quiet import quiet
 from msd_export.executorch.layers import add_layers
-from msd_export.formats import Precision
+from msd_export.formats import PRECISIONS, Precision
 from msd_export.graph import ExportableGraph, example_inputs, layer_groups
-from msd_export.model_file import converting, is_integer
+from msd_export.model_file import converting
 from msd_export.source import ExportSource
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class ExecutorchConverter:
 
     def groups(self, precision: Precision) -> tuple[str, ...]:
         """Return what can stay in float; see `converters.Converter`."""
-        if not is_integer(precision):
+        if not PRECISIONS[precision].is_integer:
             return ()
         return layer_groups(self._source.graph("nhwc"))
 
@@ -79,6 +79,7 @@ class ExecutorchConverter:
             return self._exported(graph)
         if precision == "fp16":
             return self._exported(HalfPrecision(graph))
+        assert PRECISIONS[precision].is_integer
         from msd_export.executorch.quantize import (
             StudentQuantizer,
             quantize,

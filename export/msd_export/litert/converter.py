@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from msd_deploy.artifacts.manifest import Json
 from msd_deploy.quiet import quiet
-from msd_export.formats import Precision
+from msd_export.formats import PRECISIONS, Precision
 from msd_export.graph import layer_groups
-from msd_export.model_file import converting, is_integer
+from msd_export.model_file import converting
 from msd_export.source import ExportSource
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class LiteRTConverter:
 
     def groups(self, precision: Precision) -> tuple[str, ...]:
         """Return what can stay in float; see `converters.Converter`."""
-        if not is_integer(precision):
+        if not PRECISIONS[precision].is_integer:
             return ()
         return layer_groups(self._source.graph("nhwc"))
 

@@ -11,20 +11,13 @@ from collections.abc import Collection
 from pathlib import Path
 
 from msd_deploy.artifacts.manifest import Json
-from msd_export.formats import Precision
+from msd_export.formats import PRECISIONS, Precision
 from msd_export.model_file import converting, refuse_float
 from msd_export.onnx.export import export_onnx
 from msd_export.onnx.inspector import count_weights_and_operators
 from msd_export.onnx.static_int8 import StaticQuantizer
 from msd_export.onnx.weight_only import quantize_dynamic, quantize_int4, store_fp16
 from msd_export.source import ExportSource
-
-_STORED_AS: dict[Precision, str] = {
-    "fp16": "float16",
-    "int8": "int8",
-    "int8-dynamic": "int8",
-    "int4": "int4",
-}
 
 
 class OnnxConverter:
@@ -53,14 +46,17 @@ class OnnxConverter:
                 quantize_dynamic(self.float32(), path)
             case "int4":
                 quantize_int4(self.float32(), path)
-            case _:
+            case "fp32":
                 shutil.copyfile(self.float32(), path)
+            case _:
+                raise NotImplementedError(precision)
 
     def describe(self, precision: Precision, path: Path) -> Json:
         """Count weights and operators of an .onnx or .ort file; see `converters.Converter`."""
         weights, operators = count_weights_and_operators(path)
-        if precision in _STORED_AS:
-            refuse_float(precision, weights.get(_STORED_AS[precision], 0), path)
+        stored_as = "float16" if precision == "fp16" else PRECISIONS[precision].stored_as
+        if stored_as is not None:
+            refuse_float(precision, weights.get(stored_as, 0), path)
         return {"weights": weights, "operators": operators}
 
     def float32(self) -> Path:
