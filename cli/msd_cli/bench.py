@@ -17,7 +17,7 @@ def bench(
 
     Each model runs in a process of its own; latency is sampled in rounds that
     interleave the models. Writes bench.json, bench.md and bench.html to the run's
-    reports folder.
+    reports folder, in place of older ones.
 
     Examples:
         msd bench runs/demo

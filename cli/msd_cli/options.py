@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from msd_deploy.config.setting import Declaration, declarations
 
@@ -112,7 +113,7 @@ def _parameter(item: Declaration, defaults: Mapping[str, str]) -> inspect.Parame
         # Not given is None, or False: only what is given overrides a file's or a run's setting.
         False if is_flag else None,
         option.name,
-        help=item.setting.help,
+        help=escape(item.setting.help),  # [pretrained] is no markup
         show_default=is_flag or defaults.get(item.key, item.shown_default),
         rich_help_panel=option.panel,
         metavar=option.metavar,

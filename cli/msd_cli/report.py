@@ -21,7 +21,8 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="HTML file to write; its data is written beside it as JSON.",
+            help="HTML file to write; its data is written beside it as JSON. Without it the page in"
+            " the run is replaced.",
             show_default="in the reports folder of the first RUN",
         ),
     ] = None,
@@ -32,7 +33,7 @@ def report(
         bool,
         typer.Option(
             "--overwrite",
-            help="Replace an existing page, and the .json of an earlier report.",
+            help="Replace an existing page at --out, and the .json of an earlier report.",
         ),
     ] = False,
     as_json: JsonOption = False,

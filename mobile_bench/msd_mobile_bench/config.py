@@ -13,7 +13,11 @@ class BenchConfig:
     threads: Annotated[int, Setting("Number of CPU threads.", (1, 256)), Option("--threads")] = 1
     rounds: Annotated[
         int,
-        Setting("Rounds of latency samples; even, so that both orders of models count.", (1, 1000)),
+        Setting(
+            "Rounds of latency samples, each in the reverse order of models of the one before; an"
+            " even number is fair to all.",
+            (1, 1000),
+        ),
         Option("--rounds", "Latency"),
     ] = 4
     warm_up: Annotated[

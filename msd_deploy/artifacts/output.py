@@ -7,6 +7,9 @@
     there, with --overwrite   replaced, if it is of the kind that the command writes and holds
                               nothing that the command reads
 
+The reports that `msd bench` and `msd report` write into a run, in reports/, are always replaced:
+they are made from the run again.
+
 Everything is checked before any work. What is begun by a record (run.json, study.json,
 training.json) replaces an older one in a single step; what is written as a whole does so by
 `new_file` or `new_folder` in the end.

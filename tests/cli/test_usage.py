@@ -5,6 +5,7 @@ import shlex
 from dataclasses import fields, replace
 from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import typer
@@ -15,11 +16,18 @@ from msd_cli.console import new_table
 from msd_cli.main import app
 from msd_cli.settings import default_run_folder
 from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.fine_tuning import TeachingConfig
 from msd_deploy.config.parsing import with_options
+from msd_deploy.config.run import RunConfig
+from msd_deploy.config.setting import declarations
 from msd_deploy.errors import ConfigError, RuntimeUnavailableError
+from msd_export.config import ExportConfig
 from msd_export.formats import FORMATS, PRECISIONS
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.pipeline import command_line
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 STUDENT = {
     *("student", "method", "image_weight", "text_weight", "temperature", "alpha"),
@@ -215,3 +223,25 @@ def test_a_long_name_in_a_table_is_broken_and_not_cut() -> None:
 )
 def test_a_run_without_out_is_named_after_its_data(spec: str, name: str) -> None:
     assert default_run_folder(spec) == Path("runs") / name
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("distill", RunConfig),
+        ("teacher", TeachingConfig),
+        ("export", ExportConfig),
+        ("bench", BenchConfig),
+    ],
+)
+def test_the_help_of_every_setting_is_shown_whole(
+    name: str, config: "type[DataclassInstance]"
+) -> None:
+    """An extra in brackets is not markup."""
+    shown = CliRunner(env={"COLUMNS": "500"}).invoke(app, [name, "--help"]).stdout
+    text = " ".join(shown.replace("│", " ").split())
+    names = {option.opts[0] for option in options_of(name)}
+    settings = [item for item in declarations(config) if item.option and item.option.name in names]
+    assert settings
+    for item in settings:
+        assert item.setting.help in text

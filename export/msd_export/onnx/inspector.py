@@ -28,7 +28,6 @@ _EITHER = frozenset({"Conv", "MatMul", "Gemm", "Add", "Clip", "Relu", "Gather", 
 _INT8_PREFIX = "QLinear"
 _SIGNED = {"uint8": "int8", "uint4": "int4"}
 _INT8_TYPES = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
-_CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _COUNTED = "int8 counts the operators that ONNX Runtime runs with integer kernels on this machine"
 
 
