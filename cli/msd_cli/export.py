@@ -93,8 +93,7 @@ def export(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="A run (for its student), or a model folder.")
     ],
-    given: Annotated[Given, OptionsOf(ExportConfig)],
-    reading: Annotated[Given, OptionsOf(DataConfig, only=READING)],
+    *,
     target: Annotated[
         list[TargetName] | None,
         typer.Option(
@@ -129,6 +128,8 @@ def export(
             rich_help_panel="Data",
         ),
     ] = None,
+    given: Annotated[Given, OptionsOf(ExportConfig)],
+    reading: Annotated[Given, OptionsOf(DataConfig, only=READING)],
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -96,6 +96,10 @@ def test_an_option_out_of_range_is_a_usage_error(line: str) -> None:
     assert f"Invalid value for {words[-2]}: must lie between" in answer.stderr
 
 
+def test_export_lists_target_and_precision_first() -> None:
+    assert [item.name for item in options_of("export")][:2] == ["target", "precision"]
+
+
 def test_no_class_to_print_is_a_usage_error() -> None:
     answer = CliRunner(env={"COLUMNS": "100"}).invoke(app, ["predict", "nowhere", "--top", "0"])
     assert answer.exit_code == 2
