@@ -6,7 +6,7 @@ Exports and benchmarks have their own: `msd_export.export`, `msd_export.load` an
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,9 +37,9 @@ class DistilledRun:
 
     folder: Path
     metric: str
-    teacher: Mapping[str, ScoreJson]
-    student: Mapping[str, ScoreJson]
-    metrics: Json
+    teacher: Mapping[str, ScoreJson] = field(repr=False)
+    student: Mapping[str, ScoreJson] = field(repr=False)
+    metrics: Json = field(repr=False)
 
     def __fspath__(self) -> str:
         """Return the folder, so that `open`, `Path` and the other packages take a run as a path."""

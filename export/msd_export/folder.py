@@ -5,7 +5,7 @@ parity.json and a manifest with the digest of every file.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -38,7 +38,7 @@ class ExportFolder:
     folder: Path
     target: Target
     precision: Precision
-    manifest: Json
+    manifest: Json = field(repr=False)
 
     @property
     def name(self) -> str:

@@ -102,6 +102,10 @@ class OpenedModel:
     labels: tuple[str, ...]
     problem: Problem
 
+    def __repr__(self) -> str:
+        """Return the runtime, problem and number of classes: the fields hold whole tokenizers."""
+        return f"OpenedModel({self.predictor.runtime}, {self.problem}, {len(self.labels)} classes)"
+
     def predict(
         self, *, image: str | os.PathLike[str] | ImageSource | None = None, text: str | None = None
     ) -> Prediction:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,13 @@ from PIL import Image
 
 import msd_deploy
 import msd_export
+from msd_deploy.api import DistilledRun
+from msd_deploy.artifacts.manifest import read_json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.run import RunConfig
 from msd_deploy.errors import ArtifactError, ConfigError, DataError
 from msd_deploy.run.record import read_run
+from msd_export.folder import ExportFolder
 from msd_export.opened_model import OpenedModel
 
 ROOT = Path(__file__).parents[2]
@@ -141,6 +145,19 @@ def test_an_opened_model_leaves_pytorchs_threads_as_they_were(finished_run: RunD
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
+
+
+def test_results_have_short_reprs_for_notebooks(
+    model: OpenedModel, finished_run: RunDirectory
+) -> None:
+    metrics = read_json(finished_run.metrics)
+    run = DistilledRun(Path("runs/memes"), "accuracy", {}, {}, metrics)
+    manifest = read_json(finished_run.student / "manifest.json")
+    export = ExportFolder(Path("runs/memes/exports/onnx-fp32"), "onnx", "fp32", manifest)
+    many = replace(model, labels=tuple(f"class {n}" for n in range(1000)))
+    for result in (run, export, many):
+        assert type(result).__name__ in repr(result)
+        assert len(repr(result)) < 200
 
 
 def png(image: Image.Image) -> bytes:
