@@ -46,8 +46,8 @@ class DataConfig:
         Setting(
             "Data set: synthetic:memes, synthetic:posters, synthetic:entailment,"
             " synthetic:listings, easy-vqa, hateful-memes:DIR, mm-imdb:DIR, snli-ve:DIR,"
-            " vqa-v2:DIR, hub:OWNER/NAME or hub:FOLDER (a Hugging Face dataset), or a FILE.jsonl of"
-            " your own."
+            " vqa-v2:DIR, hub:OWNER/NAME or hub:FOLDER (a Hugging Face dataset), or a FILE.jsonl,"
+            " FILE.csv, FILE.tsv or FILE.parquet of your own."
         ),
         Option("--data", "Data", metavar="SPEC"),
     ] = "synthetic:memes"
@@ -80,24 +80,26 @@ class DataConfig:
     labels: Annotated[
         tuple[str, ...] | None,
         Setting(
-            "Class names of FILE.jsonl or a hub: data set; rows with any other label are skipped"
+            "Class names of a file or a hub: data set; rows with any other label are skipped"
             " and reported."
         ),
         Option("--labels", "Data", default="the classes found in the data", metavar="A,B,..."),
     ] = None
     image_column: Annotated[
         str | None,
-        Setting("Image column of a hub: data set."),
+        Setting("Image column of a CSV, TSV, Parquet or hub: data set."),
         Option("--image-column", "Data", default="image", metavar="NAME"),
     ] = None
     text_column: Annotated[
         str | None,
-        Setting("Text column of a hub: data set."),
+        Setting("Text column of a CSV, TSV, Parquet or hub: data set."),
         Option("--text-column", "Data", default="text", metavar="NAME"),
     ] = None
     label_column: Annotated[
         str | None,
-        Setting("Column of a hub: data set with the label, or with a list of labels."),
+        Setting(
+            "Label column of a CSV, TSV, Parquet or hub: data set; it may hold lists of labels."
+        ),
         Option("--label-column", "Data", default="label or labels", metavar="NAME"),
     ] = None
     image_size: Annotated[

@@ -55,10 +55,10 @@ class SourceOptions:
         seed: Seed of a generated task, 0 or more.
         examples: Training examples of a generated task; None takes the task's own size.
         label_noise: Share of a generated task's training labels that are flipped, 0 to 1.
-        labels: The only class names a FILE.jsonl or a Hugging Face dataset may use, in this order;
-            None takes those it holds.
+        labels: The only class names a file or a Hugging Face dataset may use, in this order; None
+            takes those it holds.
         strict: Whether a row that cannot be used is an error instead of a named, skipped row.
-        image_column: The image's column in a Hugging Face dataset; None: image.
+        image_column: The image's column in a table, a file or a Hugging Face dataset; None: image.
         text_column: The text's; None: text.
         label_column: The label's; None: label or labels.
         max_pixels: The most pixels of an image; None: as the model's preprocessor has it.

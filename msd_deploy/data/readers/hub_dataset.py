@@ -1,27 +1,29 @@
-"""A Hugging Face dataset, opened without running its code: hub:NAME and hub:FOLDER; its columns.
+"""A Hugging Face dataset, opened without running its code: hub:NAME and hub:FOLDER.
 
 `datasets` reads plain data files (parquet, JSON, CSV, Arrow, folders of images) into Arrow files
 of its cache, which are memory-mapped. A dataset that needs a script or a reader that could run code
-is refused, and so are data files outside a local folder. The columns of image, text and label are
-found by name and type; their values are read by `hub_rows`.
+is refused, and so are data files outside a local folder. CSV and JSON are read by `text_tables`,
+the values of rows by `table_rows`.
 """
 
+import hashlib
+import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import datasets
-import pyarrow as pa
+from datasets.data_files import get_data_patterns
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from msd_deploy.artifacts.manifest import sha256_of_file, sha256_of_json
 from msd_deploy.data.images import image_endings
 from msd_deploy.data.readers.rows import shown
-from msd_deploy.data.source import SourceOptions
+from msd_deploy.data.readers.text_tables import read_as_written
 from msd_deploy.errors import DataError
 
 PREFIX = "hub:"
@@ -70,23 +72,27 @@ def _is_there(place: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class HubDataset:
-    """A dataset that was opened.
+class OpenedTables:
+    """The tables of a dataset or of a file.
 
     Attributes:
-        stated: Its SPEC.
-        splits: By the dataset's own names; memory-mapped, images as they are encoded.
+        stated: The SPEC.
+        splits: By the dataset's own names, "" for the rows of a file; images as they are encoded.
         folders: Where images that are files may lie.
         notes: Notes for the user on files that are left out.
+        lines: The line of each row of a file; None: rows are counted from 0.
+        unusable: By line, why a row of a file is not among them.
     """
 
     stated: str
     splits: Mapping[str, datasets.Dataset]
     folders: tuple[Path, ...]
     notes: tuple[str, ...] = ()
+    lines: Sequence[int] | None = None
+    unusable: Mapping[int, str] = field(default_factory=dict)
 
 
-def open_hub_dataset(stated: str) -> HubDataset:
+def open_hub_dataset(stated: str) -> OpenedTables:
     """Open a dataset; what an earlier call read is used again.
 
     A local folder's files are known by their digests. One of the hub is downloaded, or found in the
@@ -101,38 +107,43 @@ def open_hub_dataset(stated: str) -> HubDataset:
     name, spec = hub_name(stated), f"{PREFIX}{stated}"
     if name.is_folder and not _is_there(name.place):
         raise DataError("no such folder or name on the hub", where=shown(stated), fix=_FORM)
-    with _reading(spec):
-        builder, notes = _load_builder(name)
+    name, patterns = _without_wildcards(name) if name.is_folder else (name, None)
+    with reading(spec, _FORM):
+        builder, notes = _load_builder(name, patterns)
     _refuse_reader(spec, builder.__class__.__module__)
     files = [file for found in (builder.config.data_files or {}).values() for file in found]
     if name.is_folder:
         _refuse_outside(spec, Path(name.place), files)
-        cache = _cache_of(files)
-        with _reading(spec):
-            builder, notes = _load_builder(name, str(cache))
+        cache = cache_of(files)
+        with reading(spec, _FORM):
+            builder, notes = _load_builder(name, patterns, str(cache))
         folders: tuple[Path, ...] = (Path(name.place),)
     else:
         _refuse_elsewhere(spec, files)
         folders = (Path(HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE))
-    with _reading(spec):
+    with reading(spec, _FORM):
+        read_as_written(builder)
         builder.download_and_prepare()
         splits = {str(split): builder.as_dataset(split=split) for split in builder.info.splits}
-    return HubDataset(spec, splits, folders, notes)
+    return OpenedTables(spec, splits, folders, notes)
 
 
 def _load_builder(
-    name: HubName, cache: str | None = None
+    name: HubName, patterns: Mapping[str, list[str]] | None, cache: str | None = None
 ) -> tuple[datasets.DatasetBuilder, tuple[str, ...]]:
     """Return what reads a dataset, and notes on the files of a folder that are left out."""
     builder = None
     try:
-        builder = datasets.load_dataset_builder(name.place, name.configuration, cache_dir=cache)
+        builder = datasets.load_dataset_builder(
+            name.place, name.configuration, data_files=patterns, cache_dir=cache
+        )
         if not name.is_folder or not isinstance(builder, ImageFolder):
             return builder, ()
     except datasets.exceptions.DataFilesNotFoundError:
         if not name.is_folder:
             raise
-    folder = datasets.load_dataset_builder("imagefolder", data_dir=name.place)
+    where = {"data_dir": name.place} if patterns is None else {"data_files": patterns}
+    folder = datasets.load_dataset_builder("imagefolder", **where)
     files = _file_names(folder)
     has_table = any(file.name in ImageFolder.METADATA_FILENAMES for file in files)
     if builder is not None and (has_table or _card_names_files(Path(name.place))):
@@ -174,8 +185,36 @@ def _left_out(files: set[Path]) -> str:
     )
 
 
+def _without_wildcards(name: HubName) -> tuple[HubName, Mapping[str, list[str]] | None]:
+    """Return a folder under a path in which `datasets` sees no wildcard, and patterns of its files.
+
+    For a folder with one of `*?[]` in its path that is the path of a link to it. The patterns are
+    None where `datasets` finds the files itself: it does not follow the link.
+
+    Raises:
+        DataError: The link cannot be created.
+    """
+    target = Path(name.place).resolve()
+    if not re.search(r"[*?\[\]]", str(target)):
+        return name, None
+    links = _own_cache() / "folders"
+    link = links / hashlib.sha256(os.fsencode(target)).hexdigest()[:16]
+    try:
+        links.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            link.symlink_to(target, target_is_directory=True)
+    except OSError as error:
+        what = f"its path has a wildcard, and a link to it cannot be created ({error})"
+        raise DataError(what, where=target, fix="Rename the folder") from error
+    with reading(f"{PREFIX}{name.place}", _FORM):
+        found = get_data_patterns(str(link))
+    return replace(name, place=str(link)), {
+        split: [f"{link}/{pattern}" for pattern in patterns] for split, patterns in found.items()
+    }
+
+
 @contextmanager
-def _reading(spec: str) -> Iterator[None]:
+def reading(spec: str, fix: str) -> Iterator[None]:
     """Turn whatever the library raises into one error, and keep its bars off the screen."""
     had_bars = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
@@ -185,12 +224,14 @@ def _reading(spec: str) -> Iterator[None]:
         raise
     # Its readers raise whatever the libraries of their formats raise.
     except Exception as error:
+        if isinstance(error.__cause__, DataError):
+            raise error.__cause__ from None
         reason = " ".join(str(error.__cause__ or error).split())[:400].rstrip(".")
         if "scripts are no longer supported" in reason:
             what = "needs a loading script, and scripts are not run"
             raise DataError(what, where=spec, fix=_WITHOUT_SCRIPT) from error
         what = f"cannot be read ({reason or type(error).__name__})"
-        raise DataError(what, where=spec, fix=_FORM) from error
+        raise DataError(what, where=spec, fix=fix) from error
     finally:
         if had_bars:
             datasets.enable_progress_bars()
@@ -219,7 +260,7 @@ def _refuse_elsewhere(spec: str, files: list[str]) -> None:
             raise DataError(what, where=spec, fix="Download them, and use hub:FOLDER")
 
 
-def _cache_of(files: list[str]) -> Path:
+def cache_of(files: list[str]) -> Path:
     """Return the cache of a folder's tables by their contents: `datasets` knows them by time.
 
     Images are no part of a table: rows name them, and they are read from where they lie.
@@ -228,125 +269,8 @@ def _cache_of(files: list[str]) -> Path:
         [file, sha256_of_file(Path(file)) if Path(file).suffix.lower() in _TABLES else ""]
         for file in sorted(files)
     ]
-    return Path(datasets.config.HF_DATASETS_CACHE) / "msd-deploy" / sha256_of_json(known)
+    return _own_cache() / sha256_of_json(["as written", *known])
 
 
-_OPTIONS = "Name columns with --image-column, --text-column and --label-column"
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """The columns that are read.
-
-    Attributes:
-        image: The image's, or None.
-        text: The text's, or None.
-        label: The label's or the labels'.
-        is_multi_label: Whether a row has a list of labels.
-        names: The names of its class indices; None where rows hold names or numbers themselves.
-    """
-
-    image: str | None
-    text: str | None
-    label: str
-    is_multi_label: bool
-    names: tuple[str, ...] | None
-
-
-def find_columns(where: str, features: datasets.Features, options: SourceOptions) -> Columns:
-    """Find the columns: those that are named, else image, text, and label or labels.
-
-    Raises:
-        DataError: One is missing or of a type that cannot be used; names those that are there.
-    """
-    image = _column(where, features, options.image_column, ("image",))
-    text = _column(where, features, options.text_column, ("text",))
-    label = _column(where, features, options.label_column, ("label", "labels"))
-    if label is None or (image is None and text is None):
-        has = "label or labels" if label is None else "image nor text"
-        raise DataError(f"has no column {has}: {_listed(features)}", where=where, fix=_OPTIONS)
-    chosen = [name for name in (image, text, label) if name is not None]
-    if len(set(chosen)) < len(chosen):
-        twice = max(chosen, key=chosen.count)
-        what = f"column {twice!r} would be read as two things: {_listed(features)}"
-        raise DataError(what, where=where, fix=_OPTIONS)
-    if image is not None:
-        _check_image(where, features, image)
-    if text is not None and not _is_string(_arrow_type(features, text)):
-        _refuse(where, features, text, "a string")
-    return Columns(image, text, label, *_label_type(where, features, label))
-
-
-def _column(
-    where: str, features: datasets.Features, named: str | None, usual: tuple[str, ...]
-) -> str | None:
-    if named is not None:
-        if named not in features:
-            what = f"has no column {named!r}: {_listed(features)}"
-            raise DataError(what, where=where, fix=_OPTIONS)
-        return named
-    found = [name for name in usual if name in features]
-    if len(found) > 1:
-        what = f"has columns {' and '.join(found)}: {_listed(features)}"
-        raise DataError(what, where=where, fix="Choose one with --label-column")
-    return found[0] if found else None
-
-
-def _check_image(where: str, features: datasets.Features, name: str) -> None:
-    feature, kind = features[name], _arrow_type(features, name)
-    is_struct = pa.types.is_struct(kind) and all(
-        _is_string(field.type) or _is_binary(field.type)
-        for field in kind
-        if field.name in ("bytes", "path")
-    )
-    has_image = is_struct and {field.name for field in kind} & {"bytes", "path"}
-    if not (isinstance(feature, datasets.Image) or has_image or _is_binary(kind)) and (
-        not _is_string(kind)
-    ):
-        _refuse(where, features, name, "an image, bytes or a path")
-
-
-def _label_type(
-    where: str, features: datasets.Features, name: str
-) -> tuple[bool, tuple[str, ...] | None]:
-    feature, kind = features[name], _arrow_type(features, name)
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    if is_list:
-        kind = kind.value_type
-        feature = feature[0] if isinstance(feature, list) else feature.feature
-    if isinstance(feature, datasets.ClassLabel):
-        return is_list, tuple(feature.names)
-    if not _is_string(kind) and not pa.types.is_integer(kind):
-        _refuse(where, features, name, "a class, a string or an integer, or a list of these")
-    return is_list, None
-
-
-def _refuse(where: str, features: Mapping[str, object], name: str, wanted: str) -> None:
-    what = f"column {name!r} is not {wanted}: {_listed(features)}"
-    raise DataError(what, where=where, fix=_OPTIONS)
-
-
-def _listed(features: Mapping[str, object]) -> str:
-    """Return the columns and their types, as a message shows them."""
-    listed = ", ".join(
-        f"{name} ({_kind(feature)})" for name, feature in list(features.items())[:20]
-    )
-    return f"it has {listed}" if listed else "it has none"
-
-
-def _kind(feature: object) -> str:
-    if isinstance(feature, datasets.Value):
-        return str(feature.dtype)
-    return type(feature).__name__
-
-
-def _arrow_type(features: datasets.Features, name: str) -> pa.DataType:
-    return features.arrow_schema.field(name).type
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+def _own_cache() -> Path:
+    return Path(datasets.config.HF_DATASETS_CACHE) / "msd-deploy"

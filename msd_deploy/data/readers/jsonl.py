@@ -13,16 +13,17 @@ from pathlib import Path
 from msd_deploy.data.labels import other_classes
 from msd_deploy.data.readers.assemble import ReaderRows, evaluation_source, source_from_rows
 from msd_deploy.data.readers.rows import (
-    SPLIT_NAMES,
+    IMAGE_KEYS,
     ImageFiles,
     Row,
     UnusableRowError,
+    notes_on_keys,
     parse_class,
     parse_object,
+    parse_split,
     parse_text,
     read_lines,
     reason_against_labels,
-    shown,
     type_name,
 )
 from msd_deploy.data.source import (
@@ -31,7 +32,6 @@ from msd_deploy.data.source import (
     SkippedRow,
     SourceData,
     SourceOptions,
-    Split,
 )
 from msd_deploy.errors import DataError
 
@@ -45,21 +45,34 @@ class Scan:
         skipped: By line, why a row cannot be used.
         class_rows: By class name, how many rows name it, unusable ones included.
         first_line_with: By key, the first line that has `label` or `labels`.
+        key_rows: By key, how many rows have it.
+        image_key: The key of the image.
+        other_image_keys: Those of `IMAGE_KEYS` that name an image file in some row.
     """
 
     rows: list[Row] = field(default_factory=list)
     skipped: dict[int, str] = field(default_factory=dict)
     class_rows: Counter[str] = field(default_factory=Counter)
     first_line_with: dict[str, int] = field(default_factory=dict)
+    key_rows: Counter[str] = field(default_factory=Counter)
+    image_key: str = "image"
+    other_image_keys: set[str] = field(default_factory=set)
 
 
 def scan_rows(path: Path) -> Scan:
     """Read every row of a file; each image that it names is hashed once.
 
+    Where no row has the key `image`, the first of `IMAGE_KEYS` that names an image file is read.
+
     Raises:
         DataError: The file is missing or cannot be read.
     """
     scan, images = Scan(), ImageFiles(path.parent)
+    for line, raw in read_lines(path):
+        _scan_line(scan, (path, line), raw, images)
+    if "image" in scan.key_rows or not scan.other_image_keys:
+        return scan
+    scan = Scan(image_key=min(scan.other_image_keys, key=IMAGE_KEYS.index))
     for line, raw in read_lines(path):
         _scan_line(scan, (path, line), raw, images)
     return scan
@@ -69,16 +82,20 @@ def _scan_line(scan: Scan, place: tuple[Path, int], raw: bytes, images: ImageFil
     path, line = place
     try:
         values = parse_object(raw)
+        scan.key_rows.update(values.keys())
+        if "image" not in scan.key_rows:
+            new = set(IMAGE_KEYS).intersection(values) - scan.other_image_keys
+            scan.other_image_keys |= {key for key in new if images.has(values[key])}
         for key in ("label", "labels"):
             if values.get(key) is not None:
                 scan.first_line_with.setdefault(key, line)
         labels = _parse_labels(values)
         scan.class_rows.update(labels or ())
-        split = _parse_split(values.get("split"))
+        split = parse_split(values.get("split"))
         if labels is None and split not in (None, "train"):
             raise UnusableRowError(f"has no label, which the {split} split needs")
         text = parse_text(values.get("text"), "text")
-        image_path, image_sha256 = images.find(values.get("image"))
+        image_path, image_sha256 = images.find(values.get(scan.image_key), key=scan.image_key)
         if not image_path and text is None:
             raise UnusableRowError("has neither image nor text")
     except UnusableRowError as error:
@@ -94,14 +111,6 @@ def _parse_labels(values: Mapping[str, object]) -> tuple[str, ...] | None:
     if not isinstance(several, list):
         raise UnusableRowError(f"labels is {type_name(several)}, not a list")
     return tuple(sorted({parse_class(value, "an entry of labels") for value in several}))
-
-
-def _parse_split(value: object) -> Split | None:
-    if value is None:
-        return None
-    if not isinstance(value, str) or value not in SPLIT_NAMES:
-        raise UnusableRowError(f"unknown split {shown(value)}: use train, validation or test")
-    return SPLIT_NAMES[value]
 
 
 _FORM = "Write one JSON object a line with image or text, and label"
@@ -154,6 +163,8 @@ def load_jsonl_for_evaluation(
 def _find(path: Path, scan: Scan, labels: tuple[str, ...] | None) -> ReaderRows:
     _refuse_mixed_labels(path, scan)
     rows = _rows_with_known_labels(scan, labels)
+    read = ("text", "label", "labels", "split", scan.image_key)
+    image_key = None if scan.image_key == "image" else scan.image_key
     return ReaderRows(
         where=path,
         rows=rows,
@@ -161,6 +172,7 @@ def _find(path: Path, scan: Scan, labels: tuple[str, ...] | None) -> ReaderRows:
             labels or (),
             "multi_label" if "labels" in scan.first_line_with else "single_label",
             tuple(SkippedRow(f"{path}:{at}", scan.skipped[at]) for at in sorted(scan.skipped)),
+            tuple(notes_on_keys(scan.key_rows, read, image_key)),
         ),
         form=_FORM,
     )

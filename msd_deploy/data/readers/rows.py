@@ -8,15 +8,28 @@ classes are assigned by `assemble`.
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NoReturn, cast
 
 from msd_deploy.artifacts.manifest import sha256_of_file
+from msd_deploy.data.images import image_endings
 from msd_deploy.data.source import Split
 from msd_deploy.errors import DataError
 
+IMAGE_KEYS = (
+    "img",
+    "file_name",
+    "filename",
+    "image_path",
+    "img_path",
+    "image_file",
+    "picture",
+    "photo",
+)
+"""What some call the image; understood where no row has `image`."""
+_MOST_KEYS_NAMED = 5
 MOST_LINE_BYTES = 1 << 20
 """A longer line is no row, but a file that lost its line ends, or an attack."""
 SPLIT_NAMES: Mapping[str, Split] = {
@@ -202,6 +215,19 @@ def parse_class(value: object, what: str = "label") -> str:
     return without_surrogates(name, what)
 
 
+def parse_split(value: object) -> Split | None:
+    """Return the split that a value names; None for null.
+
+    Raises:
+        UnusableRowError: There is no such split.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str) or value not in SPLIT_NAMES:
+        raise UnusableRowError(f"unknown split {shown(value)}: use train, validation or test")
+    return SPLIT_NAMES[value]
+
+
 def reason_against_labels(
     names: tuple[str, ...] | None, closed: tuple[str, ...] | None, class_rows: Mapping[str, int]
 ) -> str | None:
@@ -221,6 +247,24 @@ def reason_against_labels(
                 " --labels to keep it"
             )
     return None
+
+
+def notes_on_keys(
+    counts: Mapping[str, int], read: Iterable[str | None], image_key: str | None
+) -> list[str]:
+    """Return notes on the keys, or columns, of rows that are not what they are usually called.
+
+    Args:
+        counts: How many rows have each key.
+        read: The keys that are read.
+        image_key: The one of `IMAGE_KEYS` that is read as the image, if any.
+    """
+    notes = [] if image_key is None else [f"{image_key!r} is read as image, which no row has"]
+    unread = [f"{key!r} ({rows:,} rows)" for key, rows in counts.items() if key not in set(read)]
+    if unread:
+        more = ", ..." if len(unread) > _MOST_KEYS_NAMED else ""
+        notes.append(f"not read: {', '.join(unread[:_MOST_KEYS_NAMED])}{more}")
+    return notes
 
 
 def without_surrogates(value: str, what: str) -> str:
@@ -248,6 +292,17 @@ class ImageFiles:
         self._folder = folder
         self._root = (root or folder).resolve()
         self._found: dict[str, tuple[str, str]] = {}
+        self._endings = tuple(image_endings())
+
+    def has(self, name: object) -> bool:
+        """Return whether a value is the name of an image file, by its ending."""
+        if not isinstance(name, str) or not name.lower().endswith(self._endings):
+            return False
+        try:
+            file_inside(self._folder, name, self._root, what="image")
+        except (UnusableRowError, ValueError):
+            return False
+        return True
 
     def find(self, name: object, *, key: str = "image") -> tuple[str, str]:
         """Return an image's absolute path and the SHA-256 of its bytes, "" and "" for none.
@@ -291,6 +346,8 @@ def file_inside(folder: Path, name: str, root: Path, *, what: str) -> Path:
     try:
         path = (folder / name).resolve(strict=True)
     except FileNotFoundError as error:
+        if "\\" in name:  # written on Windows
+            return file_inside(folder, name.replace("\\", "/"), root, what=what)
         raise UnusableRowError(f"{what} {shown(name)} is missing") from error
     # Before Python 3.13 a loop of links is a RuntimeError.
     except (OSError, RuntimeError) as error:

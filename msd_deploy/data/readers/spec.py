@@ -4,8 +4,9 @@ from pathlib import Path
 
 from msd_deploy.data.readers import easy_vqa, hateful_memes, mm_imdb, snli_ve, vqa_v2
 from msd_deploy.data.readers.hub_dataset import PREFIX, hub_name
-from msd_deploy.data.readers.hub_rows import load_hub, load_hub_for_evaluation
 from msd_deploy.data.readers.jsonl import load_jsonl, load_jsonl_for_evaluation
+from msd_deploy.data.readers.table_file import SUFFIXES
+from msd_deploy.data.readers.table_rows import load_tables, load_tables_for_evaluation
 from msd_deploy.data.source import EvaluationSplit, SkippedRow, SourceData, SourceOptions
 from msd_deploy.data.synthetic.generate import TASK_NAMES, load_synthetic
 from msd_deploy.errors import ConfigError, DataError
@@ -14,9 +15,11 @@ __all__ = ["SkippedRow", "SourceData", "SourceOptions", "load_source"]
 
 _SYNTHETIC = "synthetic:"
 _PUBLISHED = (hateful_memes.NAME, mm_imdb.NAME, snli_ve.NAME, vqa_v2.NAME)
+FILE_SUFFIXES = (".jsonl", *SUFFIXES)
+_FILES = "FILE.jsonl, FILE.csv, FILE.tsv or FILE.parquet"
 _KNOWN = (
     f"Use {_SYNTHETIC}{'|'.join(TASK_NAMES)}, {easy_vqa.NAME},"
-    f" {', '.join(f'{name}:DIR' for name in _PUBLISHED)}, hub:NAME, or the path of a FILE.jsonl"
+    f" {', '.join(f'{name}:DIR' for name in _PUBLISHED)}, hub:NAME, or the path of a {_FILES}"
 )
 
 
@@ -25,7 +28,8 @@ def load_source(spec: str, *, options: SourceOptions) -> SourceData:
 
     Args:
         spec: `synthetic:TASK`, `easy-vqa`, `NAME:DIR` of a published data set, `hub:NAME` or
-            `hub:FOLDER` of a Hugging Face dataset, or the path of a FILE.jsonl.
+            `hub:FOLDER` of a Hugging Face dataset, or the path of a FILE.jsonl, FILE.csv, FILE.tsv
+            or FILE.parquet.
         options: How; an option that the source has no use for must keep its default.
 
     Raises:
@@ -33,7 +37,7 @@ def load_source(spec: str, *, options: SourceOptions) -> SourceData:
         DataError: The specification is unknown, or the source cannot be used.
         RuntimeUnavailableError: The source's package is not installed.
     """
-    if not spec.startswith(PREFIX):
+    if not _is_table(spec):
         _refuse_columns(spec, options)
     if spec.startswith(_SYNTHETIC):
         _refuse_unused(spec, {"labels": options.labels is not None})
@@ -42,8 +46,8 @@ def load_source(spec: str, *, options: SourceOptions) -> SourceData:
         spec,
         {"examples": options.examples is not None, "label_noise": options.label_noise != 0.0},
     )
-    if spec.startswith(PREFIX):
-        return load_hub(spec.removeprefix(PREFIX), options)
+    if _is_table(spec):
+        return load_tables(spec, options)
     name, path = _name_and_path(spec)
     if name:
         _refuse_unused(spec, {"labels": options.labels is not None})
@@ -59,30 +63,29 @@ def load_source(spec: str, *, options: SourceOptions) -> SourceData:
         case vqa_v2.NAME:
             return vqa_v2.load_vqa_v2(path, strict=options.strict)
         case _:
-            return load_jsonl(_jsonl_path(spec), options)
+            return load_jsonl(_file(spec), options)
 
 
 def load_evaluation_source(
     spec: str, *, options: SourceOptions, split: EvaluationSplit, labels: tuple[str, ...]
 ) -> SourceData:
-    """Read data to evaluate a model on; FILE.jsonl and hub:NAME need no training rows.
+    """Read data to evaluate a model on; files and hub:NAME need no training rows.
 
     Args:
         spec: See `load_source`.
         options: See `load_source`.
-        split: The split that is wanted; all only of FILE.jsonl and hub:NAME.
+        split: The split that is wanted; all only of files and hub:NAME.
         labels: The model's classes.
 
     Raises:
         ConfigError: An option does not apply to the source.
         DataError: The source cannot be used; see `load_source` and `load_jsonl_for_evaluation`.
     """
-    if spec.startswith(PREFIX):
-        stated = spec.removeprefix(PREFIX)
-        return load_hub_for_evaluation(stated, options, split=split, labels=labels)
+    if _is_table(spec):
+        return load_tables_for_evaluation(spec, options, split=split, labels=labels)
     if not kind_of_spec(spec):
         _refuse_columns(spec, options)
-        return load_jsonl_for_evaluation(_jsonl_path(spec), options, split=split, labels=labels)
+        return load_jsonl_for_evaluation(_file(spec), options, split=split, labels=labels)
     if split == "all":
         raise ConfigError(
             f"all rows of {spec} would be its training rows too", fix="Name another --split"
@@ -96,7 +99,7 @@ def load_evaluation_source(
 
 
 def _name_and_path(spec: str) -> tuple[str, str]:
-    """Return the name of a data set ("" for a FILE.jsonl), and the path that its SPEC states."""
+    """Return the name of a data set ("" for a file), and the path that its SPEC states."""
     name, _, path = spec.partition(":")
     if name in _PUBLISHED:
         return name, path
@@ -115,7 +118,7 @@ def path_of_spec(spec: str) -> Path | None:
 
 
 def kind_of_spec(spec: str) -> str:
-    """Return a SPEC without its path: "" for a FILE.jsonl."""
+    """Return a SPEC without its path: "" for a file."""
     return _name_and_path(spec)[0]
 
 
@@ -153,16 +156,25 @@ def _task_of(spec: str) -> str:
     return task
 
 
-def _jsonl_path(spec: str) -> Path:
+def _is_table(spec: str) -> bool:
+    """Return whether a SPEC is a Hugging Face dataset, or a file that is a table."""
+    return spec.startswith(PREFIX) or (
+        not kind_of_spec(spec) and _file(spec).suffix.lower() in SUFFIXES
+    )
+
+
+def _file(spec: str) -> Path:
     path = Path(spec)
     try:
         is_folder, is_there = path.is_dir(), path.exists()
     except OSError as error:
         raise DataError(f"unknown data set {spec[:80]!r} ({error.strerror})", fix=_KNOWN) from error
     if is_folder:
-        raise DataError("is a folder", where=path, fix="Name the FILE.jsonl in it")
-    if path.suffix.lower() != ".jsonl" and is_there:
-        raise DataError("is not a .jsonl file", where=path, fix=_KNOWN)
-    if path.suffix.lower() != ".jsonl" or "\0" in spec:
+        raise DataError(
+            "is a folder", where=path, fix=f"Name the {_FILES} in it, or use hub:FOLDER"
+        )
+    if path.suffix.lower() not in FILE_SUFFIXES and is_there:
+        raise DataError(f"is not a {_FILES}", where=path, fix=_KNOWN)
+    if path.suffix.lower() not in FILE_SUFFIXES or "\0" in spec:
         raise DataError(f"unknown data set {spec!r}", fix=_KNOWN)
     return path

@@ -18,7 +18,7 @@ from msd_deploy.data import source
 from msd_deploy.data.prepare import prepare
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
-from msd_deploy.data.readers import hub_rows
+from msd_deploy.data.readers import table_rows
 from msd_deploy.data.readers.hub_dataset import hub_name
 from msd_deploy.data.readers.spec import (
     kind_of_spec,
@@ -356,7 +356,7 @@ def test_every_hostile_row_is_named_and_the_others_are_kept(
     memes: tuple[PreparedData, Preprocessor],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(hub_rows, "MOST_PICTURE_BYTES", 2000)
+    monkeypatch.setattr(table_rows, "MOST_PICTURE_BYTES", 2000)
     folder = hostile_folder(tmp_path / "data")
     small = replace(memes[1], image=replace(memes[1].image, max_pixels=1000))
     data = prepare(load(folder), small, cache=tmp_path / "cache")

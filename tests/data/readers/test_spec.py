@@ -37,7 +37,7 @@ def test_a_jsonl_path_is_read_as_a_file(tmp_path: Path) -> None:
             "memes",
             r"unknown data set 'memes'\. Use synthetic:memes\|.* easy-vqa, hateful-memes:DIR,",
         ),
-        ("", r"\.: is a folder\. Name the FILE\.jsonl in it"),
+        ("", r"\.: is a folder\. Name the FILE\.jsonl, .* in it"),
         ("x" * 5000, r"unknown data set 'x+' \(File name too long\)"),
         ("a\0b.jsonl", r"unknown data set 'a\\x00b\.jsonl'"),
         ("no/such.jsonl", r"no/such\.jsonl: no such file\. Check --data"),
@@ -48,15 +48,15 @@ def test_an_unknown_source_says_what_may_be_used(spec: str, message: str) -> Non
         load_source(spec, options=SourceOptions())
 
 
-def test_a_folder_asks_for_the_file_in_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is a folder\. Name the FILE\.jsonl in it"):
+def test_a_folder_requires_the_file_in_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is a folder\. Name the FILE\.jsonl, .* in it"):
         load_source(str(tmp_path), options=SourceOptions())
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
+    path = tmp_path / "rows.xlsx"
     path.write_text("text,label\n")
-    with pytest.raises(DataError, match=r"rows\.csv: is not a \.jsonl file\. Use "):
+    with pytest.raises(DataError, match=r"rows\.xlsx: is not a FILE\.jsonl, FILE\.csv, .*\. Use "):
         load_source(str(path), options=SourceOptions())
 
 

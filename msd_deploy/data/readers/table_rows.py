@@ -1,14 +1,14 @@
-"""The rows of a Hugging Face dataset: every value checked, images hashed.
+"""The rows of tables, of a Hugging Face dataset or a file: every value checked, images hashed.
 
 A row that cannot be used is named as `hub:NAME SPLIT:ROW: reason`, rows counted from 0 as
-`datasets` counts them. Images stay in the dataset's memory-mapped Arrow files: a row holds the
-position of its image.
+`datasets` counts them, or as `FILE:LINE: reason`. Images stay in the memory-mapped Arrow files: a
+row holds the position of its image.
 """
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
@@ -16,18 +16,23 @@ import pyarrow as pa
 
 from msd_deploy.data.labels import other_classes
 from msd_deploy.data.readers.assemble import ReaderRows, evaluation_source, source_from_rows
-from msd_deploy.data.readers.hub_dataset import Columns, HubDataset, find_columns, open_hub_dataset
+from msd_deploy.data.readers.columns import Columns, find_columns, is_binary, is_string
+from msd_deploy.data.readers.hub_dataset import PREFIX, OpenedTables, open_hub_dataset
 from msd_deploy.data.readers.rows import (
+    IMAGE_KEYS,
     MOST_LINE_BYTES,
     SPLIT_NAMES,
     ImageFiles,
     Row,
     UnusableRowError,
+    notes_on_keys,
     parse_class,
+    parse_split,
     parse_text,
     reason_against_labels,
     shown,
 )
+from msd_deploy.data.readers.table_file import open_table_file
 from msd_deploy.data.source import (
     DatasetInfo,
     EvaluationSplit,
@@ -44,39 +49,39 @@ _ROWS_AT_A_TIME = 256
 _FORM = "Use a dataset with an image or a text, and a label, in each row"
 
 
-def load_hub(stated: str, options: SourceOptions) -> SourceData:
-    """Read a Hugging Face dataset, from the hub or from a folder.
+def load_tables(spec: str, options: SourceOptions) -> SourceData:
+    """Read a Hugging Face dataset, from the hub or from a folder, or a CSV, TSV or Parquet file.
 
-    Its splits train, validation (or dev, val, valid) and test are kept; what is missing is taken
-    from the training rows by the hash of their images, as of a FILE.jsonl without `split`. A
-    held-out split without any label is left out.
+    The splits train, validation (or dev, val, valid) and test of a dataset are kept, as is the
+    column `split` of a file; what is missing is taken from the training rows by the hash of their
+    images, as of a FILE.jsonl without `split`. A held-out split without any label is left out.
 
     Args:
-        stated: What stands after `hub:`.
+        spec: hub:NAME, hub:FOLDER or the path of a file.
         options: `labels`, `strict` and the names of columns are used.
 
     Raises:
-        DataError: The dataset cannot be opened, lacks a column, or holds no usable row; with
-            strict, a row cannot be used.
+        DataError: The tables cannot be opened, lack a column, or hold no usable row; with strict, a
+            row cannot be used.
     """
-    return source_from_rows(_Reader(stated, options).found(), strict=options.strict)
+    return source_from_rows(_Reader(spec, options).found(), strict=options.strict)
 
 
-def load_hub_for_evaluation(
-    stated: str, options: SourceOptions, *, split: EvaluationSplit, labels: tuple[str, ...]
+def load_tables_for_evaluation(
+    spec: str, options: SourceOptions, *, split: EvaluationSplit, labels: tuple[str, ...]
 ) -> SourceData:
-    """Read the rows of a Hugging Face dataset to evaluate a model on.
+    """Read the rows of a Hugging Face dataset or a file to evaluate a model on.
 
     Args:
-        stated: See `load_hub`.
-        options: See `load_hub`.
+        spec: See `load_tables`.
+        options: See `load_tables`.
         split: Which rows; all: of every split that has labels.
         labels: The model's classes.
 
     Raises:
-        DataError: As `load_hub`; or a class is not the model's, or the split has no rows.
+        DataError: As `load_tables`; or a class is not the model's, or the split has no rows.
     """
-    reader = _Reader(stated, options, closed=options.labels or labels)
+    reader = _Reader(spec, options, closed=options.labels or labels)
     unknown = sorted(set(options.labels or reader.class_rows) - set(labels))
     if unknown:
         raise other_classes(", ".join(unknown[:5]), labels, reader.opened.stated)
@@ -85,10 +90,10 @@ def load_hub_for_evaluation(
 
 @dataclass(frozen=True, slots=True)
 class _OfSplit:
-    """A split of the dataset that is read.
+    """A split that is read.
 
     Attributes:
-        place: What its rows are called by: hub:NAME SPLIT.
+        place: What its rows are called by: hub:NAME SPLIT, or FILE.
         rows: The split.
         split: What it is, or None where rows go by their hash.
     """
@@ -99,28 +104,70 @@ class _OfSplit:
 
 
 class _Reader:
-    """Scans a dataset once.
+    """Scans tables once.
 
     Attributes:
-        opened: The dataset.
+        opened: The tables.
         class_rows: By class name, how many rows name it.
     """
 
     def __init__(
-        self, stated: str, options: SourceOptions, *, closed: tuple[str, ...] | None = None
+        self, spec: str, options: SourceOptions, *, closed: tuple[str, ...] | None = None
     ) -> None:
-        self.opened: HubDataset = open_hub_dataset(stated)
+        is_file = not spec.startswith(PREFIX)
+        self.opened: OpenedTables = (
+            open_table_file(Path(spec)) if is_file else open_hub_dataset(spec[len(PREFIX) :])
+        )
+        self._image_files = [ImageFiles(folder) for folder in self.opened.folders]
         features = next(iter(self.opened.splits.values())).features
+        image_key = None
+        if options.image_column is None and "image" not in features:
+            image_key = self._other_image_key(features)
+            options = replace(options, image_column=image_key)
         self._columns: Columns = find_columns(self.opened.stated, features, options)
+        self._split_column = "split" if is_file and "split" in features else None
         self._closed = closed or options.labels or self._columns.names
         self._notes = list(self.opened.notes)
         self._splits = list(self._splits_to_read())
-        self._image_files = [ImageFiles(folder) for folder in self.opened.folders]
+        self._notes += notes_on_keys(self._rows_by_column(), self._columns_read(), image_key)
         self._rows: list[Row] = []
-        self._skipped: dict[tuple[Path, int], str] = {}
+        self._skipped: dict[tuple[Path, int], str] = {
+            (of_split.place, line): reason
+            for of_split in self._splits
+            for line, reason in self.opened.unusable.items()
+        }
         self.class_rows: Counter[str] = Counter()
         for of_split in self._splits:
             self._scan(of_split)
+
+    def _other_image_key(self, features: datasets.Features) -> str | None:
+        """Return the first of IMAGE_KEYS that holds images, or names of image files."""
+        tables = [rows.data for rows in self.opened.splits.values()]
+        for name in IMAGE_KEYS:
+            kind = features.arrow_schema.field(name).type if name in features else pa.null()
+            if pa.types.is_struct(kind) or is_binary(kind):
+                return name
+            if is_string(kind) and any(
+                files.has(value)
+                for table in tables
+                for value in table.column(name).to_pylist()
+                for files in self._image_files
+            ):
+                return name
+        return None
+
+    def _columns_read(self) -> tuple[str | None, ...]:
+        return self._columns.image, self._columns.text, self._columns.label, self._split_column
+
+    def _rows_by_column(self) -> dict[str, int]:
+        """Return how many rows have a value, by column; those without any are left out."""
+        rows: Counter[str] = Counter()
+        for of_split in self._splits:
+            table = of_split.rows.data
+            rows.update(
+                {name: len(table) - table.column(name).null_count for name in table.column_names}
+            )
+        return dict(+rows)
 
     def found(self) -> ReaderRows:
         rows, skipped = [], dict(self._skipped)
@@ -132,7 +179,7 @@ class _Reader:
                 skipped[row.file, int(row.line)] = reason
         order = {one.place: position for position, one in enumerate(self._splits)}
         in_order = sorted(skipped, key=lambda place: (order[place[0]], place[1]))
-        images = {one.place: self._images(one.rows) for one in self._splits}
+        images = {one.place: self._encoded_images(one.rows) for one in self._splits}
         return ReaderRows(
             where=Path(self.opened.stated),
             rows=rows,
@@ -149,6 +196,9 @@ class _Reader:
     def _splits_to_read(self) -> Iterator[_OfSplit]:
         splits = self.opened.splits
         for name, rows in splits.items():
+            if not name:
+                yield _OfSplit(Path(self.opened.stated), rows, None)
+                continue
             split = SPLIT_NAMES.get(name)
             is_alone = len(splits) == 1 and split in (None, "train")
             if split is None and not is_alone:
@@ -170,36 +220,49 @@ class _Reader:
     def _images(self, rows: datasets.Dataset) -> pa.ChunkedArray | None:
         return None if self._columns.image is None else rows.data.column(self._columns.image)
 
+    def _encoded_images(self, rows: datasets.Dataset) -> pa.ChunkedArray | None:
+        """Return the column of images; None where it holds the names of files."""
+        images = self._images(rows)
+        return None if images is None or is_string(images.type) else images
+
     def _scan(self, of_split: _OfSplit) -> None:
-        columns, images = self._columns, self._images(of_split.rows)
-        texts = None if columns.text is None else of_split.rows.data.column(columns.text)
-        labels = of_split.rows.data.column(columns.label)
-        for start in range(0, len(of_split.rows), _ROWS_AT_A_TIME):
-            cut = slice(start, start + _ROWS_AT_A_TIME)
-            some_labels = _without_unicode(labels[cut])
-            some_texts = (
-                [None] * len(some_labels) if texts is None else _without_unicode(texts[cut])
+        table, images = of_split.rows.data, self._images(of_split.rows)
+        named = (self._columns.text, self._columns.label, self._split_column)
+        columns = [None if name is None else table.column(name) for name in named]
+        for start in range(0, len(table), _ROWS_AT_A_TIME):
+            some = range(start, min(start + _ROWS_AT_A_TIME, len(table)))
+            texts, labels, splits = (
+                [None] * len(some)
+                if column is None
+                else _without_unicode(column[some.start : some.stop])
+                for column in columns
             )
-            for at, values in enumerate(zip(some_texts, some_labels, strict=True), start=start):
-                image = None if images is None else images[at]
-                self._add(of_split, at, image, values)
+            for at, *values in zip(some, texts, labels, splits, strict=True):
+                self._add(of_split, at, None if images is None else images[at], *values)
 
     def _add(
-        self, of_split: _OfSplit, at: int, image: pa.Scalar | None, values: tuple[object, object]
+        self,
+        of_split: _OfSplit,
+        at: int,
+        image: pa.Scalar | None,
+        text: object,
+        label: object,
+        split: object,
     ) -> None:
+        line = at if self.opened.lines is None else self.opened.lines[at]
         try:
-            text, labels = self._text(values[0]), self._labels(values[1])
+            words, labels = self._text(text), self._labels(label)
             self.class_rows.update(labels or ())
-            if labels is None and of_split.split not in (None, "train"):
-                what = f"has no label, which the {of_split.split} split needs"
-                raise UnusableRowError(what)
+            stated = of_split.split or _split(split)
+            if labels is None and stated not in (None, "train"):
+                raise UnusableRowError(f"has no label, which the {stated} split needs")
             path, sha256 = self._image(image)
-            if not sha256 and text is None:
+            if not sha256 and words is None:
                 raise UnusableRowError("has neither image nor text")
         except UnusableRowError as error:
-            self._skipped[of_split.place, at] = str(error)
+            self._skipped[of_split.place, line] = str(error)
         else:
-            row = Row(of_split.place, at, path, sha256, text, labels, of_split.split)
+            row = Row(of_split.place, line, path, sha256, words, labels, stated)
             self._rows.append(row)
 
     def _text(self, value: object) -> str | None:
@@ -263,7 +326,7 @@ def _image_of(image: pa.Scalar | None) -> tuple[bytes | None, str | None]:
             return _image_of(encoded)
         return _image_of(path)
     value = image.as_buffer()
-    if pa.types.is_string(image.type) or pa.types.is_large_string(image.type):
+    if is_string(image.type):
         return None, _decoded(value.to_pybytes(), "image")
     if len(value) > MOST_PICTURE_BYTES:
         raise UnusableRowError(f"image is larger than {MOST_PICTURE_BYTES:,} bytes")
@@ -272,6 +335,10 @@ def _image_of(image: pa.Scalar | None) -> tuple[bytes | None, str | None]:
 
 def _encoded(images: pa.ChunkedArray | None, at: int) -> bytes | None:
     return None if images is None else _image_of(images[at])[0]
+
+
+def _split(value: object) -> Split | None:
+    return parse_split(_decoded(value, "split") if isinstance(value, bytes) else value)
 
 
 def _decoded(value: object, what: str) -> str:

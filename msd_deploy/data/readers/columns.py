@@ -1,0 +1,137 @@
+"""The columns of image, text and label in a table, found by name and type."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import datasets
+import pyarrow as pa
+
+from msd_deploy.data.source import SourceOptions
+from msd_deploy.errors import DataError
+
+_OPTIONS = "Name columns with --image-column, --text-column and --label-column"
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns that are read.
+
+    Attributes:
+        image: The image's, or None.
+        text: The text's, or None.
+        label: The label's or the labels'.
+        is_multi_label: Whether a row has a list of labels.
+        names: The names of its class indices; None where rows hold names or numbers themselves.
+    """
+
+    image: str | None
+    text: str | None
+    label: str
+    is_multi_label: bool
+    names: tuple[str, ...] | None
+
+
+def find_columns(where: str, features: datasets.Features, options: SourceOptions) -> Columns:
+    """Find the columns: those that are named, else image, text, and label or labels.
+
+    Raises:
+        DataError: One is missing or of a type that cannot be used; names those that are there.
+    """
+    image = _not_null(features, _column(where, features, options.image_column, ("image",)))
+    text = _not_null(features, _column(where, features, options.text_column, ("text",)))
+    label = _column(where, features, options.label_column, ("label", "labels"))
+    if label is None or (image is None and text is None):
+        has = "label or labels" if label is None else "image nor text"
+        raise DataError(f"has no column {has}: {_listed(features)}", where=where, fix=_OPTIONS)
+    chosen = [name for name in (image, text, label) if name is not None]
+    if len(set(chosen)) < len(chosen):
+        twice = max(chosen, key=chosen.count)
+        what = f"column {twice!r} would be read as two things: {_listed(features)}"
+        raise DataError(what, where=where, fix=_OPTIONS)
+    if image is not None:
+        _check_image(where, features, image)
+    if text is not None and not is_string(_arrow_type(features, text)):
+        _refuse(where, features, text, "a string")
+    return Columns(image, text, label, *_label_type(where, features, label))
+
+
+def _column(
+    where: str, features: datasets.Features, named: str | None, usual: tuple[str, ...]
+) -> str | None:
+    if named is not None:
+        if named not in features:
+            what = f"has no column {named!r}: {_listed(features)}"
+            raise DataError(what, where=where, fix=_OPTIONS)
+        return named
+    found = [name for name in usual if name in features]
+    if len(found) > 1:
+        what = f"has columns {' and '.join(found)}: {_listed(features)}"
+        raise DataError(what, where=where, fix="Choose one with --label-column")
+    return found[0] if found else None
+
+
+def _not_null(features: datasets.Features, name: str | None) -> str | None:
+    """Return a column, or None if it has no type, as one in which every value is missing."""
+    return None if name is None or pa.types.is_null(_arrow_type(features, name)) else name
+
+
+def _check_image(where: str, features: datasets.Features, name: str) -> None:
+    feature, kind = features[name], _arrow_type(features, name)
+    is_struct = pa.types.is_struct(kind) and all(
+        is_string(field.type) or is_binary(field.type)
+        for field in kind
+        if field.name in ("bytes", "path")
+    )
+    has_image = is_struct and {field.name for field in kind} & {"bytes", "path"}
+    if not (isinstance(feature, datasets.Image) or has_image or is_binary(kind)) and (
+        not is_string(kind)
+    ):
+        _refuse(where, features, name, "an image, bytes or a path")
+
+
+def _label_type(
+    where: str, features: datasets.Features, name: str
+) -> tuple[bool, tuple[str, ...] | None]:
+    feature, kind = features[name], _arrow_type(features, name)
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if is_list:
+        kind = kind.value_type
+        feature = feature[0] if isinstance(feature, list) else feature.feature
+    if isinstance(feature, datasets.ClassLabel):
+        return is_list, tuple(feature.names)
+    if not is_string(kind) and not pa.types.is_integer(kind):
+        _refuse(where, features, name, "a class, a string or an integer, or a list of these")
+    return is_list, None
+
+
+def _refuse(where: str, features: Mapping[str, object], name: str, wanted: str) -> None:
+    what = f"column {name!r} is not {wanted}: {_listed(features)}"
+    raise DataError(what, where=where, fix=_OPTIONS)
+
+
+def _listed(features: Mapping[str, object]) -> str:
+    """Return the columns and their types, as a message shows them."""
+    listed = ", ".join(
+        f"{name} ({_kind(feature)})" for name, feature in list(features.items())[:20]
+    )
+    return f"it has {listed}" if listed else "it has none"
+
+
+def _kind(feature: object) -> str:
+    if isinstance(feature, datasets.Value):
+        return str(feature.dtype)
+    return type(feature).__name__
+
+
+def _arrow_type(features: datasets.Features, name: str) -> pa.DataType:
+    return features.arrow_schema.field(name).type
+
+
+def is_string(kind: pa.DataType) -> bool:
+    """Return whether values are strings."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def is_binary(kind: pa.DataType) -> bool:
+    """Return whether values are bytes."""
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

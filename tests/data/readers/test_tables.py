@@ -1,0 +1,366 @@
+"""CSV, TSV, Parquet and JSON: what is written in a table is what is read from it."""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from msd_deploy.data.prepare import prepare
+from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.readers.spec import load_evaluation_source, load_source
+from msd_deploy.data.source import SourceData, SourceOptions
+from msd_deploy.data.synthetic.drawing import encode_png
+from msd_deploy.errors import ConfigError, DataError
+
+Records = Sequence[Mapping[str, str | None]]
+
+# What pandas, Arrow and spreadsheets take for missing, a number, a truth value or a date.
+GUESSED = [
+    *("NA", "N/A", "n/a", "#N/A", "NaN", "nan", "None", "null", "NULL", "<NA>", "-", "inf"),
+    *("01", "1", "1.0", "1e3", "-0", "0x10", "1_000", "True", "false", "yes"),
+    *("2020-01-01", "2020-01-01T00:00:00Z", "12:30:00"),
+]
+
+
+def write_csv(path: Path, records: Records, delimiter: str = ",") -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(records[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def write_tsv(path: Path, records: Records) -> None:
+    write_csv(path, records, "\t")
+
+
+def write_parquet(path: Path, records: Records) -> None:
+    pq.write_table(pa.Table.from_pylist([dict(record) for record in records]), path)
+
+
+def write_lines(path: Path, records: Records) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def write_list(path: Path, records: Records) -> None:
+    path.write_text(json.dumps(list(records), indent=1))
+
+
+WRITERS: dict[str, Callable[[Path, Records], None]] = {
+    "jsonl": write_lines,
+    "csv": write_csv,
+    "tsv": write_tsv,
+    "parquet": write_parquet,
+}
+HUB_WRITERS = {**WRITERS, "json": write_list}
+
+
+def spec_of(folder: Path, suffix: str, records: Records, *, in_hub: bool) -> str:
+    """Write a table; return the SPEC of the file, or of its folder as a Hugging Face dataset."""
+    folder.mkdir(parents=True, exist_ok=True)
+    HUB_WRITERS[suffix](folder / f"train.{suffix}", records)
+    return f"hub:{folder}" if in_hub else str(folder / f"train.{suffix}")
+
+
+def load(spec: str, options: SourceOptions | None = None) -> SourceData:
+    return load_source(spec, options=options or SourceOptions())
+
+
+def labels_by_text(data: SourceData) -> dict[str, str | None]:
+    return {
+        row["text"]: None if row["label"] is None else data.info.labels[row["label"]]
+        for split in data.dataset.values()
+        for row in split
+    }
+
+
+FORMS = [(suffix, False) for suffix in WRITERS] + [(suffix, True) for suffix in HUB_WRITERS]
+
+
+@pytest.mark.parametrize(("suffix", "in_hub"), FORMS)
+def test_labels_and_texts_stay_as_they_are_written(
+    tmp_path: Path, suffix: str, in_hub: bool
+) -> None:
+    records = [
+        {"text": word, "label": label} for label in GUESSED for word in (label, f"x {label}")
+    ]
+    data = load(spec_of(tmp_path / "d", suffix, records, in_hub=in_hub))
+    assert set(data.info.labels) == set(GUESSED)
+    assert labels_by_text(data) == {record["text"]: record["label"] for record in records}
+
+
+@pytest.mark.parametrize("words", [["01"], ["NA"], ["2020-01-01"], ["7"], ["1.5"], ["True"]])
+@pytest.mark.parametrize(("suffix", "in_hub"), FORMS)
+def test_only_an_empty_cell_is_no_label(
+    tmp_path: Path, suffix: str, in_hub: bool, words: list[str]
+) -> None:
+    """A column of one kind with a hole keeps its values."""
+    labels = [*words, "2"]
+    records: list[dict[str, str | None]] = [
+        {"text": f"t {n}", "label": labels[n % 2]} for n in range(20)
+    ]
+    records.append({"text": "hole", "label": None})
+    data = load(spec_of(tmp_path / "d", suffix, records, in_hub=in_hub))
+    assert labels_by_text(data) == {record["text"]: record["label"] for record in records}
+    assert data.info.skipped == ()
+
+
+@pytest.mark.parametrize(("suffix", "in_hub"), FORMS)
+def test_a_word_after_many_numbers_is_a_label(tmp_path: Path, suffix: str, in_hub: bool) -> None:
+    records = [{"text": f"t {n}", "label": str(n % 2)} for n in range(10_050)]
+    records += [{"text": f"w {n}", "label": "word"} for n in range(2)]
+    data = load(spec_of(tmp_path / "d", suffix, records, in_hub=in_hub))
+    assert data.info.labels == ("0", "1", "word")
+    assert labels_by_text(data)["w 1"] == "word"
+
+
+def test_integers_with_a_hole_or_a_word_in_json_lines_of_a_folder_are_labels(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "d").mkdir()
+    rows = [{"text": f"t {n}", "label": n % 2} for n in range(10_050)]
+    rows += [{"text": "hole", "label": None}]
+    rows += [{"text": f"w {n}", "label": "word"} for n in range(2)]
+    (tmp_path / "d" / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = load(f"hub:{tmp_path / 'd'}")
+    assert data.info.labels == ("0", "1", "word")
+    assert labels_by_text(data)["hole"] is None
+
+
+def png(number: int) -> bytes:
+    """An image that differs by number."""
+    return encode_png(np.full((4, 4, 3), number, np.uint8))
+
+
+def with_pictures(folder: Path, count: int = 40) -> list[dict[str, str | None]]:
+    (folder / "p").mkdir(parents=True)
+    for number in range(count):
+        (folder / "p" / f"{number}.png").write_bytes(png(number))
+    return [
+        {"image": f"p/{n}.png" if n % 3 else None, "text": f"t {n}", "label": ["NA", "01"][n % 2]}
+        for n in range(count)
+    ]
+
+
+def test_the_same_data_has_the_same_digest_in_every_form(
+    tmp_path: Path, memes: tuple[PreparedData, Preprocessor]
+) -> None:
+    records = with_pictures(tmp_path / "images")
+    digests = set()
+    for suffix, in_hub in FORMS:
+        folder = tmp_path / f"{suffix}-{in_hub}"
+        folder.mkdir()
+        (folder / "p").mkdir()
+        for image in (tmp_path / "images" / "p").iterdir():
+            (folder / "p" / image.name).write_bytes(image.read_bytes())
+        if in_hub:  # beside images, only the table is one
+            (folder / "README.md").write_text(
+                f"---\nconfigs:\n- config_name: default\n  data_files: train.{suffix}\n---\n"
+            )
+        spec = spec_of(folder, suffix, records, in_hub=in_hub)
+        digests.add(prepare(load(spec), memes[1], cache=tmp_path / "cache").digest)
+    encoded = [{**r, "image": png(n) if r["image"] else None} for n, r in enumerate(records)]
+    pq.write_table(pa.Table.from_pylist(encoded), tmp_path / "bytes.parquet")
+    data = load(str(tmp_path / "bytes.parquet"))
+    digests.add(prepare(data, memes[1], cache=tmp_path / "cache").digest)
+    assert len(digests) == 1
+
+
+def test_classes_of_a_folder_of_images_stay_as_its_metadata_has_them(tmp_path: Path) -> None:
+    records = with_pictures(tmp_path / "d" / "train")
+    for suffix, writer in (("csv", write_csv), ("jsonl", write_lines)):
+        path = tmp_path / "d" / "train" / f"metadata.{suffix}"
+        named = [
+            {"file_name": f"p/{n}.png", "text": "2020-01-01", "label": record["label"]}
+            for n, record in enumerate(records)
+        ]
+        writer(path, named)
+        data = load(f"hub:{tmp_path / 'd'}")
+        assert data.info.labels == ("01", "NA")
+        assert set(data.dataset["train"]["text"]) == {"2020-01-01"}
+        path.unlink()
+
+
+def test_the_examples_of_the_documentation_are_the_same_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
+    lines, table, tabs, code = re.findall(r"^```(?:python)?\n(.*?)^```", page, re.M | re.S)[:4]
+    (tmp_path / "photos").mkdir()
+    for number, name in enumerate(("0001.jpg", "0002.png")):
+        (tmp_path / "photos" / name).write_bytes(png(number))
+    for name, content in (("jsonl", lines), ("csv", table), ("tsv", tabs)):
+        (tmp_path / f"products.{name}").write_text(content)
+    exec(code, {})
+    found = []
+    for suffix in ("jsonl", "csv", "tsv", "parquet"):
+        data = load_evaluation_source(
+            f"products.{suffix}",
+            options=SourceOptions(strict=True),
+            split="all",
+            labels=("furniture", "other", "shoes"),
+        )
+        found.append(data.dataset["test"].remove_columns("origin").to_list())
+    assert len(found[0]) == 3
+    assert all(rows == found[0] for rows in found)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
+def test_a_file_has_the_splits_that_its_column_states(tmp_path: Path, suffix: str) -> None:
+    parts = ["train"] * 6 + ["val", "test", None, None]
+    records = [
+        {"text": f"t {n}", "label": "ab"[n % 2], "split": parts[n // 2 % 10]} for n in range(40)
+    ]
+    records.append({"text": "x", "label": "a", "split": "Train"})
+    spec = spec_of(tmp_path, suffix, records, in_hub=False)
+    of_lines = spec_of(tmp_path, "jsonl", records, in_hub=False)
+    found, expected = load(spec), load(of_lines)
+    for split, rows in expected.dataset.items():
+        assert found.dataset[split]["text"][:] == rows["text"][:]
+    (skipped,) = found.info.skipped
+    assert skipped.origin == f"{spec}:{40 if suffix == 'parquet' else 42}"
+    assert skipped.reason == "unknown split 'Train': use train, validation or test"
+    data = load_evaluation_source(spec, options=SourceOptions(), split="test", labels=("a", "b"))
+    assert list(data.dataset) == ["test"]
+
+
+def test_columns_of_a_file_are_named_as_those_of_a_dataset(tmp_path: Path) -> None:
+    records = [{"title": f"t {n}", "kind": "ab"[n % 2]} for n in range(20)]
+    options = SourceOptions(text_column="title", label_column="kind")
+    for suffix in ("csv", "tsv", "parquet"):
+        spec = spec_of(tmp_path, suffix, records, in_hub=False)
+        assert len(labels_by_text(load(spec, options))) == 20
+        with pytest.raises(DataError, match=r"has no column label or labels: it has title"):
+            load(spec)
+    with pytest.raises(ConfigError, match="text_column does not apply"):
+        load(spec_of(tmp_path, "jsonl", records, in_hub=False), options)
+
+
+def test_a_row_is_named_by_the_line_on_which_it_begins(tmp_path: Path) -> None:
+    good = "".join(f'"t\n {n}",{"ab"[n % 2]}\n' for n in range(20))
+    path = tmp_path / "rows.csv"
+    path.write_text(f'text,label\n\n{good}x,c,d\ny\nz,"a\0"\n,a\n../up.png, \n')
+    reasons = {row.origin: row.reason for row in load(str(path)).info.skipped}
+    assert reasons == {
+        f"{path}:43": "has 3 cells, and the header has 2",
+        f"{path}:44": "has 1 cells, and the header has 2",
+        f"{path}:45": "holds a NUL character",
+        f"{path}:46": "has neither image nor text",
+        f"{path}:47": "label is empty",
+    }
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("name", ["../out.png", "/etc/hostname", "link.png"])
+def test_an_image_of_a_file_does_not_lie_outside_its_folder(
+    tmp_path: Path, suffix: str, name: str
+) -> None:
+    (tmp_path / "out.png").write_bytes(png(1))
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "link.png").symlink_to(tmp_path / "out.png")
+    records = [{"image": None, "text": f"t {n}", "label": "ab"[n % 2]} for n in range(20)]
+    records.append({"image": name, "text": "x", "label": "a"})
+    data = load(spec_of(tmp_path / "d", suffix, records, in_hub=False))
+    assert [row.reason for row in data.info.skipped] == [f"image {name!r} leaves the data folder"]
+
+
+def test_a_byte_order_mark_an_index_and_windows_line_ends_are_no_problem(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    rows = "".join(f"{n},t {n},{n % 2}\r\n" for n in range(20))
+    path.write_bytes(b"\xef\xbb\xbf" + f",text,label\r\n{rows}".encode())
+    data = load(str(path))
+    assert len(labels_by_text(data)) == 20
+    assert not any("not read" in note for note in data.info.notes)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"rows\.csv: is empty\. Name the columns in its first line"),
+        (
+            b"text,label\n",
+            r": (is empty|cannot be read \(Instruction .train. corresponds to no data)",
+        ),
+        (b"red shoes,a\nblue,b\n", r"has no column label or labels: it has red shoes \(string\)"),
+        (b"text,label,text\na,b,c\n", r"rows\.csv:1: names the column 'text' twice"),
+        ("text,label\na,b\n\u00e9,b\n".encode("latin-1"), r"rows\.csv:3: is not UTF-8\. Save"),
+        ("text,label\na,b\n".encode("utf-16"), r"rows\.csv:1: is not UTF-8\. Save the file"),
+        (b'text,label\na,b\n"c,d\ne,f\n', r"rows\.csv:3: is not CSV \(unexpected end of data\)"),
+        (b'text,label\na,b\n"c"d,e\n', r"rows\.csv:3: is not CSV \(',' expected after '\"'\)"),
+        (
+            b"text,label\na,b\n" + b"c" * (1 << 21) + b",d\n",
+            r"rows\.csv:3: is not CSV \(field larger than field limit",
+        ),
+    ],
+)
+@pytest.mark.parametrize("in_hub", [False, True])
+def test_a_damaged_csv_is_one_line_that_names_file_and_line(
+    tmp_path: Path, content: bytes, message: str, in_hub: bool
+) -> None:
+    path = tmp_path / "d" / "rows.csv"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        load(f"hub:{path.parent}" if in_hub else str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_parquet_is_one_line_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(DataError, match=r"rows\.parquet: cannot be read .*\. Write it again"):
+        load(str(tmp_path / "rows.parquet"))
+
+
+@pytest.mark.parametrize("values", [[True, False], [0.5, 1.5]], ids=["bool", "float"])
+def test_a_column_of_parquet_that_holds_no_classes_is_named(
+    tmp_path: Path, values: list[object]
+) -> None:
+    pq.write_table(
+        pa.table({"text": [f"t {n}" for n in range(20)], "label": values * 10}),
+        tmp_path / "rows.parquet",
+    )
+    with pytest.raises(DataError, match=r"column 'label' is not a class, a string or an integer"):
+        load(str(tmp_path / "rows.parquet"))
+
+
+def test_options_of_csv_in_a_card_are_followed_or_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    folder.mkdir()
+    (folder / "x.csv").write_text("text;label\n" + "".join(f"t {n};{n % 2}\n" for n in range(20)))
+    card = "---\nconfigs:\n- config_name: default\n  data_files: x.csv\n  sep: ';'\n{}---\n"
+    (folder / "README.md").write_text(card.format(""))
+    assert load(f"hub:{folder}").info.labels == ("0", "1")
+    (folder / "README.md").write_text(card.format("  skiprows: 1\n"))
+    with pytest.raises(DataError, match="sets skiprows of CSV to 1, which is not supported"):
+        load(f"hub:{folder}")
+
+
+@pytest.mark.parametrize("name", ["set [v1]", "a*b", "what?", "[", "x]"])
+def test_a_path_with_wildcards_names_one_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name / "d"
+    records = with_pictures(folder / "train")
+    write_csv(
+        folder / "train" / "metadata.csv",
+        [{"file_name": f"p/{n}.png", "label": r["label"]} for n, r in enumerate(records)],
+    )
+    for other in ("set v", "ab", "aXb", "whatX", "x"):  # what the name matches as a pattern
+        (tmp_path / other / "d").mkdir(parents=True, exist_ok=True)
+        (tmp_path / other / "d" / "other.csv").write_text("text,label\n")
+    data = load(f"hub:{folder}")
+    assert sum(len(rows) for rows in data.dataset.values()) == 40
+    paths = [row["image_path"] for rows in data.dataset.values() for row in rows]
+    assert all(Path(path).is_relative_to(folder) for path in paths)
+    write_csv(
+        tmp_path / name / "rows.csv", [{"text": r["text"], "label": r["label"]} for r in records]
+    )
+    assert len(labels_by_text(load(str(tmp_path / name / "rows.csv")))) == 40
+    write_parquet(folder / "train" / "rows.parquet", records)
+    of_parquet = load(str(folder / "train" / "rows.parquet"))
+    assert sum(len(rows) for rows in of_parquet.dataset.values()) == 40
