@@ -1,6 +1,7 @@
 """From a reader's rows to a data set: splits, classes, notes, and what is refused as a whole."""
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,7 +62,7 @@ def source_from_rows(found: ReaderRows, *, strict: bool) -> SourceData:
         )
     _refuse_one_class(found, labelled, splits["train"])
     labels = found.info.labels or _ordered_classes(labelled)
-    notes += [*found.info.notes, *_label_notes(splits, labels)]
+    notes += [*found.info.notes, *_modality_notes(rows), *_label_notes(splits, labels)]
     unlabelled, of_unlabelled = _unlabelled(rows, splits)
     splits["train"] = [*splits["train"], *unlabelled]
     dataset = {
@@ -96,6 +97,7 @@ def evaluation_source(
     if split != "all":
         splits, notes = _assign(found.rows, labelled)
         labelled = splits[split]
+    notes += [*found.info.notes, *_modality_notes(labelled)]
     if not labelled:
         fix = "Name another --split, or all"
         raise DataError(f"has no rows of {split}", where=found.where, fix=fix)
@@ -193,11 +195,33 @@ def _ordered_classes(rows: Iterable[Row]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _modality_notes(rows: Sequence[Row]) -> list[str]:
+    notes = []
+    if not any(row.image_sha256 for row in rows):
+        notes.append("no row has an image: scores of images alone mean nothing")
+    if not any(row.text for row in rows):
+        notes.append("no row has a text: scores of texts alone mean nothing")
+    return notes
+
+
+def _similar_classes(labels: Iterable[str]) -> list[str]:
+    """Return a note on classes that differ only by case, blanks or Unicode's normal form."""
+    spellings: dict[str, list[str]] = {}
+    for label in labels:
+        plain = "".join(unicodedata.normalize("NFKC", label).casefold().split())
+        spellings.setdefault(plain, []).append(label)
+    similar = [" and ".join(map(repr, names)) for names in spellings.values() if len(names) > 1]
+    if not similar:
+        return []
+    listed = "; ".join(similar[:_MOST_NAMED]) + ("; ..." if len(similar) > _MOST_NAMED else "")
+    return [f"classes that differ only by case, blanks or Unicode form are kept apart: {listed}"]
+
+
 def _label_notes(splits: Mapping[Split, Sequence[Row]], labels: tuple[str, ...]) -> list[str]:
     seen = {split: {n for row in splits[split] for n in row.labels or ()} for split in SPLITS}
     elsewhere = (seen["validation"] | seen["test"]) - seen["train"]
     unseen = [name for name in labels if name not in seen["train"]]
-    notes = []
+    notes = _similar_classes(labels)
     for names, where in (
         ([name for name in unseen if name in elsewhere], "in validation or test only"),
         ([name for name in unseen if name not in elsewhere], "in no row"),
