@@ -57,7 +57,7 @@ def _print_result(
 def _print_table(exports: "Sequence[ExportFolder]", parities: "Mapping[str, Json]") -> None:
     table = new_table(
         "Verified exports: largest error and lowest agreement of the views; drop of the multimodal"
-        " metric in points, with 95 % interval",
+        " metric in percentage points, with 95 % interval",
         *("variant", "size", "error", "agreement", "drop", "runtime"),
     )
     for item in exports:
@@ -87,6 +87,7 @@ def _gated_agreement(name: str, view: dict[str, float]) -> float:
 TargetName = StrEnum("TargetName", {name: name for name in (*FORMATS, "all")})  # type: ignore[misc]
 PrecisionName = StrEnum("PrecisionName", {name: name for name in (*PRECISIONS, "all")})  # type: ignore[misc]
 _PRECISIONS = " ".join(f"{name}: {', '.join(form.precisions)}." for name, form in FORMATS.items())
+_MEANINGS = "; ".join(f"{name}: {PRECISIONS[name].meaning}" for name in ("pal6", "pal4", "w8a8"))
 
 
 def export(
@@ -106,7 +107,8 @@ def export(
         list[PrecisionName] | None,
         typer.Option(
             metavar="PRECISION",
-            help=f"Precision, repeatable; all: every precision of a target. {_PRECISIONS}",
+            help=f"Precision, repeatable; all: every precision of a target. {_PRECISIONS}"
+            f" {_MEANINGS}.",
             show_default="the first two of each target",
         ),
     ] = None,

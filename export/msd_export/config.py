@@ -15,7 +15,10 @@ class ExportConfig:
     variants: Annotated[tuple[Variant, ...], Setting("Target and precision of each export.")]
     max_drop_points: Annotated[
         float,
-        Setting("Maximum loss of the test metric that an export may have, in points.", (0, 100)),
+        Setting(
+            "Maximum loss of the test metric that an export may have, in percentage points.",
+            (0, 100),
+        ),
         Option("--max-drop"),
     ] = 1.0
     examples: Annotated[
@@ -43,7 +46,7 @@ class ExportConfig:
     cut_vocabulary: Annotated[
         int | None,
         Setting(
-            "Cut a model folder's pretrained vocabulary to N word pieces: those of the training"
+            "Prune a model folder's pretrained vocabulary to N word pieces: those of the training"
             " texts, then the most frequent. Verified against the whole vocabulary.",
             (1, 10_000_000),
         ),

@@ -67,7 +67,7 @@ class AugmentConfig:
     preset: Annotated[
         Preset,
         Setting(
-            "Augmentation of training images and texts, drawn anew in each epoch: none, light or"
+            "Augmentation of training images and texts, resampled every epoch: none, light or"
             " strong. light: random crops of at least 60 % of the area; brightness, contrast and"
             " saturation vary by up to 20 %. strong: crops of at least 40 %, colors vary by up to"
             " 40 %, a square is erased in half of the images, 10 % of the words are dropped."

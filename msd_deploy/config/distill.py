@@ -24,7 +24,7 @@ WARMUP_SHARE = Setting("Share of the steps with linear warm-up of the learning r
 CHECKPOINT_SECONDS = Setting("Minimum time between two checkpoints, in seconds.", (0, 1e9))
 LOG_EVERY = Setting("Steps between two lines of history.jsonl.", (1, 1_000_000))
 MODALITY_DROPOUT = Setting(
-    "Share of steps that see one modality alone, image or text equally often.", (0, 0.9)
+    "Fraction of steps with one modality only, image or text equally often.", (0, 0.9)
 )
 
 

@@ -57,7 +57,7 @@ class FineTuneConfig:
     ] = None
     cut_vocabulary: Annotated[
         bool,
-        Setting("Cut the vocabulary of --text to the training texts."),
+        Setting("Prune the vocabulary of --text to the pieces in the training texts."),
         Option("--cut-vocab"),
     ] = False
     freeze: Annotated[
@@ -154,7 +154,7 @@ class TeachingConfig:
             raise ConfigError(
                 "applies to distillation only, as it caches the predictions of a teacher",
                 where="augment.views_per_picture",
-                fix="Remove it; each epoch is augmented anew",
+                fix="Remove it; augmentation is resampled every epoch",
             )
         is_changed = self.augment.mixup > 0 or self.augment.strengths() != Strengths()
         if self.finetune.encodes_once and is_changed:

@@ -160,7 +160,7 @@ class TeacherConfig:
     ] = None
     epochs: Annotated[
         int | None,
-        EPOCHS,
+        Setting("Number of teacher training epochs.", EPOCHS.between),
         Option(
             "--teacher-epochs", "Teacher", default="as many as make about 750 steps, at least 8"
         ),
@@ -197,8 +197,9 @@ class StudentConfig:
     text: Annotated[
         str | None,
         Setting(
-            "Pretrained BERT-type text encoder to initialize from, with its vocabulary cut to the"
-            " training texts: minilm-l6, a transformers folder, or a name on the Hugging Face hub."
+            "Pretrained BERT-type text encoder to initialize from, with its vocabulary pruned to"
+            " the training texts: minilm-l6, a transformers folder, or a name on the Hugging Face"
+            " hub."
         ),
         Option("--student-text", "Student"),
     ] = None
