@@ -67,7 +67,10 @@ _LEARN = (
     "Fine-tune the student for int8 (msd distill --from RUN --int8-epochs 3 --out NEW), or use"
     " another precision"
 )
-_TRAIN = "Use another precision, or train longer: narrow decisions change more easily"
+_TRAIN = (
+    "Use another precision, or train longer: predictions near the decision boundary change more"
+    " easily"
+)
 
 # Pixels that differ by one step of 255, a rare word cut otherwise: near-ties may flip.
 END_TO_END = Tolerance(None, 0.98)
@@ -123,8 +126,8 @@ def _check_loss(view: View, result: ViewParity, max_drop: float, where: str, *, 
     if result.drop <= max_drop or (view is not View.MULTIMODAL and result.loss.low <= 0):
         return
     raise ParityError(
-        f"the {view} view loses {result.drop * _POINTS:.2f} points"
-        f" [{result.loss.low * _POINTS:.2f}, {result.loss.high * _POINTS:.2f}] on"
+        f"the {view} view loses {result.drop * _POINTS:.2f} percentage"
+        f" points [{result.loss.low * _POINTS:.2f}, {result.loss.high * _POINTS:.2f}] on"
         f" {result.export.examples} test examples, more than --max-drop {max_drop * _POINTS:g}",
         where=where,
         fix=f"{fix}, or raise --max-drop",
@@ -135,7 +138,7 @@ def doubts(parity: Mapping[View, ViewParity], gate: Gate) -> tuple[str, ...]:
     """Return a sentence for each view whose loss may exceed the limit, by its interval."""
     limit = gate.max_drop
     return tuple(
-        f"the {view} view may lose more than {limit * _POINTS:g} points: on"
+        f"the {view} view may lose more than {limit * _POINTS:g} percentage points: on"
         f" {result.export.examples} test examples the interval of its loss reaches"
         f" {result.loss.high * _POINTS:.2f}"
         for view, result in parity.items()
@@ -174,7 +177,7 @@ def check_view(
     # An image without its question leaves a tie between classes, and any rounding flips a tie.
     agreement, kind = result.agreement, "test examples"
     if view is not View.MULTIMODAL:
-        agreement, kind = result.sure_agreement, "test examples where the source is sure"
+        agreement, kind = result.sure_agreement, "test examples where the source is confident"
     if agreement < tolerance.min_agreement:
         raise ParityError(
             f"the {view} view agrees with the source on {agreement:.2%} of the {kind}"

@@ -174,7 +174,7 @@ def _time(
     total = count_turns(len(timed), config)
     turns = itertools.count(1)
     timings = measure_timing(
-        timed, config, on_turn=lambda: hooks.on_count("turns", next(turns), total)
+        timed, config, on_turn=lambda: hooks.on_count("measurements", next(turns), total)
     )
     return {worker.variant.name: timing for worker, timing in zip(timed, timings, strict=True)}
 

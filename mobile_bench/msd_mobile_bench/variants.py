@@ -133,7 +133,9 @@ def _order(export: ExportFolder) -> tuple[int, int]:
 
 def _read_model(folder: Path) -> Json:
     if not folder.is_dir():
-        raise ArtifactError("no such model folder", where=folder)
+        raise ArtifactError(
+            "no such model folder", where=folder, fix="Restore it, or distil again with --overwrite"
+        )
     return read_manifest(folder, "model")
 
 

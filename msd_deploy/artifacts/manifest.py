@@ -198,7 +198,9 @@ def read_manifest(folder: Path, kind: str) -> Json:
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise ArtifactError(
-            f"is not a complete {kind} folder: it has no {MANIFEST_NAME}", where=folder
+            f"is not a complete {kind} folder: it has no {MANIFEST_NAME}",
+            where=folder,
+            fix=f"Check the path, or write the {kind} again",
         )
     manifest = read_versioned_json(path)
     if manifest.get("kind") != kind:

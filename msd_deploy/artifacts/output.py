@@ -23,9 +23,9 @@ from msd_deploy.artifacts.atomic import holds_something, new_folder, remove_path
 from msd_deploy.artifacts.manifest import Json, write_json
 from msd_deploy.errors import ArtifactError
 
-ANOTHER_OUT = "Use another --out"
-RESUMABLE = "Use another --out, --resume it, or --overwrite it"
-# Bind mounts; lower layers of an overlay, as in images of containers; parents of somebody else.
+ANOTHER_OUT = "Choose another --out"
+RESUMABLE = f"{ANOTHER_OUT}, continue with --resume, or replace it with --overwrite"
+# Bind mounts; lower layers of an overlay, as in container images; parents of other users.
 _NOT_RENAMABLE = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM)
 
 
@@ -69,7 +69,7 @@ def check_output(
             raise ArtifactError(
                 f"lies in the {kind} that would be overwritten",
                 where=read,
-                fix="Copy it elsewhere first, or use another --out",
+                fix="Copy it elsewhere first, or choose another --out",
             )
     return True
 

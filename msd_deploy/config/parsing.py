@@ -1,5 +1,6 @@
 """Fill configuration dataclasses from TOML, JSON and options, types checked. Torch-free."""
 
+import difflib
 import tomllib
 import types
 import typing
@@ -41,6 +42,8 @@ def read_config_of(kind: type[_Config], path: Path) -> _Config:
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError("no such file", where=path, fix="Check --config") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot be read as TOML ({error})", where=path) from error
     try:
@@ -79,9 +82,10 @@ def config_of(kind: type[_Config], values: Mapping[str, object], *, prefix: str 
     for name, value in values.items():
         key = f"{prefix}{name}"
         if name not in known:
-            raise ConfigError(
-                "unknown key", where=key, fix=f"Known keys: {', '.join(sorted(known))}"
-            )
+            near = difflib.get_close_matches(name, known, n=1)
+            guess = f"Did you mean {prefix}{near[0]}? " if near else ""
+            fix = f"{guess}Known keys: {', '.join(sorted(known))}"
+            raise ConfigError("unknown key", where=key, fix=fix)
         converted[name] = _convert(hints[name], value, key)
     return kind(**converted)
 
@@ -114,5 +118,6 @@ def _convert(hint: Any, value: object, key: str) -> object:
 
 def _require(is_met: bool, value: object, key: str, expected: str) -> object:
     if not is_met:
-        raise ConfigError(f"must be {expected}, not {value!r}", where=key)
+        given = str(value).lower() if isinstance(value, bool) else repr(value)  # as in TOML
+        raise ConfigError(f"must be {expected}, not {given}", where=key)
     return value

@@ -232,11 +232,12 @@ def check_distance(config: DistillConfig, problem: Problem, classes: int) -> Non
     kind = {"multi_label": "a multi-label task", "soft_label": "a soft-label task"}
     what = kind.get(problem, f"{classes} classes")
     if config.loss == "dkd" and (few or independent):
-        raise ConfigError(
-            f"dkd compares the classes other than the target, which {what} does not have",
-            where="distill.loss",
-            fix="Use kl or mse",
+        reason = (
+            f"dkd needs classes that exclude each other; this is {what}"
+            if independent
+            else f"dkd needs at least {_FEWEST_COMPARED} classes; the data set has {classes}"
         )
+        raise ConfigError(reason, where="distill.loss", fix="Use kl or mse")
     if config.standardize and (few or independent):
         raise ConfigError(
             f"standardizing removes the decision from the logits of {what}: two classes always"

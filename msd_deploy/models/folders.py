@@ -171,7 +171,11 @@ def family_of(folder: Path) -> str | None:
 
 def _load(folder: Path, kind: type[Model], manifest: Json | None = None) -> LoadedModel[Model]:
     if not folder.is_dir():
-        raise ArtifactError("no such model folder", where=folder)
+        raise ArtifactError(
+            "no such model folder",
+            where=folder,
+            fix="Name a folder that `msd distill` or `msd teacher` wrote",
+        )
     manifest = manifest or read_manifest(folder, "model")
     labels, problem = read_labels(folder)
     preprocessor = Preprocessor.load(folder)

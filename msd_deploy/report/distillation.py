@@ -102,7 +102,7 @@ def check_report_output(
     """
     for run in runs:
         _refuse_inside(run, page)
-    fix = f"{ANOTHER_OUT}, or --overwrite"
+    fix = f"{ANOTHER_OUT}, or replace it with --overwrite"
     for path, kind, is_kind in (
         (page, "page", True),
         (figures, "JSON file of an earlier report", _is_report(figures)),
@@ -128,11 +128,11 @@ def _refuse_uncreatable(path: Path) -> None:
     nearest = next(folder for folder in path.absolute().parents if folder.exists())
     if not nearest.is_dir():
         raise ArtifactError(
-            f"cannot be created: {nearest} is not a folder", where=path, fix="Use another --out"
+            f"cannot be created: {nearest} is not a folder", where=path, fix=ANOTHER_OUT
         )
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ArtifactError(
-            f"cannot be created: {nearest} is not writable", where=path, fix="Use another --out"
+            f"cannot be created: {nearest} is not writable", where=path, fix=ANOTHER_OUT
         )
 
 

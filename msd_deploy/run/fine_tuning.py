@@ -183,7 +183,7 @@ def _check_output(config: TeachingConfig, folder: Path, *, resume: bool, overwri
     if resume:
         before = fine_tuning_config(folder)
         now = _without_paths(config) if is_finished(folder) else config
-        fix = "Resume with the same options, or --overwrite it"
+        fix = "Resume with the same options, or replace it with --overwrite"
         check_same_settings(folder, config_as_json(before), config_as_json(now), fix=fix)
         return False
     starts = [Path(start) for start in _starts(config.finetune) if start is not None]

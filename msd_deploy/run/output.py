@@ -90,7 +90,7 @@ def check_run_output(
         record = read_run(run)
         before = config_as_json(replace(with_absolute_paths(record.config), tracker=None))
         now = config_as_json(replace(config, tracker=None))
-        fix = "Resume with the same options, or --overwrite it"
+        fix = "Resume with the same options, or replace it with --overwrite"
         check_same_settings(run.root, before, now, fix=fix)
         return record, False
     return None, check_output(

@@ -146,7 +146,8 @@ def _check_output(study: StudyConfig, run: RunDirectory, *, overwrite: bool) -> 
     remove_stale_folders(run.root.resolve().parent)
     is_study = run.study_json.is_file()
     if is_study and not overwrite:
-        before, fix = read_versioned_json(run.study_json), f"{ANOTHER_OUT}, or --overwrite it"
+        before = read_versioned_json(run.study_json)
+        fix = f"{ANOTHER_OUT}, or replace it with --overwrite"
         check_same_settings(run.root, before, _identity(study), fix=fix)
         return False
     return check_output(

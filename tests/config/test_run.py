@@ -41,10 +41,12 @@ def test_options_override_a_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[distill]\nalpha = 2", r"distill\.alpha: must lie between 0 and 1, not 2"),
-        ("[distill]\nalpha = true", r"distill\.alpha: must be a number, not True"),
+        ("[distill]\nalpha = true", r"distill\.alpha: must be a number, not true"),
         ("[distill]\nmethod = 'magic'", r"distill\.method: must be one of none, kd, msd"),
         ("[data]\nlabels = 'a,b'", r"data\.labels: must be a list of strings"),
-        ("[datta]\n", "datta: unknown key"),
+        ("[datta]\n", r"datta: unknown key\. Did you mean data\? Known keys: "),
+        ("[distill]\ntemprature = 4", r"Did you mean distill\.temperature\? Known keys: alpha"),
+        ("zzz = 1", r"zzz: unknown key\. Known keys: "),
         ("data = 1", "data: must be a table"),
         ("[data", "cannot be read as TOML"),
         ("[distill]\nalpha = nan", r"distill\.alpha: must lie between"),
@@ -58,6 +60,11 @@ def test_a_mistake_names_its_key(tmp_path: Path, text: str, message: str) -> Non
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_config(file)
+
+
+def test_a_missing_file_is_reported_as_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml: no such file\. Check --config"):
+        read_config(tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize("method", ["kd", "msd"])

@@ -147,7 +147,12 @@ def test_confident_logits_keep_every_distance_and_gradient_finite(loss: str) -> 
 @pytest.mark.parametrize(
     ("config", "problem", "classes", "message"),
     [
-        (DistillConfig(loss="dkd"), "single_label", 2, r"distill\.loss.*2 classes.*Use kl or mse"),
+        (
+            DistillConfig(loss="dkd"),
+            "single_label",
+            2,
+            r"distill\.loss.*at least 3 classes.* has 2\. Use kl",
+        ),
         (DistillConfig(loss="dkd"), "multi_label", 8, r"dkd.*a multi-label task"),
         (DistillConfig(loss="dist"), "single_label", 2, r"inter-class.*dist_inter_weight = 0"),
         (DistillConfig(standardize=True), "single_label", 2, r"distill\.standardize"),

@@ -129,7 +129,7 @@ def test_a_drop_beyond_the_gate_is_refused(split: PreparedSplit) -> None:
     exported[View.MULTIMODAL][:3, 0] = -1.0
     parity = compare_logits(exported, logits_of(1.0), split, "single_label")
     check_parity(parity, Gate(("onnx", "int8"), max_drop=0.016))
-    with pytest.raises(ParityError, match=r"loses 1\.50 points .* more than --max-drop 1"):
+    with pytest.raises(ParityError, match=r"loses 1\.50 percentage points .* than --max-drop 1"):
         check_parity(parity, Gate(("onnx", "int8"), max_drop=0.01))
 
 
@@ -148,7 +148,7 @@ def test_a_drop_on_a_single_view_is_refused_unless_it_can_be_chance(split: Prepa
     check_parity(parity, gate)
     exported[View.IMAGE][:8] = source[View.IMAGE][:8]
     parity = compare_logits(exported, source, split, "single_label")
-    with pytest.raises(ParityError, match=r"the image view loses 6\.00 points \[\d"):
+    with pytest.raises(ParityError, match=r"the image view loses 6\.00 percentage points \[\d"):
         check_parity(parity, gate)
 
 
@@ -335,5 +335,7 @@ def test_an_interval_beyond_the_allowed_loss_is_noted(split: PreparedSplit) -> N
     exported[View.TEXT][:2, 0] = -1.0  # 1 point is lost
     parity = compare_logits(exported, logits_of(1.0), split, "single_label")
     (noted,) = doubts(parity, Gate(ONNX[0], max_drop=0.015))
-    assert noted.startswith("the text view may lose more than 1.5 points: on 200 test examples")
+    assert noted.startswith(
+        "the text view may lose more than 1.5 percentage points: on 200 test examples"
+    )
     assert doubts(parity, Gate(ONNX[0], max_drop=0.1)) == ()

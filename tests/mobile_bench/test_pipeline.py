@@ -109,7 +109,7 @@ def test_no_report_names_a_folder_of_this_machine(measured: Measured) -> None:
 
 @pytest.mark.slow
 def test_progress_counts_up_to_its_total(measured: Measured) -> None:
-    for what in ("turns", "variants and views"):
+    for what in ("measurements", "variants and views"):
         steps = [(done, total) for name, done, total in measured.counts if name == what]
         assert [done for done, _ in steps] == list(range(1, len(steps) + 1))
         assert {total for _, total in steps} == {len(steps)}

@@ -179,11 +179,15 @@ def _refuse_one_class(found: ReaderRows, labelled: Sequence[Row], training: Sequ
         if len(classes) == 1:
             names = ", ".join(repr(name) for name in classes.pop() or ())
             what = f"a single class {names}" if names else "no label at all"
+            with_rows = {name for row in rows for name in row.labels or ()}
+            without = [repr(name) for name in found.info.labels if name not in with_rows]
+            if without:
+                what += f" and no rows of class {', '.join(without[:_MOST_NAMED])}"
             refuse(
                 f"has {what}{place}: nothing to learn",
                 found.where,
                 found.info.skipped,
-                "Add rows of others",
+                "Add rows of other classes",
             )
 
 

@@ -25,7 +25,7 @@ from msd_deploy.data.readers.rows import (
 from msd_deploy.data.source import DatasetInfo, SkippedRow, SourceData, Split
 from msd_deploy.errors import DataError
 
-COMPLETE = "Give the folder as it was published"
+COMPLETE = "Use the folder as published"
 LONGEST_ID = 64
 """In characters; published ones have about twenty."""
 
@@ -138,7 +138,9 @@ def open_folder(name: str, stated: str) -> Path:
         raise DataError(f"cannot be read ({error.strerror})", where=shown(stated)) from error
     if not is_folder:
         what = "is not a folder" if is_there else "no such folder"
-        raise DataError(what, where=shown(stated), fix=f"Use {name}:DIR, {COMPLETE.lower()}")
+        raise DataError(
+            what, where=shown(stated), fix=f"Use {name}:DIR with the folder as published"
+        )
     return folder
 
 

@@ -5,6 +5,7 @@ code; without a network, its cache is used. Packages with pretrained weights are
 their code is never imported.
 """
 
+import difflib
 import importlib.util
 import re
 from pathlib import Path
@@ -36,10 +37,12 @@ def checkpoint_folder(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(_FILES)))
     except (OSError, ValueError) as error:  # base classes of huggingface_hub's errors
         reason = str(error).strip().splitlines()[0].rstrip(".")
+        near = sorted(difflib.get_close_matches(name, [*VISION, *TEXT], n=len(VISION)))
+        guess = f"Use {' or '.join(near)}" if near else "Name a folder"
         raise ArtifactError(
             f"no such model folder, nor a model of this name on the hub ({reason})",
             where=name,
-            fix=f"Name a folder, or run `hf download {name}` on a machine with network access and"
+            fix=f"{guess}, or run `hf download {name}` on a machine with network access and"
             " copy the folder that it prints",
         ) from error
 

@@ -435,7 +435,7 @@ def test_strict_lists_the_first_ten_rows_and_their_number(tmp_path: Path) -> Non
         ),
         (
             [{"text": f"{n}", "label": "a"} for n in range(20)],
-            r"has a single class 'a': nothing to learn\. Add rows of others",
+            r"has a single class 'a': nothing to learn\. Add rows of other classes",
         ),
         (
             [{"text": f"{n}", "label": "a"} for n in range(20)] + [{"text": "y", "label": "b"}],
@@ -468,6 +468,12 @@ def test_a_file_of_no_use_is_one_line_that_says_why(
         load_jsonl(path, SourceOptions())
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_single_class_names_the_requested_classes_without_rows(tmp_path: Path) -> None:
+    path = write_rows(tmp_path, *({"text": f"{n}", "label": "shoes"} for n in range(20)))
+    with pytest.raises(DataError, match=r"class 'shoes' and no rows of class 'hats': nothing"):
+        load_jsonl(path, SourceOptions(labels=("shoes", "hats")))
 
 
 def test_rows_to_judge_by_have_the_models_classes(tmp_path: Path) -> None:

@@ -340,7 +340,7 @@ def no_good_row(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (Path.unlink, "{folder}: holds no .*{name}. Give the folder as it was published"),
+        (Path.unlink, "{folder}: holds no .*{name}. Use the folder as published"),
         (folder_instead, "{folder}: file '{name}' is a folder"),
         (pipe_instead, "{folder}: file '{name}' is not a regular file"),
         (loop, "{folder}: file '{name}' cannot be read \\(a loop of links\\)"),
@@ -365,7 +365,7 @@ def test_a_folder_without_one_of_its_files_is_refused(
 
 @pytest.mark.parametrize("form", ["hateful-memes", "snli-ve", "mm-imdb"])
 def test_an_empty_folder_and_a_file_in_its_place_are_refused(tmp_path: Path, form: str) -> None:
-    with pytest.raises(DataError, match=f"{tmp_path}: holds no .*Give the folder as it was"):
+    with pytest.raises(DataError, match=f"{tmp_path}: holds no .*Use the folder as published"):
         load_source(f"{form}:{tmp_path}", options=SourceOptions())
     (tmp_path / "file").write_text("{}")
     with pytest.raises(DataError, match="is not a folder"):

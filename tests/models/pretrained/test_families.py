@@ -23,6 +23,7 @@ from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.folders import load_classifier, load_model, save_model
 from msd_deploy.models.pretrained.families import Checkpoint, open_checkpoint
+from msd_deploy.models.pretrained.location import checkpoint_folder
 from msd_deploy.views import View
 from tests.checkpoints import batch_of
 
@@ -297,6 +298,8 @@ def test_a_checkpoint_of_pickles_is_rejected(published: dict[str, Path], tmp_pat
 def test_errors_of_a_wrong_path_and_an_unreachable_hub_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no such model folder"):
         open_checkpoint(str(tmp_path / "nowhere"))
+    with pytest.raises(ArtifactError, match=r"Use effnet-lite0 or .* or effnet-lite4, or run"):
+        checkpoint_folder("effnet-lite9")
     with pytest.raises(ArtifactError, match=r"hf download openai/clip-of-nobody` on a machine"):
         open_checkpoint("openai/clip-of-nobody")
 
