@@ -2,9 +2,11 @@
 
 import shlex
 import shutil
+from contextlib import nullcontext
 
 from msd_deploy import process_group
 from msd_deploy.artifacts.atomic import remove_stale_writes
+from msd_deploy.artifacts.claim import claimed
 from msd_deploy.artifacts.manifest import Json, write_json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.run import RunConfig
@@ -46,35 +48,38 @@ def run_distillation(
         The content of metrics.json.
 
     Raises:
-        MsdError: Bad input; nothing is written then. See `msd_deploy.errors`.
+        MsdError: Bad input, or another process uses the run; nothing is written then. See
+            `msd_deploy.errors`.
         StoppedError: Asked to stop; the run can be resumed.
     """
     watching, config = hooks or RunHooks(), with_absolute_paths(config)
     stages = watching.stages
     process_group.begin()
     check_tracker(config.tracker)
-    record, replaces = check_run_output(config, run, resume=resume, overwrite=overwrite)
-    with process_group.local_main_process_first():
-        task, teacher_data, given = _read_inputs(config, run, watching, record)
-    process_group.barrier()
-    if process_group.is_main():
-        begin_run(task, given, replaces=replaces)
-    process_group.barrier()
-    try:
-        teacher = given or trained_teacher(task)
-        predictions = cached_predictions(task, teacher, teacher_data)
-        student = distilled_student(task, predictions)
-        stages.on_stage("Evaluating teacher and student")
-        metrics = measure(task, predictions, teacher.model, student)
-    except StoppedError as error:
-        command = f"msd distill --resume --out {shlex.quote(str(run.root))}"
-        raise StoppedError(error.what, fix=f"Continue with `{command}`") from error
-    if process_group.is_main():
-        write_json(run.metrics, metrics)
-        shutil.rmtree(run.checkpoints, ignore_errors=True)
-        remove_stale_writes(run.root)
-    process_group.barrier()
-    return metrics
+    with claimed(run.root) if process_group.is_main() else nullcontext():
+        process_group.barrier()
+        record, replaces = check_run_output(config, run, resume=resume, overwrite=overwrite)
+        with process_group.local_main_process_first():
+            task, teacher_data, given = _read_inputs(config, run, watching, record)
+        process_group.barrier()
+        if process_group.is_main():
+            begin_run(task, given, replaces=replaces)
+        process_group.barrier()
+        try:
+            teacher = given or trained_teacher(task)
+            predictions = cached_predictions(task, teacher, teacher_data)
+            student = distilled_student(task, predictions)
+            stages.on_stage("Evaluating teacher and student")
+            metrics = measure(task, predictions, teacher.model, student)
+        except StoppedError as error:
+            command = f"msd distill --resume --out {shlex.quote(str(run.root))}"
+            raise StoppedError(error.what, fix=f"Continue with `{command}`") from error
+        if process_group.is_main():
+            write_json(run.metrics, metrics)
+            shutil.rmtree(run.checkpoints, ignore_errors=True)
+            remove_stale_writes(run.root)
+        process_group.barrier()
+        return metrics
 
 
 def dry_run_distillation(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from msd_deploy.artifacts.atomic import remove_stale_folders
+from msd_deploy.artifacts.claim import claimed
 from msd_deploy.artifacts.manifest import Json
 from msd_deploy.artifacts.output import check_output
 from msd_deploy.artifacts.run_directory import RunDirectory
@@ -45,27 +46,32 @@ def export_student(
         failures: Gets the errors of single variants, which are otherwise raised as one at the end.
 
     Raises:
-        ArtifactError: The run is unfinished, or an export exists and overwrite is false.
+        ArtifactError: The run is unfinished or in use, or an export exists and overwrite is false.
         ExportError: A converter failed.
         RuntimeUnavailableError: What a target needs is not installed.
         ParityError: Variants are beyond tolerance; like those that failed they are not written, all
             others are.
     """
     hooks = hooks or StageHooks()
-    record = read_finished_run(run)
-    loaded = load_model(run.student)
-    remove_stale_folders(run.exports)
-    for variant in config.variants:
-        _refuse_existing(run.exports / variant_name(variant), loaded, overwrite=config.overwrite)
-    for path in _others_of_another_student(run, loaded, config):
-        hooks.on_note(f"{path} was exported from another student: export it again with --overwrite")
-    if config.end_to_end:
-        require_end_to_end(loaded.preprocessor)
-    hooks.on_stage(f"Reading {record.config.data.spec}")
-    raw = source_of_run(record)
-    data = prepare_for_run(record, raw, loaded.preprocessor, on_count=hooks.on_count)
-    with _source(loaded, data, run.root.name, config, raw=raw) as source:
-        return _export_all(Exporter(source, config, hooks), run.exports, failures)
+    with claimed(run.root):
+        record = read_finished_run(run)
+        loaded = load_model(run.student)
+        remove_stale_folders(run.exports)
+        for variant in config.variants:
+            _refuse_existing(
+                run.exports / variant_name(variant), loaded, overwrite=config.overwrite
+            )
+        for path in _others_of_another_student(run, loaded, config):
+            hooks.on_note(
+                f"{path} was exported from another student: export it again with --overwrite"
+            )
+        if config.end_to_end:
+            require_end_to_end(loaded.preprocessor)
+        hooks.on_stage(f"Reading {record.config.data.spec}")
+        raw = source_of_run(record)
+        data = prepare_for_run(record, raw, loaded.preprocessor, on_count=hooks.on_count)
+        with _source(loaded, data, run.root.name, config, raw=raw) as source:
+            return _export_all(Exporter(source, config, hooks), run.exports, failures)
 
 
 @contextmanager
@@ -162,18 +168,19 @@ def export_model(
             where=parent,
             fix="Choose another folder with --out",
         )
-    remove_stale_folders(parent)
-    for variant in config.variants:
-        _refuse_existing(parent / variant_name(variant), loaded, overwrite=config.overwrite)
-    if config.end_to_end:
-        require_end_to_end(loaded.preprocessor)
-    hooks.on_stage(f"Reading {spec}")
-    raw = source_of_model(loaded, spec, options)
-    data = prepare_for_model(loaded, raw, spec, options=options, hooks=hooks)
-    with _source(loaded, data, folder.resolve().name, config, raw=raw) as source:
-        if (most := config.cut_vocabulary) is not None:
-            source = _with_cut_vocabulary(source, spec, most, options=options, hooks=hooks)
-        return _export_all(Exporter(source, config, hooks), parent, failures)
+    with claimed(parent):
+        remove_stale_folders(parent)
+        for variant in config.variants:
+            _refuse_existing(parent / variant_name(variant), loaded, overwrite=config.overwrite)
+        if config.end_to_end:
+            require_end_to_end(loaded.preprocessor)
+        hooks.on_stage(f"Reading {spec}")
+        raw = source_of_model(loaded, spec, options)
+        data = prepare_for_model(loaded, raw, spec, options=options, hooks=hooks)
+        with _source(loaded, data, folder.resolve().name, config, raw=raw) as source:
+            if (most := config.cut_vocabulary) is not None:
+                source = _with_cut_vocabulary(source, spec, most, options=options, hooks=hooks)
+            return _export_all(Exporter(source, config, hooks), parent, failures)
 
 
 def _with_cut_vocabulary(

@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 
 from msd_deploy import __version__
+from msd_deploy.artifacts.claim import claimed
 from msd_deploy.artifacts.manifest import SCHEMA_VERSION, Json, utc_now
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.describe import shown_path
@@ -65,49 +66,50 @@ def run_bench(
         The content of bench.json; see `msd_mobile_bench.schema.Bench`.
 
     Raises:
-        ArtifactError: The run is unfinished, or a model's file is missing or altered.
+        ArtifactError: The run is unfinished or in use, or a model's file is missing or altered.
         DataError: The data set has changed since the run.
         MsdError: A model cannot be run.
     """
     config, hooks = config or BenchConfig(), hooks or StageHooks()
-    record, host = read_finished_run(run), describe_host()
-    hooks.on_stage("Verifying the models' files")
-    variants = find_variants(run, replace_reference=export_teacher, on_note=hooks.on_note)
-    hooks.on_stage("Reading the test split")
-    data = _data_by_model(record, hooks)
-    teacher, second = variants[0], variants[1]
-    if export_teacher and second.model != "teacher":
-        export = export_teacher_reference(run, data["teacher"], teacher.manifest, hooks=hooks)
-        if export is not None:
-            variants.insert(1, exported_variant("teacher", export, teacher.manifest))
-    with tempfile.TemporaryDirectory(prefix="msd-bench-") as scratch, ExitStack() as stack:
-        workers = _prepare_workers(variants, data, config, Path(scratch), stack)
-        timings = _time(workers, config, hooks)
-        qualities = _evaluate(workers, data, run, config, hooks)
-    rows = [
-        make_row(run, variant, timings.get(variant.name), quality)
-        for variant, quality in zip(variants, qualities, strict=True)
-    ]
-    control = summarize_control(list(timings.values()))
-    prepared = data["student"]
-    bench: Bench = {
-        "schema_version": SCHEMA_VERSION,
-        "kind": "bench",
-        "msd_deploy": __version__,
-        "created_utc": utc_now(),
-        "run": run.root.resolve().name,
-        "command": command_line(run, config),
-        "config": asdict(config),
-        "data": _data_facts(record, prepared, rows),
-        "metric": metric_name(prepared.info.problem),
-        "host": host,
-        "control": control,
-        "rows": rows,
-        "ratios": ratios_of(rows),
-        "notes": write_notes(rows, control, host, config),
-    }
-    write_reports(run.reports, bench)
-    return cast(Json, bench)
+    with claimed(run.root):
+        record, host = read_finished_run(run), describe_host()
+        hooks.on_stage("Verifying the models' files")
+        variants = find_variants(run, replace_reference=export_teacher, on_note=hooks.on_note)
+        hooks.on_stage("Reading the test split")
+        data = _data_by_model(record, hooks)
+        teacher, second = variants[0], variants[1]
+        if export_teacher and second.model != "teacher":
+            export = export_teacher_reference(run, data["teacher"], teacher.manifest, hooks=hooks)
+            if export is not None:
+                variants.insert(1, exported_variant("teacher", export, teacher.manifest))
+        with tempfile.TemporaryDirectory(prefix="msd-bench-") as scratch, ExitStack() as stack:
+            workers = _prepare_workers(variants, data, config, Path(scratch), stack)
+            timings = _time(workers, config, hooks)
+            qualities = _evaluate(workers, data, run, config, hooks)
+        rows = [
+            make_row(run, variant, timings.get(variant.name), quality)
+            for variant, quality in zip(variants, qualities, strict=True)
+        ]
+        control = summarize_control(list(timings.values()))
+        prepared = data["student"]
+        bench: Bench = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "bench",
+            "msd_deploy": __version__,
+            "created_utc": utc_now(),
+            "run": run.root.resolve().name,
+            "command": command_line(run, config),
+            "config": asdict(config),
+            "data": _data_facts(record, prepared, rows),
+            "metric": metric_name(prepared.info.problem),
+            "host": host,
+            "control": control,
+            "rows": rows,
+            "ratios": ratios_of(rows),
+            "notes": write_notes(rows, control, host, config),
+        }
+        write_reports(run.reports, bench)
+        return cast(Json, bench)
 
 
 def command_line(run: RunDirectory, config: BenchConfig) -> str:

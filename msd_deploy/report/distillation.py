@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from msd_deploy.artifacts.claim import claimed
 from msd_deploy.artifacts.manifest import read_json, write_json, write_text
 from msd_deploy.artifacts.output import ANOTHER_OUT, check_output
 from msd_deploy.artifacts.run_directory import RunDirectory
@@ -61,22 +62,23 @@ def write_distillation_report(
         The page's path, and the content of the JSON file.
 
     Raises:
-        ArtifactError: A run cannot be reported, or the page may not be written; see
+        ArtifactError: A run cannot be reported, or is in use; or the page may not be written; see
             `check_report_output`.
         DataError: The data set is missing or has changed.
     """
     hooks = hooks or StageHooks()
     page = config.out or runs[0].reports / HTML_NAME
     figures_path = page.with_suffix(".json")
-    if config.out is not None:
-        check_report_output(page, figures_path, runs, overwrite=config.overwrite)
-    outputs = read_outputs(runs, split=config.split, hooks=hooks)
-    hooks.on_stage("Writing the report")
-    report = figures_of(outputs, command=command_line(runs, config))
-    thumbnails = thumbnails_of(outputs, report["examples"])
-    write_text(page, render_distillation(report, thumbnails))
-    write_json(figures_path, report)
-    return page, report
+    with claimed(page):
+        if config.out is not None:
+            check_report_output(page, figures_path, runs, overwrite=config.overwrite)
+        outputs = read_outputs(runs, split=config.split, hooks=hooks)
+        hooks.on_stage("Writing the report")
+        report = figures_of(outputs, command=command_line(runs, config))
+        thumbnails = thumbnails_of(outputs, report["examples"])
+        write_text(page, render_distillation(report, thumbnails))
+        write_json(figures_path, report)
+        return page, report
 
 
 def command_line(runs: Sequence[RunDirectory], config: ReportConfig) -> str:

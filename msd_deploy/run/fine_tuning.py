@@ -5,6 +5,7 @@ checkpoints/, encoded/) or, when it is done, a teacher's model folder.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from msd_deploy import __version__, process_group
 from msd_deploy.artifacts.atomic import remove_stale_folders
+from msd_deploy.artifacts.claim import claimed
 from msd_deploy.artifacts.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -98,27 +100,29 @@ def fine_tune_teacher(
         further metrics.
 
     Raises:
-        MsdError: Bad input; nothing is written then.
+        MsdError: Bad input, or another process uses the folder; nothing is written then.
         StoppedError: Asked to stop; the fine-tuning can be resumed.
     """
     config = _absolute(config)
     process_group.begin()
-    replaces = _check_output(config, folder, resume=resume, overwrite=overwrite)
-    if resume and is_finished(folder):
+    with claimed(folder) if process_group.is_main() else nullcontext():
+        process_group.barrier()
+        replaces = _check_output(config, folder, resume=resume, overwrite=overwrite)
+        if resume and is_finished(folder):
+            return _result(folder)
+        with process_group.local_main_process_first():
+            teaching = _read(config, folder, hooks or RunHooks())
+        process_group.barrier()
+        model = _build(teaching)
+        if process_group.is_main():
+            _begin(teaching, replaces=replaces)
+        process_group.barrier()
+        _train(teaching, model)
+        _save(teaching, model)
+        if process_group.is_main():
+            remove_stale_folders(folder.resolve().parent)
+        process_group.barrier()
         return _result(folder)
-    with process_group.local_main_process_first():
-        teaching = _read(config, folder, hooks or RunHooks())
-    process_group.barrier()
-    model = _build(teaching)
-    if process_group.is_main():
-        _begin(teaching, replaces=replaces)
-    process_group.barrier()
-    _train(teaching, model)
-    _save(teaching, model)
-    if process_group.is_main():
-        remove_stale_folders(folder.resolve().parent)
-    process_group.barrier()
-    return _result(folder)
 
 
 def is_finished(folder: Path) -> bool:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from msd_deploy import __version__
 from msd_deploy.artifacts.atomic import remove_stale_folders, remove_stale_writes
+from msd_deploy.artifacts.claim import claimed
 from msd_deploy.artifacts.manifest import (
     SCHEMA_VERSION,
     Json,
@@ -93,48 +94,49 @@ def run_study(
         The content of compare.json.
 
     Raises:
-        MsdError: Bad input. See `msd_deploy.errors`.
+        MsdError: Bad input, or another process uses the study. See `msd_deploy.errors`.
         StoppedError: Asked to stop; run it again to go on.
     """
     hooks, training = hooks or StageHooks(), training or Hooks()
     study = replace(study, base=with_absolute_paths(study.base))
     check_tracker(study.base.tracker)
     run = RunDirectory(out)
-    replaces = _check_output(study, run, overwrite=overwrite)
-    record = read_run(run) if run.run_json.is_file() and not replaces else None
-    task, source = read_task(study.base, run, hooks, training, record=record)
-    for method in study.methods:
-        check_distance(
-            study.of_cell(method, 0).distill, task.data.info.problem, len(task.data.info.labels)
-        )
-    teacher_data, given = given_teacher(task, source)
-    # First: with run.json alone, an interrupted start would look like a run.
-    begin_folder(out, run.study_json.name, _identity(study), replaces=replaces)
-    begin_run(task, given)
-    try:
-        teacher = given or trained_teacher(task)
-    except StoppedError as error:
-        raise StoppedError(error.what, fix="Run the same command again to continue") from error
-    predictions = cached_predictions(task, teacher, teacher_data)
-    hooks.on_stage("Counting the operations of a training step of each method")
-    known = dict.fromkeys([*study.methods, *(method for method, _ in finished_cells(out))])
-    whole = replace(study, methods=tuple(known))
-    flops, reference = measure_flops(whole, task, predictions)
-    steps = steps_by_method(whole, flops, reference, ordinary_steps(task))
-    _train_missing(study, out, steps, hooks, training)
-    hooks.on_stage("Comparing")
-    result = {
-        **_head(study, task, facts or {}),
-        **_results(out, task, predictions),
-        "steps": steps,
-        "flops_per_step": {method: round(value) for method, value in flops.items()},
-    }
-    write_json(out / RESULT_NAME, result)
-    write_text(out / TABLE_NAME, study_markdown(result))
-    write_text(out / PAGE_NAME, render_study(result))
-    shutil.rmtree(task.run.checkpoints, ignore_errors=True)
-    remove_stale_writes(out)
-    return result
+    with claimed(out):
+        replaces = _check_output(study, run, overwrite=overwrite)
+        record = read_run(run) if run.run_json.is_file() and not replaces else None
+        task, source = read_task(study.base, run, hooks, training, record=record)
+        for method in study.methods:
+            check_distance(
+                study.of_cell(method, 0).distill, task.data.info.problem, len(task.data.info.labels)
+            )
+        teacher_data, given = given_teacher(task, source)
+        # First: with run.json alone, an interrupted start would look like a run.
+        begin_folder(out, run.study_json.name, _identity(study), replaces=replaces)
+        begin_run(task, given)
+        try:
+            teacher = given or trained_teacher(task)
+        except StoppedError as error:
+            raise StoppedError(error.what, fix="Run the same command again to continue") from error
+        predictions = cached_predictions(task, teacher, teacher_data)
+        hooks.on_stage("Counting the operations of a training step of each method")
+        known = dict.fromkeys([*study.methods, *(method for method, _ in finished_cells(out))])
+        whole = replace(study, methods=tuple(known))
+        flops, reference = measure_flops(whole, task, predictions)
+        steps = steps_by_method(whole, flops, reference, ordinary_steps(task))
+        _train_missing(study, out, steps, hooks, training)
+        hooks.on_stage("Comparing")
+        result = {
+            **_head(study, task, facts or {}),
+            **_results(out, task, predictions),
+            "steps": steps,
+            "flops_per_step": {method: round(value) for method, value in flops.items()},
+        }
+        write_json(out / RESULT_NAME, result)
+        write_text(out / TABLE_NAME, study_markdown(result))
+        write_text(out / PAGE_NAME, render_study(result))
+        shutil.rmtree(task.run.checkpoints, ignore_errors=True)
+        remove_stale_writes(out)
+        return result
 
 
 def _check_output(study: StudyConfig, run: RunDirectory, *, overwrite: bool) -> bool:
