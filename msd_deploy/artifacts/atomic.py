@@ -11,12 +11,15 @@ Windows has no such lock; there every temporary folder counts as stale.
 
 import ctypes
 import os
+import secrets
 import shutil
+import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from msd_deploy.artifacts.write_errors import write_error
 
 if sys.platform != "win32":
     import fcntl
@@ -36,7 +39,8 @@ _RENAME_SWAP = 2  # sys/stdio.h of macOS
 def claimed_folder(parent: Path, prefix: str) -> Iterator[Path]:
     """Yield a new, empty folder that this process holds the lock of until the block ends."""
     while True:
-        folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+        folder = parent / f"{prefix}{secrets.token_hex(4)}"
+        folder.mkdir()  # with the mode that the umask gives; that of tempfile is 0700
         descriptor = _lock(folder, wait=True)
         if folder.exists():  # another process may have removed it between the two lines above
             break
@@ -102,21 +106,41 @@ def exchange_folders(first: Path, second: Path) -> bool:
 def new_file(final: Path) -> Iterator[Path]:
     """Yield a temporary sibling file that becomes `final` when the block ends without an error.
 
-    The file is flushed to disk first. On any error it is removed and `final` stays as it was.
+    The file is flushed to disk first, and has the mode that the umask gives, whatever wrote it. On
+    any error it is removed and `final` stays as it was.
+
+    Raises:
+        ArtifactError: It cannot be written; see `write_error`.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.{_BUILDING}")
-    os.close(descriptor)
-    building = Path(name)
+    building = final.with_name(f".{final.name}.{_BUILDING}{secrets.token_hex(4)}")
+    with _write_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        building.touch(exist_ok=False)
+        mode = stat.S_IMODE(building.stat().st_mode)
+        try:
+            yield building
+            with building.open("rb+") as file:
+                os.fsync(file.fileno())
+            _set_mode(building, mode)
+            building.replace(final)
+        except BaseException:
+            building.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _write_errors(final: Path) -> Iterator[None]:
     try:
-        yield building
-        with building.open("rb+") as file:
-            os.fsync(file.fileno())
-        building.chmod(0o644)
-        building.replace(final)
-    except BaseException:
-        building.unlink(missing_ok=True)
+        yield
+    except Exception as error:
+        if (failure := write_error(error, final)) is not None:
+            raise failure from error
         raise
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    if stat.S_IMODE(path.stat().st_mode) != mode:
+        path.chmod(mode)
 
 
 @contextmanager
@@ -124,16 +148,24 @@ def new_folder(final: Path) -> Iterator[Path]:
     """Yield a temporary sibling folder that becomes `final` when the block ends without an error.
 
     An existing `final` is replaced only then, and at once where the file system can exchange two
-    folders. On any error the temporary folder is removed and `final` stays as it was.
+    folders. All in it gets the mode that the umask gives, whatever wrote it. On any error the
+    temporary folder is removed and `final` stays as it was.
+
+    Raises:
+        ArtifactError: It cannot be written; see `write_error`.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with claimed_folder(final.parent, f".{final.name}.{_BUILDING}") as building:
-        try:
-            building.chmod(0o755)
-            yield building
-            _replace_folder(building, final)
-        finally:
-            remove_path(building)
+    with _write_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with claimed_folder(final.parent, f".{final.name}.{_BUILDING}") as building:
+            try:
+                mode = stat.S_IMODE(building.stat().st_mode)
+                yield building
+                for path in building.rglob("*"):
+                    if not path.is_symlink():
+                        _set_mode(path, mode if path.is_dir() else mode & 0o666)
+                _replace_folder(building, final)
+            finally:
+                remove_path(building)
 
 
 def _replace_folder(building: Path, final: Path) -> None:

@@ -122,9 +122,12 @@ def read_versioned_json(path: Path, *, newest: int = SCHEMA_VERSION) -> Json:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file; see `msd_deploy.artifacts.atomic.new_file`."""
+    """Write a text file; see `msd_deploy.artifacts.atomic.new_file`.
+
+    Bytes of a path that are not UTF-8 are written as JSON escapes them, and read back the same.
+    """
     with new_file(path) as building:
-        building.write_text(text, encoding="utf-8")
+        building.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def json_text(value: Mapping[str, object], *, indent: int | None = None) -> str:

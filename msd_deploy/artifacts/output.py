@@ -119,15 +119,16 @@ def begin_folder(folder: Path, name: str, record: Json, *, replaces: bool) -> No
                 with new_folder(real) as building:
                     write_json(building / name, record)
                 return
-            except OSError as error:
-                if error.errno not in _NOT_RENAMABLE:
+            except (OSError, ArtifactError) as error:
+                cause = error if isinstance(error, OSError) else error.__cause__
+                if not isinstance(cause, OSError) or cause.errno not in _NOT_RENAMABLE:
                     raise
         for path in real.iterdir():
             remove_path(path)
     is_new = not folder.exists()
     try:
         write_json(folder / name, record)
-    except OSError:
+    except ArtifactError:
         if is_new:
             remove_path(folder)
         raise

@@ -6,8 +6,7 @@ bytes.
 
 import hashlib
 import itertools
-import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,21 +249,20 @@ def _write_to_cache(
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "msd-deploy"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=folder, suffix=".incomplete")
+        incomplete = folder / f"{secrets.token_hex(8)}.incomplete"
         try:
-            with os.fdopen(descriptor, "wb") as file, pa.ipc.new_stream(file, schema) as stream:
+            with incomplete.open("xb") as file, pa.ipc.new_stream(file, schema) as stream:
                 for batch in batches:
                     stream.write_batch(batch)
             final = folder / f"{digest.hexdigest()}.arrow"
-            Path(name).chmod(0o644)
-            Path(name).replace(final)
+            incomplete.replace(final)
         finally:
-            Path(name).unlink(missing_ok=True)
+            incomplete.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(
-            f"cannot be written ({error})",
+            f"cannot be written ({error.strerror or error})",
             where=folder,
-            fix="Set HF_DATASETS_CACHE to a folder with room",
+            fix="Set HF_HOME or HF_DATASETS_CACHE to a folder that can be written and has room",
         ) from error
     return MemoryMappedTable.from_file(str(final))
 

@@ -1,0 +1,121 @@
+"""What is written has the modes of the umask, and a write that fails is one line."""
+
+import errno
+import os
+import resource
+import signal
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from pyarrow import parquet
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from msd_deploy.artifacts.atomic import new_file, new_folder
+from msd_deploy.artifacts.output import begin_folder
+from msd_deploy.artifacts.write_errors import write_error
+from msd_deploy.errors import ArtifactError, DataError, ExportError
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_files_and_folders_have_the_modes_of_the_umask(tmp_path: Path, umask: int) -> None:
+    """Whatever mode the library gives them that wrote them."""
+    before = os.umask(umask)
+    try:
+        with new_file(tmp_path / "weights") as building:
+            save_file({"a": torch.zeros(2)}, building)  # 0600
+        with new_folder(tmp_path / "package") as folder:
+            (folder / "data").mkdir(mode=0o700)
+            (folder / "data" / "weight.bin").write_bytes(b"")
+            (folder / "data" / "weight.bin").chmod(0o600)
+            (folder / "program").touch(mode=0o755)
+        begin_folder(tmp_path / "run", "run.json", {}, replaces=False)
+    finally:
+        os.umask(before)
+    for path in tmp_path.rglob("*"):
+        assert mode_of(path) == (0o777 if path.is_dir() else 0o666) & ~umask, path
+
+
+def fail_with_words(number: int) -> None:
+    raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(number)} (os error 1)")
+
+
+def fail_with_number(number: int) -> None:
+    raise OSError(number, os.strerror(number))
+
+
+def fail_in_a_converter(number: int) -> None:
+    try:
+        fail_with_number(number)
+    except OSError as error:
+        raise ExportError("the converter failed") from error
+
+
+@pytest.mark.parametrize("fail", [fail_with_words, fail_with_number, fail_in_a_converter])
+@pytest.mark.parametrize("number", ["ENOSPC", "EDQUOT", "EFBIG", "EIO", "EACCES", "EROFS"])
+@pytest.mark.parametrize("new", [new_file, new_folder])
+def test_a_failed_write_names_the_output_the_reason_and_the_way_out(
+    tmp_path: Path, new: Callable[..., object], number: str, fail: Callable[[int], None]
+) -> None:
+    code = getattr(errno, number)
+    final = tmp_path / "student"
+    with pytest.raises(ArtifactError) as failure, new(final):  # type: ignore[attr-defined]
+        fail(code)
+    assert str(failure.value).startswith(f"{final}: cannot be written ({os.strerror(code)}). ")
+    assert failure.value.fix
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_fails_otherwise_within_a_write_is_raised_as_it_is(tmp_path: Path) -> None:
+    unreadable = PermissionError(errno.EACCES, "Permission denied", "/data/image.png")
+    about_data = DataError("Permission denied", where="image.png")
+    for error in (unreadable, about_data, ValueError("no"), BrokenPipeError(errno.EPIPE, "pipe")):
+        with pytest.raises(type(error)) as raised, new_folder(tmp_path / "student"):
+            raise error
+        assert raised.value is error
+
+
+def test_a_file_beyond_the_limit_is_one_line_in_every_library(tmp_path: Path) -> None:
+    """RLIMIT_FSIZE ends each library's own write with EFBIG."""
+    tensors, size = {"a": torch.zeros(100_000)}, 50_000
+    table = pa.table({"text": np.random.default_rng(0).bytes(2 * size).hex(" ").split()})
+    writers: dict[str, Callable[[Path], object]] = {
+        "safetensors": lambda path: save_file(tensors, path),
+        "json": lambda path: path.write_text("x" * 10 * size),
+        "pyarrow": lambda path: parquet.write_table(table, path),
+    }
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    failures = {}
+    try:
+        for name, write in writers.items():
+            with pytest.raises(ArtifactError) as failure, new_file(tmp_path / name) as building:
+                write(building)
+            failures[name] = str(failure.value)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    for name, message in failures.items():
+        assert f"{name}: cannot be written (File too large). Raise the limit" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("variable", ["HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME"])
+def test_a_cache_that_cannot_be_written_is_named_with_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    for name in ("HF_HOME", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(tmp_path))
+    error = write_error(OSError(errno.ENOSPC, "full"), tmp_path / "pixels" / "0")
+    assert f"Set {variable} to a folder that can be written" in str(error)
