@@ -1,5 +1,8 @@
 """Output of all commands: progress and notes on stderr, results on stdout."""
 
+import json
+import logging
+import re
 import signal
 import sys
 import time
@@ -7,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -35,19 +38,63 @@ _PLAIN_SECONDS = 10.0
 _SMOOTHING = 0.95
 
 
+# Controls of terminals (C0, DEL, C1), other line breaks, bidirectional overrides, and bytes of a
+# path or an argument that are not UTF-8 (lone surrogates). JSON's own line breaks stay.
+_CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return a text in one line, with escapes in place of characters that control a terminal."""
+    shown = _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return shown.replace("\n", "\\n")
+
+
+class _Console(Console):
+    """A console that prints names of classes and files as they are: no markup, no controls."""
+
+    def __init__(self, *, stderr: bool = False, soft_wrap: bool = False) -> None:
+        super().__init__(
+            # Bound now: converters replace sys.stderr while they run.
+            file=sys.stderr if stderr else sys.stdout,
+            soft_wrap=soft_wrap,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
+
+    # Rich calls it for every string, also in tables, before it measures the text.
+    def render_str(self, text: str, *args: Any, **options: Any) -> Text:
+        return super().render_str(printable(text), *args, **options)
+
+
 def result_console() -> Console:
-    """Return the console of results: stdout, without markup in names of classes and files."""
-    return Console(highlight=False, markup=False)
+    """Return the console of results, stdout."""
+    return _Console()
 
 
 def print_json(value: Mapping[str, object]) -> None:
     """Print one JSON object on stdout, and nothing else."""
-    sys.stdout.write(json_text(value, indent=2))
+    text = json_text(value, indent=2)
+    text = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2) + "\n"
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def print_note(message: str) -> None:
     """Print a line on stderr."""
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
+    _Console(stderr=True, soft_wrap=True).print(message)
+
+
+class NoteHandler(logging.Handler):
+    """Prints what the libraries log as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        print_note(self.format(record))
 
 
 class ProgressDisplay:
@@ -65,8 +112,7 @@ class ProgressDisplay:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stopped_fix, self._clock = stopped_fix, clock
-        # Bound now: converters replace sys.stderr while they run.
-        self._console = Console(file=sys.stderr, highlight=False, markup=False)
+        self._console = _Console(stderr=True)
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -88,7 +134,7 @@ class ProgressDisplay:
     def on_stage(self, sentence: str) -> None:
         """Show that a stage begins."""
         self._end_task()
-        self._console.print(Text.assemble((">", "bold"), f" {sentence}"), soft_wrap=True)
+        self._console.print(Text.assemble((">", "bold"), f" {printable(sentence)}"), soft_wrap=True)
         self._raise_if_stopped()
 
     def on_note(self, sentence: str) -> None:
@@ -153,7 +199,7 @@ class ProgressDisplay:
             raise StoppedError("stopped", fix=self._stopped_fix)
 
     def _update(self, what: str, done: int, total: int, facts: str) -> None:
-        now = self._clock()
+        now, what, facts = self._clock(), printable(what), printable(facts)
         if self._task is None or self._task_name != what:
             self._end_task()
             self._task = self._progress.add_task(what, total=total, facts="", left="")

@@ -1,31 +1,54 @@
 """The command `msd`: registers all commands, turns an MsdError into one line and an exit code."""
 
-import errno
 import logging
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from msd_cli.bench import bench
 from msd_cli.compare import compare
-from msd_cli.console import print_note
+from msd_cli.console import NoteHandler, print_note, printable
 from msd_cli.distill import distill
 from msd_cli.doctor import doctor
 from msd_cli.evaluate import evaluate
 from msd_cli.export import export
 from msd_cli.inspect import inspect
-from msd_cli.launcher import check_launchable, is_secondary, reports_error, silence_output
+from msd_cli.launcher import (
+    check_launchable,
+    discard_unwritable_output,
+    forget_invalid_variables,
+    is_secondary,
+    open_streams,
+    reports_error,
+    silence_output,
+)
 from msd_cli.options import with_settings
 from msd_cli.predict import predict
 from msd_cli.report import report
 from msd_cli.teacher import teacher
 from msd_deploy import __version__
+from msd_deploy.artifacts.write_errors import write_error
 from msd_deploy.errors import MsdError
 from msd_deploy.quiet import quiet_imports
 
+
+class _Commands(typer.core.TyperGroup):
+    """The commands; usage errors quote arguments without what controls a terminal."""
+
+    def invoke(self, *arguments: Any, **options: Any) -> object:
+        """Run a command."""
+        try:
+            return super().invoke(*arguments, **options)
+        except Exception as error:
+            if isinstance(message := getattr(error, "message", None), str):
+                setattr(error, "message", printable(message))  # noqa: B010 - of click's errors
+            raise
+
+
 app = typer.Typer(
     name="msd",
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -66,36 +89,38 @@ def root(
         msd report runs/demo
     """
     check_launchable(context.invoked_subcommand)
-    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(levelname)s: %(message)s", handlers=[NoteHandler()])
     quiet_imports()
 
 
 def main() -> None:
     """Run the command line."""
+    forget_invalid_variables()
+    open_streams()
     if is_secondary():
         silence_output()
     try:
         app()
+    except SystemExit as error:
+        if error.code == _STOPPED:  # Ctrl-C, of which Typer prints nothing
+            print_note("error: stopped.")
+        raise
     except MsdError as error:
         _fail(str(error), error, exit_code=error.exit_code)
-    except OSError as error:
-        _fail(_system_error(error), error, exit_code=1)
-    # safetensors and arrow report a full disk in exceptions of their own.
     except Exception as error:
-        if not _is_disk_full(error):
+        line = _system_error(error)
+        if line is None:
             if not reports_error():
                 sys.exit(1)
             raise
-        _fail(_DISK_FULL, error, exit_code=1)
+        _fail(line, error, exit_code=1)
 
 
-_DISK_FULL = (
-    "no space left on the device; no partial output was kept. Free some space and run the command"
-    " again, `msd distill` with --resume."
-)
+_STOPPED = 130
 
 
 def _fail(line: str, error: Exception, *, exit_code: int) -> None:
+    discard_unwritable_output()
     if not reports_error():
         sys.exit(exit_code)
     if "--debug" in sys.argv:
@@ -104,13 +129,12 @@ def _fail(line: str, error: Exception, *, exit_code: int) -> None:
     sys.exit(exit_code)
 
 
-def _system_error(error: OSError) -> str:
-    if _is_disk_full(error):
-        return _DISK_FULL
+def _system_error(error: Exception) -> str | None:
+    """Return an error of the operating system in one line; None if it is none."""
+    if (failure := write_error(error)) is not None:
+        return str(failure)
+    if not isinstance(error, OSError):
+        return None
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}."
-
-
-def _is_disk_full(error: Exception) -> bool:
-    number = error.errno if isinstance(error, OSError) else None
-    return number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+    fix = " Set TMPDIR to one that can be written." if "temporary directory" in str(error) else ""
+    return f"{where}{error.strerror or error}.{fix}"

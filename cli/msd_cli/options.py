@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +70,25 @@ class OptionsOf:
             and (not self.only or item.key in self.only)
             and not any(f"{item.key}.".startswith(f"{key}.") for key in self.without)
         ]
+
+
+def utf8_text(text: str, option: str) -> str:
+    """Return a text that was given as an option, decoded as UTF-8 where the locale was not.
+
+    Raises:
+        typer.BadParameter: It is not UTF-8.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # bytes that the locale's encoding does not have
+        try:
+            return os.fsencode(text).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise typer.BadParameter(
+                f"is not UTF-8 (byte 0x{error.object[error.start]:02x}). Use a UTF-8 terminal.",
+                param_hint=option,
+            ) from error
+    return text
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from msd_cli.console import new_table, print_json, print_note, result_console
-from msd_cli.options import Given, JsonOption, ModelArgument, OptionsOf
+from msd_cli.options import Given, JsonOption, ModelArgument, OptionsOf, utf8_text
 from msd_cli.settings import usage_errors
 from msd_deploy.config.parsing import with_options
 from msd_deploy.config.run import DataConfig
@@ -31,6 +31,7 @@ def predict(
     """
     from msd_export.opened_model import open_model
 
+    text = text and utf8_text(text, "--text")
     opened = open_model(model)
     most = with_options(DataConfig(), limit).max_pixels
     opened = replace(opened, preprocessor=opened.preprocessor.with_max_pixels(most))
