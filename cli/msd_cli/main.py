@@ -1,7 +1,9 @@
 """The command `msd`: registers all commands, turns an MsdError into one line and an exit code."""
 
 import logging
+import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -28,7 +30,7 @@ from msd_cli.predict import predict
 from msd_cli.report import report
 from msd_cli.teacher import teacher
 from msd_deploy import __version__
-from msd_deploy.artifacts.write_errors import write_error
+from msd_deploy.artifacts.write_errors import cache_fix, write_error
 from msd_deploy.errors import MsdError
 from msd_deploy.quiet import quiet_imports
 
@@ -135,6 +137,10 @@ def _system_error(error: Exception) -> str | None:
         return str(failure)
     if not isinstance(error, OSError):
         return None
-    where = f"{error.filename}: " if error.filename else ""
-    fix = " Set TMPDIR to one that can be written." if "temporary directory" in str(error) else ""
-    return f"{where}{error.strerror or error}.{fix}"
+    if "temporary directory" in str(error):
+        return f"{error.strerror}. Set TMPDIR to a folder that can be written."
+    where, fix = "", ""
+    if error.filename:
+        where = f"{error.filename}: "
+        fix = cache_fix(Path(os.fsdecode(error.filename)))
+    return f"{where}{error.strerror or error}." + (f" {fix}." if fix else "")

@@ -46,7 +46,7 @@ def write_error(error: BaseException, path: Path | None = None) -> ArtifactError
             where = Path(named)
     what = "the output cannot be written" if where is None else "cannot be written"
     is_scratch = where != path and tempfile.tempdir is not None  # a temporary folder was made
-    fix = "" if where is None else _variable_of(where, is_scratch=is_scratch)
+    fix = "" if where is None else cache_fix(where, is_scratch=is_scratch)
     return ArtifactError(f"{what} ({os.strerror(number)})", where=where, fix=fix or _FIXES[number])
 
 
@@ -59,7 +59,7 @@ def _number(error: BaseException) -> int | None:
     return next((number for number in _FIXES if os.strerror(number) in str(error)), None)
 
 
-def _variable_of(path: Path, *, is_scratch: bool) -> str:
+def cache_fix(path: Path, *, is_scratch: bool = False) -> str:
     """Return which variable moves a cache or a scratch folder, as a fix; empty for outputs."""
     scratch = [("TMPDIR", tempfile.gettempdir())] if is_scratch else []
     caches = [(name, os.environ.get(name, "")) for name in _CACHES]

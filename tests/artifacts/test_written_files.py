@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from msd_deploy.artifacts.atomic import new_file, new_folder
 from msd_deploy.artifacts.output import begin_folder
-from msd_deploy.artifacts.write_errors import write_error
+from msd_deploy.artifacts.write_errors import cache_fix, write_error
 from msd_deploy.errors import ArtifactError, DataError, ExportError
 
 
@@ -117,5 +117,6 @@ def test_a_cache_that_cannot_be_written_is_named_with_its_variable(
     for name in ("HF_HOME", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, str(tmp_path))
+    assert cache_fix(tmp_path.parent) == ""
     error = write_error(OSError(errno.ENOSPC, "full"), tmp_path / "pixels" / "0")
     assert f"Set {variable} to a folder that can be written" in str(error)
