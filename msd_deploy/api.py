@@ -15,6 +15,7 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.distill import Method
 from msd_deploy.config.parsing import config_as_json
 from msd_deploy.config.run import RunConfig, StudentSize, config_from_json, read_config
+from msd_deploy.errors import ConfigError
 from msd_deploy.hooks import RunHooks
 from msd_deploy.pages.formatting import ScoreJson
 from msd_deploy.quiet import quiet_imports
@@ -44,6 +45,18 @@ class DistilledRun:
     def __fspath__(self) -> str:
         """Return the folder, so that `open`, `Path` and the other packages take a run as a path."""
         return str(self.folder)
+
+
+def path_as_str(value: StrPath, argument: str) -> str:
+    """Return a path argument as a string, as it was given.
+
+    Raises:
+        ConfigError: It is neither a string nor a path; names the argument.
+    """
+    text = value.__fspath__() if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str):
+        raise ConfigError(f"must be a string or a path, not {value!r}", where=argument)
+    return text
 
 
 def distill(
@@ -98,7 +111,7 @@ def distill(
     from msd_deploy.pipeline import run_distillation
     from msd_deploy.run.record import read_run
 
-    run = RunDirectory(Path(out))
+    run = RunDirectory(Path(path_as_str(out, "out")))
     match config:
         case None:
             base = read_run(run).config if resume else RunConfig()
@@ -106,12 +119,17 @@ def distill(
             base = config
         case Mapping():
             base = config_from_json(config)
-        case _:
+        case str() | os.PathLike():
             base = read_config(Path(config))
+        case _:
+            raise ConfigError(
+                f"must be a RunConfig, a mapping or the path of a TOML file, not {config!r}",
+                where="config",
+            )
     settings = cast(dict[str, Any], config_as_json(base))
     for section, name, value in (
-        ("data", "spec", None if data is None else os.fspath(data)),
-        ("teacher", "path", None if teacher is None else os.fspath(teacher)),
+        ("data", "spec", None if data is None else path_as_str(data, "data")),
+        ("teacher", "path", None if teacher is None else path_as_str(teacher, "teacher")),
         ("student", "size", student),
         ("distill", "method", method),
         ("distill", "epochs", epochs),

@@ -1,11 +1,11 @@
 """`msd_export.export` and `msd_export.load`, for notebooks and programs. Light to import."""
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from msd_deploy.api import StrPath
+from msd_deploy.api import StrPath, path_as_str
+from msd_deploy.config.setting import check_range
 from msd_deploy.errors import ConfigError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.quiet import quiet_imports
@@ -84,6 +84,7 @@ def export(
     from msd_export.pipeline import export_model, export_student
     from msd_export.predictors import torch_threads_restored
 
+    folder = Path(path_as_str(model, "model"))
     chosen = (target,) if isinstance(target, str) else target
     precisions = (precision,) if isinstance(precision, str) else precision
     if data is None and (out, options, cut_vocabulary) != (None, None, None):
@@ -103,13 +104,13 @@ def export(
     )
     with torch_threads_restored():
         if data is None:
-            return export_student(RunDirectory(Path(model)), config, hooks)
+            return export_student(RunDirectory(folder), config, hooks)
         return export_model(
-            Path(model),
-            os.fspath(data),
+            folder,
+            path_as_str(data, "data"),
             config,
             options=options or SourceOptions(),
-            out=None if out is None else Path(out),
+            out=None if out is None else Path(path_as_str(out, "out")),
             hooks=hooks,
         )
 
@@ -126,7 +127,8 @@ def load(path: StrPath, *, threads: int = 1) -> "OpenedModel":
         A model whose `predict(image=..., text=...)` classifies one example.
 
     Raises:
-        ArtifactError: It is neither, or it is incomplete or altered.
+        ConfigError: An argument is of another type, or `threads` is out of range.
+        ArtifactError: It is none of these, or it is incomplete or altered.
         RuntimeUnavailableError: Its runtime is not installed.
 
     Example:
@@ -138,5 +140,6 @@ def load(path: StrPath, *, threads: int = 1) -> "OpenedModel":
     from msd_export.opened_model import open_model
     from msd_export.predictors import torch_threads_restored
 
+    check_range("threads", threads, 1, 256)
     with torch_threads_restored():
-        return open_model(Path(path), threads=threads)
+        return open_model(Path(path_as_str(path, "path")), threads=threads)

@@ -246,7 +246,9 @@ def variants_of(targets: Collection[str], precisions: Collection[str]) -> tuple[
 
 
 def _refuse_unknown(argument: str, names: Collection[str], known: Collection[str]) -> None:
-    if unknown := sorted({*names} - {*known, "all"}):
+    if not isinstance(names, Collection):
+        raise ConfigError(f"must be a name or a list of names, not {names!r}", where=argument)
+    if unknown := sorted({*map(str, names)} - {*known, "all"}):
         raise ConfigError(
             f"unknown: {', '.join(unknown)}", where=argument, fix=f"Known: {', '.join(known)}, all"
         )

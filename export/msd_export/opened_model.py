@@ -117,10 +117,12 @@ class OpenedModel:
             text: Any length; what exceeds the model's number of tokens is cut.
 
         Raises:
-            ConfigError: Neither was given.
+            ConfigError: Neither was given, or the text is not a string.
             DataError: The image cannot be read.
         """
-        text = text or ""
+        text = "" if text is None else text
+        if not isinstance(text, str):
+            raise ConfigError(f"must be a string, not {text!r}", where="text")
         has_text = bool(text.strip())
         if image is None and not has_text:
             raise ConfigError(

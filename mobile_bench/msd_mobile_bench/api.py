@@ -1,9 +1,12 @@
 """`msd_mobile_bench.bench`: what `msd bench` does, for notebooks and programs. Light to import."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from msd_deploy.api import StrPath
+from msd_deploy.api import StrPath, path_as_str
+from msd_deploy.config.parsing import config_of
+from msd_deploy.errors import ConfigError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.quiet import quiet_imports
 from msd_mobile_bench.config import BenchConfig
@@ -13,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def bench(
-    run: StrPath, *, config: BenchConfig | None = None, hooks: StageHooks | None = None
+    run: StrPath,
+    *,
+    config: BenchConfig | Mapping[str, object] | None = None,
+    hooks: StageHooks | None = None,
 ) -> "Bench":
     """Measure a run's teacher, student and exports: speed, memory, size and accuracy.
 
@@ -22,13 +28,15 @@ def bench(
 
     Args:
         run: A finished run; its exports are measured, the teacher is exported as the reference.
-        config: How to measure; None: the defaults of `msd bench`.
+        config: How to measure: a `BenchConfig`, or the same as a mapping; None: the defaults of
+            `msd bench`.
         hooks: Progress callbacks.
 
     Returns:
         The content of bench.json; "rows" has one entry per model and variant.
 
     Raises:
+        ConfigError: A setting is unknown, mistyped or out of range.
         ArtifactError: The run is unfinished, or a file is missing or altered.
         DataError: The data set has changed since the run.
         MsdError: A model cannot be run.
@@ -43,6 +51,11 @@ def bench(
     from msd_export.predictors import torch_threads_restored
     from msd_mobile_bench.pipeline import run_bench
 
+    if isinstance(config, Mapping):
+        config = config_of(BenchConfig, config)
+    if config is not None and not isinstance(config, BenchConfig):
+        raise ConfigError(f"must be a BenchConfig or a mapping, not {config!r}", where="config")
+    folder = RunDirectory(Path(path_as_str(run, "run")))
     with torch_threads_restored():
-        result = run_bench(RunDirectory(Path(run)), config, hooks, export_teacher=True)
+        result = run_bench(folder, config, hooks, export_teacher=True)
     return cast("Bench", result)

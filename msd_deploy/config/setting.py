@@ -122,7 +122,9 @@ def check_range(key: str, value: float | None, low: float, high: float) -> None:
     """Check that a setting lies in its range, both ends included; None is always in range.
 
     Raises:
-        ConfigError: It does not; names the key.
+        ConfigError: It does not, or is not a number; names the key.
     """
+    if value is not None and not isinstance(value, (int, float)):
+        raise ConfigError(f"must be a number, not {value!r}", where=key)
     if value is not None and not low <= value <= high:
         raise ConfigError(f"must lie between {low:.10g} and {high:.10g}, not {value!r}", where=key)

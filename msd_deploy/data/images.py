@@ -69,7 +69,8 @@ def decode_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.
 
     Raises:
         DataError: The file is missing, is not an image of `FORMATS`, is broken, has too many
-            pixels, or pixels of an unknown range; or an array has another type or shape.
+            pixels, or pixels of an unknown range; an array has another type or shape; or the source
+            is of another type.
     """
     where = source if isinstance(source, Path) else None
     try:
@@ -93,6 +94,11 @@ def _opened(source: ImageSource) -> AbstractContextManager[IO[bytes] | Image.Ima
         return source.open("rb")
     if isinstance(source, bytes):
         return io.BytesIO(source)
+    if not isinstance(source, np.ndarray):
+        raise DataError(
+            f"an object of type {type(source).__name__} is not an image",
+            fix="Give a path, bytes, a Pillow image or a uint8 array",
+        )
     if source.dtype != np.uint8 or source.ndim not in (2, 3) or source.shape[2:] not in _CHANNELS:
         raise DataError(
             f"an array of {source.dtype} {list(source.shape)} is not an image",

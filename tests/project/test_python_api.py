@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 
 import msd_deploy
 import msd_export
+import msd_mobile_bench
 from msd_deploy.api import DistilledRun
 from msd_deploy.artifacts.manifest import read_json
 from msd_deploy.artifacts.run_directory import RunDirectory
@@ -26,6 +28,7 @@ from msd_export.opened_model import OpenedModel
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("datasets", "numpy", "onnx", "onnxruntime", "PIL", "tokenizers", "torch", "transformers")
+MEMES = "synthetic:memes"
 TEXT = "look at him go"
 
 
@@ -109,6 +112,74 @@ def test_a_wrong_setting_is_named(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("wrong", [5, 2.5, b"runs/memes", ["runs/memes"]])
+@pytest.mark.parametrize(
+    ("call", "argument"),
+    [
+        (lambda value: msd_deploy.distill(value, out="run"), "data"),
+        (lambda value: msd_deploy.distill(out=value), "out"),
+        (lambda value: msd_deploy.distill(out="run", teacher=value), "teacher"),
+        (lambda value: msd_export.export(value), "model"),
+        (lambda value: msd_export.export("model", data=value), "data"),
+        (lambda value: msd_export.export("model", data=MEMES, out=value), "out"),
+        (lambda value: msd_export.load(value), "path"),
+        (lambda value: msd_mobile_bench.bench(value), "run"),
+    ],
+)
+def test_a_path_of_another_type_is_named(
+    call: Callable[[object], object], argument: str, wrong: object
+) -> None:
+    message = f"{argument}: must be a string or a path, not {wrong!r}"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        call(wrong)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: msd_deploy.distill(out="run", config=3),  # type: ignore[arg-type]
+            "config: must be a RunConfig, a mapping or the path of a TOML file, not 3",
+        ),
+        (
+            lambda: msd_mobile_bench.bench("run", config=3),  # type: ignore[arg-type]
+            "config: must be a BenchConfig or a mapping, not 3",
+        ),
+        (
+            lambda: msd_mobile_bench.bench("run", config={"rouns": 2}),
+            "rouns: unknown key",
+        ),
+        (
+            lambda: msd_mobile_bench.bench("run", config={"rounds": "2"}),
+            "rounds: must be an integer, not '2'",
+        ),
+        (
+            lambda: msd_mobile_bench.BenchConfig(rounds="2"),  # type: ignore[arg-type]
+            "rounds: must be a number, not '2'",
+        ),
+        (
+            lambda: msd_export.load("model", threads="2"),  # type: ignore[arg-type]
+            "threads: must be a number, not '2'",
+        ),
+        (lambda: msd_export.load("model", threads=0), "threads: must lie between 1 and 256"),
+    ],
+)
+def test_a_setting_of_another_type_is_named(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        call()
+
+
+def test_a_benchmark_takes_its_settings_as_a_mapping(monkeypatch: pytest.MonkeyPatch) -> None:
+    configs: list[object] = []
+
+    def run_bench(run: object, config: object, *rest: object, **options: object) -> None:
+        configs.append(config)
+
+    monkeypatch.setattr("msd_mobile_bench.pipeline.run_bench", run_bench)
+    msd_mobile_bench.bench("run", config={"rounds": 2, "examples": 100})
+    assert configs == [msd_mobile_bench.BenchConfig(rounds=2, examples=100)]
+
+
 def test_a_run_that_exists_is_not_replaced(finished_run: RunDirectory) -> None:
     with pytest.raises(ArtifactError, match=r"overwrite"):
         msd_deploy.distill(out=finished_run.root, config=read_run(finished_run).config)
@@ -119,6 +190,10 @@ def test_a_run_that_exists_is_not_replaced(finished_run: RunDirectory) -> None:
     [
         ({"target": "tflite"}, "target: unknown: tflite. Known: onnx, ort"),
         ({"target": []}, "target: is empty"),
+        ({"target": 5}, "target: must be a name or a list of names, not 5"),
+        ({"target": ["onnx", 5]}, "target: unknown: 5. Known: onnx, ort"),
+        ({"precision": None}, "precision: must be a name or a list of names, not None"),
+        ({"max_drop": "1"}, "max_drop_points: must be a number, not '1'"),
         ({"precision": ["fp32", "int9"]}, "precision: unknown: int9. Known: fp32, fp16"),
         ({"target": "coreml", "end_to_end": True}, "end_to_end: requires the target onnx"),
         ({"out": "exports"}, "data: out, options and cut_vocabulary are for a model folder"),
@@ -209,6 +284,17 @@ def test_a_prediction_states_its_view_its_probabilities_and_its_logits(model: Op
     [
         (lambda model: model.predict(), ConfigError, "nothing to predict from"),
         (lambda model: model.predict(text="\t"), ConfigError, "nothing to predict from"),
+        (lambda model: model.predict(text=5), ConfigError, "text: must be a string, not 5"),
+        (lambda model: model.predict(text=b"a"), ConfigError, "text: must be a string, not b'a'"),
+        (lambda model: model.predict(text=[]), ConfigError, "text: must be a string, not []"),
+        *(
+            (
+                partial(OpenedModel.predict, image=source),
+                DataError,
+                f"an object of type {type(source).__name__} is not an image. Give a path, bytes",
+            )
+            for source in (5, [[0]], io.BytesIO(b"x"), bytearray(b"x"))
+        ),
         (lambda model: model.predict(image="gone.png"), DataError, "gone.png"),
         (
             lambda model: model.predict(image=np.zeros((3, 8, 8), np.float32)),
