@@ -107,7 +107,7 @@ def test_an_unwritable_cache_is_a_data_error(
     (tmp_path / "cache").write_text("a file where a folder must be")
     monkeypatch.setattr(source, "IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(source.datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    with pytest.raises(DataError, match=r"cannot be written .* Set HF_DATASETS_CACHE"):
+    with pytest.raises(DataError, match=r"cannot be written .* HF_DATASETS_CACHE"):
         load_jsonl(write_rows(tmp_path, *good_rows(20)), SourceOptions())
 
 
