@@ -147,6 +147,9 @@ _INTERRUPTED = """
 import importlib.abc, signal, sys
 module = sys.argv.pop(1)
 
+# A shell has its background processes ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 class Interrupt(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name == module:
