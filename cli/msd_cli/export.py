@@ -10,10 +10,9 @@ import typer
 
 from msd_cli.console import ProgressDisplay, new_table, print_json, print_note, result_console
 from msd_cli.options import READING, Given, JsonOption, OptionsOf, OverwriteOption
-from msd_cli.settings import usage_errors
+from msd_cli.settings import option_of, usage_errors
 from msd_deploy.config.parsing import with_options
 from msd_deploy.config.run import DataConfig
-from msd_deploy.errors import ConfigError
 from msd_export.config import ExportConfig
 from msd_export.formats import FORMATS, PRECISIONS, USUAL_TARGETS, variants_of
 
@@ -148,19 +147,22 @@ def export(
     """
     from msd_deploy.artifacts.run_directory import RunDirectory
     from msd_deploy.data.source import SourceOptions
-    from msd_export.pipeline import Failures, export_model, export_student, joined
+    from msd_export.pipeline import (
+        Failures,
+        check_request,
+        export_model,
+        export_student,
+        joined,
+    )
 
-    with usage_errors(ExportConfig, target="--target", precision="--precision"):
-        _check_data(model, data, is_given=out is not None or bool(reading))
+    options = with_options(SourceOptions(), reading)
+    names = {name: f"--{name}" for name in ("target", "precision", "data", "out")}
+    with usage_errors(
+        ExportConfig, **names, options=option_of(DataConfig, next(iter(reading), ""))
+    ):
         forms = variants_of(target or USUAL_TARGETS, precision or ())
         config = with_options(ExportConfig(forms, overwrite=overwrite), given)
-        if config.cut_vocabulary is not None and data is None:
-            raise ConfigError(
-                "a run is exported with the vocabulary that its student has",
-                where="cut_vocabulary",
-                fix=f"Export the folder: msd export {model / 'student'} --data SPEC --cut-vocab N",
-            )
-        options = with_options(SourceOptions(), reading)
+        check_request(model, data, config, options=options, out=out)
     display, failures = ProgressDisplay(), Failures()
     with display.running():
         hooks = display.stages()
@@ -173,18 +175,3 @@ def export(
     _print_result(model, exports, failures, is_run=data is None, as_json=as_json)
     if failures:
         raise joined(failures, exports)
-
-
-def _check_data(model: Path, data: str | None, *, is_given: bool) -> None:
-    """Refuse a model folder without a data set, and a run with one or with --out."""
-    is_run = (model / "run.json").is_file()
-    if is_run and (data is not None or is_given):
-        raise ConfigError(
-            "a run is exported with the data that it was trained on, into the run",
-            where="--data" if data is not None else "--out",
-            fix="Leave out --data, --out and the other data options, or name a model folder",
-        )
-    if not is_run and data is None and (model / "manifest.json").is_file():
-        raise ConfigError(
-            "a model folder has no data set of its own", where="--data", fix="Add --data SPEC"
-        )

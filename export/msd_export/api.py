@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Literal
 
 from msd_deploy.api import StrPath, path_as_str
 from msd_deploy.config.setting import check_range
-from msd_deploy.errors import ConfigError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.quiet import quiet_imports
 from msd_export.formats import (
@@ -81,18 +80,12 @@ def export(
     from msd_deploy.artifacts.run_directory import RunDirectory
     from msd_deploy.data.source import SourceOptions
     from msd_export.config import ExportConfig
-    from msd_export.pipeline import export_model, export_student
+    from msd_export.pipeline import check_request, export_model, export_student
     from msd_export.predictors import torch_threads_restored
 
     folder = Path(path_as_str(model, "model"))
     chosen = (target,) if isinstance(target, str) else target
     precisions = (precision,) if isinstance(precision, str) else precision
-    if data is None and (out, options, cut_vocabulary) != (None, None, None):
-        raise ConfigError(
-            "out, options and cut_vocabulary are for a model folder with its data",
-            where="data",
-            fix="Add data, or leave them out",
-        )
     config = ExportConfig(
         variants_of(chosen, precisions),
         max_drop,
@@ -102,17 +95,14 @@ def export(
         end_to_end=end_to_end,
         cut_vocabulary=cut_vocabulary,
     )
+    spec = None if data is None else path_as_str(data, "data")
+    destination = None if out is None else Path(path_as_str(out, "out"))
+    options = options or SourceOptions()
+    check_request(folder, spec, config, options=options, out=destination)
     with torch_threads_restored():
-        if data is None:
+        if spec is None:
             return export_student(RunDirectory(folder), config, hooks)
-        return export_model(
-            folder,
-            path_as_str(data, "data"),
-            config,
-            options=options or SourceOptions(),
-            out=None if out is None else Path(path_as_str(out, "out")),
-            hooks=hooks,
-        )
+        return export_model(folder, spec, config, options=options, out=destination, hooks=hooks)
 
 
 def load(path: StrPath, *, threads: int = 1) -> "OpenedModel":

@@ -174,6 +174,31 @@ def open_model(path: Path, *, threads: int = 1) -> OpenedModel:
     return OpenedModel(predictor, Preprocessor.load(folder), labels, problem)
 
 
+def check_has_data(folder: Path, options: SourceOptions) -> None:
+    """Check that a model that is named without a data set is a run, which has one.
+
+    Args:
+        folder: The model.
+        options: How a data set is read; a run's own is read as for its training.
+
+    Raises:
+        ConfigError: It is a model or export folder, or `options` are not the defaults.
+    """
+    if RunDirectory(folder).run_json.is_file():
+        if options != SourceOptions():
+            raise ConfigError(
+                "a run's own data set is read as for its training",
+                where="options",
+                fix="Leave out the options of the data set",
+            )
+    elif (folder / MANIFEST_NAME).is_file():
+        raise ConfigError(
+            "a model or export folder has no data set of its own",
+            where="data",
+            fix="Name one (--data SPEC)",
+        )
+
+
 def prepare_for_model(
     model: LoadedModel[ViewClassifier] | OpenedModel,
     source: SourceData,

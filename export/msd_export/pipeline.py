@@ -13,7 +13,13 @@ from msd_deploy.artifacts.output import check_output
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.source import SourceData, SourceOptions, training_texts
-from msd_deploy.errors import ArtifactError, ExportError, MsdError, RuntimeUnavailableError
+from msd_deploy.errors import (
+    ArtifactError,
+    ConfigError,
+    ExportError,
+    MsdError,
+    RuntimeUnavailableError,
+)
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import LoadedModel, load_classifier, load_model
@@ -23,11 +29,49 @@ from msd_export.exporter import Exporter
 from msd_export.folder import ExportFolder, stated_source
 from msd_export.formats import FORMATS, variant_name, variants_of
 from msd_export.onnx.end_to_end import require_end_to_end
-from msd_export.opened_model import prepare_for_model, source_of_model
+from msd_export.opened_model import check_has_data, prepare_for_model, source_of_model
 from msd_export.source import ExportSource, cut_as_json, with_cut_vocabulary
 
 Failures = dict[str, MsdError]
 """Why a variant was not written, by its name."""
+
+
+def check_request(
+    folder: Path,
+    spec: str | None,
+    config: ExportConfig,
+    *,
+    options: SourceOptions,
+    out: Path | None,
+) -> None:
+    """Check that a run is exported as it is, and a model folder with a data set.
+
+    Args:
+        folder: A run for `export_student`, or a model folder for `export_model`.
+        spec: The data set; None: the run's own.
+        config: What is exported.
+        options: How the data set is read.
+        out: Where the exports go; None: the default.
+
+    Raises:
+        ConfigError: The folder is of the other kind; names the argument.
+    """
+    if spec is None:
+        check_has_data(folder, options)
+    if not RunDirectory(folder).run_json.is_file():
+        return
+    if spec is not None or out is not None:
+        raise ConfigError(
+            "a run is exported with the data that it was trained on, into the run",
+            where="data" if spec is not None else "out",
+            fix="Leave out data and out (--data, --out), or name a model folder",
+        )
+    if config.cut_vocabulary is not None:
+        raise ConfigError(
+            "a run is exported with the vocabulary that its student has",
+            where="cut_vocabulary",
+            fix=f"Export the model folder {folder / 'student'} with its data (--data SPEC)",
+        )
 
 
 def export_student(
@@ -63,7 +107,8 @@ def export_student(
             )
         for path in _others_of_another_student(run, loaded, config):
             hooks.on_note(
-                f"{path} was exported from another student: export it again with --overwrite"
+                f"{path} was exported from another student: export it again and set overwrite"
+                " (--overwrite)"
             )
         if config.end_to_end:
             require_end_to_end(loaded.preprocessor)
@@ -118,10 +163,10 @@ def joined(failures: Failures, written: Iterable[ExportFolder]) -> MsdError:
 
 
 def _refuse_existing(path: Path, student: LoadedModel[ViewClassifier], *, overwrite: bool) -> None:
-    option = "Use --overwrite"
+    fix = "Set overwrite (--overwrite)"
     if stated_source(path) not in (None, student.digest):
-        option = "It was made from another student; replace it with --overwrite"
-    check_output(path, "export", is_kind=True, overwrite=overwrite, fix=option)
+        fix = "It was made from another student; set overwrite (--overwrite) to replace it"
+    check_output(path, "export", is_kind=True, overwrite=overwrite, fix=fix)
 
 
 def _others_of_another_student(
@@ -166,7 +211,7 @@ def export_model(
         raise ArtifactError(
             "lies inside the model folder, which must not change",
             where=parent,
-            fix="Choose another folder with --out",
+            fix="Choose another out (--out)",
         )
     with claimed(parent):
         remove_stale_folders(parent)

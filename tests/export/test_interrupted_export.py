@@ -161,7 +161,7 @@ class Exports:
             assert self.hidden() == []
         ended = self.export(target)
         assert ended.code == 1
-        assert "already exists. Use --overwrite" in ended.output
+        assert "already exists. Set overwrite (--overwrite)" in ended.output
         self.check()
         ended = self.export(target, "--overwrite")
         assert ended.code == 0, ended.output

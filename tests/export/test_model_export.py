@@ -142,7 +142,8 @@ def test_a_teacher_of_our_own_kind_is_exported_beside_its_folder(own_run: RunDir
     [
         (["--data", MEMES], "Invalid value for --data: a run is exported with the data"),
         (["--out", "elsewhere"], "Invalid value for --out: a run is exported with the data"),
-        (["--strict"], "a run is exported with the data"),
+        (["--strict"], "Invalid value for --strict: a run's own data set is read as for its"),
+        (["--cut-vocab", "9"], "Invalid value for --cut-vocab: a run is exported with the voc"),
     ],
 )
 def test_a_run_brings_its_own_data_and_place(
@@ -158,7 +159,10 @@ def test_a_model_folder_needs_data(finished_run: RunDirectory) -> None:
     runner = CliRunner(env={"COLUMNS": "300"})
     answer = runner.invoke(app, ["export", str(finished_run.teacher)])
     assert answer.exit_code == 2
-    assert "--data: a model folder has no data set of its own. Add --data SPEC." in answer.stderr
+    assert (
+        "--data: a model or export folder has no data set of its own. Name one (--data SPEC)."
+        in answer.stderr
+    )
 
 
 def test_data_with_other_classes_is_refused(finished_run: RunDirectory, tmp_path: Path) -> None:

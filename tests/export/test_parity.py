@@ -309,7 +309,7 @@ def test_an_export_of_an_older_student_that_stays_is_named(
     export_student(run_with_an_older_export, ExportConfig(ONNX, examples=50), hooks)
     assert [note for note in told if "from another student" in note] == [
         f"{run_with_an_older_export.exports / 'coreml-fp16'} was exported from another student:"
-        " export it again with --overwrite"
+        " export it again and set overwrite (--overwrite)"
     ]
 
 

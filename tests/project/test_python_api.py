@@ -21,6 +21,7 @@ from msd_deploy.api import DistilledRun
 from msd_deploy.artifacts.manifest import read_json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.run import RunConfig
+from msd_deploy.data.source import SourceOptions
 from msd_deploy.errors import ArtifactError, ConfigError, DataError
 from msd_deploy.run.record import read_run
 from msd_export.folder import ExportFolder
@@ -196,7 +197,6 @@ def test_a_run_that_exists_is_not_replaced(finished_run: RunDirectory) -> None:
         ({"max_drop": "1"}, "max_drop_points: must be a number, not '1'"),
         ({"precision": ["fp32", "int9"]}, "precision: unknown: int9. Known: fp32, fp16"),
         ({"target": "coreml", "end_to_end": True}, "end_to_end: requires the target onnx"),
-        ({"out": "exports"}, "data: out, options and cut_vocabulary are for a model folder"),
         ({"max_drop": -1.0}, "max_drop_points: must lie between 0 and 100"),
     ],
 )
@@ -205,6 +205,27 @@ def test_a_wrong_argument_of_an_export_is_named(
 ) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         msd_export.export(tmp_path, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data": MEMES}, "data: a run is exported with the data that it was trained on"),
+        ({"out": "exports"}, "out: a run is exported with the data that it was trained on"),
+        ({"options": SourceOptions(strict=True)}, "options: a run's own data set is read as for"),
+        ({"cut_vocabulary": 9}, "cut_vocabulary: a run is exported with the vocabulary that its"),
+    ],
+)
+def test_a_run_is_exported_with_its_own_data_only(
+    finished_run: RunDirectory, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        msd_export.export(finished_run.root, **settings)  # type: ignore[arg-type]
+
+
+def test_a_model_folder_is_exported_with_data_only(finished_run: RunDirectory) -> None:
+    with pytest.raises(ConfigError, match="data: a model or export folder has no data set"):
+        msd_export.export(finished_run.teacher)
 
 
 @pytest.fixture(scope="module")
