@@ -22,7 +22,7 @@ from msd_export.pipeline import export_student
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.pipeline import run_bench
 
-PAIRS, SEED = 20, 18
+PAIRS, SEED = 6, 18
 ONNX = ExportConfig((("onnx", "fp32"),), examples=8, overwrite=True)
 BENCH = BenchConfig(examples=8, rounds=1, warm_up=1, samples=5, round_seconds=0.1, batches=1)
 
