@@ -141,11 +141,11 @@ def main() -> int:
     """Write the page, or check it; return the exit code."""
     parser = argparse.ArgumentParser(description="Write docs/cli.md from the command line itself.")
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if stale")
-    wanted = page()
+    expected = page()
     if not parser.parse_args().check:
-        PAGE.write_text(wanted, encoding="utf-8")
+        PAGE.write_text(expected, encoding="utf-8")
         return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == wanted:
+    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == expected:
         return 0
     sys.stderr.write(f"docs/cli.md is stale (typer {typer.__version__}): run `make docs`\n")
     return 1

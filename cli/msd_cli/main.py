@@ -62,8 +62,8 @@ for command in _WORKFLOW + _OTHERS:
     app.command()(with_settings(command))
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         typer.echo(f"msd-deploy {__version__}")
         raise typer.Exit
 

@@ -33,9 +33,9 @@ from msd_export.gate import (
     Gate,
     check_cut,
     check_parity,
-    doubts,
     parity_as_json,
     second_runtime_as_json,
+    uncertain_losses,
 )
 from msd_export.mixed_precision import Sensitivity, measure_sensitivity, mixes
 from msd_export.onnx.end_to_end import END_TO_END_NAME, check_end_to_end, write_end_to_end
@@ -195,7 +195,7 @@ class Exporter:
             problem=self.loaded.problem,
             notes=(
                 *notes_on_source(self._source(split_name), self.loaded.problem),
-                *doubts(parity, gate),
+                *uncertain_losses(parity, gate),
             ),
         )
         second = second_predictor(variant[0], path)

@@ -72,7 +72,7 @@ def open_export(folder: Path) -> ExportFolder:
     return ExportFolder(folder, cast(Target, target), cast(Precision, precision), manifest)
 
 
-def stated_source(folder: Path) -> str | None:
+def recorded_source(folder: Path) -> str | None:
     """Return the digest of the model that an export was made from, by its manifest.
 
     None where there is no export, or a damaged one, which is an error when it is opened.

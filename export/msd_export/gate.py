@@ -134,7 +134,7 @@ def _check_loss(view: View, result: ViewParity, max_drop: float, where: str, *, 
     )
 
 
-def doubts(parity: Mapping[View, ViewParity], gate: Gate) -> tuple[str, ...]:
+def uncertain_losses(parity: Mapping[View, ViewParity], gate: Gate) -> tuple[str, ...]:
     """Return a sentence for each view whose loss may exceed the limit, by its interval."""
     limit = gate.max_drop
     return tuple(

@@ -26,7 +26,7 @@ from msd_deploy.models.folders import LoadedModel, load_classifier, load_model
 from msd_deploy.run.record import prepare_for_run, read_finished_run, source_of_run
 from msd_export.config import ExportConfig
 from msd_export.exporter import Exporter
-from msd_export.folder import ExportFolder, stated_source
+from msd_export.folder import ExportFolder, recorded_source
 from msd_export.formats import FORMATS, variant_name, variants_of
 from msd_export.onnx.end_to_end import require_end_to_end
 from msd_export.opened_model import check_has_data, prepare_for_model, source_of_model
@@ -164,7 +164,7 @@ def joined(failures: Failures, written: Iterable[ExportFolder]) -> MsdError:
 
 def _refuse_existing(path: Path, student: LoadedModel[ViewClassifier], *, overwrite: bool) -> None:
     fix = "Set overwrite (--overwrite)"
-    if stated_source(path) not in (None, student.digest):
+    if recorded_source(path) not in (None, student.digest):
         fix = "It was made from another student; set overwrite (--overwrite) to replace it"
     check_output(path, "export", is_kind=True, overwrite=overwrite, fix=fix)
 
@@ -175,7 +175,7 @@ def _others_of_another_student(
     """Return the exports that are not about to be replaced and that `msd bench` will refuse."""
     others = [v for v in variants_of(FORMATS, ("all",)) if v not in config.variants]
     paths = [run.exports / variant_name(variant) for variant in others]
-    return [path for path in paths if stated_source(path) not in (None, student.digest)]
+    return [path for path in paths if recorded_source(path) not in (None, student.digest)]
 
 
 def export_model(

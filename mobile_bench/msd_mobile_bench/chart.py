@@ -31,7 +31,7 @@ from msd_deploy.pages.svg import (
     share_labels,
     text,
 )
-from msd_mobile_bench.schema import Who
+from msd_mobile_bench.schema import ModelRole
 
 _LABEL_HEIGHT, _CHARACTER_WIDTH = 15.0, 7.9  # of 13 px sans-serif, on the wide side
 _MARK_RADIUS, _CAP = 6.0, 4.0
@@ -54,7 +54,7 @@ class Point:
     """
 
     label: str
-    series: Who
+    series: ModelRole
     latency_ms: float
     value: float
     low: float
@@ -116,7 +116,7 @@ def _legend(frame: Frame, points: Sequence[Point]) -> list[Markup]:
     """Draw the legend at the top right, above the frame."""
     x = frame.x.end
     parts = []
-    series: Who
+    series: ModelRole
     for series in ("student", "teacher"):
         if any(point.series == series for point in points):
             x -= _CHARACTER_WIDTH * len(series) + 4
@@ -172,7 +172,7 @@ def _box_of_whisker(frame: Frame, point: Point) -> Box:
     return Box(x - _CAP, high - 1, 2 * _CAP, low - high + 2)
 
 
-def _mark(at: Position, series: Who) -> Markup:
+def _mark(at: Position, series: ModelRole) -> Markup:
     if series == "student":
         return circle(at, _MARK_RADIUS, "mark student")
     return diamond(at, _DIAMOND_RADIUS, "mark teacher")

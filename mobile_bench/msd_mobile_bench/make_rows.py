@@ -8,7 +8,7 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.latency import describe
 from msd_mobile_bench.quality import Quality
-from msd_mobile_bench.schema import Control, Host, Ratios, Row, Who
+from msd_mobile_bench.schema import Control, Host, ModelRole, Ratios, Row
 from msd_mobile_bench.timing import Timing
 from msd_mobile_bench.variants import TORCH, Variant
 
@@ -97,13 +97,13 @@ def ratios_of(rows: Sequence[Row]) -> Ratios:
     """Divide the student by the teacher in the same variant: ONNX float32, else PyTorch."""
     by_variant = {(row["model"], row["target"], row["precision"]): row for row in rows}
     for variant in _COMPARED:
-        teacher, student = (by_variant.get((who, *variant)) for who in _WHO)
+        teacher, student = (by_variant.get((who, *variant)) for who in _MODEL_ROLES)
         if teacher is not None and student is not None:
             return _ratios(teacher, student)
     raise AssertionError("both models always have a PyTorch row")
 
 
-_WHO: tuple[Who, Who] = ("teacher", "student")
+_MODEL_ROLES: tuple[ModelRole, ModelRole] = ("teacher", "student")
 
 
 def _ratios(teacher: Row, student: Row) -> Ratios:

@@ -37,7 +37,7 @@ from msd_mobile_bench.quality import SPLIT, Quality, evaluate, predict_variants
 from msd_mobile_bench.report import write_reports
 from msd_mobile_bench.runtimes.process import WorkerProcess
 from msd_mobile_bench.runtimes.worker import save_arrays
-from msd_mobile_bench.schema import Bench, DataFacts, Row, Who
+from msd_mobile_bench.schema import Bench, DataFacts, ModelRole, Row
 from msd_mobile_bench.timing import Timing, count_turns, measure_timing, summarize_control
 from msd_mobile_bench.variants import Variant, exported_variant, find_variants
 
@@ -125,7 +125,7 @@ def command_line(run: RunDirectory, config: BenchConfig) -> str:
     return shlex.join(words)
 
 
-def _data_by_model(record: RunRecord, hooks: StageHooks) -> dict[Who, PreparedData]:
+def _data_by_model(record: RunRecord, hooks: StageHooks) -> dict[ModelRole, PreparedData]:
     """Read the data once, and prepare it as each model saw it; once if both saw the same."""
     run, source = record.run, source_of_run(record)
     student, teacher = Preprocessor.load(run.student), Preprocessor.load(run.teacher)
@@ -147,7 +147,7 @@ def _data_facts(record: RunRecord, data: PreparedData, rows: Sequence[Row]) -> D
 
 def _prepare_workers(
     variants: Sequence[Variant],
-    data: Mapping[Who, PreparedData],
+    data: Mapping[ModelRole, PreparedData],
     config: BenchConfig,
     scratch: Path,
     stack: ExitStack,
@@ -183,7 +183,7 @@ def _time(
 
 def _evaluate(
     workers: Sequence[WorkerProcess],
-    data: Mapping[Who, PreparedData],
+    data: Mapping[ModelRole, PreparedData],
     run: RunDirectory,
     config: BenchConfig,
     hooks: StageHooks,

@@ -8,7 +8,7 @@ from typing import Literal, TypedDict
 
 from msd_deploy.pages.formatting import ScoreJson
 
-Who = Literal["teacher", "student"]
+ModelRole = Literal["teacher", "student"]
 
 
 class Distribution(TypedDict):
@@ -30,7 +30,7 @@ class Row(TypedDict):
     """
 
     name: str
-    model: Who
+    model: ModelRole
     target: str
     precision: str
     runtime: str

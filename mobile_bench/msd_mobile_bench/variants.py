@@ -12,7 +12,7 @@ from msd_export.coreml.predictor import MilPredictor
 from msd_export.folder import ExportFolder, exports_below, open_export
 from msd_export.formats import FORMATS, Target
 from msd_export.predictors import TorchPredictor, runtime_of
-from msd_mobile_bench.schema import Who
+from msd_mobile_bench.schema import ModelRole
 
 TORCH = "torch"
 _WEIGHTS_NAME = "model.safetensors"
@@ -33,7 +33,7 @@ class Variant:
         manifest: The folder's, its files verified.
     """
 
-    model: Who
+    model: ModelRole
     target: str
     precision: str
     runtime: str
@@ -118,7 +118,7 @@ def _is_made_from(export: ExportFolder, source: Json) -> bool:
     return export.manifest.get("source_digest") == sha256_of_json(source["files"])
 
 
-def _check_source(export: ExportFolder, model: Who, source: Json, fix: str) -> None:
+def _check_source(export: ExportFolder, model: ModelRole, source: Json, fix: str) -> None:
     if not _is_made_from(export, source):
         raise ArtifactError(
             f"was not exported from the run's current {model}", where=export.folder, fix=fix
@@ -139,7 +139,7 @@ def _read_model(folder: Path) -> Json:
     return read_manifest(folder, "model")
 
 
-def _torch_variant(model: Who, folder: Path, manifest: Json) -> Variant:
+def _torch_variant(model: ModelRole, folder: Path, manifest: Json) -> Variant:
     return Variant(
         model=model,
         target=TORCH,
@@ -152,7 +152,7 @@ def _torch_variant(model: Who, folder: Path, manifest: Json) -> Variant:
     )
 
 
-def exported_variant(model: Who, export: ExportFolder, source: Json) -> Variant:
+def exported_variant(model: ModelRole, export: ExportFolder, source: Json) -> Variant:
     """Return the variant of an export.
 
     Args:

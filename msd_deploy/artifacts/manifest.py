@@ -215,11 +215,11 @@ def read_manifest(folder: Path, kind: str) -> Json:
 
 
 def _verify_digests(folder: Path, kind: str, manifest: Json) -> None:
-    stated, found = manifest.get("files"), digests_of_folder(folder)
-    if not isinstance(stated, dict):
+    recorded, found = manifest.get("files"), digests_of_folder(folder)
+    if not isinstance(recorded, dict):
         raise ArtifactError("has no list of files", where=folder / MANIFEST_NAME)
-    for name in sorted(stated.keys() | found.keys()):
-        if stated.get(name) != found.get(name):
+    for name in sorted(recorded.keys() | found.keys()):
+        if recorded.get(name) != found.get(name):
             state = "is missing" if name not in found else "was added or altered"
             raise ArtifactError(
                 f"{state} since the {kind} was written (its SHA-256 does not match"

@@ -147,6 +147,6 @@ class AugmentConfig:
 
     def strengths(self) -> Strengths:
         """Return all strengths, those of the preset where a field is None."""
-        stated = {item.name: getattr(self, item.name) for item in fields(Strengths)}
-        given = {name: value for name, value in stated.items() if value is not None}
+        values = {item.name: getattr(self, item.name) for item in fields(Strengths)}
+        given = {name: value for name, value in values.items() if value is not None}
         return replace(_PRESETS[self.preset], **given)

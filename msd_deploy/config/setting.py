@@ -38,7 +38,7 @@ class Option:
     Attributes:
         name: As it is typed.
         panel: Heading under which `--help` lists it; None: with the general options.
-        default: The default in words, where the field's own says too little.
+        default: The default in words, where the field's own is not enough.
         metavar: Name of the value; None: its type.
     """
 

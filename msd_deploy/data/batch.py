@@ -47,7 +47,7 @@ class Batch:
         attention_mask: int64 [batch, length]; 1 for tokens, 0 for padding.
         labels: int64 [batch] (single label) or float32 [batch, classes] of 0 and 1 (multi-label).
         rows: int64 [batch], the examples' positions in their split.
-        form: Which of the changed forms that the teacher answers for the images are shown in,
+        form: Which of the changed forms with cached teacher outputs the images are shown in,
             from 1; 0: any other, the unchanged one as well.
         mixed: What else its mixed images show; None where images are not mixed.
         encoded_images: float32 [images, ...], what a model's frozen vision encoder made of each

@@ -89,7 +89,7 @@ def decode_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.
 
 def _opened(source: ImageSource) -> AbstractContextManager[IO[bytes] | Image.Image]:
     if isinstance(source, Image.Image):
-        return nullcontext(source)  # whoever opened it closes it
+        return nullcontext(source)  # the caller closes it
     if isinstance(source, Path):
         return source.open("rb")
     if isinstance(source, bytes):
@@ -228,8 +228,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         The image itself where it is that already.
 
     Raises:
-        DataError: Its pixels are floating-point numbers or 32-bit integers, of which nothing says
-            what black and white are.
+        DataError: Its pixels are floating-point numbers or 32-bit integers, whose black
+            and white are unknown.
     """
     is_sixteen_bit = image.mode != "I" or image.format in _SIXTEEN_BITS_IN_THIRTY_TWO
     if image.mode == "F" or not is_sixteen_bit:

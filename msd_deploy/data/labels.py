@@ -83,8 +83,7 @@ def class_weights_as_json(info: DatasetInfo) -> Mapping[str, object]:
     if info.class_weights is None:
         return {}
     by_class = dict(zip(info.labels, info.class_weights, strict=True))
-    stated = {"weighting": "balanced", "most": MOST_WEIGHT, "by_class": by_class}
-    return {"class_weights": stated}
+    return {"class_weights": {"weighting": "balanced", "most": MOST_WEIGHT, "by_class": by_class}}
 
 
 def _count(split: PreparedSplit, classes: int) -> _Counted:
@@ -101,7 +100,7 @@ def _balanced(counted: _Counted, *, is_single: bool) -> NDArray[np.float64]:
     has_row = counts > 0
     at_least_one = np.maximum(counts, 1)
     weights = rows / (has_row.sum() * at_least_one) if is_single else (rows - counts) / at_least_one
-    # A class that every example has: 0 would say that it may be forgotten.
+    # A class that every example has: 0 would mean that it may be forgotten.
     weights = np.where(has_row & (weights > 0), np.minimum(weights, MOST_WEIGHT), 1.0)
     if is_single:
         weights[has_row] /= (weights * counts).sum() / rows
@@ -114,12 +113,12 @@ def _notes(
     rarest_first = np.argsort(counted.of_class, kind="stable")
     with_rows = [index for index in rarest_first if counted.of_class[index] > 0]
     without = [labels[index] for index in rarest_first if counted.of_class[index] == 0]
-    told = ", ".join(
+    listed = ", ".join(
         f"{labels[index]} {weights[index]:.3g} ({counted.of_class[index]:,})"
         for index in with_rows[:_MOST_LISTED]
     )
     more = ", ..." if len(with_rows) > _MOST_LISTED else ""
-    notes = [f"class weights of the labels' loss (labelled training rows): {told}{more}"]
+    notes = [f"class weights of the labels' loss (labelled training rows): {listed}{more}"]
     if without:
         named = ", ".join(without[:_MOST_LISTED])
         more = ", ..." if len(without) > _MOST_LISTED else ""
@@ -157,9 +156,9 @@ def _with_fewer_labels(split: PreparedSplit, share: float, seed: int) -> Prepare
     groups = [np.array(group) for group in rows_by_image(split.image_index)]
     has_label = split.has_label()
     kept = np.zeros(len(split), bool)
-    wanted, found = share * int(has_label.sum()), 0
+    target, found = share * int(has_label.sum()), 0
     for group in _order_of_groups(split, groups, seed):
-        if found >= wanted:
+        if found >= target:
             break
         kept[groups[group]] = True
         found += int(has_label[groups[group]].sum())

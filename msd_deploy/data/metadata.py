@@ -60,11 +60,11 @@ def orientation_of(image: Image.Image) -> int:
     if orientation is None:
         xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
         xmp = xmp.encode() if isinstance(xmp, str) else xmp
-        orientation = _stated_orientation(image.info.get("exif"), xmp)
+        orientation = _read_orientation(image.info.get("exif"), xmp)
     return int(orientation) if orientation in _ORIENTATIONS else UPRIGHT
 
 
-def _stated_orientation(exif: object, xmp: object) -> int:
+def _read_orientation(exif: object, xmp: object) -> int:
     """Return the orientation in metadata that may be broken elsewhere."""
     if isinstance(exif, bytes):
         tiff = exif.removeprefix(_EXIF_START)
@@ -90,7 +90,7 @@ def without_metadata(encoded: bytes) -> tuple[bytes, int] | None:
         bare, exif, xmp = _bare_tiff(encoded), encoded, b""
     else:
         return None
-    orientation = _stated_orientation(exif, xmp)
+    orientation = _read_orientation(exif, xmp)
     if bare == encoded:
         return None
     return bare, orientation if orientation in _ORIENTATIONS else UPRIGHT

@@ -87,9 +87,9 @@ def cached_pixels(
             write_json(building / _FAILURES_NAME, failures)
             write_manifest(building, _KIND, made_by)
         prune(folder.parent, limit_bytes=LIMIT_BYTES, keep=folder)
-    stated = read_json(folder / _FAILURES_NAME)
+    failed = read_json(folder / _FAILURES_NAME)
     pixels = np.load(folder / _PIXELS_NAME, mmap_mode="r", allow_pickle=False)
-    reasons = {digest: str(reason) for digest, reason in stated.items()}
+    reasons = {digest: str(reason) for digest, reason in failed.items()}
     return pixels, {digest: i for i, digest in enumerate(digests)}, reasons
 
 

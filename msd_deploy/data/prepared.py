@@ -45,7 +45,7 @@ class EncodedSplit:
         if len(images) == 0:
             return torch.zeros((1, *self.images.shape[1:]))
         positions = self.position[images]
-        assert (positions >= 0).all()  # whoever reads an example had its image encoded
+        assert (positions >= 0).all()  # images of all read examples are encoded before
         return _owned(self.images[positions])
 
     def of_rows(self, rows: NDArray[np.int64]) -> Tensor | None:

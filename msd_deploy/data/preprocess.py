@@ -182,11 +182,11 @@ class Preprocessor:
         """Read what `save` wrote.
 
         Raises:
-            ArtifactError: A file is missing, malformed, or asks for something unknown.
+            ArtifactError: A file is missing, malformed, or has an unknown value.
         """
         path = folder / PREPROCESS_NAME
-        stated = read_versioned_json(path, newest=_ANY_TOKENIZER_VERSION)
-        image, text = stated.get("image"), stated.get("text")
+        values = read_versioned_json(path, newest=_ANY_TOKENIZER_VERSION)
+        image, text = values.get("image"), values.get("text")
         if not isinstance(image, dict) or not isinstance(text, dict):
             raise ArtifactError("has no image and text part", where=path)
         if image.get("resize") != _RESIZE:
@@ -248,12 +248,12 @@ def encodings(
         yield from tokenizer.encode_batch_fast(some, add_special_tokens=add_special_tokens)
 
 
-def _image_spec(stated: Json, path: Path) -> ImageSpec:
-    size, mode = stated.get("size"), stated.get("mode")
+def _image_spec(values: Json, path: Path) -> ImageSpec:
+    size, mode = values.get("size"), values.get("mode")
     if not isinstance(size, list) or len(size) != 2 or mode not in ("fit", "crop"):
         raise ArtifactError(f"has an invalid image size or mode ({size!r}, {mode!r})", where=path)
     height, width = (_positive(side, path) for side in size)
-    return ImageSpec((height, width), mode, _positive(stated.get("max_pixels", MAX_PIXELS), path))
+    return ImageSpec((height, width), mode, _positive(values.get("max_pixels", MAX_PIXELS), path))
 
 
 def _positive(value: object, path: Path) -> int:
@@ -409,5 +409,5 @@ def read_tokenizer(path: Path, tokens: Iterable[str] = ()) -> Tokenizer:
 
 def _token_id(tokenizer: Tokenizer, token: str) -> int:
     identifier = tokenizer.token_to_id(token)
-    assert identifier is not None  # whoever made the tokenizer has looked
+    assert identifier is not None  # checked when the tokenizer was made
     return identifier

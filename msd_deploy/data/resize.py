@@ -34,7 +34,7 @@ class SidePass:
     Attributes:
         size: Pixels before.
         target: Pixels of the whole scaled side.
-        window: The scaled pixels that are wanted.
+        window: The requested scaled pixels.
     """
 
     size: int

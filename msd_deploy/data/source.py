@@ -288,16 +288,16 @@ def assign_splits(
 
     Returns:
         The rows of each split (train is empty where only other splits are given), and sentences
-        that tell what was done.
+        on what was done.
     """
-    stated = {key: split for key, split in zip(keys, given, strict=True) if split is not None}
+    by_key = {key: split for key, split in zip(keys, given, strict=True) if split is not None}
     chosen = [
-        split or stated.get(key) or _split_of(key) for key, split in zip(keys, given, strict=True)
+        split or by_key.get(key) or _split_of(key) for key, split in zip(keys, given, strict=True)
     ]
     notes = []
     if set(SPLITS) - set(chosen):
         chosen = [
-            split or stated.get(key) or "train" for key, split in zip(keys, given, strict=True)
+            split or by_key.get(key) or "train" for key, split in zip(keys, given, strict=True)
         ]
         notes += _fill_empty_splits(keys, chosen)
     splits = {name: [row for row, split in enumerate(chosen) if split == name] for name in SPLITS}

@@ -65,15 +65,15 @@ def cut_vocabulary(
     Raises:
         ConfigError: The tokenizer is of another type, or the limit leaves no room for characters.
     """
-    stated: dict[str, Any] = json.loads(tokenizer.to_str())
-    if stated["model"]["type"] != "WordPiece":
+    content: dict[str, Any] = json.loads(tokenizer.to_str())
+    if content["model"]["type"] != "WordPiece":
         raise ConfigError(
-            f"a {stated['model']['type']} vocabulary cannot be cut, only WordPiece",
+            f"a {content['model']['type']} vocabulary cannot be cut, only WordPiece",
             fix="Keep it whole, or start from a checkpoint of BERT's type",
         )
-    vocabulary: dict[str, int] = stated["model"]["vocab"]
-    counts = _count_pieces(stated, texts)
-    needed = {token["id"] for token in stated["added_tokens"]}
+    vocabulary: dict[str, int] = content["model"]["vocab"]
+    counts = _count_pieces(content, texts)
+    needed = {token["id"] for token in content["added_tokens"]}
     needed |= _characters(vocabulary, counts)
     if most is not None and len(needed) > most:
         raise ConfigError(
@@ -85,11 +85,11 @@ def cut_vocabulary(
         counts if most is None else _words(vocabulary),
         key=lambda number: (-counts[number], number),
     )
-    wanted = [number for number in ranked if number not in needed]
+    further = [number for number in ranked if number not in needed]
     room = None if most is None else most - len(needed)
-    kept = needed.union(wanted[:room])
+    kept = needed.union(further[:room])
     return CutVocabulary(
-        _with_tokens(stated, tuple(sorted(kept))),
+        _with_tokens(content, tuple(sorted(kept))),
         tuple(sorted(kept)),
         counts.total(),
         sum(times for number, times in counts.items() if number in kept),
@@ -118,9 +118,9 @@ def _script(letter: str) -> str:
     return unicodedata.name(letter, "").partition(" ")[0]
 
 
-def _count_pieces(stated: Mapping[str, Any], texts: Iterable[str]) -> Counter[int]:
+def _count_pieces(content: Mapping[str, Any], texts: Iterable[str]) -> Counter[int]:
     """Count the pieces of texts, whole: neither cut nor padded, without special tokens."""
-    tokenizer = Tokenizer.from_str(json.dumps(stated))
+    tokenizer = Tokenizer.from_str(json.dumps(content))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
@@ -130,31 +130,33 @@ def _count_pieces(stated: Mapping[str, Any], texts: Iterable[str]) -> Counter[in
     return counts
 
 
-def _with_tokens(stated: Mapping[str, Any], kept: tuple[int, ...]) -> Tokenizer:
+def _with_tokens(content: Mapping[str, Any], kept: tuple[int, ...]) -> Tokenizer:
     """Return the tokenizer with some of its tokens, numbered from 0."""
     new = {old: number for number, old in enumerate(kept)}
-    vocabulary = {piece: new[old] for piece, old in stated["model"]["vocab"].items() if old in new}
+    vocabulary = {piece: new[old] for piece, old in content["model"]["vocab"].items() if old in new}
     changed = {
-        **stated,
+        **content,
         "truncation": None,
         "padding": None,
-        "model": {**stated["model"], "vocab": vocabulary},
-        "added_tokens": [{**one, "id": new[one["id"]]} for one in stated["added_tokens"]],
-        "post_processor": _renumbered(stated["post_processor"], new),
+        "model": {**content["model"], "vocab": vocabulary},
+        "added_tokens": [{**one, "id": new[one["id"]]} for one in content["added_tokens"]],
+        "post_processor": _renumbered(content["post_processor"], new),
     }
     return Tokenizer.from_str(json.dumps(changed))
 
 
-def _renumbered(stated: Any, new: Mapping[int, int]) -> Any:
+def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:
     """Return a post-processor with the new numbers of the tokens that it adds."""
-    if isinstance(stated, list):  # ["[SEP]", 102] of BertProcessing, or a list of processors
-        is_token = len(stated) == 2 and isinstance(stated[1], int)
+    if isinstance(processor, list):  # ["[SEP]", 102] of BertProcessing, or a list of processors
+        is_token = len(processor) == 2 and isinstance(processor[1], int)
         return (
-            [stated[0], new[stated[1]]] if is_token else [_renumbered(one, new) for one in stated]
+            [processor[0], new[processor[1]]]
+            if is_token
+            else [_renumbered(one, new) for one in processor]
         )
-    if isinstance(stated, dict):
+    if isinstance(processor, dict):
         return {
             key: [new[number] for number in value] if key == "ids" else _renumbered(value, new)
-            for key, value in stated.items()
+            for key, value in processor.items()
         }
-    return stated
+    return processor

@@ -191,7 +191,7 @@ def _shortened(config: RunConfig, trainings: dict[Phase, _Training]) -> RunConfi
 
 
 def _head(data: PreparedData, rows: int) -> PreparedData:
-    """Return the first examples of each split, of train as many as stated."""
+    """Return the first examples of each split, of train as many as requested."""
     splits = {
         name: split.head(rows if name == "train" else _EXAMPLES)
         for name, split in data.splits.items()

@@ -137,16 +137,16 @@ def fine_tuning_config(folder: Path) -> TeachingConfig:
         ArtifactError: The folder is neither.
     """
     if is_finished(folder):
-        stated = read_manifest(folder, "model").get("teaching")
+        recorded = read_manifest(folder, "model").get("teaching")
     elif (folder / _TRAINING_NAME).is_file():
-        stated = read_versioned_json(folder / _TRAINING_NAME).get("config")
+        recorded = read_versioned_json(folder / _TRAINING_NAME).get("config")
     else:
         raise ArtifactError(
             "there is no fine-tuning to resume", where=folder, fix="Start it without --resume"
         )
-    if not isinstance(stated, dict):
+    if not isinstance(recorded, dict):
         raise ArtifactError("is not a teacher of `msd teacher`", where=folder)
-    return config_of(TeachingConfig, stated)
+    return config_of(TeachingConfig, recorded)
 
 
 def _absolute(config: TeachingConfig) -> TeachingConfig:
@@ -172,9 +172,9 @@ def _starts(settings: FineTuneConfig) -> tuple[str | None, ...]:
     return settings.model, settings.vision, settings.text
 
 
-def _name(stated: str) -> str:
+def _name(name: str) -> str:
     """Return a folder's name without its path; a name on the hub stays."""
-    return Path(stated).name if Path(stated).is_dir() else stated
+    return Path(name).name if Path(name).is_dir() else name
 
 
 def _check_output(config: TeachingConfig, folder: Path, *, resume: bool, overwrite: bool) -> bool:
@@ -260,14 +260,14 @@ def _begin(teaching: _FineTuning, *, replaces: bool) -> None:
         "checkpoint_digest": teaching.start_digest,
     }
     if replaces or not path.is_file():
-        stated: Json = {
+        training: Json = {
             "schema_version": SCHEMA_VERSION,
             "msd_deploy": __version__,
             "created_utc": utc_now(),
             "config": config_as_json(teaching.config),
             **facts,
         }
-        begin_folder(teaching.folder, _TRAINING_NAME, stated, replaces=replaces)
+        begin_folder(teaching.folder, _TRAINING_NAME, training, replaces=replaces)
         return
     before = read_versioned_json(path)
     fix = "Restore it, or start again with --overwrite"

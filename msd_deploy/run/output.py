@@ -15,7 +15,7 @@ from msd_deploy.run.record import RunRecord, read_run
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """Return a configuration with absolute paths.
 
-    What is not there stays as it was stated, for the error that names it.
+    A path that does not exist stays as it was given, for the error that names it.
     """
     teacher, student = config.teacher, config.student
     return replace(
@@ -42,22 +42,22 @@ def absolute_data(data: DataConfig) -> DataConfig:
     )
 
 
-def _absolute_spec(stated: str) -> str:
+def _absolute_spec(spec: str) -> str:
     """Return a SPEC with an absolute path; a link stays one, as its rows name images beside it."""
-    path = path_of_spec(stated)
+    path = path_of_spec(spec)
     try:
         is_there = path is not None and path.exists()
     except OSError:  # too long for a name, for example
-        return stated
+        return spec
     if path is None or not is_there:
-        return stated
-    return with_path(stated, path.resolve() if path.is_dir() else path.parent.resolve() / path.name)
+        return spec
+    return with_path(spec, path.resolve() if path.is_dir() else path.parent.resolve() / path.name)
 
 
-def absolute_folder(stated: str) -> str:
+def absolute_folder(name: str) -> str:
     """Return a folder's absolute path; a name on the hub stays as it is."""
-    path = Path(stated)
-    return str(path.resolve()) if path.is_dir() else stated
+    path = Path(name)
+    return str(path.resolve()) if path.is_dir() else name
 
 
 def without_paths(config: RunConfig) -> RunConfig:

@@ -199,7 +199,7 @@ def train_in_task(
                 task.data.splits["train"],
                 task.preprocessor,
                 seed=task.config.seed,
-                is_asked=plan.phase != "teacher",
+                has_teacher=plan.phase != "teacher",
             ),
         )
     )

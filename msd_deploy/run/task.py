@@ -49,14 +49,14 @@ class Task:
     """Values that the stages of a run share.
 
     Attributes:
-        config: Of the run.
-        run: Where results go; stages whose result is there are passed over.
-        data: Prepared for the student.
-        preprocessor: The student's.
-        hooks: Of stages.
-        training: Of trainings.
-        name: What a tracker calls it.
-        start_digest: Of the finished student that the student goes on from; None: it is new.
+        config: Settings of the run.
+        run: Folder of the results; stages whose result exists are skipped.
+        data: Data prepared for the student.
+        preprocessor: The student's preprocessor.
+        hooks: Callbacks of stages.
+        training: Callbacks of training steps.
+        name: Name of the run in experiment trackers.
+        start_digest: Digest of the finished student that training starts from; None: a new one.
         record: run.json of a run that is resumed; None: the run is new.
     """
 
@@ -82,10 +82,10 @@ def read_task(
     """Read and prepare the data; return the task, and the source for a teacher of other inputs.
 
     Args:
-        config: Of the run.
-        run: Where results go.
-        hooks: Of stages.
-        training: Of trainings.
+        config: Settings of the run.
+        run: Folder of the results.
+        hooks: Callbacks of stages.
+        training: Callbacks of training steps.
         record: run.json of a run that is resumed; None: the run is new.
 
     Raises:
@@ -173,8 +173,8 @@ def begin_run(task: Task, given: Teacher | None, *, replaces: bool = False) -> N
         task.record.check_same_data(task.data)
         _check_same_inputs(task, task.record.content, digests)
     else:
-        stated = _run_json(task, digests)
-        begin_folder(task.run.root, task.run.run_json.name, stated, replaces=replaces)
+        content = _run_json(task, digests)
+        begin_folder(task.run.root, task.run.run_json.name, content, replaces=replaces)
     if given is not None and not task.run.teacher.is_dir():
         with new_folder(task.run.teacher) as building:
             shutil.copytree(given.folder, building, dirs_exist_ok=True)
@@ -187,7 +187,7 @@ def given_teacher_folder(task: Task) -> Path | None:
     return task.run.teacher if is_copied else path
 
 
-def _check_same_inputs(task: Task, stated: Json, digests: Json) -> None:
+def _check_same_inputs(task: Task, recorded: Json, digests: Json) -> None:
     start = task.config.student.start
     tokenizer = task.config.data.tokenizer or start or task.run.root
     inputs = {  # the student before its tokenizer, which it brings
@@ -196,8 +196,8 @@ def _check_same_inputs(task: Task, stated: Json, digests: Json) -> None:
         "teacher_digest": ("teacher", given_teacher_folder(task)),
     }
     for key, (what, where) in inputs.items():
-        # Runs of 0.1.0 do not state their preprocessing; a teacher that is trained has no digest.
-        if digests[key] is not None and stated.get(key) not in (None, digests[key]):
+        # Runs of 0.1.0 do not record their preprocessing; a teacher that is trained has no digest.
+        if digests[key] is not None and recorded.get(key) not in (None, digests[key]):
             raise ArtifactError(
                 f"the {what} has changed since the run was started",
                 where=where,

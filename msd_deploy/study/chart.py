@@ -59,8 +59,8 @@ def draw_dots(name: str, methods: Sequence[MethodDots], *, teacher: float, metri
             circle(frame.at(value, row), _SEED_RADIUS, "seed student") for value in method.values
         ]
         parts.append(_mean(frame.at(method.mean, row)))
-    told = "; ".join(f"{method.name} {method.mean:.1%}" for method in methods)
-    description = f"Teacher {teacher:.1%}; means: {told}"
+    means = "; ".join(f"{method.name} {method.mean:.1%}" for method in methods)
+    description = f"Teacher {teacher:.1%}; means: {means}"
     return draw_svg(frame.canvas, parts, title=f"{metric} by method", description=description)
 
 

@@ -140,7 +140,7 @@ def _notes(result: Result) -> list[str]:
 
 
 def _sentences(result: Result) -> list[str]:
-    told = [
+    sentences = [
         f"Seeds {', '.join(seeds_of(result))}; a seed gives every method the same initial weights."
         f" Budget: {budget_words(result)}.",
         "Differences are paired by seed: mean, 95 % bootstrap interval over seeds and test"
@@ -149,7 +149,7 @@ def _sentences(result: Result) -> list[str]:
         " counted on real batches. CPU seconds: of one student's training, the mean over seeds.",
     ]
     if result["gap_closed"]:
-        told.append(
+        sentences.append(
             "Gap closed: the share of the way from the undistilled student (none) to the teacher."
         )
-    return told
+    return sentences

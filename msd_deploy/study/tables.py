@@ -132,8 +132,8 @@ def difference_text(difference: Mapping[str, Any]) -> str:
     text = f"{100 * difference['mean']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
     if p_value is None:
         return text
-    stated = "p < .001" if p_value < 0.001 else f"p = {p_value:.3f}".replace("0.", ".")
-    return f"{text} {stated}"
+    p_text = "p < .001" if p_value < 0.001 else f"p = {p_value:.3f}".replace("0.", ".")
+    return f"{text} {p_text}"
 
 
 def is_significant(difference: Mapping[str, Any]) -> bool:

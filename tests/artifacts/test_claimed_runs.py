@@ -17,7 +17,7 @@ from msd_deploy.errors import ArtifactError
 from msd_deploy.pipeline import run_distillation
 from msd_deploy.report.distillation import ReportConfig, write_distillation_report
 from msd_export.config import ExportConfig
-from msd_export.folder import stated_source
+from msd_export.folder import recorded_source
 from msd_export.pipeline import export_student
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.pipeline import run_bench
@@ -97,7 +97,7 @@ def test_two_commands_at_once_leave_one_whole_run(tmp_path: Path) -> None:
         student = sha256_of_json(read_manifest(run.student, "model")["files"])
         for export in run.exports.glob("*"):
             read_manifest(export, "export")
-            assert stated_source(export) == student
+            assert recorded_source(export) == student
         assert [path.name for path in tmp_path.glob(".*")] == []
     refused = [outcome for outcome in outcomes if outcome != "done"]
     assert refused

@@ -20,7 +20,7 @@ from msd_export import source as source_module
 from msd_export.config import ExportConfig
 from msd_export.folder import open_export
 from msd_export.formats import Variant, variants_of
-from msd_export.gate import Gate, Tolerance, check_parity, doubts, parity_as_json
+from msd_export.gate import Gate, Tolerance, check_parity, parity_as_json, uncertain_losses
 from msd_export.graph import ExportGraph, graph_of
 from msd_export.opened_model import open_model
 from msd_export.parity import compare_logits, divergence, loss_of, notes_on_source
@@ -334,8 +334,8 @@ def test_an_interval_beyond_the_allowed_loss_is_noted(split: PreparedSplit) -> N
     exported = logits_of(1.0)
     exported[View.TEXT][:2, 0] = -1.0  # 1 point is lost
     parity = compare_logits(exported, logits_of(1.0), split, "single_label")
-    (noted,) = doubts(parity, Gate(ONNX[0], max_drop=0.015))
+    (noted,) = uncertain_losses(parity, Gate(ONNX[0], max_drop=0.015))
     assert noted.startswith(
         "the text view may lose more than 1.5 percentage points: on 200 test examples"
     )
-    assert doubts(parity, Gate(ONNX[0], max_drop=0.1)) == ()
+    assert uncertain_losses(parity, Gate(ONNX[0], max_drop=0.1)) == ()

@@ -23,7 +23,7 @@ from msd_export.formats import FORMATS
 from msd_export.graph import ExportGraph, signature_of
 from msd_export.onnx.export import export_onnx
 from msd_export.pipeline import export_student
-from msd_mobile_bench.schema import Bench, Distribution, Row, Who
+from msd_mobile_bench.schema import Bench, Distribution, ModelRole, Row
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +87,9 @@ def complete_run(
     return run
 
 
-def example_row(who: Who, target: str, precision: str, *, p50: float | None, value: float) -> Row:
+def example_row(
+    role: ModelRole, target: str, precision: str, *, p50: float | None, value: float
+) -> Row:
     """An invented row."""
     latency: Distribution | None = None
     if p50 is not None:
@@ -103,15 +105,15 @@ def example_row(who: Who, target: str, precision: str, *, p50: float | None, val
     interval = [value - 0.01, value + 0.01]
     is_timed = p50 is not None
     return {
-        "name": f"{who}-{target}-{precision}",
-        "model": who,
+        "name": f"{role}-{target}-{precision}",
+        "model": role,
         "target": target,
         "precision": precision,
         "runtime": "ONNX Runtime" if target == "onnx" else "MIL evaluator",
         "path": f"exports/{target}-{precision}",
-        "digest": sha256_of_json([who, target, precision]),
-        "size_bytes": 240_000 if who == "student" else 2_600_000,
-        "parameters": 53_502 if who == "student" else 641_570,
+        "digest": sha256_of_json([role, target, precision]),
+        "size_bytes": 240_000 if role == "student" else 2_600_000,
+        "parameters": 53_502 if role == "student" else 641_570,
         "load_time_ms": 30.0 if is_timed else None,
         "latency_ms": latency,
         "throughput_per_second": 2648.0 if is_timed else None,

@@ -81,7 +81,7 @@ def rewrite_package(
         source: The .mlpackage; only read.
         destination: The .mlpackage to write; replaced where it exists.
         change: Returns the changed model, by coremltools.
-        what: Of the error that says what failed, for example "quantization to int8".
+        what: Operation named in errors, for example "quantization to int8".
 
     Raises:
         ArtifactError: The source is not a package, or holds no ML Program.
@@ -133,7 +133,7 @@ def _replace_identifiers(manifest_path: Path) -> None:
     manifest_path.write_text(text, encoding="utf-8")
 
 
-def stated_metadata(package: Path) -> dict[str, str]:
+def recorded_metadata(package: Path) -> dict[str, str]:
     """Return the user-defined metadata of a package.
 
     Raises:

@@ -32,10 +32,10 @@ class MilPredictor:
 
     def __init__(self, path: Path) -> None:
         from msd_export.coreml.mil.evaluator import MilEvaluator
-        from msd_export.coreml.package import stated_metadata
+        from msd_export.coreml.package import recorded_metadata
 
         self._evaluator = MilEvaluator.load(path)
-        self.metadata = stated_metadata(path)
+        self.metadata = recorded_metadata(path)
         self._path = path
 
     def predict(self, inputs: ModelInputs) -> Logits:
@@ -79,9 +79,9 @@ class CoreMLPredictor:
     @property
     def metadata(self) -> dict[str, str]:
         """The metadata of the package; see `ExportPredictor`."""
-        from msd_export.coreml.package import stated_metadata
+        from msd_export.coreml.package import recorded_metadata
 
-        return stated_metadata(self._path)
+        return recorded_metadata(self._path)
 
     def predict(self, inputs: ModelInputs) -> Logits:
         """Return logits; see `Predictor`."""

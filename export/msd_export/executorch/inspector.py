@@ -157,7 +157,7 @@ def _delegated(delegates: list[_Delegate], layers: Mapping[int, str]) -> Iterato
     seen: set[str] = set()
     for delegate in delegates:
         if delegate.graph is None:
-            yield StoredTensor(delegate.label, "not told", delegate.size_bytes, 8)
+            yield StoredTensor(delegate.label, "unknown", delegate.size_bytes, 8)
             continue
         for key, tensor in constants_of(delegate.graph, delegate.label, layers):
             if key not in seen:

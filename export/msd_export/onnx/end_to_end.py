@@ -119,7 +119,7 @@ def _save(graph: onnx.GraphProto, model: onnx.ModelProto, path: Path) -> None:
 
 
 def _add_labels(graph: GraphBuilder, signature: ModelSignature) -> None:
-    """Decide as labels.json says: the likeliest class, or every one from a probability of 0.5."""
+    """Return the likeliest class, or every class from a probability of 0.5 (labels.json)."""
     names = graph.strings(signature.labels)
     if decides_one_class(signature.problem):
         best = graph.node("ArgMax", "logits", axis=1, keepdims=0)

@@ -1,7 +1,7 @@
 """A new process that runs one model: `python -m msd_mobile_bench.runtimes.worker`.
 
 It reads one JSON object per line from stdin, {"task": ..., arguments}, and writes one line to
-stdout for each, until stdin ends. It lives through all rounds, since importing PyTorch takes
+stdout for each, until stdin ends. It runs for all rounds, since importing PyTorch takes
 seconds, and imports nothing but the model's own runtime, so that the reported memory is the
 model's. Arrays are exchanged as plain .npy files in a folder, never as a pickle. `WorkerProcess` is
 the other end.
@@ -112,7 +112,7 @@ def load_arrays(folder: Path) -> dict[str, NDArray[np.generic]]:
     return {path.stem: np.load(path, allow_pickle=False) for path in sorted(folder.glob("*.npy"))}
 
 
-def _answer(session: Session | None, request: Json) -> tuple[Session, Json]:
+def _run_task(session: Session | None, request: Json) -> tuple[Session, Json]:
     task = request.pop("task")
     if task == "open":
         session = Session(**request)  # type: ignore[arg-type]  # WorkerProcess wrote the request
@@ -128,25 +128,25 @@ def _answer(session: Session | None, request: Json) -> tuple[Session, Json]:
     return session, tasks[task](**request)
 
 
-def _claim_stdout() -> TextIO:
-    """Keep stdout for answers; from now on, prints of libraries go to stderr."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+def _reserve_stdout() -> TextIO:
+    """Reserve stdout for results; from now on, libraries print to stderr."""
+    results = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    return answers
+    return results
 
 
 def main() -> None:
-    """Answer until stdin ends."""
-    answers = _claim_stdout()
+    """Run one task per line of stdin, until it ends."""
+    results = _reserve_stdout()
     session: Session | None = None
     for line in sys.stdin:
         try:
-            session, answer = _answer(session, json.loads(line))
+            session, result = _run_task(session, json.loads(line))
         except MsdError as error:
             parts = {"what": error.what, "where": error.where, "fix": error.fix}
-            answer = {"error": {"kind": type(error).__name__, **parts}}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+            result = {"error": {"kind": type(error).__name__, **parts}}
+        results.write(json.dumps(result) + "\n")
+        results.flush()
 
 
 if __name__ == "__main__":

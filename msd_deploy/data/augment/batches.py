@@ -161,7 +161,7 @@ def build_augmentation(
     preprocessor: Preprocessor,
     *,
     seed: int,
-    is_asked: bool = False,
+    has_teacher: bool = False,
 ) -> Augmentation | None:
     """Return the augmentation of a training, or None if there is none.
 
@@ -170,13 +170,13 @@ def build_augmentation(
         split: The training split.
         preprocessor: Made it.
         seed: Of the run.
-        is_asked: Whether a teacher answers for the forms of views_per_picture.
+        has_teacher: Whether a teacher's outputs are used; views_per_picture applies to those.
     """
     strengths = config.strengths()
     changes: list[Callable[[Batch, int], Batch]] = []
     if strengths.word_dropout > 0:
         changes.append(WordAugmentation(config, preprocessor, seed=seed))
-    if is_asked and config.views_per_picture > 0:
+    if has_teacher and config.views_per_picture > 0:
         changes.append(ImageForms(ImageAugmentation(config, split), config.views_per_picture))
     elif strengths.changes_images:
         changes.append(ImageAugmentation(config, split, seed=seed))

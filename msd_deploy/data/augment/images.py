@@ -17,7 +17,7 @@ from torch.nn import functional
 from msd_deploy.config.augment import Strengths
 
 CHANGES_VERSION = 1
-"""Rises whenever equal draws may make other pixels: answers for those of another are not read."""
+"""Rises whenever equal draws may make other pixels: outputs cached for another are not read."""
 _WHITE = 255.0
 # ITU-R 601, as torchvision and Pillow weigh colours to a grey.
 _GREY = (0.299, 0.587, 0.114)

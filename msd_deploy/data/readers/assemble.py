@@ -84,7 +84,7 @@ def evaluation_source(
     Args:
         found: Rows without a label are left out.
         labels: The model's classes.
-        split: The split that is wanted, and that the result has alone; all: every row, as test.
+        split: The requested split, the only one of the result; all: every row, as test.
         strict: A row that cannot be used is an error.
 
     Raises:
@@ -122,7 +122,7 @@ def _refuse_without_rows(found: ReaderRows, labelled: Sequence[Row], *, strict: 
 def _assign(
     rows: Sequence[Row], labelled: Sequence[Row]
 ) -> tuple[dict[Split, list[Row]], list[str]]:
-    """Assign the labelled rows to splits; one follows an unlabelled row that says train."""
+    """Assign the labelled rows to splits; one follows an unlabelled row of train."""
     to_train = {row.key for row in rows if row.labels is None and row.split == "train"}
     given = [row.split or ("train" if row.key in to_train else None) for row in labelled]
     members, notes = assign_splits([row.key for row in labelled], given)

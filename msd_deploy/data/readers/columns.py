@@ -104,8 +104,8 @@ def _label_type(
     return is_list, None
 
 
-def _refuse(where: str, features: Mapping[str, object], name: str, wanted: str) -> None:
-    what = f"column {name!r} is not {wanted}: {_listed(features)}"
+def _refuse(where: str, features: Mapping[str, object], name: str, expected: str) -> None:
+    what = f"column {name!r} is not {expected}: {_listed(features)}"
     raise DataError(what, where=where, fix=_OPTIONS)
 
 

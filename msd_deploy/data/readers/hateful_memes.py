@@ -37,20 +37,20 @@ LABELS = ("benign", "hateful")
 """By the published label, 0 and 1."""
 
 
-def load_hateful_memes(stated: str, *, strict: bool) -> SourceData:
+def load_hateful_memes(location: str, *, strict: bool) -> SourceData:
     """Read the folder of Hateful Memes.
 
     Test is the published test set where it has labels. Where it has none, the published dev set is
     the test split, and a tenth of the training images, by hash, is validation; a note says so.
 
     Args:
-        stated: The folder.
+        location: The folder.
         strict: A row that cannot be used is an error.
 
     Raises:
         DataError: The folder is not the published one; with strict, a row cannot be used.
     """
-    folder = open_folder(NAME, stated)
+    folder = open_folder(NAME, location)
     files, notes = _files(folder)
     base = folder if (folder / "img").is_dir() else find_folder(folder, ["images"]) or folder
     images = ImageFiles(base, root=folder)

@@ -53,13 +53,13 @@ class HubName:
     is_folder: bool
 
 
-def hub_name(stated: str) -> HubName:
+def hub_name(name: str) -> HubName:
     """Split what stands after `hub:` into place and configuration; what exists is a folder."""
-    if _is_there(stated):
-        return HubName(stated, None, True)
-    place, colon, configuration = stated.rpartition(":")
+    if _is_there(name):
+        return HubName(name, None, True)
+    place, colon, configuration = name.rpartition(":")
     if not colon or re.search(r"[\\/]", configuration):
-        place, configuration = stated, ""
+        place, configuration = name, ""
     is_folder = _is_there(place) or _REPOSITORY.fullmatch(place) is None
     return HubName(place, configuration or None, is_folder)
 
@@ -76,7 +76,7 @@ class OpenedTables:
     """The tables of a dataset or of a file.
 
     Attributes:
-        stated: The SPEC.
+        spec: The SPEC.
         splits: By the dataset's own names, "" for the rows of a file; images as they are encoded.
         folders: Where images that are files may lie.
         notes: Notes for the user on files that are left out.
@@ -84,7 +84,7 @@ class OpenedTables:
         unusable: By line, why a row of a file is not among them.
     """
 
-    stated: str
+    spec: str
     splits: Mapping[str, datasets.Dataset]
     folders: tuple[Path, ...]
     notes: tuple[str, ...] = ()
@@ -92,21 +92,21 @@ class OpenedTables:
     unusable: Mapping[int, str] = field(default_factory=dict)
 
 
-def open_hub_dataset(stated: str) -> OpenedTables:
+def open_hub_dataset(location: str) -> OpenedTables:
     """Open a dataset; what an earlier call read is used again.
 
     A local folder's files are known by their digests. One of the hub is downloaded, or found in the
     cache of `datasets`.
 
     Args:
-        stated: What stands after `hub:`.
+        location: What stands after `hub:`.
 
     Raises:
         DataError: The dataset does not exist, needs code or files elsewhere, or cannot be read.
     """
-    name, spec = hub_name(stated), f"{PREFIX}{stated}"
+    name, spec = hub_name(location), f"{PREFIX}{location}"
     if name.is_folder and not _is_there(name.place):
-        raise DataError("no such folder or name on the hub", where=shown(stated), fix=_FORM)
+        raise DataError("no such folder or name on the hub", where=shown(location), fix=_FORM)
     name, patterns = _without_wildcards(name) if name.is_folder else (name, None)
     with reading(spec, _FORM):
         builder, notes = _load_builder(name, patterns)

@@ -47,17 +47,17 @@ _SPLITS: Mapping[str, Split] = {"train": "train", "dev": "validation", "test": "
 _MOST_FILE_BYTES = 16 << 20
 
 
-def load_mm_imdb(stated: str, *, strict: bool) -> SourceData:
+def load_mm_imdb(location: str, *, strict: bool) -> SourceData:
     """Read the folder of MM-IMDB; its splits are kept.
 
     Args:
-        stated: The folder.
+        location: The folder.
         strict: A row that cannot be used is an error.
 
     Raises:
         DataError: The folder is not the published one; with strict, a row cannot be used.
     """
-    folder = open_folder(NAME, stated)
+    folder = open_folder(NAME, location)
     found, genres = PublishedRows(), _Genres()
     images = ImageFiles(folder)
     split_file = find_file(folder, ["split.json"])

@@ -32,13 +32,13 @@ LONGEST_ID = 64
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What a published record says.
+    """The content of a published record.
 
     Attributes:
         identity: Its id, the same however it is written; may stand once in the whole set.
         image: Absolute path and SHA-256 of its image.
         text: Its text, or None.
-        labels: Its class names, sorted; of a soft label as often as `Row` says.
+        labels: Its class names, sorted; repeated for a soft label, as in `Row`.
     """
 
     identity: str
@@ -119,27 +119,27 @@ def _read_line(read: Callable[[Mapping[str, object]], Example], raw: bytes) -> E
     return read(parse_object(raw))
 
 
-def open_folder(name: str, stated: str) -> Path:
+def open_folder(name: str, location: str) -> Path:
     """Return the folder of a published set.
 
     Args:
         name: Of the set.
-        stated: The folder, as the user gave it.
+        location: The folder, as the user gave it.
 
     Raises:
         DataError: It is not given, is missing, or is not a folder.
     """
-    if not stated:
+    if not location:
         raise DataError("needs its folder", where=name, fix=f"Use {name}:DIR")
-    folder = Path(stated)
+    folder = Path(location)
     try:
         is_folder, is_there = folder.is_dir(), folder.exists()
     except OSError as error:  # too long for a name, for example
-        raise DataError(f"cannot be read ({error.strerror})", where=shown(stated)) from error
+        raise DataError(f"cannot be read ({error.strerror})", where=shown(location)) from error
     if not is_folder:
         what = "is not a folder" if is_there else "no such folder"
         raise DataError(
-            what, where=shown(stated), fix=f"Use {name}:DIR with the folder as published"
+            what, where=shown(location), fix=f"Use {name}:DIR with the folder as published"
         )
     return folder
 

@@ -39,17 +39,17 @@ _SPLITS: Mapping[str, Split] = {"train": "train", "dev": "validation", "test": "
 _SUFFIX = ".jpg"
 
 
-def load_snli_ve(stated: str, *, strict: bool) -> SourceData:
+def load_snli_ve(location: str, *, strict: bool) -> SourceData:
     """Read the folder of SNLI-VE; its splits are kept.
 
     Args:
-        stated: The folder.
+        location: The folder.
         strict: A row that cannot be used is an error.
 
     Raises:
         DataError: The folder is not the published one; with strict, a row cannot be used.
     """
-    folder = open_folder(NAME, stated)
+    folder = open_folder(NAME, location)
     files = {name: need_file(folder, _places(name)) for name in _SPLITS}
     images = find_folder(folder, _IMAGE_FOLDERS)
     if images is None:

@@ -74,7 +74,7 @@ def load_evaluation_source(
     Args:
         spec: See `load_source`.
         options: See `load_source`.
-        split: The split that is wanted; all only of files and hub:NAME.
+        split: The requested split; all only of files and hub:NAME.
         labels: The model's classes.
 
     Raises:

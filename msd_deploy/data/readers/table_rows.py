@@ -84,7 +84,7 @@ def load_tables_for_evaluation(
     reader = _Reader(spec, options, closed=options.labels or labels)
     unknown = sorted(set(options.labels or reader.class_rows) - set(labels))
     if unknown:
-        raise other_classes(", ".join(unknown[:5]), labels, reader.opened.stated)
+        raise other_classes(", ".join(unknown[:5]), labels, reader.opened.spec)
     return evaluation_source(reader.found(), labels, split, strict=options.strict)
 
 
@@ -124,7 +124,7 @@ class _Reader:
         if options.image_column is None and "image" not in features:
             image_key = self._other_image_key(features)
             options = replace(options, image_column=image_key)
-        self._columns: Columns = find_columns(self.opened.stated, features, options)
+        self._columns: Columns = find_columns(self.opened.spec, features, options)
         self._split_column = "split" if is_file and "split" in features else None
         self._closed = closed or options.labels or self._columns.names
         self._notes = list(self.opened.notes)
@@ -181,7 +181,7 @@ class _Reader:
         in_order = sorted(skipped, key=lambda place: (order[place[0]], place[1]))
         images = {one.place: self._encoded_images(one.rows) for one in self._splits}
         return ReaderRows(
-            where=Path(self.opened.stated),
+            where=Path(self.opened.spec),
             rows=rows,
             info=DatasetInfo(
                 self._closed or (),
@@ -197,7 +197,7 @@ class _Reader:
         splits = self.opened.splits
         for name, rows in splits.items():
             if not name:
-                yield _OfSplit(Path(self.opened.stated), rows, None)
+                yield _OfSplit(Path(self.opened.spec), rows, None)
                 continue
             split = SPLIT_NAMES.get(name)
             is_alone = len(splits) == 1 and split in (None, "train")
@@ -206,7 +206,7 @@ class _Reader:
             elif split in ("validation", "test") and not self._has_labels(rows):
                 self._notes.append(f"the split {shown(name)} has no labels and is left out")
             else:
-                place = Path(f"{self.opened.stated} {name}")
+                place = Path(f"{self.opened.spec} {name}")
                 yield _OfSplit(place, rows, None if is_alone else split)
 
     def _has_labels(self, rows: datasets.Dataset) -> bool:
@@ -253,16 +253,16 @@ class _Reader:
         try:
             words, labels = self._text(text), self._labels(label)
             self.class_rows.update(labels or ())
-            stated = of_split.split or _split(split)
-            if labels is None and stated not in (None, "train"):
-                raise UnusableRowError(f"has no label, which the {stated} split needs")
+            assigned = of_split.split or _split(split)
+            if labels is None and assigned not in (None, "train"):
+                raise UnusableRowError(f"has no label, which the {assigned} split needs")
             path, sha256 = self._image(image)
             if not sha256 and words is None:
                 raise UnusableRowError("has neither image nor text")
         except UnusableRowError as error:
             self._skipped[of_split.place, line] = str(error)
         else:
-            row = Row(of_split.place, line, path, sha256, words, labels, stated)
+            row = Row(of_split.place, line, path, sha256, words, labels, assigned)
             self._rows.append(row)
 
     def _text(self, value: object) -> str | None:
@@ -277,7 +277,7 @@ class _Reader:
             return None if name is None else (name,)
         if value is None:
             return None
-        assert isinstance(value, list)  # as its feature says
+        assert isinstance(value, list)  # by its feature
         names = [self._label(entry) for entry in value]
         if None in names:
             raise UnusableRowError("an entry of labels is null")
@@ -289,7 +289,7 @@ class _Reader:
             return None
         if names is None:
             return parse_class(_decoded(value, "label") if isinstance(value, bytes) else value)
-        assert isinstance(value, int)  # as its feature says
+        assert isinstance(value, int)  # by its feature
         if not 0 <= value < len(names):
             raise UnusableRowError(f"label is {value}, and there are {len(names)} classes")
         return parse_class(names[value])

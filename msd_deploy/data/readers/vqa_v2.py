@@ -120,18 +120,20 @@ class _Counts:
     of_answer: Counter[str] = field(default_factory=Counter)
 
 
-def load_vqa_v2(stated: str, *, strict: bool, answers: tuple[str, ...] | None = None) -> SourceData:
+def load_vqa_v2(
+    location: str, *, strict: bool, answers: tuple[str, ...] | None = None
+) -> SourceData:
     """Read the folder of VQA v2.
 
     Args:
-        stated: The folder.
+        location: The folder.
         strict: A row that cannot be used is an error.
         answers: The classes, of the model that is evaluated; None: those of the training questions.
 
     Raises:
         DataError: The folder is not the published one; with strict, a row cannot be used.
     """
-    folder = open_folder(NAME, stated)
+    folder = open_folder(NAME, location)
     files = {name: _files(folder, name) for name in ("train2014", "val2014")}
     test = _test_files(folder)
     if test is not None:
@@ -142,11 +144,11 @@ def load_vqa_v2(stated: str, *, strict: bool, answers: tuple[str, ...] | None = 
         _read_questions(found, questions, of_part, (_PARTS[name], _images(folder, name)))
     notes = [] if answers is not None else [_note_on_classes(counts)]
     answers = answers or _frequent(counts)
-    found.rows, told = _within(found.rows, frozenset(answers))
+    found.rows, left_out = _within(found.rows, frozenset(answers))
     if test is None:
         found.rows = _with_halves(found.rows)
         notes.append("half of val's images are validation, half are test: test has no answers")
-    info = DatasetInfo(answers, "soft_label", notes=(*notes, *told))
+    info = DatasetInfo(answers, "soft_label", notes=(*notes, *left_out))
     return found.source(folder, info, strict=strict)
 
 
@@ -211,13 +213,13 @@ def _votes(answers: object) -> tuple[str, ...]:
     return tuple(sorted(a for a, n in votes.items() for _ in range(min(n, FULL_SCORE_VOTES))))
 
 
-def _answer(stated: str) -> str:
+def _answer(text: str) -> str:
     """Return an answer in its normal form; there are few, so each is held once."""
-    if len(stated) > _LONGEST_ANSWER:
-        raise UnusableRowError(f"an answer has {len(stated):,} characters")
-    if "\0" in stated:
+    if len(text) > _LONGEST_ANSWER:
+        raise UnusableRowError(f"an answer has {len(text):,} characters")
+    if "\0" in text:
         raise UnusableRowError("an answer holds a NUL character")
-    return sys.intern(normal_answer(without_surrogates(stated, "an answer")))
+    return sys.intern(normal_answer(without_surrogates(text, "an answer")))
 
 
 def _read_questions(

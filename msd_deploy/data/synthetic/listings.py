@@ -15,7 +15,7 @@ LISTINGS_RELIABLE = ((True, True), (True, False), (False, True))
 LISTINGS_CHANCES = (0.35, 0.20, 0.45)
 _ADMITTED = 0.5
 NO_MARK, MARKED, VOUCHED = 0, 1, 2
-"""What a view says of itself or of the other: nothing, not to be relied on, or to be relied on."""
+"""Mark of a view on itself or on the other: none, unreliable, or reliable."""
 STAMP, SEAL = code_of("cross", "white"), code_of("ring", "white")
 """Marks in an image: it is not the listing's own; the title is not, and the image is."""
 _WORDS = (
@@ -44,7 +44,7 @@ def draw_listings(
 
     Both are the product's own in 35 % of the listings; in 45 % the image is another product's, in
     20 % the title is. Half of the wrong ones admit it themselves (a stamp in the image, a phrase
-    in the title), the others are told on by the right one (a phrase in the title, a seal in the
+    in the title), the others are revealed by the right one (a phrase in the title, a seal in the
     image), so that both together always show which of the two to follow. Then `ambiguity` of all
     labels, in every split, are flipped.
     """

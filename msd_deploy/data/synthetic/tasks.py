@@ -216,7 +216,7 @@ def draw_entailment(
     """Draw scenes, 4 hypotheses each: entailment, neutral or contradiction, about a third each.
 
     A scene has 1 or 2 objects of different shapes; each stands in the shadow (30 %: black, its
-    colour unknown) or has a colour, red more often than yellow. A hypothesis says of one object
+    colour unknown) or has a colour, red more often than yellow. A hypothesis states of one object
     that it has a colour, or (20 %) that it has not; 10 % say what no image tells. Those and what
     is said of an object in the shadow are neutral. Of the others half are true; a false one names a
     colour that is rare, as annotators do. So the image alone hints at neutral, the words alone at

@@ -2,7 +2,7 @@
 
 It reads only the saved package, so it checks what was really written: converter, fp16 casts and
 quantized weights. Weights and results that the program declares fp16 pass through float16; each
-operation itself computes in float32. It says nothing of time, nor of how Core ML's engines
+operation itself computes in float32. It measures neither time nor how Core ML's engines
 accumulate inside an operation (the Neural Engine partly in float16).
 """
 

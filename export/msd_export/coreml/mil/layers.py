@@ -176,7 +176,7 @@ def matmul(x: Tensor, y: Tensor, transpose_x: bool, transpose_y: bool) -> Tensor
 
 
 def einsum(values: list[Tensor], equation: str) -> Tensor:
-    """Sum products as the equation says."""
+    """Sum products by an equation."""
     return torch.einsum(equation, *values)
 
 
