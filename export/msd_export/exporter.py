@@ -29,7 +29,13 @@ from msd_export.formats import (
     needing,
     variant_name,
 )
-from msd_export.gate import (
+from msd_export.mixed_precision import Sensitivity, measure_sensitivity, mixes
+from msd_export.onnx.end_to_end import END_TO_END_NAME, check_end_to_end, write_end_to_end
+from msd_export.parity import ViewParity, compare_logits, notes_on_source, predict_every_view
+from msd_export.predictors import TorchPredictor, open_predictor, second_predictor
+from msd_export.signature import ModelInputs, Predictor, single_example
+from msd_export.source import ExportSource
+from msd_export.tolerance import (
     Gate,
     check_cut,
     check_parity,
@@ -37,12 +43,6 @@ from msd_export.gate import (
     second_runtime_as_json,
     uncertain_losses,
 )
-from msd_export.mixed_precision import Sensitivity, measure_sensitivity, mixes
-from msd_export.onnx.end_to_end import END_TO_END_NAME, check_end_to_end, write_end_to_end
-from msd_export.parity import ViewParity, compare_logits, notes_on_source, predict_every_view
-from msd_export.predictors import TorchPredictor, open_predictor, second_predictor
-from msd_export.signature import ModelInputs, Predictor, single_example
-from msd_export.source import ExportSource
 
 
 class Exporter:

@@ -1,7 +1,7 @@
 """Compare the logits of an exported model with those of its source, view by view.
 
 Covers errors of the logits, agreement of decisions and the loss of the metric. Tolerances are in
-`gate`.
+`tolerance`.
 """
 
 from collections.abc import Callable

@@ -13,10 +13,10 @@ from msd_deploy.metrics import LogitsByView
 from msd_deploy.models.folders import LABELS_NAME
 from msd_export.folder import KIND, open_export
 from msd_export.formats import Variant
-from msd_export.gate import Gate, check_parity
 from msd_export.opened_model import open_model
 from msd_export.parity import compare_logits, predict_every_view
 from msd_export.signature import Predictor
+from msd_export.tolerance import Gate, check_parity
 
 Mutate = Callable[[Path], None]
 REFUSALS = (ParityError, ExportError, ArtifactError)

@@ -20,11 +20,11 @@ from msd_export import source as source_module
 from msd_export.config import ExportConfig
 from msd_export.folder import open_export
 from msd_export.formats import Variant, variants_of
-from msd_export.gate import Gate, Tolerance, check_parity, parity_as_json, uncertain_losses
 from msd_export.graph import ExportGraph, graph_of
 from msd_export.opened_model import open_model
 from msd_export.parity import compare_logits, divergence, loss_of, notes_on_source
 from msd_export.pipeline import export_student
+from msd_export.tolerance import Gate, Tolerance, check_parity, parity_as_json, uncertain_losses
 
 ROWS = 200
 LENIENT = Gate(("coreml", "pal4"), max_drop=0.0)

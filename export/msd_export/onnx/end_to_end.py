@@ -28,7 +28,6 @@ from msd_deploy.errors import ExportError, RuntimeUnavailableError
 from msd_deploy.metrics import LogitsByView
 from msd_deploy.problem import Problem, decides_one_class
 from msd_deploy.views import View
-from msd_export.gate import END_TO_END, check_view
 from msd_export.onnx.export import save_onnx
 from msd_export.onnx.predictor import open_session
 from msd_export.onnx.preprocessing import (
@@ -43,6 +42,7 @@ from msd_export.onnx.preprocessing import (
 )
 from msd_export.parity import ViewParity, compare_logits
 from msd_export.signature import Logits, ModelSignature
+from msd_export.tolerance import END_TO_END, check_view
 
 END_TO_END_NAME = "end_to_end.onnx"
 _DECIDED = 0.5

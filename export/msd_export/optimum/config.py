@@ -9,8 +9,8 @@ from optimum.utils.input_generators import DummyInputGenerator, DummyTextInputGe
 from optimum.utils.normalized_config import NormalizedConfig
 from transformers import PreTrainedConfig
 
-from msd_export.gate import PARITY_TOLERANCE
 from msd_export.signature import INPUT_NAMES, OUTPUT_NAMES
+from msd_export.tolerance import PARITY_TOLERANCE
 
 _BATCH, _COLOURS = {0: "batch"}, 256
 
