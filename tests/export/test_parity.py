@@ -15,8 +15,8 @@ from msd_deploy.metrics import LogitsByView
 from msd_deploy.models.folders import load_model
 from msd_deploy.problem import Problem
 from msd_deploy.views import View
-from msd_export import gate as gate_module
 from msd_export import source as source_module
+from msd_export import tolerance as tolerance_module
 from msd_export.config import ExportConfig
 from msd_export.folder import open_export
 from msd_export.formats import Variant, variants_of
@@ -262,8 +262,8 @@ def test_a_failed_verification_leaves_nothing(
 def test_a_form_beyond_tolerance_does_not_keep_the_others_from_being_written(
     own_run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strict = {**gate_module.PARITY_TOLERANCE, "fp32": Tolerance(-1.0, 0.0)}
-    monkeypatch.setattr(gate_module, "PARITY_TOLERANCE", strict)
+    strict = {**tolerance_module.PARITY_TOLERANCE, "fp32": Tolerance(-1.0, 0.0)}
+    monkeypatch.setattr(tolerance_module, "PARITY_TOLERANCE", strict)
     forms = (("onnx", "fp32"), ("coreml", "fp16"))
     with pytest.raises(ParityError, match=r"onnx-fp32: .*; written: coreml-fp16"):
         export_student(own_run, ExportConfig(forms, max_drop_points=100, examples=50))
