@@ -46,10 +46,12 @@ def test_the_layer_that_int8_ruins_is_found_and_stays_in_float(
     own_run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run's student was trained too briefly for a decision to flip: its logits are held."""
-    from msd_export import gate
+    from msd_export import tolerance
 
-    close = gate.Tolerance(LARGEST_ERROR, 0.0)
-    monkeypatch.setattr(gate, "PARITY_TOLERANCE", {**gate.PARITY_TOLERANCE, "int8": close})
+    close = tolerance.Tolerance(LARGEST_ERROR, 0.0)
+    monkeypatch.setattr(
+        tolerance, "PARITY_TOLERANCE", {**tolerance.PARITY_TOLERANCE, "int8": close}
+    )
     ruin_for_int8(own_run)
     told: list[str] = []
     (export,) = export_student(own_run, ExportConfig(INT8), StageHooks(on_note=told.append))
@@ -72,10 +74,10 @@ def test_what_no_mix_saves_is_refused_with_the_layers_that_cost_most(
     own_run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is as close as a tolerance that allows no error at all."""
-    from msd_export import gate
+    from msd_export import tolerance
 
-    none = gate.Tolerance(0.0, 1.0)
-    monkeypatch.setattr(gate, "PARITY_TOLERANCE", {**gate.PARITY_TOLERANCE, "int8": none})
+    none = tolerance.Tolerance(0.0, 1.0)
+    monkeypatch.setattr(tolerance, "PARITY_TOLERANCE", {**tolerance.PARITY_TOLERANCE, "int8": none})
     ruin_for_int8(own_run)
     message = (
         r"all but one of 10 layer groups.*most sensitive.*: vision.layers.[03] \([\d.]+ nats\), "
@@ -109,10 +111,12 @@ def test_the_way_to_calibrate_reaches_the_quantizer(own_run: RunDirectory) -> No
 def test_core_ml_keeps_float_activations_where_integers_ruin_them(
     own_run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from msd_export import gate
+    from msd_export import tolerance
 
-    close = gate.Tolerance(LARGEST_ERROR, 0.0)
-    monkeypatch.setattr(gate, "PARITY_TOLERANCE", {**gate.PARITY_TOLERANCE, "w8a8": close})
+    close = tolerance.Tolerance(LARGEST_ERROR, 0.0)
+    monkeypatch.setattr(
+        tolerance, "PARITY_TOLERANCE", {**tolerance.PARITY_TOLERANCE, "w8a8": close}
+    )
     monkeypatch.setattr(ExportSource.calibration, "__defaults__", (8,))  # rows; 64 take a minute
     ruin_for_int8(own_run, stretch=100)
     (export,) = export_student(own_run, ExportConfig((("coreml", "w8a8"),), examples=20))
