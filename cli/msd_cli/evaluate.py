@@ -6,7 +6,7 @@ import typer
 
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console
 from msd_cli.options import READING, Given, JsonOption, ModelArgument, OptionsOf
-from msd_cli.settings import with_given
+from msd_cli.settings import option_of, usage_errors, with_given
 from msd_deploy.config.parsing import with_options
 from msd_deploy.config.run import DataConfig
 from msd_mobile_bench.config import BenchConfig
@@ -14,7 +14,9 @@ from msd_mobile_bench.config import BenchConfig
 
 def evaluate(
     model: ModelArgument,
-    data: Annotated[Given, OptionsOf(DataConfig, only=("spec",))],
+    data: Annotated[
+        Given, OptionsOf(DataConfig, only=("spec",), defaults={"spec": "the run's own"})
+    ],
     reading: Annotated[Given, OptionsOf(DataConfig, only=READING)],
     running: Annotated[Given, OptionsOf(BenchConfig, only=("threads",))],
     split: Annotated[
@@ -29,22 +31,31 @@ def evaluate(
     """Evaluate a model on a data set: image and text together, and each alone.
 
     Runs and model folders are evaluated in PyTorch, exports in their own runtime.
+    Without --data, a run is evaluated on its own data set.
 
     Examples:
-        msd evaluate runs/demo --data synthetic:memes
+        msd evaluate runs/demo
+        msd evaluate runs/demo/teacher --data synthetic:memes
         msd evaluate runs/demo/exports/onnx-int8 --data new-photos.jsonl --split all
     """
     from msd_deploy.data.source import SourceOptions
     from msd_deploy.pages.formatting import score_text
     from msd_export.evaluate import evaluate_model
+    from msd_export.opened_model import check_has_data
 
+    spec = with_options(DataConfig(), data).spec if data else None
+    options = with_options(SourceOptions(), reading)
+    if spec is None:
+        name = option_of(DataConfig, next(iter(reading), ""))
+        with usage_errors(DataConfig, data="--data", options=name):
+            check_has_data(model, options)
     threads = with_given(BenchConfig(), running).threads
     display = ProgressDisplay()
     with display.running():
         result = evaluate_model(
             model,
-            with_options(DataConfig(), data).spec,
-            options=with_options(SourceOptions(), reading),
+            spec,
+            options=options,
             split=split,
             threads=threads,
             hooks=display.stages(),

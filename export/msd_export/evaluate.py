@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from msd_deploy.artifacts.manifest import Json
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.readers.spec import load_evaluation_source
 from msd_deploy.data.source import EvaluationSplit, SourceOptions
+from msd_deploy.errors import ConfigError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import (
     extra_metrics_as_json,
@@ -12,13 +14,14 @@ from msd_deploy.metrics import (
     score_extra_metrics,
     score_views,
 )
+from msd_deploy.run.record import prepare_for_run, read_finished_run, source_of_run
 from msd_export.opened_model import open_model, prepare_for_model
 from msd_export.parity import predict_every_view
 
 
 def evaluate_model(
     model: Path,
-    spec: str,
+    spec: str | None,
     *,
     options: SourceOptions,
     split: EvaluationSplit,
@@ -27,19 +30,40 @@ def evaluate_model(
 ) -> Json:
     """Score a model on one split of a data set, or all rows of a FILE.jsonl, under each view.
 
+    Args:
+        model: A run, a model folder, or an export folder.
+        spec: The data set; None: that of the run, which must not have changed.
+        options: How `spec` is read.
+        split: What is scored; "all" of a file of which the model saw nothing in training.
+        threads: Number of CPU threads.
+        hooks: Progress and notes.
+
     Returns:
         metric, runtime, split, skipped rows, and per view the value, interval and examples; under
         further the same by metric, where the data set's paper reports others.
 
     Raises:
-        DataError: The data cannot be read, or its classes are not the model's.
+        ConfigError: All rows of a data set were requested that has training rows.
+        DataError: The data cannot be read, or has other classes than the model.
         ArtifactError: The model cannot be opened.
     """
     hooks = hooks or StageHooks()
     opened = open_model(model, threads=threads)
-    hooks.on_stage(f"Reading {spec}")
-    source = load_evaluation_source(spec, options=options, split=split, labels=opened.labels)
-    data = prepare_for_model(opened, source, spec, options=options, hooks=hooks)
+    if spec is None:
+        record = read_finished_run(RunDirectory(model))
+        spec = record.config.data.spec
+        if split == "all":
+            raise ConfigError(
+                f"all rows of {spec} include the run's training rows",
+                fix="Name another --split, or other data (--data SPEC)",
+            )
+        hooks.on_stage(f"Reading {spec}")
+        source = source_of_run(record)
+        data = prepare_for_run(record, source, opened.preprocessor, on_count=hooks.on_count)
+    else:
+        hooks.on_stage(f"Reading {spec}")
+        source = load_evaluation_source(spec, options=options, split=split, labels=opened.labels)
+        data = prepare_for_model(opened, source, spec, options=options, hooks=hooks)
     rows = data.splits["test" if split == "all" else split]
     hooks.on_stage(f"Predicting with {model} in {opened.predictor.runtime}")
     by_view = predict_every_view(

@@ -217,7 +217,7 @@ def prepare_for_model(
         hooks: Progress and notes.
 
     Raises:
-        DataError: It cannot be used, or its classes are not the model's.
+        DataError: It cannot be used, or has other classes than the model.
     """
     check_classes(source, model.labels, model.problem, spec)
     data = prepare(

@@ -201,7 +201,7 @@ def export_model(
         failures: As there.
 
     Raises:
-        DataError: The data cannot be used, or its classes are not the model's.
+        DataError: The data cannot be used, or has other classes than the model.
         MsdError: As `export_student`.
     """
     hooks = hooks or StageHooks()

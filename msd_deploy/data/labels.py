@@ -200,9 +200,9 @@ def _classes_without_label(split: PreparedSplit, classes: tuple[str, ...]) -> li
 def other_classes(told: str, labels: Sequence[str], where: object) -> DataError:
     """Return the error of data whose classes are not those of the model that is evaluated."""
     return DataError(
-        f"classes are not the model's ({told})",
+        f"has other classes than the model ({told})",
         where=where,
-        fix=f"The model knows {', '.join(labels[:10])}",
+        fix=f"The model's classes are {', '.join(labels[:10])}",
     )
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from msd_cli.main import app
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_export.formats import FORMATS
 
@@ -21,6 +23,39 @@ def test_evaluate_repeats_the_runs_metrics(msd: Msd, finished_run: RunDirectory)
     stated = metrics["student"]["test"]
     for view, score in answer.json()["views"].items():
         assert score["value"] == pytest.approx(stated[view]["value"], abs=1e-3)
+
+
+def test_evaluate_uses_the_runs_own_data_by_default(msd: Msd, own_run: RunDirectory) -> None:
+    answer = msd("evaluate", own_run.root, "--json")
+    assert answer.code == 0, answer.stderr
+    assert answer.json()["data"] == "synthetic:memes"
+    recorded = json.loads(own_run.metrics.read_text())["student"]["test"]
+    assert answer.json()["views"] == {view: recorded[view] for view in answer.json()["views"]}
+    refused = msd("evaluate", own_run.root, "--split", "all")
+    assert "all rows of synthetic:memes include the run's training rows" in refused.error()
+    content = json.loads(own_run.run_json.read_text())
+    content["config"]["data"]["spec"] = "synthetic:posters"
+    own_run.run_json.write_text(json.dumps(content))
+    changed = msd("evaluate", own_run.root)
+    assert "synthetic:posters: the data set has changed since the run" in changed.error()
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("teacher", (), "--data: a model or export folder has no data set of its own"),
+        ("student", ("--split", "all"), "--data: a model or export folder has no data set"),
+        (".", ("--strict",), "--strict: a run's own data set is read as for its training"),
+        (".", ("--max-pixels", "9"), "--max-pixels: a run's own data set is read as for its"),
+    ],
+)
+def test_evaluate_without_data_is_for_runs(
+    finished_run: RunDirectory, model: str, options: tuple[str, ...], message: str
+) -> None:
+    line = ["evaluate", str(finished_run.root / model), *options]
+    answer = CliRunner(env={"COLUMNS": "300"}).invoke(app, line)
+    assert answer.exit_code == 2
+    assert message in answer.stderr
 
 
 def test_evaluate_scores_the_rows_that_have_a_label(
@@ -56,7 +91,7 @@ def test_evaluate_takes_a_file_that_was_made_for_it(
         assert message in msd("evaluate", finished_run.root, *options).error()
     path.write_text('{"text": "a", "label": "cat"}\n{"text": "b", "label": "benign"}\n')
     refused = msd("evaluate", finished_run.root, "--data", path, "--split", "all")
-    assert "classes are not the model's (cat)" in refused.error()
+    assert "has other classes than the model (cat)" in refused.error()
 
 
 def test_predict_says_that_it_cut_a_text(msd: Msd, finished_run: RunDirectory) -> None:
@@ -68,7 +103,7 @@ def test_predict_says_that_it_cut_a_text(msd: Msd, finished_run: RunDirectory) -
 def test_evaluate_refuses_data_of_other_classes(msd: Msd, finished_run: RunDirectory) -> None:
     answer = msd("evaluate", finished_run.root, "--data", "synthetic:entailment")
     assert answer.code == 1
-    assert "classes are not the model's" in answer.error()
+    assert "has other classes than the model" in answer.error()
 
 
 def test_predict_takes_another_limit_of_pixels(

@@ -167,7 +167,7 @@ def test_a_model_folder_needs_data(finished_run: RunDirectory) -> None:
 
 def test_data_with_other_classes_is_refused(finished_run: RunDirectory, tmp_path: Path) -> None:
     config = ExportConfig((("onnx", "fp32"),))
-    with pytest.raises(DataError, match=r"classes are not the model's .* benign, hateful"):
+    with pytest.raises(DataError, match=r"has other classes than the model .* benign, hateful"):
         export_model(
             finished_run.teacher, "synthetic:entailment", config, options=FEW, out=tmp_path / "out"
         )

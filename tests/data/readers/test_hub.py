@@ -462,7 +462,7 @@ def test_a_model_is_judged_by_a_split_or_by_all_rows(tmp_path: Path) -> None:
         data = load_evaluation_source(spec, options=SourceOptions(), split=split, labels=labels)
         assert [len(rows) for rows in data.dataset.values()] == [count]
         assert data.info.labels == labels
-    with pytest.raises(DataError, match="classes are not the model's"):
+    with pytest.raises(DataError, match="has other classes than the model"):
         load_evaluation_source(spec, options=SourceOptions(), split="test", labels=("benign", "x"))
 
 
