@@ -94,7 +94,7 @@ def test_evaluate_takes_a_file_that_was_made_for_it(
     assert "has other classes than the model (cat)" in refused.error()
 
 
-def test_predict_says_that_it_cut_a_text(msd: Msd, finished_run: RunDirectory) -> None:
+def test_predict_notes_that_it_truncated_a_text(msd: Msd, finished_run: RunDirectory) -> None:
     answer = msd("predict", finished_run.root, "--text", "look at him go " * 30)
     assert answer.code == 0
     assert "The text was truncated to 16 tokens." in answer.stderr
@@ -117,7 +117,7 @@ def test_predict_takes_another_limit_of_pixels(
     assert msd(*asked, 2000).code == 0
 
 
-def test_predict_answers_for_a_text_alone(msd: Msd, finished_run: RunDirectory) -> None:
+def test_predict_classifies_a_text_alone(msd: Msd, finished_run: RunDirectory) -> None:
     answer = msd("predict", finished_run.root, "--text", "look the guests came", "--json")
     assert set(answer.json()["probabilities"]) == {"benign", "hateful"}
 
@@ -203,7 +203,7 @@ def test_ctrl_c_leaves_a_run_that_resume_continues(
         (("--from", "RUN", "--resume", "--out", "new"), "takes its settings from the run"),
     ],
 )
-def test_going_on_from_a_run_is_asked_for_without_contradiction(
+def test_options_that_contradict_from_are_refused(
     msd: Msd, finished_run: RunDirectory, words: tuple[str, ...], message: str
 ) -> None:
     answer = msd("distill", *(str(finished_run.root) if word == "RUN" else word for word in words))

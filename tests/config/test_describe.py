@@ -28,7 +28,7 @@ def test_a_run_is_named_by_the_shortest_end_of_its_path(here: Path) -> None:
     assert _names(here / "a/kd", here / "b/msd") == ["kd", "msd"]
 
 
-def test_runs_of_one_name_are_told_apart_by_their_paths_ends(here: Path) -> None:
+def test_runs_of_one_name_are_distinguished_by_the_ends_of_their_paths(here: Path) -> None:
     assert _names(here / "a/run", "b/run", "b/other") == ["a/run", "b/run", "other"]
     assert _names("a/x/run", "b/x/run") == ["a/x/run", "b/x/run"]
 
@@ -67,7 +67,7 @@ def test_the_reports_command_states_no_folder_of_this_machine(here: Path) -> Non
     assert command == "msd report msd ./-kd --out both.html --overwrite"
 
 
-def test_the_reports_command_tells_runs_of_one_name_apart(here: Path) -> None:
+def test_the_reports_command_distinguishes_runs_of_one_name(here: Path) -> None:
     roots = (here / "run", here.parent / "b/run", here.parent / "c/run")
     command = command_line([RunDirectory(root) for root in roots], ReportConfig())
     assert command == "msd report run b/run c/run"

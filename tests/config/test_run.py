@@ -158,15 +158,13 @@ def test_an_unknown_preset_is_named_with_those_that_there_are(tmp_path: Path) ->
         ({"preset": "none", "word_dropout": 0.5}, "no setting changes images"),
     ],
 )
-def test_forms_of_pictures_need_something_that_changes_them(
-    settings: dict[str, Any], message: str
-) -> None:
+def test_augmented_images_need_an_augmentation(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=rf"augment\.views_per_picture: .*{message}"):
         AugmentConfig(views_per_picture=2, **settings)
 
 
 @pytest.mark.parametrize("settings", [{"method": "none"}, {"hint_weight": 1.0}])
-def test_forms_of_pictures_are_refused_where_nobody_answers_for_them(
+def test_augmented_images_are_refused_where_the_teacher_has_no_predictions_for_them(
     settings: dict[str, Any],
 ) -> None:
     augment = AugmentConfig(preset="light", views_per_picture=2)

@@ -24,13 +24,13 @@ def split() -> PreparedSplit:
     return PreparedSplit(pixels, IMAGE_INDEX, ids, attention_mask, labels, np.arange(rows))
 
 
-def test_a_picture_shared_by_rows_stands_once_in_a_batch(split: PreparedSplit) -> None:
+def test_an_image_shared_by_rows_stands_once_in_a_batch(split: PreparedSplit) -> None:
     batch = collate(split, np.array([0, 3, 6, 4]))
     assert batch.pixel_values.shape == (2, 3, 4, 4)
     assert batch.pixel_values[batch.image_index, 0, 0, 0].tolist() == [0, 0, 0, 2]
 
 
-def test_rows_without_a_picture_are_marked(split: PreparedSplit) -> None:
+def test_rows_without_an_image_are_marked(split: PreparedSplit) -> None:
     batch = collate(split, np.array([2, 1]))
     assert batch.image_present.tolist() == [False, True]
     assert collate(split, np.array([2, 7])).pixel_values.shape == (1, 3, 4, 4)
@@ -51,7 +51,7 @@ def test_views_withhold_a_modality(split: PreparedSplit) -> None:
     assert split.inputs(slice(0, 3), View.TEXT)["image"].max() == 0
 
 
-def test_sampler_keeps_rows_of_a_picture_together_and_yields_every_row_once() -> None:
+def test_sampler_keeps_rows_of_an_image_together_and_yields_every_row_once() -> None:
     sampler = ImageGroupSampler(IMAGE_INDEX, batch_size=2, seed=3)
     batches = list(sampler)
     assert sorted(row for batch in batches for row in batch) == list(range(8))
@@ -60,7 +60,7 @@ def test_sampler_keeps_rows_of_a_picture_together_and_yields_every_row_once() ->
         assert sum(1 for batch in batches if rows & set(batch)) == 1
 
 
-def test_a_batch_has_pictures_enough_however_many_rows_share_one() -> None:
+def test_a_batch_has_images_enough_however_many_rows_share_one() -> None:
     shared = np.repeat(np.arange(64), 10)
     batches = list(ImageGroupSampler(shared, batch_size=32, seed=0))
     assert [len(set(shared[batch])) for batch in batches] == [8] * 8
@@ -90,7 +90,7 @@ def test_evaluation_order_covers_the_split(split: PreparedSplit) -> None:
     assert rows == [[0, 1, 2], [3, 4, 5], [6, 7]]
 
 
-def test_parts_hold_every_row_once_with_its_own_picture(
+def test_parts_hold_every_row_once_with_its_own_image(
     memes: tuple[PreparedData, Preprocessor],
 ) -> None:
     batch = collate(memes[0].splits["train"], np.arange(10))

@@ -98,7 +98,7 @@ def stripes(width: int, height: int) -> Image.Image:
 
 @pytest.mark.parametrize("mode", ["fit", "crop"])
 @pytest.mark.parametrize(("width", "height"), [(1, 2_000_000), (2_000_000, 1)])
-def test_a_line_of_a_picture_is_resized_without_gigabytes(
+def test_a_line_of_an_image_is_resized_without_gigabytes(
     width: int, height: int, mode: str
 ) -> None:
     """Scaled before it is cut, the line would have 48 x 96,000,000 pixels."""
@@ -126,7 +126,7 @@ def test_extreme_shapes_are_resized_to_the_same_bits_as_ordinary_ones(
         assert np.array_equal(ordinary, extreme), (width, height)
 
 
-def test_a_picture_that_cannot_be_resized_is_named(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_resized_is_named(tmp_path: Path) -> None:
     path = tmp_path / "poster.png"
     path.write_bytes(encoded(Image.new("RGB", (5, 3))))
     larger_than_any_memory = ImageSpec((2**46, 2**46), "crop")
@@ -220,7 +220,7 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
     assert np.array_equal(np.asarray(decode_image(encoded(stored, exif=exif))), upright)
 
 
-def test_a_broken_picture_is_named(tmp_path: Path) -> None:
+def test_a_broken_image_is_named(tmp_path: Path) -> None:
     path = tmp_path / "cut.png"
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path.write_bytes(encoded(Image.fromarray(noise))[:2000])

@@ -74,7 +74,7 @@ def test_a_smaller_share_is_part_of_a_larger_one_and_the_seed_decides(
     assert hide_labels(data, 1.0, seed=3) is data
 
 
-def test_rows_of_a_picture_keep_their_labels_together_and_a_rare_answer_is_among_them(
+def test_rows_of_an_image_keep_their_labels_together_and_a_rare_answer_is_among_them(
     memes: tuple[PreparedData, Preprocessor],
 ) -> None:
     """Ten questions an image; the rare answer is asked for on 5 images of 100."""

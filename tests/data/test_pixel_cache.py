@@ -72,7 +72,7 @@ def write_entry(entries: Path, digit: str, *, size_bytes: int, age_hours: float)
     return entry
 
 
-def test_pictures_are_decoded_once(opening: Opening) -> None:
+def test_images_are_decoded_once(opening: Opening) -> None:
     first = np.array(opening())
     assert opening.decoded == len(first) == 20
     second = opening()

@@ -62,7 +62,7 @@ def test_only_the_scripts_of_the_texts_keep_their_characters(whole: Tokenizer) -
     assert UNKNOWN in pieces(cyrillic.tokenizer, "狐")
 
 
-def test_a_limit_drops_the_rarest_pieces_and_says_how_much_is_left(whole: Tokenizer) -> None:
+def test_a_limit_drops_the_rarest_pieces_and_states_how_much_is_left(whole: Tokenizer) -> None:
     free = cut_vocabulary(whole, TASK)
     needed = len(cut_vocabulary(whole, ["a"]).kept)
     tight = cut_vocabulary(whole, TASK, most=needed + 2)

@@ -242,7 +242,7 @@ def test_the_teacher_predicts_on_the_same_augmented_images_as_the_student(
         assert moved[text] < 1e-4
 
 
-def test_the_caches_key_differs_by_forms_and_equal_ones_are_reused(
+def test_the_caches_key_differs_by_augmentation_and_equal_ones_are_reused(
     run_with_forms: tuple[RunConfig, RunDirectory], finished_run: RunDirectory, tmp_path: Path
 ) -> None:
     config, run = run_with_forms

@@ -134,7 +134,7 @@ def test_resuming_with_other_settings_names_the_difference(
         run_distillation(other, finished_run, resume=True)
 
 
-def test_an_existing_run_is_not_overwritten_unasked(
+def test_an_existing_run_is_not_overwritten_by_default(
     small_config: RunConfig, finished_run: RunDirectory, tmp_path: Path
 ) -> None:
     with pytest.raises(ArtifactError, match=r"already exists.*--overwrite"):

@@ -31,7 +31,7 @@ def exports(finished_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.parametrize("form", ["onnx-int8", "ort-int8"])
-def test_onnx_runtimes_files_tell_what_runs_in_int8(exports: Path, form: str) -> None:
+def test_onnx_runtimes_files_show_what_runs_in_int8(exports: Path, form: str) -> None:
     facts = inspect_export(exports / form).facts
     assert facts.inputs[0] == TensorFacts("image", ("batch", 48, 48, 3), "uint8")
     assert [tensor.name for tensor in facts.outputs] == ["logits", "probabilities"]
@@ -49,7 +49,7 @@ def test_onnx_runtimes_files_tell_what_runs_in_int8(exports: Path, form: str) ->
     assert groups.get("other constants", 0) < 0.1 * sum(groups.values())
 
 
-def test_a_core_ml_package_tells_its_weights_and_its_picture(exports: Path) -> None:
+def test_a_core_ml_package_shows_its_weights_and_its_image_input(exports: Path) -> None:
     found = inspect_export(exports / "coreml-int8")
     assert found.facts.inputs[0] == TensorFacts("image", (48, 48, 3), "image")
     assert found.facts.inputs[2].dtype == "int32"
@@ -59,7 +59,7 @@ def test_a_core_ml_package_tells_its_weights_and_its_picture(exports: Path) -> N
     assert sum(found.facts.storage().values()) < found.size_bytes
 
 
-def test_a_folder_tells_where_it_comes_from_and_how_it_was_verified(exports: Path) -> None:
+def test_a_folder_shows_its_source_and_how_it_was_verified(exports: Path) -> None:
     found = inspect_export(exports / "onnx-int8")
     stated = found.as_json()
     assert stated["precision"] == "int8"

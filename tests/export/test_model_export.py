@@ -90,7 +90,7 @@ def inputs_of(preprocessor: Preprocessor, view: View, *, other: bool) -> ModelIn
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_graph_answers_as_the_family_for_each_view_by_values_alone(
+def test_a_graph_gives_the_familys_logits_for_each_view_by_values_alone(
     family_folders: dict[str, Path], family: str
 ) -> None:
     loaded = load_classifier(family_folders[family])
@@ -195,7 +195,7 @@ def test_labels_are_numbered_as_the_model_does(memes: tuple[PreparedData, Prepro
     assert in_classes_of(partly, ("hateful", "benign")).splits["test"].labels[0] == NO_LABEL
 
 
-def test_a_vocabulary_is_cut_with_its_embedding_and_judged_against_the_whole(
+def test_a_vocabulary_is_cut_with_its_embedding_and_verified_against_the_whole(
     finished_run: RunDirectory, tmp_path: Path
 ) -> None:
     whole = load_classifier(finished_run.student).preprocessor.tokenizer.get_vocab_size()

@@ -209,7 +209,7 @@ def test_nan_is_refused(split: PreparedSplit, value: float) -> None:
 
 
 @pytest.mark.slow
-def test_every_form_is_exported_and_verified(own_run: RunDirectory) -> None:
+def test_every_variant_is_exported_and_verified(own_run: RunDirectory) -> None:
     forms = variants_of(("onnx", "coreml"), ())
     config = ExportConfig(forms, max_drop_points=3.0, examples=100)
     for export in export_student(own_run, config):
@@ -229,7 +229,7 @@ def test_every_form_is_exported_and_verified(own_run: RunDirectory) -> None:
 
 
 @pytest.mark.slow
-def test_a_note_on_the_source_is_told_once_and_stands_in_every_report(
+def test_a_note_on_the_source_is_shown_once_and_is_in_every_report(
     own_run: RunDirectory,
 ) -> None:
     """One test example: whatever the source decides, it decides all alike."""
@@ -259,7 +259,7 @@ def test_a_failed_verification_leaves_nothing(
 
 
 @pytest.mark.slow
-def test_a_form_beyond_tolerance_does_not_keep_the_others_from_being_written(
+def test_a_variant_beyond_tolerance_does_not_keep_the_others_from_being_written(
     own_run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strict = {**tolerance_module.PARITY_TOLERANCE, "fp32": Tolerance(-1.0, 0.0)}
@@ -271,7 +271,7 @@ def test_a_form_beyond_tolerance_does_not_keep_the_others_from_being_written(
 
 
 @pytest.mark.slow
-def test_an_existing_export_is_replaced_only_when_asked(own_run: RunDirectory) -> None:
+def test_an_existing_export_is_replaced_only_with_overwrite(own_run: RunDirectory) -> None:
     config = ExportConfig(ONNX, examples=50)
     (first,) = export_student(own_run, config)
     with pytest.raises(ArtifactError, match=r"onnx-fp32: already exists.*--overwrite"):

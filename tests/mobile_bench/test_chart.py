@@ -32,12 +32,12 @@ def test_a_linear_axis_may_run_upwards() -> None:
     assert axis.position(0.75) == pytest.approx(200.0)
 
 
-def test_log_ticks_are_round_and_no_more_than_asked_for() -> None:
+def test_log_ticks_are_round_and_no_more_than_requested() -> None:
     assert log_ticks(0.15, 12.0, most=9) == pytest.approx([0.2, 0.5, 1, 2, 5, 10])
     assert log_ticks(0.15, 900.0, most=4) == pytest.approx([1, 10, 100])
 
 
-def test_linear_ticks_are_round_and_no_more_than_asked_for() -> None:
+def test_linear_ticks_are_round_and_no_more_than_requested() -> None:
     assert linear_ticks(0.905, 0.985, most=6) == pytest.approx([0.92, 0.94, 0.96, 0.98])
     assert len(linear_ticks(0.0, 1.0, most=6)) <= 6
 
@@ -63,7 +63,7 @@ def test_a_label_keeps_off_an_obstacle() -> None:
     assert box.overlap(obstacle) == 0
 
 
-def test_a_chart_is_well_formed_and_says_in_words_what_it_shows() -> None:
+def test_a_chart_is_well_formed_and_states_in_words_what_it_shows() -> None:
     points = [_point("ONNX int8", 0.25, 0.938), _point("ONNX fp32", 0.27, 0.941)]
     svg = ElementTree.fromstring(draw_chart(points, _CANVAS, metric="Accuracy"))
     assert svg.attrib["role"] == "img"
@@ -74,7 +74,7 @@ def test_a_chart_is_well_formed_and_says_in_words_what_it_shows() -> None:
     assert {"ONNX int8", "ONNX fp32"} <= set(labels)
 
 
-def test_marks_of_every_form_stand_within_the_chart() -> None:
+def test_marks_of_every_variant_are_within_the_chart() -> None:
     points = [_point(f"form {number}", 10.0**number, 0.5) for number in range(-2, 4)]
     svg = ElementTree.fromstring(draw_chart(points, _CANVAS, metric="Accuracy"))
     marks = [mark for mark in svg.iter("circle") if "mark" in mark.attrib["class"]]

@@ -29,7 +29,7 @@ def test_core_ml_without_a_mac_is_explained(example_bench: Bench) -> None:
     assert "latency needs a Mac or an iPhone" in _notes(example_bench)
 
 
-def test_few_examples_and_odd_rounds_are_told(example_bench: Bench) -> None:
+def test_few_examples_and_odd_rounds_are_noted(example_bench: Bench) -> None:
     example_bench["rows"][0]["scores"]["multimodal"]["examples"] = 40
     notes = _notes(example_bench, BenchConfig(rounds=3))
     assert "Only 40 test examples" in notes

@@ -44,7 +44,7 @@ def bench(measured: Measured) -> Bench:
 
 
 @pytest.mark.slow
-def test_every_form_of_both_models_is_measured(bench: Bench) -> None:
+def test_every_variant_of_both_models_is_measured(bench: Bench) -> None:
     assert [row["name"] for row in bench["rows"]] == [
         "teacher-torch-fp32",
         "teacher-onnx-fp32",
@@ -55,7 +55,7 @@ def test_every_form_of_both_models_is_measured(bench: Bench) -> None:
 
 
 @pytest.mark.slow
-def test_timed_forms_have_samples_of_every_round_and_their_memory(bench: Bench) -> None:
+def test_timed_variants_have_samples_of_every_round_and_their_memory(bench: Bench) -> None:
     for row in bench["rows"][:4]:
         assert row["latency_ms"] is not None
         assert [len(samples) for samples in row["latency_ms"]["samples"]] == [5, 5]
@@ -136,7 +136,7 @@ def test_the_command_names_what_differs_from_the_defaults(
     assert command_line(run, config) == "msd bench 'runs/my memes' --threads 2 --batch-size 8"
 
 
-def test_a_run_outside_the_working_folder_is_told_by_its_name_alone(
+def test_a_run_outside_the_working_folder_is_shown_by_its_name_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()

@@ -34,7 +34,7 @@ def test_the_page_requests_nothing_from_anywhere(example_bench: Bench) -> None:
     assert "default-src 'none'" in page
 
 
-def test_the_page_holds_a_chart_for_each_width_and_every_form(example_bench: Bench) -> None:
+def test_the_page_has_a_chart_for_each_width_and_every_variant(example_bench: Bench) -> None:
     page = render_html(example_bench)
     assert page.count("<svg") == 2
     for form in ("Teacher, ONNX fp32", "Student, ONNX int8", "Student, Core ML fp16"):
@@ -51,7 +51,7 @@ def test_markup_in_the_names_of_run_and_data_is_escaped(example_bench: Bench) ->
     assert "<img" not in page
 
 
-def test_the_markdown_has_a_line_for_every_form_and_the_command(example_bench: Bench) -> None:
+def test_the_markdown_has_a_line_for_every_variant_and_the_command(example_bench: Bench) -> None:
     text = render_markdown(example_bench)
     assert text.count("| Student, ONNX int8 |") == 2
     assert "    msd bench runs/memes\n" in text
@@ -67,7 +67,9 @@ def test_a_bar_in_a_name_does_not_break_the_markdown(example_bench: Bench) -> No
     assert "| Teacher, ONNX a\\|b |" in render_markdown(example_bench)
 
 
-def test_a_form_without_latency_has_dashes_but_keeps_size_and_metric(example_bench: Bench) -> None:
+def test_a_variant_without_latency_has_dashes_but_keeps_size_and_metric(
+    example_bench: Bench,
+) -> None:
     line = speed_table(example_bench).lines[3]
     assert line.cells == ("–", "–", "–", "53.5 k", "240 kB", "–", "–", "–")
     assert quality_table(example_bench).lines[3].cells[0] == "94.1 % (93.1 to 95.1)"

@@ -36,7 +36,7 @@ def test_both_models_and_every_export_are_found(run: RunDirectory) -> None:
     assert student.parameters == read_json(run.student / "manifest.json")["parameters"]
 
 
-def test_the_teachers_export_is_a_form_where_there_is_one(run: RunDirectory) -> None:
+def test_the_teachers_export_is_a_variant_where_there_is_one(run: RunDirectory) -> None:
     shutil.rmtree(run.teacher)
     shutil.copytree(run.student, run.teacher)  # so that the student's export is the teacher's
     shutil.copytree(run.exports, run.teacher_exports)

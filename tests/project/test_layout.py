@@ -95,12 +95,12 @@ def test_the_folders_are_no_packages(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_every_package_tells_type_checkers_that_it_is_typed(name: str) -> None:
+def test_every_package_is_marked_as_typed(name: str) -> None:
     assert (PACKAGES[name] / "py.typed").is_file()
 
 
 @every_module
-def test_every_module_says_what_it_is_for(path: Path) -> None:
+def test_every_module_states_its_purpose(path: Path) -> None:
     assert ast.get_docstring(tree_of(path)), f"{name_of(path)} has no docstring"
 
 

@@ -114,7 +114,7 @@ def teach_from_file(
     return teach
 
 
-def test_a_teacher_learns_from_changed_and_mixed_pictures_and_resumes_to_the_same_bits(
+def test_a_teacher_learns_from_changed_and_mixed_images_and_resumes_to_the_same_bits(
     teach_from_file: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
     mixed = teach_from_file("mixed", "mixup = 0.4\nflip = 0.5\n")

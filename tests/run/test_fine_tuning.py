@@ -201,7 +201,7 @@ def test_resuming_with_other_settings_or_nothing_is_refused(
     assert again == read_json(taught["clip"] / "manifest.json")["result"]
 
 
-def test_what_is_there_is_overwritten_only_when_asked_and_only_a_teacher(
+def test_an_output_is_replaced_only_with_overwrite_and_only_a_teacher(
     config_of: Callable[..., TeachingConfig],
     taught: dict[str, Path],
     published: dict[str, Path],
@@ -279,7 +279,9 @@ def test_a_published_sets_further_metrics_are_stated_and_shown(
     assert shown in line.replace(" %", "%")
 
 
-def test_the_commands_mistakes_are_told_apart(tmp_path: Path, published: dict[str, Path]) -> None:
+def test_the_commands_mistakes_have_different_errors(
+    tmp_path: Path, published: dict[str, Path]
+) -> None:
     out = ("--out", tmp_path / "teacher")
     assert invoke(*out).exit_code == 2
     assert "--model" in invoke(*out).output

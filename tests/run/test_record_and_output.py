@@ -107,7 +107,7 @@ def test_a_run_is_resumed_with_the_path_spelled_otherwise(project: Path) -> None
 
 
 @pytest.mark.parametrize(("method", "all_rows"), [("msd", True), ("none", False)])
-def test_rows_without_a_label_teach_only_by_the_teachers_answers(
+def test_rows_without_a_label_count_only_by_the_teachers_predictions(
     project: Path, method: str, all_rows: bool
 ) -> None:
     rows = [{"text": f"row {i} of {'ab'[i % 2]} without"} for i in range(200)]

@@ -74,7 +74,7 @@ def test_the_teacher_is_on_top_and_a_method_has_views_gap_and_cost(result: Resul
     assert table.lines[3].cells[-1] == "–"  # a student that was interrupted has no time of its own
 
 
-def test_without_the_undistilled_student_no_gap_is_told(result: Result) -> None:
+def test_without_the_undistilled_student_no_gap_is_shown(result: Result) -> None:
     result["gap_closed"] = {}
     table = results_table(result)
     assert "Gap closed" not in table.groups
@@ -97,7 +97,7 @@ def test_differences_from_the_fair_baselines_come_first(result: Result) -> None:
     ]
 
 
-def test_a_single_seed_is_told_to_prove_nothing(result: Result) -> None:
+def test_a_note_states_that_a_single_seed_proves_nothing(result: Result) -> None:
     assert "may be due to chance" not in render_study(result)
     for views in result["methods"].values():
         for view in VIEWS:
@@ -121,7 +121,7 @@ def test_every_student_is_a_dot_where_its_value_stands(result: Result) -> None:
         assert steps[0] > 0
 
 
-def test_settings_that_are_not_the_defaults_are_told(result: Result) -> None:
+def test_settings_that_are_not_the_defaults_are_shown(result: Result) -> None:
     for told in (render_study(result), study_markdown(result)):
         assert "Changed settings" not in told
         assert "plain knowledge distillation" in told

@@ -30,7 +30,7 @@ def test_the_p_value_is_that_of_the_paired_t_test() -> None:
     assert found.seeds == 5
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_truth_about_as_often_as_stated() -> None:
     covered = 0
     for repeat in range(60):
         rng = np.random.default_rng(repeat)

@@ -96,7 +96,7 @@ def test_the_table_is_markdown_with_a_row_a_method(
     assert "host: a machine" in table
 
 
-def test_the_page_tells_the_same_study(finished_study: tuple[Path, dict[str, object]]) -> None:
+def test_the_page_shows_the_same_study(finished_study: tuple[Path, dict[str, object]]) -> None:
     out, result = finished_study
     page = (out / PAGE_NAME).read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>")
@@ -143,13 +143,13 @@ def test_students_of_one_seed_start_from_the_same_weights(
     assert len(digests) == 1
 
 
-def test_a_stopped_study_says_how_to_go_on(study: StudyConfig, tmp_path: Path) -> None:
+def test_a_stopped_study_names_how_to_continue(study: StudyConfig, tmp_path: Path) -> None:
     with pytest.raises(StoppedError, match="Run the same command again"):
         run_study(study, tmp_path / "study", training=Hooks(should_stop=lambda: True))
     assert not (tmp_path / "study" / RESULT_NAME).exists()
 
 
-def test_a_studys_damaged_predictions_are_mended_by_msd_compare(
+def test_a_studys_damaged_predictions_are_rebuilt_by_msd_compare(
     study: StudyConfig, finished_study: tuple[Path, dict[str, object]], own_study: Path
 ) -> None:
     out = own_study

@@ -49,7 +49,7 @@ def augmentation(
     return built
 
 
-def test_nothing_is_built_where_nothing_is_asked_for(
+def test_nothing_is_built_where_nothing_is_requested(
     memes: tuple[PreparedData, Preprocessor],
 ) -> None:
     data, preprocessor = memes
@@ -57,7 +57,7 @@ def test_nothing_is_built_where_nothing_is_asked_for(
     assert AugmentConfig().strengths() == Strengths()
 
 
-def test_pictures_stay_as_they_are_where_no_strength_is_set() -> None:
+def test_images_stay_as_they_are_where_no_strength_is_set() -> None:
     pixels = smooth(24)
     assert torch.equal(changed(pixels), pixels)
     assert torch.equal(changed(pixels, crop_area=1.0, flip=0.0, cutout_share=1.0), pixels)
@@ -75,7 +75,7 @@ def test_pictures_stay_as_they_are_where_no_strength_is_set() -> None:
     ],
     ids=str,
 )
-def test_each_strength_changes_pictures_and_keeps_their_form(strengths: dict[str, float]) -> None:
+def test_each_strength_changes_images_and_keeps_their_shape(strengths: dict[str, float]) -> None:
     pixels = smooth(24)
     result = changed(pixels, **strengths)
     assert (result.shape, result.dtype) == (pixels.shape, torch.uint8)
@@ -92,7 +92,7 @@ def test_values_that_leave_the_range_are_cut_and_do_not_wrap() -> None:
     assert (result[:, :, 1] == 255).any()
 
 
-def test_pictures_are_mirrored_only_where_it_is_asked_for() -> None:
+def test_images_are_mirrored_only_where_it_is_requested() -> None:
     for preset in ("none", "light", "strong"):
         assert AugmentConfig(preset=preset).strengths().flip == 0
     pixels = smooth(24, images=64)
@@ -142,7 +142,7 @@ def test_crops_lie_inside_keep_their_area_and_their_aspect() -> None:
     assert (left + width / 2).mean().item() == pytest.approx(0.5, abs=0.01)
 
 
-def test_over_many_draws_the_mean_of_a_picture_stays() -> None:
+def test_over_many_draws_the_mean_of_an_image_stays() -> None:
     pixels = smooth(16, images=1).expand(4000, 3, 16, 16).contiguous()
     strengths = {"crop_area": 0.6, "brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
     result = changed(pixels, **strengths).float()
@@ -176,7 +176,7 @@ def test_a_square_is_painted_in_the_mean_colour() -> None:
         assert (square - old.float().mean(dim=(1, 2))).abs().max() < 1
 
 
-def test_the_share_of_pictures_with_a_square_is_as_asked() -> None:
+def test_the_share_of_images_with_a_square_is_as_requested() -> None:
     pixels = smooth(8, images=1000)
     is_changed = (changed(pixels, cutout=0.25) != pixels).flatten(1).any(dim=1)
     assert is_changed.float().mean().item() == pytest.approx(0.5, abs=0.06)
@@ -193,7 +193,7 @@ def test_two_sizes_show_the_same_part_in_the_same_colours() -> None:
     assert (difference[:, :, :4] > 6).float().mean() < 0.05
 
 
-def test_a_pictures_changes_depend_on_seed_pass_and_picture_alone(
+def test_an_images_changes_depend_on_seed_epoch_and_image_alone(
     memes: tuple[PreparedData, Preprocessor],
 ) -> None:
     split = memes[0].splits["train"]
@@ -314,7 +314,7 @@ def test_words_left_out_differ_from_pass_to_pass_and_repeat_with_the_seed(
     assert torch.equal(one.pixel_values, batch.pixel_values)
 
 
-def test_a_row_without_a_picture_does_not_disturb_the_others(
+def test_a_row_without_an_image_does_not_disturb_the_others(
     memes: tuple[PreparedData, Preprocessor],
 ) -> None:
     split = memes[0].splits["train"]

@@ -40,7 +40,7 @@ def test_mixing_alone_is_an_augmentation(memes: Memes, batch: Batch) -> None:
     assert not torch.equal(built(batch, 0).pixel_values, built(batch, 1).pixel_values)
 
 
-def test_each_picture_is_mixed_with_the_one_whose_label_is_told(batch: Batch) -> None:
+def test_each_image_is_mixed_with_the_one_whose_label_is_stated(batch: Batch) -> None:
     """Labels stand for rows here, so that they name the other row."""
     batch = replace(batch, labels=torch.arange(10))
     for epoch in range(5):
@@ -59,7 +59,7 @@ def test_each_picture_is_mixed_with_the_one_whose_label_is_told(batch: Batch) ->
 
 
 @pytest.mark.parametrize("view", list(View))
-def test_the_loss_is_the_sum_by_shares_where_the_picture_is_seen(
+def test_the_loss_is_the_sum_by_shares_where_the_image_is_shown(
     batch: Batch, tiny_model: FusionForClassification, view: View
 ) -> None:
     mixed = ImageMixing(CONFIG, seed=0)(batch, 0)
@@ -74,7 +74,7 @@ def test_the_loss_is_the_sum_by_shares_where_the_picture_is_seen(
     assert found == pytest.approx((1 - share) * of_own + share * of_other, rel=1e-5)
 
 
-def test_parts_keep_the_labels_of_what_their_pictures_are_mixed_with(batch: Batch) -> None:
+def test_parts_keep_the_labels_of_the_images_that_theirs_are_mixed_with(batch: Batch) -> None:
     mixed = ImageMixing(CONFIG, seed=0)(batch, 0)
     assert mixed.mixed is not None
     parts = [part.mixed for part in parts_of(mixed, 3)]
@@ -82,6 +82,6 @@ def test_parts_keep_the_labels_of_what_their_pictures_are_mixed_with(batch: Batc
     assert {m.share for m in parts if m is not None} == {mixed.mixed.share}
 
 
-def test_a_students_pictures_are_not_mixed() -> None:
+def test_a_students_images_are_not_mixed() -> None:
     with pytest.raises(ConfigError, match=r"augment\.mixup: is not available in distillation"):
         RunConfig(augment=CONFIG)

@@ -23,7 +23,7 @@ def test_every_published_question_is_there(data: SourceData) -> None:
     assert f"validation {sizes['validation']:,} about " in data.info.notes[0]
 
 
-def test_no_picture_stands_in_two_splits(data: SourceData) -> None:
+def test_no_image_stands_in_two_splits(data: SourceData) -> None:
     train, validation, test = (set(rows["image_sha256"]) for rows in data.dataset.values())
     assert len(train | validation) == 4_000
     assert len(test) == 1_000
@@ -31,7 +31,7 @@ def test_no_picture_stands_in_two_splits(data: SourceData) -> None:
     assert not (train | validation) & test
 
 
-def test_a_row_names_its_picture_question_answer_and_origin(data: SourceData) -> None:
+def test_a_row_names_its_image_question_answer_and_origin(data: SourceData) -> None:
     row = data.dataset["test"][0]
     assert Path(row["image_path"]).is_file()
     assert row["text"].endswith("?")
@@ -39,7 +39,9 @@ def test_a_row_names_its_picture_question_answer_and_origin(data: SourceData) ->
     assert row["origin"] == "easy-vqa/test:0"
 
 
-def test_a_missing_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_missing_package_names_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "easy_vqa", None)
     with pytest.raises(RuntimeUnavailableError, match=r'pip install "msd-deploy\[demo\]"'):
         load_easy_vqa()

@@ -77,7 +77,7 @@ def sizes(data: SourceData) -> dict[str, int]:
     return {name: len(split) for name, split in data.dataset.items()}
 
 
-def test_a_dataset_keeps_its_splits_pictures_texts_and_classes(tmp_path: Path) -> None:
+def test_a_dataset_keeps_its_splits_images_texts_and_classes(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     for name, first, count in (("train", 0, 20), ("validation", 100, 6), ("test", 200, 8)):
         write_parquet(folder, name, first, count)
@@ -107,7 +107,7 @@ def test_other_names_of_the_validation_split_are_known(tmp_path: Path) -> None:
         assert set(validation) == {f"v {n}" for n in range(9)}
 
 
-def test_without_other_splits_rows_go_by_their_pictures_as_those_of_a_file(tmp_path: Path) -> None:
+def test_without_other_splits_rows_go_by_their_images_as_those_of_a_file(tmp_path: Path) -> None:
     write_parquet(tmp_path / "data", "train", 0, 60)
     lines = []
     for number in range(60):
@@ -121,7 +121,7 @@ def test_without_other_splits_rows_go_by_their_pictures_as_those_of_a_file(tmp_p
         assert of_hub.dataset[name]["image_sha256"][:] == of_file.dataset[name]["image_sha256"][:]
 
 
-def test_a_missing_validation_split_is_taken_from_training_pictures(tmp_path: Path) -> None:
+def test_a_missing_validation_split_is_taken_from_training_images(tmp_path: Path) -> None:
     write_parquet(tmp_path / "data", "train", 0, 40)
     write_parquet(tmp_path / "data", "test", 100, 6)
     data = load(tmp_path / "data")
@@ -139,7 +139,9 @@ def test_a_test_split_without_labels_is_left_out_and_said(tmp_path: Path) -> Non
     assert png(100) not in data.dataset["test"]["image_bytes"][:]
 
 
-def test_training_rows_without_a_label_are_kept_for_the_teachers_answers(tmp_path: Path) -> None:
+def test_training_rows_without_a_label_are_kept_for_the_teachers_predictions(
+    tmp_path: Path,
+) -> None:
     table = {**columns(0, 40), "label": [-1 if n < 5 else n % 2 for n in range(40)]}
     folder = tmp_path / "data"
     folder.mkdir()
@@ -171,7 +173,7 @@ def test_lists_of_labels_make_a_multi_label_problem(tmp_path: Path, kind: str) -
     assert [found[f"t {n}"] for n in range(4)] == [[0], [1], [0, 1], []]
 
 
-def test_a_folder_of_pictures_by_class_is_read(tmp_path: Path) -> None:
+def test_a_folder_of_images_by_class_is_read(tmp_path: Path) -> None:
     for number in range(40):
         path = tmp_path / "data" / "train" / ("cat", "dog")[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -421,7 +423,7 @@ def test_a_data_file_that_links_outside_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "data")
 
 
-def test_a_name_that_the_hub_does_not_answer_to_is_an_error_that_names_it() -> None:
+def test_a_name_unknown_to_the_hub_is_an_error_that_names_it() -> None:
     with pytest.raises(DataError, match=r"hub:nobody/nothing: cannot be read"):
         load_source("hub:nobody/nothing", options=SourceOptions())
     with pytest.raises(DataError, match=r"'./nowhere': no such folder"):
@@ -454,7 +456,7 @@ def test_a_table_written_again_is_read_again_whatever_its_time(tmp_path: Path) -
         assert load(folder).dataset["train"]["text"][0].startswith(word)
 
 
-def test_a_model_is_judged_by_a_split_or_by_all_rows(tmp_path: Path) -> None:
+def test_a_model_is_evaluated_on_a_split_or_on_all_rows(tmp_path: Path) -> None:
     for name, first, count in (("train", 0, 20), ("validation", 100, 6), ("test", 200, 8)):
         write_parquet(tmp_path / "data", name, first, count)
     spec, labels = f"hub:{tmp_path / 'data'}", ("benign", "hateful", "other")
@@ -484,7 +486,7 @@ def test_a_relative_folder_becomes_absolute_and_a_name_stays(
     assert hub_name("owner/name:red").configuration == "red"
 
 
-def test_rows_of_pictures_are_written_in_pieces(
+def test_rows_of_images_are_written_in_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many rows there are, few encoded images are in memory at once."""

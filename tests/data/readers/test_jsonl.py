@@ -50,7 +50,7 @@ def keys(data: SourceData, split: str) -> set[str]:
     return {row["image_sha256"] or row["text"] for row in rows}
 
 
-def test_rows_keep_their_picture_text_label_and_place(tmp_path: Path) -> None:
+def test_rows_keep_their_image_text_label_and_place(tmp_path: Path) -> None:
     rows = [
         {"image": write_picture(tmp_path, f"pictures/{n}.png", n), "text": f"t{n}", "label": n % 2}
         for n in range(30)
@@ -209,7 +209,7 @@ def test_a_pipe_in_the_files_place_is_refused_and_not_waited_for(tmp_path: Path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
-def test_an_unreadable_picture_is_a_named_row(tmp_path: Path) -> None:
+def test_an_unreadable_image_is_a_named_row(tmp_path: Path) -> None:
     write_picture(tmp_path, "a.png", 1)
     (tmp_path / "a.png").chmod(0)
     row = {"image": "a.png", "label": "a"}
@@ -324,7 +324,7 @@ def test_a_row_follows_one_without_a_label_into_training(tmp_path: Path) -> None
     assert data.info.notes[-1].startswith("50 more rows have no label")
 
 
-def test_without_splits_no_picture_stands_in_two(tmp_path: Path) -> None:
+def test_without_splits_no_image_stands_in_two(tmp_path: Path) -> None:
     rows = [
         {"image": write_picture(tmp_path, f"{n}.png", n % 100), "text": f"{n}", "label": n % 2}
         for n in range(200)
@@ -337,7 +337,7 @@ def test_without_splits_no_picture_stands_in_two(tmp_path: Path) -> None:
     assert data.info.notes == (f"200 rows: {sizes}",)
 
 
-def test_stated_splits_are_kept_and_the_same_picture_follows(tmp_path: Path) -> None:
+def test_stated_splits_are_kept_and_the_same_image_follows(tmp_path: Path) -> None:
     names = ["train", "validation", "val", "dev", "test"]
     rows = [
         {"image": write_picture(tmp_path, f"{n}.png", n), "label": n % 2, "split": names[n % 5]}
@@ -385,7 +385,7 @@ def test_four_rows_still_make_three_splits(tmp_path: Path) -> None:
     }
 
 
-def test_two_texts_are_too_few_and_the_notes_say_so(tmp_path: Path) -> None:
+def test_the_notes_state_that_two_texts_are_too_few(tmp_path: Path) -> None:
     rows = [{"text": text, "label": text} for text in "abab"]
     data = load_jsonl(write_rows(tmp_path, *rows), SourceOptions())
     assert {len(split) for split in data.dataset.values()} == {4}
@@ -458,7 +458,7 @@ def test_strict_lists_the_first_ten_rows_and_their_number(tmp_path: Path) -> Non
         ),
     ],
 )
-def test_a_file_of_no_use_is_one_line_that_says_why(
+def test_an_unusable_file_is_one_line_with_the_reason(
     tmp_path: Path, rows: list[object], message: str
 ) -> None:
     path = write_rows(tmp_path, *rows)
@@ -476,7 +476,7 @@ def test_a_single_class_names_the_requested_classes_without_rows(tmp_path: Path)
         load_jsonl(path, SourceOptions(labels=("shoes", "hats")))
 
 
-def test_rows_to_judge_by_have_the_models_classes(tmp_path: Path) -> None:
+def test_rows_to_evaluate_on_have_the_models_classes(tmp_path: Path) -> None:
     """The columns of a multi-label target are the model's, also those that no row names."""
     path = write_rows(
         tmp_path,

@@ -63,7 +63,7 @@ def test_the_published_splits_are_kept(write_published: WriteFolder, form: str, 
     assert data.info.notes[0] == "20 rows: train 12, validation 4, test 4"
 
 
-def test_a_meme_has_its_class_picture_and_place(write_published: WriteFolder) -> None:
+def test_a_meme_has_its_class_image_and_place(write_published: WriteFolder) -> None:
     folder = write_published("hateful-memes")
     data = load("hateful-memes", folder)
     assert (data.info.problem, data.info.labels) == ("single_label", ("benign", "hateful"))
@@ -160,7 +160,7 @@ def test_other_layouts_of_the_same_files_are_read(
     assert load(form, folder).info.notes[0] == "20 rows: train 12, validation 4, test 4"
 
 
-def test_a_folder_that_is_a_link_and_pictures_linked_within_it_are_read(
+def test_a_folder_that_is_a_link_and_images_linked_within_it_are_read(
     write_published: WriteFolder, tmp_path: Path
 ) -> None:
     folder = write_published("hateful-memes")

@@ -274,7 +274,7 @@ NO_FILE_OF_THE_FOLDER = pytest.mark.parametrize(
 
 @pytest.mark.parametrize("form", PICTURE)
 @NO_FILE_OF_THE_FOLDER
-def test_a_picture_that_is_no_file_of_the_folder_is_named(
+def test_an_image_that_is_not_a_file_of_the_folder_is_named(
     write_published: WriteFolder, form: str, change: Change | None, reason: str
 ) -> None:
     folder = write_published(form)
@@ -309,7 +309,7 @@ def bomb() -> bytes:
     ],
     ids=["empty", "text", "truncated", "bomb"],
 )
-def test_a_picture_that_cannot_be_decoded_is_named_when_it_is_prepared(
+def test_an_image_that_cannot_be_decoded_is_named_when_it_is_prepared(
     write_published: WriteFolder,
     memes: tuple[PreparedData, Preprocessor],
     tmp_path: Path,
@@ -372,7 +372,7 @@ def test_an_empty_folder_and_a_file_in_its_place_are_refused(tmp_path: Path, for
         load_source(f"{form}:{tmp_path / 'file'}", options=SourceOptions())
 
 
-def test_pictures_of_snli_ve_in_a_folder_outside_are_refused(
+def test_images_of_snli_ve_in_a_folder_outside_are_refused(
     write_published: WriteFolder, tmp_path: Path
 ) -> None:
     folder = write_published("snli-ve")

@@ -43,7 +43,7 @@ def test_a_jsonl_path_is_read_as_a_file(tmp_path: Path) -> None:
         ("no/such.jsonl", r"no/such\.jsonl: no such file\. Check --data"),
     ],
 )
-def test_an_unknown_source_says_what_may_be_used(spec: str, message: str) -> None:
+def test_the_error_of_an_unknown_source_names_the_known_ones(spec: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_source(spec, options=SourceOptions())
 

@@ -112,7 +112,7 @@ def texts(data: SourceData, split: str) -> list[str]:
 
 
 @pytest.mark.parametrize("pictures", ["{}", "images/{}", "images", ""])
-def test_every_placement_of_pictures_is_read(tmp_path: Path, pictures: str) -> None:
+def test_every_placement_of_images_is_read(tmp_path: Path, pictures: str) -> None:
     folder = write_folder(tmp_path / "vqa", pictures)
     data = load(folder)
     assert (data.info.problem, data.info.skipped) == ("soft_label", ())
@@ -147,7 +147,7 @@ def test_the_classes_are_the_training_answers_by_frequency(folder: Path) -> None
 @pytest.mark.parametrize(
     ("questions", "least"), [(1, 1), (49_306, 1), (49_307, 2), (443_757, 9), (600_000, 9)]
 )
-def test_a_smaller_folder_asks_for_fewer_questions_of_an_answer(questions: int, least: int) -> None:
+def test_a_smaller_folder_needs_fewer_questions_of_an_answer(questions: int, least: int) -> None:
     assert vqa_v2._least(questions) == least
 
 
@@ -173,7 +173,7 @@ def test_vqa_accuracy_is_the_score_of_the_likeliest_answer() -> None:
     assert score_logits(logits, labels, "soft_label").value == pytest.approx((1 / 3 + 2 / 3) / 3)
 
 
-def test_rows_without_a_class_are_judged_and_not_learned_from(folder: Path) -> None:
+def test_rows_without_a_class_are_evaluated_and_not_trained_on(folder: Path) -> None:
     for part, number in (("train2014", 102), ("val2014", 121)):
         index = number - FIRST[part]
         change(annotations_file(folder, part), index, annotation_of(number, ["?", "x y"] * 5))
@@ -198,7 +198,7 @@ def test_an_annotated_test_set_is_tested_on_and_another_is_not_read(folder: Path
     assert texts(data, "test") == [f"question {number}?" for number in range(140, 144)]
 
 
-def test_no_picture_is_in_validation_and_test(folder: Path) -> None:
+def test_no_image_is_in_validation_and_test(folder: Path) -> None:
     path = questions_file(folder, "val2014")
     for index in range(8):
         picture = 120 + index % 4
@@ -351,14 +351,14 @@ def as_loop(path: Path) -> None:
         (as_loop, "cannot be read ("),
     ],
 )
-def test_a_picture_of_no_use_is_named(
+def test_an_unusable_image_is_named(
     folder: Path, spoil: Callable[[Path], None], reason: str
 ) -> None:
     spoil(picture(folder))
     assert_named(folder, f"image 'COCO_train2014_000000000104.jpg' {reason}")
 
 
-def test_a_broken_picture_is_named_when_it_is_decoded(
+def test_a_broken_image_is_named_when_it_is_decoded(
     folder: Path, preprocessor: Preprocessor
 ) -> None:
     picture(folder).write_bytes(b"no image")
@@ -493,7 +493,7 @@ def run_on_vqa(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, 
     return run, folder
 
 
-def test_a_run_is_judged_by_vqa_accuracy(run_on_vqa: tuple[RunDirectory, Path]) -> None:
+def test_a_run_is_evaluated_by_vqa_accuracy(run_on_vqa: tuple[RunDirectory, Path]) -> None:
     run, folder = run_on_vqa
     metrics = json.loads(run.metrics.read_text())
     assert metrics["metric"] == "vqa_accuracy"
@@ -520,7 +520,7 @@ def test_its_export_passes_parity(run_on_vqa: tuple[RunDirectory, Path], tmp_pat
     assert found == pytest.approx(of_source, abs=1e-4)
 
 
-def test_a_model_is_judged_by_its_own_answers(folder: Path) -> None:
+def test_a_model_is_evaluated_by_its_own_predictions(folder: Path) -> None:
     own = ("no", "2", "yes", "green")
     data = load_evaluation_source(
         f"vqa-v2:{folder}", options=SourceOptions(), split="test", labels=own

@@ -38,7 +38,7 @@ def read_title(text: str) -> tuple[int, int]:
     return product, MARKED if admits else VOUCHED if tells else NO_MARK
 
 
-def test_a_listings_cues_can_be_read_off_its_picture_and_title() -> None:
+def test_a_listings_cues_can_be_read_off_its_image_and_title() -> None:
     draw = drawn(2000)
     for row in range(2000):
         product, mark = read_picture(draw.objects[row].tolist())
@@ -49,7 +49,7 @@ def test_a_listings_cues_can_be_read_off_its_picture_and_title() -> None:
     assert max(len(text.split()) for text in draw.texts) <= 12
 
 
-def test_the_pair_always_says_which_modality_to_follow() -> None:
+def test_the_multimodal_view_always_shows_which_modality_to_follow() -> None:
     draw = drawn(5000)
     shown, of_image = np.divmod(draw.image_cues, 3)
     named, of_text = np.divmod(draw.text_cues, 3)

@@ -86,7 +86,7 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_others(name: str, sp
 
 
 @pytest.mark.parametrize("name", TASK_NAMES)
-def test_splits_share_no_picture(name: str) -> None:
+def test_splits_share_no_image(name: str) -> None:
     dataset = load(name, 500)
     digests = [set(split["image_sha256"]) for split in dataset.values()]
     assert [len(split) for split in dataset.values()] == [500, 500, 2000]
@@ -106,7 +106,7 @@ def test_the_bytes_are_the_same_on_every_machine() -> None:
     assert row["image_sha256"] == "0d879a731c3a5a121728d637ec49b6f297383c2b8db95fc3bd32abe4514fa3e6"
 
 
-def test_a_picture_is_48_by_48_rgb() -> None:
+def test_an_image_is_48_by_48_rgb() -> None:
     row = load("posters", 500)["train"][0]
     with Image.open(io.BytesIO(row["image_bytes"])) as image:
         assert (image.size, image.mode, image.format) == ((48, 48), "RGB", "PNG")
@@ -168,7 +168,7 @@ def test_memes_are_hateful_if_and_only_if_both_views_hold_a_trigger() -> None:
     assert 0.38 < share < 0.46
 
 
-def test_a_memes_cues_can_be_read_off_its_picture_and_text() -> None:
+def test_a_memes_cues_can_be_read_off_its_image_and_text() -> None:
     draw = draw_memes(generator(), 2000)
     motifs = {code_of(shape, colour) for shape, colour in tasks._MEMES_MOTIFS}
     in_image = [any(code in motifs for code in row) for row in draw.objects.tolist()]
@@ -188,7 +188,7 @@ def test_a_posters_genres_follow_from_its_cues() -> None:
     assert draw.labels.mean() == pytest.approx(0.25, abs=0.01)
 
 
-def test_a_posters_cues_can_be_read_off_its_picture_and_text() -> None:
+def test_a_posters_cues_can_be_read_off_its_image_and_text() -> None:
     draw = draw_posters(generator(), 500)
     for row, genre in np.ndindex(draw.labels.shape):
         own_words, hints = tasks._GENRES[tasks.POSTERS_LABELS[genre]]
@@ -235,7 +235,7 @@ def test_the_best_possible_score_of_entailments_single_views_is_the_one_stated()
     assert max(best[View.IMAGE], best[View.TEXT]) < 0.57
 
 
-def test_colours_in_a_scene_tell_nothing_of_the_entailment_label() -> None:
+def test_colours_in_a_scene_are_independent_of_the_entailment_label() -> None:
     draw = many("entailment")
     objects = draw.objects[draw.image_index]
     colour = np.where(objects == NOTHING, -1, objects % len(COLOURS))
@@ -246,7 +246,7 @@ def test_colours_in_a_scene_tell_nothing_of_the_entailment_label() -> None:
     assert best_accuracy(seen, draw.labels) < best + 0.015
 
 
-def test_words_alone_tell_no_more_than_their_form_and_colour() -> None:
+def test_words_alone_show_no_more_than_their_shape_and_colour() -> None:
     draw = many("entailment")
     texts = {text: at for at, text in enumerate(dict.fromkeys(draw.texts))}
     seen = np.array([texts[text] for text in draw.texts])

@@ -109,7 +109,7 @@ def _reference(graph: ExportGraph, inputs: ModelInputs) -> tuple[Tensor, Tensor]
 @pytest.mark.parametrize(
     ("form", "tolerance"), [("package", FP16_TOLERANCE), ("int8_package", INT8_TOLERANCE)]
 )
-def test_written_file_answers_as_its_source(
+def test_a_written_file_gives_the_logits_of_its_source(
     graph: ExportGraph, form: str, tolerance: float, request: pytest.FixtureRequest
 ) -> None:
     evaluator = MilEvaluator.load(request.getfixturevalue(form))
@@ -120,7 +120,7 @@ def test_written_file_answers_as_its_source(
         np.testing.assert_allclose(outputs["probabilities"], probabilities, atol=tolerance)
 
 
-def test_withheld_picture_does_not_matter(package: Path) -> None:
+def test_withheld_image_does_not_matter(package: Path) -> None:
     evaluator = MilEvaluator.load(package)
     inputs = _examples(3)[2]
     other = inputs | {"image": 255 - inputs["image"]}
@@ -155,7 +155,7 @@ def test_package_runs_from_ios_16_on_in_float16(spec: Spec, package: Path) -> No
 
 
 @pytest.mark.parametrize("form", ["package", "int8_package"])
-def test_package_tells_what_it_is(form: str, request: pytest.FixtureRequest) -> None:
+def test_a_package_states_its_source_and_inputs(form: str, request: pytest.FixtureRequest) -> None:
     description = read_spec(request.getfixturevalue(form)).description
     own, metadata = description.metadata.userDefined, description.metadata
     assert metadata.shortDescription == METADATA["description"]

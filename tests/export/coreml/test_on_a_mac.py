@@ -72,7 +72,7 @@ def inputs_of_all_views() -> ModelInputs:
 @pytest.mark.macos
 @on_a_mac
 @pytest.mark.parametrize("form", [as_it_is, in_int8])
-def test_core_ml_answers_as_the_evaluator_does(package: Path, form: Quantize) -> None:
+def test_core_ml_gives_the_evaluators_logits(package: Path, form: Quantize) -> None:
     path, inputs = form(package), inputs_of_all_views()
     core_ml, evaluator = CoreMLPredictor(path).predict(inputs), MilPredictor(path).predict(inputs)
     assert core_ml.shape == evaluator.shape == (ROWS, 2)

@@ -114,7 +114,7 @@ def test_moments_explain_the_energy_of_each_layers_output(save_program: SaveProg
         assert explained == pytest.approx(energy, rel=1e-5)
 
 
-def test_rows_without_a_picture_do_not_count(save_program: SaveProgram) -> None:
+def test_rows_without_an_image_do_not_count(save_program: SaveProgram) -> None:
     package, inputs = _save_layers(save_program)
     absent = inputs | {"image_present": np.array([0], np.int32)}
     both = {name: np.concatenate([inputs[name], absent[name]]) for name in inputs}

@@ -63,7 +63,7 @@ Written = dict[Precision, tuple[Path, Json]]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_package_answers_as_its_source(
+def test_a_package_gives_the_logits_of_its_source(
     written: Written, source: ExportSource, precision: Precision
 ) -> None:
     rows = source.data.splits["test"].head(DECIDED_ROWS)
@@ -92,7 +92,7 @@ def test_rows_without_a_modality_stay_finite(
     assert all(np.isfinite(values).all() for values in outputs.values())
 
 
-def test_facts_say_how_weights_are_stored(written: Written) -> None:
+def test_facts_state_how_weights_are_stored(written: Written) -> None:
     kinds: dict[Precision, Any] = {name: facts["weights"] for name, (_, facts) in written.items()}
     assert kinds["fp32"].keys() == {"fp32"}
     assert kinds["fp16"].keys() == {"fp16"}

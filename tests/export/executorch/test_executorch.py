@@ -66,7 +66,7 @@ def test_logits_equal_pytorchs_whatever_lies_where_nothing_is_shown(
 
 
 @pytest.mark.parametrize("precision", INTEGER)
-def test_integer_forms_decide_as_pytorch_where_it_is_sure(
+def test_integer_variants_decide_as_pytorch_where_it_is_confident(
     source: ExportSource,
     forms: Forms,
     memes: tuple[PreparedData, Preprocessor],
@@ -100,7 +100,7 @@ def test_signature_has_small_integers_at_the_border(forms: Forms) -> None:
         assert [tensor.dtype() for tensor in inputs] == [byte, int32, int32, int32]
 
 
-def test_inspect_tells_signature_operators_and_metadata(source: ExportSource, forms: Forms) -> None:
+def test_inspect_shows_signature_operators_and_metadata(source: ExportSource, forms: Forms) -> None:
     for path, described in forms.values():
         facts = inspect_export(path).facts
         assert facts.inputs == (
@@ -119,7 +119,7 @@ def test_inspect_tells_signature_operators_and_metadata(source: ExportSource, fo
     assert inspect_export(forms["int8"][0]).facts.int8_operators["XNNConv2d"] == 3
 
 
-def test_inspect_tells_bytes_by_layer(source: ExportSource, forms: Forms) -> None:
+def test_inspect_shows_bytes_by_layer(source: ExportSource, forms: Forms) -> None:
     modules = source.loaded.model.named_modules()
     weighted = {name: m for name, m in modules if isinstance(m, nn.Conv2d | nn.Linear)}
     for precision, (path, _) in forms.items():
@@ -132,7 +132,7 @@ def test_inspect_tells_bytes_by_layer(source: ExportSource, forms: Forms) -> Non
             assert layers["kernels.aten::embedding"] == 4 * 300 * 16
 
 
-def test_inspect_takes_a_file_that_tells_no_layers_and_has_another_backend(
+def test_inspect_reads_a_file_without_layers_and_with_another_backend(
     forms: Forms, tmp_path: Path
 ) -> None:
     from executorch.exir._serialize._program import deserialize_pte_binary, serialize_pte_binary
@@ -151,7 +151,7 @@ def test_inspect_takes_a_file_that_tells_no_layers_and_has_another_backend(
     assert facts.metadata == {}
 
 
-def test_the_runtime_answers_with_the_metadata(source: ExportSource, forms: Forms) -> None:
+def test_the_runtime_gives_the_metadata(source: ExportSource, forms: Forms) -> None:
     from executorch.runtime import Runtime
 
     program = Runtime.get().load_program(forms["int8"][0])

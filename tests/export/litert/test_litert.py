@@ -69,7 +69,7 @@ def test_logits_equal_pytorchs_whatever_lies_where_nothing_is_shown(
 
 
 @pytest.mark.parametrize("precision", INTEGER)
-def test_integer_forms_decide_as_pytorch_where_it_is_sure(
+def test_integer_variants_decide_as_pytorch_where_it_is_confident(
     source: ExportSource,
     forms: Forms,
     memes: tuple[PreparedData, Preprocessor],
@@ -127,7 +127,7 @@ def test_same_model_gives_the_same_bytes_without_a_trace_of_the_machine(
             assert trace.encode() not in content
 
 
-def test_inspect_tells_signature_operators_and_metadata(source: ExportSource, forms: Forms) -> None:
+def test_inspect_shows_signature_operators_and_metadata(source: ExportSource, forms: Forms) -> None:
     for path, described in forms.values():
         facts = inspect_export(path).facts
         assert facts.inputs == (
@@ -145,7 +145,7 @@ def test_inspect_tells_signature_operators_and_metadata(source: ExportSource, fo
     assert inspect_export(forms["int8"][0]).facts.int8_operators["CONV_2D"] == 3
 
 
-def test_inspect_tells_bytes_by_layer(source: ExportSource, forms: Forms) -> None:
+def test_inspect_shows_bytes_by_layer(source: ExportSource, forms: Forms) -> None:
     model = source.loaded.model
     layers = {n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     sizes = {
@@ -263,7 +263,7 @@ def test_the_predictor_needs_no_torch_in_a_fresh_process(
     np.testing.assert_allclose(found, torch_logits(source, inputs), atol=1e-4)
 
 
-def test_prepared_calls_answer_each_for_its_own_inputs(
+def test_prepared_calls_predict_each_for_its_own_inputs(
     forms: Forms, hard_inputs: dict[str, ModelInputs]
 ) -> None:
     predictor = LiteRTPredictor(forms["fp32"][0])

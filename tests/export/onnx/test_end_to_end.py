@@ -119,7 +119,7 @@ def test_pixels_are_ours_to_one_step(mode: Any) -> None:
         assert present == 1
 
 
-def test_no_bytes_are_no_picture() -> None:
+def test_no_bytes_are_no_image() -> None:
     found, present = image_graph(ImageSpec((8, 8)))(b"")
     assert present == 0
     assert found.shape == (1, 8, 8, 3)
@@ -277,7 +277,7 @@ def test_the_file_equals_the_plain_model_on_the_test_split(exported: Path) -> No
 
 
 @pytest.mark.parametrize(("has_image", "has_text"), [(True, True), (True, False), (False, True)])
-def test_one_example_answers_as_the_plain_model(
+def test_one_example_gives_the_plain_models_logits(
     exported: Path, has_image: bool, has_text: bool
 ) -> None:
     preprocessor = Preprocessor.load(exported)
@@ -301,7 +301,7 @@ def test_one_example_answers_as_the_plain_model(
 @pytest.mark.parametrize(
     ("problem", "decided"), [("multi_label", ["a", "c"]), ("soft_label", ["c"])]
 )
-def test_labels_are_decided_as_the_problem_asks(
+def test_labels_are_decided_as_the_problem_requires(
     preprocessor: Preprocessor, tmp_path: Path, problem: Problem, decided: list[str]
 ) -> None:
     """A model that answers always the same."""

@@ -77,7 +77,7 @@ def test_logits_equal_pytorchs_for_every_batch_and_view(
     np.testing.assert_allclose(OnnxPredictor(exported).predict(inputs), logits.numpy(), atol=1e-4)
 
 
-def test_a_prepared_call_answers_for_the_inputs_that_were_handed_over(
+def test_a_prepared_call_predicts_for_the_inputs_that_it_was_given(
     exported: Path, memes: Memes
 ) -> None:
     predictor = OnnxPredictor(exported)
@@ -154,7 +154,7 @@ def test_int8_is_really_int8_and_keeps_the_metadata(
 
 
 @pytest.mark.parametrize("method", ["entropy", "percentile"])
-def test_other_ways_to_calibrate_give_other_scales_and_close_answers(
+def test_other_calibration_methods_give_other_scales_and_close_logits(
     exported: Path, memes: Memes, tmp_path: Path, method: CalibrationMethod
 ) -> None:
     calibration = memes[0].splits["train"].inputs(slice(0, 16))
@@ -246,7 +246,7 @@ def test_equal_zero_points_are_stored_once(quantizer: StaticQuantizer, tmp_path:
     ],
     ids=["fp16", "int8-dynamic", "int4"],
 )
-def test_forms_without_calibration_store_what_they_say_and_stay_close(
+def test_variants_without_calibration_store_what_they_state_and_stay_close(
     exported: Path, memes: Memes, tmp_path: Path, write: Any, stored: Any, limit: float
 ) -> None:
     path = tmp_path / "form.onnx"
@@ -282,7 +282,7 @@ def test_a_weight_beyond_half_precision_is_named(exported: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_an_ort_file_answers_as_the_onnx_file_that_it_was_made_from(
+def test_an_ort_file_gives_the_logits_of_the_onnx_file_that_it_was_made_from(
     exported: Path, quantizer: StaticQuantizer, memes: Memes, tmp_path: Path, precision: str
 ) -> None:
     source = exported

@@ -82,7 +82,7 @@ def test_inputs_that_were_made_before_give_the_predictors_logits(
     np.testing.assert_allclose(answer.probabilities.sum(axis=1), 1)
 
 
-def test_pictures_and_texts_are_prepared(model: ExportedModel, tmp_path: Path) -> None:
+def test_images_and_texts_are_prepared(model: ExportedModel, tmp_path: Path) -> None:
     image = picture()
     (tmp_path / "p.png").write_bytes(png(image))
     answers = [
@@ -143,7 +143,7 @@ def test_code_of_a_checkpoint_is_refused_and_so_is_what_is_no_export(
         ExportedModel.from_pretrained(altered)
 
 
-def test_the_hub_is_asked_for_the_manifests_files_alone(
+def test_only_the_manifests_files_are_requested_from_the_hub(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[str]] = []

@@ -68,7 +68,7 @@ def test_a_worker_is_opened_and_sampled_in_rounds(onnx_worker: WorkerProcess) ->
 
 
 @pytest.mark.parametrize("view", list(View))
-def test_a_worker_answers_as_the_model_does_here(
+def test_a_worker_gives_the_logits_that_the_model_gives_here(
     onnx_worker: WorkerProcess, memes: tuple[PreparedData, Preprocessor], view: View
 ) -> None:
     inputs = memes[0].splits["test"].inputs(np.arange(5), view)
@@ -195,13 +195,13 @@ def test_a_worker_that_was_killed_is_named_with_its_model(onnx_worker: WorkerPro
         onnx_worker.request("latency", warm_up=1, warm_up_seconds=0.0, samples=5, most_seconds=1.0)
 
 
-def test_a_traceback_of_a_worker_is_told_by_its_last_line(onnx_worker: WorkerProcess) -> None:
+def test_a_traceback_of_a_worker_is_reported_by_its_last_line(onnx_worker: WorkerProcess) -> None:
     onnx_worker.open()
     with pytest.raises(MsdError, match=r"exit code 1\): KeyError: 'dance'"):
         onnx_worker.request("dance")
 
 
-def test_a_stop_while_forms_answer_ends_their_processes(
+def test_a_stop_while_variants_predict_ends_their_processes(
     onnx_worker: WorkerProcess, memes: tuple[PreparedData, Preprocessor]
 ) -> None:
     def stop(done: int, total: int) -> None:

@@ -295,7 +295,7 @@ def test_a_checkpoint_of_pickles_is_rejected(published: dict[str, Path], tmp_pat
         open_checkpoint(str(other))
 
 
-def test_errors_of_a_wrong_path_and_an_unreachable_hub_say_what_to_do(tmp_path: Path) -> None:
+def test_errors_of_a_wrong_path_and_an_unreachable_hub_name_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no such model folder"):
         open_checkpoint(str(tmp_path / "nowhere"))
     with pytest.raises(ArtifactError, match=r"Use effnet-lite0 or .* or effnet-lite4, or run"):
