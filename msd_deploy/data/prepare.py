@@ -139,6 +139,8 @@ def _notes_on_unknown(
     if not counts:
         return []
     lacking = preprocessor.count_unknown(characters)
+    if lacking == 0:  # words that are too long for the tokenizer
+        return [f"some words are unknown to the tokenizer: {', '.join(counts)}"]
     return [
         f"the vocabulary lacks {lacking:,} characters of the texts: so many of the tokens are"
         f" unknown: {', '.join(counts)}; a model distilled with a larger --vocab-size reads them"

@@ -154,13 +154,15 @@ def _try(
     )
     task.hooks.on_stage("Timing a few steps of each training")
     teacher = teacher or trained_teacher(trial)
-    predictions = cached_predictions(trial, teacher, _head(teacher_data, rows))
+    of_teacher = _head(teacher_data, rows)
+    predictions = cached_predictions(trial, teacher, of_teacher)
     student = distilled_student(trial, predictions)
     models: dict[str, ViewClassifier] = {"teacher": teacher.model, "student": student}
+    inputs = {"teacher": of_teacher, "student": trial.data}
     return _Trial(
         # The first step of a training also allocates memory.
         {phase: statistics.median(values[1:]) for phase, values in speeds.items()},
-        {name: _seconds_per_example(model, trial.data) for name, model in models.items()},
+        {name: _seconds_per_example(model, inputs[name]) for name, model in models.items()},
         {name: parameter_count(model) for name, model in models.items()},
     )
 

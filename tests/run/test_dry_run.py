@@ -122,3 +122,16 @@ def test_it_can_be_stopped(small_config: RunConfig, tmp_path: Path) -> None:
     hooks = RunHooks(training=Hooks(should_stop=lambda: True))
     with pytest.raises(StoppedError, match="the dry run was stopped"):
         dry_run_distillation(small_config, RunDirectory(tmp_path / "run"), hooks=hooks)
+
+
+def test_a_given_teacher_sees_its_own_inputs(
+    finished_run: RunDirectory, small_config: RunConfig, tmp_path: Path
+) -> None:
+    config = replace(
+        small_config,
+        data=replace(small_config.data, image_size=32, max_length=8),
+        teacher=TeacherConfig(path=finished_run.teacher),
+    )
+    planned: Any = dry_run_distillation(config, RunDirectory(tmp_path / "run"))
+    assert list(planned["trainings"]) == ["student"]
+    assert planned["inputs"]["image_size"] == [32, 32]

@@ -155,7 +155,7 @@ def parse_object(raw: bytes, *, most_bytes: int = MOST_LINE_BYTES) -> Mapping[st
         value = json.loads(
             raw.rstrip().decode("utf-8"),
             parse_constant=_refuse_constant,
-            object_pairs_hook=_without_repeats,
+            object_pairs_hook=without_repeats,
         )
     except UnusableRowError:
         raise
@@ -179,7 +179,12 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON value")
 
 
-def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return a JSON object of which no key is repeated; an `object_pairs_hook`.
+
+    Raises:
+        UnusableRowError: One is.
+    """
     values: dict[str, object] = {}
     for key, value in pairs:
         if key in values:

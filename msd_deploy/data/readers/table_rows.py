@@ -148,9 +148,9 @@ class _Reader:
             if pa.types.is_struct(kind) or is_binary(kind):
                 return name
             if is_string(kind) and any(
-                files.has(value)
+                isinstance(value, bytes) and files.has(value.decode("utf-8", "replace"))
                 for table in tables
-                for value in table.column(name).to_pylist()
+                for value in _without_unicode(table.column(name))
                 for files in self._image_files
             ):
                 return name

@@ -22,7 +22,7 @@ from datasets.packaged_modules.folder_based_builder.folder_based_builder import 
 from datasets.packaged_modules.json.json import Json
 from datasets.utils.file_utils import xopen
 
-from msd_deploy.data.readers.rows import MOST_LINE_BYTES
+from msd_deploy.data.readers.rows import MOST_LINE_BYTES, UnusableRowError, without_repeats
 from msd_deploy.errors import DataError
 
 _BOM = b"\xef\xbb\xbf"
@@ -243,7 +243,9 @@ def _json_rows(file: str) -> Iterator[Mapping[str, object]]:
 
 def _json(raw: bytes, where: str) -> Any:
     try:
-        return json.loads(raw, parse_int=str)
+        return json.loads(raw, parse_int=str, object_pairs_hook=without_repeats)
+    except UnusableRowError as error:
+        raise DataError(str(error), where=where) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"is not JSON ({error})", where=where) from error
 

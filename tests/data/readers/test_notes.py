@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from msd_deploy.data.readers.rows import IMAGE_KEYS
@@ -140,3 +142,20 @@ def test_a_name_with_windows_separators_is_found(tmp_path: Path) -> None:
         paths = {row["image_path"] for rows in data.dataset.values() for row in rows}
         assert str(tmp_path / suffix / "p" / "1.png") in paths
         assert str(tmp_path / suffix / "a\\b.png") in paths
+
+
+def test_a_name_of_an_image_that_is_not_utf8_does_not_end_the_reading(tmp_path: Path) -> None:
+    records = with_pictures(tmp_path / "d", 20)
+    names = [b"a\xff.png", *((record["image"] or "").encode() for record in records[1:])]
+    table = pa.table(
+        {
+            "file_name": pa.array(names).cast(pa.binary()).view(pa.string()),
+            "text": [record["text"] for record in records],
+            "label": [record["label"] for record in records],
+        }
+    )
+    pq.write_table(table, tmp_path / "d" / "rows.parquet")
+    data = load(str(tmp_path / "d" / "rows.parquet"))
+    assert "'file_name' is read as image, which no row has" in data.info.notes
+    assert sum(len(split) for split in data.dataset.values()) == 19
+    assert "is not UTF-8" in str(data.info.skipped[0])

@@ -364,3 +364,11 @@ def test_a_path_with_wildcards_names_one_folder(tmp_path: Path, name: str) -> No
     write_parquet(folder / "train" / "rows.parquet", records)
     of_parquet = load(str(folder / "train" / "rows.parquet"))
     assert sum(len(rows) for rows in of_parquet.dataset.values()) == 40
+
+
+def test_a_key_that_stands_twice_in_json_of_a_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    rows = '{"text": "t", "label": "a"}\n{"text": "t", "label": "a", "label": "b"}\n'
+    (tmp_path / "d" / "a.jsonl").write_text(rows)
+    with pytest.raises(DataError, match=r"a\.jsonl:2: has the key 'label' twice"):
+        load(f"hub:{tmp_path / 'd'}")
