@@ -78,7 +78,8 @@ def _not_null(features: datasets.Features, name: str | None) -> str | None:
 def _check_image(where: str, features: datasets.Features, name: str) -> None:
     feature, kind = features[name], _arrow_type(features, name)
     is_struct = pa.types.is_struct(kind) and all(
-        is_string(field.type) or is_binary(field.type)
+        # Without a type where every value is missing: an image has its bytes or its path.
+        is_string(field.type) or is_binary(field.type) or pa.types.is_null(field.type)
         for field in kind
         if field.name in ("bytes", "path")
     )

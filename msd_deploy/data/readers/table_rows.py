@@ -274,6 +274,8 @@ class _Reader:
     def _labels(self, value: object) -> tuple[str, ...] | None:
         if not self._columns.is_multi_label:
             name = self._label(value)
+            if self._columns.label == "labels" and name and name[0] == "[" and name[-1] == "]":
+                raise UnusableRowError("labels is a list written as text; FILE.jsonl holds lists")
             return None if name is None else (name,)
         if value is None:
             return None

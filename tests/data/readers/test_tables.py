@@ -372,3 +372,24 @@ def test_a_key_that_stands_twice_in_json_of_a_folder_is_an_error(tmp_path: Path)
     (tmp_path / "d" / "a.jsonl").write_text(rows)
     with pytest.raises(DataError, match=r"a\.jsonl:2: has the key 'label' twice"):
         load(f"hub:{tmp_path / 'd'}")
+
+
+def test_images_of_bytes_whose_paths_are_all_missing_are_read(tmp_path: Path) -> None:
+    rows = [
+        {"image": {"bytes": png(n), "path": None}, "text": f"t {n}", "label": "ab"[n % 2]}
+        for n in range(40)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    data = load(str(tmp_path / "rows.parquet"))
+    images = [row["image_sha256"] for split in data.dataset.values() for row in split]
+    assert len(images) == 40
+    assert all(images)
+
+
+@pytest.mark.parametrize("labels", ['["a", "b"]', "[]", "['a' 'b']"])
+def test_a_list_that_is_written_as_text_is_not_a_class(tmp_path: Path, labels: str) -> None:
+    records = [{"text": f"t {n}", "labels": "ab"[n % 2]} for n in range(40)]
+    write_csv(tmp_path / "rows.csv", [*records, {"text": "last", "labels": labels}])
+    data = load(str(tmp_path / "rows.csv"))
+    assert data.info.labels == ("a", "b")
+    assert "rows.csv:42: labels is a list written as text" in str(data.info.skipped[0])
