@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,13 @@ from msd_deploy.hooks import Hooks, StageHooks, StepReport
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.predict import predict_views
 from msd_deploy.models.teachers import Teacher
-from msd_deploy.run.stages import cached_predictions, parameter_count, plan_of, trained_teacher
+from msd_deploy.run.stages import (
+    cached_predictions,
+    parameter_count,
+    plan_of,
+    steps_per_epoch,
+    trained_teacher,
+)
 from msd_deploy.run.student import distilled_student
 from msd_deploy.run.task import Task
 
@@ -40,17 +46,13 @@ class _Training:
 
     Attributes:
         epochs: Number of epochs.
+        steps: Number of steps.
         examples: Number of training examples in an epoch.
-        batch_size: Batch size.
     """
 
     epochs: int
+    steps: int
     examples: int
-    batch_size: int
-
-    def as_json(self) -> Json:
-        steps = self.epochs * -(-self.examples // self.batch_size)
-        return {"epochs": self.epochs, "steps": steps, "examples": self.examples}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,6 @@ def describe_run(task: Task, teacher_data: PreparedData, teacher: Teacher | None
             trial = _try(task, teacher_data, teacher, trainings, Path(folder))
         except StoppedError as error:
             raise StoppedError("the dry run was stopped") from error
-    lengths = {phase: training.as_json() for phase, training in trainings.items()}
     return {
         "schema_version": SCHEMA_VERSION,
         "data": _data_as_json(task.data),
@@ -100,7 +101,7 @@ def describe_run(task: Task, teacher_data: PreparedData, teacher: Teacher | None
         },
         "teacher": {"parameters": trial.parameters["teacher"]},
         "student": {"parameters": trial.parameters["student"]},
-        "trainings": lengths,
+        "trainings": {phase: asdict(training) for phase, training in trainings.items()},
         "estimate": {
             "seconds": round(_seconds(trial, trainings, task.data), 1),
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -115,17 +116,18 @@ def _trainings(task: Task, *, is_taught: bool) -> dict[Phase, _Training]:
     distill = config.distill
     trainings: dict[Phase, _Training] = {}
 
-    def add(phase: Phase, settings: TeacherConfig | DistillConfig, examples: int) -> None:
+    def add(phase: Phase, settings: TeacherConfig | DistillConfig) -> None:
         used = train.has_label() if phase == "teacher" else None
         epochs = plan_of(task, phase, settings, used).epochs
-        trainings[phase] = _Training(epochs, examples, settings.batch_size)
+        steps = epochs * steps_per_epoch(task, settings, used)
+        trainings[phase] = _Training(epochs, steps, len(train) if used is None else int(used.sum()))
 
     if is_taught:
-        add("teacher", config.teacher, int(train.has_label().sum()))
+        add("teacher", config.teacher)
     if config.student.start is None or distill.epochs is not None or not distill.int8_epochs:
-        add("student", distill, len(train))
+        add("student", distill)
     if distill.int8_epochs:
-        add("int8", replace(distill, epochs=distill.int8_epochs), len(train))
+        add("int8", replace(distill, epochs=distill.int8_epochs))
     return trainings
 
 

@@ -71,7 +71,8 @@ def given_teacher(task: Task, source: SourceData) -> tuple[PreparedData, Teacher
     teacher = load_teacher(folder, labels=data.info.labels, problem=data.info.problem)
     if task.config.augment.views_per_picture:
         check_same_frame(task.preprocessor, teacher.preprocessor)
-    of_teacher = _prepare(source, teacher.preprocessor, task.config, task.hooks)
+    preprocessor = teacher.preprocessor.with_max_pixels(task.config.data.max_pixels)
+    of_teacher = _prepare(source, preprocessor, task.config, task.hooks)
     for note in of_teacher.info.notes:
         if note not in data.info.notes:
             task.hooks.on_note(f"for the teacher: {note}")
@@ -111,12 +112,13 @@ def cached_predictions(
 def ordinary_steps(task: Task) -> int:
     """Return the number of steps of the student's training on all examples."""
     settings = task.config.distill
-    return _epochs(task, "student", settings, None) * _steps_per_epoch(task, settings, None)
+    return _epochs(task, "student", settings, None) * steps_per_epoch(task, settings, None)
 
 
-def _steps_per_epoch(
+def steps_per_epoch(
     task: Task, settings: TeacherConfig | DistillConfig, used: NDArray[np.bool_] | None
 ) -> int:
+    """Return the number of batches of the first epoch; see `plan_of`."""
     index = task.data.splits["train"].image_index
     sampler = ImageGroupSampler(
         index, batch_size=settings.batch_size, seed=task.config.seed, used=used
@@ -132,7 +134,7 @@ def _epochs(
 ) -> int:
     rows = len(task.data.splits["train"]) if used is None else int(used.sum())
     return settings.epochs or default_epochs(
-        phase, rows, settings.batch_size, _steps_per_epoch(task, settings, used)
+        phase, rows, settings.batch_size, steps_per_epoch(task, settings, used)
     )
 
 

@@ -145,7 +145,7 @@ def _prepare(
 ) -> PreparedData:
     return prepare(
         source,
-        preprocessor.with_max_pixels(config.data.max_pixels),
+        preprocessor,
         strict=config.data.strict,
         on_count=hooks.on_count,
     )

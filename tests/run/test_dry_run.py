@@ -13,7 +13,7 @@ from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.run import DataConfig, RunConfig, StudentConfig, TeacherConfig
 from msd_deploy.errors import ArtifactError, StoppedError
 from msd_deploy.hooks import Hooks, RunHooks
-from msd_deploy.pipeline import dry_run_distillation
+from msd_deploy.pipeline import dry_run_distillation, run_distillation
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -135,3 +135,25 @@ def test_a_given_teacher_sees_its_own_inputs(
     planned: Any = dry_run_distillation(config, RunDirectory(tmp_path / "run"))
     assert list(planned["trainings"]) == ["student"]
     assert planned["inputs"]["image_size"] == [32, 32]
+
+
+def test_steps_are_counted_where_rows_share_images(
+    tmp_path: Path, write_memes: Callable[..., Path]
+) -> None:
+    """Such rows stay in one batch, and a batch has a least number of images."""
+    path = write_memes(tmp_path, 40)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    repeated = [{**row, "text": f"{row['text']} {n}"} for row in rows for n in range(9)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in repeated))
+    config = RunConfig(
+        data=DataConfig(spec=str(path)),
+        teacher=TeacherConfig(epochs=1),
+        distill=DistillConfig(epochs=1, log_every=1),
+    )
+    planned: Any = dry_run_distillation(config, RunDirectory(tmp_path / "run"))
+    run = RunDirectory(tmp_path / "run")
+    run_distillation(config, run)
+    history = [json.loads(line) for line in run.history.read_text().splitlines()]
+    for phase, training in planned["trainings"].items():
+        assert training["steps"] == max(x["step"] for x in history if x["phase"] == phase)
+        assert training["steps"] < training["examples"] / 64
