@@ -173,8 +173,10 @@ def teaching_settings(
 
 def default_run_folder(spec: str) -> Path:
     """Return runs/NAME, where NAME is the data set's name, or the stem of its file."""
+    from msd_deploy.data.readers.spec import FILE_SUFFIXES
+
     kind, _, rest = spec.partition(":")
-    if spec.lower().endswith((".jsonl", ".csv", ".tsv", ".parquet")):
+    if spec.lower().endswith(FILE_SUFFIXES):
         return Path("runs") / Path(spec).stem
     if kind == "hub":
         from msd_deploy.data.readers.hub_dataset import hub_name

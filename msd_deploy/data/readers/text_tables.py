@@ -181,9 +181,7 @@ def _json_tables(
     features = builder.info.features  # of the first split, once its first table has been read
     schema = None if features is None else features.arrow_schema
     for shard, files in enumerate(shards):
-        tables = itertools.chain.from_iterable(map(_json_file, files))
-        for number, (file, records) in enumerate(tables):
-            table = _table_of(file, records, schema)
+        for number, table in enumerate(_json_files(files, schema)):
             schema = table.schema
             yield Key(shard, number), table
 
@@ -194,11 +192,7 @@ def _metadata_tables(
     if metadata_ext == ".csv":
         yield _whole_csv(metadata_file)
     elif metadata_ext == ".jsonl":
-        schema = None
-        for file, records in _json_file(metadata_file):
-            table = _table_of(file, records, schema)
-            schema = table.schema
-            yield table
+        yield from _json_files([metadata_file], None)
     else:
         yield from infer(metadata_file, metadata_ext)
 
@@ -216,11 +210,14 @@ def _has_rows(file: str) -> bool:
     return True
 
 
-def _json_file(file: str) -> Iterator[tuple[str, Sequence[Mapping[str, object]]]]:
-    """Yield the file's name with the next rows, some at a time."""
-    rows = _json_rows(file)
-    while some := list(itertools.islice(rows, _JSON_ROWS_AT_A_TIME)):
-        yield file, some
+def _json_files(files: Iterable[str], schema: pa.Schema | None) -> Iterator[pa.Table]:
+    """Yield the rows of files, some at a time, in one schema; None: that of the first rows."""
+    for file in files:
+        rows = _json_rows(file)
+        while some := list(itertools.islice(rows, _JSON_ROWS_AT_A_TIME)):
+            table = _table_of(file, some, schema)
+            schema = table.schema
+            yield table
 
 
 def _json_rows(file: str) -> Iterator[Mapping[str, object]]:

@@ -123,8 +123,9 @@ def load_with_missing(folder: Path) -> tuple[PreTrainedModel, list[str]]:
     assert isinstance(model, PreTrainedModel)
     weights = model.state_dict()
     _check_layers(weights, report["unexpected_keys"], model.base_model_prefix, folder)
+    file, shards = _weights_files(folder)
     for name, tensor in weights.items():
-        check_finite({name: tensor}, _weights_file(folder, name))
+        check_finite({name: tensor}, folder / str(shards.get(name, file)))
     return model, missing
 
 
@@ -144,13 +145,13 @@ def _check_layers(
         )
 
 
-def _weights_file(folder: Path, name: str) -> Path:
-    """Return the file of a checkpoint that holds a tensor."""
-    single, index = (folder / file for file in _WEIGHTS)
-    if single.is_file():
-        return single
-    shards = read_json(index).get("weight_map")
-    return folder / str(shards.get(name, index.name)) if isinstance(shards, dict) else index
+def _weights_files(folder: Path) -> tuple[str, Mapping[str, object]]:
+    """Return the file of a checkpoint's weights, or its index and the file of each tensor."""
+    single, index = _WEIGHTS
+    if (folder / single).is_file():
+        return single, {}
+    shards = read_json(folder / index).get("weight_map")
+    return index, shards if isinstance(shards, dict) else {}
 
 
 def load_vision_model(folder: Path) -> PreTrainedModel:
