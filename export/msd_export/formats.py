@@ -218,7 +218,7 @@ def variants_of(targets: Collection[str], precisions: Collection[str]) -> tuple[
         precisions: Names; none: the usual ones of each target; "all": all that it supports.
 
     Returns:
-        They in the order of FORMATS, whatever the order of the arguments.
+        Variants in the order of FORMATS, whatever the order of the arguments.
 
     Raises:
         ConfigError: A name is unknown, there is no target, or a target supports none of the

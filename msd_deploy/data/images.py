@@ -34,7 +34,7 @@ FORMATS = (
     *("JPEG2000", "PPM", "ICO", "PCX", "SGI", "QOI", "TGA"),
 )
 """The formats that are read, as Pillow names them; an MPO file is read as the JPEG that it is."""
-_HALVED_FROM = 89_478_485
+_HALVED_FROM = MAX_PIXELS
 """A JPEG of more pixels is decoded at half its size, which bounds the memory for its pixels."""
 _SIGNATURE_BYTES = 16
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")

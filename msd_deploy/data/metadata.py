@@ -21,24 +21,8 @@ _BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _SHORT = 3
 # Baseline tags of TIFF 6.0 and its extensions that say where the pixels are and what they mean.
 _TIFF_PIXELS = frozenset(
-    (
-        *(254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320),
-        *(
-            321,
-            322,
-            323,
-            324,
-            325,
-            332,
-            334,
-            336,
-            338,
-            339,
-            347,
-            *range(512, 522),
-            *range(529, 533),
-        ),
-    )
+    {254, *range(256, 260), 262, 266, 273, 274, *range(277, 280), 284, 292, 293, 317}
+    | {*range(320, 326), 332, 334, 336, 338, 339, 347, *range(512, 522), *range(529, 533)}
 )
 # JPEG markers: start and end of an image, start of a scan, application segments and comments.
 _SCAN, _COMMENT = 0xDA, 0xFE

@@ -1,4 +1,4 @@
-"""Work on all cores in threads, for calls that release the interpreter: decoding and hashing."""
+"""Work on all cores in threads, for calls that release the interpreter lock, as decoding does."""
 
 import os
 from collections import deque

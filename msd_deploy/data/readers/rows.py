@@ -224,7 +224,7 @@ def parse_split(value: object) -> Split | None:
     """Return the split that a value names; None for null.
 
     Raises:
-        UnusableRowError: There is no such split.
+        UnusableRowError: The split is unknown.
     """
     if value is None:
         return None
@@ -265,7 +265,8 @@ def notes_on_keys(
         image_key: The one of `IMAGE_KEYS` that is read as the image, if any.
     """
     notes = [] if image_key is None else [f"{image_key!r} is read as image, which no row has"]
-    unread = [f"{key!r} ({rows:,} rows)" for key, rows in counts.items() if key not in set(read)]
+    known = set(read)
+    unread = [f"{key!r} ({rows:,} rows)" for key, rows in counts.items() if key not in known]
     if unread:
         more = ", ..." if len(unread) > _MOST_KEYS_NAMED else ""
         notes.append(f"not read: {', '.join(unread[:_MOST_KEYS_NAMED])}{more}")
