@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: help demo test install format lint types build docs clean
+.PHONY: help demo test fuzz install format lint types build docs clean
 
 help:
 	@echo "make demo     virtual environment, install, distil, export, bench: the first ten minutes"
 	@echo "make test     the whole test suite, in random order; SEED=N repeats an order"
+	@echo "make fuzz     long runs of the fuzz tests; SECONDS=1200 SEED=0 TESTS=tests/fuzz"
 	@echo "make install  format  lint  types  docs  build  clean"
 
 $(BIN)/msd: pyproject.toml requirements/constraints.txt
@@ -27,6 +28,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(if $(SEED),--randomly-seed=$(SEED))
+
+fuzz: install
+	$(BIN)/python -m pytest $(or $(TESTS),tests/fuzz) --fuzz-seconds=$(or $(SECONDS),1200) --hypothesis-seed=$(or $(SEED),0)
 
 format: install
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
