@@ -12,6 +12,7 @@ from msd_deploy.errors import ConfigError
 Method = Literal["none", "kd", "msd"]
 Weighting = Literal["fixed", "population", "instance", "meta"]
 Loss = Literal["kl", "dist", "dkd", "mse"]
+Keep = Literal["last", "best", "one-se"]
 
 # The settings that the trainings of the student, the teacher and a published checkpoint share.
 EPOCHS = Setting("Number of epochs.", (1, 10_000))
@@ -23,6 +24,16 @@ WEIGHT_DECAY = Setting("Decoupled weight decay of AdamW.", (0, 10))
 WARMUP_SHARE = Setting("Share of the steps with linear warm-up of the learning rate.", (0, 0.9))
 CHECKPOINT_SECONDS = Setting("Minimum time between two checkpoints, in seconds.", (0, 1e9))
 LOG_EVERY = Setting("Steps between two lines of history.jsonl.", (1, 1_000_000))
+KEEP = Setting(
+    "Weights to keep: of the last step, of the epoch with the best multimodal validation metric"
+    " (best), or of the last epoch whose mean over the trained views is within one standard error"
+    " of the best one (one-se)."
+)
+PATIENCE = Setting(
+    "Early stopping: number of validations without a better metric (one after each epoch; of many"
+    " epochs, 20 to 40 in all) before the learning rate decays to 0 and training ends; 0: none.",
+    (0, 10_000),
+)
 MODALITY_DROPOUT = Setting(
     "Fraction of steps with one modality only, image or text equally often.", (0, 0.9)
 )
@@ -171,7 +182,7 @@ class DistillConfig:
         Option(
             "--epochs",
             "Student",
-            default="as many as make about 750 steps, at least 5; 0 with --from and --int8-epochs",
+            default="as many as make about 750 steps, 5 to 100; 0 with --from and --int8-epochs",
         ),
     ] = None
     int8_epochs: Annotated[
@@ -193,21 +204,9 @@ class DistillConfig:
     warmup_share: Annotated[float, WARMUP_SHARE] = 0.05
     checkpoint_seconds: Annotated[float, CHECKPOINT_SECONDS] = 30.0
     log_every: Annotated[int, LOG_EVERY] = 20
-    keep: Annotated[
-        Literal["last", "best"],
-        Setting(
-            "Weights to keep: of the last step, or of the epoch with the best validation metric."
-        ),
-    ] = "last"
-    patience: Annotated[
-        int | None,
-        Setting(
-            "Early stopping: number of epochs without a better validation metric; the best epoch is"
-            " kept.",
-            (1, 10_000),
-        ),
-        Option("--patience", "Student", default="no early stopping"),
-    ] = None
+    keep: Annotated[Keep, KEEP] = "one-se"
+    # None, in studies and in older runs: no early stopping, as 0.
+    patience: Annotated[int | None, PATIENCE, Option("--patience", "Training")] = 5
 
     def __post_init__(self) -> None:
         check_ranges(self, "distill")

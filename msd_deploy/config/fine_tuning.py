@@ -8,11 +8,14 @@ from msd_deploy.config.distill import (
     BATCH_SIZE,
     CHECKPOINT_SECONDS,
     EPOCHS,
+    KEEP,
     LEARNING_RATE,
     LOG_EVERY,
     MODALITY_DROPOUT,
+    PATIENCE,
     WARMUP_SHARE,
     WEIGHT_DECAY,
+    Keep,
 )
 from msd_deploy.config.run import DataConfig, Precision
 from msd_deploy.config.setting import SEED, Option, Setting, check_range, check_ranges
@@ -106,6 +109,8 @@ class FineTuneConfig:
     dropout: Annotated[float, Setting("Dropout probability before the classifier.", (0, 0.9))] = 0.1
     checkpoint_seconds: Annotated[float, CHECKPOINT_SECONDS] = 300.0
     log_every: Annotated[int, LOG_EVERY] = 20
+    keep: Annotated[Keep, KEEP] = "one-se"
+    patience: Annotated[int, PATIENCE, Option("--patience", "Training")] = 5
 
     @property
     def encodes_once(self) -> bool:

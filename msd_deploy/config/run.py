@@ -162,7 +162,7 @@ class TeacherConfig:
         int | None,
         Setting("Number of teacher training epochs.", EPOCHS.between),
         Option(
-            "--teacher-epochs", "Teacher", default="as many as make about 750 steps, at least 8"
+            "--teacher-epochs", "Teacher", default="as many as make about 750 steps, 8 to 100"
         ),
     ] = None
     batch_size: Annotated[int, BATCH_SIZE] = 64

@@ -33,8 +33,10 @@ class Progress:
         epoch: Current epoch, from 0.
         batch: Batches of this epoch that are done.
         history_bytes: Length of history.jsonl at this step.
-        best_metric: Best validation metric so far; -1 before the first.
-        best_epoch: Epoch of the best metric, from 1.
+        best_metric: Best validation metric so far, mean of the plan's watched views; -1 at first.
+        without_rise: Number of validations since then.
+        kept_epoch: Epoch whose weights are kept, from 1.
+        cooldown_from: First step of the cooldown of a training that stops early.
     """
 
     step: int = 0
@@ -42,7 +44,9 @@ class Progress:
     batch: int = 0
     history_bytes: int = 0
     best_metric: float = -1.0
-    best_epoch: int = 0
+    without_rise: int = 0
+    kept_epoch: int = 0
+    cooldown_from: int | None = None
 
 
 def save_checkpoint(

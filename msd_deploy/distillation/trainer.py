@@ -6,6 +6,7 @@ each process computes its part of every batch, and gradients are all-reduced bef
 steps (`data_parallel`).
 """
 
+import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,8 @@ from msd_deploy.distillation.losses import LABELS_TERM
 from msd_deploy.distillation.plan import (
     TrainingPlan,
     epochs_per_validation,
+    is_no_worse,
+    last_step,
     learning_rate_at,
 )
 from msd_deploy.distillation.steps import MultiViewModel, Objective, StepLoss, StochasticObjective
@@ -84,15 +87,44 @@ class TrainingJob:
     augment: Augmentation | None = None
 
 
-def train(job: TrainingJob) -> None:
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """How a training ended.
+
+    Attributes:
+        epochs: Number of epochs, the last one perhaps not a whole one.
+        planned_epochs: Number of epochs without early stopping.
+        kept_epoch: Epoch whose weights the model has, from 1.
+    """
+
+    epochs: int
+    planned_epochs: int
+    kept_epoch: int
+
+
+def train(job: TrainingJob) -> TrainingResult:
     """Train a model, from the newest checkpoint if there is one; it ends in eval mode.
+
+    Returns:
+        How it ended.
 
     Raises:
         StoppedError: job.hooks.should_stop returned true; a checkpoint is saved.
         ArtifactError: The checkpoint belongs to another training.
         MsdError: The loss became NaN or infinite.
     """
-    _Training(job).run()
+    return _Training(job).run()
+
+
+def note_of_result(result: TrainingResult) -> str | None:
+    """Return a sentence if a training ended early or keeps another epoch than its last."""
+    early = f"training ended after {result.epochs} of {result.planned_epochs} epochs"
+    early += ", as the validation metric no longer rose"
+    kept = f"epoch {result.kept_epoch} of {result.epochs} is kept"
+    kept += ", as later ones are worse on validation"
+    parts = [early] * (result.epochs < result.planned_epochs)
+    parts += [kept] * (result.kept_epoch < result.epochs)
+    return "; ".join(parts) or None
 
 
 class _Training:
@@ -139,7 +171,7 @@ class _Training:
             total, epoch = total + len(self.sampler), epoch + 1
         return total if requested is None else requested, epoch
 
-    def run(self) -> None:
+    def run(self) -> TrainingResult:
         self._resume()
         broadcast_model(self.views)
         if process_group.is_main():
@@ -150,19 +182,26 @@ class _Training:
                 self._end_epoch()
         finally:
             close_trackers(self.accelerator)
-        if self.plan.keep_best:
+        if self.plan.keep != "last":
             process_group.barrier()
-            self.model.load_state_dict(load_file(self._best))
+            self.model.load_state_dict(load_file(self._kept))
         nn.Module.eval(self.model)
+        epoch = self.progress.epoch
+        kept_epoch = epoch if self.plan.keep == "last" else self.progress.kept_epoch
+        return TrainingResult(epoch, self.epochs, kept_epoch)
 
     @property
-    def _best(self) -> Path:
-        return self.job.checkpoints / "best.safetensors"
+    def _kept(self) -> Path:
+        return self.job.checkpoints / "kept.safetensors"
+
+    @property
+    def _last_step(self) -> int:
+        return last_step(self.steps, self.progress.cooldown_from)
 
     def _is_done(self) -> bool:
-        progress, patience = self.progress, self.plan.patience
-        has_stalled = patience is not None and progress.epoch - progress.best_epoch >= patience
-        return progress.epoch >= self.epochs or has_stalled
+        progress = self.progress
+        has_ended_early = progress.batch == 0 and progress.step >= self._last_step
+        return progress.epoch >= self.epochs or has_ended_early
 
     def _resume(self) -> None:
         progress = load_checkpoint(
@@ -186,7 +225,7 @@ class _Training:
         if len(self.sampler) == 0:
             return
         for share, batch in zip(self.shards.shares(), self.loader, strict=True):
-            if self.progress.step == self.steps:
+            if self.progress.step == self._last_step:
                 break
             started = time.perf_counter()
             loss = self._step(batch.to(self.accelerator.device), share)
@@ -197,7 +236,7 @@ class _Training:
             self._save_or_stop()
 
     def _step(self, batch: Batch, share: Share) -> StepLoss:
-        rate = learning_rate_at(self.progress.step, self.steps, self.plan)
+        rate = self._learning_rate_at(self.progress.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
         self.optimizer.zero_grad()
@@ -208,6 +247,10 @@ class _Training:
         self.accelerator.clip_grad_norm_(self.views.parameters(), _GRADIENT_NORM)
         self.optimizer.step()
         return StepLoss(terms, loss.weights)
+
+    def _learning_rate_at(self, step: int) -> float:
+        first = self.progress.cooldown_from
+        return learning_rate_at(step, self.steps, self.plan, cooldown_from=first)
 
     def _backward(self, batch: Batch, share: Share) -> StepLoss:
         """Accumulate the gradients of a batch's parts, each weighted by its share of the rows."""
@@ -243,7 +286,7 @@ class _Training:
     def _report(self, loss: StepLoss, examples_per_second: float) -> None:
         progress, plan = self.progress, self.plan
         terms = {name: term.item() for name, term in loss.terms.items()}
-        if progress.step % plan.log_every == 0 or progress.step == self.steps:
+        if progress.step % plan.log_every == 0 or progress.step == self._last_step:
             weights = {
                 view: process_group.all_gather(values) for view, values in loss.weights.items()
             }
@@ -252,7 +295,7 @@ class _Training:
                     "phase": plan.phase,
                     "step": progress.step,
                     "epoch": progress.epoch + 1,
-                    "learning_rate": learning_rate_at(progress.step - 1, self.steps, plan),
+                    "learning_rate": self._learning_rate_at(progress.step - 1),
                     "loss": sum(terms.values()),
                     "terms": terms,
                     **weight_statistics(weights),
@@ -262,7 +305,7 @@ class _Training:
             StepReport(
                 plan.phase,
                 progress.step,
-                self.steps,
+                self._last_step,
                 progress.epoch + 1,
                 self.epochs,
                 terms,
@@ -277,10 +320,10 @@ class _Training:
             track(self.accelerator, line)
 
     def _end_epoch(self) -> None:
-        epoch = self.progress.epoch + 1
-        if epoch % epochs_per_validation(self.epochs) == 0 or epoch == self.epochs:
-            self._validate(epoch)
-        self.progress = replace(self.progress, epoch=epoch, batch=0)
+        self.progress = replace(self.progress, epoch=self.progress.epoch + 1, batch=0)
+        is_due = self.progress.epoch % epochs_per_validation(self.epochs) == 0
+        if is_due or self._is_done():
+            self._validate(self.progress.epoch)
 
     def _validate(self, epoch: int) -> None:
         split, problem = self.job.data.splits["validation"], self.job.data.info.problem
@@ -296,13 +339,35 @@ class _Training:
                 metric_name(problem): {view.value: value for view, value in metrics.items()},
             }
         )
-        if self.metric > self.progress.best_metric:
-            self.progress = replace(self.progress, best_metric=self.metric, best_epoch=epoch)
-            if self.plan.keep_best and process_group.is_main():
-                # A training resumed from an earlier checkpoint writes the same weights again.
-                weights = {n: t.contiguous() for n, t in self.model.state_dict().items()}
-                with new_file(self._best) as building:
-                    save_file(weights, building)
+        watched = statistics.fmean(metrics[view] for view in self.plan.watched)
+        self._keep_if_good(epoch, watched, len(split))
+        self._stop_if_stalled(watched)
+
+    def _keep_if_good(self, epoch: int, metric: float, examples: int) -> None:
+        """Write the weights if they are those to keep so far."""
+        best, keep = self.progress.best_metric, self.plan.keep
+        is_good = metric > best or (keep == "one-se" and is_no_worse(metric, best, examples))
+        if keep == "last" or not is_good:
+            return
+        self.progress = replace(self.progress, kept_epoch=epoch)
+        if process_group.is_main():
+            # A training resumed from an earlier checkpoint writes the same weights again.
+            weights = {n: t.contiguous() for n, t in self.model.state_dict().items()}
+            with new_file(self._kept) as building:
+                save_file(weights, building)
+
+    def _stop_if_stalled(self, metric: float) -> None:
+        """Note the best metric, and begin the cooldown if it has not risen for long enough."""
+        progress, patience = self.progress, self.plan.patience
+        has_risen = metric > progress.best_metric
+        without_rise = 0 if has_risen else progress.without_rise + 1
+        has_stalled = 0 < patience <= without_rise and progress.cooldown_from is None
+        self.progress = replace(
+            progress,
+            best_metric=max(metric, progress.best_metric),
+            without_rise=without_rise,
+            cooldown_from=progress.step if has_stalled else progress.cooldown_from,
+        )
 
     def _save_or_stop(self) -> None:
         is_due = time.monotonic() - self.saved_at >= self.plan.checkpoint_seconds

@@ -58,7 +58,7 @@ def _uses_of_validation(config: DistillConfig) -> list[str]:
     uses = []
     if config.weighting == "meta" and config.meta_rows == "validation":
         uses.append("to learn the views' weights")
-    if config.keep == "best" or config.patience is not None:
+    if config.keep != "last" or config.patience:
         uses.append("to choose the epoch")
     return uses
 

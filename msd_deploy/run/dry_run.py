@@ -188,7 +188,7 @@ def _shortened(config: RunConfig, trainings: dict[Phase, _Training]) -> RunConfi
             epochs=_STEPS if is_trained else None,
             int8_epochs=_STEPS if "int8" in trainings else 0,
             keep="last",
-            patience=None,
+            patience=0,
         ),
         tracker=None,
     )

@@ -44,8 +44,8 @@ from msd_deploy.distillation.encoded_cache import encode_data
 from msd_deploy.distillation.history import History
 from msd_deploy.distillation.losses import class_weight_tensor
 from msd_deploy.distillation.objectives import LabelObjective
-from msd_deploy.distillation.plan import TrainingPlan, plan_key
-from msd_deploy.distillation.trainer import TrainingJob, train
+from msd_deploy.distillation.plan import TrainingPlan, plan_key, watched_views
+from msd_deploy.distillation.trainer import TrainingJob, note_of_result, train
 from msd_deploy.errors import ArtifactError, ConfigError, DataError
 from msd_deploy.hooks import RunHooks
 from msd_deploy.metrics import metric_name
@@ -305,7 +305,7 @@ def _train(teaching: _FineTuning, model: ViewClassifier) -> None:
         freeze(model, config.finetune.freeze)
         data = _encoded(teaching, model, used)
     teaching.hooks.stages.on_stage(f"Fine-tuning {teaching.start.family} on the labels")
-    train(
+    result = train(
         TrainingJob(
             model,
             LabelObjective(
@@ -322,6 +322,8 @@ def _train(teaching: _FineTuning, model: ViewClassifier) -> None:
             ),
         )
     )
+    if note := note_of_result(result):
+        teaching.hooks.stages.on_note(note)
 
 
 def _encoded(teaching: _FineTuning, model: ViewClassifier, used: NDArray[np.bool_]) -> PreparedData:
@@ -354,6 +356,9 @@ def _plan(teaching: _FineTuning) -> TrainingPlan:
         seed=teaching.config.seed,
         log_every=settings.log_every,
         checkpoint_seconds=settings.checkpoint_seconds,
+        keep=settings.keep,
+        patience=settings.patience,
+        watched=watched_views(settings.keep, trains_single_views=settings.modality_dropout > 0),
         parts=settings.accumulate,
         precision=settings.precision,
         key=plan_key(

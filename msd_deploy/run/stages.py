@@ -19,10 +19,16 @@ from msd_deploy.data.source import SourceData
 from msd_deploy.distillation.history import History, Tracker
 from msd_deploy.distillation.losses import class_weight_tensor
 from msd_deploy.distillation.objectives import LabelObjective
-from msd_deploy.distillation.plan import Phase, TrainingPlan, default_epochs, plan_key
+from msd_deploy.distillation.plan import (
+    Phase,
+    TrainingPlan,
+    default_epochs,
+    plan_key,
+    watched_views,
+)
 from msd_deploy.distillation.steps import Objective
 from msd_deploy.distillation.teacher_cache import TeacherPredictions, cache_predictions
-from msd_deploy.distillation.trainer import TrainingJob, train
+from msd_deploy.distillation.trainer import TrainingJob, note_of_result, train
 from msd_deploy.metrics import (
     LogitArray,
     agreement,
@@ -163,6 +169,13 @@ def plan_of(
         seed=task.config.seed,
         log_every=common.log_every,
         checkpoint_seconds=common.checkpoint_seconds,
+        keep=common.keep,
+        patience=common.patience or 0,
+        watched=watched_views(
+            common.keep,
+            trains_single_views=settings.modality_dropout > 0
+            or (phase != "teacher" and common.method == "msd"),
+        ),
         pretrained_rate=task.config.student.pretrained_rate if is_student else 1.0,
         key=plan_key(
             phase,
@@ -184,7 +197,7 @@ def train_in_task(
     projection: torch.nn.Linear | None = None,
 ) -> None:
     """Train a model on the task's training split, with history and checkpoints in the run."""
-    train(
+    result = train(
         TrainingJob(
             model,
             objective,
@@ -205,6 +218,8 @@ def train_in_task(
             ),
         )
     )
+    if note := note_of_result(result):
+        task.hooks.on_note(note)
 
 
 def _tracker(task: Task, phase: Phase) -> Tracker | None:

@@ -130,8 +130,7 @@ class _StudentTraining:
             steps=steps,
             key=plan_key(plan.key, steps),
             learning_rate=plan.learning_rate * rate,
-            keep_best=settings.keep == "best" or settings.patience is not None,
-            patience=settings.patience,
+            patience=0 if phase == "int8" else plan.patience,
         )
 
 

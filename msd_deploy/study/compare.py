@@ -98,7 +98,7 @@ def run_study(
         StoppedError: Asked to stop; run it again to go on.
     """
     hooks, training = hooks or StageHooks(), training or Hooks()
-    study = replace(study, base=with_absolute_paths(study.base))
+    study = replace(study, base=with_absolute_paths(study.base)).to_the_end()
     check_tracker(study.base.tracker)
     run = RunDirectory(out)
     with claimed(out):

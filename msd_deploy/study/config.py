@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from msd_deploy.config.describe import Settings, changed_settings
+from msd_deploy.config.distill import Keep
 from msd_deploy.config.run import RunConfig
 from msd_deploy.config.setting import Option, Setting, check_ranges
 from msd_deploy.distillation.methods import METHODS
@@ -97,9 +98,14 @@ class StudyConfig:
     def of_cell(self, method: str, seed: int) -> RunConfig:
         """Return the configuration of one student."""
         distill = METHODS[method](self.base.distill, self.dropout)
-        keep: Literal["last", "best"] = "best" if self.budget == "converged" else "last"
+        keep: Keep = "best" if self.budget == "converged" else "last"
         distill = replace(distill, keep=keep, patience=None)
         return replace(self.base, distill=distill, seed=seed)
+
+    def to_the_end(self) -> "StudyConfig":
+        """Return the study with every training as long as planned, the teacher's too."""
+        distill = replace(self.base.distill, keep="last", patience=None)
+        return replace(self, base=replace(self.base, distill=distill))
 
     def changed_settings(self) -> Settings:
         """Return changed settings, without those that a method, a seed or the budget sets."""

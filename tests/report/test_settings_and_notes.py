@@ -19,6 +19,7 @@ from msd_deploy.report.predictions import StudentOutputs
 from msd_deploy.report.schema import StudentJson
 
 DEFAULT = RunConfig()
+TO_THE_END = DistillConfig(keep="last", patience=0)
 
 
 def _words(config: RunConfig) -> str:
@@ -100,11 +101,12 @@ def test_runs_of_other_labels_sizes_or_seeds_are_noted() -> None:
 @pytest.mark.parametrize(
     ("distill", "words"),
     [
-        (DistillConfig(weighting="meta"), "to learn the views' weights"),
-        (DistillConfig(keep="best"), "to choose the epoch"),
-        (DistillConfig(patience=2), "to choose the epoch"),
+        (replace(TO_THE_END, weighting="meta"), "to learn the views' weights"),
+        (replace(TO_THE_END, keep="best"), "to choose the epoch"),
+        (replace(TO_THE_END, patience=2), "to choose the epoch"),
+        (DistillConfig(), "to choose the epoch"),
         (
-            DistillConfig(weighting="meta", keep="best"),
+            replace(TO_THE_END, weighting="meta", keep="best"),
             "to learn the views' weights and to choose the epoch",
         ),
     ],
@@ -112,7 +114,8 @@ def test_runs_of_other_labels_sizes_or_seeds_are_noted() -> None:
 def test_a_training_that_used_the_validation_split_is_noted(
     distill: DistillConfig, words: str
 ) -> None:
-    students = [_student("plain", DEFAULT), _student("seen", replace(DEFAULT, distill=distill))]
+    plain = replace(DEFAULT, distill=TO_THE_END)
+    students = [_student("plain", plain), _student("seen", replace(DEFAULT, distill=distill))]
     assert validation_notes(students) == [
         f"The training of seen used the validation split: {words}."
         " Its figures on validation are therefore too optimistic."
@@ -120,7 +123,7 @@ def test_a_training_that_used_the_validation_split_is_noted(
 
 
 def test_weights_learned_on_training_rows_need_no_note_on_validation() -> None:
-    own = DistillConfig(weighting="meta", meta_rows="train")
+    own = replace(TO_THE_END, weighting="meta", meta_rows="train")
     assert validation_notes([_student("own", replace(DEFAULT, distill=own))]) == []
 
 

@@ -291,6 +291,14 @@ def test_every_method_is_a_configuration_of_its_own() -> None:
     assert len(set(configs)) == len(METHODS)
 
 
+def test_a_study_trains_everything_to_the_end() -> None:
+    study = StudyConfig(RunConfig(distill=DistillConfig(keep="best", patience=2))).to_the_end()
+    assert (study.base.distill.keep, study.base.distill.patience) == ("last", None)
+    for budget, keep in (("steps", "last"), ("compute", "last"), ("converged", "best")):
+        distill = replace(study, budget=budget).of_cell("msd-fixed", 1).distill  # type: ignore[arg-type]
+        assert (distill.keep, distill.patience) == (keep, None)
+
+
 def test_a_study_states_the_settings_that_its_methods_share() -> None:
     assert StudyConfig().changed_settings() == {}
     distill = DistillConfig(temperature=4.0, weighting="population", keep="best", patience=2)
