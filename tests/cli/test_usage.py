@@ -34,7 +34,6 @@ STUDENT = {
     *("epochs", "batch_size", "learning_rate"),
     "weighting",
     "loss",
-    "patience",
     *("student_text", "student_vision", "text_layers"),
 }
 
@@ -70,6 +69,8 @@ COMMANDS = ("distill", "export", "bench", "evaluate", "predict", "doctor")
         "distill --batch-size 0",
         "distill --learning-rate nan",
         "distill --seed -1",
+        "distill --patience -1",
+        "teacher --out nowhere --patience 10001",
         "export nowhere --max-drop 101",
         "export nowhere --examples 0",
         "bench nowhere --threads 0",
