@@ -18,7 +18,7 @@ from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
 from msd_deploy.data.source import SourceOptions
 from msd_deploy.distillation.teacher_cache import read_predictions
 from msd_deploy.errors import ArtifactError, MsdError, StoppedError
-from msd_deploy.hooks import Hooks, RunHooks
+from msd_deploy.hooks import Hooks, RunHooks, StageHooks
 from msd_deploy.models.folders import load_classifier
 from msd_deploy.models.predict import predict_views
 from msd_deploy.pipeline import run_distillation
@@ -74,6 +74,16 @@ def taught(
     for family, folder in folders.items():
         fine_tune_teacher(config_of(family), folder)
     return folders
+
+
+def test_a_fine_tuning_whose_metric_does_not_rise_ends_early(
+    config_of: Callable[..., TeachingConfig], tmp_path: Path
+) -> None:
+    notes: list[str] = []
+    config = config_of("clip", epochs=12, patience=1, learning_rate=1e-8, fresh_rate=1.0)
+    hooks = RunHooks(stages=StageHooks(on_note=notes.append))
+    fine_tune_teacher(config, tmp_path / "early", hooks=hooks)
+    assert any("ended after 3 of 12 epochs" in note for note in notes), notes
 
 
 def stop_at(step: int) -> RunHooks:
