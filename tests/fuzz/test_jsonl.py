@@ -52,7 +52,19 @@ values = st.recursive(
 )
 usual_values = {
     "image": st.sampled_from(
-        [*IMAGES, "", None, "in\\b.jpg", "./a.png", "../a.png", "/etc/hosts", "none.png", "in", "."]
+        [
+            *IMAGES,
+            "",
+            None,
+            "in\\b.jpg",
+            "./a.png",
+            "in/../a.png",
+            "../a.png",
+            "/etc/hosts",
+            "none.png",
+            "in",
+            ".",
+        ]
     ),
     "text": st.text(max_size=12),
     "label": st.sampled_from(["class 0", "class 1", "NA", "null", "01", 1, -1, "a", " "]),
@@ -114,13 +126,26 @@ def rows_of(raw: bytes) -> dict[int, dict[str, Any] | None]:
         line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         try:
             row = json.loads(
-                line.rstrip().decode(), parse_constant=_refuse, object_pairs_hook=_without_repeats
+                line.rstrip().decode(),
+                parse_constant=_refuse,
+                parse_int=str,  # a class or text is what the digits spell
+                object_pairs_hook=_without_repeats,
             )
         except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and len(line) < 1 << 20:
-            rows[number] = row
+            rows[number] = in_lower_case(row)
     return rows
+
+
+def in_lower_case(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row whose usual keys are in lower case, where that is no key beside it."""
+    found: dict[str, Any] = {}
+    for key, value in row.items():
+        usual = key.strip().lower()
+        is_usual = usual in ("text", "label", "labels", "split", *IMAGE_KEYS)
+        found[usual if is_usual and usual not in {*row, *found} else key] = value
+    return found
 
 
 def image_key_of(rows: Mapping[int, dict[str, Any] | None], folder: Path) -> str:
@@ -135,17 +160,18 @@ def image_key_of(rows: Mapping[int, dict[str, Any] | None], folder: Path) -> str
 
 
 def is_text(value: object) -> bool:
-    return isinstance(value, str) and value.encode("utf-8", "replace").decode() == value
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    return value.encode("utf-8", "replace").decode() == value
 
 
 def image_of(name: object, folder: Path) -> str:
     """Return the path of an image inside a folder, or ""."""
-    if not isinstance(name, str) or not is_text(name) or "\0" in name or name[:1] == "/":
+    if not isinstance(name, str) or not is_text(name):
         return ""
     for spelled in (name, name.replace("\\", "/")):
         path = os.path.realpath(folder / spelled)
-        inside = path.startswith(f"{folder}/") and ".." not in spelled.split("/")
-        if inside and Path(path).is_file():
+        if path.startswith(f"{folder}/") and Path(path).is_file():
             return path
     return ""
 
@@ -160,6 +186,7 @@ def sound_row(row: dict[str, Any] | None, image_key: str, folder: Path) -> dict[
     """Return the example that a row is, as it is written; None if it cannot be used."""
     if row is None:
         return None
+    row = {key: value for key, value in row.items() if value != ""}
     text, image = row.get("text"), row.get(image_key)
     labels: list[str] | None = None
     if row.get("labels") is not None:
@@ -171,9 +198,9 @@ def sound_row(row: dict[str, Any] | None, image_key: str, folder: Path) -> dict[
             return None
         labels = [str(row["label"])]
     split = row.get("split")
-    if not (split is None or (isinstance(split, str) and split in SPLITS)):
-        return None
-    if labels is None and SPLITS.get(split or "train") != "train":
+    if isinstance(split, str):
+        split = SPLITS.get(split.strip().lower(), "unknown")
+    if split not in (None, *SPLITS.values()) or (labels is None and split not in (None, "train")):
         return None
     path = image_of(image, folder)
     if not (text is None or is_text(text)) or not (image in (None, "") or path):
@@ -181,13 +208,14 @@ def sound_row(row: dict[str, Any] | None, image_key: str, folder: Path) -> dict[
     text = text if text and text.strip() else None
     if text is None and not path:
         return None
-    return {"text": text, "path": path, "labels": labels, "split": SPLITS.get(split or "")}
+    return {"text": text, "path": path, "labels": labels, "split": split}
 
 
 def rows_that_name(rows: Mapping[int, dict[str, Any] | None]) -> Counter[str]:
     """Return in how many rows each class is named; one row alone is taken for a slip."""
     counts: Counter[str] = Counter()
     for row in filter(None, rows.values()):
+        row = {key: value for key, value in row.items() if value != ""}
         several = row.get("labels")
         one = [] if row.get("label") is None else [row["label"]]
         names = one if several is None else several if isinstance(several, list) else []

@@ -114,7 +114,7 @@ def _refuse_without_rows(found: ReaderRows, labelled: Sequence[Row], *, strict: 
         what = f"{len(skipped)} rows cannot be used"
         refuse(what, where, skipped, "Fix them, or run without --strict")
     if not found.rows:
-        refuse("has no usable row" if skipped else "is empty", where, skipped, found.form)
+        refuse("has no usable row" if skipped else "has no rows", where, skipped, found.form)
     if not labelled:
         refuse("has no labelled row", where, skipped, found.form)
 

@@ -9,7 +9,19 @@ import pyarrow as pa
 from msd_deploy.data.source import SourceOptions
 from msd_deploy.errors import DataError
 
+MIXED = pa.struct([("json", pa.string())])
+"""The type of a column whose values are of several types, each as JSON; `None` where absent."""
+_UNREAD = "not read: "
 _OPTIONS = "Name columns with --image-column, --text-column and --label-column"
+
+
+def unread_type(kind: str) -> pa.DataType:
+    """Return the type of a column of which only is known which rows have a value.
+
+    Args:
+        kind: The type that its values are of, for a message.
+    """
+    return pa.struct([(f"{_UNREAD}{kind}", pa.null())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +62,8 @@ def find_columns(where: str, features: datasets.Features, options: SourceOptions
         raise DataError(what, where=where, fix=_OPTIONS)
     if image is not None:
         _check_image(where, features, image)
-    if text is not None and not is_string(_arrow_type(features, text)):
-        _refuse(where, features, text, "a string")
+    if text is not None and not _is_written_as_text(_arrow_type(features, text)):
+        _refuse(where, features, text, "a string or an integer")
     return Columns(image, text, label, *_label_type(where, features, label))
 
 
@@ -77,6 +89,8 @@ def _not_null(features: datasets.Features, name: str | None) -> str | None:
 
 def _check_image(where: str, features: datasets.Features, name: str) -> None:
     feature, kind = features[name], _arrow_type(features, name)
+    if kind == MIXED:
+        return
     is_struct = pa.types.is_struct(kind) and all(
         # Without a type where every value is missing: an image has its bytes or its path.
         is_string(field.type) or is_binary(field.type) or pa.types.is_null(field.type)
@@ -94,13 +108,15 @@ def _label_type(
     where: str, features: datasets.Features, name: str
 ) -> tuple[bool, tuple[str, ...] | None]:
     feature, kind = features[name], _arrow_type(features, name)
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if kind == MIXED:
+        return name == "labels", None
+    is_list = is_list_of_values(kind)
     if is_list:
         kind = kind.value_type
         feature = feature[0] if isinstance(feature, list) else feature.feature
     if isinstance(feature, datasets.ClassLabel):
         return is_list, tuple(feature.names)
-    if not is_string(kind) and not pa.types.is_integer(kind):
+    if not _is_written_as_text(kind):
         _refuse(where, features, name, "a class, a string or an integer, or a list of these")
     return is_list, None
 
@@ -119,6 +135,10 @@ def _listed(features: Mapping[str, object]) -> str:
 
 
 def _kind(feature: object) -> str:
+    if feature == {"json": datasets.Value("string")}:
+        return "several types"
+    if isinstance(feature, dict) and str(next(iter(feature), "")).startswith(_UNREAD):
+        return str(next(iter(feature))).removeprefix(_UNREAD)
     if isinstance(feature, datasets.Value):
         return str(feature.dtype)
     return type(feature).__name__
@@ -128,11 +148,23 @@ def _arrow_type(features: datasets.Features, name: str) -> pa.DataType:
     return features.arrow_schema.field(name).type
 
 
+def _is_written_as_text(kind: pa.DataType) -> bool:
+    return is_string(kind) or kind == MIXED or bool(pa.types.is_integer(kind))
+
+
 def is_string(kind: pa.DataType) -> bool:
     """Return whether values are strings."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    is_plain = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(is_plain or pa.types.is_string_view(kind))
 
 
 def is_binary(kind: pa.DataType) -> bool:
     """Return whether values are bytes."""
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    is_plain = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return bool(is_plain or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def is_list_of_values(kind: pa.DataType) -> bool:
+    """Return whether values are lists, of any or of a fixed length."""
+    is_plain = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return bool(is_plain or pa.types.is_fixed_size_list(kind))

@@ -14,6 +14,8 @@ from msd_deploy.data.labels import other_classes
 from msd_deploy.data.readers.assemble import ReaderRows, evaluation_source, source_from_rows
 from msd_deploy.data.readers.rows import (
     IMAGE_KEYS,
+    LABEL_KEYS,
+    Digits,
     ImageFiles,
     Row,
     UnusableRowError,
@@ -25,6 +27,7 @@ from msd_deploy.data.readers.rows import (
     read_lines,
     reason_against_labels,
     type_name,
+    usual_keys,
 )
 from msd_deploy.data.source import (
     DatasetInfo,
@@ -47,6 +50,7 @@ class Scan:
         first_line_with: By key, the first line that has `label` or `labels`.
         key_rows: By key, how many rows have it.
         image_key: The key of the image.
+        renamed: What keys in another case are read as.
         other_image_keys: Those of `IMAGE_KEYS` that name an image file in some row.
     """
 
@@ -57,6 +61,7 @@ class Scan:
     key_rows: Counter[str] = field(default_factory=Counter)
     image_key: str = "image"
     other_image_keys: set[str] = field(default_factory=set)
+    renamed: dict[str, str] = field(default_factory=dict)
 
 
 def scan_rows(path: Path) -> Scan:
@@ -81,13 +86,16 @@ def scan_rows(path: Path) -> Scan:
 def _scan_line(scan: Scan, place: tuple[Path, int], raw: bytes, images: ImageFiles) -> None:
     path, line = place
     try:
-        values = parse_object(raw)
+        values = parse_object(raw, parse_int=Digits)
+        if renamed := usual_keys(values):
+            scan.renamed.update(renamed)
+            values = {renamed.get(key, key): value for key, value in values.items()}
         scan.key_rows.update(values.keys())
         if "image" not in scan.key_rows:
             new = set(IMAGE_KEYS).intersection(values) - scan.other_image_keys
             scan.other_image_keys |= {key for key in new if images.has(values[key])}
-        for key in ("label", "labels"):
-            if values.get(key) is not None:
+        for key in LABEL_KEYS:
+            if values.get(key) not in (None, ""):
                 scan.first_line_with.setdefault(key, line)
         labels = _parse_labels(values)
         scan.class_rows.update(labels or ())
@@ -105,9 +113,9 @@ def _scan_line(scan: Scan, place: tuple[Path, int], raw: bytes, images: ImageFil
 
 
 def _parse_labels(values: Mapping[str, object]) -> tuple[str, ...] | None:
-    several = values.get("labels")
+    single, several = (None if values.get(key) == "" else values.get(key) for key in LABEL_KEYS)
     if several is None:
-        return None if values.get("label") is None else (parse_class(values["label"]),)
+        return None if single is None else (parse_class(single),)
     if not isinstance(several, list):
         raise UnusableRowError(f"labels is {type_name(several)}, not a list")
     return tuple(sorted({parse_class(value, "an entry of labels") for value in several}))
@@ -172,7 +180,7 @@ def _find(path: Path, scan: Scan, labels: tuple[str, ...] | None) -> ReaderRows:
             labels or (),
             "multi_label" if "labels" in scan.first_line_with else "single_label",
             tuple(SkippedRow(f"{path}:{at}", scan.skipped[at]) for at in sorted(scan.skipped)),
-            tuple(notes_on_keys(scan.key_rows, read, image_key)),
+            tuple(notes_on_keys(scan.key_rows, read, image_key, scan.renamed)),
         ),
         form=_FORM,
     )

@@ -7,10 +7,12 @@ classes are assigned by `assemble`.
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import stat
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from typing import NoReturn, cast
 
 from msd_deploy.artifacts.manifest import sha256_of_file
@@ -18,6 +20,7 @@ from msd_deploy.data.images import image_endings
 from msd_deploy.data.source import Split
 from msd_deploy.errors import DataError
 
+LABEL_KEYS = ("label", "labels")
 IMAGE_KEYS = (
     "img",
     "file_name",
@@ -29,10 +32,11 @@ IMAGE_KEYS = (
     "photo",
 )
 """What some call the image; understood where no row has `image`."""
+_KEYS = frozenset({"image", "text", "split", *LABEL_KEYS, *IMAGE_KEYS})
 _MOST_KEYS_NAMED = 5
 MOST_LINE_BYTES = 1 << 20
 """A longer line is no row, but a file that lost its line ends, or an attack."""
-SPLIT_NAMES: Mapping[str, Split] = {
+_SPLIT_NAMES: Mapping[str, Split] = {
     "train": "train",
     "validation": "validation",
     "valid": "validation",
@@ -40,9 +44,18 @@ SPLIT_NAMES: Mapping[str, Split] = {
     "dev": "validation",
     "test": "test",
 }
-"""What splits are called."""
 _SHOWN_CHARACTERS = 80
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://|data:image/", re.IGNORECASE)
+
+
+class Digits(str):
+    """An integer of JSON as it is written: -0 and 0 are two classes, as in a CSV."""
+
+    __repr__ = str.__str__
+
+
 _JSON_TYPES = {
+    Digits: "a number",
     bool: "a boolean",
     int: "a number",
     float: "a number",
@@ -100,6 +113,8 @@ def shown(value: object) -> str:
     """Return a JSON value as a reason shows it: short, whatever the file holds."""
     if isinstance(value, list | dict):
         return type_name(value)
+    if isinstance(value, str) and len(value) > _SHOWN_CHARACTERS:
+        return f"{value[:_SHOWN_CHARACTERS]!r}... ({len(value):,} characters)"
     text = repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
@@ -142,8 +157,18 @@ def check_regular_file(path: Path) -> None:
         raise DataError("is not a regular file", where=path)
 
 
-def parse_object(raw: bytes, *, most_bytes: int = MOST_LINE_BYTES) -> Mapping[str, object]:
+def parse_object(
+    raw: bytes,
+    *,
+    most_bytes: int = MOST_LINE_BYTES,
+    parse_int: Callable[[str], object] = int,
+) -> Mapping[str, object]:
     """Return the JSON object that bytes hold.
+
+    Args:
+        raw: The bytes.
+        most_bytes: How many there may be.
+        parse_int: Makes an integer of what is written, as `Digits` does.
 
     Raises:
         UnusableRowError: They hold anything else, an object that names a key twice, or are too
@@ -151,10 +176,27 @@ def parse_object(raw: bytes, *, most_bytes: int = MOST_LINE_BYTES) -> Mapping[st
     """
     if len(raw) > most_bytes:
         raise UnusableRowError(f"is longer than {most_bytes:,} bytes")
+    value = parse_json(raw, parse_int=parse_int)
+    if not isinstance(value, dict):
+        raise UnusableRowError(f"is {type_name(value)}, not a JSON object")
+    return cast(Mapping[str, object], value)
+
+
+def parse_json(raw: bytes, *, parse_int: Callable[[str], object] = int) -> object:
+    """Return the JSON value that bytes hold.
+
+    Args:
+        raw: The bytes.
+        parse_int: See `parse_object`.
+
+    Raises:
+        UnusableRowError: They hold anything else, or an object that names a key twice.
+    """
     try:
-        value = json.loads(
+        return json.loads(
             raw.rstrip().decode("utf-8"),
             parse_constant=_refuse_constant,
+            parse_int=parse_int,
             object_pairs_hook=without_repeats,
         )
     except UnusableRowError:
@@ -170,9 +212,6 @@ def parse_object(raw: bytes, *, most_bytes: int = MOST_LINE_BYTES) -> Mapping[st
     # A forbidden constant, or an integer of more digits than Python converts.
     except ValueError as error:
         raise UnusableRowError(f"is not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise UnusableRowError(f"is {type_name(value)}, not a JSON object")
-    return cast(Mapping[str, object], value)
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -197,13 +236,13 @@ def parse_text(value: object, what: str) -> str | None:
     """Return a text; None where there is none, or white space alone.
 
     Raises:
-        UnusableRowError: It is no string, or no text that UTF-8 can hold.
+        UnusableRowError: It is no string, or has characters that cannot be read.
     """
     if value is None:
         return None
     if not isinstance(value, str):
         raise UnusableRowError(f"{what} is {type_name(value)}, not a string")
-    return without_surrogates(value, what) if value.strip() else None
+    return check_characters(value, what) if value.strip() else None
 
 
 def parse_class(value: object, what: str = "label") -> str:
@@ -217,20 +256,26 @@ def parse_class(value: object, what: str = "label") -> str:
     name = str(value)
     if not name.strip():
         raise UnusableRowError(f"{what} is empty")
-    return without_surrogates(name, what)
+    return check_characters(name, what)
+
+
+def split_called(name: str) -> Split | None:
+    """Return the split of a name in any case, with or without blanks around; None: unknown."""
+    return _SPLIT_NAMES.get(name.strip().lower())
 
 
 def parse_split(value: object) -> Split | None:
-    """Return the split that a value names; None for null.
+    """Return the split that a value names; None for null and "".
 
     Raises:
         UnusableRowError: The split is unknown.
     """
-    if value is None:
+    if value is None or value == "":
         return None
-    if not isinstance(value, str) or value not in SPLIT_NAMES:
+    split = split_called(value) if isinstance(value, str) else None
+    if split is None:
         raise UnusableRowError(f"unknown split {shown(value)}: use train, validation or test")
-    return SPLIT_NAMES[value]
+    return split
 
 
 def reason_against_labels(
@@ -254,8 +299,21 @@ def reason_against_labels(
     return None
 
 
+def usual_keys(names: Collection[str]) -> Mapping[str, str]:
+    """Return the usual keys that some names are in another case or with blanks around, by name."""
+    found: dict[str, str] = {}
+    for name in names:
+        usual = name.strip().lower()
+        if usual in _KEYS and usual not in names and usual not in found.values():
+            found[name] = usual
+    return found
+
+
 def notes_on_keys(
-    counts: Mapping[str, int], read: Iterable[str | None], image_key: str | None
+    counts: Mapping[str, int],
+    read: Iterable[str | None],
+    image_key: str | None,
+    renamed: Mapping[str, str],
 ) -> list[str]:
     """Return notes on the keys, or columns, of rows that are not what they are usually called.
 
@@ -263,22 +321,28 @@ def notes_on_keys(
         counts: How many rows have each key.
         read: The keys that are read.
         image_key: The one of `IMAGE_KEYS` that is read as the image, if any.
+        renamed: Other names of keys, and what they are read as.
     """
-    notes = [] if image_key is None else [f"{image_key!r} is read as image, which no row has"]
+    notes = [f"{shown(name)} is read as {key}" for name, key in renamed.items()]
+    if image_key is not None:
+        notes.append(f"{image_key!r} is read as image, which no row has")
     known = set(read)
-    unread = [f"{key!r} ({rows:,} rows)" for key, rows in counts.items() if key not in known]
+    unread = [f"{shown(key)} ({rows:,} rows)" for key, rows in counts.items() if key not in known]
     if unread:
         more = ", ..." if len(unread) > _MOST_KEYS_NAMED else ""
         notes.append(f"not read: {', '.join(unread[:_MOST_KEYS_NAMED])}{more}")
     return notes
 
 
-def without_surrogates(value: str, what: str) -> str:
+def check_characters(value: str, what: str) -> str:
     """Return a string as it is.
 
     Raises:
-        UnusableRowError: It holds half a surrogate pair, which no file name and no UTF-8 can hold.
+        UnusableRowError: It holds NUL, or half a surrogate pair: no file name can hold the one, no
+            UTF-8 the other.
     """
+    if "\0" in value:
+        raise UnusableRowError(f"{what} contains a NUL character")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -325,7 +389,7 @@ class ImageFiles:
         if not isinstance(name, str):
             raise UnusableRowError(f"{key} is {type_name(name)}, not a string")
         if name not in self._found:
-            path = file_inside(self._folder, without_surrogates(name, key), self._root, what=key)
+            path = file_inside(self._folder, check_characters(name, key), self._root, what=key)
             try:
                 self._found[name] = str(path), sha256_of_file(path)
             except OSError as error:
@@ -339,29 +403,32 @@ def file_inside(folder: Path, name: str, root: Path, *, what: str) -> Path:
 
     Args:
         folder: What the name is relative to.
-        name: A relative path; either slash separates.
+        name: A path, relative or absolute; either slash separates.
         root: The resolved folder that may not be left, links followed.
         what: What the file is, for the reason.
 
     Raises:
-        UnusableRowError: It leaves the folder, is missing, or is not a regular file.
+        UnusableRowError: It is a URL, leaves the folder, is missing, or is not a regular file.
     """
-    absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute()
-    if absolute or "\0" in name or ".." in re.split(r"[\\/]", name):
-        raise UnusableRowError(f"{what} {shown(name)} leaves the data folder")
+    if _URL.match(name):
+        raise UnusableRowError(f"{what} {shown(name)} is a URL, not a file of the data folder")
+    path, leaves = folder / name, UnusableRowError(f"{what} {shown(name)} leaves the data folder")
+    if "\\" in name and not os.path.lexists(path):  # written on Windows
+        path = folder / name.replace("\\", "/")
     try:
-        path = (folder / name).resolve(strict=True)
+        path = path.resolve()  # as far as it exists
+        if not path.is_relative_to(root):
+            raise leaves
+        mode = path.stat().st_mode
     except FileNotFoundError as error:
-        if "\\" in name:  # written on Windows
-            return file_inside(folder, name.replace("\\", "/"), root, what=what)
+        if PureWindowsPath(name).is_absolute():
+            raise leaves from error
         raise UnusableRowError(f"{what} {shown(name)} is missing") from error
     # Before Python 3.13 a loop of links is a RuntimeError.
     except (OSError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or "a loop of links"
         raise UnusableRowError(f"{what} {shown(name)} cannot be read ({why})") from error
-    if not path.is_relative_to(root):
-        raise UnusableRowError(f"{what} {shown(name)} leaves the data folder")
-    if not path.is_file():
-        kind = "a folder" if path.is_dir() else "not a regular file"
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
         raise UnusableRowError(f"{what} {shown(name)} is {kind}")
     return path

@@ -22,10 +22,10 @@ from msd_deploy.data.readers.published import (
 from msd_deploy.data.readers.rows import (
     ImageFiles,
     UnusableRowError,
+    check_characters,
     parse_text,
     shown,
     type_name,
-    without_surrogates,
 )
 from msd_deploy.data.source import DatasetInfo, SourceData, Split
 from msd_deploy.errors import DataError
@@ -68,7 +68,7 @@ def _places(name: str) -> list[str]:
 
 
 def _example(image_files: ImageFiles, values: Mapping[str, object]) -> Example:
-    pair = without_surrogates(need_string(values, "pairID"), "pairID")
+    pair = check_characters(need_string(values, "pairID"), "pairID")
     if not pair or len(pair) > LONGEST_ID:
         raise UnusableRowError(f"pairID {shown(pair)} is not an id")
     label = need_string(values, "gold_label")

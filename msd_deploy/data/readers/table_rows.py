@@ -7,7 +7,7 @@ row holds the position of its image.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,21 +16,31 @@ import pyarrow as pa
 
 from msd_deploy.data.labels import other_classes
 from msd_deploy.data.readers.assemble import ReaderRows, evaluation_source, source_from_rows
-from msd_deploy.data.readers.columns import Columns, find_columns, is_binary, is_string
+from msd_deploy.data.readers.columns import (
+    MIXED,
+    Columns,
+    find_columns,
+    is_binary,
+    is_list_of_values,
+    is_string,
+)
 from msd_deploy.data.readers.hub_dataset import PREFIX, OpenedTables, open_hub_dataset
 from msd_deploy.data.readers.rows import (
     IMAGE_KEYS,
     MOST_LINE_BYTES,
-    SPLIT_NAMES,
     ImageFiles,
     Row,
     UnusableRowError,
     notes_on_keys,
     parse_class,
+    parse_json,
     parse_split,
     parse_text,
     reason_against_labels,
     shown,
+    split_called,
+    type_name,
+    usual_keys,
 )
 from msd_deploy.data.readers.table_file import open_table_file
 from msd_deploy.data.source import (
@@ -119,6 +129,7 @@ class _Reader:
             open_table_file(Path(spec)) if is_file else open_hub_dataset(spec[len(PREFIX) :])
         )
         self._image_files = [ImageFiles(folder) for folder in self.opened.folders]
+        renamed = self._rename_columns(options)
         features = next(iter(self.opened.splits.values())).features
         image_key = None
         if options.image_column is None and "image" not in features:
@@ -129,7 +140,9 @@ class _Reader:
         self._closed = closed or options.labels or self._columns.names
         self._notes = list(self.opened.notes)
         self._splits = list(self._splits_to_read())
-        self._notes += notes_on_keys(self._rows_by_column(), self._columns_read(), image_key)
+        self._notes += notes_on_keys(
+            self._rows_by_column(), self._columns_read(), image_key, renamed
+        )
         self._rows: list[Row] = []
         self._skipped: dict[tuple[Path, int], str] = {
             (of_split.place, line): reason
@@ -140,12 +153,23 @@ class _Reader:
         for of_split in self._splits:
             self._scan(of_split)
 
+    def _rename_columns(self, options: SourceOptions) -> Mapping[str, str]:
+        """Give columns their usual names where those differ in case; return them by old name."""
+        named = {options.image_column, options.text_column, options.label_column}
+        splits = self.opened.splits
+        names = next(iter(splits.values())).column_names
+        renamed = {old: new for old, new in usual_keys(names).items() if old not in named}
+        if renamed:
+            splits = {name: rows.rename_columns(renamed) for name, rows in splits.items()}
+            self.opened = replace(self.opened, splits=splits)
+        return renamed
+
     def _other_image_key(self, features: datasets.Features) -> str | None:
         """Return the first of IMAGE_KEYS that holds images, or names of image files."""
         tables = [rows.data for rows in self.opened.splits.values()]
         for name in IMAGE_KEYS:
             kind = features.arrow_schema.field(name).type if name in features else pa.null()
-            if pa.types.is_struct(kind) or is_binary(kind):
+            if is_binary(kind) or (pa.types.is_struct(kind) and kind != MIXED):
                 return name
             if is_string(kind) and any(
                 isinstance(value, bytes) and files.has(value.decode("utf-8", "replace"))
@@ -199,7 +223,7 @@ class _Reader:
             if not name:
                 yield _OfSplit(Path(self.opened.spec), rows, None)
                 continue
-            split = SPLIT_NAMES.get(name)
+            split = split_called(name)
             is_alone = len(splits) == 1 and split in (None, "train")
             if split is None and not is_alone:
                 self._notes.append(f"the split {shown(name)} is left out: {len(rows):,} rows")
@@ -266,10 +290,9 @@ class _Reader:
             self._rows.append(row)
 
     def _text(self, value: object) -> str | None:
-        text = None if value is None else _decoded(value, "text")
-        if text is not None and "\0" in text:
-            raise UnusableRowError("text holds a NUL character")
-        return parse_text(text, "text")
+        text = _decoded(value, "text") if isinstance(value, bytes) else value
+        is_integer = isinstance(text, int) and not isinstance(text, bool)
+        return parse_text(str(text) if is_integer else text, "text")
 
     def _labels(self, value: object) -> tuple[str, ...] | None:
         if not self._columns.is_multi_label:
@@ -277,24 +300,25 @@ class _Reader:
             if self._columns.label == "labels" and name and name[0] == "[" and name[-1] == "]":
                 raise UnusableRowError("labels is a list written as text; FILE.jsonl holds lists")
             return None if name is None else (name,)
-        if value is None:
+        if value is None or value == "":
             return None
-        assert isinstance(value, list)  # by its feature
-        names = [self._label(entry) for entry in value]
-        if None in names:
-            raise UnusableRowError("an entry of labels is null")
-        return tuple(sorted({name for name in names if name is not None}))
+        if not isinstance(value, list):
+            raise UnusableRowError(f"labels is {type_name(value)}, not a list")
+        return tuple(sorted({self._class(entry, "an entry of labels") for entry in value}))
 
     def _label(self, value: object) -> str | None:
-        names = self._columns.names
-        if value is None or (names is not None and value == _NO_LABEL):
+        if value in (None, b"", "") or (self._columns.names is not None and value == _NO_LABEL):
             return None
-        if names is None:
-            return parse_class(_decoded(value, "label") if isinstance(value, bytes) else value)
+        return self._class(value, "label")
+
+    def _class(self, value: object, what: str) -> str:
+        names = self._columns.names
+        if names is None or value is None:
+            return parse_class(_decoded(value, what) if isinstance(value, bytes) else value, what)
         assert isinstance(value, int)  # by its feature
         if not 0 <= value < len(names):
-            raise UnusableRowError(f"label is {value}, and there are {len(names)} classes")
-        return parse_class(names[value])
+            raise UnusableRowError(f"{what} is {value}, and there are {len(names)} classes")
+        return parse_class(names[value], what)
 
     def _image(self, image: pa.Scalar | None) -> tuple[str, str]:
         """Return an image's path, "" where its bytes stand in the row, and its SHA-256."""
@@ -306,11 +330,11 @@ class _Reader:
         return self._image_file(name)
 
     def _image_file(self, name: str | None) -> tuple[str, str]:
-        for files, folder in zip(self._image_files, self.opened.folders, strict=True):
+        files = self._image_files[0]
+        for other, folder in zip(self._image_files, self.opened.folders, strict=True):
             if name and Path(name).is_absolute() and Path(name).is_relative_to(folder.absolute()):
-                name = Path(name).relative_to(folder.absolute()).as_posix()
-                return files.find(name)
-        return self._image_files[0].find(name)
+                files = other
+        return files.find(name)
 
 
 def _image_of(image: pa.Scalar | None) -> tuple[bytes | None, str | None]:
@@ -321,6 +345,11 @@ def _image_of(image: pa.Scalar | None) -> tuple[bytes | None, str | None]:
     """
     if image is None or not image.is_valid:
         return None, None
+    if image.type == MIXED:
+        value = parse_json(image["json"].as_buffer().to_pybytes())
+        if not isinstance(value, str):
+            raise UnusableRowError(f"image is {type_name(value)}, not a string")
+        return None, value
     if pa.types.is_struct(image.type):
         names = [field.name for field in image.type]
         encoded, path = (image[name] if name in names else None for name in ("bytes", "path"))
@@ -359,17 +388,19 @@ def _decoded(value: object, what: str) -> str:
 
 
 def _without_unicode(column: pa.ChunkedArray) -> Sequence[object]:
-    """Return a column's values, strings as bytes: Arrow never looked whether they are UTF-8."""
+    """Return a column's values, strings as bytes: Arrow never looked whether they are UTF-8.
+
+    Values of several types are as JSON has them, their strings checked.
+    """
+    if column.type == MIXED:
+        values = (None if value is None else value["json"] for value in column.to_pylist())
+        return [None if value is None else parse_json(value.encode()) for value in values]
     return list(column.cast(_as_bytes(column.type)).to_pylist())
 
 
 def _as_bytes(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_string(kind):
-        return pa.binary()
-    if pa.types.is_large_string(kind):
-        return pa.large_binary()
-    if pa.types.is_list(kind):
-        return pa.list_(_as_bytes(kind.value_type))
-    if pa.types.is_large_list(kind):
+    if is_string(kind):
+        return pa.binary_view() if pa.types.is_string_view(kind) else pa.large_binary()
+    if is_list_of_values(kind):
         return pa.large_list(_as_bytes(kind.value_type))
     return kind

@@ -45,9 +45,9 @@ from msd_deploy.data.readers.rows import (
     ImageFiles,
     Row,
     UnusableRowError,
+    check_characters,
     parse_text,
     type_name,
-    without_surrogates,
 )
 from msd_deploy.data.source import DatasetInfo, SourceData, Split
 from msd_deploy.errors import DataError
@@ -219,7 +219,7 @@ def _answer(text: str) -> str:
         raise UnusableRowError(f"an answer has {len(text):,} characters")
     if "\0" in text:
         raise UnusableRowError("an answer holds a NUL character")
-    return sys.intern(normal_answer(without_surrogates(text, "an answer")))
+    return sys.intern(normal_answer(check_characters(text, "an answer")))
 
 
 def _read_questions(

@@ -128,7 +128,7 @@ def test_an_unwritable_cache_is_a_data_error(
         pytest.param(
             {"text": "x" * (1 << 20), "label": "a"}, "is longer than 1,048,576 bytes", id="huge"
         ),
-        ({"text": 3, "label": "a"}, "text is a number, not a string"),
+        ({"text": 3.5, "label": "a"}, "text is a number, not a string"),
         ({"label": "a"}, "has neither image nor text"),
         ({"text": " ", "image": "", "label": "a"}, "has neither image nor text"),
         (
@@ -149,8 +149,8 @@ def test_an_unwritable_cache_is_a_data_error(
             "unknown label 'c': no other row has it; name the classes with --labels to keep it",
         ),
         (
-            {"text": "x", "label": "a", "split": "Train"},
-            "unknown split 'Train': use train, validation or test",
+            {"text": "x", "label": "a", "split": "dev2"},
+            "unknown split 'dev2': use train, validation or test",
         ),
         (
             {"text": "x", "label": "a", "split": 1},
@@ -161,15 +161,18 @@ def test_an_unwritable_cache_is_a_data_error(
             "unknown split a list: use train, validation or test",
             id="nested split",
         ),
-        ({"image": 5, "label": "a"}, "image is a number, not a string"),
+        ({"image": 5.5, "label": "a"}, "image is a number, not a string"),
         ({"image": "no.png", "label": "a"}, "image 'no.png' is missing"),
         ({"image": "folder", "label": "a"}, "image 'folder' is a folder"),
         ({"image": "pipe", "label": "a"}, "image 'pipe' is not a regular file"),
         ({"image": "/etc/passwd", "label": "a"}, "image '/etc/passwd' leaves the data folder"),
         ({"image": "C:\\x.png", "label": "a"}, "image 'C:\\\\x.png' leaves the data folder"),
         ({"image": "../secret", "label": "a"}, "image '../secret' leaves the data folder"),
-        ({"image": "a\\..\\b", "label": "a"}, "image 'a\\\\..\\\\b' leaves the data folder"),
-        ({"image": "a\0b", "label": "a"}, "image 'a\\x00b' leaves the data folder"),
+        (
+            {"image": "a\\..\\..\\b", "label": "a"},
+            "image 'a\\\\..\\\\..\\\\b' leaves the data folder",
+        ),
+        ({"image": "a\0b", "label": "a"}, "image contains a NUL character"),
         ({"image": "link", "label": "a"}, "image 'link' leaves the data folder"),
         ({"image": "linked/secret", "label": "a"}, "image 'linked/secret' leaves the data folder"),
         (b'{"image": "\\ud800", "label": "a"}', "image contains an unpaired surrogate"),
@@ -422,7 +425,7 @@ def test_strict_lists_the_first_ten_rows_and_their_number(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], r"is empty\. Write one JSON object a line"),
+        ([], r"has no rows\. Write one JSON object a line"),
         ([{"text": " "}], r"has no usable row: .*rows\.jsonl:1: has neither .*\. Write one"),
         ([{"text": "x"}, {"text": "y", "label": None}], r"has no labelled row\. Write one"),
         (

@@ -138,7 +138,7 @@ def test_a_name_with_windows_separators_is_found(tmp_path: Path) -> None:
         written[0]["image"] = "a\\b.png"  # where such a file exists, it is meant
         written.append({"image": "p\\gone.png", "text": "x", "label": "NA"})
         data = load(spec_of(tmp_path / suffix, suffix, written, in_hub=False))
-        assert [row.reason for row in data.info.skipped] == ["image 'p/gone.png' is missing"]
+        assert [row.reason for row in data.info.skipped] == ["image 'p\\\\gone.png' is missing"]
         paths = {row["image_path"] for rows in data.dataset.values() for row in rows}
         assert str(tmp_path / suffix / "p" / "1.png") in paths
         assert str(tmp_path / suffix / "a\\b.png") in paths

@@ -1,0 +1,231 @@
+"""Equal content is the same data in every format: one rule for each odd value, one reason."""
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from msd_deploy.data.prepare import prepare
+from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.readers.spec import load_source
+from msd_deploy.data.source import SourceData, SourceOptions
+from msd_deploy.data.synthetic.drawing import encode_png
+from msd_deploy.errors import DataError
+
+Record = Mapping[str, str | None]
+KEYS = ("image", "text", "label", "split")
+FORMS = [
+    *(("jsonl", False), ("csv", False), ("tsv", False), ("parquet", False)),
+    *(("jsonl", True), ("json", True), ("csv", True), ("tsv", True), ("parquet", True)),
+]
+
+
+def text_of(value: str | None) -> str | None:
+    return value and value.removeprefix("#")
+
+
+def json_of(record: Record) -> str:
+    """A record as JSON; "#5" is the number 5."""
+    return re.sub(r'"#(-?[0-9]+)"', r"\1", json.dumps(record))
+
+
+def write(folder: Path, suffix: str, records: Sequence[Record], *, in_hub: bool) -> str:
+    """Write 20 images and records; return the SPEC."""
+    (folder / "p").mkdir(parents=True)
+    for number in range(20):
+        image = np.full((4, 4, 3), number, np.uint8)
+        (folder / "p" / f"{number}.png").write_bytes(encode_png(image))
+    path = folder / f"train.{suffix}"
+    here = [
+        {key: value and value.replace("HERE", str(folder)) for key, value in record.items()}
+        for record in records
+    ]
+    names = list(dict.fromkeys(name for record in here for name in record))
+    if suffix == "jsonl":
+        path.write_text("".join(f"{json_of(record)}\n" for record in here))
+    elif suffix == "json":
+        path.write_text(f"[{','.join(map(json_of, here))}]")
+    elif suffix == "parquet":
+        columns = {name: [text_of(record.get(name)) for record in here] for name in names}
+        pq.write_table(pa.table(columns), path)
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file, delimiter="," if suffix == "csv" else "\t")
+            writer.writerow(names)
+            writer.writerows([text_of(record.get(name)) for name in names] for record in here)
+    (folder / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: default\n  data_files: train.{suffix}\n---\n"
+    )
+    return f"hub:{folder}" if in_hub else str(path)
+
+
+def load(spec: str) -> SourceData:
+    return load_source(spec, options=SourceOptions())
+
+
+def rows_of(data: SourceData) -> Counter[tuple[str, str | None, str | None]]:
+    return Counter(
+        (
+            row["image_sha256"],
+            row["text"],
+            None if row["label"] is None else data.info.labels[row["label"]],
+        )
+        for split in data.dataset.values()
+        for row in split
+    )
+
+
+GOOD: list[Record] = [
+    {"image": f"p/{n}.png", "text": f"t {n}", "label": "ab"[n % 2]} for n in range(20)
+]
+READ: dict[str, Record] = {
+    "a number as text": {"text": "#5", "label": "a"},
+    "a large number as text": {"text": "#" + "9" * 30, "label": "a"},
+    "minus nought": {"text": "u", "label": "#-0"},
+    "minus nought again": {"text": "v", "label": "#-0"},
+    "a number and a word": {"text": "w", "label": "#7"},
+    "the same as a string": {"text": "x", "label": "7"},
+    "an empty label": {"text": "y", "label": ""},
+    "an empty image": {"image": "", "text": "z", "label": "a"},
+    "a path from the root": {"image": "HERE/p/1.png", "text": "k", "label": "b"},
+    "a path that returns": {"image": "p/../p/2.png", "text": "l", "label": "b"},
+    "a path that leaves and returns": {"image": "../d/p/3.png", "text": "m", "label": "b"},
+}
+REFUSED: dict[str, Record] = {
+    "text contains a NUL character": {"text": "a\0b", "label": "a"},
+    "label contains a NUL character": {"text": "c", "label": "a\0"},
+    "image contains a NUL character": {"image": "p/\0.png", "text": "d", "label": "a"},
+    "label is empty": {"text": "e", "label": " "},
+    "image '../out.png' leaves the data folder": {"image": "../out.png", "label": "a"},
+    "image 'HTTP://a.org/1.png' is a URL, not a file of the data folder": {
+        "image": "HTTP://a.org/1.png",
+        "label": "a",
+    },
+}
+
+
+def test_odd_values_are_read_or_refused_alike_in_every_form(
+    tmp_path: Path, memes: tuple[PreparedData, Preprocessor]
+) -> None:
+    records = [*GOOD, *READ.values(), *REFUSED.values()]
+    found = {}
+    for suffix, in_hub in FORMS:
+        folder = tmp_path / f"{suffix}-{in_hub}" / "d"
+        data = load(write(folder, suffix, records, in_hub=in_hub))
+        prepared = prepare(data, memes[1], cache=tmp_path / "cache")
+        reasons = tuple(row.reason for row in data.info.skipped)
+        found[suffix, in_hub] = (rows_of(data), data.info.labels, reasons, prepared.digest)
+    rows, labels, reasons, _ = found["jsonl", False]
+    assert reasons == tuple(REFUSED)
+    assert labels == ("-0", "7", "a", "b")
+    assert rows.total() == len(GOOD) + len(READ)
+    assert {text for _, text, label in rows if label is None} == {"y"}
+    assert all(form == found["jsonl", False] for form in found.values())
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
+def test_the_name_of_a_split_may_have_another_case_and_blanks(tmp_path: Path, suffix: str) -> None:
+    names = ["train", "Train", " TEST", "Validation ", "", None]
+    records = [{**record, "split": names[n % 6]} for n, record in enumerate(GOOD)]
+    data = load(write(tmp_path / "d", suffix, records, in_hub=False))
+    assert data.info.skipped == ()
+    assert {"t 0", "t 1", "t 6", "t 7"} <= set(data.dataset["train"]["text"])
+    assert {"t 2", "t 8"} <= set(data.dataset["test"]["text"])
+    assert {"t 3", "t 9"} <= set(data.dataset["validation"]["text"])
+
+
+@pytest.mark.parametrize(("suffix", "in_hub"), FORMS)
+def test_a_key_in_another_case_is_read_with_a_note(
+    tmp_path: Path, suffix: str, in_hub: bool
+) -> None:
+    names = {"image": "File_Name", "text": " Text", "label": "LABEL"}
+    records = [{names[key]: value for key, value in record.items()} for record in GOOD]
+    records = [{**record, "note": "x"} for record in records]
+    data = load(write(tmp_path / "d", suffix, records, in_hub=in_hub))
+    usual = load(write(tmp_path / "e", suffix, GOOD, in_hub=in_hub))
+    assert rows_of(data) == rows_of(usual)
+    for note in (
+        "'File_Name' is read as file_name",
+        "' Text' is read as text",
+        "'LABEL' is read as label",
+        "'file_name' is read as image, which no row has",
+        "not read: 'note' (20 rows)",
+    ):
+        assert note in data.info.notes
+
+
+def test_a_key_beside_the_usual_one_is_not_read(tmp_path: Path) -> None:
+    records = [{**record, "Text": "x"} for record in GOOD]
+    for suffix in ("jsonl", "csv"):
+        data = load(write(tmp_path / suffix, suffix, records, in_hub=False))
+        assert "not read: 'Text' (20 rows)" in data.info.notes
+        assert set(data.dataset["train"]["text"]) <= {record["text"] for record in GOOD}
+
+
+WRONG = {
+    "text is a number, not a string": {"text": 2.5, "label": "a"},
+    "text is a boolean, not a string": {"text": True, "label": "a"},
+    "text is an object, not a string": {"text": {"a": [1]}, "label": "a"},
+    "label is a boolean, not a string or integer": {"text": "b", "label": False},
+    "label is a list, not a string or integer": {"text": "b", "label": ["a"]},
+    "label is a number, not a string or integer": {"text": "b", "label": 1.0},
+    "text contains an unpaired surrogate": {"text": "\ud800", "label": "a"},
+    "image is a list, not a string": {"image": ["p/1.png"], "text": "b", "label": "a"},
+}
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("in_hub", [False, True])
+def test_a_wrong_type_in_json_is_a_matter_of_its_row(
+    tmp_path: Path, in_hub: bool, late: bool
+) -> None:
+    """Whether it is among the first rows or after ten thousand of another type."""
+    good = [{**GOOD[n % 20], "text": f"t {n}"} for n in range(10_010 if late else 30)]
+    records: list[object] = [*good, *WRONG.values()]
+    write(tmp_path / "d", "jsonl", [], in_hub=True)
+    path = tmp_path / "d" / "train.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    data = load(f"hub:{tmp_path / 'd'}" if in_hub else str(path))
+    assert [row.reason for row in data.info.skipped] == list(WRONG)
+    place = f"hub:{tmp_path / 'd'} train:{len(good)}" if in_hub else f"{path}:{len(good) + 1}"
+    assert data.info.skipped[0].origin == place
+    assert rows_of(data).total() == len(good)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_column_that_some_rows_or_splits_lack_is_read(tmp_path: Path, suffix: str) -> None:
+    folder = tmp_path / "d"
+    late = [{"text": f"l {n}", "label": "b", "image": f"p/{n}.png", "new": "x"} for n in range(9)]
+    early = [{"text": f"e {n}", "label": "a"} for n in range(10_005)]
+    write(folder, suffix, [*early, *late], in_hub=True)
+    write(tmp_path / "other", suffix, [{**row, "of test": "y"} for row in late], in_hub=True)
+    (tmp_path / "other" / f"train.{suffix}").rename(folder / f"test.{suffix}")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n"
+        f"    path: train.{suffix}\n  - split: test\n    path: test.{suffix}\n---\n"
+    )
+    data = load(f"hub:{folder}")
+    images = [row["image_sha256"] for split in data.dataset.values() for row in split]
+    assert len(images) - images.count("") == 18
+    assert "not read: 'new' (18 rows), 'of test' (9 rows)" in data.info.notes
+
+
+@pytest.mark.parametrize(("suffix", "in_hub"), FORMS)
+def test_a_file_without_rows_is_one_line_that_names_it(
+    tmp_path: Path, suffix: str, in_hub: bool
+) -> None:
+    spec = write(tmp_path / "d", suffix, [], in_hub=in_hub)
+    if suffix in ("csv", "tsv"):
+        separator = "," if suffix == "csv" else "\t"
+        (tmp_path / "d" / f"train.{suffix}").write_text(separator.join(KEYS) + "\n")
+    with pytest.raises(DataError, match=r"/d/train\.\w+: has no rows\. ") as caught:
+        load(spec)
+    assert "\n" not in str(caught.value)
