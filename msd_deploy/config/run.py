@@ -161,9 +161,7 @@ class TeacherConfig:
     epochs: Annotated[
         int | None,
         Setting("Number of teacher training epochs.", EPOCHS.between),
-        Option(
-            "--teacher-epochs", "Teacher", default="as many as make about 750 steps, 8 to 100"
-        ),
+        Option("--teacher-epochs", "Teacher", default="as many as make about 750 steps, 8 to 100"),
     ] = None
     batch_size: Annotated[int, BATCH_SIZE] = 64
     learning_rate: Annotated[float, LEARNING_RATE] = 1e-3

@@ -186,6 +186,7 @@ WHY_SHORT = {
     "mobile_bench/msd_mobile_bench/config.py": SETTINGS,
     "mobile_bench/msd_mobile_bench/footprint.py": "imported by workers, whose memory is measured",
     "msd_deploy/artifacts/write_errors.py": "what each system and library calls a full disk",
+    "msd_deploy/data/readers/parquet_tables.py": "one format of a table, beside text_tables",
     "msd_deploy/data/readers/table_file.py": "one reader: FILE.csv, FILE.tsv and FILE.parquet",
     "msd_deploy/data/threads.py": "order and errors of work in threads, tested by itself",
     "msd_deploy/distillation/saliency.py": "one formula of the paper, for two weightings",

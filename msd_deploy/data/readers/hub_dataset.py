@@ -215,9 +215,11 @@ def _without_wildcards(name: HubName) -> tuple[HubName, Mapping[str, list[str]] 
 
 @contextmanager
 def reading(spec: str, fix: str) -> Iterator[None]:
-    """Turn whatever the library raises into one error, and keep its bars off the screen."""
+    """Turn whatever the library raises into one error; keep its bars and log off the screen."""
     had_bars = not datasets.are_progress_bars_disabled()
+    level = datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
         yield
     except DataError:
@@ -233,6 +235,7 @@ def reading(spec: str, fix: str) -> Iterator[None]:
         what = f"cannot be read ({reason or type(error).__name__})"
         raise DataError(what, where=spec, fix=fix) from error
     finally:
+        datasets.logging.set_verbosity(level)
         if had_bars:
             datasets.enable_progress_bars()
 
@@ -269,7 +272,7 @@ def cache_of(files: list[str]) -> Path:
         [file, sha256_of_file(Path(file)) if Path(file).suffix.lower() in _TABLES else ""]
         for file in sorted(files)
     ]
-    return _own_cache() / sha256_of_json(["as written", *known])
+    return _own_cache() / sha256_of_json(["as written", 2, *known])
 
 
 def _own_cache() -> Path:

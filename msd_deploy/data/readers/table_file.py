@@ -8,7 +8,7 @@ from datasets.packaged_modules.parquet.parquet import Parquet
 
 from msd_deploy.data.readers.hub_dataset import OpenedTables, cache_of, reading
 from msd_deploy.data.readers.rows import check_regular_file
-from msd_deploy.data.readers.text_tables import read_csv
+from msd_deploy.data.readers.text_tables import read_as_written, read_csv
 from msd_deploy.errors import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -46,5 +46,6 @@ def _parquet(path: Path) -> datasets.Dataset:
             # A list is taken as it is: in a pattern, a path could contain wildcards.
             data_files=DataFilesDict(train=DataFilesList(files, [()])),
         )
+        read_as_written(builder)
         builder.download_and_prepare()
         return builder.as_dataset(split="train")

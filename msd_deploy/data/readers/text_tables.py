@@ -21,9 +21,11 @@ from datasets.builder import Key
 from datasets.packaged_modules.csv.csv import Csv, CsvConfig
 from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilder
 from datasets.packaged_modules.json.json import Json
+from datasets.packaged_modules.parquet.parquet import Parquet
 from datasets.utils.file_utils import xopen
 
 from msd_deploy.data.readers.columns import MIXED
+from msd_deploy.data.readers.parquet_tables import read_any_columns
 from msd_deploy.data.readers.rows import (
     MOST_LINE_BYTES,
     Digits,
@@ -148,6 +150,8 @@ def _header(file: str, rows: Iterator[tuple[int, list[str]]], delimiter: str) ->
 def read_as_written(builder: datasets.DatasetBuilder) -> None:
     """Replace a builder's reading of CSV and JSON, which infers types and missing values.
 
+    Of Parquet, columns of all types can be there.
+
     What `datasets` finds, downloads and caches stays as it is.
 
     Raises:
@@ -159,6 +163,8 @@ def read_as_written(builder: datasets.DatasetBuilder) -> None:
         builder._generate_tables = partial(_csv_tables, builder)
     elif isinstance(builder, Json) and not builder.config.field and not builder.info.features:
         builder._split_generators = partial(_json_splits, builder, builder._split_generators)
+    elif isinstance(builder, Parquet):
+        read_any_columns(builder)
     elif isinstance(builder, FolderBasedBuilder):
         builder._read_metadata = partial(_metadata_tables, builder._read_metadata)
 

@@ -218,7 +218,7 @@ def test_a_file_has_the_splits_that_its_column_states(tmp_path: Path, suffix: st
     records = [
         {"text": f"t {n}", "label": "ab"[n % 2], "split": parts[n // 2 % 10]} for n in range(40)
     ]
-    records.append({"text": "x", "label": "a", "split": "Train"})
+    records.append({"text": "x", "label": "a", "split": "holdout"})
     spec = spec_of(tmp_path, suffix, records, in_hub=False)
     of_lines = spec_of(tmp_path, "jsonl", records, in_hub=False)
     found, expected = load(spec), load(of_lines)
@@ -226,7 +226,7 @@ def test_a_file_has_the_splits_that_its_column_states(tmp_path: Path, suffix: st
         assert found.dataset[split]["text"][:] == rows["text"][:]
     (skipped,) = found.info.skipped
     assert skipped.origin == f"{spec}:{40 if suffix == 'parquet' else 42}"
-    assert skipped.reason == "unknown split 'Train': use train, validation or test"
+    assert skipped.reason == "unknown split 'holdout': use train, validation or test"
     data = load_evaluation_source(spec, options=SourceOptions(), split="test", labels=("a", "b"))
     assert list(data.dataset) == ["test"]
 
@@ -251,7 +251,7 @@ def test_a_row_is_named_by_the_line_on_which_it_begins(tmp_path: Path) -> None:
     assert reasons == {
         f"{path}:43": "has 3 cells, and the header has 2",
         f"{path}:44": "has 1 cells, and the header has 2",
-        f"{path}:45": "holds a NUL character",
+        f"{path}:45": "label contains a NUL character",
         f"{path}:46": "has neither image nor text",
         f"{path}:47": "label is empty",
     }
@@ -286,7 +286,7 @@ def test_a_byte_order_mark_an_index_and_windows_line_ends_are_no_problem(tmp_pat
         (b"", r"rows\.csv: is empty\. Name the columns in its first line"),
         (
             b"text,label\n",
-            r": (is empty|cannot be read \(Instruction .train. corresponds to no data)",
+            r": has no rows",
         ),
         (b"red shoes,a\nblue,b\n", r"has no column label or labels: it has red shoes \(string\)"),
         (b"text,label,text\na,b,c\n", r"rows\.csv:1: names the column 'text' twice"),
@@ -296,7 +296,7 @@ def test_a_byte_order_mark_an_index_and_windows_line_ends_are_no_problem(tmp_pat
         (b'text,label\na,b\n"c"d,e\n', r"rows\.csv:3: is not CSV \(',' expected after '\"'\)"),
         (
             b"text,label\na,b\n" + b"c" * (1 << 21) + b",d\n",
-            r"rows\.csv:3: is not CSV \(field larger than field limit",
+            r"rows\.csv:3: has a cell of more than 1,048,576 characters",
         ),
     ],
 )
@@ -393,3 +393,131 @@ def test_a_list_that_is_written_as_text_is_not_a_class(tmp_path: Path, labels: s
     data = load(str(tmp_path / "rows.csv"))
     assert data.info.labels == ("a", "b")
     assert "rows.csv:42: labels is a list written as text" in str(data.info.skipped[0])
+
+
+UNKNOWN = [
+    pa.map_(pa.string(), pa.int32()),
+    pa.uuid(),
+    pa.list_(pa.uuid()),
+    pa.struct([("a", pa.map_(pa.string(), pa.string()))]),
+    pa.decimal32(5, 2),
+]
+
+
+def parquet_with(folder: Path, name: str, column: pa.Array, *, in_hub: bool) -> str:
+    folder.mkdir()
+    columns = {"text": [f"t {n}" for n in range(20)], "label": ["a", "b"] * 10, name: column}
+    pq.write_table(pa.table(columns), folder / "train.parquet")
+    return f"hub:{folder}" if in_hub else str(folder / "train.parquet")
+
+
+@pytest.mark.parametrize("in_hub", [False, True])
+@pytest.mark.parametrize("kind", UNKNOWN, ids=str)
+def test_a_column_that_is_not_read_may_have_any_type(
+    tmp_path: Path, kind: pa.DataType, in_hub: bool
+) -> None:
+    with_value = pa.nulls(20, kind)
+    if kind == UNKNOWN[0]:
+        with_value = pa.array([[("k", 1)]] * 12 + [None] * 8, kind)
+    spec = parquet_with(tmp_path / "d", "more", with_value, in_hub=in_hub)
+    for _ in range(2):  # read, and from the cache
+        data = load(spec)
+        assert sum(len(rows) for rows in data.dataset.values()) == 20
+        noted = "not read: 'more' (12 rows)" in data.info.notes
+        assert noted == (kind == UNKNOWN[0])
+    refused = parquet_with(tmp_path / "e", "labels", with_value, in_hub=in_hub)
+    with pytest.raises(DataError, match=re.escape("'labels' is not a class")) as caught:
+        load(refused, SourceOptions(label_column="labels"))
+    assert f"labels ({str(kind).partition('<')[0]}" in str(caught.value)
+
+
+@pytest.mark.parametrize("in_hub", [False, True])
+def test_views_and_lists_of_fixed_length_are_strings_bytes_and_lists(
+    tmp_path: Path, in_hub: bool
+) -> None:
+    images = [png(n) for n in range(20)]
+    columns = {
+        "image": pa.array(images, pa.binary_view()),
+        "text": pa.array([f"t {n}" for n in range(20)], pa.string_view()),
+        "label": pa.array([["a", "c"], ["b", "c"]] * 10, pa.list_(pa.string_view(), 2)),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    plain = {
+        "image": pa.array(images),
+        "text": columns["text"].cast(pa.string()),
+        "label": pa.array([["a", "c"], ["b", "c"]] * 10),
+    }
+    pq.write_table(pa.table(plain), tmp_path / "b.parquet")
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}.parquet").rename(tmp_path / name / "train.parquet")
+    found, expected = (
+        load(f"hub:{tmp_path / name}" if in_hub else str(tmp_path / name / "train.parquet"))
+        for name in "ab"
+    )
+    assert found.info.labels == ("a", "b", "c")
+    for split, rows in expected.dataset.items():
+        assert (
+            found.dataset[split].remove_columns("origin")[:] == (rows.remove_columns("origin")[:])
+        )
+
+
+def test_a_column_that_parquet_names_twice_is_named(tmp_path: Path) -> None:
+    texts, labels = [f"t {n}" for n in range(20)], ["a", "b"] * 10
+    table = pa.table([texts, labels, labels], names=["text", "label", "label"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: names the column 'label' twice\. Rename"):
+        load(str(tmp_path / "a.parquet"))
+
+
+def test_of_a_damaged_file_nothing_but_our_error_is_written(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, content in (("a.parquet", b"PAR1 nothing"), ("a.jsonl", b"a\n")):
+        folder = tmp_path / name[2:]
+        folder.mkdir()
+        (folder / name).write_bytes(content)
+        with pytest.raises(DataError):
+            load(f"hub:{folder}")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "separator", "message"),
+    [
+        ("csv", ";", "has semicolons between columns, not commas. Save it with commas."),
+        ("csv", "\t", "has tabs between columns, not commas. Save it with commas, or rename it"),
+        ("csv", "|", "has vertical bars between columns, not commas. Save it with commas."),
+        ("tsv", ",", "has commas between columns, not tabs. Save it with tabs, or rename it"),
+        ("tsv", ";", "has semicolons between columns, not tabs. Save it with tabs."),
+    ],
+)
+@pytest.mark.parametrize("in_hub", [False, True])
+def test_a_wrong_separator_is_named_with_the_way_out(
+    tmp_path: Path, name: str, separator: str, message: str, in_hub: bool
+) -> None:
+    path = tmp_path / "d" / f"rows.{name}"
+    path.parent.mkdir()
+    path.write_text(f"text{separator}label\n" + f"t{separator}a\n" * 20)
+    with pytest.raises(DataError, match=re.escape(f"rows.{name}:1: {message}")):
+        load(f"hub:{path.parent}" if in_hub else str(path))
+
+
+def test_a_cell_above_the_limit_is_a_row_that_cannot_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    rows = "".join(f"t {n},{n % 2}\n" for n in range(20))
+    path.write_text(f"text,label\n{'x' * (1 << 21)},a\n{rows}")
+    (skipped,) = load(str(path)).info.skipped
+    assert str(skipped) == f"{path}:2: has a cell of more than 1,048,576 characters"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "UTF8", "utf_8"])
+def test_a_byte_order_mark_is_no_part_of_a_column_whatever_the_card_says(
+    tmp_path: Path, encoding: str
+) -> None:
+    rows = "".join(f"t {n},{n % 2}\n" for n in range(20))
+    (tmp_path / "x.csv").write_bytes(f"\ufefftext,label\n{rows}".encode())
+    (tmp_path / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: default\n  data_files: x.csv\n  encoding: {encoding}\n---\n"
+    )
+    assert load(f"hub:{tmp_path}").info.labels == ("0", "1")
