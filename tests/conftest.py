@@ -38,6 +38,7 @@ from msd_deploy.models.configs import FusionConfig
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.pipeline import run_distillation
 from tests.checkpoints import WRITERS
+from tests.command_server import CommandServer, command_server
 
 WriteMemes = Callable[..., Path]
 
@@ -49,6 +50,13 @@ def _one_thread_and_a_cache_that_goes() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def commands() -> Iterator[CommandServer]:
+    """Runs `msd` without the time that its imports take."""
+    with command_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
