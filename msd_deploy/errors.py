@@ -1,5 +1,17 @@
 """Errors that a user can fix: each is one line of where, what is wrong and what to do."""
 
+import re
+
+CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Controls of terminals (C0, DEL, C1), other line breaks, bidirectional overrides, and bytes of a
+path or an argument that are not UTF-8 (lone surrogates). JSON's own line breaks are none."""
+
+
+def printable(text: str) -> str:
+    """Return a text in one line, with escapes in place of characters that control a terminal."""
+    shown = CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return shown.replace("\n", "\\n")
+
 
 class MsdError(Exception):
     """An error in the input or the environment that the user can fix.
@@ -14,7 +26,7 @@ class MsdError(Exception):
 
     def __init__(self, what: str, *, where: object = None, fix: str = "") -> None:
         message = what if where is None else f"{where}: {what}"
-        super().__init__(f"{message}. {fix}." if fix else message)
+        super().__init__(printable(f"{message}. {fix}." if fix else message))
         self.what = what
         self.where = None if where is None else str(where)
         self.fix = fix

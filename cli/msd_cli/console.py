@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import signal
 import sys
 import time
@@ -27,7 +26,7 @@ from rich.text import Text
 
 from msd_cli.launcher import is_launched
 from msd_deploy.artifacts.manifest import json_text
-from msd_deploy.errors import StoppedError
+from msd_deploy.errors import CONTROLS, StoppedError, printable
 from msd_deploy.hooks import StageHooks
 
 if TYPE_CHECKING:
@@ -36,17 +35,6 @@ if TYPE_CHECKING:
 
 _PLAIN_SECONDS = 10.0
 _SMOOTHING = 0.95
-
-
-# Controls of terminals (C0, DEL, C1), other line breaks, bidirectional overrides, and bytes of a
-# path or an argument that are not UTF-8 (lone surrogates). JSON's own line breaks stay.
-_CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def printable(text: str) -> str:
-    """Return a text in one line, with escapes in place of characters that control a terminal."""
-    shown = _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-    return shown.replace("\n", "\\n")
 
 
 class _Console(Console):
@@ -75,7 +63,7 @@ def result_console() -> Console:
 def print_json(value: Mapping[str, object]) -> None:
     """Print one JSON object on stdout, and nothing else."""
     text = json_text(value, indent=2)
-    text = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    text = CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:

@@ -10,7 +10,7 @@ import typer
 
 from msd_cli.bench import bench
 from msd_cli.compare import compare
-from msd_cli.console import NoteHandler, print_note, printable
+from msd_cli.console import NoteHandler, print_note
 from msd_cli.distill import distill
 from msd_cli.doctor import doctor
 from msd_cli.evaluate import evaluate
@@ -31,7 +31,7 @@ from msd_cli.report import report
 from msd_cli.teacher import teacher
 from msd_deploy import __version__
 from msd_deploy.artifacts.write_errors import cache_fix, write_error
-from msd_deploy.errors import MsdError
+from msd_deploy.errors import MsdError, printable
 from msd_deploy.quiet import quiet_imports
 
 
