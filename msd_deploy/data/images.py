@@ -8,14 +8,16 @@ Only the decoders of `FORMATS` ever run. Pillow has others, some of which start 
 """
 
 import contextlib
+import ctypes
 import io
+import logging
 import struct
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, _imaging
 from PIL.JpegImagePlugin import JpegImageFile
 
 from msd_deploy.data.metadata import orientation_of, without_metadata
@@ -82,8 +84,11 @@ def decode_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.
         raise DataError(error.what, where=where, fix=error.fix) from error
     # Pillow's decoders raise whatever their format's parser meets in a broken file.
     except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"image cannot be decoded ({error or type(error).__name__})", where=where
+            f"image cannot be decoded ({reason})",
+            where=where,
+            fix="Check the file, or save it again as JPEG or PNG",
         ) from error
 
 
@@ -143,6 +148,8 @@ def open_encoded(stream: IO[bytes]) -> ImageFile.ImageFile:
             raise DataError(f"image cannot be decoded ({accepted})")
         if accepted:
             stream.seek(0)
+            if name == "TIFF":
+                _silence_tiff()
             return JpegImageFile(stream) if name == "JPEG" else factory(stream, "")
     with contextlib.suppress(Exception):  # TGA has no signature
         stream.seek(0)
@@ -153,10 +160,23 @@ def open_encoded(stream: IO[bytes]) -> ImageFile.ImageFile:
     )
 
 
+def _silence_tiff() -> None:
+    """Keep what Pillow and libtiff find wrong in TIFF files off stderr, for the whole process.
+
+    Pillow raises it too.
+    """
+    logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
+    # Where libtiff is linked into Pillow's module, as on Windows, it cannot be reached.
+    with contextlib.suppress(AttributeError, OSError):
+        libtiff = ctypes.CDLL(_imaging.__file__)
+        libtiff.TIFFSetErrorHandler(None)
+        libtiff.TIFFSetWarningHandler(None)
+
+
 def _unread_format(signature: bytes) -> str:
     """Return which other format a file is of, if that is known."""
-    if signature[4:8] == b"ftyp":
-        return f"{signature[8:12].decode('ascii', 'replace').strip().upper()} is not read"
+    if signature[4:8] == b"ftyp" and (brand := signature[8:12].strip()).isalnum():
+        return f"{brand.decode('ascii').upper()} is not read"
     for name, (_, accept) in Image.OPEN.items():
         with contextlib.suppress(IndexError, struct.error):
             if accept is not None and accept(signature):

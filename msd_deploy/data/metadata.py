@@ -53,8 +53,10 @@ def _read_orientation(exif: object, xmp: object) -> int:
     if isinstance(exif, bytes):
         tiff = exif.removeprefix(_EXIF_START)
         for tag, kind, at in _tiff_entries(tiff):
-            if tag == _ORIENTATION:
-                form = _BYTE_ORDERS[tiff[:4]] + ("H" if kind == _SHORT else "L")
+            order = _BYTE_ORDERS[tiff[:4]]
+            # Of more than one value, the entry has the place instead.
+            if tag == _ORIENTATION and struct.unpack_from(order + "L", tiff, at + 4) == (1,):
+                form = order + ("H" if kind == _SHORT else "L")
                 return int(struct.unpack_from(form, tiff, at + 8)[0])
     found = re.search(rb'tiff:Orientation(="|>)([0-9])', xmp) if isinstance(xmp, bytes) else None
     return int(found[2]) if found else UPRIGHT
