@@ -275,11 +275,12 @@ class _Reader:
     ) -> None:
         line = at if self.opened.lines is None else self.opened.lines[at]
         try:
-            words, labels = self._text(text), self._labels(label)
+            labels = self._labels(label)
             self.class_rows.update(labels or ())
             assigned = of_split.split or _split(split)
             if labels is None and assigned not in (None, "train"):
                 raise UnusableRowError(f"has no label, which the {assigned} split needs")
+            words = self._text(text)
             path, sha256 = self._image(image)
             if not sha256 and words is None:
                 raise UnusableRowError("has neither image nor text")

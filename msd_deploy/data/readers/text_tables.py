@@ -144,6 +144,9 @@ def _header(file: str, rows: Iterator[tuple[int, list[str]]], delimiter: str) ->
     if twice is not None:
         what = f"names the column {shown(twice)} twice"
         raise DataError(what, where=where, fix="Rename one of them")
+    if any("\0" in name for name in header):  # where Arrow's schema ends a name
+        what = "has a NUL character in the name of a column"
+        raise DataError(what, where=where, fix="Remove it")
     return header
 
 
