@@ -38,6 +38,7 @@ from msd_deploy.models.configs import FusionConfig
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.pipeline import run_distillation
 from tests.checkpoints import WRITERS
+from tests.command_server import CommandServer, command_server
 
 WriteMemes = Callable[..., Path]
 
@@ -52,10 +53,23 @@ def _one_thread_and_a_cache_that_goes() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def small_config() -> RunConfig:
-    """A run of a few seconds: 200 generated memes, few steps, a checkpoint at every one."""
+def commands() -> Iterator[CommandServer]:
+    """Runs `msd` without the time that its imports take."""
+    with command_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def small_config(tmp_path_factory: pytest.TempPathFactory, write_memes: WriteMemes) -> RunConfig:
+    """A run of a few seconds: 200 memes and few steps, a checkpoint at every one.
+
+    Validation and test have 100 each. Those of `synthetic:memes` have 500 and 2,000, and predicting
+    them would take four times as long as everything else.
+    """
+
+    path = write_memes(tmp_path_factory.mktemp("memes"), 200, others=100)
     return RunConfig(
-        data=DataConfig(spec="synthetic:memes", examples=200),
+        data=DataConfig(spec=str(path)),
         teacher=TeacherConfig(epochs=1),
         distill=DistillConfig(epochs=2, log_every=1, checkpoint_seconds=0.0),
     )
@@ -79,21 +93,31 @@ def own_run(finished_run: RunDirectory, tmp_path: Path) -> RunDirectory:
 def write_memes() -> WriteMemes:
     """Write generated memes as FILE.jsonl and pictures into a folder; return the file.
 
-    `change` gets each row's number and its line, and may alter the line.
+    `change` gets each row's number and its line, and may alter the line. With `others`, that many
+    rows for validation and for test follow the examples, and each states its split.
     """
 
     def write(
         folder: Path,
         examples: int,
         change: Callable[[int, dict[str, str]], None] = lambda index, line: None,
+        *,
+        others: int = 0,
     ) -> Path:
-        options = SourceOptions(examples=examples)
-        rows = load_source("synthetic:memes", options=options).dataset["train"]
+        dataset = load_source("synthetic:memes", options=SourceOptions(examples=examples)).dataset
+        sizes = {"train": examples, "validation": others, "test": others}
+        rows = [
+            (split, row)
+            for split, size in sizes.items()
+            for row in dataset[split].select(range(size))
+        ]
         with (folder / "memes.jsonl").open("w") as file:
-            for index, row in enumerate(rows):
+            for index, (split, row) in enumerate(rows):
                 (folder / f"{index}.png").write_bytes(row["image_bytes"])
                 label = MEMES_LABELS[row["label"]]
                 line = {"image": f"{index}.png", "text": row["text"], "label": label}
+                if others:
+                    line["split"] = split
                 change(index, line)
                 file.write(json.dumps(line) + "\n")
         return folder / "memes.jsonl"

@@ -24,12 +24,15 @@ from msd_mobile_bench.pipeline import run_bench
 
 PAIRS, SEED = 6, 18
 ONNX = ExportConfig((("onnx", "fp32"),), examples=8, overwrite=True)
-BENCH = BenchConfig(examples=8, rounds=1, warm_up=1, samples=5, round_seconds=0.1, batches=1)
+BENCH = BenchConfig(
+    examples=8, rounds=1, warm_up=1, warm_up_seconds=0, samples=5, round_seconds=0.1, batches=1
+)
 
 
-def config(seed: int) -> RunConfig:
+def config(seed: int, run: RunDirectory) -> RunConfig:
+    """Settings of a run that has memes.jsonl beside it."""
     return RunConfig(
-        data=DataConfig(spec="synthetic:memes", examples=60, image_size=32),
+        data=DataConfig(spec=str(run.root.with_name("memes.jsonl")), image_size=32),
         teacher=TeacherConfig(epochs=1),
         distill=DistillConfig(epochs=1, log_every=1, checkpoint_seconds=0.0),
         seed=seed,
@@ -37,8 +40,8 @@ def config(seed: int) -> RunConfig:
 
 
 COMMANDS: dict[str, Callable[[RunDirectory], object]] = {
-    "distill 1": lambda run: run_distillation(config(1), run, overwrite=True),
-    "distill 2": lambda run: run_distillation(config(2), run, overwrite=True),
+    "distill 1": lambda run: run_distillation(config(1, run), run, overwrite=True),
+    "distill 2": lambda run: run_distillation(config(2, run), run, overwrite=True),
     "export": lambda run: export_student(run, ONNX),
     "bench": lambda run: run_bench(run, BENCH),
     "report": lambda run: write_distillation_report([run], ReportConfig()),
@@ -65,15 +68,18 @@ def facts_of(run: RunDirectory) -> tuple[object, ...]:
 
 
 @pytest.mark.slow
-def test_two_commands_at_once_leave_one_whole_run(tmp_path: Path) -> None:
+def test_two_commands_at_once_leave_one_whole_run(
+    tmp_path: Path, write_memes: Callable[..., Path]
+) -> None:
+    write_memes(tmp_path, 100)
     expected = {}
     for seed in (1, 2):
         run = RunDirectory(tmp_path / f"alone-{seed}")
-        run_distillation(config(seed), run)
+        run_distillation(config(seed, run), run)
         expected[seed] = facts_of(run)
     assert expected[1] != expected[2]
     run = RunDirectory(tmp_path / "run")
-    run_distillation(config(1), run)
+    run_distillation(config(1, run), run)
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload([__name__])
     chosen, outcomes = random.Random(SEED), []

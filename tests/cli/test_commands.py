@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from msd_cli.main import app
 from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.run.record import read_run
 from msd_export.formats import FORMATS
 
 Msd = Callable[..., Any]
@@ -18,7 +19,8 @@ Msd = Callable[..., Any]
 
 def test_evaluate_repeats_the_runs_metrics(msd: Msd, finished_run: RunDirectory) -> None:
     metrics = json.loads(finished_run.metrics.read_text())
-    answer = msd("evaluate", finished_run.root, "--data", "synthetic:memes", "--json")
+    data = read_run(finished_run).config.data.spec
+    answer = msd("evaluate", finished_run.root, "--data", data, "--json")
     assert answer.code == 0, answer.stderr
     stated = metrics["student"]["test"]
     for view, score in answer.json()["views"].items():
@@ -28,11 +30,11 @@ def test_evaluate_repeats_the_runs_metrics(msd: Msd, finished_run: RunDirectory)
 def test_evaluate_uses_the_runs_own_data_by_default(msd: Msd, own_run: RunDirectory) -> None:
     answer = msd("evaluate", own_run.root, "--json")
     assert answer.code == 0, answer.stderr
-    assert answer.json()["data"] == "synthetic:memes"
+    assert answer.json()["data"] == read_run(own_run).config.data.spec
     recorded = json.loads(own_run.metrics.read_text())["student"]["test"]
     assert answer.json()["views"] == {view: recorded[view] for view in answer.json()["views"]}
     refused = msd("evaluate", own_run.root, "--split", "all")
-    assert "all rows of synthetic:memes include the run's training rows" in refused.error()
+    assert "memes.jsonl include the run's training rows" in refused.error()
     content = json.loads(own_run.run_json.read_text())
     content["config"]["data"]["spec"] = "synthetic:posters"
     own_run.run_json.write_text(json.dumps(content))
@@ -167,9 +169,9 @@ def test_doctor_names_what_is_missing_and_how_to_get_it(msd: Msd) -> None:
 
 
 def test_json_goes_to_stdout_alone(msd: Msd, finished_run: RunDirectory) -> None:
-    answer = msd("evaluate", finished_run.root, "--data", "synthetic:memes", "--json")
+    answer = msd("evaluate", finished_run.root, "--json")
     json.loads(answer.stdout)
-    assert "Reading synthetic:memes" in answer.stderr
+    assert "Reading " in answer.stderr
 
 
 @pytest.mark.slow

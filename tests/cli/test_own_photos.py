@@ -164,16 +164,19 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", point], check=True)
 
 
-def test_a_full_disk_is_one_clear_error(msd: Msd, photos: Path, full_disk: Path) -> None:
+def test_a_full_disk_is_one_clear_error(
+    msd: Msd, start_msd: Callable[..., "subprocess.Popen[str]"], photos: Path, full_disk: Path
+) -> None:
     answer = msd("distill", "--data", photos, "--out", full_disk / "run", *QUICK)
     assert answer.code == 1
     assert "(No space left on device)" in answer.error()
     left = [path for path in full_disk.rglob("*") if path.is_dir() and path.name.startswith(".")]
     assert left == []
     assert not (full_disk / "run" / "teacher").exists()
-    cached = msd(
-        "distill", "--data", photos, "--out", "run", *QUICK, env={"HF_HOME": str(full_disk / "hf")}
-    )
-    assert cached.code == 1
-    assert "(No space left on device)" in cached.error()
+    command = ("distill", "--data", photos, "--out", "run", *QUICK)
+    cached = start_msd(*command, env={"HF_HOME": str(full_disk / "hf")})
+    error = cached.communicate()[1].splitlines()[-1]
+    assert cached.returncode == 1
+    assert error.startswith("error: ")
+    assert "(No space left on device)" in error
     assert not list((full_disk / "hf").rglob("pixels.npy"))

@@ -3,11 +3,7 @@
 Moments are counted in operations that change the run's folder; see tests/killing.py.
 """
 
-import os
-import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,37 +11,10 @@ import numpy as np
 import pytest
 
 from msd_deploy.artifacts.run_directory import RunDirectory
+from tests.command_server import CommandServer, Ended
 
-ROOT = Path(__file__).parents[2]
 KILLS = 10
 WRITES_RUN_JSON = 4
-Ended = subprocess.CompletedProcess[str]
-_CHILD = """
-import atexit, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from killing import kill_before
-count = kill_before(int(sys.argv[3]), Path(sys.argv[2]))
-atexit.register(lambda: sys.stderr.write(f"{count()} operations\\n"))
-sys.argv = ["msd", *sys.argv[4:]]
-from msd_cli.main import main
-main()
-"""
-
-
-def msd(run: RunDirectory, *arguments: object, kill_before: int = 0) -> Ended:
-    """Run `msd distill` on a run's folder, and kill it before an operation on that folder."""
-    paths = os.pathsep.join(str(ROOT / name) for name in (".", "cli", "export", "mobile_bench"))
-    words = ["distill", "--out", run.root, *arguments]
-    command = [sys.executable, "-c", _CHILD, ROOT / "tests", run.root, kill_before, *words]
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [str(word) for word in command],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.fixture
@@ -66,13 +35,6 @@ def weights_of(run: RunDirectory) -> list[bytes]:
     return [(folder / "model.safetensors").read_bytes() for folder in (run.teacher, run.student)]
 
 
-def operations_of(ended: Ended) -> int:
-    assert ended.returncode == 0, ended.stderr
-    found = re.search(r"(\d+) operations", ended.stderr)
-    assert found is not None
-    return int(found.group(1))
-
-
 def where_it_died(run: RunDirectory) -> set[str]:
     """What a killed run was writing, by its leftovers."""
     left = {folder.parent.name for folder in run.checkpoints.glob("*/step-*")}
@@ -83,20 +45,28 @@ def where_it_died(run: RunDirectory) -> set[str]:
 
 @pytest.mark.slow
 def test_ten_kills_each_followed_by_resume_leave_the_bits_of_an_undisturbed_run(
-    settings: Path, tmp_path: Path
+    commands: CommandServer, settings: Path, tmp_path: Path
 ) -> None:
     """Ten random moments, spread over the run, after a first kill while run.json is written."""
+
+    def distill(run: RunDirectory, *arguments: object, kill_before: int = 0) -> Ended:
+        words = ("distill", "--out", run.root, *arguments)
+        return commands.run(*words, folder=tmp_path, counted=run.root, operation=kill_before)
+
     whole, killed = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "killed")
-    operations = operations_of(msd(whole, "--config", settings))
+    ended = distill(whole, "--config", settings)
+    assert ended.code == 0, ended.stderr
+    operations = ended.operations
     # At most a seventh each, of which a resumed run repeats some: none gets to the end.
     moments = np.random.default_rng(0).integers(operations // 15, operations // 7, KILLS).tolist()
     seen: list[set[str]] = []
     for moment in (WRITES_RUN_JSON, *moments):
         how = ["--resume"] if killed.run_json.is_file() else ["--config", settings]
-        ended = msd(killed, *how, kill_before=moment)
-        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        ended = distill(killed, *how, kill_before=moment)
+        assert ended.code == -signal.SIGKILL, ended.stderr
         seen.append(where_it_died(killed))
-    operations_of(msd(killed, "--resume"))
+    ended = distill(killed, "--resume")
+    assert ended.code == 0, ended.stderr
     assert weights_of(killed) == weights_of(whole)
     assert killed.history.read_bytes() == whole.history.read_bytes()
     assert killed.metrics.read_bytes() == whole.metrics.read_bytes()

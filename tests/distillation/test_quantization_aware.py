@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from msd_deploy.artifacts.run_directory import RunDirectory
-from msd_deploy.config.run import RunConfig
+from msd_deploy.config.run import DataConfig, RunConfig
 from msd_deploy.data.batch import collate
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
@@ -214,7 +214,7 @@ def test_a_student_that_changes_meanwhile_is_rejected(
 def test_a_student_of_a_different_task_is_rejected(going_on: RunConfig, tmp_path: Path) -> None:
     config = replace(
         going_on,
-        data=replace(going_on.data, spec="synthetic:posters"),
+        data=DataConfig(spec="synthetic:posters", examples=200),
         teacher=replace(going_on.teacher, path=None),
     )
     with pytest.raises(ArtifactError, match="student: was trained for a different task: single"):

@@ -5,7 +5,6 @@ rename a folder, take a thousandth of it: there, a process is killed before each
 """
 
 import importlib.util
-import json
 import os
 import shutil
 import signal
@@ -14,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,12 +29,12 @@ from msd_export.inspection import inspect_export
 from msd_export.opened_model import open_model
 from msd_export.parity import predict_every_view
 from msd_mobile_bench.variants import TORCH, find_variants
+from tests.command_server import CommandServer, Ended
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 ROOTS = [ROOT / name for name in (".", "cli", "export", "mobile_bench")]
-SERVER = Path(__file__).with_name("export_server.py")
 EXAMPLES = ("--examples", "8")
 # LiteRT's libraries start threads, which no fork survives: the real command alone exports to it.
 PRECISIONS: dict[Target, tuple[Precision, ...]] = {
@@ -49,33 +48,21 @@ TARGETS = [t for t in KILLS if all(map(importlib.util.find_spec, FORMATS[t].modu
 Answers = dict[str, list[np.ndarray[Any, np.dtype[np.float32]]]]
 
 
-@dataclass
-class Ended:
-    """How a command ended."""
-
-    code: int
-    seconds: float
-    output: str
-
-    @property
-    def operations(self) -> int:
-        """How many operations it made on exports, if it was not killed."""
-        return int(self.output.rsplit("\n", 2)[-2].removesuffix(" operations"))
-
-
 @dataclass(frozen=True)
 class Server:
-    """A process that exports runs, and what it makes of one undisturbed.
+    """A process that has loaded what exports a run, and what it makes of one undisturbed.
 
     Attributes:
+        commands: The process.
+        here: The working folder of commands.
         run: The run, without exports.
         rows: Examples to compare exports by.
         undisturbed: The folder of its exports.
         expected: What each of them answers to the examples.
     """
 
-    orders: IO[str]
-    answers: IO[str]
+    commands: CommandServer
+    here: Path
     run: RunDirectory
     rows: PreparedSplit
     undisturbed: Path
@@ -93,33 +80,22 @@ class Exports:
     server: Server
     run: RunDirectory
 
-    def order(
-        self,
-        *arguments: str,
-        seconds: float | None = None,
-        number: int = signal.SIGKILL,
-        operation: int = 0,
-    ) -> Ended:
+    def order(self, *arguments: str, **how: Any) -> Ended:
         """Run a command, and end it before it has ended; see the server."""
-        log = self.run.root.with_name("log")
-        order = {"arguments": arguments, "log": str(log), "operation": operation}
-        order |= {"exports": str(self.run.exports), "seconds": seconds, "signal": number}
-        self.server.orders.write(json.dumps(order) + "\n")
-        self.server.orders.flush()
-        ended = json.loads(self.server.answers.readline())
-        return Ended(**ended, output=log.read_text(errors="replace"))
+        here, counted = self.server.here, self.run.exports
+        return self.server.commands.run(*arguments, folder=here, counted=counted, **how)
 
     def export(
         self,
         target: Target,
         *arguments: str,
         precisions: Iterable[Precision] | None = None,
-        **how: float | None,
+        **how: Any,
     ) -> Ended:
         wanted = PRECISIONS[target] if precisions is None else precisions
         words = [word for name in wanted for word in ("--precision", name)]
         command = ("export", str(self.run.root), "--target", target, *words, *EXAMPLES)
-        return self.order(*command, *arguments, **how)  # type: ignore[arg-type]
+        return self.order(*command, *arguments, **how)
 
     def reset(self, *, with_exports: bool, tidy: bool = False) -> None:
         """Remove all exports, or put the undisturbed ones there.
@@ -157,14 +133,14 @@ class Exports:
         missing = [p for p in PRECISIONS[target] if variant_name((target, p)) not in there]
         if missing:
             ended = self.export(target, precisions=missing)
-            assert ended.code == 0, ended.output
+            assert ended.code == 0, ended.stderr
             assert self.hidden() == []
         ended = self.export(target)
         assert ended.code == 1
-        assert "already exists. Set overwrite (--overwrite)" in ended.output
+        assert "already exists. Set overwrite (--overwrite)" in ended.stderr
         self.check()
         ended = self.export(target, "--overwrite")
-        assert ended.code == 0, ended.output
+        assert ended.code == 0, ended.stderr
         assert self.hidden() == []
         self.check()
 
@@ -189,31 +165,20 @@ def is_accepted(folder: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def server(
-    finished_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory
+    commands: CommandServer, finished_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """Exports a copy of the finished run undisturbed, and puts the exports aside."""
     root = tmp_path_factory.mktemp("interrupted")
     run = RunDirectory(Path(shutil.copytree(finished_run.root, root / "run")))
-    (root / "here").mkdir()
+    here = root / "here"
+    here.mkdir()
     rows = data_of_run(read_run(run), load_model(run.student).preprocessor).splits["test"].head(3)
     forms = [variant_name((target, p)) for target in TARGETS for p in PRECISIONS[target]]
-    with subprocess.Popen(
-        [sys.executable, SERVER, ROOT / "tests", run.root, *forms],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, ROOTS))},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        cwd=root / "here",
-    ) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        assert server.stdout.readline() == "\n"
-        undisturbed = Path(shutil.move(run.exports, root / "undisturbed"))
-        expected = {folder.name: ask(folder, rows) for folder in undisturbed.iterdir()}
-        yield Server(server.stdin, server.stdout, run, rows, undisturbed, expected)
-        assert list((root / "here").iterdir()) == []  # nothing is left where a command was started
-        server.stdin.close()
+    commands.load_exporters(run.root, forms)
+    undisturbed = Path(shutil.move(run.exports, root / "undisturbed"))
+    expected = {folder.name: ask(folder, rows) for folder in undisturbed.iterdir()}
+    yield Server(commands, here, run, rows, undisturbed, expected)
+    assert list(here.iterdir()) == []  # nothing is left where a command was started
 
 
 @pytest.fixture
@@ -229,7 +194,7 @@ def test_an_export_killed_at_random_moments_leaves_nothing_that_is_taken_for_who
 ) -> None:
     exports.reset(with_exports=False)
     whole = exports.export(target)
-    assert whole.code == 0, whole.output
+    assert whole.code == 0, whole.stderr
     moments = np.random.default_rng(0).uniform(0, whole.seconds, KILLS[target]).tolist()
     was_half_built = False
     for number, moment in enumerate(moments):
@@ -238,7 +203,7 @@ def test_an_export_killed_at_random_moments_leaves_nothing_that_is_taken_for_who
         before = exports.visible()
         options = ["--overwrite"] if replaces else []
         ended = exports.export(target, *options, seconds=moment)
-        assert ended.code in (0, -signal.SIGKILL), ended.output
+        assert ended.code in (0, -signal.SIGKILL), ended.stderr
         assert set(before) <= set(exports.visible())
         exports.check()
         was_half_built |= bool(exports.hidden())
@@ -258,7 +223,7 @@ def test_an_export_killed_while_it_is_completed_leaves_the_old_or_the_new_one(
     for operation in range(last - (12 if replaces else 4), last + 1, 2 if replaces else 1):
         exports.reset(with_exports=replaces, tidy=True)
         ended = exports.export("onnx", *options, precisions=["fp32"], operation=operation)
-        assert ended.code == -signal.SIGKILL, ended.output
+        assert ended.code == -signal.SIGKILL, ended.stderr
         assert set(before) <= set(exports.visible())
         exports.check()
 
@@ -277,9 +242,9 @@ def test_a_polite_end_leaves_nothing_and_no_traceback(
 ) -> None:
     exports.reset(with_exports=False, tidy=True)
     ended = exports.export("onnx", operation=operation, number=number)
-    assert ended.code == code, ended.output
-    assert "Traceback" not in ended.output
-    assert last_words in ended.output
+    assert ended.code == code, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert last_words in ended.stderr
     assert exports.hidden() == []
     exports.check()
 
@@ -328,12 +293,14 @@ def test_the_real_command_killed_in_each_stage(exports: Exports, words: str) -> 
 
 def test_a_benchmark_measures_what_was_finished_before_a_kill(exports: Exports) -> None:
     exports.reset(with_exports=False)
-    with start("export", exports.run.root, "--target", "onnx", *EXAMPLES) as process:
-        wait_for(process, "Converting to onnx-int8")
-        os.killpg(process.pid, signal.SIGKILL)
+    finished = exports.export("onnx", precisions=["fp32"]).operations
+    exports.reset(with_exports=False)
+    ended = exports.export("onnx", operation=finished + 2)
+    assert ended.code == -signal.SIGKILL, ended.stderr
+    assert [form_of(folder) for folder in exports.hidden()] == ["onnx-int8"]
     exports.check()
-    few = ("--rounds", "2", "--samples", "5", "--warm-up", "1", "--warm-up-seconds", "0")
+    few = ("--rounds", "1", "--samples", "5", "--warm-up", "1", "--warm-up-seconds", "0")
     ended = exports.order("bench", str(exports.run.root), *few, *EXAMPLES, "--json")
-    assert ended.code == 0, ended.output
-    assert "student-onnx-fp32" in ended.output
-    assert "student-onnx-int8" not in ended.output
+    assert ended.code == 0, ended.stderr
+    assert "student-onnx-fp32" in ended.stdout
+    assert "student-onnx-int8" not in ended.stdout
