@@ -136,9 +136,9 @@ def _notes_on_unknown(
             counts.append(f"{places.sum() / split.attention_mask.sum():.1%} in {name}")
             texts = column_of(source.dataset[name], "text")
             characters.update(*(texts[row] for row in split.source_rows[rows].tolist()))
-    if not counts:
+    if unknown is None or not counts:
         return []
-    lacking = preprocessor.count_unknown(characters)
+    lacking = preprocessor.count_unknown(characters, unknown)
     if lacking == 0:  # words that are too long for the tokenizer
         return [f"some words are unknown to the tokenizer: {', '.join(counts)}"]
     return [

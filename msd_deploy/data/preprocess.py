@@ -121,9 +121,8 @@ class Preprocessor:
         # CLIP's is the end of the text, which spells every text from bytes.
         return None if number in self.tokenizer.encode("").ids else number
 
-    def count_unknown(self, characters: Iterable[str]) -> int:
-        """Return how many of some characters the vocabulary lacks."""
-        unknown = self.unknown_id
+    def count_unknown(self, characters: Iterable[str], unknown: int) -> int:
+        """Return how many of some characters the vocabulary lacks; `unknown`: its `unknown_id`."""
         found = encodings(self.tokenizer, list(characters), add_special_tokens=False)
         return sum(unknown in encoding.ids for encoding in found)
 

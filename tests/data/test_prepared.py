@@ -1,10 +1,12 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer
 
 from msd_deploy.data.prepare import prepare
 from msd_deploy.data.prepared import PreparedData
@@ -79,3 +81,28 @@ def test_what_the_vocabulary_lacks_is_noted_by_split(tmp_path: Path) -> None:
     assert not any("lacks" in note for note in prepared(tmp_path, [SHORT] * 12, 8).info.notes)
     expected = r"lacks 2 characters of the texts: .*: \d+\.\d% in train, \d+\.\d% in validation;"
     assert re.search(expected, notes[-1])
+
+
+class CountingTokenizer:
+    """A tokenizer that counts how often it is serialized."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer, self.serialized = tokenizer, 0
+
+    def __getattr__(self, name: str) -> object:
+        self.serialized += name == "to_str"
+        return getattr(self.tokenizer, name)
+
+
+def test_a_tokenizer_is_serialized_once_to_prepare_a_data_set(tmp_path: Path) -> None:
+    """A large one is some 20 MB of JSON."""
+    for row in range(12):
+        text = json.dumps({"text": "漢", "label": "ab"[row % 2]})
+        with (tmp_path / "rows.jsonl").open("a") as file:
+            file.write(f"{text}\n")
+    counting: Any = CountingTokenizer(train_tokenizer([SHORT], vocabulary_size=200))
+    preprocessor = Preprocessor(ImageSpec((8, 8)), counting, 8)
+    source = load_jsonl(tmp_path / "rows.jsonl", SourceOptions())
+    data = prepare(source, preprocessor, cache=tmp_path / "cache")
+    assert "lacks 1 characters" in data.info.notes[-1]
+    assert counting.serialized == 1

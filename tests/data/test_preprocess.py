@@ -213,7 +213,9 @@ def test_a_limited_alphabet_keeps_the_most_frequent_characters() -> None:
     vocabulary = tokenizer.get_vocab()
     assert {"丁", "七", "a", "##b", "##c"} <= set(vocabulary)
     preprocessor = build_preprocessor(tokenizer, ImageSpec((8, 8)), max_length=8)
-    assert preprocessor.count_unknown(set("".join(texts))) == 200 + 3 - (
+    unknown = preprocessor.unknown_id
+    assert unknown is not None
+    assert preprocessor.count_unknown(set("".join(texts)), unknown) == 200 + 3 - (
         50 - len(SPECIAL_TOKENS) - 2
     )
 
