@@ -26,6 +26,8 @@ from transformers import (
 from msd_deploy.data.batch import Batch
 from msd_deploy.data.preprocess import Preprocessor, train_tokenizer
 
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+"""What a clone without git-lfs has in place of a file."""
 TEXTS = ["look the guests came", "a red circle on the left", "two blue squares at night"]
 SIDE = 32
 

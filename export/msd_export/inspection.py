@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from msd_deploy.artifacts.manifest import Json, files_below, read_json
+from msd_deploy.artifacts.manifest import Json, check_lfs, files_below, read_json
 from msd_deploy.errors import ArtifactError
 from msd_deploy.quiet import quiet
 from msd_export.folder import PARITY_NAME, ExportFolder, open_export
@@ -64,6 +64,7 @@ def inspect_export(path: Path) -> Inspection:
     """
     target = _target_of_file(path)
     if target is not None:
+        check_lfs(*_files(path))
         return Inspection(path, target, _read(target, path), _size(path))
     if path.is_file():
         endings = ", ".join(Path(entry.model_file).suffix for entry in FORMATS.values())
@@ -95,8 +96,11 @@ def _target_of_file(path: Path) -> Target | None:
 
 
 def _size(path: Path) -> int:
-    files = [path] if path.is_file() else files_below(path)
-    return sum(file.stat().st_size for file in files)
+    return sum(file.stat().st_size for file in _files(path))
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else files_below(path)
 
 
 def _parity(export: ExportFolder) -> Json:

@@ -21,6 +21,7 @@ SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 _CHUNK_BYTES = 1 << 20
 _ROWS_AT_A_TIME = 1000
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _SYSTEM_FILES = frozenset({".ds_store", "thumbs.db", "desktop.ini"})
 
 Json = dict[str, object]
@@ -81,6 +82,22 @@ def is_system_file(path: Path) -> bool:
     return path.name.casefold() in _SYSTEM_FILES or path.name.startswith("._")
 
 
+def check_lfs(*paths: Path) -> None:
+    """Check that files of a cloned repository are not pointers that Git LFS left in their place.
+
+    Raises:
+        ArtifactError: One is a pointer.
+    """
+    for path in paths:
+        with path.open("rb") as file:
+            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise ArtifactError(
+                    "is a Git LFS pointer, not the file itself",
+                    where=path,
+                    fix=f"Run `git lfs pull` in {path.parent}",
+                )
+
+
 def read_json(path: Path) -> Json:
     """Read a JSON object.
 
@@ -92,6 +109,8 @@ def read_json(path: Path) -> Json:
     except FileNotFoundError as error:
         raise ArtifactError("no such file", where=path) from error
     except (OSError, ValueError) as error:
+        if isinstance(error, ValueError):
+            check_lfs(path)
         raise ArtifactError(f"cannot be read as JSON ({error})", where=path) from error
     if not isinstance(value, dict):
         raise ArtifactError(f"holds a {type(value).__name__}, not a JSON object", where=path)
@@ -220,6 +239,8 @@ def _verify_digests(folder: Path, kind: str, manifest: Json) -> None:
         raise ArtifactError("has no list of files", where=folder / MANIFEST_NAME)
     for name in sorted(recorded.keys() | found.keys()):
         if recorded.get(name) != found.get(name):
+            if name in found:
+                check_lfs(folder / name)
             state = "is missing" if name not in found else "was added or altered"
             raise ArtifactError(
                 f"{state} since the {kind} was written (its SHA-256 does not match"

@@ -33,6 +33,7 @@ from tokenizers import (
 from msd_deploy.artifacts.manifest import (
     SCHEMA_VERSION,
     Json,
+    check_lfs,
     read_versioned_json,
     sha256_of_json,
     write_json,
@@ -395,6 +396,7 @@ def read_tokenizer(path: Path, tokens: Iterable[str] = ()) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the Rust library raises Exception itself
+        check_lfs(file)
         raise ArtifactError(f"is not a tokenizer ({error})", where=file) from error
     for token in tokens:
         if tokenizer.token_to_id(token) is None:

@@ -10,13 +10,16 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from msd_cli.main import app
+from msd_deploy.artifacts.manifest import write_manifest
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError
 from msd_export.config import ExportConfig
+from msd_export.formats import FORMATS, Format
 from msd_export.inspection import Inspection, inspect_export, tables_of
 from msd_export.model_file import ModelFacts, StoredTensor, TensorFacts
 from msd_export.onnx.layers import stored_tensors
 from msd_export.pipeline import export_student
+from tests.checkpoints import LFS_POINTER
 
 FORMS = (("onnx", "int8"), ("ort", "int8"), ("coreml", "int8"))
 
@@ -119,6 +122,20 @@ def test_a_damaged_file_is_one_error(tmp_path: Path, name: str, message: str) ->
     (tmp_path / name).write_bytes(b"no model")
     with pytest.raises(ArtifactError, match=message):
         inspect_export(tmp_path / name)
+
+
+@pytest.mark.parametrize("entry", FORMATS.values(), ids=list(FORMATS))
+def test_a_git_lfs_pointer_is_named_in_an_export_and_alone(tmp_path: Path, entry: Format) -> None:
+    file = tmp_path / entry.model_file
+    if entry.title == "Core ML":
+        file = file / "Data" / "weight.bin"
+        file.parent.mkdir(parents=True)
+    file.write_text("a model")
+    write_manifest(tmp_path, "export", {"target": "onnx", "precision": "fp32"})
+    file.write_text(LFS_POINTER)
+    for path in (tmp_path, tmp_path / entry.model_file):
+        with pytest.raises(ArtifactError, match=rf"{file}: is a Git LFS pointer.*git lfs pull"):
+            inspect_export(path)
 
 
 def test_a_transposed_weight_belongs_to_the_layer_of_its_bias() -> None:

@@ -8,6 +8,7 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError
 from msd_deploy.models.folders import load_model, save_model
 from msd_deploy.models.teachers import load_teacher
+from tests.checkpoints import LFS_POINTER
 
 
 def test_a_model_folder_loads_alone_elsewhere(own_run: RunDirectory, tmp_path: Path) -> None:
@@ -36,6 +37,18 @@ def test_an_altered_file_is_rejected_by_name(own_run: RunDirectory, name: str) -
     path = own_run.student / name
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ArtifactError, match=f"{name}: was added or altered"):
+        load_model(own_run.student)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "config.json", "labels.json", "tokenizer.json", "manifest.json"],
+)
+def test_a_git_lfs_pointer_is_named(own_run: RunDirectory, name: str) -> None:
+    (own_run.student / name).write_text(LFS_POINTER)
+    with pytest.raises(
+        ArtifactError, match=rf"{name}: is a Git LFS pointer.*`git lfs pull` in {own_run.student}"
+    ):
         load_model(own_run.student)
 
 

@@ -192,6 +192,7 @@ WHY_SHORT = {
     "msd_deploy/distillation/saliency.py": "one formula of the paper, for two weightings",
     "msd_deploy/errors.py": LIGHT,
     "msd_deploy/hooks.py": LIGHT,
+    "msd_deploy/models/pretrained/location.py": "where a checkpoint lies: folder, hub or package",
     "msd_deploy/models/teachers.py": "a teacher for a task, read by training and caching",
     "msd_deploy/pages/formatting.py": "numbers with units, for pages and tables of commands",
     "msd_deploy/pages/page.py": "what the pages of three packages share",

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
+from msd_deploy.artifacts.manifest import check_lfs
 from msd_deploy.errors import ArtifactError
 
 _FILES = ("*.json", "*.jsonl", "*.safetensors", "*.txt")
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -27,7 +27,7 @@ def checkpoint_folder(name: str) -> Path:
             folder has pointers of Git LFS instead of files.
     """
     if Path(name).is_dir():
-        _check_lfs(Path(name))
+        check_lfs(*(file for pattern in _FILES for file in sorted(Path(name).glob(pattern))))
         return Path(name)
     if _HUB_NAME.fullmatch(name) is None or Path(name).exists():
         raise ArtifactError(
@@ -45,19 +45,6 @@ def checkpoint_folder(name: str) -> Path:
             fix=f"{guess}, or run `hf download {name}` on a machine with network access and"
             " copy the folder that it prints",
         ) from error
-
-
-def _check_lfs(folder: Path) -> None:
-    """Check that a cloned repository holds its files, not Git LFS's pointers to them."""
-    for pattern in _FILES:
-        for path in sorted(folder.glob(pattern)):
-            with path.open("rb") as file:
-                if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-                    raise ArtifactError(
-                        "is a Git LFS pointer, not the file itself",
-                        where=path,
-                        fix=f"Run `git lfs pull` in {folder}",
-                    )
 
 
 INSTALL = 'pip install "msd-deploy[pretrained]"'

@@ -14,7 +14,7 @@ from msd_deploy.models.classifier import check_finite
 from msd_deploy.models.pretrained.families import Checkpoint, open_checkpoint
 from msd_deploy.models.pretrained.text import open_text
 from msd_deploy.models.pretrained.vision import open_vision
-from tests.checkpoints import write_text
+from tests.checkpoints import LFS_POINTER, write_text
 
 
 @pytest.fixture
@@ -82,9 +82,7 @@ def test_the_shard_that_holds_nan_is_named(copy: Path) -> None:
 @every_kind
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "preprocessor_config.json"])
 def test_a_git_lfs_pointer_is_named(copy: Path, kind: str, file: str) -> None:
-    (copy / kind / file).write_text(
-        "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
-    )
+    (copy / kind / file).write_text(LFS_POINTER)
     with pytest.raises(ArtifactError, match=rf"{file}: is a Git LFS pointer.*`git lfs pull`"):
         open_kind(copy, kind)
 
