@@ -345,9 +345,41 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
     Raises:
         ArtifactError: The file is missing or malformed.
-        ConfigError: It lacks one of [PAD], [UNK], [CLS] and [SEP].
+        ConfigError: It lacks one of [PAD], [UNK], [CLS] and [SEP], or its ids are not those of an
+            embedding with a row for each token.
     """
-    return special_tokens_as_text(read_tokenizer(path, (PAD, UNKNOWN, CLS, SEP)))
+    tokenizer = read_tokenizer(path, (PAD, UNKNOWN, CLS, SEP))
+    check_ids(tokenizer, path)
+    return special_tokens_as_text(tokenizer)
+
+
+def check_ids(tokenizer: Tokenizer, path: Path) -> None:
+    """Check that tokens are numbered without gaps, and written under the numbers that they have.
+
+    Raises:
+        ConfigError: They are not.
+    """
+    count, highest = tokenizer.get_vocab_size(), highest_id(tokenizer)
+    if highest >= count:
+        raise ConfigError(
+            f"tokenizer has {count} tokens, but ids up to {highest}",
+            where=path,
+            fix="Number its tokens from 0 without gaps, or leave it out to train one",
+        )
+    added = tokenizer.encode("")
+    for token, number in zip(added.tokens, added.ids, strict=True):
+        if tokenizer.token_to_id(token) != number:
+            raise ConfigError(
+                f"tokenizer adds {token} to a text as id {number}, but its vocabulary has it as"
+                f" {tokenizer.token_to_id(token)}",
+                where=path,
+                fix="Correct the ids of its post_processor",
+            )
+
+
+def highest_id(tokenizer: Tokenizer) -> int:
+    """Return the highest id of a token, those included that are added to each text."""
+    return max([*tokenizer.get_vocab().values(), *tokenizer.encode("").ids])
 
 
 def special_tokens_as_text(tokenizer: Tokenizer) -> Tokenizer:

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar, cast, get_args
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from transformers import PreTrainedConfig
 
 from msd_deploy.artifacts.atomic import new_folder
 from msd_deploy.artifacts.manifest import (
@@ -24,7 +25,7 @@ from msd_deploy.artifacts.manifest import (
     write_json,
     write_manifest,
 )
-from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.preprocess import TOKENIZER_NAME, Preprocessor, highest_id
 from msd_deploy.errors import ArtifactError
 from msd_deploy.models.classifier import ViewClassifier, check_finite
 from msd_deploy.models.configs import FAMILIES, FamilyConfig, FusionConfig
@@ -195,11 +196,26 @@ def _load(folder: Path, kind: type[Model], manifest: Json | None = None) -> Load
             where=folder,
             fix="Restore its config.json or labels.json",
         )
+    _check_tokenizer(model.config, preprocessor, folder)
     check_finite(model.state_dict(), folder / WEIGHTS_NAME)
     _copy_weights(model)
     digest = sha256_of_json(manifest["files"])
     nn.Module.eval(model)
     return LoadedModel(model, preprocessor, labels, problem, digest, folder)
+
+
+def _check_tokenizer(config: PreTrainedConfig, preprocessor: Preprocessor, folder: Path) -> None:
+    """Check that a model has an embedding of every token."""
+    stated = config.to_dict()
+    of_text = stated.get("backbone", stated)
+    count = of_text.get("text_config", of_text).get("vocab_size")
+    if count is not None and highest_id(preprocessor.tokenizer) >= count:
+        raise ArtifactError(
+            f"has token ids up to {highest_id(preprocessor.tokenizer)}, the model embeddings of"
+            f" {count}",
+            where=folder / TOKENIZER_NAME,
+            fix="Restore the tokenizer that the model was trained with",
+        )
 
 
 def _copy_weights(model: torch.nn.Module) -> None:

@@ -1,5 +1,7 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,6 +132,35 @@ def test_a_tokenizer_without_cls_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     Tokenizer(models.WordPiece({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]")).save(str(path))
     with pytest.raises(ConfigError, match=r"has no \[CLS\]"):
+        load_tokenizer(path)
+
+
+def with_highest_id(stated: dict[str, Any], number: int) -> None:
+    vocabulary = stated["model"]["vocab"]
+    vocabulary[max(vocabulary, key=vocabulary.get)] = number
+
+
+def with_separator_as(stated: dict[str, Any], number: int) -> None:
+    stated["post_processor"]["sep"][1] = number
+
+
+@pytest.mark.parametrize(
+    ("change", "number", "message"),
+    [
+        (with_highest_id, 200, "has 40 tokens, but ids up to 200"),
+        (with_highest_id, 2**31, "has 40 tokens, but ids up to 2147483648"),
+        (with_separator_as, 102, "has 40 tokens, but ids up to 102"),
+        (with_separator_as, 7, r"adds \[SEP\] to a text as id 7, but its vocabulary has it as 3"),
+    ],
+)
+def test_a_tokenizer_whose_ids_are_not_those_of_its_tokens_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any], int], None], number: int, message: str
+) -> None:
+    stated = json.loads(train_tokenizer(TEXTS, vocabulary_size=40).to_str())
+    change(stated, number)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(stated))
+    with pytest.raises(ConfigError, match=message):
         load_tokenizer(path)
 
 

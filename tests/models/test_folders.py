@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from msd_deploy.artifacts.manifest import write_manifest
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError
 from msd_deploy.models.folders import load_model, save_model
@@ -88,6 +89,20 @@ def test_classes_in_another_order_are_matched_by_name(finished_run: RunDirectory
         finished_run.teacher, labels=("hateful", "benign"), problem="single_label"
     )
     assert teacher.class_order.tolist() == [1, 0]
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_rejected(own_run: RunDirectory) -> None:
+    path = own_run.student / "tokenizer.json"
+    stated = json.loads(path.read_text())
+    vocabulary = stated["model"]["vocab"]
+    count = len(vocabulary)
+    vocabulary["##further"] = count
+    path.write_text(json.dumps(stated))
+    write_manifest(own_run.student, "model", {})
+    with pytest.raises(
+        ArtifactError, match=rf"tokenizer\.json: has token ids up to {count}, the model embeddings"
+    ):
+        load_model(own_run.student)
 
 
 @pytest.mark.parametrize("part", ["student", "teacher"])

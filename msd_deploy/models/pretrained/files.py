@@ -21,6 +21,7 @@ from msd_deploy.data.preprocess import (
     PAD,
     TOKENIZER_NAME,
     fitting_length,
+    highest_id,
     read_tokenizer,
     special_tokens_as_text,
 )
@@ -325,7 +326,7 @@ def check_tokenizer(tokenizer: Tokenizer, vocab_size: int, path: Path) -> None:
     Raises:
         ConfigError: Tokens without an embedding.
     """
-    count = max(*tokenizer.get_vocab().values(), *tokenizer.encode("").ids) + 1
+    count = highest_id(tokenizer) + 1
     if count > vocab_size:
         raise ConfigError(
             f"tokenizer has {count} tokens, the checkpoint {vocab_size}",

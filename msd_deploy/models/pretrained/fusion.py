@@ -18,6 +18,8 @@ from msd_deploy.artifacts.manifest import sha256_of_json
 from msd_deploy.data.preprocess import (
     Preprocessor,
     build_preprocessor,
+    check_ids,
+    highest_id,
     read_tokenizer,
     special_tokens_as_text,
 )
@@ -82,14 +84,17 @@ class PretrainedFusion:
             image_size: Side in pixels; None for that of the pretrained vision encoder.
 
         Raises:
-            ConfigError: max_length is above the limit, or the vocabulary cannot be cut.
+            ConfigError: max_length is above the limit, the vocabulary cannot be cut, or the ids of
+                the given tokenizer have gaps.
         """
         texts = list(texts)
         size = self.vision.image_size if image_size is None else (image_size, image_size)
         spec = ImageSpec(size, "crop" if self.vision.is_cut else "fit")
         if tokenizer is not None:
             tokens = (self.text.pad_token, self.text.absent_token)
-            loaded = special_tokens_as_text(read_tokenizer(tokenizer, tokens))
+            given = read_tokenizer(tokenizer, tokens)
+            check_ids(given, tokenizer)
+            loaded = special_tokens_as_text(given)
         elif self.is_cut:
             loaded = cut_vocabulary(self.text.tokenizer, texts).tokenizer
         else:
@@ -154,7 +159,7 @@ def input_config(preprocessor: Preprocessor) -> dict[str, Any]:
     """Return the entries of a FusionConfig that describe its inputs."""
     return {
         "image_size": preprocessor.image.size,
-        "vocab_size": preprocessor.tokenizer.get_vocab_size(),
+        "vocab_size": highest_id(preprocessor.tokenizer) + 1,
         "max_text_length": preprocessor.max_length,
     }
 

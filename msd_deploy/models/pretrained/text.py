@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from msd_deploy.artifacts.manifest import read_json
+from msd_deploy.data.preprocess import highest_id
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.models.pretrained.files import (
     check_safetensors,
@@ -82,9 +83,9 @@ class PretrainedText:
         """Return embeddings for the tokens of another tokenizer, matched by their text.
 
         Returns:
-            float32 [tokens, width], 0 for unknown tokens; and bool [tokens], which are known.
+            float32 [ids, width], 0 for unknown tokens; and bool [ids], which are known.
         """
-        words = torch.zeros(tokenizer.get_vocab_size(), self.width)
+        words = torch.zeros(highest_id(tokenizer) + 1, self.width)
         known = torch.zeros(len(words), dtype=torch.bool)
         for token, number in tokenizer.get_vocab().items():
             old = self.tokenizer.token_to_id(token)
