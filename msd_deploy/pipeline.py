@@ -22,7 +22,7 @@ from msd_deploy.run.output import check_run_output, with_absolute_paths
 from msd_deploy.run.record import RunRecord
 from msd_deploy.run.stages import cached_predictions, given_teacher, measure, trained_teacher
 from msd_deploy.run.student import check_student, distilled_student
-from msd_deploy.run.task import Task, begin_run, read_task
+from msd_deploy.run.task import Task, begin_run, open_models, read_task
 
 
 def run_distillation(
@@ -118,10 +118,11 @@ def _read_inputs(
     config: RunConfig, run: RunDirectory, watching: RunHooks, record: RunRecord | None
 ) -> tuple[Task, PreparedData, Teacher | None]:
     """Read data and teacher, and check them with the settings; return also the teacher's data."""
+    teacher = open_models(config, run, record)
     task, source = read_task(config, run, watching.stages, watching.training, record=record)
     check_distance(config.distill, task.data.info.problem, len(task.data.info.labels))
     for note in notes_of(task.data.info):
         watching.stages.on_note(note)
-    teacher_data, given = given_teacher(task, source)
+    teacher_data, given = given_teacher(task, source, teacher)
     check_student(task)
     return task, teacher_data, given

@@ -74,7 +74,7 @@ def build_student(
     stream = _STREAMS[config.size]
     vision = _vision_start(config)
     text = None if config.text is None else open_text(config.text)
-    layers = stream.num_hidden_layers if config.text_layers is None else config.text_layers
+    layers = _text_layers(config)
     settings = _settings(stream, data, preprocessor)
     if vision is not None:
         settings |= {
@@ -94,6 +94,25 @@ def build_student(
         load = load_text_layers if layers else load_word_embeddings
         load(model, text, preprocessor.tokenizer)
     return model
+
+
+def check_starts(config: StudentConfig) -> None:
+    """Open the checkpoints that a student starts from, so that their faults are raised early.
+
+    Raises:
+        ConfigError: A package is missing, or the text encoder has fewer layers than requested.
+        ArtifactError: A checkpoint cannot be loaded.
+    """
+    if config.vision is not None:
+        open_vision(config.vision)
+    if config.text is not None:
+        open_text(config.text).select_layers(_text_layers(config))
+
+
+def _text_layers(config: StudentConfig) -> int:
+    """Return how many layers of the text checkpoint are used."""
+    usual = _STREAMS[config.size].num_hidden_layers
+    return usual if config.text_layers is None else config.text_layers
 
 
 def _vision_start(config: StudentConfig) -> PretrainedVision | None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.errors import ArtifactError
 from msd_deploy.models.classifier import ViewClassifier
-from msd_deploy.models.folders import load_classifier
+from msd_deploy.models.folders import LoadedModel, load_classifier
 from msd_deploy.models.pretrained.location import checkpoint_folder
 from msd_deploy.problem import Problem
 
@@ -33,20 +33,42 @@ class Teacher:
     folder: Path
 
 
-def load_teacher(name: Path, *, labels: tuple[str, ...], problem: Problem) -> Teacher:
-    """Load a teacher for a task.
+def open_teacher(name: Path) -> LoadedModel[ViewClassifier]:
+    """Load a teacher before its task is known.
 
     Args:
         name: A model folder, for example a run's `teacher` or an output of `msd teacher`, or the
             name of such a folder on the hub.
+
+    Raises:
+        ArtifactError: The folder cannot be loaded.
+    """
+    return load_classifier(checkpoint_folder(name.as_posix()))
+
+
+def load_teacher(name: Path, *, labels: tuple[str, ...], problem: Problem) -> Teacher:
+    """Load a teacher for a task; see `open_teacher` and `teacher_for`.
+
+    Raises:
+        ArtifactError: See there.
+    """
+    return teacher_for(open_teacher(name), labels=labels, problem=problem)
+
+
+def teacher_for(
+    loaded: LoadedModel[ViewClassifier], *, labels: tuple[str, ...], problem: Problem
+) -> Teacher:
+    """Return a loaded teacher for a task.
+
+    Args:
+        loaded: The teacher.
         labels: Classes of the task.
         problem: Kind of the task.
 
     Raises:
-        ArtifactError: The folder cannot be loaded, or the teacher was trained for a different task.
+        ArtifactError: The teacher was trained for a different task.
     """
-    folder = checkpoint_folder(name.as_posix())
-    loaded = load_classifier(folder)
+    folder = loaded.folder
     if loaded.problem != problem:
         raise ArtifactError(
             f"is a {loaded.problem} teacher, but the data is {problem}",

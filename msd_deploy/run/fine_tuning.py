@@ -7,6 +7,7 @@ checkpoints/, encoded/) or, when it is done, a teacher's model folder.
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -208,13 +209,15 @@ def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _FineTuning:
     hooks.stages.on_stage(f"Reading {config.data.spec}")
     start = open_start(config.finetune)
     check_freeze(start, config.finetune.freeze)
-    source = read_source(RunConfig(data=config.data))
-    preprocessor = start.preprocessor(
-        training_texts(source),
+    preprocessor_for = partial(
+        start.preprocessor,
         tokenizer=config.data.tokenizer,
         max_length=config.data.max_length,
         image_size=config.data.image_size,
-    ).with_max_pixels(config.data.max_pixels)
+    )
+    preprocessor_for([])  # what is wrong with tokenizer or sizes is found before the data is read
+    source = read_source(RunConfig(data=config.data))
+    preprocessor = preprocessor_for(training_texts(source)).with_max_pixels(config.data.max_pixels)
     data = prepare(
         source,
         preprocessor,

@@ -38,13 +38,13 @@ from msd_deploy.metrics import (
     score_views,
 )
 from msd_deploy.models.classifier import ViewClassifier
-from msd_deploy.models.folders import WEIGHTS_NAME, save_model
+from msd_deploy.models.folders import WEIGHTS_NAME, LoadedModel, save_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.predict import predict_views
 from msd_deploy.models.sizes import build_teacher
-from msd_deploy.models.teachers import Teacher, load_teacher
+from msd_deploy.models.teachers import Teacher, load_teacher, teacher_for
 from msd_deploy.run.output import without_paths
-from msd_deploy.run.task import Task, _prepare, given_teacher_folder
+from msd_deploy.run.task import Task, _prepare
 from msd_deploy.views import View
 
 
@@ -69,12 +69,14 @@ def state_scores(
         of_splits[split] = extra_metrics_as_json(further)
 
 
-def given_teacher(task: Task, source: SourceData) -> tuple[PreparedData, Teacher | None]:
-    """Load the configured teacher, and prepare the data for it."""
-    folder, data = given_teacher_folder(task), task.data
-    if folder is None:
+def given_teacher(
+    task: Task, source: SourceData, loaded: LoadedModel[ViewClassifier] | None
+) -> tuple[PreparedData, Teacher | None]:
+    """Match the given teacher, if any, with the task, and prepare the data for it."""
+    data = task.data
+    if loaded is None:
         return data, None
-    teacher = load_teacher(folder, labels=data.info.labels, problem=data.info.problem)
+    teacher = teacher_for(loaded, labels=data.info.labels, problem=data.info.problem)
     if task.config.augment.views_per_picture:
         check_same_frame(task.preprocessor, teacher.preprocessor)
     preprocessor = teacher.preprocessor.with_max_pixels(task.config.data.max_pixels)

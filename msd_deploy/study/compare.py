@@ -42,7 +42,7 @@ from msd_deploy.problem import Problem
 from msd_deploy.run.output import inputs_of, with_absolute_paths
 from msd_deploy.run.record import read_run
 from msd_deploy.run.stages import cached_predictions, given_teacher, ordinary_steps, trained_teacher
-from msd_deploy.run.task import Task, begin_run, read_task
+from msd_deploy.run.task import Task, begin_run, open_models, read_task
 from msd_deploy.study.cells import cell_directory, finished_cells, is_done, read_cell
 from msd_deploy.study.compute import measure_flops, steps_by_method
 from msd_deploy.study.config import StudyConfig
@@ -104,12 +104,13 @@ def run_study(
     with claimed(out):
         replaces = _check_output(study, run, overwrite=overwrite)
         record = read_run(run) if run.run_json.is_file() and not replaces else None
+        opened = open_models(study.base, run, record)
         task, source = read_task(study.base, run, hooks, training, record=record)
         for method in study.methods:
             check_distance(
                 study.of_cell(method, 0).distill, task.data.info.problem, len(task.data.info.labels)
             )
-        teacher_data, given = given_teacher(task, source)
+        teacher_data, given = given_teacher(task, source, opened)
         # First: with run.json alone, an interrupted start would look like a run.
         begin_folder(out, run.study_json.name, _identity(study), replaces=replaces)
         begin_run(task, given)
