@@ -2,7 +2,8 @@
 
 One folder per set of images and specification, with a manifest. A damaged entry is made again, and
 the least recently used ones are removed when the cache is too large. The key contains the version
-of our arithmetic and of the decoder, so pixels of another version are never read.
+of our arithmetic and of the decoder, so pixels of another version are never read. Where the cache
+cannot be written, pixels are kept in a temporary file while the command runs.
 """
 
 import contextlib
@@ -78,19 +79,45 @@ def cached_pixels(
     made_by = {"pixels_version": PIXELS_VERSION, "pillow": PIL.__version__}
     key = sha256_of_json([made_by, preprocessor.as_json()["image"], digests])
     folder = cache / "pixels" / key
+    index_of = {digest: i for i, digest in enumerate(digests)}
+
+    def decode_into(entry: Path) -> None:
+        with warnings.catch_warnings(action="ignore"):  # of odd metadata
+            failures = _decode_all(source, preprocessor, places, entry / _PIXELS_NAME, on_count)
+        write_json(entry / _FAILURES_NAME, failures)
+        write_manifest(entry, _KIND, made_by)
+
     if not _is_whole(folder):
-        with new_folder(folder) as building:
-            with warnings.catch_warnings(action="ignore"):  # of odd metadata
-                failures = _decode_all(
-                    source, preprocessor, places, building / _PIXELS_NAME, on_count
-                )
-            write_json(building / _FAILURES_NAME, failures)
-            write_manifest(building, _KIND, made_by)
+        try:
+            with new_folder(folder) as building:
+                decode_into(building)
+        except (ArtifactError, OSError) as error:
+            pixels, reasons = _without_cache(decode_into, error)
+            return pixels, index_of, reasons
         prune(folder.parent, limit_bytes=LIMIT_BYTES, keep=folder)
+    pixels, reasons = _read_entry(folder)
+    return pixels, index_of, reasons
+
+
+def _without_cache(
+    decode_into: Callable[[Path], None], failure: ArtifactError | OSError
+) -> tuple[PixelArray, dict[str, str]]:
+    """Return pixels and reasons by way of a temporary folder; `failure`: of the cache's."""
+    try:
+        # What is mapped stays readable when its file is removed; Windows keeps the file instead.
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+            decode_into(Path(scratch))
+            logger.warning("images are decoded without a cache: %s", failure)
+            return _read_entry(Path(scratch))
+    except (ArtifactError, OSError):
+        raise failure from None
+
+
+def _read_entry(folder: Path) -> tuple[PixelArray, dict[str, str]]:
+    """Return the pixels of an entry, memory-mapped, and its reasons by content digest."""
     failed = read_json(folder / _FAILURES_NAME)
     pixels = np.load(folder / _PIXELS_NAME, mmap_mode="r", allow_pickle=False)
-    reasons = {digest: str(reason) for digest, reason in failed.items()}
-    return pixels, {digest: i for i, digest in enumerate(digests)}, reasons
+    return pixels, {digest: str(reason) for digest, reason in failed.items()}
 
 
 def _is_whole(folder: Path) -> bool:

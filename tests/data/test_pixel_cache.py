@@ -1,6 +1,10 @@
 import json
 import os
+import resource
+import signal
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,7 @@ from msd_deploy.data.readers.spec import load_source
 from msd_deploy.data.resize import ImageSpec, PixelArray
 from msd_deploy.data.source import SourceData, SourceOptions
 from msd_deploy.data.synthetic.drawing import encode_png
+from msd_deploy.errors import ArtifactError
 
 NOTHING_TO_KEEP = Path("nothing")
 
@@ -106,6 +111,53 @@ def test_threads_change_neither_pixels_nor_reasons_nor_their_order(
         assert counted == list(range(1, 31))
     assert found[1] == found[5]
     assert len(found[1][2]) == 8
+
+
+def below_a_file(folder: Path) -> Path:
+    (folder / "file").write_text("")
+    return folder / "file" / "cache"
+
+
+def in_no_file_system(folder: Path) -> Path:
+    if not Path("/proc").is_dir():
+        pytest.skip("needs /proc")
+    return Path("/proc/no-such-folder")
+
+
+@pytest.mark.parametrize("place", [below_a_file, in_no_file_system])
+def test_a_cache_that_cannot_be_written_is_done_without(
+    opening: Opening,
+    tmp_path: Path,
+    place: Callable[[Path], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    expected = np.array(opening())
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    opening.cache = place(tmp_path)
+    pixels = opening()
+    assert np.array_equal(pixels, expected)
+    assert isinstance(pixels, np.memmap)
+    assert opening.decoded == len(expected)
+    (record,) = caplog.records
+    assert "images are decoded without a cache:" in record.getMessage()
+    assert str(opening.cache) in record.getMessage()
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_full_cache_and_a_full_scratch_folder_are_one_error(opening: Opening) -> None:
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(ArtifactError, match=r"cannot be written \(File too large\)") as failure:
+            opening()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert str(opening.cache / "pixels") in str(failure.value)
+    assert list((opening.cache / "pixels").iterdir()) == []
 
 
 def test_an_interruption_leaves_no_entry(opening: Opening, monkeypatch: pytest.MonkeyPatch) -> None:
