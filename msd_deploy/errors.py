@@ -5,12 +5,20 @@ import re
 CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Controls of terminals (C0, DEL, C1), other line breaks, bidirectional overrides, and bytes of a
 path or an argument that are not UTF-8 (lone surrogates). JSON's own line breaks are none."""
+_MOST_CHARACTERS = 80
 
 
 def printable(text: str) -> str:
     """Return a text in one line, with escapes in place of characters that control a terminal."""
     shown = CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
     return shown.replace("\n", "\\n")
+
+
+def shortened(text: str) -> str:
+    """Return a text from data, as the name of a class, as a message shows it."""
+    if len(text) <= _MOST_CHARACTERS:
+        return text
+    return f"{text[:_MOST_CHARACTERS]}... ({len(text):,} characters)"
 
 
 class MsdError(Exception):

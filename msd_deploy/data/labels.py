@@ -28,7 +28,7 @@ from msd_deploy.config.run import ClassWeighting
 from msd_deploy.data.batch import rows_by_image
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.source import DatasetInfo, SourceData
-from msd_deploy.errors import ConfigError, DataError
+from msd_deploy.errors import ConfigError, DataError, shortened
 from msd_deploy.problem import NO_LABEL, Problem
 
 MOST_WEIGHT = 100.0
@@ -114,13 +114,13 @@ def _notes(
     with_rows = [index for index in rarest_first if counted.of_class[index] > 0]
     without = [labels[index] for index in rarest_first if counted.of_class[index] == 0]
     listed = ", ".join(
-        f"{labels[index]} {weights[index]:.3g} ({counted.of_class[index]:,})"
+        f"{shortened(labels[index])} {weights[index]:.3g} ({counted.of_class[index]:,})"
         for index in with_rows[:_MOST_LISTED]
     )
     more = ", ..." if len(with_rows) > _MOST_LISTED else ""
     notes = [f"class weights of the labels' loss (labelled training rows): {listed}{more}"]
     if without:
-        named = ", ".join(without[:_MOST_LISTED])
+        named = ", ".join(map(shortened, without[:_MOST_LISTED]))
         more = ", ..." if len(without) > _MOST_LISTED else ""
         notes.append(f"classes without a labelled training row have weight 1: {named}{more}")
     return tuple(notes)
@@ -147,7 +147,9 @@ def hide_labels(data: PreparedData, share: float, *, seed: int) -> PreparedData:
         )
     notes = [f"{labelled:,} of {len(train):,} training rows keep their labels"]
     if missing := _classes_without_label(train, data.info.labels):
-        notes.append(f"classes whose labels are all hidden: {', '.join(missing)}")
+        more = ", ..." if len(missing) > _MOST_LISTED else ""
+        named = ", ".join(map(shortened, missing[:_MOST_LISTED]))
+        notes.append(f"classes whose labels are all hidden: {named}{more}")
     info = replace(data.info, notes=(*data.info.notes, *notes))
     return replace(data, splits={**data.splits, "train": train}, info=info)
 
@@ -197,12 +199,12 @@ def _classes_without_label(split: PreparedSplit, classes: tuple[str, ...]) -> li
     return [classes[index] for index in np.flatnonzero(np.logical_not(present))]
 
 
-def other_classes(told: str, labels: Sequence[str], where: object) -> DataError:
+def other_classes(told: Sequence[str], labels: Sequence[str], where: object) -> DataError:
     """Return the error of data whose classes are not those of the model that is evaluated."""
     return DataError(
-        f"has other classes than the model ({told})",
+        f"has other classes than the model ({', '.join(map(shortened, told[:5]))})",
         where=where,
-        fix=f"The model's classes are {', '.join(labels[:10])}",
+        fix=f"The model's classes are {', '.join(map(shortened, labels[:10]))}",
     )
 
 
@@ -216,7 +218,7 @@ def check_classes(
     """
     unknown = sorted(set(source.info.labels) - set(labels))
     if source.info.problem != problem or unknown:
-        raise other_classes(", ".join(unknown[:5]) or source.info.problem, labels, where)
+        raise other_classes(unknown or [source.info.problem], labels, where)
 
 
 def in_classes_of(data: PreparedData, labels: tuple[str, ...]) -> PreparedData:

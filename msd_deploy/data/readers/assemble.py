@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import datasets
 
-from msd_deploy.data.readers.rows import Row
+from msd_deploy.data.readers.rows import Row, shown
 from msd_deploy.data.source import (
     SPLITS,
     DatasetInfo,
@@ -21,9 +21,11 @@ from msd_deploy.data.source import (
     assign_splits,
     build_split,
 )
-from msd_deploy.errors import DataError
+from msd_deploy.errors import DataError, shortened
+from msd_deploy.problem import Problem
 
 _MOST_NAMED = 10
+_MARKS_OF_LISTS = ("|", ";", ",")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ def source_from_rows(found: ReaderRows, *, strict: bool) -> SourceData:
         )
     _refuse_one_class(found, labelled, splits["train"])
     labels = found.info.labels or _ordered_classes(labelled)
-    notes += [*found.info.notes, *_modality_notes(rows), *_label_notes(splits, labels)]
+    notes += [*found.info.notes, *_modality_notes(rows)]
+    notes += _label_notes(splits, labels, found.info.problem)
     unlabelled, of_unlabelled = _unlabelled(rows, splits)
     splits["train"] = [*splits["train"], *unlabelled]
     dataset = {
@@ -177,10 +180,10 @@ def _refuse_one_class(found: ReaderRows, labelled: Sequence[Row], training: Sequ
     for rows, place in ((labelled, ""), (training, " in its training rows")):
         classes = {row.labels for row in rows}
         if len(classes) == 1:
-            names = ", ".join(repr(name) for name in classes.pop() or ())
+            names = ", ".join(shown(name) for name in classes.pop() or ())
             what = f"a single class {names}" if names else "no label at all"
             with_rows = {name for row in rows for name in row.labels or ()}
-            without = [repr(name) for name in found.info.labels if name not in with_rows]
+            without = [shown(name) for name in found.info.labels if name not in with_rows]
             if without:
                 what += f" and no rows of class {', '.join(without[:_MOST_NAMED])}"
             refuse(
@@ -214,24 +217,48 @@ def _similar_classes(labels: Iterable[str]) -> list[str]:
     for label in labels:
         plain = "".join(unicodedata.normalize("NFKC", label).casefold().split())
         spellings.setdefault(plain, []).append(label)
-    similar = [" and ".join(map(repr, names)) for names in spellings.values() if len(names) > 1]
+    similar = [" and ".join(_told_apart(names)) for names in spellings.values() if len(names) > 1]
     if not similar:
         return []
     listed = "; ".join(similar[:_MOST_NAMED]) + ("; ..." if len(similar) > _MOST_NAMED else "")
     return [f"classes that differ only by case, blanks or Unicode form are kept apart: {listed}"]
 
 
-def _label_notes(splits: Mapping[Split, Sequence[Row]], labels: tuple[str, ...]) -> list[str]:
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Return names as a note shows them: in escapes where they would look the same."""
+    look_alike = len({unicodedata.normalize("NFC", name) for name in names}) < len(names)
+    return [ascii(shortened(name)) if look_alike else shown(name) for name in names]
+
+
+def _lists_as_names(labels: Sequence[str]) -> list[str]:
+    """Return a note on classes that look like several, written as one with a separator."""
+    for mark in _MARKS_OF_LISTS:
+        listed = [label for label in labels if mark in label]
+        parts = [part.strip() for label in labels for part in label.split(mark)]
+        if listed and len(set(parts)) < len(parts):
+            return [
+                f"classes such as {shown(listed[0])} are one class each: for several classes in a"
+                " row, write a list under labels in FILE.jsonl or FILE.parquet"
+            ]
+    return []
+
+
+def _label_notes(
+    splits: Mapping[Split, Sequence[Row]], labels: tuple[str, ...], problem: Problem
+) -> list[str]:
     seen = {split: {n for row in splits[split] for n in row.labels or ()} for split in SPLITS}
     elsewhere = (seen["validation"] | seen["test"]) - seen["train"]
     unseen = [name for name in labels if name not in seen["train"]]
     notes = _similar_classes(labels)
+    if problem == "single_label":
+        notes += _lists_as_names(labels)
     for names, where in (
         ([name for name in unseen if name in elsewhere], "in validation or test only"),
         ([name for name in unseen if name not in elsewhere], "in no row"),
     ):
         if names:
-            listed = ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+            more = ", ..." if len(names) > _MOST_NAMED else ""
+            listed = ", ".join(map(shortened, names[:_MOST_NAMED])) + more
             notes.append(
                 f"{len(names)} classes occur {where}, the model cannot learn them: {listed}"
             )

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import datasets
 import pyarrow as pa
 
+from msd_deploy.data.readers.rows import shown
 from msd_deploy.data.source import SourceOptions
-from msd_deploy.errors import DataError
+from msd_deploy.errors import DataError, shortened
 
 MIXED = pa.struct([("json", pa.string())])
 """The type of a column whose values are of several types, each as JSON; `None` where absent."""
@@ -58,7 +59,7 @@ def find_columns(where: str, features: datasets.Features, options: SourceOptions
     chosen = [name for name in (image, text, label) if name is not None]
     if len(set(chosen)) < len(chosen):
         twice = max(chosen, key=chosen.count)
-        what = f"column {twice!r} would be read as two things: {_listed(features)}"
+        what = f"column {shown(twice)} would be read as two things: {_listed(features)}"
         raise DataError(what, where=where, fix=_OPTIONS)
     if image is not None:
         _check_image(where, features, image)
@@ -72,7 +73,7 @@ def _column(
 ) -> str | None:
     if named is not None:
         if named not in features:
-            what = f"has no column {named!r}: {_listed(features)}"
+            what = f"has no column {shown(named)}: {_listed(features)}"
             raise DataError(what, where=where, fix=_OPTIONS)
         return named
     found = [name for name in usual if name in features]
@@ -122,15 +123,14 @@ def _label_type(
 
 
 def _refuse(where: str, features: Mapping[str, object], name: str, expected: str) -> None:
-    what = f"column {name!r} is not {expected}: {_listed(features)}"
+    what = f"column {shown(name)} is not {expected}: {_listed(features)}"
     raise DataError(what, where=where, fix=_OPTIONS)
 
 
 def _listed(features: Mapping[str, object]) -> str:
     """Return the columns and their types, as a message shows them."""
-    listed = ", ".join(
-        f"{name} ({_kind(feature)})" for name, feature in list(features.items())[:20]
-    )
+    some = [(name, _kind(feature)) for name, feature in list(features.items())[:20]]
+    listed = ", ".join(f"{shortened(name)} ({shortened(kind)})" for name, kind in some)
     return f"it has {listed}" if listed else "it has none"
 
 

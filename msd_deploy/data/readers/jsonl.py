@@ -163,7 +163,7 @@ def load_jsonl_for_evaluation(
     scan = scan_rows(path)
     unknown = sorted(set(options.labels or scan.class_rows) - set(labels))
     if unknown:
-        raise other_classes(", ".join(unknown[:5]), labels, path)
+        raise other_classes(unknown, labels, path)
     found = _find(path, scan, options.labels or labels)
     return evaluation_source(found, labels, split, strict=options.strict)
 

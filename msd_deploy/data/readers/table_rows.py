@@ -51,6 +51,7 @@ from msd_deploy.data.source import (
     SourceOptions,
     Split,
 )
+from msd_deploy.errors import DataError
 
 MOST_PICTURE_BYTES = 64 << 20
 """A larger field is no image that anybody shows a model."""
@@ -94,7 +95,7 @@ def load_tables_for_evaluation(
     reader = _Reader(spec, options, closed=options.labels or labels)
     unknown = sorted(set(options.labels or reader.class_rows) - set(labels))
     if unknown:
-        raise other_classes(", ".join(unknown[:5]), labels, reader.opened.spec)
+        raise other_classes(unknown, labels, reader.opened.spec)
     return evaluation_source(reader.found(), labels, split, strict=options.strict)
 
 
@@ -135,7 +136,7 @@ class _Reader:
         if options.image_column is None and "image" not in features:
             image_key = self._other_image_key(features)
             options = replace(options, image_column=image_key)
-        self._columns: Columns = find_columns(self.opened.spec, features, options)
+        self._columns: Columns = self._find_columns(features, options)
         self._split_column = "split" if is_file and "split" in features else None
         self._closed = closed or options.labels or self._columns.names
         self._notes = list(self.opened.notes)
@@ -152,6 +153,14 @@ class _Reader:
         self.class_rows: Counter[str] = Counter()
         for of_split in self._splits:
             self._scan(of_split)
+
+    def _find_columns(self, features: datasets.Features, options: SourceOptions) -> Columns:
+        """Find the columns; an error also states which files are left out, as it may be why."""
+        try:
+            return find_columns(self.opened.spec, features, options)
+        except DataError as error:
+            what = "; ".join([error.what, *self.opened.notes])
+            raise DataError(what, where=error.where, fix=error.fix) from error
 
     def _rename_columns(self, options: SourceOptions) -> Mapping[str, str]:
         """Give columns their usual names where those differ in case; return them by old name."""

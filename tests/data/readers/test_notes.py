@@ -1,5 +1,6 @@
 """Notes on rows: keys that are not read, other names of the image, missing modalities, classes."""
 
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 from msd_deploy.data.readers.rows import IMAGE_KEYS
 from msd_deploy.data.readers.spec import load_evaluation_source
 from msd_deploy.data.source import SourceOptions
+from msd_deploy.errors import DataError
 from tests.data.readers.test_tables import FORMS, load, spec_of, with_pictures
 
 NO_IMAGE = "no row has an image: scores of images alone mean nothing"
@@ -122,7 +124,9 @@ def test_classes_that_differ_only_in_spelling_get_a_note(
     assert set(data.info.labels) == set(labels)
     (note,) = [note for note in data.info.notes if "kept apart" in note]
     first, second = sorted(pair)
-    assert note.endswith(f": {first!r} and {second!r}")
+    look_alike = unicodedata.normalize("NFC", first) == unicodedata.normalize("NFC", second)
+    show = ascii if look_alike else repr
+    assert note.endswith(f": {show(first)} and {show(second)}")
 
 
 def test_a_name_with_windows_separators_is_found(tmp_path: Path) -> None:
@@ -159,3 +163,48 @@ def test_a_name_of_an_image_that_is_not_utf8_does_not_end_the_reading(tmp_path: 
     assert "'file_name' is read as image, which no row has" in data.info.notes
     assert sum(len(split) for split in data.dataset.values()) == 19
     assert "is not UTF-8" in str(data.info.skipped[0])
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize(
+    ("labels", "is_noted"),
+    [
+        (["a|c", "b|c"], True),
+        (["a", "a;b"], True),
+        (["a, b", "b"], True),
+        (["red, green", "blue"], False),
+        (["a-b", "b"], False),
+    ],
+)
+def test_classes_that_look_like_lists_get_a_note(
+    tmp_path: Path, suffix: str, labels: list[str], is_noted: bool
+) -> None:
+    records = [{"text": f"t {n}", "label": labels[n % 2]} for n in range(20)]
+    data = load(spec_of(tmp_path, suffix, records, in_hub=False))
+    assert set(data.info.labels) == set(labels)
+    (named,) = [label for label in labels if len(label) > 1][:1]
+    note = f"classes such as {named!r} are one class each: for several classes in a row"
+    assert any(found.startswith(note) for found in data.info.notes) == is_noted
+
+
+def test_names_from_data_are_short_in_notes_and_errors(tmp_path: Path) -> None:
+    long = "long name " * 20_000
+    records = [
+        {"text": f"t {n}", "label": f"{long}{n % 2}", long: "x", "split": ["train", "test"][n < 4]}
+        for n in range(20)
+    ]
+    records += [{"text": f"u {n}", "label": f"{long}of test", "split": "test"} for n in range(2)]
+    records += [{"text": "v", "label": "once", "split": long}]
+    for suffix in ("jsonl", "csv", "parquet"):
+        spec = spec_of(tmp_path, suffix, records, in_hub=False)
+        data = load(spec)
+        texts = [*data.info.notes, *map(str, data.info.skipped)]
+        assert len(texts) > 3
+        assert max(map(len, texts)) < 600
+        with pytest.raises(DataError) as caught:
+            load_evaluation_source(spec, options=SourceOptions(), split="test", labels=("a", long))
+        assert len(str(caught.value)) < 1000
+        if suffix != "jsonl":
+            with pytest.raises(DataError, match="has no column") as caught:
+                load(spec, SourceOptions(text_column="no such"))
+            assert len(str(caught.value)) < 600
