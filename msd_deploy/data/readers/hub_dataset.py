@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import datasets
-from datasets.data_files import get_data_patterns
+from datasets.data_files import FILES_TO_IGNORE, get_data_patterns
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -30,7 +30,9 @@ PREFIX = "hub:"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _READERS = ("parquet", "json", "csv", "arrow", "imagefolder")
 _TABLES = (".parquet", ".json", ".jsonl", ".csv", ".tsv", ".arrow")
+_HIDDEN = (".", "__")
 _MOST_NAMED = 10
+_MOST_IMAGES_NAMED = 3
 _FORM = "Use hub:OWNER/NAME, hub:OWNER/NAME:CONFIG, or hub:FOLDER"
 _WITHOUT_SCRIPT = (
     "Have its parquet files instead (hub datasets have them on the branch refs/convert/parquet), or"
@@ -114,9 +116,8 @@ def open_hub_dataset(location: str) -> OpenedTables:
     files = [file for found in (builder.config.data_files or {}).values() for file in found]
     if name.is_folder:
         _refuse_outside(spec, Path(name.place), files)
-        cache = cache_of(files)
         with reading(spec, _FORM):
-            builder, notes = _load_builder(name, patterns, str(cache))
+            builder = _with_cache(builder, cache_of(files))
         folders: tuple[Path, ...] = (Path(name.place),)
     else:
         _refuse_elsewhere(spec, files)
@@ -125,26 +126,24 @@ def open_hub_dataset(location: str) -> OpenedTables:
         read_as_written(builder)
         builder.download_and_prepare()
         splits = {str(split): builder.as_dataset(split=split) for split in builder.info.splits}
+    if name.is_folder and isinstance(builder, ImageFolder):
+        notes += _images_without_row(Path(name.place).resolve(), files, splits)
     return OpenedTables(spec, splits, folders, notes)
 
 
 def _load_builder(
-    name: HubName, patterns: Mapping[str, list[str]] | None, cache: str | None = None
+    name: HubName, patterns: Mapping[str, list[str]] | None
 ) -> tuple[datasets.DatasetBuilder, tuple[str, ...]]:
     """Return what reads a dataset, and notes on the files of a folder that are left out."""
     builder = None
     try:
-        builder = datasets.load_dataset_builder(
-            name.place, name.configuration, data_files=patterns, cache_dir=cache
-        )
+        builder = datasets.load_dataset_builder(name.place, name.configuration, data_files=patterns)
         if not name.is_folder or not isinstance(builder, ImageFolder):
             return builder, ()
     except datasets.exceptions.DataFilesNotFoundError:
         if not name.is_folder:
             raise
-    where = {"data_dir": name.place} if patterns is None else {"data_files": patterns}
-    folder = datasets.load_dataset_builder("imagefolder", **where)
-    files = _file_names(folder)
+    files = _files_in(Path(name.place).resolve())
     has_table = any(file.name in ImageFolder.METADATA_FILENAMES for file in files)
     if builder is not None and (has_table or _card_names_files(Path(name.place))):
         return builder, ()
@@ -157,9 +156,23 @@ def _load_builder(
     if builder is None or any(file.suffix.lower() not in usual for file in files - left_out):
         further = {"EXTENSIONS": sorted(endings - {".zip"}), "__module__": ImageFolder.__module__}
         reader = type("ImageFolder", (ImageFolder,), further)
-        listed = folder.config.data_files
-        builder = reader(cache_dir=cache, base_path=name.place, data_files=listed)
+        where = {"data_dir": name.place} if patterns is None else {"data_files": patterns}
+        listed = datasets.load_dataset_builder("imagefolder", **where).config.data_files
+        builder = reader(base_path=name.place, data_files=listed)
     return builder, (_left_out(left_out),) if left_out else ()
+
+
+def _with_cache(builder: datasets.DatasetBuilder, cache: Path) -> datasets.DatasetBuilder:
+    """Return a builder of the same files, which are not listed again, with a cache of its own."""
+    return builder.__class__(
+        cache_dir=str(cache),
+        dataset_name=builder.dataset_name,
+        config_name=builder.config.name,
+        hash=builder.hash,
+        base_path=builder.base_path,
+        info=builder.info,
+        data_files=builder.config.data_files,
+    )
 
 
 def _card_names_files(folder: Path) -> bool:
@@ -170,8 +183,40 @@ def _card_names_files(folder: Path) -> bool:
     )
 
 
-def _file_names(builder: datasets.DatasetBuilder) -> set[Path]:
-    return {Path(file) for files in (builder.config.data_files or {}).values() for file in files}
+def _files_in(folder: Path) -> set[Path]:
+    """Return the files of a folder, but for those that `datasets` never takes for data."""
+    found: set[Path] = set()
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(_HIDDEN)]
+        found |= {
+            Path(place, name)
+            for name in names
+            if not name.startswith(_HIDDEN) and name not in FILES_TO_IGNORE
+        }
+    return found
+
+
+def _images_without_row(
+    folder: Path, files: Sequence[str], splits: Mapping[str, datasets.Dataset]
+) -> tuple[str, ...]:
+    """Return a note on the images of a folder that its metadata has no row of."""
+    named = {
+        Path(image["path"]).resolve()
+        for rows in splits.values()
+        for column, feature in rows.features.items()
+        if isinstance(feature, datasets.Image)
+        for image in rows.data.column(column).to_pylist()
+        if image is not None and image["path"]
+    }
+    others = (*_TABLES, ".zip")
+    images = {Path(file).resolve() for file in files if Path(file).suffix.lower() not in others}
+    without = sorted(images - named)
+    if not without:
+        return ()
+    some = [shown(str(file.relative_to(folder))) for file in without[:_MOST_IMAGES_NAMED]]
+    more = ", ..." if len(without) > len(some) else ""
+    what = f"{len(without):,} images have no row in the folder's metadata and are left out"
+    return (f"{what}: {', '.join(some)}{more}",)
 
 
 def _left_out(files: set[Path]) -> str:
@@ -179,9 +224,16 @@ def _left_out(files: set[Path]) -> str:
     counts = Counter((file.parent.name, file.suffix or "no ending") for file in files)
     some = [f"{count} {ending} in {folder}" for (folder, ending), count in sorted(counts.items())]
     more = f" and {len(some) - _MOST_NAMED} more kinds" if len(some) > _MOST_NAMED else ""
-    return (
+    what = (
         f"{len(files):,} files are left out, as they are not of a format that is read:"
         f" {', '.join(some[:_MOST_NAMED])}{more}"
+    )
+    table = next((file for file in sorted(files) if file.suffix.lower() in _TABLES), None)
+    if table is None:
+        return what
+    return (
+        f"{what}; to read {table.name}, which is beside images, pass its path to --data, or call it"
+        " metadata.csv or .jsonl with a column file_name"
     )
 
 

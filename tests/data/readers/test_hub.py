@@ -499,3 +499,60 @@ def test_rows_of_images_are_written_in_pieces(
     pieces = load(tmp_path / "data")
     assert pieces.dataset["train"][:] == whole.dataset["train"][:]
     assert len(pieces.dataset["train"].data.column("text").chunks) > 10
+
+
+def folder_of_images(folder: Path, count: int, metadata: str | None = None) -> Path:
+    for number in range(count):
+        (folder / "p").mkdir(parents=True, exist_ok=True)
+        (folder / "p" / f"{number:02d}.png").write_bytes(png(number))
+    if metadata is not None:
+        (folder / metadata).write_text(
+            "file_name,text,label\n"
+            + "".join(f"p/{n:02d}.png,t {n},{'ab'[n % 2]}\n" for n in range(20))
+        )
+    return folder
+
+
+def test_images_without_a_row_in_the_metadata_are_counted_and_named(tmp_path: Path) -> None:
+    folder = folder_of_images(tmp_path / "a", 25, "metadata.csv")
+    note = "5 images have no row in the folder's metadata and are left out: "
+    for _ in range(2):  # read, and from the cache
+        notes = load(folder).info.notes
+        assert f"{note}'p/20.png', 'p/21.png', 'p/22.png', ..." in notes
+    whole = load(folder_of_images(tmp_path / "b", 20, "metadata.csv"))
+    assert not any("metadata" in text for text in whole.info.notes)
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+def test_a_table_beside_images_is_not_passed_over_in_silence(
+    tmp_path: Path, by_class: bool
+) -> None:
+    folder = folder_of_images(tmp_path / "data", 20, "data.csv")
+    said = "to read data.csv, which is beside images, pass its path to --data, or call it metadata"
+    if not by_class:
+        with pytest.raises(DataError, match=said):
+            load(folder)
+        return
+    (folder / "p").rename(folder / "a")
+    folder_of_images(folder, 15)
+    assert any(said in note for note in load(folder).info.notes)
+
+
+@pytest.mark.parametrize("metadata", [None, "metadata.csv"])
+def test_a_folder_is_searched_for_data_once(
+    tmp_path: Path, metadata: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of_images(tmp_path / "data", 20, metadata)
+    if metadata is None:
+        (folder / "p").rename(folder / "a")
+        folder_of_images(folder, 15)
+    found = []
+    search = datasets.load.get_data_patterns
+
+    def counted(*arguments: object, **options: object) -> object:
+        found.append(arguments)
+        return search(*arguments, **options)
+
+    monkeypatch.setattr(datasets.load, "get_data_patterns", counted)
+    assert len(load(folder).dataset["train"]) > 0
+    assert len(found) == 1
