@@ -39,6 +39,16 @@ FORMATS = (
 _HALVED_FROM = MAX_PIXELS
 """A JPEG of more pixels is decoded at half its size, which bounds the memory for its pixels."""
 _SIGNATURE_BYTES = 16
+# How files begin that are saved in place of an image; white space before it is passed over.
+_NO_IMAGES = {
+    b"<!doctype html": "an HTML page, such as the error page of a download",
+    b"<html": "an HTML page, such as the error page of a download",
+    b"<?xml": "XML, such as an SVG or the error page of a download",
+    b"<svg": "an SVG",
+    b"version https://git-lfs": "a pointer of Git LFS, which `git lfs pull` replaces",
+    b"{": "JSON, such as the error page of a download",
+    b"data:image/": "a data URL",
+}
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 # Their 32-bit integers are sixteen-bit greys; those of other formats may be of any range.
 _SIXTEEN_BITS_IN_THIRTY_TWO = ("PNG", "PPM")
@@ -138,7 +148,10 @@ def open_encoded(stream: IO[bytes]) -> ImageFile.ImageFile:
         Exception: Whatever Pillow raises for a broken file.
     """
     Image.init()
-    signature = stream.read(_SIGNATURE_BYTES)
+    beginning = stream.read(1 << 8)
+    if not beginning:
+        raise DataError("image cannot be decoded (it is empty)", fix="Save the image itself")
+    signature = beginning[:_SIGNATURE_BYTES]
     for name in FORMATS:
         factory, accept = Image.OPEN[name]
         if accept is None:
@@ -154,6 +167,10 @@ def open_encoded(stream: IO[bytes]) -> ImageFile.ImageFile:
     with contextlib.suppress(Exception):  # TGA has no signature
         stream.seek(0)
         return Image.OPEN["TGA"][0](stream, "")
+    text = beginning.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    kind = next((kind for start, kind in _NO_IMAGES.items() if text.startswith(start)), None)
+    if kind is not None:
+        raise DataError(f"image cannot be decoded (it is {kind})", fix="Save the image itself")
     raise DataError(
         f"image cannot be decoded ({_unread_format(signature)})",
         fix="Convert it to JPEG or PNG",

@@ -1,4 +1,5 @@
 import io
+import re
 import struct
 import subprocess
 import zlib
@@ -451,3 +452,22 @@ def test_greys_of_twelve_bits_are_refused() -> None:
 def test_sixteen_bit_greys_of_a_pgm_keep_their_upper_eight() -> None:
     stored = Image.fromarray(np.full((4, 4), 0x2C00, np.uint16))
     assert (np.asarray(decode_image(encoded(stored, "PPM"))) == 0x2C).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"\n <!DOCTYPE HTML><title>404</title>", "it is an HTML page"),
+        (b"\xef\xbb\xbf<html></html>", "it is an HTML page"),
+        (b"<?xml version='1.0'?><Error/>", "it is XML"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "it is an SVG"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "it is a pointer of Git LFS"),
+        (b'{"message": "not found"}', "it is JSON"),
+        (b"data:image/png;base64,AAAA", "it is a data URL"),
+    ],
+)
+def test_what_was_saved_in_place_of_an_image_is_named(content: bytes, reason: str) -> None:
+    with pytest.raises(DataError, match=re.escape(reason)) as caught:
+        decode_image(content)
+    assert caught.value.fix
