@@ -5,11 +5,17 @@ import re
 CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Controls of terminals (C0, DEL, C1), other line breaks, bidirectional overrides, and bytes of a
 path or an argument that are not UTF-8 (lone surrogates). JSON's own line breaks are none."""
+_LONG_WORD = re.compile(r"\S{1000,}")
+"""No path and no word of a language; a name in data may have a hundred thousand characters."""
 _MOST_CHARACTERS = 80
 
 
 def printable(text: str) -> str:
-    """Return a text in one line, with escapes in place of characters that control a terminal."""
+    """Return a text in one line, with escapes in place of characters that control a terminal.
+
+    Of a word of 1,000 characters or more the first 200 are left.
+    """
+    text = _LONG_WORD.sub(lambda found: f"{found[0][:200]}... ({len(found[0]):,} characters)", text)
     shown = CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
     return shown.replace("\n", "\\n")
 

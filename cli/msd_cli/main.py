@@ -90,9 +90,20 @@ def root(
         msd bench runs/demo
         msd report runs/demo
     """
+    _check_current_folder()
     check_launchable(context.invoked_subcommand)
     logging.basicConfig(format="%(levelname)s: %(message)s", handlers=[NoteHandler()])
     quiet_imports()
+
+
+def _check_current_folder() -> None:
+    """Refuse a current folder that is gone: the libraries of torch end the process without it."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise MsdError(
+            "the current folder no longer exists", fix="Change to another folder (cd)"
+        ) from error
 
 
 def main() -> None:

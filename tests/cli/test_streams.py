@@ -184,3 +184,22 @@ def test_a_cache_that_cannot_be_made_is_named_with_its_variable(tmp_path: Path) 
     assert line.startswith(b"error: /proc/nowhere")
     assert b"Set HF_HOME" in line
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+@pytest.mark.parametrize("arguments", [("doctor",), ("distill", "--dry-run")])
+def test_a_current_folder_that_is_gone_is_one_line(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    answer = run_msd(
+        f'mkdir "{tmp_path}/a"; cd "{tmp_path}/a"; rmdir "{tmp_path}/a"; "$@"', *arguments
+    )
+    assert answer.returncode == 1
+    assert answer.stderr.decode() == (
+        "error: the current folder no longer exists. Change to another folder (cd).\n"
+    )
+
+
+def test_of_an_endless_word_the_beginning_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "a" * 999
+    print_note(f"{path} {'b' * 20_000} end")
+    assert capsys.readouterr().err == f"{path} {'b' * 200}... (20,000 characters) end\n"
