@@ -187,13 +187,21 @@ def may_refuse(table: pa.Table) -> bool:
     )
 
 
-def without_rows() -> bytes:
+def written(rows: int) -> bytes:
+    """A file of texts and labels whose pages have checksums."""
+    columns = {
+        "text": [f"text {at}" for at in range(rows)],
+        "label": [at % 2 for at in range(rows)],
+    }
+    schema = pa.schema([("text", pa.string()), ("label", pa.int64())])
     stream = io.BytesIO()
-    pq.write_table(pa.table({"text": pa.array([], pa.string()), "label": []}), stream)
+    table = pa.table(columns, schema)
+    pq.write_table(table, stream, write_page_checksum=True, compression="none")
     return stream.getvalue()
 
 
-@example(raw=without_rows())  # datasets logged an error on stderr
+@example(raw=written(9).replace(b"text 3", b"test 3"))  # a page that is not what was written
+@example(raw=written(0))  # datasets logged an error on stderr
 @given(raw=files())
 def test_every_row_is_read_as_pyarrow_reads_it_or_reported(raw: bytes, folder: Path) -> None:
     file = folder / "rows.parquet"

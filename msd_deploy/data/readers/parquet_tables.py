@@ -10,6 +10,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.packaged_modules.parquet.parquet import Parquet
+from pyarrow.dataset import ParquetFragmentScanOptions
 
 from msd_deploy.data.readers.columns import unread_type
 from msd_deploy.data.readers.rows import shown
@@ -17,7 +18,13 @@ from msd_deploy.errors import DataError
 
 
 def read_any_columns(builder: Parquet) -> None:
-    """Replace a builder's schema, in which a single column of another type is an error."""
+    """Replace a builder's schema, in which a single column of another type is an error.
+
+    Checksums of pages, where a file has them, are verified.
+    """
+    builder.config.fragment_scan_options = ParquetFragmentScanOptions(
+        page_checksum_verification=True
+    )
     if builder.info.features is None:
         builder._split_generators = partial(_splits, builder, builder._split_generators)
         builder._cast_table = partial(_cast_table, builder, builder._cast_table)
