@@ -31,6 +31,7 @@ from msd_deploy.artifacts.manifest import (
     write_json,
     write_manifest,
 )
+from msd_deploy.artifacts.write_errors import cache_fix
 from msd_deploy.data.images import PIXELS_VERSION, load_pixels
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.resize import PixelArray
@@ -107,7 +108,8 @@ def _without_cache(
         # What is mapped stays readable when its file is removed; Windows keeps the file instead.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
             decode_into(Path(scratch))
-            logger.warning("images are decoded without a cache: %s", failure)
+            fix = "" if isinstance(failure, ArtifactError) else f". {cache_fix(Path(HF_HOME))}"
+            logger.warning("images are decoded without a cache: %s%s", failure, fix)
             return _read_entry(Path(scratch))
     except (ArtifactError, OSError):
         raise failure from None

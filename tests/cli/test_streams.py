@@ -174,16 +174,16 @@ def test_ctrl_c_during_imports_is_one_line(module: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a folder that nobody can write in")
-def test_a_cache_that_cannot_be_made_is_named_with_its_variable(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_made_is_named_and_done_without(tmp_path: Path) -> None:
     rows = ({"text": f"word {n}", "label": "ab"[n % 2]} for n in range(60))
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     arguments = ("distill", "--data", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "run"))
-    answer = run_msd('"$@"', *arguments, env={"HF_HOME": "/proc/nowhere"})
-    assert answer.returncode == 1
-    line = answer.stderr.splitlines()[-1]
-    assert line.startswith(b"error: /proc/nowhere")
-    assert b"Set HF_HOME" in line
-    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+    short = ("--epochs", "1", "--teacher-epochs", "1")
+    answer = run_msd('"$@"', *arguments, *short, env={"HF_HOME": "/proc/nowhere"})
+    assert answer.returncode == 0, answer.stderr
+    (note,) = [line for line in answer.stderr.splitlines() if b"without a cache" in line]
+    assert b"/proc/nowhere" in note
+    assert b"Set HF_HOME" in note
 
 
 @pytest.mark.parametrize("arguments", [("doctor",), ("distill", "--dry-run")])
