@@ -47,7 +47,8 @@ def export_litert(graph: ExportableGraph, signature: ModelSignature, path: Path)
     """
     module = StudentSignature(graph).eval()
     examples = dict(zip(INPUT_NAMES, example_inputs(signature, batch=1), strict=True))
-    litert_torch.convert(module, sample_kwargs=examples).export(str(path))
+    # Not `export`, whose writer ends the whole process where the file cannot be written.
+    path.write_bytes(litert_torch.convert(module, sample_kwargs=examples).model_content())
 
 
 def finish(path: Path, metadata: Mapping[str, str], graph: nn.Module) -> None:
