@@ -5,14 +5,17 @@ can; see `mixed_precision`. What is written when, and errors of several variants
 """
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from msd_deploy.artifacts.atomic import new_folder
 from msd_deploy.artifacts.manifest import Json, write_json, write_manifest
+from msd_deploy.artifacts.write_errors import check_room
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
-from msd_deploy.errors import ParityError
+from msd_deploy.errors import ArtifactError, ExportError, ParityError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import LogitArray, LogitsByView
 from msd_deploy.models.folders import LABELS_NAME
@@ -44,6 +47,9 @@ from msd_export.tolerance import (
     uncertain_losses,
 )
 
+# Conversions keep an intermediate file beside what they write.
+_FILES_OF_WEIGHTS = 2
+
 
 class Exporter:
     """Exports one model; conversions and the source's logits are made once for all variants.
@@ -71,12 +77,30 @@ class Exporter:
             ParityError: The variant is beyond its tolerance, and is not written.
         """
         final = parent / variant_name(variant)
-        with needing(variant[0]), new_folder(final) as building:
+        with needing(variant[0]), new_folder(final) as building, self._naming_full_disks(building):
             report, logits = self._make(variant, building)
             if self.config.end_to_end and variant[0] == "onnx":
                 report = {**report, "end_to_end": self._end_to_end(building, logits)}
             manifest = self._complete(building, variant, report)
         return ExportFolder(final, *variant, manifest)
+
+    @contextmanager
+    def _naming_full_disks(self, building: Path) -> Iterator[None]:
+        """Raise the system's own error where a conversion fails and its files cannot be written.
+
+        ONNX Runtime reports neither a full disk nor a limit of file sizes: it writes a part.
+        """
+        try:
+            yield
+        except ParityError:
+            raise
+        except (ExportError, ArtifactError):
+            size_bytes = _FILES_OF_WEIGHTS * sum(
+                tensor.nbytes for tensor in self.loaded.model.state_dict().values()
+            )
+            check_room(building, size_bytes)
+            check_room(self.source.scratch, size_bytes)
+            raise
 
     def _make(self, variant: Variant, building: Path) -> tuple[Json, LogitsByView]:
         """Write the model's file; return parity.json, and its logits on the test split."""

@@ -38,7 +38,8 @@ def write_error(error: BaseException, path: Path | None = None) -> ArtifactError
     if number not in _FIXES:
         return None if error.__cause__ is None else write_error(error.__cause__, path)
     if isinstance(error, OSError) and isinstance(error.filename, str | bytes):
-        named = os.fsdecode(error.filename)
+        # A failed copy names what it reads first, and second what it writes.
+        named = os.fsdecode(error.filename2 or error.filename)
         own = () if path is None else (str(path), str(path.with_name(f".{path.name}.")))
         if not named.startswith(own):
             if number not in _FULL:
@@ -52,11 +53,26 @@ def write_error(error: BaseException, path: Path | None = None) -> ArtifactError
 
 def _number(error: BaseException) -> int | None:
     """Return the system's number of an error, also where a library has it in words only."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:  # None: shutil.Error, in words
         return error.errno
     if isinstance(error, MsdError):  # its words are ours; see what it was raised from
         return None
     return next((number for number in _FIXES if os.strerror(number) in str(error)), None)
+
+
+def check_room(folder: Path, size_bytes: int) -> None:
+    """Write a file of a size and remove it: what some libraries do not report is raised here.
+
+    Raises:
+        OSError: It cannot be written; names the folder.
+    """
+    chunk = bytes(1 << 20)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            while file.tell() < size_bytes:
+                file.write(chunk[: size_bytes - file.tell()])
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 def cache_fix(path: Path, *, is_scratch: bool = False) -> str:

@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import shutil
 import signal
 import stat
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from safetensors.torch import save_file
 
 from msd_deploy.artifacts.atomic import new_file, new_folder
 from msd_deploy.artifacts.output import begin_folder
-from msd_deploy.artifacts.write_errors import cache_fix, write_error
+from msd_deploy.artifacts.write_errors import cache_fix, check_room, write_error
 from msd_deploy.errors import ArtifactError, DataError, ExportError
 
 
@@ -75,6 +76,16 @@ def test_a_failed_write_names_the_output_the_reason_and_the_way_out(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_failed_copy_names_what_is_written_and_not_what_is_read(tmp_path: Path) -> None:
+    """As shutil.copyfile raises it."""
+    read = "/tmp/scratch/float32.onnx"
+    with pytest.raises(ArtifactError) as failure, new_folder(tmp_path / "export") as building:
+        raise OSError(
+            errno.ENOSPC, os.strerror(errno.ENOSPC), read, None, str(building / "model.onnx")
+        )
+    assert str(failure.value).startswith(f"{tmp_path / 'export'}: cannot be written (No space")
+
+
 def test_what_fails_otherwise_within_a_write_is_raised_as_it_is(tmp_path: Path) -> None:
     unreadable = PermissionError(errno.EACCES, "Permission denied", "/data/image.png")
     about_data = DataError("Permission denied", where="image.png")
@@ -93,6 +104,9 @@ def test_a_file_beyond_the_limit_is_one_line_in_every_library(tmp_path: Path) ->
         "json": lambda path: path.write_text("x" * 10 * size),
         "pyarrow": lambda path: parquet.write_table(table, path),
     }
+    large = tmp_path / "large"
+    large.mkdir()
+    (large / "weights").write_bytes(bytes(2 * size))
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
@@ -102,12 +116,18 @@ def test_a_file_beyond_the_limit_is_one_line_in_every_library(tmp_path: Path) ->
             with pytest.raises(ArtifactError) as failure, new_file(tmp_path / name) as building:
                 write(building)
             failures[name] = str(failure.value)
+        with pytest.raises(ArtifactError) as failure, new_folder(tmp_path / "package") as folder:
+            shutil.copytree(large, folder / "tree")  # raises an OSError without a number
+        failures["package"] = str(failure.value)
+        with pytest.raises(OSError, match=str(tmp_path)):
+            check_room(tmp_path, size + 1)
+        check_room(tmp_path, size)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     for name, message in failures.items():
         assert f"{name}: cannot be written (File too large). Raise the limit" in message
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [large]
 
 
 @pytest.mark.parametrize("variable", ["HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME"])

@@ -1,0 +1,71 @@
+"""A file that cannot be written is one line in every target, and nothing half-written stays."""
+
+import os
+import resource
+import shutil
+import signal
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.errors import ArtifactError
+from msd_export.config import ExportConfig
+from msd_export.folder import ExportFolder
+from msd_export.formats import Variant, variant_name
+from msd_export.pipeline import export_student
+
+VARIANTS: tuple[Variant, ...] = (
+    ("onnx", "fp32"),
+    ("onnx", "int8-dynamic"),
+    ("ort", "fp32"),
+    ("coreml", "fp16"),
+    ("coreml", "int8"),
+    ("executorch", "fp32"),
+    ("litert", "fp32"),
+)
+
+
+@contextmanager
+def largest_file(size_bytes: int) -> Iterator[None]:
+    """Fail every write beyond a size with EFBIG."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def files_of(export: ExportFolder) -> list[Path]:
+    return [path for path in export.folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS, ids=variant_name)
+def test_an_export_has_the_modes_of_the_umask_and_fails_in_one_line(
+    own_run: RunDirectory, variant: Variant
+) -> None:
+    config = ExportConfig((variant,), max_drop_points=100, examples=4)
+    before = os.umask(0o027)
+    try:
+        (export,) = export_student(own_run, config)
+    finally:
+        os.umask(before)
+    for path in export.folder.rglob("*"):
+        expected = 0o750 if path.is_dir() else 0o640
+        assert stat.S_IMODE(path.stat().st_mode) == expected, path
+    sizes = [path.stat().st_size for path in files_of(export)]
+    shutil.rmtree(export.folder)
+    for limit in (1000, max(sizes) // 2, max(sizes) - 1):
+        with (
+            largest_file(limit),
+            pytest.raises(ArtifactError, match=r"cannot be written \((File too|Input/output)"),
+        ):
+            export_student(own_run, config)
+        assert list(own_run.exports.iterdir()) == []
