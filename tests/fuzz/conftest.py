@@ -67,8 +67,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     finally:
         test.hypothesis.inner_test = original
         if seconds is not None:
+            capture = config.pluginmanager.get_plugin("capturemanager")
             reporter = config.pluginmanager.get_plugin("terminalreporter")
-            reporter.write_line(f"\n{pyfuncitem.name}: {len(done):,} examples, seed {seed}")
+            with capture.global_and_fixture_disabled():
+                reporter.write_line(f"\n{pyfuncitem.name}: {len(done):,} examples, seed {seed}")
     return True
 
 
