@@ -8,6 +8,8 @@ path or an argument that are not UTF-8 (lone surrogates). JSON's own line breaks
 _LONG_WORD = re.compile(r"\S{1000,}")
 """No path and no word of a language; a name in data may have a hundred thousand characters."""
 _MOST_CHARACTERS = 80
+_LONGEST = 2000
+"""Characters of a reason; a library's may repeat a whole file."""
 
 
 def printable(text: str) -> str:
@@ -39,7 +41,8 @@ class MsdError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: object = None, fix: str = "") -> None:
-        message = what if where is None else f"{where}: {what}"
+        shown = what if len(what) <= _LONGEST else f"{what[:_LONGEST]} ..."
+        message = shown if where is None else f"{where}: {shown}"
         super().__init__(printable(f"{message}. {fix}." if fix else message))
         self.what = what
         self.where = None if where is None else str(where)

@@ -8,10 +8,11 @@ import hashlib
 import itertools
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
+from typing import TypeGuard, cast
 
 from msd_deploy import __version__
 from msd_deploy.artifacts.atomic import new_file
@@ -23,6 +24,8 @@ _CHUNK_BYTES = 1 << 20
 _ROWS_AT_A_TIME = 1000
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _SYSTEM_FILES = frozenset({".ds_store", "thumbs.db", "desktop.ini"})
+
+RESTORE = "Restore the file"
 
 Json = dict[str, object]
 
@@ -102,19 +105,52 @@ def read_json(path: Path) -> Json:
     """Read a JSON object.
 
     Raises:
-        ArtifactError: The file is missing, is not JSON, or holds something else than an object.
+        ArtifactError: The file is missing, is not JSON, or holds something else than an object, a
+            number that is not finite, or a key with two values.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(
+            path.read_text(encoding="utf-8"),
+            parse_constant=_finite,
+            parse_float=_finite,
+            object_pairs_hook=_with_one_value_each,
+        )
     except FileNotFoundError as error:
-        raise ArtifactError("no such file", where=path) from error
+        raise ArtifactError("no such file", where=path, fix=RESTORE) from error
+    except RecursionError as error:
+        raise ArtifactError("is nested too deeply to be read", where=path, fix=RESTORE) from error
     except (OSError, ValueError) as error:
         if isinstance(error, ValueError):
             check_lfs(path)
-        raise ArtifactError(f"cannot be read as JSON ({error})", where=path) from error
+        raise ArtifactError(f"cannot be read as JSON ({error})", where=path, fix=RESTORE) from error
     if not isinstance(value, dict):
-        raise ArtifactError(f"holds a {type(value).__name__}, not a JSON object", where=path)
+        raise ArtifactError(
+            f"holds a {type(value).__name__}, not a JSON object", where=path, fix=RESTORE
+        )
     return cast(Json, value)
+
+
+def _finite(token: str) -> float:
+    value = float(token)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {token} is not finite")
+    return value
+
+
+def _with_one_value_each(pairs: list[tuple[str, object]]) -> Json:
+    values: Json = {}
+    for key, value in pairs:
+        if key in values and values[key] != value:
+            raise ValueError(f"the key {key!r} has two values")
+        values[key] = value
+    return values
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether a JSON value is a finite number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def read_versioned_json(path: Path, *, newest: int = SCHEMA_VERSION) -> Json:
@@ -130,7 +166,7 @@ def read_versioned_json(path: Path, *, newest: int = SCHEMA_VERSION) -> Json:
     value = read_json(path)
     version = value.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ArtifactError(f"has no valid schema_version ({version!r})", where=path)
+        raise ArtifactError(f"has no valid schema_version ({version!r})", where=path, fix=RESTORE)
     if version > newest:
         raise ArtifactError(
             f"has schema_version {version}, this msd-deploy {__version__} reads up to {newest}",
@@ -227,7 +263,9 @@ def read_manifest(folder: Path, kind: str) -> Json:
     manifest = read_versioned_json(path)
     if manifest.get("kind") != kind:
         raise ArtifactError(
-            f"is a folder of kind {manifest.get('kind')!r} instead of {kind!r}", where=folder
+            f"is a folder of kind {manifest.get('kind')!r} instead of {kind!r}",
+            where=folder,
+            fix=f"Name a folder that holds a {kind}",
         )
     _verify_digests(folder, kind, manifest)
     return manifest
@@ -236,7 +274,11 @@ def read_manifest(folder: Path, kind: str) -> Json:
 def _verify_digests(folder: Path, kind: str, manifest: Json) -> None:
     recorded, found = manifest.get("files"), digests_of_folder(folder)
     if not isinstance(recorded, dict):
-        raise ArtifactError("has no list of files", where=folder / MANIFEST_NAME)
+        raise ArtifactError(
+            "has no list of files",
+            where=folder / MANIFEST_NAME,
+            fix=f"Remove {folder} and write the {kind} again",
+        )
     for name in sorted(recorded.keys() | found.keys()):
         if recorded.get(name) != found.get(name):
             if name in found:

@@ -5,10 +5,9 @@ saliency.
 """
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from scipy import stats
 
-from msd_deploy.artifacts.manifest import Json, read_versioned_json
+from msd_deploy.artifacts.manifest import Json, is_number, read_versioned_json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.distillation.saliency import Saliency
 from msd_deploy.errors import ArtifactError
@@ -40,13 +39,6 @@ def read_metrics(run: RunDirectory) -> Mapping[str, Any]:
                 fix="Restore it, or distil again with --overwrite",
             )
     return cast("Mapping[str, Any]", metrics)
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Return whether a JSON value is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value)
 
 
 def _required_paths() -> Iterator[tuple[str, ...]]:

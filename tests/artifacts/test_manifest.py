@@ -6,6 +6,7 @@ import pytest
 from msd_cli.console import print_json
 from msd_deploy.artifacts.atomic import new_folder
 from msd_deploy.artifacts.manifest import (
+    is_number,
     read_json,
     read_manifest,
     write_json,
@@ -116,3 +117,42 @@ def test_a_number_that_json_does_not_have_is_named_by_its_key(
     with pytest.raises(ArtifactError, match="is NaN or infinite"):
         print_json(value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": NaN}', "the number NaN is not finite"),
+        ('{"a": -1e400}', "the number -1e400 is not finite"),
+        ('{"a": {"b": 1, "b": 2}}', "the key 'b' has two values"),
+        ("[" * 100_000, "is nested too deeply"),
+        ("9" * 5000, "cannot be read as JSON"),
+        ('\ufeff{"a": 1}', "cannot be read as JSON"),
+        ("[1]", "holds a list, not a JSON object"),
+    ],
+)
+def test_json_that_is_not_clear_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "labels.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ArtifactError, match=message) as caught:
+        read_json(path)
+    assert str(path) in str(caught.value)
+    assert str(caught.value).endswith("Restore the file.")
+
+
+def test_a_key_may_be_repeated_with_the_same_value(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"a": [1], "b": 2.5, "a": [1]}')
+    assert read_json(tmp_path / "config.json") == {"a": [1], "b": 2.5}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400, True, "1", None, [1]])
+def test_what_no_float_holds_is_not_a_number(value: object) -> None:
+    assert not is_number(value)
+    assert is_number(2**70)
+
+
+def test_an_error_is_one_line_without_controls_and_not_endless() -> None:
+    error = ArtifactError("a\nb\x1b[2J" + "x" * 10_000, where="c\rd", fix="\u202eDo e")
+    assert str(error).startswith("c\\rd: a\\nb\\x1b[2Jxxx")
+    assert str(error).endswith(" .... \\u202eDo e.")
+    assert len(str(error)) < 3000
