@@ -1,6 +1,7 @@
 """Fill configuration dataclasses from TOML, JSON and options, types checked. Torch-free."""
 
 import difflib
+import sys
 import tomllib
 import types
 import typing
@@ -111,7 +112,7 @@ def _convert(hint: Any, value: object, key: str) -> object:
         return Path(
             typing.cast(str, _require(isinstance(value, (str, Path)), value, key, "a path"))
         )
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     return _require(type(value) is hint, value, key, _TYPE_NAMES[hint])
 

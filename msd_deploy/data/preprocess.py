@@ -11,10 +11,11 @@ import json
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ from tokenizers import (
 )
 
 from msd_deploy.artifacts.manifest import (
+    RESTORE,
     SCHEMA_VERSION,
     Json,
     check_lfs,
@@ -42,6 +44,7 @@ from msd_deploy.artifacts.manifest import (
 from msd_deploy.data.images import ImageSource, load_pixels
 from msd_deploy.data.resize import MAX_PIXELS, ImageSpec, PixelArray
 from msd_deploy.errors import ArtifactError, ConfigError
+from msd_deploy.quiet import quiet
 
 PREPROCESS_NAME = "preprocess.json"
 TOKENIZER_NAME = "tokenizer.json"
@@ -49,6 +52,8 @@ PAD, UNKNOWN, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 INSIDE_WORD = "##"
 # Vectors of 8 float32 fill a register; a shape that is no multiple costs as much.
 _LENGTH_MULTIPLE = 8
+# A word, and letters that hardly a vocabulary has.
+_ANY_TEXT = "a \ua66e \U00013000"
 _TEXTS_AT_A_TIME, _WORDS_AT_A_TIME = 1000, 100
 SPECIAL_TOKENS = (PAD, UNKNOWN, CLS, SEP, MASK)
 _ANY_TOKENIZER_VERSION = 2
@@ -188,20 +193,40 @@ class Preprocessor:
         values = read_versioned_json(path, newest=_ANY_TOKENIZER_VERSION)
         image, text = values.get("image"), values.get("text")
         if not isinstance(image, dict) or not isinstance(text, dict):
-            raise ArtifactError("has no image and text part", where=path)
-        if image.get("resize") != _RESIZE:
-            raise ArtifactError(f"has an unknown resize {image.get('resize')!r}", where=path)
+            raise ArtifactError("has no image and text part", where=path, fix=RESTORE)
         pad_token, absent_token = text.get("pad_token", PAD), text.get("absent_token", CLS)
         if not isinstance(pad_token, str) or not isinstance(absent_token, str):
-            raise ArtifactError("has special tokens that are not strings", where=path)
+            raise ArtifactError("has special tokens that are not strings", where=path, fix=RESTORE)
         tokenizer = read_tokenizer(folder / TOKENIZER_NAME, (pad_token, absent_token))
-        return build_preprocessor(
+        loaded = build_preprocessor(
             tokenizer,
             _image_spec(image, path),
             max_length=_positive(text.get("max_length"), path),
             pad_token=pad_token,
             absent_token=absent_token,
         )
+        if len(tokenizer.encode("").ids) > loaded.max_length:
+            raise ArtifactError(
+                f"has a max_length of {loaded.max_length}, less than the tokens of an empty text",
+                where=path,
+                fix=RESTORE,
+            )
+        loaded._check_stated({"image": image, "text": text}, path)
+        return loaded
+
+    def _check_stated(self, stated: Mapping[str, Json], path: Path) -> None:
+        """Check that a file states nothing else than what is done; further keys are ignored."""
+        done = self.as_json()
+        for part, values in stated.items():
+            known = cast(Json, done[part])
+            for key, value in known.items():
+                if json.dumps(values.get(key)) != json.dumps(value):
+                    raise ArtifactError(
+                        f"states {part}.{key} {values.get(key)!r}, which is {value!r} for this"
+                        " model",
+                        where=path,
+                        fix=RESTORE,
+                    )
 
 
 def build_preprocessor(
@@ -251,14 +276,16 @@ def encodings(
 def _image_spec(values: Json, path: Path) -> ImageSpec:
     size, mode = values.get("size"), values.get("mode")
     if not isinstance(size, list) or len(size) != 2 or mode not in ("fit", "crop"):
-        raise ArtifactError(f"has an invalid image size or mode ({size!r}, {mode!r})", where=path)
+        raise ArtifactError(
+            f"has an invalid image size or mode ({size!r}, {mode!r})", where=path, fix=RESTORE
+        )
     height, width = (_positive(side, path) for side in size)
     return ImageSpec((height, width), mode, _positive(values.get("max_pixels", MAX_PIXELS), path))
 
 
 def _positive(value: object, path: Path) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ArtifactError(f"has {value!r} instead of a positive number", where=path)
+        raise ArtifactError(f"has {value!r} instead of a positive integer", where=path, fix=RESTORE)
     return value
 
 
@@ -414,6 +441,8 @@ def special_tokens_as_text(tokenizer: Tokenizer) -> Tokenizer:
 def read_tokenizer(path: Path, tokens: Iterable[str] = ()) -> Tokenizer:
     """Read a tokenizer.json of any kind, or the one in a folder.
 
+    Its padding and truncation are turned off.
+
     Args:
         path: The file or its folder.
         tokens: Those that it must have.
@@ -424,12 +453,18 @@ def read_tokenizer(path: Path, tokens: Iterable[str] = ()) -> Tokenizer:
     """
     file = path / TOKENIZER_NAME if path.is_dir() else path
     if not file.is_file():
-        raise ArtifactError("no such tokenizer file", where=file)
+        raise ArtifactError("no such tokenizer file", where=file, fix="Check the path")
     try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the Rust library raises Exception itself
+        with quiet():  # what the Rust library panics of is printed too
+            tokenizer = Tokenizer.from_file(str(file))
+            tokenizer.no_padding()
+            tokenizer.no_truncation()
+            tokenizer.encode(_ANY_TEXT)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the Rust library raises Exception itself, and a panic
         check_lfs(file)
-        raise ArtifactError(f"is not a tokenizer ({error})", where=file) from error
+        raise ArtifactError(f"is not a tokenizer ({error})", where=file, fix=RESTORE) from error
     for token in tokens:
         if tokenizer.token_to_id(token) is None:
             raise ConfigError(

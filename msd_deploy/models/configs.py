@@ -42,7 +42,8 @@ class FusionConfig(PreTrainedConfig):
         kwargs: Entries of every transformers configuration, for example `num_labels`.
 
     Raises:
-        ConfigError: A key is unknown to this class and to transformers; names the key.
+        ConfigError: A key is unknown to this class and to transformers, or norm_first is not a
+            bool; names the key.
     """
 
     model_type = "msd_fusion"
@@ -67,6 +68,12 @@ class FusionConfig(PreTrainedConfig):
     ) -> None:
         if not _is_of_newer_transformers(kwargs.get("transformers_version")):
             _refuse_unknown(kwargs)
+        if not isinstance(norm_first, bool):
+            raise ConfigError(
+                f"must be true or false, not {norm_first!r}",
+                where="norm_first",
+                fix="Correct it in the FusionConfig",
+            )
         self.vision = vision or {"kind": "conv_stem", "channels": [16, 32, 48]}
         self.image_size = list(image_size)
         self.image_mean = list(image_mean)

@@ -4,18 +4,19 @@ A folder is self-contained and can be moved: config.json, model.safetensors, pre
 tokenizer.json, labels.json, manifest.json.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar, cast, get_args
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedModel
 
 from msd_deploy.artifacts.atomic import new_folder
 from msd_deploy.artifacts.manifest import (
+    RESTORE,
     SCHEMA_VERSION,
     Json,
     read_json,
@@ -25,17 +26,24 @@ from msd_deploy.artifacts.manifest import (
     write_json,
     write_manifest,
 )
-from msd_deploy.data.preprocess import TOKENIZER_NAME, Preprocessor, highest_id
+from msd_deploy.data.batch import Batch
+from msd_deploy.data.preprocess import (
+    PREPROCESS_NAME,
+    TOKENIZER_NAME,
+    Preprocessor,
+    highest_id,
+)
 from msd_deploy.errors import ArtifactError
 from msd_deploy.models.classifier import ViewClassifier, check_finite
 from msd_deploy.models.configs import FAMILIES, FamilyConfig, FusionConfig
 from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.loading import CONFIG_NAME, load_weights, reason_of
 from msd_deploy.problem import Problem, decides_one_class
 from msd_deploy.quiet import quiet_transformers
+from msd_deploy.views import View
 
 LABELS_NAME = "labels.json"
-_CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 
 Model = TypeVar("Model", bound=ViewClassifier, covariant=True)
@@ -109,15 +117,30 @@ def read_labels(folder: Path) -> tuple[tuple[str, ...], Problem]:
     path = folder / LABELS_NAME
     content = read_versioned_json(path)
     labels, problem = content.get("labels"), content.get("problem")
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise ArtifactError("has no list of labels", where=path, fix="Restore the file")
+    if not isinstance(labels, list) or not labels or not all(map(_is_text, labels)):
+        raise ArtifactError("has no list of labels", where=path, fix=RESTORE)
+    repeated = [label for label, times in Counter(labels).items() if times > 1]
+    if repeated:
+        raise ArtifactError(f"has the label {repeated[0]!r} twice", where=path, fix=RESTORE)
     if problem not in get_args(Problem):
         raise ArtifactError(
             f"has an unknown problem {problem!r}",
             where=path,
             fix=f"Use one of {', '.join(get_args(Problem))}",
         )
+    decision = labels_as_json((), cast(Problem, problem))["decision"]
+    if content.get("decision", decision) != decision:
+        raise ArtifactError(
+            f"has the decision {content['decision']!r}, which is {decision!r} for {problem}",
+            where=path,
+            fix=RESTORE,
+        )
     return tuple(labels), cast(Problem, problem)
+
+
+def _is_text(value: object) -> bool:
+    """Return whether a value is a string that UTF-8 can hold."""
+    return isinstance(value, str) and value.encode("utf-8", "replace").decode() == value
 
 
 def load_model(folder: Path) -> LoadedModel[FusionForClassification]:
@@ -126,13 +149,14 @@ def load_model(folder: Path) -> LoadedModel[FusionForClassification]:
     Raises:
         ArtifactError: See there; or the folder holds a teacher of another family.
     """
+    manifest = _verified(folder)
     if (family := family_of(folder)) is not None:
         raise ArtifactError(
             f"is a {family} teacher, not a fusion model",
             where=folder,
             fix="Name a student, or a run of `msd distill`",
         )
-    return _load(folder, FusionForClassification)
+    return _load(folder, FusionForClassification, manifest)
 
 
 def load_classifier(folder: Path, manifest: Json | None = None) -> LoadedModel[ViewClassifier]:
@@ -145,6 +169,7 @@ def load_classifier(folder: Path, manifest: Json | None = None) -> LoadedModel[V
     Raises:
         ArtifactError: The folder is missing, incomplete or altered.
     """
+    manifest = manifest or _verified(folder)
     kind = FusionForClassification if family_of(folder) is None else FamilyForClassification
     return _load(folder, kind, manifest)
 
@@ -155,66 +180,108 @@ def family_of(folder: Path) -> str | None:
     Raises:
         ArtifactError: Its config.json is malformed or of an unknown model type.
     """
-    path = folder / _CONFIG_NAME
+    path = folder / CONFIG_NAME
     config = read_json(path) if path.is_file() else {}
     kind = config.get("model_type", FusionConfig.model_type)
     if kind == FusionConfig.model_type:
         return None
-    if kind != FamilyConfig.model_type or config.get("family") not in FAMILIES:
-        unknown = config.get("family") if kind == FamilyConfig.model_type else kind
+    family = config.get("family")
+    if kind != FamilyConfig.model_type or family not in list(FAMILIES):
+        unknown = family if kind == FamilyConfig.model_type else kind
         raise ArtifactError(
             f"holds an unknown kind of model ({unknown!r})",
             where=path,
             fix="Name a folder that `msd distill` or `msd teacher` wrote",
         )
-    return FAMILIES[str(config["family"])]
+    return FAMILIES[str(family)]
 
 
-def _load(folder: Path, kind: type[Model], manifest: Json | None = None) -> LoadedModel[Model]:
+def _verified(folder: Path) -> Json:
+    """Return the manifest of a model folder whose files are verified."""
     if not folder.is_dir():
         raise ArtifactError(
             "no such model folder",
             where=folder,
             fix="Name a folder that `msd distill` or `msd teacher` wrote",
         )
-    manifest = manifest or read_manifest(folder, "model")
+    return read_manifest(folder, "model")
+
+
+def _load(folder: Path, kind: type[Model], manifest: Json) -> LoadedModel[Model]:
     labels, problem = read_labels(folder)
     preprocessor = Preprocessor.load(folder)
-    try:
-        with quiet_transformers():
-            model = kind.from_pretrained(
-                folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
-            )
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+    model, report = load_weights(kind, folder)
+    assert isinstance(model, kind)
+    unmatched = sorted({*report["missing_keys"], *report["unexpected_keys"]})
+    if unmatched:
         raise ArtifactError(
-            f"model cannot be loaded ({reason})", where=folder, fix="Restore the folder"
-        ) from error
+            f"does not match the weights ({', '.join(unmatched[:3])})",
+            where=folder / CONFIG_NAME,
+            fix="Restore the folder",
+        )
     if model.config.num_labels != len(labels):
         raise ArtifactError(
             f"has {model.config.num_labels} classes and {len(labels)} labels",
             where=folder,
             fix="Restore its config.json or labels.json",
         )
-    _check_tokenizer(model.config, preprocessor, folder)
     check_finite(model.state_dict(), folder / WEIGHTS_NAME)
     _copy_weights(model)
     digest = sha256_of_json(manifest["files"])
     nn.Module.eval(model)
+    _check_inputs(model, preprocessor, folder)
+    _check_that_it_runs(model, preprocessor, folder)
     return LoadedModel(model, preprocessor, labels, problem, digest, folder)
 
 
-def _check_tokenizer(config: PreTrainedConfig, preprocessor: Preprocessor, folder: Path) -> None:
-    """Check that a model has an embedding of every token."""
-    stated = config.to_dict()
-    of_text = stated.get("backbone", stated)
-    count = of_text.get("text_config", of_text).get("vocab_size")
-    if count is not None and highest_id(preprocessor.tokenizer) >= count:
+def _check_inputs(model: ViewClassifier, preprocessor: Preprocessor, folder: Path) -> None:
+    """Check that preprocessing makes the inputs that a model was trained on."""
+    if isinstance(model, FusionForClassification):
+        tokens, length, padding = model.config.vocab_size, model.config.max_text_length, None
+    else:
+        assert isinstance(model, FamilyForClassification)  # there is no third kind
+        assert isinstance(model.backbone, PreTrainedModel)
+        text = model.backbone.config.get_text_config()
+        tokens, length = text.vocab_size, text.max_position_embeddings
+        padding = model.config.text_padding
+    size, highest = tuple(model.config.image_size), highest_id(preprocessor.tokenizer)
+    if highest >= tokens:
         raise ArtifactError(
-            f"has token ids up to {highest_id(preprocessor.tokenizer)}, the model embeddings of"
-            f" {count}",
+            f"has token ids up to {highest}, the model embeddings of {tokens}",
             where=folder / TOKENIZER_NAME,
             fix="Restore the tokenizer that the model was trained with",
+        )
+    found = {
+        f"images of {preprocessor.image.size} pixels, and the model {size}": (
+            preprocessor.image.size != size
+        ),
+        f"texts of {preprocessor.max_length} tokens, and the model {length}": (
+            preprocessor.max_length > length
+        ),
+        f"the padding id {preprocessor.pad_id}, and the model {padding}": (
+            padding not in (None, preprocessor.pad_id)
+        ),
+    }
+    for what in (what for what, differs in found.items() if differs):
+        raise ArtifactError(f"has {what}", where=folder / PREPROCESS_NAME, fix="Restore the folder")
+
+
+def _check_that_it_runs(model: ViewClassifier, preprocessor: Preprocessor, folder: Path) -> None:
+    """Check that a model answers to one example, as no check of single values can."""
+    ids, mask = (torch.from_numpy(array).long() for array in preprocessor.tokens(["a"]))
+    row = torch.zeros(1, dtype=torch.int64)
+    pixels = torch.zeros(1, 3, *preprocessor.image.size, dtype=torch.uint8)
+    batch = Batch(pixels, row, row == 0, ids, mask, row, row)
+    try:
+        with torch.inference_mode():
+            logits = model.logits_by_view(batch, (View.MULTIMODAL,))[View.MULTIMODAL]
+    except Exception as error:  # whatever a class of transformers raises for an odd value
+        raise ArtifactError(
+            f"model cannot be run ({reason_of(error)})", where=folder, fix="Restore the folder"
+        ) from error
+    if not torch.isfinite(logits).all():
+        raise ArtifactError(
+            "model answers with NaN or infinity", where=folder, fix="Restore the folder"
         )
 
 

@@ -1,8 +1,10 @@
 """RunRecord: run.json read once per command and passed along, and the run's data read again."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from msd_deploy.artifacts.manifest import Json
+from msd_deploy.artifacts.manifest import RESTORE, Json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.run import RunConfig, config_from_json
 from msd_deploy.data.pixel_cache import OnCount
@@ -11,7 +13,7 @@ from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.readers.spec import load_source, path_of_spec
 from msd_deploy.data.source import SourceData, SourceOptions
-from msd_deploy.errors import ArtifactError, DataError
+from msd_deploy.errors import ArtifactError, ConfigError, DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,19 @@ def read_finished_run(run: RunDirectory) -> RunRecord:
 def _record(run: RunDirectory, content: Json) -> RunRecord:
     config = content.get("config")
     if not isinstance(config, dict):
-        raise ArtifactError("has no config", where=run.run_json)
-    return RunRecord(run, config_from_json(config), content)
+        raise ArtifactError("has no config", where=run.run_json, fix=RESTORE)
+    with _naming(run):
+        return RunRecord(run, config_from_json(config), content)
+
+
+@contextmanager
+def _naming(run: RunDirectory) -> Iterator[None]:
+    """Name run.json in an error of its settings."""
+    try:
+        yield
+    except ConfigError as error:
+        what = error.what if error.where is None else f"config.{error.where}: {error.what}"
+        raise ConfigError(what, where=run.run_json, fix=error.fix or RESTORE) from error
 
 
 def read_source(config: RunConfig) -> SourceData:
@@ -108,7 +121,8 @@ def source_of_run(record: RunRecord) -> SourceData:
             where=path,
             fix=f"Put it back, or set config.data.spec to its absolute path in {run_json}",
         )
-    return read_source(record.config)
+    with _naming(record.run):
+        return read_source(record.config)
 
 
 def data_of_run(

@@ -99,9 +99,15 @@ def test_what_is_saved_is_what_is_loaded(preprocessor: Preprocessor, tmp_path: P
         ),
         (
             {"image": {"size": [4, 4], "mode": "fit", "resize": "lanczos"}},
-            "unknown resize 'lanczos'",
+            "states image.resize 'lanczos', which is 'pillow-bilinear-antialiased-uint8'",
         ),
-        ({"text": {"max_length": "8"}}, "'8' instead of a positive number"),
+        ({"text": {"max_length": "8"}}, "'8' instead of a positive integer"),
+        ({"text": {"max_length": True}}, "True instead of a positive integer"),
+        ({"text": {"max_length": 1}}, "a max_length of 1, less than the tokens of an empty text"),
+        (
+            {"text": {"max_length": 8, "pad_id": 7}},
+            "states text.tokenizer None, which is 'tokenizer.json'",
+        ),
     ],
 )
 def test_a_malformed_specification_is_refused(

@@ -5,17 +5,15 @@ never loaded: `trust_remote_code` is off.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
-from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 
-from msd_deploy.artifacts.manifest import Json, read_json, sha256_of_file, sha256_of_json
+from msd_deploy.artifacts.manifest import Json, is_number, read_json, sha256_of_file, sha256_of_json
 from msd_deploy.data.preprocess import (
     CLS,
     PAD,
@@ -27,6 +25,7 @@ from msd_deploy.data.preprocess import (
 )
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.models.classifier import check_finite
+from msd_deploy.models.loading import CONFIG_NAME, check_config, load_weights, reason_of
 from msd_deploy.quiet import quiet_transformers
 
 # Vocabulary of WordPiece and of byte-pair tokenizers without a tokenizer.json.
@@ -37,7 +36,12 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _NUMBER = re.compile(r"\.[0-9]+\.")
 # Parts that checkpoints of other tasks lack; a teacher may initialize them randomly.
 _OPTIONAL_PARTS = ("pooler.",)
+_PROCESSOR = "preprocessor_config.json"
+_SWITCHES = ("do_rescale", "do_normalize", "do_center_crop")
 _PIXEL_SCALE = 1 / 255
+_HALF = (0.5, 0.5, 0.5)
+# Side of an image; the largest published vision encoders take 1,536.
+_MOST_PIXELS = 4096
 # Default limit of the text length; BERT and VisualBERT support 512.
 _MAX_TOKENS = 128
 
@@ -65,12 +69,13 @@ def read_checkpoint_config(folder: Path, name: str) -> PreTrainedConfig:
     Raises:
         ArtifactError: It is missing, malformed, or of an unknown family.
     """
+    check_config(folder / CONFIG_NAME)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # whatever a class of transformers raises for an odd value
         raise ArtifactError(
-            f"has no valid config.json ({reason})",
+            f"has no valid config.json ({reason_of(error)})",
             where=name,
             fix="Use another checkpoint, or download it again",
         ) from error
@@ -97,22 +102,7 @@ def load_with_missing(folder: Path) -> tuple[PreTrainedModel, list[str]]:
         ArtifactError: It cannot be loaded, lacks other weights, has more layers than its
             configuration, or holds NaN.
     """
-    try:
-        with quiet_transformers():
-            model, report = AutoModel.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ArtifactError(
-            f"checkpoint cannot be loaded ({reason})",
-            where=folder,
-            fix="Use another checkpoint, or download it again",
-        ) from error
+    model, report = load_weights(AutoModel, folder)
     missing = sorted(report["missing_keys"])
     required = [key for key in missing if not key.startswith(_OPTIONAL_PARTS)]
     if required:
@@ -121,27 +111,33 @@ def load_with_missing(folder: Path) -> tuple[PreTrainedModel, list[str]]:
             where=folder,
             fix="Use a checkpoint of the whole model, not of one tower or of another head",
         )
-    assert isinstance(model, PreTrainedModel)
     weights = model.state_dict()
-    _check_layers(weights, report["unexpected_keys"], model.base_model_prefix, folder)
+    _check_layers(model, report["unexpected_keys"], folder)
     file, shards = _weights_files(folder)
     for name, tensor in weights.items():
         check_finite({name: tensor}, folder / str(shards.get(name, file)))
     return model, missing
 
 
-def _check_layers(
-    weights: Mapping[str, torch.Tensor], unused: Iterable[str], prefix: str, folder: Path
-) -> None:
-    """Check that no unused weight belongs to a layer beyond those of the configuration."""
-    known = {_NUMBER.sub(".N.", name) for name in weights}
-    names = (name.removeprefix(f"{prefix}.") for name in unused)
-    further = sorted(name for name in names if _NUMBER.sub(".N.", name) in known)
+def _check_layers(model: PreTrainedModel, unused: Iterable[str], folder: Path) -> None:
+    """Check that no unused weight belongs to the model.
+
+    It does where it is of a further layer, or of a module that has no such weight otherwise.
+    """
+    known = {_NUMBER.sub(".N.", name) for name in model.state_dict()}
+    modules = dict(model.named_modules())
+    names = (name.removeprefix(f"{model.base_model_prefix}.") for name in unused)
+    further = sorted(
+        name
+        for name in names
+        if _NUMBER.sub(".N.", name) in known
+        or (name.endswith((".weight", ".bias")) and name.rpartition(".")[0] in modules)
+    )
     if further:
         raise ArtifactError(
             f"has fewer layers than the weights, {len(further)} of which would be unused"
             f" ({', '.join(further[:3])})",
-            where=folder / "config.json",
+            where=folder / CONFIG_NAME,
             fix="Restore the number of layers in it, or download the checkpoint again",
         )
 
@@ -182,17 +178,50 @@ def read_processor(folder: Path) -> Json:
     """Read the configuration of a checkpoint's image processor.
 
     Raises:
-        ArtifactError: The folder has none; pixels would be normalised incorrectly.
+        ArtifactError: The folder has none, so that pixels would be normalised incorrectly; or a
+            value of it is not what it stands for.
     """
+    path = folder / _PROCESSOR
     try:
+        if path.is_file():
+            read_json(path)  # which is stricter
         config, _ = ImageProcessingMixin.get_image_processor_dict(folder)
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(
-            "has no preprocessor_config.json, so its pixels' mean and deviation are unknown",
+            f"has no {_PROCESSOR}, so its pixels' mean and deviation are unknown",
             where=folder,
             fix="Copy the file from the checkpoint that it was derived from",
         ) from error
-    return dict(config)
+    processor = dict(config)
+    are_valid = {
+        **{key: isinstance(processor.get(key, True), bool) for key in _SWITCHES},
+        "rescale_factor": _is_positive(processor.get("rescale_factor", _PIXEL_SCALE)),
+        "image_mean": _are_channels(processor.get("image_mean")),
+        "image_std": _are_channels(processor.get("image_std"), _is_positive),
+    }
+    for key, is_valid in are_valid.items():
+        if not is_valid:
+            raise _invalid(key, processor[key], path)
+    return processor
+
+
+def _is_positive(value: object) -> bool:
+    return is_number(value) and value > 0
+
+
+def _are_channels(values: object, is_valid: Callable[[object], bool] = is_number) -> bool:
+    """Return whether a value is a number for each of red, green and blue; None: the default."""
+    if isinstance(values, (list, tuple)):
+        return len(values) == len(_HALF) and all(map(is_valid, values))
+    return values is None
+
+
+def _invalid(key: str, value: object, path: Path) -> ArtifactError:
+    return ArtifactError(
+        f"has no valid {key} ({value!r})",
+        where=path,
+        fix="Copy the file from the checkpoint that it was derived from",
+    )
 
 
 def image_size_of(config: PreTrainedConfig, processor: Json, folder: Path) -> tuple[int, int]:
@@ -201,31 +230,24 @@ def image_size_of(config: PreTrainedConfig, processor: Json, folder: Path) -> tu
     Raises:
         ArtifactError: Neither defines it.
     """
-    size = getattr(getattr(config, "vision_config", config), "image_size", None)
+    size: Any = getattr(getattr(config, "vision_config", config), "image_size", None)
+    path = folder / CONFIG_NAME
     if size is None:
-        key = "crop_size" if processor.get("do_center_crop") else "size"
-        size = _side(processor.get(key), folder)
-    height, width = (size, size) if isinstance(size, int) else size
+        path = folder / _PROCESSOR
+        size = processor.get("crop_size" if processor.get("do_center_crop") else "size")
+        if isinstance(size, dict):
+            size = next((size[key] for key in ("height", "shortest_edge") if key in size), None)
+    sides = size if isinstance(size, (list, tuple)) else (size, size)
+    if len(sides) != 2 or not all(type(side) is int and 0 < side <= _MOST_PIXELS for side in sides):
+        raise _invalid("image size", size, path)
+    height, width = sides
     return height, width
-
-
-def _side(size: object, folder: Path) -> int:
-    """Return the side in pixels of a processor's size, in any of its formats."""
-    if isinstance(size, dict):
-        size = next((size[key] for key in ("height", "shortest_edge") if key in size), None)
-    if not isinstance(size, int) or size < 1:
-        raise ArtifactError(
-            "has no valid image size in preprocessor_config.json",
-            where=folder,
-            fix="Copy the file from the checkpoint that it was derived from",
-        )
-    return size
 
 
 def normalisation(processor: Json) -> tuple[Channels, Channels]:
     """Return mean and standard deviation per RGB channel, in units of 0..255."""
-    factor = processor.get("rescale_factor", _PIXEL_SCALE)
-    scale = 1 / float(str(factor)) if processor.get("do_rescale", True) else 1.0
+    factor = cast(float, processor.get("rescale_factor", _PIXEL_SCALE))
+    scale = 1 / factor if processor.get("do_rescale", True) else 1.0
     if not processor.get("do_normalize", True):
         return (0.0, 0.0, 0.0), (scale, scale, scale)
     return _channels(processor.get("image_mean"), scale), _channels(
@@ -234,8 +256,7 @@ def normalisation(processor: Json) -> tuple[Channels, Channels]:
 
 
 def _channels(values: object, scale: float) -> Channels:
-    known = values if isinstance(values, (list, tuple)) and len(values) == 3 else [0.5] * 3
-    red, green, blue = (float(value) * scale for value in known)
+    red, green, blue = (value * scale for value in cast(Channels, values or _HALF))
     return red, green, blue
 
 

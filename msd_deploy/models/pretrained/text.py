@@ -122,7 +122,7 @@ def open_text(name: str) -> PretrainedText:
     if folder is None:
         raise ConfigError("the package is not installed", where=name, fix=f"Run `{INSTALL}`")
     kind = read_json(folder / "config.json").get("model_type")
-    if kind not in TEXT_KINDS:
+    if kind not in list(TEXT_KINDS):
         raise ArtifactError(
             f"is a checkpoint of an unknown kind ({kind!r})",
             where=name,
