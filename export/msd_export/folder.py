@@ -68,7 +68,11 @@ def open_export(folder: Path) -> ExportFolder:
     manifest = read_manifest(folder, KIND)
     target, precision = manifest.get("target"), manifest.get("precision")
     if not is_variant(target, precision):
-        raise ArtifactError(f"has an unknown variant {target!r} {precision!r}", where=folder)
+        raise ArtifactError(
+            f"has an unknown variant {target!r} {precision!r}",
+            where=folder,
+            fix="Export it again, or install a newer msd-deploy",
+        )
     return ExportFolder(folder, cast(Target, target), cast(Precision, precision), manifest)
 
 

@@ -270,4 +270,5 @@ def refuse_unknown_variant(variant: Variant) -> None:
 
 def is_variant(target: object, precision: object) -> bool:
     """Return whether two values from a file name a variant that this version knows."""
-    return target in FORMATS and precision in FORMATS[cast(Target, target)].precisions
+    is_target = isinstance(target, str) and target in FORMATS
+    return is_target and precision in FORMATS[cast(Target, target)].precisions

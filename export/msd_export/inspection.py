@@ -7,13 +7,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from msd_deploy.artifacts.manifest import Json, check_lfs, files_below, read_json
+from msd_deploy.artifacts.manifest import (
+    RESTORE,
+    Json,
+    check_lfs,
+    files_below,
+    is_number,
+    read_versioned_json,
+)
 from msd_deploy.errors import ArtifactError
 from msd_deploy.quiet import quiet
 from msd_export.folder import PARITY_NAME, ExportFolder, open_export
 from msd_export.formats import FORMATS, Target, needing
 from msd_export.model_file import ModelFacts, Reader
 
+_SHOWN = ("max_abs_error", "agreement", "drop")
 _STATED = ("msd_deploy", "created_utc", "source_digest", "dataset_digest")
 
 
@@ -104,9 +112,16 @@ def _files(path: Path) -> list[Path]:
 
 
 def _parity(export: ExportFolder) -> Json:
-    parity = read_json(export.folder / PARITY_NAME)
-    if not isinstance(parity.get("views"), dict):
-        raise ArtifactError("has no views", where=export.folder / PARITY_NAME)
+    path = export.folder / PARITY_NAME
+    parity = read_versioned_json(path)
+    views = parity.get("views")
+    if not isinstance(views, dict):
+        raise ArtifactError("has no views", where=path, fix=RESTORE)
+    for name, view in views.items():
+        numbers = view if isinstance(view, dict) else {}
+        for key in _SHOWN:
+            if not is_number(numbers.get(key)):
+                raise ArtifactError(f"has no valid views.{name}.{key}", where=path, fix=RESTORE)
     return parity
 
 
