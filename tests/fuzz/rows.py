@@ -5,6 +5,7 @@ else in its place. An image in a row is a tuple of its bytes and its path. A sou
 lost; any other is reported.
 """
 
+import contextlib
 import hashlib
 import os
 from collections import Counter
@@ -64,8 +65,9 @@ def image_of(name: object, folder: Path) -> str:
         return ""
     for spelled in (name, name.replace("\\", "/")):
         path = os.path.realpath(folder / spelled)
-        if path.startswith(f"{folder}/") and Path(path).is_file():
-            return path
+        with contextlib.suppress(OSError):  # too long for a name
+            if path.startswith(f"{folder}/") and Path(path).is_file():
+                return path
     return ""
 
 

@@ -55,32 +55,30 @@ class Decoded:
 
 def bare_pillow(file: Path) -> Decoded | None:
     """Return what Pillow decodes, converted as documented; None where it cannot."""
-    raw = file.read_bytes()
-    try:
-        image = Image.open(file, formats=(*FORMATS, "MPO"))
-        if image.format == "TGA" and has_signature(raw):  # a broken file of another format
+    with file.open("rb") as stream:  # a name would have Pillow map the file
+        try:
+            image = Image.open(stream, formats=(*FORMATS, "MPO"))
+            if image.format == "TGA" and has_signature(file):  # a broken file of another format
+                return None
+            if image.width * image.height > LIMIT:
+                return Decoded(None, (1,))
+            is_twelve_bits = "I;12" in str(image.tile)
+            image.load()
+            is_integer = image.mode == "I" and image.format not in ("PNG", "PPM")
+            if image.mode == "F" or is_integer or is_twelve_bits:
+                return Decoded(None, (1,))
+            rgb = documented_rgb(image, file.read_bytes())
+        except Exception:
             return None
-        if image.width * image.height > LIMIT:
-            return Decoded(None, (1,))
-        is_twelve_bits = "I;12" in str(image.tile)
-        image.load()
-    except Exception:
-        return None
-    unknown_range = image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM"))
-    if unknown_range or is_twelve_bits:
-        return Decoded(None, (1,))
-    try:
-        rgb = documented_rgb(image, raw)
-    except Exception:
-        return None
-    try:
-        turn = image.getexif().get(0x112, 1)
-    except Exception:
-        return Decoded(rgb, tuple(TURNS))
+        try:
+            turn = image.getexif().get(0x112, 1)
+        except Exception:
+            return Decoded(rgb, tuple(TURNS))
     return Decoded(rgb, (turn if turn in TURNS else 1,))
 
 
-def has_signature(raw: bytes) -> bool:
+def has_signature(file: Path) -> bool:
+    raw = file.read_bytes()
     accepts = (Image.OPEN[name][1] for name in FORMATS)
     return any(accept is not None and accept(raw[:16]) for accept in accepts)
 

@@ -162,6 +162,8 @@ def rows_of(table: pa.Table) -> dict[int, dict[str, Any] | None]:
             row["label"] = row.pop("labels", None)
         elif isinstance(row.get("label"), list):
             row["labels"] = row.pop("label")
+        if isinstance(row.get("split"), bytes):
+            row["split"] = row["split"].decode("utf-8", "replace")
         if isinstance(row.get("text"), int):
             row["text"] = str(row["text"])
         rows[at] = row
