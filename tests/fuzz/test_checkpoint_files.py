@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd_deploy.models.pretrained.families import open_checkpoint
@@ -19,6 +19,9 @@ from msd_deploy.views import View
 from tests.checkpoints import TEXTS, batch_of
 from tests.fuzz.folders import is_sound, read_changed, strict_json
 from tests.fuzz.json_mutations import mutated_json
+
+# An example loads a model twice.
+few = settings(max_examples=25)
 
 Logits = dict[View, np.ndarray[Any, np.dtype[np.float32]]]
 
@@ -79,6 +82,7 @@ def changed_keys(said: Any, content: Any, key: str = "") -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+@few
 @given(data=st.data())
 def test_a_checkpoint_is_what_its_weights_are_or_refused(
     data: st.DataObject, name: str, hub: Path, expected: dict[str, Logits]
@@ -87,7 +91,9 @@ def test_a_checkpoint_is_what_its_weights_are_or_refused(
     path = hub / kind / name
     content = json.loads(path.read_text())
     raw = data.draw(mutated_json(content, VALUES))
-    found = read_changed(path, raw, lambda: logits_of(hub, kind), is_signed=False)
+    # Of a checkpoint of another family, another option may be wrong.
+    options = ["finetune.vision"] if strict_json(raw) else []
+    found = read_changed(path, raw, lambda: logits_of(hub, kind), is_signed=False, named=options)
     said = strict_json(raw)
     assert found or not is_sound(raw, content)
     if found:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -24,6 +24,9 @@ from msd_export.opened_model import OpenedModel, open_model
 from tests.checkpoints import words
 from tests.fuzz.folders import is_sound, read_changed, strict_json
 from tests.fuzz.json_mutations import mutated_json
+
+# An example loads a model twice.
+few = settings(max_examples=25)
 
 Logits = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -80,6 +83,7 @@ def contents_of(folder: Path, name: str) -> dict[str, Any]:
     return content
 
 
+@few
 @given(data=st.data())
 def test_labels_are_those_of_the_file(
     data: st.DataObject, folder: Path, opened: OpenedModel
@@ -98,6 +102,7 @@ def test_labels_are_those_of_the_file(
         assert np.array_equal(logits, logits_of(opened))
 
 
+@few
 @given(data=st.data())
 def test_preprocessing_is_that_of_the_file(
     data: st.DataObject, folder: Path, opened: OpenedModel
@@ -121,6 +126,7 @@ def test_preprocessing_is_that_of_the_file(
         assert np.array_equal(found[1], logits_of(replace(opened, preprocessor=preprocessor)))
 
 
+@few
 @given(data=st.data())
 def test_texts_are_tokenized_as_the_file_says(
     data: st.DataObject, folder: Path, opened: OpenedModel
@@ -163,6 +169,7 @@ tokenizer_values = st.sampled_from(
 )
 
 
+@few
 @given(data=st.data())
 def test_a_manifest_changes_nothing_or_is_refused(
     data: st.DataObject, folder: Path, opened: OpenedModel
@@ -179,6 +186,7 @@ def test_a_manifest_changes_nothing_or_is_refused(
         assert np.array_equal(found[1], logits_of(opened))
 
 
+@few
 @given(data=st.data())
 def test_a_configuration_is_the_weights_own_or_refused(
     data: st.DataObject, folder: Path, opened: OpenedModel

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd_deploy.artifacts.manifest import Json, is_number
@@ -28,6 +28,9 @@ from msd_export.opened_model import OpenedModel, open_model
 from msd_export.pipeline import export_student
 from tests.fuzz.folders import is_sound, read_changed, strict_json
 from tests.fuzz.json_mutations import mutated_json
+
+# An example loads a model twice.
+few = settings(max_examples=25)
 
 FILES_OF_AN_EXPORT = ("labels", "preprocess", "tokenizer", "manifest", "parity")
 
@@ -53,6 +56,7 @@ def read_run(run: RunDirectory) -> tuple[RunRecord, Json]:
     return record, evaluate_model(run.root, None, options=options, split="test", threads=1)
 
 
+@few
 @given(data=st.data())
 def test_a_run_is_of_the_settings_and_data_of_its_file(
     data: st.DataObject, run: RunDirectory, evaluated: Json
@@ -100,6 +104,7 @@ def assert_settings(read: Any, said: Any) -> None:
         assert isinstance(read, bool) == isinstance(said, bool)
 
 
+@few
 @given(data=st.data())
 def test_metrics_are_those_of_the_file(data: st.DataObject, run: RunDirectory) -> None:
     content = json.loads(run.metrics.read_text())
@@ -124,6 +129,7 @@ def logits_of(model: OpenedModel) -> np.ndarray[Any, Any]:
     return np.stack([model.predict(**example).logits for example in given])  # type: ignore[arg-type]
 
 
+@few
 @given(data=st.data())
 def test_an_export_is_what_its_model_states_or_refused(
     data: st.DataObject, run: RunDirectory, exported: tuple[OpenedModel, Any, Json]

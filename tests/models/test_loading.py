@@ -66,6 +66,7 @@ def load_changed(folder: Path, name: str, **changes: object) -> None:
         ({"text_config__num_hidden_layers": 10**6}, "a larger model than the weights"),
         ({"text_config__intermediate_size": 10**6}, "a larger model than the weights"),
         ({"vision_config__image_size": 10**5}, "a larger model than the weights"),
+        ({"text_config__num_hidden_layers": 0}, "fewer layers than the weights, 32 of which"),
         ({"text_config__num_attention_heads": True}, "it must be a number"),
         ({"vision_config__layer_norm_eps": -1e-5}, "it must be a positive number"),
         ({"text_config__intermediate_size": 31}, r"as \[31.*, and the weights have \[32"),
@@ -90,6 +91,8 @@ def test_a_checkpoint_whose_configuration_is_not_that_of_its_weights_is_refused(
         ({"image_mean": ["a", 1, 1]}, "no valid image_mean"),
         ({"image_mean": [0.5, 0.5]}, "no valid image_mean"),
         ({"rescale_factor": 0}, "no valid rescale_factor"),
+        ({"rescale_factor": 1e-300}, "no valid rescale_factor"),
+        ({"image_mean": [0, 0, 1e300]}, "no valid image_mean"),
         ({"do_rescale": "false"}, "no valid do_rescale"),
     ],
 )

@@ -124,13 +124,12 @@ def _check_layers(model: PreTrainedModel, unused: Iterable[str], folder: Path) -
 
     It does where it is of a further layer, or of a module that has no such weight otherwise.
     """
-    known = {_NUMBER.sub(".N.", name) for name in model.state_dict()}
     modules = dict(model.named_modules())
-    names = (name.removeprefix(f"{model.base_model_prefix}.") for name in unused)
+    names = [name.removeprefix(f"{model.base_model_prefix}.") for name in unused]
     further = sorted(
         name
         for name in names
-        if _NUMBER.sub(".N.", name) in known
+        if (_NUMBER.search(name) and _NUMBER.split(name)[0] in modules)
         or (name.endswith((".weight", ".bias")) and name.rpartition(".")[0] in modules)
     )
     if further:
@@ -195,9 +194,9 @@ def read_processor(folder: Path) -> Json:
     processor = dict(config)
     are_valid = {
         **{key: isinstance(processor.get(key, True), bool) for key in _SWITCHES},
-        "rescale_factor": _is_positive(processor.get("rescale_factor", _PIXEL_SCALE)),
-        "image_mean": _are_channels(processor.get("image_mean")),
-        "image_std": _are_channels(processor.get("image_std"), _is_positive),
+        "rescale_factor": _is_scale(processor.get("rescale_factor", _PIXEL_SCALE)),
+        "image_mean": _are_channels(processor.get("image_mean"), _is_shift),
+        "image_std": _are_channels(processor.get("image_std"), _is_scale),
     }
     for key, is_valid in are_valid.items():
         if not is_valid:
@@ -205,11 +204,16 @@ def read_processor(folder: Path) -> Json:
     return processor
 
 
-def _is_positive(value: object) -> bool:
-    return is_number(value) and value > 0
+def _is_scale(value: object) -> bool:
+    """Return whether pixels that are divided by a value stay finite in float32."""
+    return is_number(value) and 1e-6 <= value <= 1e6
 
 
-def _are_channels(values: object, is_valid: Callable[[object], bool] = is_number) -> bool:
+def _is_shift(value: object) -> bool:
+    return is_number(value) and abs(value) <= 1e6
+
+
+def _are_channels(values: object, is_valid: Callable[[object], bool]) -> bool:
     """Return whether a value is a number for each of red, green and blue; None: the default."""
     if isinstance(values, (list, tuple)):
         return len(values) == len(_HALF) and all(map(is_valid, values))
