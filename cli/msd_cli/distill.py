@@ -133,4 +133,7 @@ def _print_plan(planned: dict[str, Any], *, as_json: bool) -> None:
     estimate = planned["estimate"]
     time_text = timedelta(seconds=round(estimate["seconds"]))
     memory = bytes_text(estimate["peak_memory_bytes"])
-    out.print(f"Estimate, from a few steps on this machine: {time_text}, {memory} of memory.")
+    out.print(
+        f"Estimate, from a few steps on this machine: at most {time_text}, less with early"
+        f" stopping; {memory} of memory."
+    )

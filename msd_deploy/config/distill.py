@@ -189,7 +189,8 @@ class DistillConfig:
         int,
         Setting(
             "Number of further epochs of quantization-aware training, which simulates int8 weights"
-            " and activations. With --from the only epochs, unless --epochs is given.",
+            " and activations, without early stopping. With --from the only epochs, unless --epochs"
+            " is given.",
             (0, 10_000),
         ),
         Option("--int8-epochs", "Quantization-aware training"),

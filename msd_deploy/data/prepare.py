@@ -94,7 +94,8 @@ def notes_of(info: DatasetInfo) -> list[str]:
     """Return the notes on a data set for the user, then its skipped rows by name."""
     skipped = [str(row) for row in info.skipped[:_MOST_LISTED]]
     if len(info.skipped) > _MOST_LISTED:
-        skipped.append(f"... and {len(info.skipped) - _MOST_LISTED} more, named in run.json")
+        more = len(info.skipped) - _MOST_LISTED
+        skipped.append(f"... and {more} more, named in run.json and by --dry-run --json")
     rows = "row was" if len(info.skipped) == 1 else "rows were"
     count = [f"{len(info.skipped)} {rows} skipped:"] if skipped else []
     return [*info.notes, *count, *skipped]

@@ -121,7 +121,7 @@ def note_of_result(result: TrainingResult) -> str | None:
     early = f"training ended after {result.epochs} of {result.planned_epochs} epochs"
     early += ", as the validation metric no longer rose"
     kept = f"epoch {result.kept_epoch} of {result.epochs} is kept"
-    kept += ", as later ones are worse on validation"
+    kept += " by the validation metric"
     parts = [early] * (result.epochs < result.planned_epochs)
     parts += [kept] * (result.kept_epoch < result.epochs)
     return "; ".join(parts) or None
@@ -385,8 +385,8 @@ class _Training:
             self.saved_at = time.monotonic()
         if must_stop:
             raise StoppedError(
-                f"{self.plan.phase} training stopped at step {self.progress.step} of {self.steps};"
-                " a checkpoint is saved",
+                f"{self.plan.phase} training stopped at step {self.progress.step} of"
+                f" {self._last_step}; a checkpoint is saved",
             )
 
 

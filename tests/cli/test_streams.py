@@ -173,6 +173,16 @@ def test_ctrl_c_during_imports_is_one_line(module: str) -> None:
     assert (answer.returncode, answer.stderr) == (130, "error: stopped.\n")
 
 
+def test_an_image_name_that_the_locale_cannot_write_is_a_row_that_is_named(tmp_path: Path) -> None:
+    rows = ({"image": f"caf\u00e9{n}.png", "label": "ab"[n % 2]} for n in range(20))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ("distill", "--data", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "run"))
+    answer = run_msd('"$@"', *arguments, env=C_LOCALE)
+    assert answer.returncode == 1
+    assert b"Traceback" not in answer.stderr
+    assert b"in this locale" in answer.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a folder that nobody can write in")
 def test_a_cache_that_cannot_be_made_is_named_and_done_without(tmp_path: Path) -> None:
     rows = ({"text": f"word {n}", "label": "ab"[n % 2]} for n in range(60))

@@ -166,7 +166,7 @@ def test_a_note_says_what_ended_early_and_what_is_kept() -> None:
     assert note_of_result(TrainingResult(8, 8, 8)) is None
     assert note_of_result(TrainingResult(30, 94, 28)) == (
         "training ended after 30 of 94 epochs, as the validation metric no longer rose;"
-        " epoch 28 of 30 is kept, as later ones are worse on validation"
+        " epoch 28 of 30 is kept by the validation metric"
     )
 
 

@@ -10,7 +10,7 @@ from msd_deploy.artifacts.manifest import MANIFEST_NAME, write_manifest
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.errors import ArtifactError, ExportError, ParityError
 from msd_deploy.metrics import LogitsByView
-from msd_deploy.models.folders import LABELS_NAME
+from msd_deploy.models.folders import LABELS_NAME, labels_as_json
 from msd_export.folder import KIND, open_export
 from msd_export.formats import Variant
 from msd_export.opened_model import open_model
@@ -60,7 +60,8 @@ def exchange_labels(folder: Path) -> None:
 
 def change_the_problem(folder: Path) -> None:
     stated = json.loads((folder / LABELS_NAME).read_text())
-    (folder / LABELS_NAME).write_text(json.dumps({**stated, "problem": "multi_label"}))
+    other = labels_as_json(stated["labels"], "multi_label")
+    (folder / LABELS_NAME).write_text(json.dumps({**stated, **other}))
 
 
 def exchange_words(folder: Path) -> None:

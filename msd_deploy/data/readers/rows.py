@@ -424,6 +424,10 @@ def file_inside(folder: Path, name: str, root: Path, *, what: str) -> Path:
         if PureWindowsPath(name).is_absolute():
             raise leaves from error
         raise UnusableRowError(f"{what} {shown(name)} is missing") from error
+    except UnicodeEncodeError as error:
+        raise UnusableRowError(
+            f"{what} {shown(name)} has letters that file names cannot have in this locale"
+        ) from error
     # Before Python 3.13 a loop of links is a RuntimeError.
     except (OSError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or "a loop of links"

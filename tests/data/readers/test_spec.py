@@ -5,7 +5,7 @@ import pytest
 
 from msd_deploy.data.readers.spec import load_source
 from msd_deploy.data.source import SkippedRow, SourceOptions, assign_splits, hash_fraction
-from msd_deploy.errors import ConfigError, DataError
+from msd_deploy.errors import ArtifactError, ConfigError, DataError
 
 
 def digest(number: int) -> str:
@@ -46,6 +46,14 @@ def test_a_jsonl_path_is_read_as_a_file(tmp_path: Path) -> None:
 def test_the_error_of_an_unknown_source_names_the_known_ones(spec: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_source(spec, options=SourceOptions())
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
+def test_a_git_lfs_pointer_in_place_of_a_file_is_named(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"rows.{suffix}"
+    path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 9\n")
+    with pytest.raises(ArtifactError, match=rf"rows\.{suffix}: is a Git LFS pointer.*git lfs pull"):
+        load_source(str(path), options=SourceOptions())
 
 
 def test_a_folder_requires_the_file_in_it(tmp_path: Path) -> None:
