@@ -28,6 +28,8 @@ _CODE = (
 )
 _ATTENTION = ("attn_implementation", "_attn_implementation")
 _OF_TRANSFORMERS = (None, "eager", "sdpa")
+# The field of a configuration that is wrong is on the first line, and why on the second.
+_LONGEST_REASON = 200
 # Parameters that a checkpoint may lack.
 _OPTIONAL_PARAMETERS = 1_000_000
 
@@ -79,8 +81,8 @@ def load_weights(
 
 
 def reason_of(error: Exception) -> str:
-    """Return the first line of a library's message, or the name of the exception."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    """Return the beginning of a library's message in one line, or the name of the exception."""
+    return (" ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__).rstrip(".")
 
 
 def check_config(path: Path) -> None:

@@ -114,3 +114,12 @@ def _at(content: Any, path: _Path) -> Any:
     for key in path:
         content = content[key]
     return content
+
+
+def changed_keys(said: Any, content: Any, key: str = "") -> Iterator[str]:
+    """Yield the innermost keys whose values are not those of the sound file."""
+    if isinstance(said, dict) and isinstance(content, dict):
+        for name in said.keys() | content.keys():
+            yield from changed_keys(said.get(name), content.get(name), name)
+    elif json.dumps(said) != json.dumps(content):
+        yield key

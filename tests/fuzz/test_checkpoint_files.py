@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from msd_deploy.models.pretrained.teacher import PretrainedTeacher
 from msd_deploy.views import View
 from tests.checkpoints import TEXTS, batch_of
 from tests.fuzz.folders import is_sound, read_changed, strict_json
-from tests.fuzz.json_mutations import mutated_json
+from tests.fuzz.json_mutations import changed_keys, mutated_json
 
 # An example loads a model twice.
 few = settings(max_examples=25)
@@ -70,15 +69,6 @@ def logits_of(hub: Path, kind: str) -> Logits:
     with torch.inference_mode():
         by_view = model.eval().logits_by_view(batch_of(preprocessor, TEXTS), tuple(View))
     return {view: values.numpy() for view, values in by_view.items()}
-
-
-def changed_keys(said: Any, content: Any, key: str = "") -> Iterator[str]:
-    """Yield the innermost keys whose values are not those of the sound file."""
-    if isinstance(said, dict) and isinstance(content, dict):
-        for name in said.keys() | content.keys():
-            yield from changed_keys(said.get(name), content.get(name), name)
-    elif json.dumps(said) != json.dumps(content):
-        yield key
 
 
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])

@@ -19,11 +19,12 @@ from msd_deploy.models.classifier import task_config
 from msd_deploy.models.configs import FusionConfig
 from msd_deploy.models.folders import save_model
 from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.pretrained.families import open_checkpoint
 from msd_deploy.models.pretrained.fusion import input_config
 from msd_export.opened_model import OpenedModel, open_model
 from tests.checkpoints import words
 from tests.fuzz.folders import is_sound, read_changed, strict_json
-from tests.fuzz.json_mutations import mutated_json
+from tests.fuzz.json_mutations import changed_keys, mutated_json
 
 # An example loads a model twice.
 few = settings(max_examples=25)
@@ -35,7 +36,10 @@ LABELS = ("benign", "hateful")
 PHOTO = np.random.default_rng(0).integers(0, 256, (20, 33, 3), dtype=np.uint8)
 TEXTS = ("look the guests", "a [SEP] zebra \N{GRINNING FACE}" + " word" * 40)
 # A model of other values is another model: its logits may be others.
-OF_THE_MODEL = {"num_attention_heads", "layer_norm_eps", "norm_first"}
+OF_THE_MODEL = {
+    *("num_attention_heads", "layer_norm_eps", "norm_first", "hidden_act", "eos_token_id"),
+    "pad_token_id",
+}
 
 
 @pytest.fixture(scope="module")
@@ -186,29 +190,48 @@ def test_a_manifest_changes_nothing_or_is_refused(
         assert np.array_equal(found[1], logits_of(opened))
 
 
+@pytest.fixture(scope="module")
+def teachers(
+    published: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """A folder of an untrained teacher of two families."""
+    parent, hub = tmp_path_factory.mktemp("teachers"), published["clip"].parent
+    torch.manual_seed(0)
+    for kind, vision in (("clip", None), ("visual_bert", str(hub / "vision"))):
+        start = open_checkpoint(str(hub / kind), vision=vision)
+        preprocessor = start.preprocessor(TEXTS)
+        model = start.build(preprocessor, labels=LABELS, problem="single_label", dropout=0.0)
+        save_model(
+            parent / kind, model, preprocessor, labels=LABELS, problem="single_label", facts={}
+        )
+    return {kind: parent / kind for kind in ("clip", "visual_bert")}
+
+
 @few
 @given(data=st.data())
 def test_a_configuration_is_the_weights_own_or_refused(
-    data: st.DataObject, folder: Path, opened: OpenedModel
+    data: st.DataObject, sound: Path, teachers: dict[str, Path], tmp_path: Path
 ) -> None:
+    folders = {"student": sound, **teachers}
+    kind = data.draw(st.sampled_from([*["student"] * 3, *teachers]))
+    folder = tmp_path / kind
+    if not folder.exists():
+        shutil.copytree(folders[kind], folder)
     content = contents_of(folder, "config.json")
     raw = data.draw(mutated_json(content, config_values))
     found = read_changed(folder / "config.json", raw, lambda: predict(folder))
-    said = strict_json(raw)
     assert found or not is_sound(raw, content)
     if found:
         model, logits = found
-        assert model.labels == opened.labels
+        assert model.labels == LABELS
         assert np.isfinite(logits).all()
-        changed = {key for key in OF_THE_MODEL if said.get(key) != content[key]}
-        assert all(isinstance(said.get(key, 1.0), int | float) for key in changed)
-        assert type(said.get("num_attention_heads", 4)) is int
-        assert type(said.get("norm_first", True)) is bool
-        assert changed or np.array_equal(logits, logits_of(opened))
+        keys = set(changed_keys(strict_json(raw), content))
+        assert keys & OF_THE_MODEL or np.array_equal(logits, predict(folder)[1]), keys
 
 
 config_values = st.sampled_from(
     [
+        *("siglip", "vit", "quick_gelu", 80, {"model_type": "llama"}, {"model_type": "vit"}),
         *("msd_fusion", "msd_family", "clip", "float16", "int8", "conv_stem", "efficientnet_lite"),
         *("lite0", "user/kernel", "flash_attention_2", "eager", [16, 16], [10**6, 10**6], [1, 1]),
         {"quant_method": "bitsandbytes", "load_in_8bit": True},
