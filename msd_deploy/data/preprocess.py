@@ -284,7 +284,7 @@ def _image_spec(values: Json, path: Path) -> ImageSpec:
 
 
 def _positive(value: object, path: Path) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
         raise ArtifactError(f"has {value!r} instead of a positive integer", where=path, fix=RESTORE)
     return value
 

@@ -103,6 +103,7 @@ def test_what_is_saved_is_what_is_loaded(preprocessor: Preprocessor, tmp_path: P
         ),
         ({"text": {"max_length": "8"}}, "'8' instead of a positive integer"),
         ({"text": {"max_length": True}}, "True instead of a positive integer"),
+        ({"text": {"max_length": 10**30}}, "0 instead of a positive integer"),
         ({"text": {"max_length": 1}}, "a max_length of 1, less than the tokens of an empty text"),
         (
             {"text": {"max_length": 8, "pad_id": 7}},
