@@ -28,6 +28,8 @@ _CODE = (
 )
 _ATTENTION = ("attn_implementation", "_attn_implementation")
 _OF_TRANSFORMERS = (None, "eager", "sdpa")
+# Of random weights; published models have 1 or less.
+_MOST_SPREAD = 100
 # The field of a configuration that is wrong is on the first line, and why on the second.
 _LONGEST_REASON = 200
 # Parameters that a checkpoint may lack.
@@ -106,12 +108,19 @@ def _check_values(value: object, key: str, path: Path) -> None:
     elif isinstance(value, list):
         for item in value:
             _check_values(item, key, path)
-    elif isinstance(value, int) and abs(value) > _MOST:
+    elif value is not None:
+        _check_number(value, key, path)
+
+
+def _check_number(value: object, key: str, path: Path) -> None:
+    name, number = key.rpartition(".")[2], value if isinstance(value, (int, float)) else None
+    if isinstance(value, int) and abs(value) > _MOST:
         _refuse(key, value, f"no number above {_MOST:,} is supported", path)
     if isinstance(value, bool) and (name.startswith("num_") or name.endswith(("_size", "_eps"))):
         _refuse(key, value, "it must be a number", path)
-    is_positive = isinstance(value, (int, float)) and value > 0
-    if name.endswith("_eps") and value is not None and not is_positive:
+    if name.startswith("initializer_") and not (number is not None and 0 <= number <= _MOST_SPREAD):
+        _refuse(key, value, f"it must be a number from 0 to {_MOST_SPREAD}", path)
+    if name.endswith(("_eps", "_heads")) and not (number is not None and number > 0):
         _refuse(key, value, "it must be a positive number", path)
 
 

@@ -64,6 +64,8 @@ def _mutate(draw: _Draw, content: Any, raw: list[str], values: st.SearchStrategy
     key = path[-1]
     old = parent[key]
     match draw(st.sampled_from(_CHANGES)):
+        case "replace" if draw(st.booleans()):
+            parent[key] = copy.deepcopy(_near(draw, old))
         case "replace":
             parent[key] = _value(draw, raw, values)
         case "drop":
@@ -87,6 +89,27 @@ def _mutate(draw: _Draw, content: Any, raw: list[str], values: st.SearchStrategy
         case "nest":
             parent[key] = draw(st.sampled_from([[old], {"a": old}, [old, old], str(old)]))
     return content
+
+
+def _near(draw: _Draw, old: Any) -> Any:
+    """Return a value of the type that is expected, or one that may pass for it."""
+    match old:
+        case bool() | None:
+            return draw(st.sampled_from([True, False, None, 0, 1, "true"]))
+        case int() if abs(old) < 2**53:
+            sizes = st.sampled_from([0, 10**6, 2**31, 2**32, 2**63, 2**64, 10**30, 10**400])
+            near = st.sampled_from([old - 1, old + 1, 2 * old, old // 2, -old, old + 0.5, str(old)])
+            return draw(near | sizes | st.just(float(old)) | st.just(bool(old)))
+        case float():
+            return draw(st.sampled_from([-old, 2 * old, 0.0, 0, 1, 1e-300, 1e300, 1e12, str(old)]))
+        case str():
+            texts = [old[:-1], f"{old} ", old.upper(), old * 2, f"{old}\0", f"./{old}", ""]
+            return draw(st.sampled_from(texts))
+        case list():
+            return draw(st.sampled_from([old[:-1], old[::-1], [*old, *old[:1]], old[:1] * 2, []]))
+        case dict():
+            return draw(st.sampled_from([{}, dict(reversed(old.items())), list(old), [old]]))
+    return draw(_VALUES)
 
 
 def _value(draw: _Draw, raw: list[str], values: st.SearchStrategy[Any]) -> Any:

@@ -26,11 +26,12 @@ Logits = dict[View, np.ndarray[Any, np.dtype[np.float32]]]
 
 FAMILIES = ("clip", "siglip", "vilt", "visual_bert")
 KINDS = (*FAMILIES, "text", "vision")
-# Keys whose values are not in the weights: another value is another model.
+# Keys whose values are not in the weights: another value is another model. What the weights lack,
+# as the new head, is random.
 OF_THE_MODEL = {
     *("num_attention_heads", "hidden_act", "layer_norm_eps", "eos_token_id", "pad_token_id"),
     *("image_mean", "image_std", "rescale_factor", "do_rescale", "do_normalize"),
-    *("do_center_crop",),
+    *("do_center_crop", "initializer_range"),
 }
 VALUES = st.sampled_from(
     [

@@ -15,6 +15,7 @@ from msd_deploy.errors import MsdError
 from msd_deploy.models.configs import FusionConfig
 from msd_deploy.models.folders import load_classifier, save_model
 from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.loading import check_config
 from msd_deploy.models.pretrained.families import open_checkpoint
 
 
@@ -68,8 +69,10 @@ def load_changed(folder: Path, name: str, **changes: object) -> None:
         ({"vision_config__image_size": 10**5}, "a larger model than the weights"),
         ({"text_config__num_hidden_layers": 0}, "fewer layers than the weights, 32 of which"),
         ({"text_config__num_attention_heads": True}, "it must be a number"),
+        ({"text_config__num_attention_heads": -2}, "it must be a positive number"),
         ({"vision_config__layer_norm_eps": -1e-5}, "it must be a positive number"),
         ({"text_config__intermediate_size": 31}, r"as \[31.*, and the weights have \[32"),
+        ({"text_config__initializer_range": -0.02}, "it must be a number from 0 to 100"),
         ({"text_config__vocab_size": "300"}, "'vocab_size': .*expected int, got str"),
         ({"vision_config": None}, ""),
         ({"text_config__hidden_act": "no"}, ""),
@@ -114,7 +117,7 @@ def test_a_normalization_that_is_none_is_refused(
         ("config.json", {"image_size": [47, 48]}, r"images of \(48, 48\) pixels, and the model"),
         ("config.json", {"norm_first": "false"}, "norm_first: must be true or false"),
         ("config.json", {"num_attention_heads": 5}, "model cannot be run"),
-        ("config.json", {"num_attention_heads": 0}, "model cannot be loaded"),
+        ("config.json", {"num_attention_heads": 0}, "it must be a positive number"),
         ("config.json", {"hidden_size": "16"}, "model cannot be loaded"),
         ("config.json", {"vision__channels": [8, 12, 10**9]}, "no number above"),
         ("preprocess.json", {"image__size": [40, 48]}, r"images of \(40, 48\) pixels, and the"),
@@ -173,3 +176,12 @@ def test_unknown_keys_and_another_order_change_nothing(folder: Path) -> None:
 def test_a_configuration_of_our_own_names_the_key_that_is_wrong() -> None:
     with pytest.raises(MsdError, match="norm_first: must be true or false, not 1"):
         FusionConfig(norm_first=1)  # type: ignore[arg-type]
+
+
+def test_numbers_in_lists_are_checked_one_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"num_attention_heads": [1, 2, 5, 8], "layer_norm_eps": None}))
+    check_config(path)
+    path.write_text(json.dumps({"num_attention_heads": [1, 2, -5, 8]}))
+    with pytest.raises(MsdError, match="has num_attention_heads -5: it must be a positive number"):
+        check_config(path)
