@@ -93,12 +93,21 @@ def check_lfs(*paths: Path) -> None:
     """
     for path in paths:
         with path.open("rb") as file:
-            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-                raise ArtifactError(
-                    "is a Git LFS pointer, not the file itself",
-                    where=path,
-                    fix=f"Run `git lfs pull` in {path.parent}",
-                )
+            refuse_lfs_pointer(path, file.read(len(_LFS_POINTER)))
+
+
+def refuse_lfs_pointer(path: Path, beginning: bytes) -> None:
+    """Check the first bytes of a file that is read anyway; see `check_lfs`.
+
+    Raises:
+        ArtifactError: They are those of a Git LFS pointer.
+    """
+    if beginning.startswith(_LFS_POINTER):
+        raise ArtifactError(
+            "is a Git LFS pointer, not the file itself",
+            where=path,
+            fix=f"Run `git lfs pull` in {path.parent}",
+        )
 
 
 def read_json(path: Path) -> Json:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import NoReturn, cast
 
-from msd_deploy.artifacts.manifest import sha256_of_file
+from msd_deploy.artifacts.manifest import refuse_lfs_pointer, sha256_of_file
 from msd_deploy.data.images import image_endings
 from msd_deploy.data.source import Split
 from msd_deploy.errors import DataError
@@ -126,6 +126,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     `MOST_LINE_BYTES` is yielded, for `parse_object` to refuse.
 
     Raises:
+        ArtifactError: The file is a Git LFS pointer.
         DataError: The file is missing, is not a regular file, or cannot be read.
     """
     check_regular_file(path)
@@ -134,6 +135,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             line = 0
             while raw := file.readline(MOST_LINE_BYTES + 1):
                 line += 1
+                if line == 1:
+                    refuse_lfs_pointer(path, raw)
                 rest = raw
                 while len(rest) > MOST_LINE_BYTES and not rest.endswith(b"\n"):
                     rest = file.readline(MOST_LINE_BYTES + 1)

@@ -1,9 +1,7 @@
 """Selection of the reader for a SPEC, the value of `--data`."""
 
-from contextlib import suppress
 from pathlib import Path
 
-from msd_deploy.artifacts.manifest import check_lfs
 from msd_deploy.data.readers import easy_vqa, hateful_memes, mm_imdb, snli_ve, vqa_v2
 from msd_deploy.data.readers.hub_dataset import PREFIX, hub_name
 from msd_deploy.data.readers.jsonl import load_jsonl, load_jsonl_for_evaluation
@@ -179,7 +177,4 @@ def _file(spec: str) -> Path:
         raise DataError(f"is not a {_FILES}", where=path, fix=_KNOWN)
     if path.suffix.lower() not in FILE_SUFFIXES or "\0" in spec:
         raise DataError(f"unknown data set {spec!r}", fix=_KNOWN)
-    if path.is_file():
-        with suppress(OSError):  # its reader reports it
-            check_lfs(path)
     return path

@@ -1,11 +1,13 @@
 """FILE.csv, FILE.tsv and FILE.parquet: a row per example, in the columns of FILE.jsonl's keys."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import datasets
 from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.packaged_modules.parquet.parquet import Parquet
 
+from msd_deploy.artifacts.manifest import check_lfs
 from msd_deploy.data.readers.hub_dataset import OpenedTables, cache_of, reading
 from msd_deploy.data.readers.rows import check_regular_file
 from msd_deploy.data.readers.text_tables import read_as_written, read_csv
@@ -21,9 +23,12 @@ def open_table_file(path: Path) -> OpenedTables:
     Rows of a CSV or TSV are named by their line, from 1; those of Parquet are counted from 0.
 
     Raises:
+        ArtifactError: The file is a Git LFS pointer.
         DataError: The file is missing or cannot be read.
     """
     check_regular_file(path)
+    with suppress(OSError):  # reported below
+        check_lfs(path)
     delimiter = DELIMITERS.get(path.suffix.lower())
     if delimiter is None:
         return OpenedTables(str(path), {"": _parquet(path)}, (path.parent,))
