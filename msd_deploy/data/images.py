@@ -214,6 +214,8 @@ def _upright_rgb(
     _limit_pixels(image, max_pixels)
     _refuse_twelve_bits(image)
     _fix_transparent_colour(image)
+    if image.mode == "L":  # Pillow would apply the palette that a grey TGA may have besides
+        image.palette = None
     image.load()
     rgb = to_rgb(image)
     method = _TRANSPOSE.get(orientation_of(image) if orientation is None else orientation)

@@ -175,6 +175,7 @@ def changed(name: str, before: bytes, after: bytes) -> bytes:
 @example(raw=changed("TIFF tiff_adobe_deflate", b"\x78\x9c", b"\x78\x9d"))  # libtiff on stderr
 @example(raw=changed("TIFF LAB", b"\x15\1\3\0\1\0\0\0", b"\x15\1\3\0\0\1\0\0"))  # logs
 @example(raw=changed("JPEG orientation", b"\1\x12\0\3\0\0\0\1", b"\1\x12\0\3\1\0\0\0"))
+@example(raw=changed("TGA P", b"\0\1\1", b"\0\1\3"))  # greys with a palette besides
 @given(raw=image_files())
 def test_a_damaged_image_has_the_pixels_of_pillow_or_is_refused(raw: bytes, tmp_path: Path) -> None:
     check(raw, tmp_path / "image")
