@@ -66,6 +66,21 @@ class TrainingPlan:
     precision: Precision = "fp32"
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """How a training ended, also in the model's manifest.json and in metrics.json.
+
+    Attributes:
+        epochs: Number of epochs, the last one perhaps not a whole one.
+        planned_epochs: Number of epochs without early stopping.
+        kept_epoch: Epoch whose weights the model has, from 1.
+    """
+
+    epochs: int
+    planned_epochs: int
+    kept_epoch: int
+
+
 def default_epochs(phase: Phase, rows: int, batch_size: int, steps_per_epoch: int) -> int:
     """Return the default number of epochs: about 750 steps, or more, in at most 100 epochs.
 
@@ -146,6 +161,17 @@ def is_no_worse(metric: float, best: float, examples: int) -> bool:
     """
     share = (best * examples + 1) / (examples + 2)
     return metric >= best - math.sqrt(2 * share * (1 - share) / examples)
+
+
+def note_of_result(result: TrainingResult) -> str | None:
+    """Return a sentence if a training ended early or keeps another epoch than its last."""
+    early = f"training ended after {result.epochs} of {result.planned_epochs} epochs"
+    early += ", as the validation metric no longer rose"
+    kept = f"epoch {result.kept_epoch} of {result.epochs} is kept"
+    kept += " by the validation metric"
+    parts = [early] * (result.epochs < result.planned_epochs)
+    parts += [kept] * (result.kept_epoch < result.epochs)
+    return "; ".join(parts) or None
 
 
 def plan_key(*parts: object) -> str:

@@ -37,6 +37,7 @@ from msd_deploy.distillation.history import History, Tracker, close_trackers, st
 from msd_deploy.distillation.losses import LABELS_TERM
 from msd_deploy.distillation.plan import (
     TrainingPlan,
+    TrainingResult,
     epochs_per_validation,
     is_no_worse,
     last_step,
@@ -87,21 +88,6 @@ class TrainingJob:
     augment: Augmentation | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """How a training ended.
-
-    Attributes:
-        epochs: Number of epochs, the last one perhaps not a whole one.
-        planned_epochs: Number of epochs without early stopping.
-        kept_epoch: Epoch whose weights the model has, from 1.
-    """
-
-    epochs: int
-    planned_epochs: int
-    kept_epoch: int
-
-
 def train(job: TrainingJob) -> TrainingResult:
     """Train a model, from the newest checkpoint if there is one; it ends in eval mode.
 
@@ -114,17 +100,6 @@ def train(job: TrainingJob) -> TrainingResult:
         MsdError: The loss became NaN or infinite.
     """
     return _Training(job).run()
-
-
-def note_of_result(result: TrainingResult) -> str | None:
-    """Return a sentence if a training ended early or keeps another epoch than its last."""
-    early = f"training ended after {result.epochs} of {result.planned_epochs} epochs"
-    early += ", as the validation metric no longer rose"
-    kept = f"epoch {result.kept_epoch} of {result.epochs} is kept"
-    kept += " by the validation metric"
-    parts = [early] * (result.epochs < result.planned_epochs)
-    parts += [kept] * (result.kept_epoch < result.epochs)
-    return "; ".join(parts) or None
 
 
 class _Training:

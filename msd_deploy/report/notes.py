@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.run import RunConfig
+from msd_deploy.distillation.plan import note_of_result
 from msd_deploy.metrics import LogitsByView, has_constant_decisions
 from msd_deploy.pages.formatting import VIEW_NAMES
 from msd_deploy.report.predictions import RunOutputs, StudentOutputs
+from msd_deploy.report.run_files import trainings_of
 from msd_deploy.views import View
 
 _COMPARED: Mapping[str, Callable[[RunConfig], object]] = {
@@ -25,6 +27,7 @@ def notes_of(outputs: RunOutputs) -> list[str]:
     return [
         *difference_notes(outputs.students),
         *validation_notes(outputs.students),
+        *training_notes(outputs.students),
         *shared_image_notes(outputs.rows.image_index),
         *_constant_notes(outputs),
     ]
@@ -61,6 +64,20 @@ def _uses_of_validation(config: DistillConfig) -> list[str]:
     if config.keep != "last" or config.patience:
         uses.append("to choose the epoch")
     return uses
+
+
+def training_notes(students: Sequence[StudentOutputs]) -> list[str]:
+    """Note trainings that ended early, or of which another epoch than the last was kept."""
+    models = {
+        "The teacher": students[0].metrics["teacher"],
+        **{f"The student of {student.name}": student.metrics["student"] for student in students},
+    }
+    return [
+        f"{name}: {note}."
+        for name, facts in models.items()
+        for note in map(note_of_result, trainings_of(facts))
+        if note is not None
+    ]
 
 
 def shared_image_notes(image_index: NDArray[np.int64]) -> list[str]:

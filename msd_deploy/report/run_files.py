@@ -6,6 +6,7 @@ saliency.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,10 +18,22 @@ from scipy import stats
 
 from msd_deploy.artifacts.manifest import Json, is_number, read_versioned_json
 from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.distillation.plan import TrainingResult
 from msd_deploy.distillation.saliency import Saliency
 from msd_deploy.errors import ArtifactError
 from msd_deploy.report.schema import BinJson, SalienceJson, SpreadSeries, TrainingJson, WeightsJson
 from msd_deploy.views import View
+
+_COUNTS_OF_TRAINING = tuple(field.name for field in fields(TrainingResult))
+
+
+def trainings_of(facts: Mapping[str, Any]) -> list[TrainingResult]:
+    """Return how the trainings of a model ended, from its part of metrics.json."""
+    training = facts.get("training") or {}
+    return [
+        TrainingResult(*(counts[name] for name in _COUNTS_OF_TRAINING))
+        for counts in training.values()
+    ]
 
 
 def read_metrics(run: RunDirectory) -> Mapping[str, Any]:
@@ -30,7 +43,7 @@ def read_metrics(run: RunDirectory) -> Mapping[str, Any]:
         ArtifactError: It is damaged, or lacks a value that a report shows; names the value.
     """
     metrics = read_versioned_json(run.metrics)
-    for path in _required_paths():
+    for path in _required_paths(metrics):
         value = _value_at(metrics, path)
         if not is_number(value) or (path[-1] in ("parameters", "size_bytes") and value <= 0):
             raise ArtifactError(
@@ -41,10 +54,15 @@ def read_metrics(run: RunDirectory) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", metrics)
 
 
-def _required_paths() -> Iterator[tuple[str, ...]]:
+def _required_paths(metrics: Json) -> Iterator[tuple[str, ...]]:
     for model in ("teacher", "student"):
         yield model, "parameters"
         yield model, "size_bytes"
+        # A given teacher has no training, and earlier versions state none.
+        training = _value_at(metrics, (model, "training")) or {}
+        for phase in training if isinstance(training, dict) else (model,):
+            for name in _COUNTS_OF_TRAINING:
+                yield model, "training", phase, name
     for view in View:
         yield "teacher", "validation", view.value, "value"
 

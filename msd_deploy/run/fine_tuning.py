@@ -6,7 +6,7 @@ checkpoints/, encoded/) or, when it is done, a teacher's model folder.
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -45,8 +45,14 @@ from msd_deploy.distillation.encoded_cache import encode_data
 from msd_deploy.distillation.history import History
 from msd_deploy.distillation.losses import class_weight_tensor
 from msd_deploy.distillation.objectives import LabelObjective
-from msd_deploy.distillation.plan import TrainingPlan, plan_key, watched_views
-from msd_deploy.distillation.trainer import TrainingJob, note_of_result, train
+from msd_deploy.distillation.plan import (
+    TrainingPlan,
+    TrainingResult,
+    note_of_result,
+    plan_key,
+    watched_views,
+)
+from msd_deploy.distillation.trainer import TrainingJob, train
 from msd_deploy.errors import ArtifactError, ConfigError, DataError
 from msd_deploy.hooks import RunHooks
 from msd_deploy.metrics import metric_name
@@ -118,8 +124,7 @@ def fine_tune_teacher(
         if process_group.is_main():
             _begin(teaching, replaces=replaces)
         process_group.barrier()
-        _train(teaching, model)
-        _save(teaching, model)
+        _save(teaching, model, _train(teaching, model))
         if process_group.is_main():
             remove_stale_folders(folder.resolve().parent)
         process_group.barrier()
@@ -299,7 +304,7 @@ def _build(teaching: _FineTuning) -> ViewClassifier:
     )
 
 
-def _train(teaching: _FineTuning, model: ViewClassifier) -> None:
+def _train(teaching: _FineTuning, model: ViewClassifier) -> TrainingResult:
     config, data = teaching.config, teaching.data
     used = data.splits["train"].has_label()
     if config.finetune.gradient_checkpointing:
@@ -327,6 +332,7 @@ def _train(teaching: _FineTuning, model: ViewClassifier) -> None:
     )
     if note := note_of_result(result):
         teaching.hooks.stages.on_note(note)
+    return result
 
 
 def _encoded(teaching: _FineTuning, model: ViewClassifier, used: NDArray[np.bool_]) -> PreparedData:
@@ -373,7 +379,7 @@ def _plan(teaching: _FineTuning) -> TrainingPlan:
     )
 
 
-def _save(teaching: _FineTuning, model: ViewClassifier) -> None:
+def _save(teaching: _FineTuning, model: ViewClassifier, training: TrainingResult) -> None:
     """Evaluate the teacher, and replace the fine-tuning by its model folder."""
     data = teaching.data
     teaching.hooks.stages.on_stage("Evaluating the teacher")
@@ -397,6 +403,7 @@ def _save(teaching: _FineTuning, model: ViewClassifier) -> None:
             "dataset_digest": data.digest,
             "parameters": parameters,
             "checkpoint_digest": teaching.start_digest,
+            "training": {"teacher": asdict(training)},
             "teaching": config_as_json(_without_paths(teaching.config)),
             **class_weights_as_json(data.info),
             "result": result,

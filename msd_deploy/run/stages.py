@@ -1,14 +1,16 @@
 """The stages of a run: each writes its result to disk and is skipped if it is there."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from msd_deploy import process_group
-from msd_deploy.artifacts.manifest import SCHEMA_VERSION, Json
+from msd_deploy.artifacts.manifest import MANIFEST_NAME, SCHEMA_VERSION, Json, read_json
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.parsing import config_as_json
 from msd_deploy.config.run import TeacherConfig
@@ -22,13 +24,15 @@ from msd_deploy.distillation.objectives import LabelObjective
 from msd_deploy.distillation.plan import (
     Phase,
     TrainingPlan,
+    TrainingResult,
     default_epochs,
+    note_of_result,
     plan_key,
     watched_views,
 )
 from msd_deploy.distillation.steps import Objective
 from msd_deploy.distillation.teacher_cache import TeacherPredictions, cache_predictions
-from msd_deploy.distillation.trainer import TrainingJob, note_of_result, train
+from msd_deploy.distillation.trainer import TrainingJob, train
 from msd_deploy.metrics import (
     LogitArray,
     agreement,
@@ -97,8 +101,9 @@ def trained_teacher(task: Task) -> Teacher:
         weights = class_weight_tensor(data.info.class_weights)
         objective = LabelObjective(settings.modality_dropout, weights)
         used = data.splits["train"].has_label()
-        train_in_task(task, model, objective, plan_of(task, "teacher", settings, used), used=used)
-        save_in_task(task, run.teacher, model)
+        plan = plan_of(task, "teacher", settings, used)
+        result = train_in_task(task, model, objective, plan, used=used)
+        save_in_task(task, run.teacher, model, {plan.phase: asdict(result)})
     return load_teacher(run.teacher, labels=data.info.labels, problem=data.info.problem)
 
 
@@ -197,7 +202,7 @@ def train_in_task(
     *,
     used: NDArray[np.bool_] | None = None,
     projection: torch.nn.Linear | None = None,
-) -> None:
+) -> TrainingResult:
     """Train a model on the task's training split, with history and checkpoints in the run."""
     result = train(
         TrainingJob(
@@ -222,6 +227,7 @@ def train_in_task(
     )
     if note := note_of_result(result):
         task.hooks.on_note(note)
+    return result
 
 
 def _tracker(task: Task, phase: Phase) -> Tracker | None:
@@ -229,8 +235,15 @@ def _tracker(task: Task, phase: Phase) -> Tracker | None:
     return name and Tracker(name, run.trackers, f"{task.name}-{phase}")
 
 
-def save_in_task(task: Task, folder: Path, model: FusionForClassification) -> None:
-    """Write a model of the task as a folder that loads alone; all processes wait for it."""
+def save_in_task(task: Task, folder: Path, model: FusionForClassification, training: Json) -> None:
+    """Write a model of the task as a folder that loads alone; all processes wait for it.
+
+    Args:
+        task: The task.
+        folder: Path of the folder.
+        model: The model.
+        training: How each of its trainings ended; see `TrainingResult`.
+    """
     if process_group.is_main():
         save_model(
             folder,
@@ -238,9 +251,18 @@ def save_in_task(task: Task, folder: Path, model: FusionForClassification) -> No
             task.preprocessor,
             labels=task.data.info.labels,
             problem=task.data.info.problem,
-            facts={"dataset_digest": task.data.digest, "parameters": parameter_count(model)},
+            facts={
+                "dataset_digest": task.data.digest,
+                "parameters": parameter_count(model),
+                "training": training,
+            },
         )
     process_group.barrier()
+
+
+def training_of(folder: Path) -> Json:
+    """Return how the trainings of a model ended; a folder of an earlier version does not say."""
+    return cast(Json, read_json(folder / MANIFEST_NAME).get("training", {}))
 
 
 def parameter_count(model: torch.nn.Module) -> int:
@@ -257,6 +279,9 @@ def measure(
     """Return metrics.json: both models on validation and test, all three views."""
     problem = task.data.info.problem
     of_teacher, of_student = _facts(teacher, task.run.teacher), _facts(student, task.run.student)
+    if task.config.teacher.path is None:
+        of_teacher["training"] = training_of(task.run.teacher)
+    of_student["training"] = training_of(task.run.student)
     agreements = {}
     for name in ("validation", "test"):
         split = task.data.splits[name]

@@ -1,6 +1,6 @@
 """The student's stage of a run: floating-point training, then quantization-aware if requested."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 
 from msd_deploy import process_group
 from msd_deploy.artifacts.atomic import new_file
+from msd_deploy.artifacts.manifest import Json
 from msd_deploy.distillation.feature_losses import build_projection
 from msd_deploy.distillation.plan import Phase, TrainingPlan, plan_key
 from msd_deploy.distillation.quantization_aware import fake_quantized
@@ -21,7 +22,7 @@ from msd_deploy.models.folders import load_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.predict import predict_views
 from msd_deploy.models.sizes import build_student
-from msd_deploy.run.stages import plan_of, save_in_task, train_in_task
+from msd_deploy.run.stages import plan_of, save_in_task, train_in_task, training_of
 from msd_deploy.run.task import Task
 
 
@@ -57,7 +58,7 @@ def distilled_student(
             learning.as_int8(model)
         assert learning.built is not None  # one of the two phases has trained
         _write_weights(task, learning.built, model)
-        save_in_task(task, run.student, model)
+        save_in_task(task, run.student, model, learning.training)
     return load_model(run.student).model
 
 
@@ -73,11 +74,13 @@ class _StudentTraining:
     def __init__(self, task: Task, predictions: TeacherPredictions, steps: int | None) -> None:
         self.task, self.predictions, self.steps = task, predictions, steps
         self.built: StudentObjective | None = None
+        self.training: Json = {}
 
     def in_float(self) -> FusionForClassification:
         """Return the student trained in floating point, or the given one."""
         config, done = self.task.config, self._in_float
         if process_group.broadcast_from_main(done.is_dir()):
+            self.training = training_of(done)
             return load_model(done).model
         torch.manual_seed(config.seed)
         if config.student.start is not None:
@@ -91,7 +94,7 @@ class _StudentTraining:
         )
         self._train(model, "student")
         if config.distill.int8_epochs:
-            save_in_task(self.task, done, model)
+            save_in_task(self.task, done, model, self.training)
             return load_model(done).model  # as a resumed run does
         return model
 
@@ -116,7 +119,10 @@ class _StudentTraining:
             settings, model.config.hidden_size, self.predictions, seed=task.config.seed
         )
         plan = self._plan(phase, built)
-        train_in_task(task, model, built.objective, plan, used=built.used, projection=projection)
+        result = train_in_task(
+            task, model, built.objective, plan, used=built.used, projection=projection
+        )
+        self.training[phase] = asdict(result)
         self.built = built
 
     def _plan(self, phase: Phase, built: StudentObjective) -> TrainingPlan:

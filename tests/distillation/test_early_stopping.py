@@ -20,19 +20,16 @@ from msd_deploy.distillation.history import History
 from msd_deploy.distillation.objectives import LabelObjective
 from msd_deploy.distillation.plan import (
     TrainingPlan,
+    TrainingResult,
     default_epochs,
     epochs_per_validation,
     is_no_worse,
     last_step,
     learning_rate_at,
+    note_of_result,
     watched_views,
 )
-from msd_deploy.distillation.trainer import (
-    TrainingJob,
-    TrainingResult,
-    note_of_result,
-    train,
-)
+from msd_deploy.distillation.trainer import TrainingJob, train
 from msd_deploy.errors import StoppedError
 from msd_deploy.hooks import Hooks, RunHooks, StageHooks, StepReport
 from msd_deploy.models.fusion import FusionForClassification

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from msd_deploy.artifacts.manifest import read_json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.run import DataConfig, RunConfig
 from msd_deploy.data.batch import collate
@@ -158,7 +159,14 @@ def test_a_run_that_is_stopped_in_any_phase_resumes_to_the_same_bits(
     for index, (phase, step) in enumerate([("student", 3), ("int8", 2), ("int8", 7)]):
         with pytest.raises(StoppedError, match="a checkpoint is saved"):
             run_distillation(config, stopped, resume=index > 0, hooks=_StopIn(phase, step).hooks())
-    run_distillation(config, stopped, resume=True)
+    metrics = run_distillation(config, stopped, resume=True)
+    trained = read_json(stopped.student / "manifest.json")["training"]
+    assert trained == read_json(whole.student / "manifest.json")["training"]
+    assert isinstance(trained, dict)
+    assert list(trained) == ["student", "int8"]
+    assert [counts["epochs"] for counts in trained.values()] == [2, 2]
+    assert metrics["student"]["training"] == trained  # type: ignore[index]
+    assert list(metrics["teacher"]["training"]) == ["teacher"]  # type: ignore[index]
     assert (whole.student / "model.safetensors").read_bytes() == (
         stopped.student / "model.safetensors"
     ).read_bytes()
@@ -191,6 +199,8 @@ def test_a_run_goes_on_from_a_finished_student(
     assert student.preprocessor.digest() == start.preprocessor.digest()
     assert run.read()["start_digest"] == start.digest != student.digest
     assert metrics["metric"] == "accuracy"
+    assert list(metrics["student"]["training"]) == ["int8"]  # type: ignore[index]
+    assert "training" not in metrics["teacher"]  # type: ignore[operator]
 
 
 def test_a_student_that_changes_meanwhile_is_rejected(

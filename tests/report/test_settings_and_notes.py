@@ -13,7 +13,12 @@ from msd_deploy.config.describe import changed_settings
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.run import DataConfig, RunConfig, StudentConfig
 from msd_deploy.distillation.methods import method_name
-from msd_deploy.report.notes import difference_notes, shared_image_notes, validation_notes
+from msd_deploy.report.notes import (
+    difference_notes,
+    shared_image_notes,
+    training_notes,
+    validation_notes,
+)
 from msd_deploy.report.page import method_text
 from msd_deploy.report.predictions import StudentOutputs
 from msd_deploy.report.schema import StudentJson
@@ -125,6 +130,27 @@ def test_a_training_that_used_the_validation_split_is_noted(
 def test_weights_learned_on_training_rows_need_no_note_on_validation() -> None:
     own = replace(TO_THE_END, weighting="meta", meta_rows="train")
     assert validation_notes([_student("own", replace(DEFAULT, distill=own))]) == []
+
+
+def test_trainings_that_ended_early_are_noted() -> None:
+    models = {
+        "teacher": {"training": {"teacher": _ended(7, 9, 7)}},
+        "student": {"training": {"student": _ended(9, 9, 6), "int8": _ended(3, 3, 3)}},
+    }
+    given = {"teacher": {}, "student": {"training": {"student": _ended(9, 9, 9)}}}
+    students = [
+        StudentOutputs(name, RunDirectory(Path(name)), DEFAULT, metrics, {})
+        for name, metrics in (("a", models), ("b", given))
+    ]
+    assert training_notes(students) == [
+        "The teacher: training ended after 7 of 9 epochs, as the validation metric no longer rose.",
+        "The student of a: epoch 6 of 9 is kept by the validation metric.",
+    ]
+    assert training_notes(students[1:]) == []
+
+
+def _ended(epochs: int, planned: int, kept: int) -> dict[str, int]:
+    return {"epochs": epochs, "planned_epochs": planned, "kept_epoch": kept}
 
 
 def test_examples_that_share_images_are_noted_to_be_dependent() -> None:

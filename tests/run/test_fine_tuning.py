@@ -108,6 +108,7 @@ def test_a_family_fine_tunes_to_a_folder_of_its_own(taught: dict[str, Path], fam
     assert {path.name for path in folder.iterdir()} == FILES
     manifest = read_json(folder / "manifest.json")
     assert manifest["result"]["parameters"] > 0  # type: ignore[index]
+    assert manifest["training"]["teacher"]["epochs"] >= 1  # type: ignore[index]
     assert set(manifest["result"]["test"]) == {view.value for view in View}  # type: ignore[index]
     assert str(folder.parent) not in (folder / "manifest.json").read_text()
 
