@@ -92,11 +92,12 @@ def _check_image(where: str, features: datasets.Features, name: str) -> None:
     feature, kind = features[name], _arrow_type(features, name)
     if kind == MIXED:
         return
+    is_of_its_type = {"bytes": is_binary, "path": is_string}
     is_struct = pa.types.is_struct(kind) and all(
         # Without a type where every value is missing: an image has its bytes or its path.
-        is_string(field.type) or is_binary(field.type) or pa.types.is_null(field.type)
+        is_of_its_type[field.name](field.type) or pa.types.is_null(field.type)
         for field in kind
-        if field.name in ("bytes", "path")
+        if field.name in is_of_its_type
     )
     has_image = is_struct and {field.name for field in kind} & {"bytes", "path"}
     if not (isinstance(feature, datasets.Image) or has_image or is_binary(kind)) and (

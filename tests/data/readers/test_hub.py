@@ -271,6 +271,8 @@ def test_columns_of_other_names_are_named(tmp_path: Path) -> None:
     ("column", "values", "wanted"),
     [
         ("image", [1.5] * 4, "an image, bytes or a path"),
+        ("image", [{"bytes": "0", "path": None}] * 4, "an image, bytes or a path"),
+        ("image", [{"bytes": None, "path": b"0.png"}] * 4, "an image, bytes or a path"),
         ("text", [1.5] * 4, "a string or an integer"),
         ("label", [0.5] * 4, "a class, a string or an integer"),
         ("label", [True] * 4, "a class, a string or an integer"),
