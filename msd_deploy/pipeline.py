@@ -14,12 +14,12 @@ from msd_deploy.data.prepare import notes_of
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.distillation.distances import check_distance
 from msd_deploy.distillation.history import check_tracker
-from msd_deploy.errors import ConfigError, StoppedError
+from msd_deploy.errors import ConfigError, MsdError, StoppedError
 from msd_deploy.hooks import RunHooks
 from msd_deploy.models.teachers import Teacher
 from msd_deploy.run.dry_run import describe_run
 from msd_deploy.run.output import check_run_output, with_absolute_paths
-from msd_deploy.run.record import RunRecord
+from msd_deploy.run.record import RunRecord, naming_run_json
 from msd_deploy.run.stages import cached_predictions, given_teacher, measure, trained_teacher
 from msd_deploy.run.student import check_student, distilled_student
 from msd_deploy.run.task import Task, begin_run, open_models, read_task
@@ -118,11 +118,13 @@ def _read_inputs(
     config: RunConfig, run: RunDirectory, watching: RunHooks, record: RunRecord | None
 ) -> tuple[Task, PreparedData, Teacher | None]:
     """Read data and teacher, and check them with the settings; return also the teacher's data."""
-    teacher = open_models(config, run, record)
+    with naming_run_json(run, (MsdError,)) if record else nullcontext():
+        teacher = open_models(config, run, record)
     task, source = read_task(config, run, watching.stages, watching.training, record=record)
-    check_distance(config.distill, task.data.info.problem, len(task.data.info.labels))
+    with naming_run_json(run) if record else nullcontext():
+        check_distance(config.distill, task.data.info.problem, len(task.data.info.labels))
+        check_student(task)
     for note in notes_of(task.data.info):
         watching.stages.on_note(note)
     teacher_data, given = given_teacher(task, source, teacher)
-    check_student(task)
     return task, teacher_data, given

@@ -1,6 +1,7 @@
 """`msd distill`: teacher to student."""
 
 import shlex
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,14 +64,17 @@ def distill(
         msd distill --resume --out runs/products
     """
     from msd_cli.settings import run_settings
+    from msd_deploy.artifacts.run_directory import RunDirectory
     from msd_deploy.hooks import Hooks, RunHooks
     from msd_deploy.pipeline import dry_run_distillation, run_distillation
+    from msd_deploy.run.record import naming_run_json
 
     if resume and dry_run:
         raise typer.BadParameter("cannot be combined with --resume.", param_hint="--dry-run")
     settings, run = run_settings(given, config_file=config, out=out, resume=resume, start=start)
     display = ProgressDisplay()
-    with display.running():
+    naming = naming_run_json(RunDirectory(start), given=given) if start else nullcontext()
+    with display.running(), naming:
         hooks = RunHooks(display.stages(), Hooks(display.on_step, display.should_stop))
         if dry_run:
             planned = dry_run_distillation(settings, run, overwrite=overwrite, hooks=hooks)

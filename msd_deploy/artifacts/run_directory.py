@@ -1,10 +1,38 @@
 """RunDirectory: the paths of a run's files and folders."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from msd_deploy.artifacts.manifest import Json, read_versioned_json
+from msd_deploy.artifacts.manifest import RESTORE, Json, read_versioned_json
 from msd_deploy.errors import ArtifactError
+
+_DIGEST = re.compile("[0-9a-f]{64}")
+_REQUIRED = ("config", "dataset_digest")
+
+
+def _is_valid(key: str, value: object) -> bool:
+    """Return whether a value of run.json is one of its key; keys of newer versions are ignored."""
+    match key:
+        case "msd_deploy" | "created_utc":
+            return isinstance(value, str)
+        case "seed":
+            return type(value) is int
+        case "config" | "class_weights":
+            return isinstance(value, dict)
+        case "teacher_digest" | "start_digest" if value is None:
+            return True
+        case "dataset_digest" | "preprocess_digest" | "teacher_digest" | "start_digest":
+            return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+        case "examples":
+            return isinstance(value, dict) and all(
+                type(count) is int and count >= 0 for count in value.values()
+            )
+        case "skipped_rows":
+            return isinstance(value, list) and all(isinstance(row, str) for row in value)
+        case "versions":
+            return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +114,8 @@ class RunDirectory:
         """Read run.json.
 
         Raises:
-            ArtifactError: The folder is not a run, or of a newer schema.
+            ArtifactError: The folder is not a run, of a newer schema, or a value is missing or of
+                another type; names the key.
         """
         if not self.run_json.is_file():
             raise ArtifactError(
@@ -94,7 +123,13 @@ class RunDirectory:
                 where=self.root,
                 fix="Name the folder that `msd distill --out` wrote",
             )
-        return read_versioned_json(self.run_json)
+        content = read_versioned_json(self.run_json)
+        for key, value in (dict.fromkeys(_REQUIRED) | content).items():
+            if not _is_valid(key, value):
+                raise ArtifactError(
+                    f"has no valid {key} ({value!r})", where=self.run_json, fix=RESTORE
+                )
+        return content
 
     def read_finished(self) -> Json:
         """Read run.json of a run whose distillation went to its end.

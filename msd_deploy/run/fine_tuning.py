@@ -19,6 +19,7 @@ from msd_deploy.artifacts.atomic import remove_stale_folders
 from msd_deploy.artifacts.claim import claimed
 from msd_deploy.artifacts.manifest import (
     MANIFEST_NAME,
+    RESTORE,
     SCHEMA_VERSION,
     Json,
     read_manifest,
@@ -141,18 +142,25 @@ def fine_tuning_config(folder: Path) -> TeachingConfig:
 
     Raises:
         ArtifactError: The folder is neither.
+        ConfigError: The configuration does not suit this version; names its file.
     """
+    path, key = folder / MANIFEST_NAME, "teaching"
     if is_finished(folder):
-        recorded = read_manifest(folder, "model").get("teaching")
+        recorded = read_manifest(folder, "model").get(key)
     elif (folder / _TRAINING_NAME).is_file():
-        recorded = read_versioned_json(folder / _TRAINING_NAME).get("config")
+        path, key = folder / _TRAINING_NAME, "config"
+        recorded = read_versioned_json(path).get(key)
     else:
         raise ArtifactError(
             "there is no fine-tuning to resume", where=folder, fix="Start it without --resume"
         )
     if not isinstance(recorded, dict):
         raise ArtifactError("is not a teacher of `msd teacher`", where=folder)
-    return config_of(TeachingConfig, recorded)
+    try:
+        return config_of(TeachingConfig, recorded)
+    except ConfigError as error:
+        what = error.what if error.where is None else f"{key}.{error.where}: {error.what}"
+        raise ConfigError(what, where=path, fix=error.fix or RESTORE) from error
 
 
 def _absolute(config: TeachingConfig) -> TeachingConfig:

@@ -1,8 +1,10 @@
 """RunRecord: run.json read once per command and passed along, and the run's data read again."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 from msd_deploy.artifacts.manifest import RESTORE, Json
 from msd_deploy.artifacts.run_directory import RunDirectory
@@ -13,7 +15,9 @@ from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.readers.spec import load_source, path_of_spec
 from msd_deploy.data.source import SourceData, SourceOptions
-from msd_deploy.errors import ArtifactError, ConfigError, DataError
+from msd_deploy.errors import ConfigError, DataError, MsdError
+
+_KEY = re.compile(r"[\w.]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +74,37 @@ def read_finished_run(run: RunDirectory) -> RunRecord:
 
 
 def _record(run: RunDirectory, content: Json) -> RunRecord:
-    config = content.get("config")
-    if not isinstance(config, dict):
-        raise ArtifactError("has no config", where=run.run_json, fix=RESTORE)
-    with _naming(run):
-        return RunRecord(run, config_from_json(config), content)
+    with naming_run_json(run):
+        return RunRecord(run, config_from_json(cast(Json, content["config"])), content)
 
 
 @contextmanager
-def _naming(run: RunDirectory) -> Iterator[None]:
-    """Name run.json in an error of its settings."""
+def naming_run_json(
+    run: RunDirectory,
+    kinds: tuple[type[MsdError], ...] = (ConfigError, DataError),
+    *,
+    given: Collection[str] = (),
+) -> Iterator[None]:
+    """Name run.json in errors of the settings that come from it.
+
+    Args:
+        run: The run.
+        kinds: Which errors are of settings in the block.
+        given: Keys of settings that come from elsewhere, such as options.
+    """
     try:
         yield
-    except ConfigError as error:
-        what = error.what if error.where is None else f"config.{error.where}: {error.what}"
-        raise ConfigError(what, where=run.run_json, fix=error.fix or RESTORE) from error
+    except kinds as error:
+        where = error.where or ""
+        is_key = _KEY.fullmatch(where) is not None
+        is_given = where in given if is_key else any(key.startswith("data.") for key in given)
+        if is_given or str(run.run_json) in str(error) or where.startswith(str(run.root)):
+            raise
+        if isinstance(error, ConfigError) and (is_key or not where):
+            what = f"config.{where}: {error.what}" if where else error.what
+            raise ConfigError(what, where=run.run_json, fix=error.fix or RESTORE) from error
+        fix = f"{error.fix or 'Restore it'}, or correct config in {run.run_json}"
+        raise type(error)(error.what, where=error.where, fix=fix) from error
 
 
 def read_source(config: RunConfig) -> SourceData:
@@ -121,7 +141,7 @@ def source_of_run(record: RunRecord) -> SourceData:
             where=path,
             fix=f"Put it back, or set config.data.spec to its absolute path in {run_json}",
         )
-    with _naming(record.run):
+    with naming_run_json(record.run):
         return read_source(record.config)
 
 

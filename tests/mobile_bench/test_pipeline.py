@@ -121,7 +121,7 @@ def test_data_that_changed_since_the_run_is_refused(
     shutil.copytree(untrained_run.root, tmp_path / "run")
     other = RunDirectory(tmp_path / "run")
     stated = read_json(other.run_json)
-    other.run_json.write_text(json.dumps({**stated, "dataset_digest": "0"}), encoding="utf-8")
+    other.run_json.write_text(json.dumps({**stated, "dataset_digest": "0" * 64}), encoding="utf-8")
     with pytest.raises(DataError, match="has changed since the run"):
         run_bench(other, _CONFIG)
 
