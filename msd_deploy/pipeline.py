@@ -120,7 +120,9 @@ def _read_inputs(
     """Read data and teacher, and check them with the settings; return also the teacher's data."""
     with naming_run_json(run, (MsdError,)) if record else nullcontext():
         teacher = open_models(config, run, record)
-    task, source = read_task(config, run, watching.stages, watching.training, record=record)
+    task, source = read_task(
+        config, run, watching.stages, watching.training, record=record, teacher=teacher
+    )
     with naming_run_json(run) if record else nullcontext():
         check_distance(config.distill, task.data.info.problem, len(task.data.info.labels))
         check_student(task)

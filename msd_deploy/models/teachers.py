@@ -68,6 +68,15 @@ def teacher_for(
     Raises:
         ArtifactError: The teacher was trained for a different task.
     """
+    check_teacher(loaded, labels=labels, problem=problem)
+    order = np.array([loaded.labels.index(label) for label in labels], np.int64)
+    return Teacher(loaded.model, loaded.preprocessor, loaded.digest, order, loaded.folder)
+
+
+def check_teacher(
+    loaded: LoadedModel[ViewClassifier], *, labels: tuple[str, ...], problem: Problem
+) -> None:
+    """Check that a loaded teacher was trained for a task; see `teacher_for`."""
     folder = loaded.folder
     if loaded.problem != problem:
         raise ArtifactError(
@@ -84,5 +93,3 @@ def teacher_for(
             where=folder,
             fix="Use the data that it was trained on, or name its classes with --labels",
         )
-    order = np.array([loaded.labels.index(label) for label in labels], np.int64)
-    return Teacher(loaded.model, loaded.preprocessor, loaded.digest, order, folder)

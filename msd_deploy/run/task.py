@@ -34,7 +34,7 @@ from msd_deploy.models.folders import LoadedModel, load_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.pretrained.text import open_text
 from msd_deploy.models.sizes import DEFAULT_IMAGE_SIZE, check_starts
-from msd_deploy.models.teachers import Teacher, open_teacher
+from msd_deploy.models.teachers import Teacher, check_teacher, open_teacher
 from msd_deploy.run.record import RunRecord, read_source, source_of_run
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy", "pillow")
@@ -79,6 +79,7 @@ def read_task(
     training: Hooks,
     *,
     record: RunRecord | None = None,
+    teacher: LoadedModel[ViewClassifier] | None = None,
 ) -> tuple[Task, SourceData]:
     """Read and prepare the data; return the task, and the source for a teacher of other inputs.
 
@@ -88,14 +89,20 @@ def read_task(
         hooks: Callbacks of stages.
         training: Callbacks of training steps.
         record: run.json of a run that is resumed; None: the run is new.
+        teacher: The given teacher; None: the run trains one.
 
     Raises:
-        MsdError: The data cannot be read or used.
+        MsdError: The data cannot be read or used, or a model was trained for a different task.
     """
     start = None if config.student.start is None else load_model(config.student.start)
     hooks.on_stage(f"Reading {config.data.spec}")
     record = record and replace(record, config=config)  # with absolute paths
     source = source_of_run(record) if record else read_source(config)
+    # Before images are decoded, which may take hours.
+    if start is not None:
+        _check_same_task(start, source)
+    if teacher is not None:
+        check_teacher(teacher, labels=source.info.labels, problem=source.info.problem)
     preprocessor = (
         _build_preprocessor(config, source, hooks) if start is None else start.preprocessor
     ).with_max_pixels(config.data.max_pixels)
@@ -103,13 +110,11 @@ def read_task(
     data = hide_labels(data, config.data.labelled_share, seed=config.data.seed)
     data = weigh_classes(data, config.data.class_weights)
     name = run.root.resolve().name
-    if start is not None:
-        _check_same_task(start, data)
     digest = start.digest if start else None
     return Task(config, run, data, preprocessor, hooks, training, name, digest, record), source
 
 
-def _check_same_task(start: LoadedModel[FusionForClassification], data: PreparedData) -> None:
+def _check_same_task(start: LoadedModel[FusionForClassification], data: SourceData) -> None:
     """Check that a finished student was trained for the task of the data."""
     if (start.labels, start.problem) != (data.info.labels, data.info.problem):
         raise ArtifactError(

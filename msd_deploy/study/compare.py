@@ -105,7 +105,7 @@ def run_study(
         replaces = _check_output(study, run, overwrite=overwrite)
         record = read_run(run) if run.run_json.is_file() and not replaces else None
         opened = open_models(study.base, run, record)
-        task, source = read_task(study.base, run, hooks, training, record=record)
+        task, source = read_task(study.base, run, hooks, training, record=record, teacher=opened)
         for method in study.methods:
             check_distance(
                 study.of_cell(method, 0).distill, task.data.info.problem, len(task.data.info.labels)

