@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -127,6 +127,7 @@ def open_hub_dataset(location: str) -> OpenedTables:
         builder.download_and_prepare()
         splits = {str(split): builder.as_dataset(split=split) for split in builder.info.splits}
     if name.is_folder and isinstance(builder, ImageFolder):
+        _refuse_depths(spec, Path(name.place).resolve(), files, builder.EXTENSIONS)
         notes += _images_without_row(Path(name.place).resolve(), files, splits)
     return OpenedTables(spec, splits, folders, notes)
 
@@ -194,6 +195,29 @@ def _files_in(folder: Path) -> set[Path]:
             if not name.startswith(_HIDDEN) and name not in FILES_TO_IGNORE
         }
     return found
+
+
+def _refuse_depths(spec: str, folder: Path, files: Sequence[str], endings: Collection[str]) -> None:
+    """Refuse images by class that lie at several depths, of which `datasets` reads no classes."""
+    if any(Path(file).name in ImageFolder.METADATA_FILENAMES for file in files):
+        return
+    by_depth: dict[int, list[Path]] = {}
+    for image in (Path(file) for file in files if Path(file).suffix.lower() in endings):
+        inside = image.resolve().relative_to(folder)
+        by_depth.setdefault(len(inside.parts), []).append(inside)
+    if len(by_depth) < 2:
+        return
+    rarest, usual = (pick(by_depth, key=lambda at: len(by_depth[at])) for pick in (min, max))
+    more = len(by_depth[rarest]) - 1
+    lies = f" and {more:,} more images lie" if more else " lies"
+    side = "deeper" if rarest > usual else "less deep"
+    raise DataError(
+        f"{shown(str(min(by_depth[rarest])))}{lies} {side} than the other images, and the folder of"
+        " an image is its class",
+        where=spec,
+        fix="Move it into the folder of its class, or write metadata.csv with columns file_name"
+        " and label",
+    )
 
 
 def _images_without_row(

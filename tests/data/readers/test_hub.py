@@ -195,6 +195,23 @@ def save_photo(path: Path, value: int) -> None:
 READ_ENDINGS = ("avif", "AVIF", "avifs", "mpo", "webp", "tif", "BMP", "jpe", "qoi", "PNG", "icb")
 
 
+@pytest.mark.parametrize(
+    ("stray", "side"),
+    [("x.png", "less deep"), ("b/more/x.png", "deeper"), ("b/more/still/x.webp", "deeper")],
+)
+def test_an_image_at_another_depth_than_those_by_class_is_named(
+    tmp_path: Path, stray: str, side: str
+) -> None:
+    names = [*(f"{kind}/{number}.png" for kind in "ab" for number in range(6)), stray]
+    for number, name in enumerate(names):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(tmp_path / "data" / name)
+    with pytest.raises(
+        DataError, match=rf"{tmp_path / 'data'}: '{stray}' lies {side} than .* Move"
+    ):
+        load(tmp_path / "data")
+
+
 @pytest.mark.parametrize("ending", READ_ENDINGS)
 def test_a_folder_takes_every_format_that_a_file_of_rows_takes(tmp_path: Path, ending: str) -> None:
     for index in range(12):
