@@ -12,6 +12,8 @@ from msd_deploy.errors import DataError, shortened
 
 MIXED = pa.struct([("json", pa.string())])
 """The type of a column whose values are of several types, each as JSON; `None` where absent."""
+LINE, FILE, FLAW = "msd-deploy: line", "msd-deploy: file", "msd-deploy: flaw"
+"""Columns of text files beside their own: where a row stands, and why it cannot be used, if so."""
 _UNREAD = "not read: "
 _OPTIONS = "Name columns with --image-column, --text-column and --label-column"
 

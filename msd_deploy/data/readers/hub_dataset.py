@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
@@ -82,16 +82,14 @@ class OpenedTables:
         splits: By the dataset's own names, "" for the rows of a file; images as they are encoded.
         folders: Where images that are files may lie.
         notes: Notes for the user on files that are left out.
-        lines: The line of each row of a file; None: rows are counted from 0.
-        unusable: By line, why a row of a file is not among them.
+
+    Those of text files also have the columns `LINE`, `FLAW`, and of a folder `FILE`.
     """
 
     spec: str
     splits: Mapping[str, datasets.Dataset]
     folders: tuple[Path, ...]
     notes: tuple[str, ...] = ()
-    lines: Sequence[int] | None = None
-    unusable: Mapping[int, str] = field(default_factory=dict)
 
 
 def open_hub_dataset(location: str) -> OpenedTables:
@@ -348,7 +346,7 @@ def cache_of(files: list[str]) -> Path:
         [file, sha256_of_file(Path(file)) if Path(file).suffix.lower() in _TABLES else ""]
         for file in sorted(files)
     ]
-    return _own_cache() / sha256_of_json(["as written", 2, *known])
+    return _own_cache() / sha256_of_json(["as written", 3, *known])
 
 
 def _own_cache() -> Path:

@@ -36,10 +36,7 @@ def open_table_file(path: Path) -> OpenedTables:
         table = read_csv(str(path), delimiter=delimiter)
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=path) from error
-    rows = datasets.Dataset(table.rows)
-    return OpenedTables(
-        str(path), {"": rows}, (path.parent,), lines=table.lines, unusable=table.unusable
-    )
+    return OpenedTables(str(path), {"": datasets.Dataset(table)}, (path.parent,))
 
 
 def _parquet(path: Path) -> datasets.Dataset:

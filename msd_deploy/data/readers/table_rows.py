@@ -17,6 +17,9 @@ import pyarrow as pa
 from msd_deploy.data.labels import other_classes
 from msd_deploy.data.readers.assemble import ReaderRows, evaluation_source, source_from_rows
 from msd_deploy.data.readers.columns import (
+    FILE,
+    FLAW,
+    LINE,
     MIXED,
     Columns,
     find_columns,
@@ -107,11 +110,34 @@ class _OfSplit:
         place: What its rows are called by: hub:NAME SPLIT, or FILE.
         rows: The split.
         split: What it is, or None where rows go by their hash.
+        origins: `LINE`, `FILE` and `FLAW` of each row, as far as the tables have them.
     """
 
     place: Path
     rows: datasets.Dataset
     split: Split | None
+    origins: pa.Table
+
+    def line(self, at: int) -> int:
+        """Return what a row is called by: its line in a file, else its position."""
+        names = self.origins.column_names
+        return self.origins.column(LINE)[at].as_py() if names and FILE not in names else at
+
+    def in_file(self, at: int) -> str:
+        """Return where a row of a data set stands in a text file, for a message."""
+        if FILE not in self.origins.column_names:
+            return ""
+        file, line = (self.origins.column(name)[at].as_py() for name in (FILE, LINE))
+        return f" ({file}:{line})"
+
+    def flaws(self) -> dict[int, str]:
+        """Return by position why rows of a text file cannot be used."""
+        if FLAW not in self.origins.column_names:
+            return {}
+        flaws = self.origins.column(FLAW)
+        if flaws.null_count == len(flaws):
+            return {}
+        return {at: flaw for at, flaw in enumerate(flaws.to_pylist()) if flaw is not None}
 
 
 class _Reader:
@@ -130,6 +156,7 @@ class _Reader:
             open_table_file(Path(spec)) if is_file else open_hub_dataset(spec[len(PREFIX) :])
         )
         self._image_files = [ImageFiles(folder) for folder in self.opened.folders]
+        self._origins = self._take_origins()
         renamed = self._rename_columns(options)
         features = next(iter(self.opened.splits.values())).features
         image_key = None
@@ -145,14 +172,20 @@ class _Reader:
             self._rows_by_column(), self._columns_read(), image_key, renamed
         )
         self._rows: list[Row] = []
-        self._skipped: dict[tuple[Path, int], str] = {
-            (of_split.place, line): reason
-            for of_split in self._splits
-            for line, reason in self.opened.unusable.items()
-        }
+        self._skipped: dict[tuple[Path, int], str] = {}
         self.class_rows: Counter[str] = Counter()
         for of_split in self._splits:
             self._scan(of_split)
+
+    def _take_origins(self) -> Mapping[str, pa.Table]:
+        """Take the columns that state where rows stand out of the tables; return them by split."""
+        splits = self.opened.splits
+        names = [
+            name for name in (LINE, FILE, FLAW) if name in next(iter(splits.values())).features
+        ]
+        without = {split: rows.remove_columns(names) for split, rows in splits.items()}
+        self.opened = replace(self.opened, splits=without if names else splits)
+        return {split: rows.data.select(names) for split, rows in splits.items()}
 
     def _find_columns(self, features: datasets.Features, options: SourceOptions) -> Columns:
         """Find the columns; an error also states which files are left out, as it may be why."""
@@ -210,8 +243,11 @@ class _Reader:
                 rows.append(row)
             else:
                 skipped[row.file, int(row.line)] = reason
-        order = {one.place: position for position, one in enumerate(self._splits)}
-        in_order = sorted(skipped, key=lambda place: (order[place[0]], place[1]))
+        named = [
+            SkippedRow(f"{one.place}:{at}{one.in_file(at)}", skipped[one.place, at])
+            for one in self._splits
+            for at in sorted(at for place, at in skipped if place == one.place)
+        ]
         images = {one.place: self._encoded_images(one.rows) for one in self._splits}
         return ReaderRows(
             where=Path(self.opened.spec),
@@ -219,7 +255,7 @@ class _Reader:
             info=DatasetInfo(
                 self._closed or (),
                 "multi_label" if self._columns.is_multi_label else "single_label",
-                tuple(SkippedRow(f"{one}:{at}", skipped[one, at]) for one, at in in_order),
+                tuple(named),
                 tuple(self._notes),
             ),
             form=_FORM,
@@ -230,7 +266,7 @@ class _Reader:
         splits = self.opened.splits
         for name, rows in splits.items():
             if not name:
-                yield _OfSplit(Path(self.opened.spec), rows, None)
+                yield _OfSplit(Path(self.opened.spec), rows, None, self._origins[name])
                 continue
             split = split_called(name)
             is_alone = len(splits) == 1 and split in (None, "train")
@@ -240,7 +276,7 @@ class _Reader:
                 self._notes.append(f"the split {shown(name)} has no labels and is left out")
             else:
                 place = Path(f"{self.opened.spec} {name}")
-                yield _OfSplit(place, rows, None if is_alone else split)
+                yield _OfSplit(place, rows, None if is_alone else split, self._origins[name])
 
     def _has_labels(self, rows: datasets.Dataset) -> bool:
         labels = rows.data.column(self._columns.label)
@@ -262,6 +298,7 @@ class _Reader:
         table, images = of_split.rows.data, self._images(of_split.rows)
         named = (self._columns.text, self._columns.label, self._split_column)
         columns = [None if name is None else table.column(name) for name in named]
+        flaws = of_split.flaws()
         for start in range(0, len(table), _ROWS_AT_A_TIME):
             some = range(start, min(start + _ROWS_AT_A_TIME, len(table)))
             texts, labels, splits = (
@@ -271,7 +308,10 @@ class _Reader:
                 for column in columns
             )
             for at, *values in zip(some, texts, labels, splits, strict=True):
-                self._add(of_split, at, None if images is None else images[at], *values)
+                if at in flaws:
+                    self._skipped[of_split.place, of_split.line(at)] = flaws[at]
+                else:
+                    self._add(of_split, at, None if images is None else images[at], *values)
 
     def _add(
         self,
@@ -282,7 +322,7 @@ class _Reader:
         label: object,
         split: object,
     ) -> None:
-        line = at if self.opened.lines is None else self.opened.lines[at]
+        line = of_split.line(at)
         try:
             labels = self._labels(label)
             self.class_rows.update(labels or ())
@@ -332,28 +372,29 @@ class _Reader:
 
     def _image(self, image: pa.Scalar | None) -> tuple[str, str]:
         """Return an image's path, "" where its bytes stand in the row, and its SHA-256."""
+        if image is None:
+            return "", ""
         encoded, name = _image_of(image)
         if encoded is not None:
             if not encoded:
                 raise UnusableRowError("image is empty")
             return "", hashlib.sha256(encoded).hexdigest()
-        return self._image_file(name)
+        for files, folder in zip(self._image_files, self.opened.folders, strict=True):
+            inside = folder.absolute()
+            if name and Path(name).is_absolute() and Path(name).is_relative_to(inside):
+                # What metadata names is absolute, for `datasets` made it so.
+                is_written = image.type == MIXED or is_string(image.type)
+                return files.find(name if is_written else str(Path(name).relative_to(inside)))
+        return self._image_files[0].find(name)
 
-    def _image_file(self, name: str | None) -> tuple[str, str]:
-        files = self._image_files[0]
-        for other, folder in zip(self._image_files, self.opened.folders, strict=True):
-            if name and Path(name).is_absolute() and Path(name).is_relative_to(folder.absolute()):
-                files = other
-        return files.find(name)
 
-
-def _image_of(image: pa.Scalar | None) -> tuple[bytes | None, str | None]:
+def _image_of(image: pa.Scalar) -> tuple[bytes | None, str | None]:
     """Return the bytes, or the path, that a row has for its image.
 
     Raises:
         UnusableRowError: They are too many, or no text.
     """
-    if image is None or not image.is_valid:
+    if not image.is_valid:
         return None, None
     if image.type == MIXED:
         value = parse_json(image["json"].as_buffer().to_pybytes())

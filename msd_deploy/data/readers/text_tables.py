@@ -12,8 +12,9 @@ import io
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
+from pathlib import Path
 
 import datasets
 import pyarrow as pa
@@ -24,14 +25,16 @@ from datasets.packaged_modules.json.json import Json
 from datasets.packaged_modules.parquet.parquet import Parquet
 from datasets.utils.file_utils import xopen
 
-from msd_deploy.data.readers.columns import MIXED
+from msd_deploy.data.readers.columns import FILE, FLAW, LINE, MIXED
 from msd_deploy.data.readers.parquet_tables import read_any_columns
 from msd_deploy.data.readers.rows import (
     MOST_LINE_BYTES,
     Digits,
     UnusableRowError,
     parse_json,
+    parse_object,
     shown,
+    type_name,
 )
 from msd_deploy.errors import DataError
 
@@ -40,27 +43,14 @@ _JSON_ROWS_AT_A_TIME = 10_000
 _MOST_CELL_CHARACTERS = MOST_LINE_BYTES
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _RENAMED = {",": ", or rename it to FILE.csv", "\t": ", or rename it to FILE.tsv"}
+_ORIGINS = pa.schema([(LINE, pa.int64()), (FILE, pa.string()), (FLAW, pa.string())])
+_FEATURES_OF_ORIGINS = datasets.Features.from_arrow_schema(_ORIGINS)
 _OPTIONS_OF_CSV = ("sep", "delimiter", "quotechar", "encoding", "features")
-
-
-@dataclass(frozen=True, slots=True)
-class CsvTable:
-    """A CSV or TSV.
-
-    Attributes:
-        rows: Its rows as columns of strings, null for an empty cell.
-        lines: The line of the file, from 1, in which each row begins.
-        unusable: By line, why a row is not among them.
-    """
-
-    rows: pa.Table
-    lines: Sequence[int]
-    unusable: Mapping[int, str]
 
 
 def read_csv(
     file: str, *, delimiter: str, quote: str = '"', encoding: str | None = None
-) -> CsvTable:
+) -> pa.Table:
     """Read a CSV whose first line names the columns; columns without a name are left out.
 
     Args:
@@ -69,6 +59,10 @@ def read_csv(
         quote: Around a cell that contains a delimiter, a quote or a line break.
         encoding: None: UTF-8, with or without a byte-order mark.
 
+    Returns:
+        Columns of strings, null for an empty cell; `LINE`, the line of the file, from 1, on which
+        a row begins; and `FLAW`: a row that has one has no cells.
+
     Raises:
         DataError: The file is empty, is not of the encoding, names a column twice, or is not CSV.
         OSError: It cannot be read.
@@ -76,23 +70,29 @@ def read_csv(
     rows = _csv_rows(file, delimiter, quote, encoding)
     header = _header(file, rows, delimiter)
     lines: list[int] = []
-    unusable: dict[int, str] = {}
+    flaws: list[str | None] = []
     columns: list[list[str | None]] = [[] for _ in header]
     for line, cells in rows:
-        if len(cells) != len(header):
-            unusable[line] = f"has {len(cells)} cells, and the header has {len(header)}"
-        elif any(len(cell) > _MOST_CELL_CHARACTERS for cell in cells):
-            unusable[line] = f"has a cell of more than {_MOST_CELL_CHARACTERS:,} characters"
-        else:
-            lines.append(line)
-            for column, cell in zip(columns, cells, strict=True):
-                column.append(cell or None)
+        flaw = _flaw_of(cells, header)
+        lines.append(line)
+        flaws.append(flaw)
+        for column, cell in zip(columns, cells if flaw is None else header, strict=True):
+            column.append(cell or None if flaw is None else None)
     table = {
         name: pa.array(column, pa.string())
         for name, column in zip(header, columns, strict=True)
         if name.strip()
     }
-    return CsvTable(pa.table(table), lines, unusable)
+    origins = {LINE: pa.array(lines, pa.int64()), FLAW: pa.array(flaws, pa.string())}
+    return pa.table(table | origins)
+
+
+def _flaw_of(cells: Sequence[str], header: Sequence[str]) -> str | None:
+    if len(cells) != len(header):
+        return f"has {len(cells)} cells, and the header has {len(header)}"
+    if any(len(cell) > _MOST_CELL_CHARACTERS for cell in cells):
+        return f"has a cell of more than {_MOST_CELL_CHARACTERS:,} characters"
+    return None
 
 
 def _csv_rows(
@@ -169,7 +169,7 @@ def read_as_written(builder: datasets.DatasetBuilder) -> None:
     elif isinstance(builder, Parquet):
         read_any_columns(builder)
     elif isinstance(builder, FolderBasedBuilder):
-        builder._read_metadata = partial(_metadata_tables, builder._read_metadata)
+        builder._read_metadata = partial(_metadata_tables, builder, builder._read_metadata)
 
 
 def _refuse_options(config: CsvConfig) -> None:
@@ -191,13 +191,15 @@ def _csv_splits(
 ) -> list[datasets.SplitGenerator]:
     """Find the files of each split; every column of any file becomes one of the data set."""
     config, splits = builder.config, find(downloads)
-    if builder.info.features is None:
+    features = builder.info.features
+    if features is None:
         names: dict[str, None] = {}
         for file in _files_of(splits):
             rows = _csv_rows(file, config.sep, config.quotechar, config.encoding)
             names |= dict.fromkeys(_header(file, rows, config.sep))
         text = datasets.Value("string")
-        builder.info.features = datasets.Features({name: text for name in names if name.strip()})
+        features = {name: text for name in names if name.strip()}
+    builder.info.features = datasets.Features({**features, **_FEATURES_OF_ORIGINS})
     return splits
 
 
@@ -214,7 +216,10 @@ def _csv_tables(
     found = 0
     for shard, files in enumerate(files_iterables):
         for number, file in enumerate(files):
-            rows = _whole_csv(file, config.sep, config.quotechar, config.encoding)
+            rows = read_csv(
+                file, delimiter=config.sep, quote=config.quotechar, encoding=config.encoding
+            )
+            rows = _with_file(rows, _name_of(file, builder))
             found += len(rows)
             none, names = pa.nulls(len(rows), pa.string()), rows.column_names
             columns = {name: rows[name] if name in names else none for name in schema.names}
@@ -227,14 +232,20 @@ def _refuse_without_rows(files: Sequence[str], found: int) -> None:
         raise DataError("has no rows", where=files[0], fix="Add rows, or remove the file")
 
 
-def _whole_csv(
-    file: str, delimiter: str = ",", quote: str = '"', encoding: str | None = None
-) -> pa.Table:
-    table = read_csv(file, delimiter=delimiter, quote=quote, encoding=encoding)
-    for line, reason in table.unusable.items():
-        fix = "Give each row as many cells as the header, none above the limit"
-        raise DataError(reason, where=f"{file}:{line}", fix=fix)
-    return table.rows
+def _with_file(rows: pa.Table, name: str) -> pa.Table:
+    return rows.append_column(FILE, pa.repeat(name, len(rows)))
+
+
+def _with_names(
+    files: Iterable[str], builder: datasets.DatasetBuilder
+) -> Iterator[tuple[str, str]]:
+    return ((file, _name_of(file, builder)) for file in files)
+
+
+def _name_of(file: str, builder: datasets.DatasetBuilder) -> str:
+    """Return the path of a file in its folder, or its name where it is downloaded."""
+    folder = Path(builder.base_path or "").resolve()
+    return str(Path(file).relative_to(folder) if folder in Path(file).parents else Path(file).name)
 
 
 def _json_splits(
@@ -247,7 +258,8 @@ def _json_splits(
     splits = find(downloads)
     files = _files_of(splits)
     if all(_has_rows(file) for file in files):
-        builder.info.features = datasets.Features.from_arrow_schema(_schema_of(files))
+        schema = _schema_of(_with_names(files, builder))
+        builder.info.features = datasets.Features.from_arrow_schema(schema)
         builder._generate_tables = partial(_json_tables, builder)
         return splits
     builder.info.features = None
@@ -262,47 +274,64 @@ def _json_tables(
 ) -> Iterator[tuple[Key, pa.Table]]:
     schema, found = builder.info.features.arrow_schema, 0
     for shard, files in enumerate(files_iterables):
-        for number, table in enumerate(_json_files(files, schema)):
+        for number, table in enumerate(_json_files(_with_names(files, builder), schema)):
             found += len(table)
             yield Key(shard, number), table
     _refuse_without_rows(base_files, found)
 
 
 def _metadata_tables(
-    infer: Callable[..., Iterator[pa.Table]], metadata_file: str, metadata_ext: str = ""
+    builder: FolderBasedBuilder,
+    infer: Callable[..., Iterator[pa.Table]],
+    metadata_file: str,
+    metadata_ext: str = "",
 ) -> Iterator[pa.Table]:
     if metadata_ext == ".csv":
-        yield _whole_csv(metadata_file)
+        rows = read_csv(metadata_file, delimiter=",")
+        yield _with_file(rows, _name_of(metadata_file, builder))
     elif metadata_ext == ".jsonl":
-        yield from _json_files([metadata_file], _schema_of([metadata_file]))
+        named = [(metadata_file, _name_of(metadata_file, builder))]
+        yield from _json_files(named, _schema_of(named))
     else:
         yield from infer(metadata_file, metadata_ext)
 
 
 def _has_rows(file: str) -> bool:
-    """Return whether a JSON file is a list, has an object in each line, or is empty."""
+    """Return whether a JSON file is a list, has an object in each line, or is empty.
+
+    Not: it is one object over several lines, of columns.
+    """
+    if file.endswith(".jsonl"):
+        return True
     with xopen(file, "rb") as lines:
-        first = next((line for line in lines if line.strip()), b"").removeprefix(_BOM).strip()
-    if not first.startswith(b"{"):
-        return not first or bool(first.startswith(b"["))
+        first, second, *_ = *itertools.islice(filter(bytes.strip, lines), 2), b"", b""
+    is_object = first.removeprefix(_BOM).lstrip().startswith(b"{")
+    # Of rows, the first may be broken.
+    return not is_object or any(_is_json(line) for line in (first, second))
+
+
+def _is_json(line: bytes) -> bool:
     try:
-        json.loads(first)
-    except ValueError:
+        json.loads(line.removeprefix(_BOM))
+    except (ValueError, RecursionError):
         return False
     return True
 
 
-def _schema_of(files: Iterable[str]) -> pa.Schema:
+def _schema_of(files: Iterable[tuple[str, str]]) -> pa.Schema:
     """Return every column of any row, of the type that all its values have, or `MIXED`."""
     kinds: dict[str, pa.DataType] = {}
-    for file in files:
-        for some in _in_parts(_json_rows(file)):
+    for file, name_of_file in files:
+        for some in _in_parts(_json_rows(file, name_of_file)):
             for name in dict.fromkeys(name for row in some for name in row):
                 kind = _kind_of([row.get(name) for row in some])
                 kinds[name] = _common_kind(kinds.get(name, pa.null()), kind)
-    return pa.schema(
-        [(name, pa.string() if pa.types.is_null(kind) else kind) for name, kind in kinds.items()]
-    )
+    own = [
+        (name, pa.string() if pa.types.is_null(kind) else kind)
+        for name, kind in kinds.items()
+        if name not in _ORIGINS.names
+    ]
+    return pa.schema([*own, *_ORIGINS])
 
 
 def _kind_of(values: Sequence[object]) -> pa.DataType:
@@ -320,10 +349,10 @@ def _common_kind(one: pa.DataType, other: pa.DataType) -> pa.DataType:
         return MIXED
 
 
-def _json_files(files: Iterable[str], schema: pa.Schema) -> Iterator[pa.Table]:
+def _json_files(files: Iterable[tuple[str, str]], schema: pa.Schema) -> Iterator[pa.Table]:
     """Yield the rows of files, some at a time."""
-    for file in files:
-        for some in _in_parts(_json_rows(file)):
+    for file, name_of_file in files:
+        for some in _in_parts(_json_rows(file, name_of_file)):
             columns = [
                 _column_of([row.get(field.name) for row in some], field.type) for field in schema
             ]
@@ -341,27 +370,36 @@ def _column_of(values: Sequence[object], kind: pa.DataType) -> pa.Array:
     return pa.array(values, kind)
 
 
-def _json_rows(file: str) -> Iterator[Mapping[str, object]]:
+def _json_rows(file: str, name: str) -> Iterator[Mapping[str, object]]:
+    """Yield the rows of a file, with `_ORIGINS`.
+
+    Raises:
+        DataError: It is a list that is not JSON.
+    """
     with xopen(file, "rb") as lines:
         numbered = ((n, line) for n, line in enumerate(lines, start=1) if line.strip())
         number, first = next(numbered, (1, b"[]"))
         first = first.removeprefix(_BOM)
-        values: Iterator[tuple[int, object]]
-        if first.lstrip().startswith(b"["):
-            entries = _json(first + lines.read(), file)
-            values = enumerate(entries if isinstance(entries, list) else (), start=1)
-        else:
-            texts = itertools.chain([(number, first)], numbered)
-            values = ((number, _json(line, f"{file}:{number}")) for number, line in texts)
-        for number, value in values:
-            row = {"text": value} if isinstance(value, str) else value
-            if not isinstance(row, dict):
-                raise DataError("is not a JSON object", where=f"{file}:{number}")
-            yield row
+        second = list(itertools.islice(numbered, 1))
+        if first.lstrip().startswith(b"[") and not (second and _is_json(first)):
+            lines.seek(0)
+            yield from _entries(lines.read().removeprefix(_BOM) or b"[]", file, name)
+            return
+        for line, raw in itertools.chain([(number, first)], second, numbered):
+            origin: dict[str, object] = {LINE: line, FILE: name}
+            try:
+                yield {**parse_object(raw, parse_int=Digits), **origin}
+            except UnusableRowError as error:
+                yield {FLAW: str(error), **origin}
 
 
-def _json(raw: bytes, where: str) -> object:
+def _entries(raw: bytes, file: str, name: str) -> Iterator[Mapping[str, object]]:
     try:
-        return parse_json(raw, parse_int=Digits)
+        entries = parse_json(raw, parse_int=Digits)
     except UnusableRowError as error:
-        raise DataError(str(error), where=where, fix="Fix it, or remove it") from error
+        raise DataError(str(error), where=file, fix="Fix it, or write FILE.jsonl") from error
+    assert isinstance(entries, list)  # by its bracket
+    for number, entry in enumerate(entries, start=1):
+        is_row = isinstance(entry, dict)
+        values = entry if is_row else {FLAW: f"is {type_name(entry)}, not a JSON object"}
+        yield {**values, LINE: number, FILE: name}

@@ -409,11 +409,11 @@ def test_with_strict_a_row_that_cannot_be_used_is_an_error(tmp_path: Path) -> No
         ({"train.txt": "x\n"}, "is of the kind 'text'"),
         (
             {"train.jsonl": '{"text": "\\ud800", "label": 1}\n'},
-            "train:0: text contains an unpaired surrogate",
+            "train:0 (train.jsonl:1): text contains an unpaired surrogate",
         ),
         (
             {"train.jsonl": '{"text": "a", "label": 1}\n{"text": {"b": 2}}\n'},
-            "train:1: text is an object, not a string",
+            "train:1 (train.jsonl:2): text is an object, not a string",
         ),
         ({"train.parquet": "PAR1 nothing"}, "cannot be read"),
         ({}, "doesn't contain any data files"),

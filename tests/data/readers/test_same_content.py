@@ -195,9 +195,73 @@ def test_a_wrong_type_in_json_is_a_matter_of_its_row(
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     data = load(f"hub:{tmp_path / 'd'}" if in_hub else str(path))
     assert [row.reason for row in data.info.skipped] == list(WRONG)
-    place = f"hub:{tmp_path / 'd'} train:{len(good)}" if in_hub else f"{path}:{len(good) + 1}"
-    assert data.info.skipped[0].origin == place
+    line = f"{path}:{len(good) + 1}"
+    place = f"hub:{path.parent} train:{len(good)} (train.jsonl:{len(good) + 1})"
+    assert data.info.skipped[0].origin == (place if in_hub else line)
     assert rows_of(data).total() == len(good)
+
+
+BROKEN = {
+    "jsonl": [
+        ('{"text": "a" "label": "b"}', "is not JSON (Expecting ',' delimiter at column 14)"),
+        ("{", "is not JSON (Expecting property name enclosed in double quotes at column 2)"),
+        ("[1]", "is a list, not a JSON object"),
+        ('{"text": NaN, "label": "a"}', "is not JSON (NaN is not a JSON value)"),
+        ('{"text": "t", "label": "a", "label": "b"}', "has the key 'label' twice"),
+        ('{"text": "' + "x" * (1 << 20) + '"}', "is longer than 1,048,576 bytes"),
+        ("\udcff", "is not UTF-8 (byte 1)"),
+    ],
+    "csv": [
+        ("a", "has 1 cells, and the header has 3"),
+        ("a,b,c,d", "has 4 cells, and the header has 3"),
+        ("x" * (1 << 21) + ",,a", "has a cell of more than 1,048,576 characters"),
+    ],
+}
+
+
+@pytest.mark.parametrize("at", [0, 1, 20])
+@pytest.mark.parametrize(
+    ("suffix", "broken"), [(suffix, broken) for suffix, kinds in BROKEN.items() for broken in kinds]
+)
+def test_a_broken_line_costs_its_row_alone_in_every_form(
+    tmp_path: Path, suffix: str, broken: tuple[str, str], at: int
+) -> None:
+    """In a file, in a file of a folder, and in the metadata of a folder of images."""
+    line, reason = broken
+    found = []
+    for form in ("file", "folder", "metadata"):
+        spec = write(tmp_path / form, suffix, GOOD, in_hub=form != "file")
+        name, header = f"train.{suffix}", suffix == "csv"
+        lines = (tmp_path / form / name).read_text().splitlines()
+        lines.insert(at + header, line)
+        if form == "metadata":
+            (tmp_path / form / "README.md").unlink()
+            (tmp_path / form / name).unlink()
+            name, lines = f"metadata.{suffix}", [x.replace("image", "file_name", 1) for x in lines]
+        text = "".join(f"{one}\n" for one in lines)
+        (tmp_path / form / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+        data = load(spec)
+        (skipped,) = data.info.skipped
+        assert skipped.reason == reason
+        of_folder = f"{spec} train:{at} ({name}:{at + 1 + header})"
+        assert skipped.origin == (of_folder if form != "file" else f"{spec}:{at + 1 + header}")
+        found.append(rows_of(data))
+    assert found == [rows_of(load(write(tmp_path / "good", suffix, GOOD, in_hub=False)))] * 3
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_an_image_that_metadata_names_and_is_missing_is_shown_as_written(
+    tmp_path: Path, suffix: str
+) -> None:
+    records = [*GOOD, {"image": "p/gone.png", "label": "a"}]
+    path = Path(write(tmp_path / "d", suffix, records, in_hub=False))
+    content = path.read_text().replace("image", "file_name")
+    path.with_name(f"metadata.{suffix}").write_text(content)
+    path.unlink()
+    path.with_name("README.md").unlink()
+    (skipped,) = load(f"hub:{path.parent}").info.skipped
+    place = f"hub:{path.parent} train:20 (metadata.{suffix}:{21 + (suffix == 'csv')})"
+    assert str(skipped) == f"{place}: image 'p/gone.png' is missing"
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
