@@ -77,21 +77,40 @@ def label_of(value: object) -> str | None:
     return str(value) if is_name and str(value).strip() else None
 
 
-def sound_row(row: Mapping[str, Any] | None, image_key: str, folder: Path) -> dict[str, Any] | None:
+def labels_in(row: Mapping[str, Any]) -> object:
+    """Return what a row has as its label or labels; None for nothing."""
+    found = [row[key] for key in ("labels", "label") if row.get(key) not in (None, "")]
+    return found[0] if found else None
+
+
+def takes_lists(rows: Rows) -> bool:
+    """Return whether labels are lists: all that there are, or some under the key labels."""
+    found = [row for row in rows.values() if row is not None and labels_in(row) is not None]
+    are_lists = [isinstance(labels_in(row), list) for row in found]
+    return any(are_lists) and (all(are_lists) or any("labels" in row for row in found))
+
+
+def names_of(labels: object, is_list: bool) -> list[str] | None:
+    """Return the classes of a row that has labels; None where they are no classes."""
+    if isinstance(labels, list) != is_list:
+        return None
+    names = [label_of(value) for value in (labels if isinstance(labels, list) else [labels])]
+    return None if None in names else sorted({name for name in names if name is not None})
+
+
+def sound_row(
+    row: Mapping[str, Any] | None, image_key: str, folder: Path, is_list: bool
+) -> dict[str, Any] | None:
     """Return the example that a row is, as it is written; None if it cannot be used."""
     if row is None:
         return None
     row = {key: value for key, value in row.items() if value != ""}
     text, image = row.get("text"), row.get(image_key)
     labels: list[str] | None = None
-    if row.get("labels") is not None:
-        if not isinstance(row["labels"], list) or None in map(label_of, row["labels"]):
+    if labels_in(row) is not None:
+        labels = names_of(labels_in(row), is_list)
+        if labels is None:
             return None
-        labels = sorted({str(value) for value in row["labels"]})
-    elif row.get("label") is not None:
-        if label_of(row["label"]) is None:
-            return None
-        labels = [str(row["label"])]
     split = row.get("split")
     if isinstance(split, str):
         split = SPLITS.get(split.strip().lower(), "unknown")
@@ -113,12 +132,8 @@ def rows_that_name(rows: Rows) -> Counter[str]:
     """Return in how many rows each class is named; one row alone is taken for a slip."""
     counts: Counter[str] = Counter()
     for row in filter(None, rows.values()):
-        row = {key: value for key, value in row.items() if value != ""}
-        several = row.get("labels")
-        one = [] if row.get("label") is None else [row["label"]]
-        names = one if several is None else several if isinstance(several, list) else []
-        if None not in map(label_of, names):
-            counts.update({str(name) for name in names})
+        if labels_in(row) is not None:
+            counts.update(names_of(labels_in(row), takes_lists(rows)) or ())
     return counts
 
 
@@ -162,7 +177,7 @@ def check_rows(file: Path, rows: Rows | None, may_refuse: Callable[[], bool]) ->
     image_key = image_key_of(rows, file.parent)
     named, sound = rows_that_name(rows), {}
     for number, row in rows.items():
-        example = sound_row(row, image_key, file.parent)
+        example = sound_row(row, image_key, file.parent, takes_lists(rows))
         if example is not None and all(named[name] > 1 for name in example["labels"] or ()):
             sound[f"{file}:{number}"] = example
     if source is None:

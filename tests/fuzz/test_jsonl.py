@@ -46,7 +46,8 @@ usual_values = {
     ),
     "text": st.text(max_size=12),
     "label": st.sampled_from(["class 0", "class 1", "NA", "null", "01", 1, -1, "a", " "]),
-    "labels": st.lists(st.sampled_from(["class 0", "class 1", 1]), max_size=3),
+    "labels": st.lists(st.sampled_from(["class 0", "class 1", 1]), max_size=3)
+    | st.sampled_from(["class 0", "class 1"]),
     "split": st.sampled_from([*SPLITS, None, "Train", ""]),
 }
 

@@ -35,7 +35,7 @@ class Columns:
         image: The image's, or None.
         text: The text's, or None.
         label: The label's or the labels'.
-        is_multi_label: Whether a row has a list of labels.
+        is_multi_label: Whether a row has a list of labels; not known of values of several types.
         names: The names of its class indices; None where rows hold names or numbers themselves.
     """
 
@@ -113,7 +113,7 @@ def _label_type(
 ) -> tuple[bool, tuple[str, ...] | None]:
     feature, kind = features[name], _arrow_type(features, name)
     if kind == MIXED:
-        return name == "labels", None
+        return False, None
     is_list = is_list_of_values(kind)
     if is_list:
         kind = kind.value_type

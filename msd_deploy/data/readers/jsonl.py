@@ -7,7 +7,7 @@ the teacher's predictions alone. Splits and classes are assigned by `assemble`.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from msd_deploy.data.labels import other_classes
@@ -19,14 +19,14 @@ from msd_deploy.data.readers.rows import (
     ImageFiles,
     Row,
     UnusableRowError,
+    is_multi_label,
     notes_on_keys,
-    parse_class,
+    parse_labels,
     parse_object,
     parse_split,
     parse_text,
     read_lines,
     reason_against_labels,
-    type_name,
     usual_keys,
 )
 from msd_deploy.data.source import (
@@ -46,6 +46,8 @@ class Scan:
     Attributes:
         rows: The usable rows, in the file's order.
         skipped: By line, why a row cannot be used.
+        is_multi_label: Whether rows have lists of classes; None: each as it is.
+        are_lists: Whether labels are lists, of all that are not missing.
         class_rows: By class name, how many rows name it, unusable ones included.
         first_line_with: By key, the first line that has `label` or `labels`.
         key_rows: By key, how many rows have it.
@@ -56,6 +58,8 @@ class Scan:
 
     rows: list[Row] = field(default_factory=list)
     skipped: dict[int, str] = field(default_factory=dict)
+    is_multi_label: bool | None = None
+    are_lists: set[bool] = field(default_factory=set)
     class_rows: Counter[str] = field(default_factory=Counter)
     first_line_with: dict[str, int] = field(default_factory=dict)
     key_rows: Counter[str] = field(default_factory=Counter)
@@ -72,12 +76,18 @@ def scan_rows(path: Path) -> Scan:
     Raises:
         DataError: The file is missing or cannot be read.
     """
-    scan, images = Scan(), ImageFiles(path.parent)
-    for line, raw in read_lines(path):
-        _scan_line(scan, (path, line), raw, images)
-    if "image" in scan.key_rows or not scan.other_image_keys:
-        return scan
-    scan = Scan(image_key=min(scan.other_image_keys, key=IMAGE_KEYS.index))
+    images = ImageFiles(path.parent)
+    scan = _scan(path, images, Scan())
+    keys = {"image"} if "image" in scan.key_rows else scan.other_image_keys or {"image"}
+    image_key = min(keys, key=("image", *IMAGE_KEYS).index)
+    key = "labels" if "labels" in scan.first_line_with else "label"
+    several = is_multi_label(scan.are_lists, key)
+    if image_key == "image" and len(scan.are_lists) < 2:
+        return replace(scan, is_multi_label=several)
+    return _scan(path, images, Scan(image_key=image_key, is_multi_label=several))
+
+
+def _scan(path: Path, images: ImageFiles, scan: Scan) -> Scan:
     for line, raw in read_lines(path):
         _scan_line(scan, (path, line), raw, images)
     return scan
@@ -94,10 +104,7 @@ def _scan_line(scan: Scan, place: tuple[Path, int], raw: bytes, images: ImageFil
         if "image" not in scan.key_rows:
             new = set(IMAGE_KEYS).intersection(values) - scan.other_image_keys
             scan.other_image_keys |= {key for key in new if images.has(values[key])}
-        for key in LABEL_KEYS:
-            if values.get(key) not in (None, ""):
-                scan.first_line_with.setdefault(key, line)
-        labels = _parse_labels(values)
+        labels = _labels(scan, line, values)
         scan.class_rows.update(labels or ())
         split = parse_split(values.get("split"))
         if labels is None and split not in (None, "train"):
@@ -112,13 +119,15 @@ def _scan_line(scan: Scan, place: tuple[Path, int], raw: bytes, images: ImageFil
         scan.rows.append(Row(path, line, image_path, image_sha256, text, labels, split))
 
 
-def _parse_labels(values: Mapping[str, object]) -> tuple[str, ...] | None:
-    single, several = (None if values.get(key) == "" else values.get(key) for key in LABEL_KEYS)
-    if several is None:
-        return None if single is None else (parse_class(single),)
-    if not isinstance(several, list):
-        raise UnusableRowError(f"labels is {type_name(several)}, not a list")
-    return tuple(sorted({parse_class(value, "an entry of labels") for value in several}))
+def _labels(scan: Scan, line: int, values: Mapping[str, object]) -> tuple[str, ...] | None:
+    found = {key: values[key] for key in LABEL_KEYS if values.get(key) not in (None, "")}
+    if not found:
+        return None
+    for key, value in found.items():
+        scan.first_line_with.setdefault(key, line)
+        scan.are_lists.add(isinstance(value, list))
+    several = isinstance(value, list) if scan.is_multi_label is None else scan.is_multi_label
+    return parse_labels(value, key, is_multi_label=several)
 
 
 _FORM = "Write one JSON object a line with image or text, and label"
@@ -127,11 +136,12 @@ _FORM = "Write one JSON object a line with image or text, and label"
 def load_jsonl(path: Path, options: SourceOptions) -> SourceData:
     """Read a FILE.jsonl.
 
-    `image` is relative to the file's folder and may not leave it; "" and null are absent, as is a
-    text of white space. A class is its name: the label 1 equals the label "1". Without a closed
-    list of labels, a class that one single row carries is taken for a slip. Rows without `split`
-    go 80/10/10 by the SHA-256 of their image's bytes, else of their text; a row whose image has
-    a split in another row follows it.
+    Labels that are lists make a multi-label problem, under `label` as under `labels`. `image` is
+    relative to the file's folder and may not leave it; "" and null are absent, as is a text of
+    white space. A class is its name: the label 1 equals the label "1". Without a closed list of
+    labels, a class that one single row carries is taken for a slip. Rows without `split` go
+    80/10/10 by the SHA-256 of their image's bytes, else of their text; a row whose image has a
+    split in another row follows it.
 
     Args:
         path: The file.
@@ -178,7 +188,7 @@ def _find(path: Path, scan: Scan, labels: tuple[str, ...] | None) -> ReaderRows:
         rows=rows,
         info=DatasetInfo(
             labels or (),
-            "multi_label" if "labels" in scan.first_line_with else "single_label",
+            "multi_label" if scan.is_multi_label else "single_label",
             tuple(SkippedRow(f"{path}:{at}", scan.skipped[at]) for at in sorted(scan.skipped)),
             tuple(notes_on_keys(scan.key_rows, read, image_key, scan.renamed)),
         ),

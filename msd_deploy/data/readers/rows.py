@@ -262,6 +262,39 @@ def parse_class(value: object, what: str = "label") -> str:
     return check_characters(name, what)
 
 
+def parse_labels(value: object, key: str, *, is_multi_label: bool) -> tuple[str, ...] | None:
+    """Return the names of a row's classes, sorted; None where it has no label: null or "".
+
+    Args:
+        value: A list of classes in a multi-label problem, else one class.
+        key: What the row calls it.
+        is_multi_label: See `is_multi_label`.
+
+    Raises:
+        UnusableRowError: It is the other of the two, or no class.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, list) and is_multi_label:
+        return tuple(sorted({parse_class(entry, f"an entry of {key}") for entry in value}))
+    if is_multi_label:
+        raise UnusableRowError(f"{key} is {type_name(value)}, not a list")
+    name = parse_class(value, key)
+    if key == "labels" and name.startswith("[") and name.endswith("]"):
+        raise UnusableRowError("labels is a list written as text; FILE.jsonl holds lists")
+    return (name,)
+
+
+def is_multi_label(are_lists: Collection[bool], key: str) -> bool:
+    """Return whether the rows of a data set have lists of classes.
+
+    Args:
+        are_lists: Whether labels are lists, of all that are not missing.
+        key: What holds them: it decides where some are and some are not.
+    """
+    return any(are_lists) and (all(are_lists) or key == "labels")
+
+
 def split_called(name: str) -> Split | None:
     """Return the split of a name in any case, with or without blanks around; None: unknown."""
     return _SPLIT_NAMES.get(name.strip().lower())

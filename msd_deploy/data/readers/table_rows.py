@@ -34,9 +34,10 @@ from msd_deploy.data.readers.rows import (
     ImageFiles,
     Row,
     UnusableRowError,
+    is_multi_label,
     notes_on_keys,
-    parse_class,
     parse_json,
+    parse_labels,
     parse_split,
     parse_text,
     reason_against_labels,
@@ -190,10 +191,19 @@ class _Reader:
     def _find_columns(self, features: datasets.Features, options: SourceOptions) -> Columns:
         """Find the columns; an error also states which files are left out, as it may be why."""
         try:
-            return find_columns(self.opened.spec, features, options)
+            columns = find_columns(self.opened.spec, features, options)
         except DataError as error:
             what = "; ".join([error.what, *self.opened.notes])
             raise DataError(what, where=error.where, fix=error.fix) from error
+        if features.arrow_schema.field(columns.label).type != MIXED:
+            return columns
+        are_lists = {
+            value["json"].startswith("[")
+            for rows in self.opened.splits.values()
+            for value in rows.data.column(columns.label).to_pylist()
+            if value is not None and value["json"] != '""'
+        }
+        return replace(columns, is_multi_label=is_multi_label(are_lists, columns.label))
 
     def _rename_columns(self, options: SourceOptions) -> Mapping[str, str]:
         """Give columns their usual names where those differ in case; return them by old name."""
@@ -345,30 +355,24 @@ class _Reader:
         return parse_text(str(text) if is_integer else text, "text")
 
     def _labels(self, value: object) -> tuple[str, ...] | None:
-        if not self._columns.is_multi_label:
-            name = self._label(value)
-            if self._columns.label == "labels" and name and name[0] == "[" and name[-1] == "]":
-                raise UnusableRowError("labels is a list written as text; FILE.jsonl holds lists")
-            return None if name is None else (name,)
-        if value is None or value == "":
-            return None
-        if not isinstance(value, list):
-            raise UnusableRowError(f"labels is {type_name(value)}, not a list")
-        return tuple(sorted({self._class(entry, "an entry of labels") for entry in value}))
+        key = "labels" if self._columns.label == "labels" else "label"
+        if isinstance(value, list):
+            value = [self._class(entry, f"an entry of {key}") for entry in value]
+        elif self._columns.names is None or value != _NO_LABEL:
+            value = self._class(value, key)
+        else:
+            value = None
+        return parse_labels(value, key, is_multi_label=self._columns.is_multi_label)
 
-    def _label(self, value: object) -> str | None:
-        if value in (None, b"", "") or (self._columns.names is not None and value == _NO_LABEL):
-            return None
-        return self._class(value, "label")
-
-    def _class(self, value: object, what: str) -> str:
+    def _class(self, value: object, what: str) -> object:
+        """Return what is written for a class, or the name that its index has."""
         names = self._columns.names
         if names is None or value is None:
-            return parse_class(_decoded(value, what) if isinstance(value, bytes) else value, what)
+            return _decoded(value, what) if isinstance(value, bytes) else value
         assert isinstance(value, int)  # by its feature
         if not 0 <= value < len(names):
             raise UnusableRowError(f"{what} is {value}, and there are {len(names)} classes")
-        return parse_class(names[value], what)
+        return names[value]
 
     def _image(self, image: pa.Scalar | None) -> tuple[str, str]:
         """Return an image's path, "" where its bytes stand in the row, and its SHA-256."""

@@ -261,6 +261,7 @@ def test_labels_make_a_multi_label_set_in_which_a_row_may_have_none(tmp_path: Pa
 @pytest.mark.parametrize(
     ("labels", "reason"),
     [
+        (1, "labels is a number, not a list"),
         ("a", "labels is a string, not a list"),
         (["a", 1.5], "an entry of labels is a number, not a string or integer"),
     ],

@@ -182,6 +182,67 @@ WRONG = {
 }
 
 
+LABELS: dict[str, Sequence[object]] = {
+    "single_label": ["a", "b", 3, "", None],
+    "multi_label": [["a"], ["a", "b"], [], ["b", 3], "", None],
+}
+
+
+def in_arrow(label: object) -> object:
+    """A label of one type: strings, or lists of them."""
+    if isinstance(label, list):
+        return [str(name) for name in label]
+    return None if label in (None, "") else str(label)
+
+
+@pytest.mark.parametrize("key", ["label", "labels"])
+@pytest.mark.parametrize("problem", LABELS)
+def test_whether_labels_are_lists_decides_the_problem_in_every_form(
+    tmp_path: Path, problem: str, key: str, memes: tuple[PreparedData, Preprocessor]
+) -> None:
+    kinds = LABELS[problem]
+    texts, labels = zip(*((f"t {n}", kinds[n % len(kinds)]) for n in range(40)), strict=True)
+    rows = [{"text": text, key: label} for text, label in zip(texts, labels, strict=True)]
+    found = []
+    for suffix in ("jsonl", "json", "parquet", *(("csv",) if problem == "single_label" else ())):
+        path = tmp_path / suffix / f"rows.{suffix}"
+        path.parent.mkdir()
+        if suffix == "parquet":
+            pq.write_table(pa.table({"text": texts, key: list(map(in_arrow, labels))}), path)
+        elif suffix == "csv":
+            with path.open("w") as file:
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
+        else:
+            text = "".join(f"{json.dumps(row)}\n" for row in rows)
+            path.write_text(text if suffix == "jsonl" else json.dumps(rows))
+        for spec in (f"hub:{path.parent}", *([str(path)] if suffix != "json" else [])):
+            data = load(spec)
+            assert (data.info.problem, data.info.skipped) == (problem, ())
+            found.append(prepare(data, memes[1], cache=tmp_path / "cache").digest)
+    assert len(set(found)) == 1
+
+
+@pytest.mark.parametrize("in_hub", [False, True])
+@pytest.mark.parametrize(
+    ("key", "problem", "reason"),
+    [
+        ("label", "single_label", "label is a list, not a string or integer"),
+        ("labels", "multi_label", "labels is a string, not a list"),
+    ],
+)
+def test_where_some_labels_are_lists_the_key_decides(
+    tmp_path: Path, key: str, problem: str, reason: str, in_hub: bool
+) -> None:
+    rows = [{"text": f"t {n}", key: ("a", ["b"], "c", ["d"])[n % 4]} for n in range(40)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    data = load(f"hub:{tmp_path}" if in_hub else str(path))
+    assert data.info.problem == problem
+    assert [row.reason for row in data.info.skipped] == [reason] * 20
+
+
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("in_hub", [False, True])
 def test_a_wrong_type_in_json_is_a_matter_of_its_row(
