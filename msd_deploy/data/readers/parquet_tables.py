@@ -16,6 +16,8 @@ from msd_deploy.data.readers.columns import unread_type
 from msd_deploy.data.readers.rows import shown
 from msd_deploy.errors import DataError
 
+_NOTHING = datasets.Value("null")
+
 
 def read_any_columns(builder: Parquet) -> None:
     """Replace a builder's schema, in which a single column of another type is an error.
@@ -35,16 +37,26 @@ def _splits(
     find: Callable[[datasets.DownloadManager], list[datasets.SplitGenerator]],
     downloads: datasets.DownloadManager,
 ) -> list[datasets.SplitGenerator]:
-    """Find the files of each split, and what the columns of the first file are read as."""
+    """Find the files of each split, and what every column of any file is read as."""
     builder.info.features = datasets.Features()  # for `find` not to infer them
     splits = find(downloads)
-    schemas = [_schema_of(split.gen_kwargs["files"]) for split in splits]
-    builder.info.features = datasets.Features.from_arrow_schema(schemas[0])
+    found = datasets.Features()
+    for schema in [schema for split in splits for schema in _schemas_of(split.gen_kwargs["files"])]:
+        for name, feature in datasets.Features.from_arrow_schema(schema).items():
+            found[name] = _common(found.get(name, _NOTHING), feature)
+    builder.info.features = found
     return splits
 
 
-def _schema_of(files: list[str]) -> pa.Schema:
-    """Return the schema of a split's first file, in types that `datasets` has.
+def _common(one: object, other: object) -> object:
+    """Return what a column is read as that two files have: names of classes where one has them."""
+    kinds = [str(feature.dtype) for feature in (one, other) if isinstance(feature, datasets.Value)]
+    is_names = len(kinds) == 2 and "int" in kinds[0] and "string" in kinds[1]
+    return other if one == _NOTHING or is_names else one
+
+
+def _schemas_of(files: list[str]) -> list[pa.Schema]:
+    """Return the schemas of a split's files, in types that `datasets` has.
 
     Raises:
         DataError: A file names a column twice, or none has a row.
@@ -61,7 +73,7 @@ def _schema_of(files: list[str]) -> pa.Schema:
         schemas.append(schema)
     if not rows:
         raise DataError("has no rows", where=files[0], fix="Add rows, or remove the file")
-    return pa.schema([_known(field) for field in schemas[0]], schemas[0].metadata)
+    return [pa.schema(map(_known, schema), schema.metadata) for schema in schemas]
 
 
 def _known(field: pa.Field) -> pa.Field:
@@ -82,4 +94,15 @@ def _cast_table(
             none = [pa.nulls(len(absent))]
             values = pa.StructArray.from_arrays(none, fields=list(known.type), mask=absent)
             table = table.set_column(index, known, values)
-    return cast(table)
+    try:
+        return cast(table)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        expected = builder.info.features.arrow_schema
+        other = [
+            f"{shown(field.name)} ({field.type}, and {expected.field(field.name).type} elsewhere)"
+            for field in table.schema
+            if field.type != expected.field(field.name).type
+        ]
+        what = f"has files with columns of different types: {', '.join(other)} ({error})"
+        fix = "Write all files with the same types"
+        raise DataError(what, where=builder.base_path, fix=fix) from error

@@ -151,6 +151,38 @@ def test_training_rows_without_a_label_are_kept_for_the_teachers_predictions(
     assert labels.count(None) >= 3
 
 
+NAMES = ["a", "b"] * 10
+
+
+@pytest.mark.parametrize("files", [("train", "test"), ("train-0", "train-1")])
+@pytest.mark.parametrize(
+    ("one", "other", "labels"),
+    [
+        ({"label": NAMES}, {"label": NAMES, "id": range(20)}, ("a", "b")),
+        ({"label": NAMES, "id": range(20)}, {"label": NAMES}, ("a", "b")),
+        ({"label": [0, 1] * 10}, {"label": NAMES}, ("0", "1", "a", "b")),
+        ({"label": NAMES}, {"label": [0, 1] * 10}, ("0", "1", "a", "b")),
+        ({"label": NAMES, "id": [None] * 20}, {"label": NAMES, "id": NAMES}, ("a", "b")),
+    ],
+)
+def test_files_of_parquet_need_not_have_the_same_columns(
+    tmp_path: Path, files: tuple[str, str], one: object, other: object, labels: tuple[str, ...]
+) -> None:
+    for name, found in zip(files, (one, other), strict=True):
+        texts = [f"{name} {number}" for number in range(20)]
+        write_table(tmp_path, pa.table({"text": texts, **found}), name)
+    assert load(tmp_path, SourceOptions(labels=labels)).info.skipped == ()
+
+
+def test_columns_of_parquet_that_cannot_be_one_are_named(tmp_path: Path) -> None:
+    texts = [f"t {number}" for number in range(20)]
+    write_table(tmp_path, pa.table({"text": texts, "label": NAMES}), "train")
+    write_table(tmp_path, pa.table({"text": texts, "label": [[x] for x in NAMES]}), "test")
+    expected = r"different types: 'label' \(list<.*, and string elsewhere\) .*\. Write all files"
+    with pytest.raises(DataError, match=expected):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["class", "string", "integer"])
 def test_lists_of_labels_make_a_multi_label_problem(tmp_path: Path, kind: str) -> None:
     values: list[object] = {"string": ["x", "y"], "integer": [3, 7], "class": [0, 1]}[kind]

@@ -325,7 +325,7 @@ def test_an_image_that_metadata_names_and_is_missing_is_shown_as_written(
     assert str(skipped) == f"{place}: image 'p/gone.png' is missing"
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
 def test_a_column_that_some_rows_or_splits_lack_is_read(tmp_path: Path, suffix: str) -> None:
     folder = tmp_path / "d"
     late = [{"text": f"l {n}", "label": "b", "image": f"p/{n}.png", "new": "x"} for n in range(9)]
