@@ -11,6 +11,7 @@ import csv
 import io
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -43,6 +44,7 @@ _JSON_ROWS_AT_A_TIME = 10_000
 _MOST_CELL_CHARACTERS = MOST_LINE_BYTES
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _RENAMED = {",": ", or rename it to FILE.csv", "\t": ", or rename it to FILE.tsv"}
+_EXCEL = re.compile(r""""?sep=([^\w"'\r\n])"?[\r\n]*""")
 _ORIGINS = pa.schema([(LINE, pa.int64()), (FILE, pa.string()), (FLAW, pa.string())])
 _FEATURES_OF_ORIGINS = datasets.Features.from_arrow_schema(_ORIGINS)
 _OPTIONS_OF_CSV = ("sep", "delimiter", "quotechar", "encoding", "features")
@@ -98,19 +100,27 @@ def _flaw_of(cells: Sequence[str], header: Sequence[str]) -> str | None:
 def _csv_rows(
     file: str, delimiter: str, quote: str, encoding: str | None
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line on which each row begins, and its cells; blank lines are left out."""
+    """Yield the line on which each row begins, and its cells; blank lines are left out.
+
+    A first line `sep=;` is no row: it names the delimiter, as Excel writes and reads it.
+    """
     if codecs.lookup(encoding or "utf-8").name == "utf-8":
         encoding = "utf-8-sig"
     csv.field_size_limit((1 << 31) - 1)  # a long cell is no error of the whole file
-    line = 0
     with io.TextIOWrapper(
         xopen(file, "rb"), encoding=encoding, errors="surrogateescape", newline=""
     ) as text:
         # An unbalanced quote is an error instead of a cell that holds the rest of the file.
-        reader = csv.reader(_decoded(text), delimiter=delimiter, quotechar=quote, strict=True)
+        line, before, reader = 0, 0, csv.reader(())
         try:
+            first = text.readline()
+            stated = _EXCEL.fullmatch(first)
+            line = before = int(stated is not None)
+            lines = _decoded(text if stated else itertools.chain([first], text))
+            mark = stated[1] if stated else delimiter
+            reader = csv.reader(lines, delimiter=mark, quotechar=quote, strict=True)
             for cells in reader:
-                start, line = line + 1, reader.line_num
+                start, line = line + 1, reader.line_num + before
                 if cells:
                     yield start, cells
         except csv.Error as error:
@@ -118,7 +128,7 @@ def _csv_rows(
             raise DataError(f"is not CSV ({error})", where=f"{file}:{line + 1}", fix=fix) from error
         except UnicodeError as error:
             what = f"is not {str(encoding).removesuffix('-sig').upper()}"
-            place = f"{file}:{reader.line_num + 1}"
+            place = f"{file}:{before + reader.line_num + 1}"
             raise DataError(what, where=place, fix="Save the file as UTF-8") from error
 
 

@@ -495,6 +495,21 @@ def test_a_wrong_separator_is_named_with_the_way_out(
         load(f"hub:{path.parent}" if in_hub else str(path))
 
 
+@pytest.mark.parametrize("first", ["sep={}", "\ufeffsep={}\r", '"sep={}"'])
+@pytest.mark.parametrize("separator", [*",;|\t"])
+@pytest.mark.parametrize("in_hub", [False, True])
+def test_the_first_line_of_excel_states_the_separator(
+    tmp_path: Path, separator: str, first: str, in_hub: bool
+) -> None:
+    path = tmp_path / "rows.csv"
+    rows = [f"t {n}{separator}{n % 2}" for n in range(20)]
+    lines = [first.format(separator), f"text{separator}label", *rows, "too few"]
+    path.write_text("".join(f"{line}\n" for line in lines))
+    data = load(f"hub:{tmp_path}" if in_hub else str(path))
+    assert labels_by_text(data) == {f"t {n}": str(n % 2) for n in range(20)}
+    assert "rows.csv:23" in str(data.info.skipped[0])
+
+
 def test_a_cell_above_the_limit_is_a_row_that_cannot_be_used(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     rows = "".join(f"t {n},{n % 2}\n" for n in range(20))
