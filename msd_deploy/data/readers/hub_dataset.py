@@ -21,6 +21,7 @@ from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from msd_deploy.artifacts.manifest import sha256_of_file, sha256_of_json
+from msd_deploy.artifacts.write_errors import cache_fix
 from msd_deploy.data.images import image_endings
 from msd_deploy.data.readers.rows import shown
 from msd_deploy.data.readers.text_tables import read_as_written
@@ -30,6 +31,8 @@ PREFIX = "hub:"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _READERS = ("parquet", "json", "csv", "arrow", "imagefolder")
 _TABLES = (".parquet", ".json", ".jsonl", ".csv", ".tsv", ".arrow")
+_READING = 3
+"""Rises whenever tables are read in another way: what another version cached is not used."""
 _HIDDEN = (".", "__")
 _MOST_NAMED = 10
 _MOST_IMAGES_NAMED = 3
@@ -136,7 +139,12 @@ def _load_builder(
     """Return what reads a dataset, and notes on the files of a folder that are left out."""
     builder = None
     try:
-        builder = datasets.load_dataset_builder(name.place, name.configuration, data_files=patterns)
+        builder = datasets.load_dataset_builder(
+            name.place,
+            name.configuration,
+            data_files=patterns,
+            cache_dir=None if name.is_folder else str(cache_of_names()),
+        )
         if not name.is_folder or not isinstance(builder, ImageFolder):
             return builder, ()
     except datasets.exceptions.DataFilesNotFoundError:
@@ -306,7 +314,12 @@ def reading(spec: str, fix: str) -> Iterator[None]:
         if "scripts are no longer supported" in reason:
             what = "needs a loading script, and scripts are not run"
             raise DataError(what, where=spec, fix=_WITHOUT_SCRIPT) from error
-        what = f"cannot be read ({reason or type(error).__name__})"
+        what, failure = (
+            f"cannot be read ({reason or type(error).__name__})",
+            error.__cause__ or error,
+        )
+        if isinstance(failure, OSError) and isinstance(failure.filename, str):
+            fix = cache_fix(Path(failure.filename)) or fix
         raise DataError(what, where=spec, fix=fix) from error
     finally:
         datasets.logging.set_verbosity(level)
@@ -346,7 +359,15 @@ def cache_of(files: list[str]) -> Path:
         [file, sha256_of_file(Path(file)) if Path(file).suffix.lower() in _TABLES else ""]
         for file in sorted(files)
     ]
-    return _own_cache() / sha256_of_json(["as written", 3, *known])
+    return _own_cache() / sha256_of_json(["as written", _READING, *known])
+
+
+def cache_of_names() -> Path:
+    """Return the cache of datasets of the hub.
+
+    Elsewhere `datasets` may have the same ones with types that it guessed.
+    """
+    return _own_cache() / f"hub-{_READING}"
 
 
 def _own_cache() -> Path:

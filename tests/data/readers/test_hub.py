@@ -19,7 +19,7 @@ from msd_deploy.data.prepare import prepare
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.readers import table_rows
-from msd_deploy.data.readers.hub_dataset import hub_name
+from msd_deploy.data.readers.hub_dataset import cache_of_names, hub_name
 from msd_deploy.data.readers.spec import (
     kind_of_spec,
     load_evaluation_source,
@@ -482,6 +482,42 @@ def test_a_name_unknown_to_the_hub_is_an_error_that_names_it() -> None:
         load_source("hub:nobody/nothing", options=SourceOptions())
     with pytest.raises(DataError, match=r"'./nowhere': no such folder"):
         load_source("hub:./nowhere", options=SourceOptions())
+
+
+def test_of_a_name_only_what_was_read_as_written_is_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the hub cannot be reached, `datasets` finds what it cached of a name."""
+    rows = [{"text": f"t {number}", "label": "ab"[number % 2]} for number in range(20)]
+    write_lines(tmp_path, "train.jsonl", rows)
+    cache = tmp_path / "cache"
+    files = str(tmp_path / "train.jsonl")
+    datasets.load_dataset("json", data_files=files, cache_dir=str(cache / "of json"))
+    (cached,) = (cache / "of json" / "json").iterdir()
+    (arrow,) = cached.rglob("*.arrow")
+    arrow.rename(arrow.with_name("name-train.arrow"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    (cache / "owner___name").mkdir()
+    cached = cached.rename(cache / "owner___name" / "default")
+    with pytest.raises(DataError, match=r"hub:owner/name: cannot be read"):
+        load_source("hub:owner/name", options=SourceOptions())
+    (cache_of_names() / "owner___name").mkdir(parents=True)
+    cached.rename(cache_of_names() / "owner___name" / "default")
+    assert load_source("hub:owner/name", options=SourceOptions()).info.labels == ("a", "b")
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_a_cache_that_cannot_be_written_is_named_with_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_file: bool
+) -> None:
+    write_table(tmp_path / "d", pa.table({"text": ["a", "b"], "label": ["a", "b"]}))
+    (tmp_path / "cache").write_text("")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    spec = str(tmp_path / "d" / "train.parquet") if is_file else f"hub:{tmp_path / 'd'}"
+    with pytest.raises(DataError, match=r"cache.*\. Set HF_DATASETS_CACHE to a folder"):
+        load_source(spec, options=SourceOptions())
 
 
 def test_a_configuration_is_chosen_by_name(tmp_path: Path) -> None:
