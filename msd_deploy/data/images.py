@@ -49,6 +49,22 @@ _NO_IMAGES = {
     b"{": "JSON, such as the error page of a download",
     b"data:image/": "a data URL",
 }
+# How files of other formats begin, as far as Pillow does not know them.
+_OTHER_FORMATS = {
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"%PDF": "PDF",
+    b"v/1\x01": "OpenEXR",
+    b"#?RADIANCE": "Radiance HDR",
+    b"gimp xcf": "XCF",
+    b"AT&TFORM": "DjVu",
+    b"PK\x03\x04": "ZIP",
+    b"\x1f\x8b": "gzip",
+    b"Rar!": "RAR",
+    b"7z\xbc\xaf": "7z",
+    b"\x1a\x45\xdf\xa3": "Matroska or WebM",
+    b"\x93NUMPY": "NumPy",
+}
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 # Their 32-bit integers are sixteen-bit greys; those of other formats may be of any range.
 _SIXTEEN_BITS_IN_THIRTY_TWO = ("PNG", "PPM")
@@ -194,6 +210,9 @@ def _unread_format(signature: bytes) -> str:
     """Return which other format a file is of, if that is known."""
     if signature[4:8] == b"ftyp" and (brand := signature[8:12].strip()).isalnum():
         return f"{brand.decode('ascii').upper()} is not read"
+    for start, name in _OTHER_FORMATS.items():
+        if signature.startswith(start):
+            return f"{name} is not read"
     for name, (_, accept) in Image.OPEN.items():
         with contextlib.suppress(IndexError, struct.error):
             if accept is not None and accept(signature):

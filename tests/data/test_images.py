@@ -409,6 +409,11 @@ OTHER_FORMATS = {
     "HDF5": b"\x89HDF\r\n\x1a\n" + bytes(60),
     "BUFR": b"BUFR\0\0\0\1" + bytes(60),
     "HEIC": b"\0\0\0\x18ftypheic" + bytes(60),
+    "JPEG XL": b"\xff\x0a" + bytes(60),
+    "JPEG XL ": b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(60),
+    "PDF": b"%PDF-1.7\n" + bytes(60),
+    "ZIP": b"PK\3\4" + bytes(60),
+    "gzip": b"\x1f\x8b\x08" + bytes(60),
 }
 
 
