@@ -29,6 +29,11 @@ def shortened(text: str) -> str:
     return f"{text[:_MOST_CHARACTERS]}... ({len(text):,} characters)"
 
 
+def counted(number: int, one: str, more: str) -> str:
+    """Return a number with the words for one or for more, as "1 row has" and "2 rows have"."""
+    return f"{number:,} {one if number == 1 else more}"
+
+
 class MsdError(Exception):
     """An error in the input or the environment that the user can fix.
 

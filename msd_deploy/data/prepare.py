@@ -1,6 +1,7 @@
 """Prepare a data set: images decoded and resized once, texts tokenized."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -15,10 +16,11 @@ from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.resize import PixelArray
 from msd_deploy.data.source import DatasetInfo, SkippedRow, SourceData, column_of
-from msd_deploy.errors import DataError
+from msd_deploy.errors import DataError, counted
 from msd_deploy.problem import FULL_SCORE_VOTES, NO_LABEL, ExtraMetric, Problem
 
 _MOST_NAMED, _MOST_NAMED_OF_SPLIT, _MOST_LISTED = 10, 3, 20
+_PLACE = re.compile(r"(.*):([0-9]+)(?: \(.*\))?", re.DOTALL)
 # Classes are unlike in size if one has so many times the rows of another, of rows enough to tell.
 _SKEW, _FEWEST_COUNTED = 4, 100
 
@@ -62,7 +64,7 @@ def prepare(
     _check_rows(splits, broken, strict=strict)
     info = replace(
         source.info,
-        skipped=(*source.info.skipped, *chain.from_iterable(broken.values())),
+        skipped=_in_order([*source.info.skipped, *chain.from_iterable(broken.values())]),
         notes=(
             *source.info.notes,
             *_notes_on_length(cut, splits, preprocessor),
@@ -75,6 +77,16 @@ def prepare(
     )
     digest = sha256_of_json([info.labels, info.problem, row_digests])
     return PreparedData(splits, info, digest)
+
+
+def _in_order(skipped: Sequence[SkippedRow]) -> tuple[SkippedRow, ...]:
+    """Return rows by the number that ends their places, files in the order in which they appear."""
+    places = [_PLACE.fullmatch(row.origin) for row in skipped]
+    files = [row.origin if at is None else at[1] for row, at in zip(skipped, places, strict=True)]
+    lines = [0 if at is None else int(at[2]) for at in places]
+    order = {file: number for number, file in enumerate(dict.fromkeys(files))}
+    keys = zip((order[file] for file in files), lines, range(len(skipped)), strict=True)
+    return tuple(skipped[at] for _, _, at in sorted(keys))
 
 
 def _metrics_of_skew(
@@ -155,7 +167,7 @@ def _check_rows(
     of_all = list(chain.from_iterable(broken.values()))
     if of_all and strict:
         named = "; ".join(str(row) for row in of_all[:_MOST_NAMED])
-        what = f"{len(of_all)} broken images: {named}"
+        what = f"{counted(len(of_all), 'broken image', 'broken images')}: {named}"
         raise DataError(what, fix="Fix them, or run without --strict")
     for name, split in splits.items():
         if len(split) == 0:
@@ -163,7 +175,7 @@ def _check_rows(
             more = ", the first of them" if len(broken[name]) > _MOST_NAMED_OF_SPLIT else ""
             raise DataError(
                 f"no usable rows are left in the {name} split"
-                f" ({len(broken[name])} broken images{more}: {named})",
+                f" ({counted(len(broken[name]), 'broken image', 'broken images')}{more}: {named})",
                 fix="Fix the images or add rows",
             )
 

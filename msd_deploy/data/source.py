@@ -16,7 +16,7 @@ import datasets
 import pyarrow as pa
 from datasets.table import MemoryMappedTable, Table
 
-from msd_deploy.errors import ConfigError, DataError
+from msd_deploy.errors import ConfigError, DataError, counted
 from msd_deploy.problem import ExtraMetric, Problem
 
 Split = Literal["train", "validation", "test"]
@@ -302,10 +302,11 @@ def assign_splits(
         notes += _fill_empty_splits(keys, chosen)
     splits = {name: [row for row, split in enumerate(chosen) if split == name] for name in SPLITS}
     sizes = ", ".join(f"{name} {len(rows):,}" for name, rows in splits.items())
-    notes.insert(0, f"{len(keys):,} rows: {sizes}")
+    notes.insert(0, f"{counted(len(keys), 'row', 'rows')}: {sizes}")
     shared = len(set(zip(keys, chosen, strict=True))) - len(set(keys))
     if shared:
-        notes.append(f"{shared:,} images or texts are in more than one split, as given by the rows")
+        count = counted(shared, "image or text is", "images or texts are")
+        notes.append(f"{count} in more than one split, as given by the rows")
     for name in SPLITS[1:]:
         splits[name] = splits[name] or splits["train"]
     return splits, notes

@@ -39,6 +39,25 @@ def prepared(folder: Path, texts: list[str], max_length: int) -> PreparedData:
     return prepare(source, preprocessor, cache=folder / "cache")
 
 
+def test_skipped_rows_are_listed_in_the_order_of_the_file(tmp_path: Path) -> None:
+    """Broken images are found later than other flaws, split by split."""
+    rows: list[dict[str, object]] = [
+        {"image": f"{row}.png", "label": "ab"[row // 3 % 2], "split": split}
+        for row, split in enumerate(["train", "validation", "test"] * 8)
+    ]
+    for row in range(24):
+        Image.new("RGB", (8, 8), (row, 0, 0)).save(tmp_path / f"{row}.png")
+    (tmp_path / "3.png").write_bytes(b"broken")
+    (tmp_path / "10.png").write_bytes(b"broken too")
+    rows[4]["label"] = rows[12]["label"] = 1.5
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokenizer = train_tokenizer([SHORT], vocabulary_size=200)
+    preprocessor = build_preprocessor(tokenizer, ImageSpec((8, 8)), max_length=8)
+    source = load_jsonl(tmp_path / "rows.jsonl", SourceOptions())
+    skipped = prepare(source, preprocessor, cache=tmp_path / "cache").info.skipped
+    assert [row.origin for row in skipped] == [f"{tmp_path}/rows.jsonl:{n}" for n in (4, 5, 11, 13)]
+
+
 def test_texts_that_lose_their_end_are_noted_by_split(tmp_path: Path) -> None:
     texts = [SHORT] * 12
     texts[3] = texts[6] = texts[8] = LONG  # two in train, one in test

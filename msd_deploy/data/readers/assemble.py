@@ -21,10 +21,13 @@ from msd_deploy.data.source import (
     assign_splits,
     build_split,
 )
-from msd_deploy.errors import DataError, shortened
+from msd_deploy.errors import DataError, counted, shortened
 from msd_deploy.problem import Problem
 
 _MOST_NAMED = 10
+_BITS = {"0", "1"}
+_ONE_HOT = "has lists of labels with 0 and 1 alone, which look like one-hot vectors"
+_NAMES_OF_ONE_HOT = 'Write the names of the classes that a row has, as ["dog", "grass"]'
 _MARKS_OF_LISTS = ("|", ";", ",")
 
 
@@ -95,7 +98,7 @@ def evaluation_source(
     """
     labelled = [row for row in found.rows if row.labels is not None]
     _refuse_without_rows(found, labelled, strict=strict)
-    notes = [f"{len(labelled):,} rows, all used for evaluation"]
+    notes = [f"{counted(len(labelled), 'row', 'rows')}, all used for evaluation"]
     name: Split = "test" if split == "all" else split
     if split != "all":
         splits, notes = _assign(found.rows, labelled)
@@ -114,12 +117,13 @@ def evaluation_source(
 def _refuse_without_rows(found: ReaderRows, labelled: Sequence[Row], *, strict: bool) -> None:
     where, skipped = found.where, found.info.skipped
     if strict and skipped:
-        what = f"{len(skipped)} rows cannot be used"
+        what = f"{counted(len(skipped), 'row', 'rows')} cannot be used"
         refuse(what, where, skipped, "Fix them, or run without --strict")
     if not found.rows:
         refuse("has no usable row" if skipped else "has no rows", where, skipped, found.form)
     if not labelled:
-        refuse("has no labelled row", where, skipped, found.form)
+        read = f" ({'; '.join(found.info.notes)})" if found.info.notes else ""
+        refuse(f"has no labelled row{read}", where, skipped, found.form)
 
 
 def _assign(
@@ -146,14 +150,14 @@ def _unlabelled(
     held_out = {row.key for name in SPLITS[1:] for row in splits[name]} - of_train
     kept = [row for row in without if row.key not in held_out]
     notes = [
-        f"{len(kept):,} more rows have no label: the student is trained on the teacher's"
-        " predictions for them"
+        f"{counted(len(kept), 'more row has', 'more rows have')} no label: the student is trained"
+        " on the teacher's predictions for them"
     ]
     if len(kept) < len(without):
         left_out = len(without) - len(kept)
         notes.append(
-            f"{left_out:,} rows without a label show images or texts of validation or test and"
-            " are left out"
+            f"{counted(left_out, 'row', 'rows')} without a label show images or texts of validation"
+            " or test: left out"
         )
     return kept, notes
 
@@ -180,7 +184,10 @@ def _refuse_one_class(found: ReaderRows, labelled: Sequence[Row], training: Sequ
     for rows, place in ((labelled, ""), (training, " in its training rows")):
         classes = {row.labels for row in rows}
         if len(classes) == 1:
-            names = ", ".join(shown(name) for name in classes.pop() or ())
+            only = classes.pop() or ()
+            if found.info.problem == "multi_label" and set(only) == _BITS:
+                raise DataError(_ONE_HOT, where=found.where, fix=_NAMES_OF_ONE_HOT)
+            names = ", ".join(shown(name) for name in only)
             what = f"a single class {names}" if names else "no label at all"
             with_rows = {name for row in rows for name in row.labels or ()}
             without = [shown(name) for name in found.info.labels if name not in with_rows]
@@ -252,6 +259,8 @@ def _label_notes(
     notes = _similar_classes(labels)
     if problem == "single_label":
         notes += _lists_as_names(labels)
+    elif set(labels) == _BITS:
+        notes.append(f"{_ONE_HOT}: if so, {_NAMES_OF_ONE_HOT[0].lower()}{_NAMES_OF_ONE_HOT[1:]}")
     for names, where in (
         ([name for name in unseen if name in elsewhere], "in validation or test only"),
         ([name for name in unseen if name not in elsewhere], "in no row"),
@@ -259,7 +268,6 @@ def _label_notes(
         if names:
             more = ", ..." if len(names) > _MOST_NAMED else ""
             listed = ", ".join(map(shortened, names[:_MOST_NAMED])) + more
-            notes.append(
-                f"{len(names)} classes occur {where}, the model cannot learn them: {listed}"
-            )
+            count = counted(len(names), "class occurs", "classes occur")
+            notes.append(f"{count} {where}, the model cannot learn them: {listed}")
     return notes

@@ -66,7 +66,7 @@ def find_columns(where: str, features: datasets.Features, options: SourceOptions
     if image is not None:
         _check_image(where, features, image)
     if text is not None and not _is_written_as_text(_arrow_type(features, text)):
-        _refuse(where, features, text, "a string or an integer")
+        _refuse(where, features, text, "text", "a string or an integer")
     return Columns(image, text, label, *_label_type(where, features, label))
 
 
@@ -105,7 +105,7 @@ def _check_image(where: str, features: datasets.Features, name: str) -> None:
     if not (isinstance(feature, datasets.Image) or has_image or is_binary(kind)) and (
         not is_string(kind)
     ):
-        _refuse(where, features, name, "an image, bytes or a path")
+        _refuse(where, features, name, "image", "an image, bytes or a path")
 
 
 def _label_type(
@@ -121,13 +121,21 @@ def _label_type(
     if isinstance(feature, datasets.ClassLabel):
         return is_list, tuple(feature.names)
     if not _is_written_as_text(kind):
-        _refuse(where, features, name, "a class, a string or an integer, or a list of these")
+        expected = "a class, a string or an integer, or a list of these"
+        _refuse(where, features, name, "label", expected)
     return is_list, None
 
 
-def _refuse(where: str, features: Mapping[str, object], name: str, expected: str) -> None:
-    what = f"column {shown(name)} is not {expected}: {_listed(features)}"
-    raise DataError(what, where=where, fix=_OPTIONS)
+def _refuse(
+    where: str, features: Mapping[str, object], name: str, role: str, expected: str
+) -> None:
+    kind = shortened(_kind(features[name]))
+    what = f"column {shown(name)} is {kind}, not {expected}: {_listed(features)}"
+    fix = f"Name another column with --{role}-column"
+    if role != "image":
+        way = "write one of its fields" if kind == "struct" else "convert it with .astype(str)"
+        fix += f", or {way} in pandas and save the file again"
+    raise DataError(what, where=where, fix=fix)
 
 
 def _listed(features: Mapping[str, object]) -> str:
@@ -142,6 +150,8 @@ def _kind(feature: object) -> str:
         return "several types"
     if isinstance(feature, dict) and str(next(iter(feature), "")).startswith(_UNREAD):
         return str(next(iter(feature))).removeprefix(_UNREAD)
+    if isinstance(feature, dict):
+        return "struct"
     if isinstance(feature, datasets.Value):
         return str(feature.dtype)
     return type(feature).__name__

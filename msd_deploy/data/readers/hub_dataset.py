@@ -25,7 +25,7 @@ from msd_deploy.artifacts.write_errors import cache_fix
 from msd_deploy.data.images import image_endings
 from msd_deploy.data.readers.rows import shown
 from msd_deploy.data.readers.text_tables import read_as_written
-from msd_deploy.errors import DataError
+from msd_deploy.errors import DataError, counted
 
 PREFIX = "hub:"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -245,7 +245,8 @@ def _images_without_row(
         return ()
     some = [shown(str(file.relative_to(folder))) for file in without[:_MOST_IMAGES_NAMED]]
     more = ", ..." if len(without) > len(some) else ""
-    what = f"{len(without):,} images have no row in the folder's metadata and are left out"
+    count = counted(len(without), "image has", "images have")
+    what = f"{count} no row in the folder's metadata: left out"
     return (f"{what}: {', '.join(some)}{more}",)
 
 
@@ -255,7 +256,7 @@ def _left_out(files: set[Path]) -> str:
     some = [f"{count} {ending} in {folder}" for (folder, ending), count in sorted(counts.items())]
     more = f" and {len(some) - _MOST_NAMED} more kinds" if len(some) > _MOST_NAMED else ""
     what = (
-        f"{len(files):,} files are left out, as they are not of a format that is read:"
+        f"{counted(len(files), 'file is', 'files are')} left out, of formats that are not read:"
         f" {', '.join(some[:_MOST_NAMED])}{more}"
     )
     table = next((file for file in sorted(files) if file.suffix.lower() in _TABLES), None)

@@ -5,6 +5,7 @@ its place. Image files are looked up inside their folder and hashed once, never 
 classes are assigned by `assemble`.
 """
 
+import codecs
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from typing import NoReturn, cast
 from msd_deploy.artifacts.manifest import refuse_lfs_pointer, sha256_of_file
 from msd_deploy.data.images import image_endings
 from msd_deploy.data.source import Split
-from msd_deploy.errors import DataError
+from msd_deploy.errors import DataError, counted
 
 LABEL_KEYS = ("label", "labels")
 IMAGE_KEYS = (
@@ -205,16 +206,24 @@ def parse_json(raw: bytes, *, parse_int: Callable[[str], object] = int) -> objec
     except UnusableRowError:
         raise
     except UnicodeDecodeError as error:
-        raise UnusableRowError(f"is not UTF-8 (byte {error.start + 1})") from error
+        reason = "is UTF-16" if _is_utf16(raw) else f"is not UTF-8 (byte {error.start + 1})"
+        raise UnusableRowError(reason) from error
     except RecursionError as error:
         raise UnusableRowError("is not JSON that can be read (nested too deeply)") from error
     except json.JSONDecodeError as error:
+        if _is_utf16(raw):
+            raise UnusableRowError("is UTF-16") from error
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         reason = f"is not JSON ({error.msg} at {line}column {error.colno})"
         raise UnusableRowError(reason) from error
     # A forbidden constant, or an integer of more digits than Python converts.
     except ValueError as error:
-        raise UnusableRowError(f"is not JSON ({error})") from error
+        raise UnusableRowError(f"is not JSON ({str(error).partition(';')[0]})") from error
+
+
+def _is_utf16(raw: bytes) -> bool:
+    """Return whether bytes that are no JSON are UTF-16, in which every other byte of ASCII is 0."""
+    return raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or raw[:2].count(0) == 1
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -363,7 +372,11 @@ def notes_on_keys(
     if image_key is not None:
         notes.append(f"{image_key!r} is read as image, which no row has")
     known = set(read)
-    unread = [f"{shown(key)} ({rows:,} rows)" for key, rows in counts.items() if key not in known]
+    unread = [
+        f"{shown(key)} ({counted(rows, 'row', 'rows')})"
+        for key, rows in counts.items()
+        if key not in known
+    ]
     if unread:
         more = ", ..." if len(unread) > _MOST_KEYS_NAMED else ""
         notes.append(f"not read: {', '.join(unread[:_MOST_KEYS_NAMED])}{more}")

@@ -55,7 +55,7 @@ from msd_deploy.data.source import (
     SourceOptions,
     Split,
 )
-from msd_deploy.errors import DataError
+from msd_deploy.errors import DataError, counted
 
 MOST_PICTURE_BYTES = 64 << 20
 """A larger field is no image that anybody shows a model."""
@@ -281,7 +281,8 @@ class _Reader:
             split = split_called(name)
             is_alone = len(splits) == 1 and split in (None, "train")
             if split is None and not is_alone:
-                self._notes.append(f"the split {shown(name)} is left out: {len(rows):,} rows")
+                count = counted(len(rows), "row", "rows")
+                self._notes.append(f"the split {shown(name)} is left out: {count}")
             elif split in ("validation", "test") and not self._has_labels(rows):
                 self._notes.append(f"the split {shown(name)} has no labels and is left out")
             else:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import datasets
@@ -269,7 +270,7 @@ def test_what_is_left_out_of_a_folder_is_counted_and_named(tmp_path: Path, kind:
     data = load(tmp_path / "data")
     assert data.info.labels == ("green", "red")
     assert (
-        "13 files are left out, as they are not of a format that is read: 12 .heic in blue,"
+        "13 files are left out, of formats that are not read: 12 .heic in blue,"
         " 1 .db in red" in data.info.notes
     )
 
@@ -277,7 +278,9 @@ def test_what_is_left_out_of_a_folder_is_counted_and_named(tmp_path: Path, kind:
 def test_a_folder_without_any_file_that_is_read_names_what_it_has(tmp_path: Path) -> None:
     (tmp_path / "data" / "a").mkdir(parents=True)
     (tmp_path / "data" / "a" / "0.heic").write_bytes(b"heic")
-    with pytest.raises(DataError, match=r"not of a format that is read: 1 \.heic in a"):
+    with pytest.raises(
+        DataError, match=r"1 file is left out, of formats that are not read: 1 \.heic in a"
+    ):
         load(tmp_path / "data")
 
 
@@ -317,24 +320,28 @@ def test_columns_of_other_names_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("column", "values", "wanted"),
+    ("column", "values", "kind", "way"),
     [
-        ("image", [1.5] * 4, "an image, bytes or a path"),
-        ("image", [{"bytes": "0", "path": None}] * 4, "an image, bytes or a path"),
-        ("image", [{"bytes": None, "path": b"0.png"}] * 4, "an image, bytes or a path"),
-        ("text", [1.5] * 4, "a string or an integer"),
-        ("label", [0.5] * 4, "a class, a string or an integer"),
-        ("label", [True] * 4, "a class, a string or an integer"),
-        ("label", [{"a": 1}] * 4, "a class, a string or an integer"),
+        ("image", [1.5] * 4, "float64", "--image-column"),
+        ("image", [{"bytes": "0", "path": None}] * 4, "", "--image-column"),
+        ("image", [{"bytes": None, "path": b"0.png"}] * 4, "", "--image-column"),
+        ("text", [1.5] * 4, "float64", r".astype(str)"),
+        ("text", [date(2020, 1, 1)] * 4, "date32", r".astype(str)"),
+        ("label", [date(2020, 1, 1)] * 4, "date32", r".astype(str)"),
+        ("label", [0.5] * 4, "float64", r".astype(str)"),
+        ("label", [True] * 4, "bool", r".astype(str)"),
+        ("label", [{"a": 1}] * 4, "struct", "one of its fields"),
     ],
 )
-def test_a_column_of_another_type_is_refused(
-    tmp_path: Path, column: str, values: list[object], wanted: str
+def test_a_column_of_another_type_is_refused_with_its_type_and_the_way_out(
+    tmp_path: Path, column: str, values: list[object], kind: str, way: str
 ) -> None:
     table = {"image": [png(n) for n in range(4)], "text": list("abcd"), "label": [0, 1, 0, 1]}
     folder = write_table(tmp_path / "data", pa.table({**table, column: values}))
-    with pytest.raises(DataError, match=f"column '{column}' is not {wanted}"):
+    expected = f"column '{column}' is {kind or '.*'}, not (a class, )?(a string|an image).*"
+    with pytest.raises(DataError, match=f"{expected}--{column}-column") as caught:
         load(folder)
+    assert way in str(caught.value)
 
 
 def test_columns_apply_to_hugging_face_datasets_alone(tmp_path: Path) -> None:
@@ -602,7 +609,7 @@ def folder_of_images(folder: Path, count: int, metadata: str | None = None) -> P
 
 def test_images_without_a_row_in_the_metadata_are_counted_and_named(tmp_path: Path) -> None:
     folder = folder_of_images(tmp_path / "a", 25, "metadata.csv")
-    note = "5 images have no row in the folder's metadata and are left out: "
+    note = "5 images have no row in the folder's metadata: left out: "
     for _ in range(2):  # read, and from the cache
         notes = load(folder).info.notes
         assert f"{note}'p/20.png', 'p/21.png', 'p/22.png', ..." in notes

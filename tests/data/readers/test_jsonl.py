@@ -121,6 +121,8 @@ def test_an_unwritable_cache_is_a_data_error(
             b"[" * 100_000, "is not JSON that can be read (nested too deeply)", id="nested"
         ),
         (b'["a"]', "is a list, not a JSON object"),
+        *(('{"text": "x"}'.encode(kind), "is UTF-16") for kind in ("utf-16", "utf-16-le")),
+        ('{"text": "x"}'.encode("utf-16-be"), "is UTF-16"),
         (b"7", "is a number, not a JSON object"),
         (b'{"text": "\xff", "label": "a"}', "is not UTF-8 (byte 11)"),
         (b'{"text": "\\ud800", "label": "a"}', "text contains an unpaired surrogate"),
@@ -272,6 +274,31 @@ def test_a_row_with_malformed_labels_is_named(tmp_path: Path, labels: object, re
     assert [row.reason for row in data.info.skipped] == [reason]
 
 
+ONE_HOT = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+def test_one_hot_vectors_as_labels_are_recognized(tmp_path: Path) -> None:
+    rows = [{"text": f"{n}", "labels": ONE_HOT[n % 3]} for n in range(30)]
+    with pytest.raises(DataError, match=r"look like one-hot vectors\. Write the names of the cla"):
+        load_jsonl(write_rows(tmp_path, *rows), SourceOptions())
+    data = load_jsonl(write_rows(tmp_path, {"text": "x", "labels": [0, 0]}, *rows), SourceOptions())
+    assert any("look like one-hot vectors" in note for note in data.info.notes)
+
+
+def test_without_any_label_the_keys_that_the_rows_have_are_named(tmp_path: Path) -> None:
+    rows = [{"text": f"{n}", "category": "ab"[n % 2]} for n in range(9)]
+    with pytest.raises(DataError, match=r"has no labelled row \(not read: 'category' \(9 rows\)\)"):
+        load_jsonl(write_rows(tmp_path, *rows), SourceOptions())
+
+
+def test_one_row_is_counted_in_the_singular(tmp_path: Path) -> None:
+    rows = [{"text": f"{n}", "label": "ab"[n % 2]} for n in range(30)]
+    path = write_rows(tmp_path, *rows, {"text": "x", "more": 1})
+    notes = " ".join(load_jsonl(path, SourceOptions()).info.notes)
+    assert "'more' (1 row)" in notes
+    assert "1 more row has no label" in notes
+
+
 def unlabelled(data: SourceData) -> dict[str, set[str]]:
     """The texts without a label, by split."""
     target = "label" if data.info.problem == "single_label" else "labels"
@@ -404,8 +431,8 @@ def test_a_class_that_is_never_trained_on_is_noted(tmp_path: Path) -> None:
     options = SourceOptions(labels=("a", "b", "c", "d"))
     notes = load_jsonl(write_rows(tmp_path, *good_rows(40), *held_out), options).info.notes
     assert notes[-2:] == (
-        "1 classes occur in validation or test only, the model cannot learn them: c",
-        "1 classes occur in no row, the model cannot learn them: d",
+        "1 class occurs in validation or test only, the model cannot learn them: c",
+        "1 class occurs in no row, the model cannot learn them: d",
     )
 
 

@@ -87,7 +87,7 @@ def nested(_: bytes) -> bytes:
     ("change", "reason"),
     [
         (lambda line: b"\xff" + line, "is not UTF-8 (byte 1)"),
-        (lambda line: line.decode().encode("utf-16"), "is not UTF-8 (byte 1)"),
+        (lambda line: line.decode().encode("utf-16"), "is UTF-16"),
         (lambda line: b"\0" * 40, "is not JSON (Expecting value at column 1)"),
         (lambda line: b"[" + line + b"]", "is a list, not a JSON object"),
         (lambda line: b"null", "is null, not a JSON object"),
@@ -178,7 +178,7 @@ def test_a_record_with_a_wrong_value_is_named(
     assert row.reason.startswith(reason.format(key=key, suffix=suffix))
     assert len(row.reason) < 200
     assert sum(len(split) for split in data.dataset.values()) == 19
-    with pytest.raises(DataError, match="1 rows cannot be used"):
+    with pytest.raises(DataError, match="1 row cannot be used"):
         load_source(spec_of(form, folder), options=SourceOptions(strict=True))
 
 
@@ -323,7 +323,7 @@ def test_an_image_that_cannot_be_decoded_is_named_when_it_is_prepared(
     (row,) = prepare(source, memes[1], cache=tmp_path / "cache").info.skipped
     assert row.origin.endswith(":1")
     assert row.reason.startswith(f"{folder / PICTURE[form]}: {reason}")
-    with pytest.raises(DataError, match="1 broken images"):
+    with pytest.raises(DataError, match="1 broken image"):
         prepare(source, memes[1], cache=tmp_path / "cache", strict=True)
 
 

@@ -326,7 +326,8 @@ def test_a_column_of_parquet_that_holds_no_classes_is_named(
         pa.table({"text": [f"t {n}" for n in range(20)], "label": values * 10}),
         tmp_path / "rows.parquet",
     )
-    with pytest.raises(DataError, match=r"column 'label' is not a class, a string or an integer"):
+    expected = r"column 'label' is (bool|float64), not a class, a string or an integer"
+    with pytest.raises(DataError, match=expected):
         load(str(tmp_path / "rows.parquet"))
 
 
@@ -418,7 +419,7 @@ def test_a_column_that_is_not_read_may_have_any_type(
         noted = "not read: 'more' (12 rows)" in data.info.notes
         assert noted == (kind == UNKNOWN[0])
     refused = parquet_with(tmp_path / "e", "labels", with_value, in_hub=in_hub)
-    with pytest.raises(DataError, match=re.escape("'labels' is not a class")) as caught:
+    with pytest.raises(DataError, match=r"'labels' is .*, not a class") as caught:
         load(refused, SourceOptions(label_column="labels"))
     assert f"labels ({str(kind).partition('<')[0]}" in str(caught.value)
 
