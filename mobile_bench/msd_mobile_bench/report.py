@@ -7,7 +7,7 @@ texts of the tables' cells are in `tables`, the chart is in `chart`.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from msd_deploy.artifacts.manifest import write_json, write_text
+from msd_deploy.artifacts.manifest import json_text, write_texts
 from msd_deploy.pages.formatting import bytes_text, metric_title
 from msd_deploy.pages.page import Table, render_page
 from msd_deploy.pages.svg import Canvas
@@ -19,10 +19,14 @@ JSON_NAME, MARKDOWN_NAME, HTML_NAME = "bench.json", "bench.md", "bench.html"
 
 
 def write_reports(folder: Path, bench: Bench) -> None:
-    """Write the three reports, each atomically; earlier ones are replaced, bench.json last."""
-    write_text(folder / MARKDOWN_NAME, render_markdown(bench))
-    write_text(folder / HTML_NAME, render_html(bench))
-    write_json(folder / JSON_NAME, bench)
+    """Write the three reports, together; earlier ones are replaced."""
+    write_texts(
+        {
+            folder / JSON_NAME: json_text(bench, indent=2),
+            folder / MARKDOWN_NAME: render_markdown(bench),
+            folder / HTML_NAME: render_html(bench),
+        }
+    )
 
 
 def render_markdown(bench: Bench) -> str:

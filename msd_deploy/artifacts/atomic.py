@@ -16,7 +16,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from msd_deploy.artifacts.write_errors import write_error
@@ -113,8 +113,7 @@ def new_file(final: Path) -> Iterator[Path]:
         ArtifactError: It cannot be written; see `write_error`.
     """
     building = final.with_name(f".{final.name}.{_BUILDING}{secrets.token_hex(4)}")
-    with _write_errors(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
+    with _write_errors(final), _in_its_parents(final):
         building.touch(exist_ok=False)
         mode = stat.S_IMODE(building.stat().st_mode)
         try:
@@ -138,6 +137,20 @@ def _write_errors(final: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _in_its_parents(final: Path) -> Iterator[None]:
+    """Create the folders that an output lies in; those that were missing go if it fails."""
+    missing = [parent for parent in final.parents if not parent.exists()]
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for parent in missing:
+            with suppress(OSError):  # something else is in it by now
+                parent.rmdir()
+        raise
+
+
 def _set_mode(path: Path, mode: int) -> None:
     if stat.S_IMODE(path.stat().st_mode) != mode:
         path.chmod(mode)
@@ -154,18 +167,21 @@ def new_folder(final: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: It cannot be written; see `write_error`.
     """
-    with _write_errors(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with claimed_folder(final.parent, f".{final.name}.{_BUILDING}") as building:
-            try:
-                mode = stat.S_IMODE(building.stat().st_mode)
-                yield building
-                for path in building.rglob("*"):
-                    if not path.is_symlink():
-                        _set_mode(path, mode if path.is_dir() else mode & 0o666)
-                _replace_folder(building, final)
-            finally:
-                remove_path(building)
+    prefix = f".{final.name}.{_BUILDING}"
+    with (
+        _write_errors(final),
+        _in_its_parents(final),
+        claimed_folder(final.parent, prefix) as building,
+    ):
+        try:
+            mode = stat.S_IMODE(building.stat().st_mode)
+            yield building
+            for path in building.rglob("*"):
+                if not path.is_symlink():
+                    _set_mode(path, mode if path.is_dir() else mode & 0o666)
+            _replace_folder(building, final)
+        finally:
+            remove_path(building)
 
 
 def _replace_folder(building: Path, final: Path) -> None:

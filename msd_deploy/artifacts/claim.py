@@ -84,7 +84,8 @@ def _lock(folder: Path, claim: Path) -> int | None:
             if not create:
                 return descriptor
             if _is_new(descriptor, claim):
-                claim.write_text(_holder(), encoding="utf-8", errors="backslashreplace")
+                with suppress(OSError):  # a full disk; the lock is held all the same
+                    claim.write_text(_holder(), encoding="utf-8", errors="backslashreplace")
                 return descriptor
         except OSError as error:
             os.close(descriptor)

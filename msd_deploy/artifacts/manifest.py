@@ -10,6 +10,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeGuard, cast
@@ -186,12 +187,20 @@ def read_versioned_json(path: Path, *, newest: int = SCHEMA_VERSION) -> Json:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file; see `msd_deploy.artifacts.atomic.new_file`.
+    """Write a text file; see `write_texts`."""
+    write_texts({path: text})
+
+
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write text files that belong together: all are complete before one is renamed.
 
     Bytes of a path that are not UTF-8 are written as JSON escapes them, and read back the same.
+    See `msd_deploy.artifacts.atomic.new_file`.
     """
-    with new_file(path) as building:
-        building.write_text(text, encoding="utf-8", errors="backslashreplace")
+    with ExitStack() as stack:
+        for path, text in texts.items():
+            building = stack.enter_context(new_file(path))
+            building.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def json_text(value: Mapping[str, object], *, indent: int | None = None) -> str:

@@ -125,13 +125,7 @@ def begin_folder(folder: Path, name: str, record: Json, *, replaces: bool) -> No
                     raise
         for path in real.iterdir():
             remove_path(path)
-    is_new = not folder.exists()
-    try:
-        write_json(folder / name, record)
-    except ArtifactError:
-        if is_new:
-            remove_path(folder)
-        raise
+    write_json(folder / name, record)
 
 
 def _is_renamable(folder: Path) -> bool:

@@ -35,12 +35,16 @@ def write_error(error: BaseException, path: Path | None = None) -> ArtifactError
         path: What was being written, under this name or a hidden one beside it; None: unknown.
     """
     number, where = _number(error), path
+    own: tuple[str, ...] = ()
+    if path is not None:
+        own = (str(path), str(path.with_name(f".{path.name}.")))
+    if own and isinstance(error, ArtifactError) and not (error.where or own[0]).startswith(own):
+        return None  # it names another file
     if number not in _FIXES:
         return None if error.__cause__ is None else write_error(error.__cause__, path)
     if isinstance(error, OSError) and isinstance(error.filename, str | bytes):
         # A failed copy names what it reads first, and second what it writes.
         named = os.fsdecode(error.filename2 or error.filename)
-        own = () if path is None else (str(path), str(path.with_name(f".{path.name}.")))
         if not named.startswith(own):
             if number not in _FULL:
                 return None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from msd_deploy.artifacts.claim import claimed
-from msd_deploy.artifacts.manifest import read_json, write_json, write_text
+from msd_deploy.artifacts.manifest import json_text, read_json, write_texts
 from msd_deploy.artifacts.output import ANOTHER_OUT, check_output
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.describe import shown_path
@@ -76,8 +76,12 @@ def write_distillation_report(
         hooks.on_stage("Writing the report")
         report = figures_of(outputs, command=command_line(runs, config))
         thumbnails = thumbnails_of(outputs, report["examples"])
-        write_text(page, render_distillation(report, thumbnails))
-        write_json(figures_path, report)
+        write_texts(
+            {
+                figures_path: json_text(report, indent=2),
+                page: render_distillation(report, thumbnails),
+            }
+        )
         return page, report
 
 

@@ -15,10 +15,10 @@ from msd_deploy.artifacts.claim import claimed
 from msd_deploy.artifacts.manifest import (
     SCHEMA_VERSION,
     Json,
+    json_text,
     read_versioned_json,
     utc_now,
-    write_json,
-    write_text,
+    write_texts,
 )
 from msd_deploy.artifacts.output import (
     ANOTHER_OUT,
@@ -132,9 +132,13 @@ def run_study(
             "steps": steps,
             "flops_per_step": {method: round(value) for method, value in flops.items()},
         }
-        write_json(out / RESULT_NAME, result)
-        write_text(out / TABLE_NAME, study_markdown(result))
-        write_text(out / PAGE_NAME, render_study(result))
+        write_texts(
+            {
+                out / RESULT_NAME: json_text(result, indent=2),
+                out / TABLE_NAME: study_markdown(result),
+                out / PAGE_NAME: render_study(result),
+            }
+        )
         shutil.rmtree(task.run.checkpoints, ignore_errors=True)
         remove_stale_writes(out)
         return result

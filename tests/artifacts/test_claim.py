@@ -26,6 +26,7 @@ from msd_deploy.study.config import StudyConfig
 from msd_export.config import ExportConfig
 from msd_export.pipeline import export_model, export_student
 from msd_mobile_bench.pipeline import run_bench
+from tests.full_disk import largest_file
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="has no flock")
 
@@ -52,6 +53,15 @@ def held_elsewhere(output: Path) -> Iterator["subprocess.Popen[str]"]:
         assert process.stdout.readline() == "claimed\n"
         yield process
         process.communicate("\n")
+
+
+def test_a_claim_is_held_on_a_full_disk_and_leaves_nothing_there(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with largest_file(0), claimed(run):
+        with pytest.raises(ArtifactError, match="is in use by another process"), claimed(run):
+            pass
+        assert [path.name for path in tmp_path.iterdir()] == [".run.claim"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_second_process_is_refused_in_one_line_that_names_the_first(tmp_path: Path) -> None:

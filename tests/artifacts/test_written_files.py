@@ -2,11 +2,10 @@
 
 import errno
 import os
-import resource
 import shutil
-import signal
 import stat
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from msd_deploy.artifacts.atomic import new_file, new_folder
+from msd_deploy.artifacts.manifest import write_texts
 from msd_deploy.artifacts.output import begin_folder
 from msd_deploy.artifacts.write_errors import cache_fix, check_room, write_error
 from msd_deploy.errors import ArtifactError, DataError, ExportError
+from tests.full_disk import largest_file
 
 
 def mode_of(path: Path) -> int:
@@ -68,12 +69,40 @@ def test_a_failed_write_names_the_output_the_reason_and_the_way_out(
     tmp_path: Path, new: Callable[..., object], number: str, fail: Callable[[int], None]
 ) -> None:
     code = getattr(errno, number)
-    final = tmp_path / "student"
+    final = tmp_path / "runs" / "new" / "student"
     with pytest.raises(ArtifactError) as failure, new(final):  # type: ignore[attr-defined]
         fail(code)
     assert str(failure.value).startswith(f"{final}: cannot be written ({os.strerror(code)}). ")
     assert failure.value.fix
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("new", [new_file, new_folder])
+def test_a_failed_write_removes_the_folders_that_it_created(
+    tmp_path: Path, new: Callable[..., AbstractContextManager[Path]]
+) -> None:
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(ValueError, match="no"), new(tmp_path / "runs" / "a" / "b" / "student"):
+        raise ValueError("no")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "runs"]
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+@pytest.mark.parametrize("is_older", [True, False])
+def test_files_that_belong_together_are_all_replaced_or_none(
+    tmp_path: Path, failing: int, is_older: bool
+) -> None:
+    paths = [tmp_path / "reports" / name for name in ("bench.json", "bench.md", "bench.html")]
+    if is_older:
+        write_texts(dict.fromkeys(paths, "old"))
+    texts = {path: 5000 * "x" if i == failing else "new" for i, path in enumerate(paths)}
+    with pytest.raises(ArtifactError) as failure, largest_file(1000):
+        write_texts(texts)
+    assert str(failure.value).startswith(f"{paths[failing]}: cannot be written (File too large)")
+    found = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == (dict.fromkeys(paths, "old") if is_older else {})
+    write_texts(texts)
+    assert {path: path.read_text() for path in paths} == texts
 
 
 def test_a_failed_copy_names_what_is_written_and_not_what_is_read(tmp_path: Path) -> None:
@@ -107,11 +136,8 @@ def test_a_file_beyond_the_limit_is_one_line_in_every_library(tmp_path: Path) ->
     large = tmp_path / "large"
     large.mkdir()
     (large / "weights").write_bytes(bytes(2 * size))
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     failures = {}
-    try:
+    with largest_file(size):
         for name, write in writers.items():
             with pytest.raises(ArtifactError) as failure, new_file(tmp_path / name) as building:
                 write(building)
@@ -122,9 +148,6 @@ def test_a_file_beyond_the_limit_is_one_line_in_every_library(tmp_path: Path) ->
         with pytest.raises(OSError, match=str(tmp_path)):
             check_room(tmp_path, size + 1)
         check_room(tmp_path, size)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
     for name, message in failures.items():
         assert f"{name}: cannot be written (File too large). Raise the limit" in message
     assert list(tmp_path.iterdir()) == [large]

@@ -1,7 +1,5 @@
 import json
 import os
-import resource
-import signal
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from msd_deploy.data.resize import ImageSpec, PixelArray
 from msd_deploy.data.source import SourceData, SourceOptions
 from msd_deploy.data.synthetic.drawing import encode_png
 from msd_deploy.errors import ArtifactError
+from tests.full_disk import largest_file
 
 NOTHING_TO_KEEP = Path("nothing")
 
@@ -147,17 +146,13 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 
 
 def test_a_full_cache_and_a_full_scratch_folder_are_one_error(opening: Opening) -> None:
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    try:
-        with pytest.raises(ArtifactError, match=r"cannot be written \(File too large\)") as failure:
-            opening()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    with (
+        largest_file(10_000),
+        pytest.raises(ArtifactError, match=r"cannot be written \(File too large\)") as failure,
+    ):
+        opening()
     assert str(opening.cache / "pixels") in str(failure.value)
-    assert list((opening.cache / "pixels").iterdir()) == []
+    assert not (opening.cache / "pixels").exists()
 
 
 def test_an_interruption_leaves_no_entry(opening: Opening, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +163,7 @@ def test_an_interruption_leaves_no_entry(opening: Opening, monkeypatch: pytest.M
     monkeypatch.setattr(opening, "_count", interrupt)
     with pytest.raises(KeyboardInterrupt):
         opening()
-    assert list((opening.cache / "pixels").iterdir()) == []
+    assert not (opening.cache / "pixels").exists()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing", "no manifest", "no reasons"])

@@ -7,12 +7,13 @@ import pytest
 
 from msd_deploy.artifacts.manifest import read_json
 from msd_deploy.artifacts.run_directory import RunDirectory
-from msd_deploy.errors import DataError
+from msd_deploy.errors import ArtifactError, DataError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.folders import load_model
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.pipeline import command_line, run_bench
 from msd_mobile_bench.schema import Bench
+from tests.full_disk import largest_file
 
 _CONFIG = BenchConfig(rounds=2, warm_up=1, samples=5, batches=2, batch_size=4, examples=60)
 
@@ -124,6 +125,19 @@ def test_data_that_changed_since_the_run_is_refused(
     other.run_json.write_text(json.dumps({**stated, "dataset_digest": "0" * 64}), encoding="utf-8")
     with pytest.raises(DataError, match="has changed since the run"):
         run_bench(other, _CONFIG)
+
+
+@pytest.mark.parametrize("limit", [100, 3000, 20_000])
+def test_a_full_disk_is_one_line_and_leaves_no_report(
+    complete_run: RunDirectory, tmp_path: Path, limit: int
+) -> None:
+    run = RunDirectory(Path(shutil.copytree(complete_run.root, tmp_path / "run")))
+    with (
+        largest_file(limit),
+        pytest.raises(ArtifactError, match=r"cannot be written \(File too large\)\. Set TMPDIR"),
+    ):
+        run_bench(run, _CONFIG)
+    assert not run.reports.exists()
 
 
 def test_the_command_names_what_differs_from_the_defaults(

@@ -9,6 +9,7 @@ from msd_deploy.artifacts.manifest import read_json, read_manifest, write_json, 
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError, ConfigError, DataError, MsdError
 from msd_deploy.report.distillation import ReportConfig, write_distillation_report
+from tests.full_disk import largest_file
 
 
 @pytest.fixture
@@ -86,6 +87,14 @@ def test_runs_of_two_teachers_do_not_go_together(own: RunDirectory, kd_run: RunD
     error = _refusal(kd_run, own)
     assert f"{own.root}: has a different teacher than {kd_run.root}" in str(error)
     assert f"--teacher {kd_run.teacher}" in error.fix
+
+
+@pytest.mark.parametrize("limit", [100, 1000, 30_000])
+def test_a_full_disk_is_one_line_and_leaves_no_report(own: RunDirectory, limit: int) -> None:
+    with largest_file(limit):
+        error = _refusal(own)
+    assert f"{own.reports / 'distillation.'}" in str(error)
+    assert "cannot be written (File too large). Raise the limit" in str(error)
 
 
 def test_a_run_is_named_once(kd_run: RunDirectory) -> None:

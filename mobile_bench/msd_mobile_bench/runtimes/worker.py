@@ -8,6 +8,7 @@ the other end.
 """
 
 import importlib
+import io
 import json
 import os
 import sys
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd_deploy.artifacts.manifest import Json
+from msd_deploy.artifacts.write_errors import write_error
 from msd_deploy.errors import MsdError
 from msd_export.formats import FORMATS, Target
 from msd_export.predictors import TorchPredictor, open_predictor
@@ -101,10 +103,22 @@ class Session:
 
 
 def save_arrays(folder: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-    """Write each array as NAME.npy into a folder, which is made if it is missing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    """Write each array as NAME.npy into a folder, which is made if it is missing.
+
+    Raises:
+        ArtifactError: It cannot be written, for example on a full disk.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, array in arrays.items():
+            content = io.BytesIO()  # numpy reports a failed write to a file without its reason
+            np.save(content, array, allow_pickle=False)
+            (folder / f"{name}.npy").write_bytes(content.getbuffer())
+    except OSError as error:
+        failure = write_error(OSError(error.errno, error.strerror, str(folder)))
+        if failure is None:
+            raise
+        raise failure from error
 
 
 def load_arrays(folder: Path) -> dict[str, NDArray[np.generic]]:
