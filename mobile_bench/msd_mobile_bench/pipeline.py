@@ -14,6 +14,7 @@ import numpy as np
 from msd_deploy import __version__
 from msd_deploy.artifacts.claim import claimed
 from msd_deploy.artifacts.manifest import SCHEMA_VERSION, Json, utc_now
+from msd_deploy.artifacts.output import check_writable
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.describe import shown_path
 from msd_deploy.data.prepared import PreparedData
@@ -73,6 +74,7 @@ def run_bench(
     config, hooks = config or BenchConfig(), hooks or StageHooks()
     with claimed(run.root):
         record, host = read_finished_run(run), describe_host()
+        check_writable(run.reports, fix="Copy the run to a folder that can be written")
         hooks.on_stage("Verifying the models' files")
         variants = find_variants(run, replace_reference=export_teacher, on_note=hooks.on_note)
         hooks.on_stage("Reading the test split")

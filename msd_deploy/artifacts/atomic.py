@@ -29,7 +29,8 @@ if sys.platform != "win32":
 # inside it has to be removed before the rename, and another process can then claim the folder while
 # it is still being written.
 
-_BUILDING, _RETIRED = "building-", "retired-"
+BUILDING, _RETIRED = "building-", "retired-"
+"""Ends of the temporary names, before a random part."""
 _AT_FDCWD = -100  # paths are relative to the working directory (fcntl.h)
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _RENAME_SWAP = 2  # sys/stdio.h of macOS
@@ -112,7 +113,7 @@ def new_file(final: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: It cannot be written; see `write_error`.
     """
-    building = final.with_name(f".{final.name}.{_BUILDING}{secrets.token_hex(4)}")
+    building = final.with_name(f".{final.name}.{BUILDING}{secrets.token_hex(4)}")
     with _write_errors(final), _in_its_parents(final):
         building.touch(exist_ok=False)
         mode = stat.S_IMODE(building.stat().st_mode)
@@ -167,7 +168,7 @@ def new_folder(final: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: It cannot be written; see `write_error`.
     """
-    prefix = f".{final.name}.{_BUILDING}"
+    prefix = f".{final.name}.{BUILDING}"
     with (
         _write_errors(final),
         _in_its_parents(final),
@@ -200,7 +201,7 @@ def unfinished_writes(folder: Path) -> list[Path]:
 
     They are leftovers of interrupted writes, or other processes are writing them at the moment.
     """
-    found = (folder.glob(f".*.{kind}*") for kind in (_BUILDING, _RETIRED))
+    found = (folder.glob(f".*.{kind}*") for kind in (BUILDING, _RETIRED))
     return [path for paths in found for path in paths]
 
 

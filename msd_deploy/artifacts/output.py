@@ -19,7 +19,13 @@ import errno
 from collections.abc import Iterable
 from pathlib import Path
 
-from msd_deploy.artifacts.atomic import holds_something, new_folder, remove_path
+from msd_deploy.artifacts.atomic import (
+    BUILDING,
+    claimed_folder,
+    holds_something,
+    new_folder,
+    remove_path,
+)
 from msd_deploy.artifacts.manifest import Json, write_json
 from msd_deploy.errors import ArtifactError
 
@@ -55,6 +61,7 @@ def check_output(
         ArtifactError: It may not be written.
     """
     if not holds_something(path):
+        check_writable(path)
         return False
     if not is_kind:
         raise ArtifactError(
@@ -71,7 +78,31 @@ def check_output(
                 where=read,
                 fix="Copy it elsewhere first, or choose another --out",
             )
+    check_writable(path)
     return True
+
+
+def check_writable(path: Path, *, fix: str = ANOTHER_OUT) -> None:
+    """Check, by creating a folder and removing it, that an output can be written.
+
+    Permissions alone do not say so: root may write everywhere, but not in /proc.
+
+    Raises:
+        ArtifactError: It cannot be.
+    """
+    parents = path.absolute().parents
+    nearest = path if path.is_dir() else next(folder for folder in parents if folder.exists())
+    if not nearest.is_dir():
+        raise ArtifactError(f"cannot be created: {nearest} is not a folder", where=path, fix=fix)
+    try:
+        with claimed_folder(nearest, f".{path.name}.{BUILDING}") as probe:
+            probe.rmdir()
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot be written: {nearest} takes no new files ({error.strerror})",
+            where=path,
+            fix=fix,
+        ) from error
 
 
 def check_same_settings(path: Path, before: Json, now: Json, *, fix: str) -> None:

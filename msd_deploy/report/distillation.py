@@ -3,7 +3,6 @@
 Output paths are checked before any work.
 """
 
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -113,7 +112,8 @@ def check_report_output(
         (page, "page", True),
         (figures, "JSON file of an earlier report", _is_report(figures)),
     ):
-        _refuse_uncreatable(path)
+        if path.is_dir():
+            raise ArtifactError("is a folder", where=path, fix="Use --out with a file name")
         check_output(path, kind, is_kind=is_kind, overwrite=overwrite, fix=fix)
 
 
@@ -125,20 +125,6 @@ def _refuse_inside(run: RunDirectory, page: Path) -> None:
             f"is in the run {run.root}, whose own files a report must not replace",
             where=page,
             fix=f"Use --out in {run.reports} or outside the run",
-        )
-
-
-def _refuse_uncreatable(path: Path) -> None:
-    if path.is_dir():
-        raise ArtifactError("is a folder", where=path, fix="Use --out with a file name")
-    nearest = next(folder for folder in path.absolute().parents if folder.exists())
-    if not nearest.is_dir():
-        raise ArtifactError(
-            f"cannot be created: {nearest} is not a folder", where=path, fix=ANOTHER_OUT
-        )
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ArtifactError(
-            f"cannot be created: {nearest} is not writable", where=path, fix=ANOTHER_OUT
         )
 
 

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,14 @@ import pytest
 from msd_deploy.artifacts.atomic import remove_stale_folders, unfinished_writes
 from msd_deploy.artifacts.manifest import read_json
 from msd_deploy.artifacts.output import begin_folder, check_output, check_same_settings
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.fine_tuning import FineTuneConfig, TeachingConfig
+from msd_deploy.config.run import DataConfig, RunConfig
 from msd_deploy.errors import ArtifactError
+from msd_deploy.pipeline import dry_run_distillation, run_distillation
+from msd_deploy.run.fine_tuning import fine_tune_teacher
+from msd_deploy.study.compare import run_study
+from msd_deploy.study.config import StudyConfig
 
 ROOT = Path(__file__).parents[2]
 # Dies before the n-th operation on files while a folder takes the place of an older one.
@@ -60,6 +68,46 @@ def test_what_is_there_is_replaced_only_if_allowed_and_of_its_kind(tmp_path: Pat
         with pytest.raises(ArtifactError, match=r"is not a run, so it is not .* another --out"):
             check(folder, is_kind=False, overwrite=overwrite)
     assert check(folder, overwrite=True)
+
+
+def no_place(tmp_path: Path, place: str) -> Path:
+    """A folder in which nothing can be created, whoever asks for it."""
+    (tmp_path / "file.txt").write_text("the user's own")
+    return {"file": tmp_path / "file.txt", "proc": Path("/proc")}[place]
+
+
+@pytest.mark.parametrize("place", ["file", "proc"])
+@pytest.mark.parametrize("below", ["run", "deep/er/run"])
+def test_a_place_where_nothing_can_be_created_is_named(
+    tmp_path: Path, place: str, below: str
+) -> None:
+    folder = no_place(tmp_path, place)
+    with pytest.raises(ArtifactError) as refused:
+        check(folder / below)
+    message = str(refused.value)
+    assert message.startswith(f"{folder / below}: cannot be ")
+    assert f": {folder} " in message
+    assert "Choose another --out" in message
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "file.txt"]
+
+
+@pytest.mark.parametrize("place", ["file", "proc"])
+@pytest.mark.parametrize("command", ["distill", "dry run", "teacher", "compare"])
+def test_no_command_reads_its_data_for_an_output_that_cannot_be_written(
+    tmp_path: Path, place: str, command: str
+) -> None:
+    out = no_place(tmp_path, place) / "run"
+    data = DataConfig(spec="no-such-file.jsonl")
+    config, run = RunConfig(data=data), RunDirectory(out)
+    teaching = TeachingConfig(data, FineTuneConfig(model="no/such"))
+    commands: dict[str, Callable[[], object]] = {
+        "distill": lambda: run_distillation(config, run),
+        "dry run": lambda: dry_run_distillation(config, run),
+        "teacher": lambda: fine_tune_teacher(teaching, out),
+        "compare": lambda: run_study(StudyConfig(config), out),
+    }
+    with pytest.raises(ArtifactError, match=rf"^{out}: cannot be .*Choose another --out"):
+        commands[command]()
 
 
 def test_what_holds_an_input_is_not_replaced(tmp_path: Path) -> None:
