@@ -29,6 +29,7 @@ from msd_deploy.artifacts.output import (
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.parsing import config_as_json
 from msd_deploy.data.batch import rows_by_image
+from msd_deploy.data.prepare import notes_of
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.data.readers.spec import name_of_spec
 from msd_deploy.distillation.distances import check_distance
@@ -110,6 +111,8 @@ def run_study(
             check_distance(
                 study.of_cell(method, 0).distill, task.data.info.problem, len(task.data.info.labels)
             )
+        for note in notes_of(task.data.info):
+            hooks.on_note(note)
         teacher_data, given = given_teacher(task, source, opened)
         # First: with run.json alone, an interrupted start would look like a run.
         begin_folder(out, run.study_json.name, _identity(study), replaces=replaces)

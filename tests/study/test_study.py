@@ -149,6 +149,26 @@ def test_a_stopped_study_names_how_to_continue(study: StudyConfig, tmp_path: Pat
     assert not (tmp_path / "study" / RESULT_NAME).exists()
 
 
+def test_a_study_prints_the_notes_on_its_data_once(
+    write_memes: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = write_memes(tmp_path, 40)
+    data.write_text(
+        data.read_text() + '{"text": "of an image that is gone", "image": "gone.png"}\n'
+    )
+    base = RunConfig(data=DataConfig(spec=str(data), image_size=16))
+    notes: list[str] = []
+    with pytest.raises(StoppedError):
+        run_study(
+            StudyConfig(base),
+            tmp_path / "study",
+            hooks=StageHooks(on_note=notes.append),
+            training=Hooks(should_stop=lambda: True),
+        )
+    assert notes.count("1 row was skipped:") == 1
+    assert sum("gone.png" in note for note in notes) == 1
+
+
 def test_a_studys_damaged_predictions_are_rebuilt_by_msd_compare(
     study: StudyConfig, finished_study: tuple[Path, dict[str, object]], own_study: Path
 ) -> None:
