@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from msd_deploy.config.setting import Declaration, declarations
+from msd_deploy.errors import ArtifactError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -31,10 +32,24 @@ ConfigOption = Annotated[
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder that `msd distill --out` wrote.")
 ]
+
+
+def _existing(model: Path) -> Path:
+    """Check a path before libraries are imported, which takes seconds."""
+    if not model.exists():
+        raise ArtifactError(
+            "no such folder",
+            where=model,
+            fix="Pass a run, a model folder, or a folder in a run's exports",
+        )
+    return model
+
+
 ModelArgument = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL",
+        callback=_existing,
         help="A run (for its student), a model folder, or an export folder of a run.",
     ),
 ]

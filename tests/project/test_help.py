@@ -68,6 +68,15 @@ def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
     assert answer.stderr == "loaded:"
 
 
+@pytest.mark.parametrize("name", ["predict", "evaluate"])
+def test_a_missing_model_is_an_error_before_anything_heavy_is_loaded(name: str) -> None:
+    answer = run_msd(name, "nowhere", script=RUN_AND_NAME_MODULES)
+    assert answer.returncode == 1
+    error, loaded = answer.stderr.splitlines()
+    assert error.startswith("error: nowhere: no such folder. ")
+    assert loaded == "loaded:"
+
+
 def test_help_names_every_command() -> None:
     answer = run_msd("--help")
     assert answer.returncode == 0
