@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from msd_deploy.artifacts.claim import read_finished
 from msd_deploy.artifacts.manifest import MANIFEST_NAME, read_versioned_json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.images import ImageSource
@@ -154,7 +155,7 @@ def open_model(path: Path, *, threads: int = 1) -> OpenedModel:
     """
     folder = path
     if (path / "run.json").is_file():
-        RunDirectory(path).read_finished()
+        read_finished(RunDirectory(path))
         folder = RunDirectory(path).student
     if not (folder / MANIFEST_NAME).is_file():
         raise ArtifactError(

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from msd_deploy.artifacts.manifest import utc_now
+from msd_deploy.artifacts.manifest import Json, utc_now
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError
 
@@ -55,6 +55,49 @@ def claimed(output: Path) -> Iterator[None]:
         for parent in created:
             with suppress(OSError):  # not empty
                 parent.rmdir()
+
+
+def read_finished(run: RunDirectory) -> Json:
+    """Read run.json of a run whose distillation went to its end.
+
+    Raises:
+        ArtifactError: As `RunDirectory.read`, or the distillation did not finish; names the process
+            that is at it.
+    """
+    content = run.read()
+    if run.metrics.is_file():
+        return content
+    if holder := _holder_of(run.root.resolve()):
+        raise ArtifactError(
+            f"is not finished: it is in use by {holder}",
+            where=run.root,
+            fix="Wait until that process has ended",
+        )
+    raise ArtifactError(
+        "is unfinished: it has no metrics.json",
+        where=run.root,
+        fix=f"Continue it with `msd distill --resume --out {shlex.quote(str(run.root))}`",
+    )
+
+
+def _holder_of(folder: Path) -> str | None:
+    """Return another process that holds the claim of a folder, in words; None: no one does."""
+    if sys.platform == "win32":
+        return None
+    for claim in (folder.with_name(f".{folder.name}.claim"), folder):
+        try:
+            descriptor = os.open(claim, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            name = _named_in(claim)
+            if error.errno in _HELD and not name.startswith(f"{_this_process()} "):
+                return name
+        finally:
+            os.close(descriptor)
+    return None
 
 
 def _around(output: Path) -> Path:
@@ -117,7 +160,11 @@ def _holder() -> str:
     """Return this process in the words of the message that others get."""
     program = Path(sys.argv[0]).name.replace("__main__.py", "msd")
     command = " ".join(shlex.join([program, *sys.argv[1:]]).split())
-    return f"process {os.getpid()} on {socket.gethostname()} since {utc_now()} ({command})"
+    return f"{_this_process()} since {utc_now()} ({command})"
+
+
+def _this_process() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def _named_in(claim: Path) -> str:

@@ -130,18 +130,3 @@ class RunDirectory:
                     f"has no valid {key} ({value!r})", where=self.run_json, fix=RESTORE
                 )
         return content
-
-    def read_finished(self) -> Json:
-        """Read run.json of a run whose distillation went to its end.
-
-        Raises:
-            ArtifactError: As `read`, or the distillation did not finish.
-        """
-        content = self.read()
-        if not self.metrics.is_file():
-            raise ArtifactError(
-                "is unfinished: it has no metrics.json",
-                where=self.root,
-                fix=f"Continue it with `msd distill --resume --out {self.root}`",
-            )
-        return content

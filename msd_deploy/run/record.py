@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
+from msd_deploy.artifacts.claim import read_finished
 from msd_deploy.artifacts.manifest import RESTORE, Json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.run import RunConfig, config_from_json
@@ -70,7 +71,7 @@ def read_finished_run(run: RunDirectory) -> RunRecord:
         ArtifactError: The folder is not a run, or the run is unfinished.
         ConfigError: Its configuration does not suit this version.
     """
-    return _record(run, run.read_finished())
+    return _record(run, read_finished(run))
 
 
 def _record(run: RunDirectory, content: Json) -> RunRecord:

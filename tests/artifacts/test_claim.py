@@ -1,6 +1,7 @@
 """One process at a time writes an output: who is refused, what is taken over, what is left."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from msd_deploy.run.fine_tuning import fine_tune_teacher
 from msd_deploy.study.compare import run_study
 from msd_deploy.study.config import StudyConfig
 from msd_export.config import ExportConfig
+from msd_export.opened_model import open_model
 from msd_export.pipeline import export_model, export_student
 from msd_mobile_bench.pipeline import run_bench
 from tests.full_disk import largest_file
@@ -74,6 +76,27 @@ def test_a_second_process_is_refused_in_one_line_that_names_the_first(tmp_path: 
         assert "\n" not in message
     with claimed(tmp_path / "run"):
         pass
+
+
+def test_a_run_in_training_is_not_one_to_resume_but_names_its_process(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.root.mkdir()
+    run.run_json.write_text(
+        json.dumps({"schema_version": 1, "config": {}, "dataset_digest": "0" * 64})
+    )
+    unfinished = (
+        r"run: is unfinished: it has no metrics\.json\. Continue it with `msd distill --resum"
+    )
+    with held_elsewhere(run.root) as first:
+        with pytest.raises(
+            ArtifactError, match=rf"not finished: .* process {first.pid} on"
+        ) as used:
+            open_model(run.root)
+        assert "--resume" not in str(used.value)
+    with pytest.raises(ArtifactError, match=unfinished):
+        open_model(run.root)
+    with claimed(run.root), pytest.raises(ArtifactError, match=unfinished):
+        open_model(run.root)  # this process itself is not at work on it
 
 
 @pytest.mark.parametrize("output", ["link", "run/../run", "run/reports/page.html", "run/teacher-x"])
