@@ -94,12 +94,16 @@ class Exporter:
             yield
         except ParityError:
             raise
-        except (ExportError, ArtifactError):
+        except (ExportError, ArtifactError) as error:
             size_bytes = _FILES_OF_WEIGHTS * sum(
                 tensor.nbytes for tensor in self.loaded.model.state_dict().values()
             )
-            check_room(building, size_bytes)
-            check_room(self.source.scratch, size_bytes)
+            try:
+                check_room(building, size_bytes)
+                check_room(self.source.scratch, size_bytes)
+            except OSError:  # perhaps not the only reason
+                self.hooks.on_note(f"the conversion ended with: {error.what}")
+                raise
             raise
 
     def _make(self, variant: Variant, building: Path) -> tuple[Json, LogitsByView]:

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from msd_deploy.artifacts.run_directory import RunDirectory
-from msd_deploy.errors import ArtifactError
+from msd_deploy.errors import ArtifactError, ExportError
+from msd_deploy.hooks import StageHooks
 from msd_export.config import ExportConfig
 from msd_export.folder import ExportFolder
 from msd_export.formats import Variant, variant_name
+from msd_export.onnx.converter import OnnxConverter
 from msd_export.pipeline import export_student
 from tests.full_disk import largest_file
 
@@ -53,3 +55,25 @@ def test_an_export_has_the_modes_of_the_umask_and_fails_in_one_line(
         ):
             export_student(own_run, config)
         assert not own_run.exports.exists()
+
+
+@pytest.mark.parametrize("limit", [1000, 10**9])
+def test_the_words_of_a_converter_are_kept_where_its_disk_is_full(
+    own_run: RunDirectory, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    def fail(self: object, precision: str, path: Path) -> None:
+        path.write_bytes(b"a part")
+        raise ExportError("it has a fault of its own")
+
+    monkeypatch.setattr(OnnxConverter, "convert", fail)
+    notes: list[str] = []
+    is_full = limit == 1000
+    kind, words = (
+        (ArtifactError, r"cannot be written \(File too large\)")
+        if is_full
+        else (ExportError, "a fault of its own")
+    )
+    with largest_file(limit), pytest.raises(kind, match=words):
+        export_student(own_run, ExportConfig((("onnx", "fp32"),)), StageHooks(on_note=notes.append))
+    assert any(note.endswith("ended with: it has a fault of its own") for note in notes) == is_full
+    assert not own_run.exports.exists()
