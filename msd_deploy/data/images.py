@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageFile, _imaging
 from PIL.JpegImagePlugin import JpegImageFile
 
-from msd_deploy.data.metadata import orientation_of, without_metadata
+from msd_deploy.data.metadata import has_one_scan, orientation_of, without_metadata
 from msd_deploy.data.resize import MAX_PIXELS, WHITE, ImageSpec, PixelArray, resize_to_spec
 from msd_deploy.errors import DataError
 
@@ -68,6 +68,7 @@ _OTHER_FORMATS = {
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 # Their 32-bit integers are sixteen-bit greys; those of other formats may be of any range.
 _SIXTEEN_BITS_IN_THIRTY_TWO = ("PNG", "PPM")
+_FILLERS, _FILLED_BYTES = (b"", b"\x55", b"\xaa", b"\x33", b"\xcc", b"\xfe"), 64
 _CHANNELS = ((), (3,), (4,))
 # PNG's greys of 2 and 4 bits: what Pillow multiplies the pixels by, but not the transparent colour.
 _GREY_SCALE = {"L;2": 85, "L;4": 17}
@@ -146,11 +147,37 @@ def _decode_stream(stream: IO[bytes], max_pixels: int) -> Image.Image:
         raise
     except Exception:
         stream.seek(0)
-        bare = without_metadata(stream.read())
+        whole = stream.read()
+        ended = _without_end(whole, max_pixels)
+        if ended is not None:
+            return ended
+        bare = without_metadata(whole)
         if bare is None:
             raise
         encoded, orientation = bare
         return _upright_rgb(open_encoded(io.BytesIO(encoded)), max_pixels, orientation)
+
+
+def _without_end(encoded: bytes, max_pixels: int) -> Image.Image | None:
+    """Decode a JPEG that lacks its end marker alone; None if pixels may be missing.
+
+    The decoder makes up what is missing. Pixels that stay the same whatever bytes follow, of all
+    that a code of one sequential scan can begin with, depend on nothing that is missing.
+    """
+    if not (encoded.startswith(b"\xff\xd8\xff") and has_one_scan(encoded)):
+        return None
+    found = None
+    for filler in _FILLERS:
+        ended = encoded.removesuffix(b"\xff") + filler * _FILLED_BYTES + b"\xff\xd9"
+        try:
+            image = _upright_rgb(open_encoded(io.BytesIO(ended)), max_pixels)
+        # Whatever Pillow raises for a file that is broken elsewhere, too.
+        except Exception:
+            return None
+        if found is not None and image.tobytes() != found.tobytes():
+            return None
+        found = image
+    return found
 
 
 def open_encoded(stream: IO[bytes]) -> ImageFile.ImageFile:

@@ -26,6 +26,9 @@ _TIFF_PIXELS = frozenset(
 )
 # JPEG markers: start and end of an image, start of a scan, application segments and comments.
 _SCAN, _COMMENT = 0xDA, 0xFE
+# Frames with Huffman codes in one pass, other frames, and the interval of restart markers.
+_SEQUENTIAL, _RESTARTS = (0xC0, 0xC1), 0xDD
+_OTHER_FRAMES = frozenset(range(0xC2, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JFIF, _EXIF_OR_XMP, _ADOBE, _LAST_APPLICATION = 0xE0, 0xE1, 0xEE, 0xEF
 # What libjpeg itself requires of the two application segments that decide about colours.
 _LEAST_BYTES = {_JFIF: 14, _ADOBE: 12}
@@ -100,6 +103,21 @@ def _bare_jpeg(encoded: bytes) -> tuple[bytes, bytes, bytes]:
             kept.append(segment)
         at += 2 + length
     return b"".join([*kept, encoded[at:]]), exif, xmp
+
+
+def has_one_scan(encoded: bytes) -> bool:
+    """Return whether a JPEG has all its pixels in one sequential scan without restart markers."""
+    at, components = 2, 0
+    while at + 10 <= len(encoded) and encoded[at] == 0xFF:
+        marker, (length,) = encoded[at + 1], struct.unpack_from(">H", encoded, at + 2)
+        if marker == _SCAN:
+            return components == encoded[at + 4]
+        if marker in _SEQUENTIAL:
+            components = encoded[at + 9]
+        elif marker in _OTHER_FRAMES or marker == _RESTARTS:
+            return False
+        at += 1 if marker == 0xFF else 2 + length
+    return False
 
 
 def _bare_png(encoded: bytes) -> tuple[bytes, bytes, bytes]:

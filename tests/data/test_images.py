@@ -476,3 +476,24 @@ def test_what_was_saved_in_place_of_an_image_is_named(content: bytes, reason: st
     with pytest.raises(DataError, match=re.escape(reason)) as caught:
         decode_image(content)
     assert caught.value.fix
+
+
+@pytest.mark.parametrize("subsampling", [0, 2])
+@pytest.mark.parametrize("quality", [50, 95])
+def test_of_a_jpeg_without_its_end_marker_whole_pixels_are_read(
+    subsampling: int, quality: int
+) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (41, 57, 3), np.uint8)
+    options = {"quality": quality, "subsampling": subsampling}
+    whole = encoded(Image.fromarray(values), "JPEG", **options)
+    for cut in (1, 2):
+        assert pixels_of(whole[:-cut]) == pixels_of(whole)
+    for cut in range(3, 60):
+        with pytest.raises(DataError, match="truncated"):
+            decode_image(whole[:-cut])
+
+
+def test_of_a_progressive_jpeg_a_missing_end_may_be_missing_pixels() -> None:
+    whole = encoded(photo(), "JPEG", progressive=True)
+    with pytest.raises(DataError, match="truncated"):
+        decode_image(whole[:-2])
