@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console
-from msd_cli.options import READING, Given, JsonOption, ModelArgument, OptionsOf
+from msd_cli.options import READING, Given, JsonOption, ModelArgument, OptionsOf, check_exists
 from msd_cli.settings import option_of, usage_errors, with_given
 from msd_deploy.config.parsing import with_options
 from msd_deploy.config.run import DataConfig
@@ -38,6 +38,8 @@ def evaluate(
         msd evaluate runs/demo/teacher --data synthetic:memes
         msd evaluate runs/demo/exports/onnx-int8 --data new-photos.jsonl --split all
     """
+    threads = with_given(BenchConfig(), running).threads
+    check_exists(model)
     from msd_deploy.data.source import SourceOptions
     from msd_deploy.pages.formatting import score_text
     from msd_export.evaluate import evaluate_model
@@ -49,7 +51,6 @@ def evaluate(
         name = option_of(DataConfig, next(iter(reading), ""))
         with usage_errors(DataConfig, data="--data", options=name):
             check_has_data(model, options)
-    threads = with_given(BenchConfig(), running).threads
     display = ProgressDisplay()
     with display.running():
         result = evaluate_model(

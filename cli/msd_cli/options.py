@@ -34,22 +34,24 @@ RunArgument = Annotated[
 ]
 
 
-def _existing(model: Path) -> Path:
-    """Check a path before libraries are imported, which takes seconds."""
+def check_exists(model: Path) -> None:
+    """Check the path of a model before libraries are imported, which takes seconds.
+
+    Raises:
+        ArtifactError: Nothing is there.
+    """
     if not model.exists():
         raise ArtifactError(
             "no such folder",
             where=model,
             fix="Pass a run, a model folder, or a folder in a run's exports",
         )
-    return model
 
 
 ModelArgument = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL",
-        callback=_existing,
         help="A run (for its student), a model folder, or an export folder of a run.",
     ),
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from msd_cli.console import new_table, print_json, print_note, result_console
-from msd_cli.options import Given, JsonOption, ModelArgument, OptionsOf, utf8_text
+from msd_cli.options import Given, JsonOption, ModelArgument, OptionsOf, check_exists, utf8_text
 from msd_cli.settings import usage_errors
 from msd_deploy.config.parsing import with_options
 from msd_deploy.config.run import DataConfig
@@ -29,9 +29,10 @@ def predict(
         msd predict runs/demo --image cat.jpg --text "look at him go"
         msd predict runs/demo/exports/coreml-int8 --text "look at him go" --json
     """
+    text = text and utf8_text(text, "--text")
+    check_exists(model)
     from msd_export.opened_model import open_model
 
-    text = text and utf8_text(text, "--text")
     opened = open_model(model)
     most = with_options(DataConfig(), limit).max_pixels
     opened = replace(opened, preprocessor=opened.preprocessor.with_max_pixels(most))

@@ -164,7 +164,7 @@ main()
 @pytest.mark.parametrize("module", ["typer", "rich", "numpy"])
 def test_ctrl_c_during_imports_is_one_line(module: str) -> None:
     answer = subprocess.run(
-        [sys.executable, "-c", _INTERRUPTED, module, "predict", "nowhere", "--text", "a"],
+        [sys.executable, "-c", _INTERRUPTED, module, "predict", ".", "--text", "a"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, ROOTS))},
         capture_output=True,
         text=True,
