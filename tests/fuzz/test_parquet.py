@@ -186,6 +186,7 @@ def may_refuse(table: pa.Table) -> bool:
         or image not in (*strings, pa.null(), pa.binary(), struct)
         or text == image == pa.null()
         or len(table) == 0
+        or any("\0" in name for name in kinds)
     )
 
 

@@ -1,6 +1,6 @@
 """The columns of image, text and label in a table, found by name and type."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import datasets
@@ -68,6 +68,21 @@ def find_columns(where: str, features: datasets.Features, options: SourceOptions
     if text is not None and not _is_written_as_text(_arrow_type(features, text)):
         _refuse(where, features, text, "text", "a string or an integer")
     return Columns(image, text, label, *_label_type(where, features, label))
+
+
+def check_names(names: Sequence[str], where: str) -> None:
+    """Refuse names of columns that occur twice, or that Arrow's schema would end early.
+
+    Raises:
+        DataError: There is such a name.
+    """
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        what = f"names the column {shown(twice)} twice"
+        raise DataError(what, where=where, fix="Rename one of them")
+    if any("\0" in name for name in names):
+        what = "has a NUL character in the name of a column"
+        raise DataError(what, where=where, fix="Remove it")
 
 
 def _column(

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from datasets.packaged_modules.parquet.parquet import Parquet
 from pyarrow.dataset import ParquetFragmentScanOptions
 
-from msd_deploy.data.readers.columns import unread_type
+from msd_deploy.data.readers.columns import check_names, unread_type
 from msd_deploy.data.readers.rows import shown
 from msd_deploy.errors import DataError
 
@@ -59,17 +59,14 @@ def _schemas_of(files: list[str]) -> list[pa.Schema]:
     """Return the schemas of a split's files, in types that `datasets` has.
 
     Raises:
-        DataError: A file names a column twice, or none has a row.
+        DataError: A file names a column twice or with a NUL character, or none has a row.
     """
     rows, schemas = 0, []
     for file in files:
         with pq.ParquetFile(file) as parquet:
             rows += parquet.metadata.num_rows
             schema = parquet.schema_arrow
-        twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
-        if twice is not None:
-            what = f"names the column {shown(twice)} twice"
-            raise DataError(what, where=file, fix="Rename one of them")
+        check_names(schema.names, file)
         schemas.append(schema)
     if not rows:
         raise DataError("has no rows", where=files[0], fix="Add rows, or remove the file")

@@ -26,7 +26,7 @@ from datasets.packaged_modules.json.json import Json
 from datasets.packaged_modules.parquet.parquet import Parquet
 from datasets.utils.file_utils import xopen
 
-from msd_deploy.data.readers.columns import FILE, FLAW, LINE, MIXED
+from msd_deploy.data.readers.columns import FILE, FLAW, LINE, MIXED, check_names
 from msd_deploy.data.readers.parquet_tables import read_any_columns
 from msd_deploy.data.readers.rows import (
     MOST_LINE_BYTES,
@@ -34,7 +34,6 @@ from msd_deploy.data.readers.rows import (
     UnusableRowError,
     parse_json,
     parse_object,
-    shown,
     type_name,
 )
 from msd_deploy.errors import DataError
@@ -150,13 +149,7 @@ def _header(file: str, rows: Iterator[tuple[int, list[str]]], delimiter: str) ->
         what = f"has {_SEPARATORS[other]} between columns, not {expected}"
         fix = f"Save it with {expected}{_RENAMED.get(other, '')}"
         raise DataError(what, where=where, fix=fix)
-    twice = next((name for name in header if name.strip() and header.count(name) > 1), None)
-    if twice is not None:
-        what = f"names the column {shown(twice)} twice"
-        raise DataError(what, where=where, fix="Rename one of them")
-    if any("\0" in name for name in header):  # where Arrow's schema ends a name
-        what = "has a NUL character in the name of a column"
-        raise DataError(what, where=where, fix="Remove it")
+    check_names([name for name in header if name.strip()], where)
     return header
 
 

@@ -463,6 +463,13 @@ def test_a_column_that_parquet_names_twice_is_named(tmp_path: Path) -> None:
         load(str(tmp_path / "a.parquet"))
 
 
+def test_a_nul_in_the_name_of_a_column_of_parquet_is_named(tmp_path: Path) -> None:
+    columns = {"text": [f"t {n}" for n in range(20)], "label": ["a", "b"] * 10, "\0x": [1] * 20}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: has a NUL character in the name of a column"):
+        load(str(tmp_path / "a.parquet"))
+
+
 def test_of_a_damaged_file_nothing_but_our_error_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
