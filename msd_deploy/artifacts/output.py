@@ -96,7 +96,11 @@ def check_writable(path: Path, *, fix: str = ANOTHER_OUT) -> None:
         raise ArtifactError(f"cannot be created: {nearest} is not a folder", where=path, fix=fix)
     try:
         with claimed_folder(nearest, f".{path.name}.{BUILDING}") as probe:
-            probe.rmdir()
+            try:
+                probe.rmdir()
+            except BaseException:  # Ctrl-C
+                remove_path(probe)
+                raise
     except OSError as error:
         raise ArtifactError(
             f"cannot be written: {nearest} takes no new files ({error.strerror})",

@@ -293,9 +293,10 @@ def test_the_real_command_killed_in_each_stage(exports: Exports, words: str) -> 
 
 def test_a_benchmark_measures_what_was_finished_before_a_kill(exports: Exports) -> None:
     exports.reset(with_exports=False)
+    # Each precision begins with two operations that check its folder, all before the first export.
     finished = exports.export("onnx", precisions=["fp32"]).operations
     exports.reset(with_exports=False)
-    ended = exports.export("onnx", operation=finished + 2)
+    ended = exports.export("onnx", operation=finished + 4)
     assert ended.code == -signal.SIGKILL, ended.stderr
     assert [form_of(folder) for folder in exports.hidden()] == ["onnx-int8"]
     exports.check()
