@@ -118,8 +118,8 @@ def _check_number(value: object, key: str, path: Path) -> None:
         _refuse(key, value, f"no number above {_MOST:,} is supported", path)
     if isinstance(value, bool) and (name.startswith("num_") or name.endswith(("_size", "_eps"))):
         _refuse(key, value, "it must be a number", path)
-    if name.startswith("initializer_") and not (number is not None and 0 <= number <= _MOST_SPREAD):
-        _refuse(key, value, f"it must be a number from 0 to {_MOST_SPREAD}", path)
+    if name.startswith("initializer_") and not (number is not None and 0 < number <= _MOST_SPREAD):
+        _refuse(key, value, f"it must be a number above 0, {_MOST_SPREAD} at most", path)
     if name.endswith(("_eps", "_heads")) and not (number is not None and number > 0):
         _refuse(key, value, "it must be a positive number", path)
 

@@ -72,7 +72,7 @@ def load_changed(folder: Path, name: str, **changes: object) -> None:
         ({"text_config__num_attention_heads": -2}, "it must be a positive number"),
         ({"vision_config__layer_norm_eps": -1e-5}, "it must be a positive number"),
         ({"text_config__intermediate_size": 31}, r"as \[31.*, and the weights have \[32"),
-        ({"text_config__initializer_range": -0.02}, "it must be a number from 0 to 100"),
+        ({"text_config__initializer_range": 0.0}, "it must be a number above 0, 100 at most"),
         ({"text_config__vocab_size": "300"}, "'vocab_size': .*expected int, got str"),
         ({"vision_config": None}, ""),
         ({"text_config__hidden_act": "no"}, ""),
