@@ -76,15 +76,34 @@ def rows_of(raw: bytes, delimiter: str) -> dict[int, dict[str, Any] | None] | No
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         header = next((cells for cells in reader if cells), [])
         rows: dict[int, dict[str, Any] | None] = {}
-        line = reader.line_num + 1
+        line, written = reader.line_num + 1, io.StringIO(text, newline="").readlines()
+        records: dict[int, tuple[list[str], list[str]]] = {}
         for found in reader:
             if found:
                 rows[line] = row_of(header, found)
+                records[line] = found, written[line - 1 : reader.line_num]
             line = reader.line_num + 1
+        rows |= dict.fromkeys(lines_of_rows(records, delimiter, len(header)))
     except (csv.Error, UnicodeError):
         return None
     repeated = [name for name, count in Counter(header).items() if count > 1 and name.strip()]
     return None if repeated or not header or any("\0" in name for name in header) else rows
+
+
+def lines_of_rows(
+    records: dict[int, tuple[list[str], list[str]]], delimiter: str, width: int
+) -> list[int]:
+    """Return the records whose lines are rows themselves, as other rows have a cell of each."""
+    usual = [cells for cells, lines in records.values() if len(lines) == 1 and len(cells) == width]
+    known = [{cells[at] for cells in usual} - {""} for at in range(width)]
+    found = []
+    for line, (_, lines) in records.items():
+        inside = [row.rstrip("\r\n").split(delimiter) for row in lines]
+        if len(lines) > 1 and all(len(cells) == width for cells in inside):
+            columns = [{cells[at].strip('"') for cells in inside} for at in range(width)]
+            if any(column <= values for column, values in zip(columns, known, strict=True)):
+                found.append(line)
+    return found
 
 
 def row_of(header: list[str], found: list[str]) -> dict[str, Any] | None:

@@ -44,6 +44,7 @@ _MOST_CELL_CHARACTERS = MOST_LINE_BYTES
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _RENAMED = {",": ", or rename it to FILE.csv", "\t": ", or rename it to FILE.tsv"}
 _EXCEL = re.compile(r""""?sep=([^\w"'\r\n])"?[\r\n]*""")
+_UNCLOSED = "a text begins with a quotation mark; double it, and enclose the text in two more"
 _ORIGINS = pa.schema([(LINE, pa.int64()), (FILE, pa.string()), (FLAW, pa.string())])
 _FEATURES_OF_ORIGINS = datasets.Features.from_arrow_schema(_ORIGINS)
 _OPTIONS_OF_CSV = ("sep", "delimiter", "quotechar", "encoding", "features")
@@ -73,12 +74,19 @@ def read_csv(
     lines: list[int] = []
     flaws: list[str | None] = []
     columns: list[list[str | None]] = [[] for _ in header]
-    for line, cells in rows:
+    long_rows: dict[int, list[list[str]]] = {}
+    for line, cells, written in rows:
         flaw = _flaw_of(cells, header)
+        if len(written) > 1:
+            long_rows[len(lines)] = [_cells_without_quotes(at, delimiter, quote) for at in written]
         lines.append(line)
         flaws.append(flaw)
         for column, cell in zip(columns, cells if flaw is None else header, strict=True):
             column.append(cell or None if flaw is None else None)
+    for at in _with_rows_inside(long_rows, columns):
+        flaws[at] = f"has {len(long_rows[at])} lines that are rows: {_UNCLOSED}"
+        for column in columns:
+            column[at] = None
     table = {
         name: pa.array(column, pa.string())
         for name, column in zip(header, columns, strict=True)
@@ -96,10 +104,43 @@ def _flaw_of(cells: Sequence[str], header: Sequence[str]) -> str | None:
     return None
 
 
+def _cells_without_quotes(line: str, delimiter: str, quote: str) -> list[str]:
+    return [cell.strip(quote) for cell in line.rstrip("\r\n").split(delimiter)]
+
+
+def _with_rows_inside(
+    long_rows: Mapping[int, list[list[str]]], columns: Sequence[list[str | None]]
+) -> list[int]:
+    """Return the rows of several lines each of which is a row by itself.
+
+    Such a row begins in a cell whose text begins with a quote, in a file that quotes no cells, and
+    ends with the next one that ends with a quote. Each line has a cell for each column then, and in
+    one column, such as that of labels, only values that other rows have there.
+    """
+    of_rows = {
+        at: lines
+        for at, lines in long_rows.items()
+        if all(len(cells) == len(columns) for cells in lines)
+    }
+    if not of_rows:
+        return []
+    known = [
+        {cell for at, cell in enumerate(column) if cell is not None and at not in long_rows}
+        for column in columns
+    ]
+    return [
+        at
+        for at, lines in of_rows.items()
+        if any(
+            known[place].issuperset(cells) for place, cells in enumerate(zip(*lines, strict=True))
+        )
+    ]
+
+
 def _csv_rows(
     file: str, delimiter: str, quote: str, encoding: str | None
-) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line on which each row begins, and its cells; blank lines are left out.
+) -> Iterator[tuple[int, list[str], list[str]]]:
+    """Yield the line on which each row begins, its cells and its lines; blank lines are left out.
 
     A first line `sep=;` is no row: it names the delimiter, as Excel writes and reads it.
     """
@@ -115,13 +156,15 @@ def _csv_rows(
             first = text.readline()
             stated = _EXCEL.fullmatch(first)
             line = before = int(stated is not None)
-            lines = _decoded(text if stated else itertools.chain([first], text))
+            written: list[str] = []
+            lines = _decoded(text if stated else itertools.chain([first], text), written)
             mark = stated[1] if stated else delimiter
             reader = csv.reader(lines, delimiter=mark, quotechar=quote, strict=True)
             for cells in reader:
                 start, line = line + 1, reader.line_num + before
                 if cells:
-                    yield start, cells
+                    yield start, cells, written
+                written.clear()
         except csv.Error as error:
             fix = "Enclose cells with quotes or line breaks in quotes, and double the quotes inside"
             raise DataError(f"is not CSV ({error})", where=f"{file}:{line + 1}", fix=fix) from error
@@ -131,15 +174,18 @@ def _csv_rows(
             raise DataError(what, where=place, fix="Save the file as UTF-8") from error
 
 
-def _decoded(text: Iterator[str]) -> Iterator[str]:
-    """Yield lines; raise UnicodeError at the one with bytes that are not of the encoding."""
+def _decoded(text: Iterator[str], written: list[str]) -> Iterator[str]:
+    """Yield lines, and keep each; raise UnicodeError where bytes are not of the encoding."""
     for line in text:
         line.encode("utf-8")
+        written.append(line)
         yield line
 
 
-def _header(file: str, rows: Iterator[tuple[int, list[str]]], delimiter: str) -> list[str]:
-    line, header = next(rows, (0, []))
+def _header(
+    file: str, rows: Iterator[tuple[int, list[str], list[str]]], delimiter: str
+) -> list[str]:
+    line, header, _ = next(rows, (0, [], []))
     where = f"{file}:{line}"
     if not header:
         raise DataError("is empty", where=file, fix="Name the columns in its first line")
