@@ -68,8 +68,9 @@ def load_tables(spec: str, options: SourceOptions) -> SourceData:
     """Read a Hugging Face dataset, from the hub or from a folder, or a CSV, TSV or Parquet file.
 
     The splits train, validation (or dev, val, valid) and test of a dataset are kept, as is the
-    column `split` of a file; what is missing is taken from the training rows by the hash of their
-    images, as of a FILE.jsonl without `split`. A held-out split without any label is left out.
+    column `split` of a file or of a dataset with one split; what is missing is taken from the
+    training rows by the hash of their images, as of a FILE.jsonl without `split`. A held-out split
+    without any label is left out.
 
     Args:
         spec: hub:NAME, hub:FOLDER or the path of a file.
@@ -165,7 +166,7 @@ class _Reader:
             image_key = self._other_image_key(features)
             options = replace(options, image_column=image_key)
         self._columns: Columns = self._find_columns(features, options)
-        self._split_column = "split" if is_file and "split" in features else None
+        self._split_column = self._find_split_column(features)
         self._closed = closed or options.labels or self._columns.names
         self._notes = list(self.opened.notes)
         self._splits = list(self._splits_to_read())
@@ -215,6 +216,15 @@ class _Reader:
             splits = {name: rows.rename_columns(renamed) for name, rows in splits.items()}
             self.opened = replace(self.opened, splits=splits)
         return renamed
+
+    def _find_split_column(self, features: datasets.Features) -> str | None:
+        """Return `split`, if the rows are not in the splits of a data set already."""
+        names = list(self.opened.splits)
+        is_alone = len(names) == 1 and (not names[0] or split_called(names[0]) in (None, "train"))
+        if not is_alone or "split" not in features:
+            return None
+        kind = features.arrow_schema.field("split").type
+        return "split" if not names[0] or is_string(kind) else None
 
     def _other_image_key(self, features: datasets.Features) -> str | None:
         """Return the first of IMAGE_KEYS that holds images, or names of image files."""

@@ -131,11 +131,13 @@ def test_odd_values_are_read_or_refused_alike_in_every_form(
     assert all(form == found["jsonl", False] for form in found.values())
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
-def test_the_name_of_a_split_may_have_another_case_and_blanks(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize(("suffix", "in_hub"), FORMS)
+def test_the_name_of_a_split_may_have_another_case_and_blanks(
+    tmp_path: Path, suffix: str, in_hub: bool
+) -> None:
     names = ["train", "Train", " TEST", "Validation ", "", None]
     records = [{**record, "split": names[n % 6]} for n, record in enumerate(GOOD)]
-    data = load(write(tmp_path / "d", suffix, records, in_hub=False))
+    data = load(write(tmp_path / "d", suffix, records, in_hub=in_hub))
     assert data.info.skipped == ()
     assert {"t 0", "t 1", "t 6", "t 7"} <= set(data.dataset["train"]["text"])
     assert {"t 2", "t 8"} <= set(data.dataset["test"]["text"])
