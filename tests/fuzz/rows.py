@@ -72,10 +72,16 @@ def image_of(name: object, folder: Path) -> str:
     return ""
 
 
+# As Python, JSON and numpy write lists.
+LIST_AS_TEXT = re.compile(r"(?s)\[\s*(|['\"].*['\"]|[^\[]*,.*|[0-9.]+(\s+[0-9.]+)*)\s*\]")
+
+
 def label_of(value: object) -> str | None:
     """Return a class; None where it is no class."""
     is_name = isinstance(value, str | int) and not isinstance(value, bool) and is_text(str(value))
-    return str(value) if is_name and str(value).strip() else None
+    if not is_name or not str(value).strip() or LIST_AS_TEXT.fullmatch(str(value)):
+        return None
+    return str(value)
 
 
 def labels_in(row: Mapping[str, Any]) -> object:

@@ -33,6 +33,9 @@ IMAGE_KEYS = (
     "photo",
 )
 """What some call the image; understood where no row has `image`."""
+_IN_BRACKETS = re.compile(r"\[.*\]", re.DOTALL)
+# A class may be called [unknown].
+_LIST_AS_TEXT = re.compile(r"""\[\s*(|['"].*['"]|[^\[]*,.*|[0-9.]+(\s+[0-9.]+)*)\s*\]""", re.DOTALL)
 _KEYS = frozenset({"image", "text", "split", *LABEL_KEYS, *IMAGE_KEYS})
 _MOST_KEYS_NAMED = 5
 MOST_LINE_BYTES = 1 << 20
@@ -289,8 +292,8 @@ def parse_labels(value: object, key: str, *, is_multi_label: bool) -> tuple[str,
     if is_multi_label:
         raise UnusableRowError(f"{key} is {type_name(value)}, not a list")
     name = parse_class(value, key)
-    if key == "labels" and name.startswith("[") and name.endswith("]"):
-        raise UnusableRowError("labels is a list written as text; FILE.jsonl holds lists")
+    if (_LIST_AS_TEXT if key == "label" else _IN_BRACKETS).fullmatch(name):
+        raise UnusableRowError(f"{key} is a list written as text; FILE.jsonl has real lists")
     return (name,)
 
 

@@ -379,13 +379,48 @@ def test_images_of_bytes_whose_paths_are_all_missing_are_read(tmp_path: Path) ->
     assert all(images)
 
 
-@pytest.mark.parametrize("labels", ['["a", "b"]', "[]", "['a' 'b']"])
-def test_a_list_that_is_written_as_text_is_not_a_class(tmp_path: Path, labels: str) -> None:
-    records = [{"text": f"t {n}", "labels": "ab"[n % 2]} for n in range(40)]
-    write_csv(tmp_path / "rows.csv", [*records, {"text": "last", "labels": labels}])
+@pytest.mark.parametrize("key", ["label", "labels"])
+@pytest.mark.parametrize("labels", ['["a", "b"]', "[]", "['a' 'b']", "[a, b]", "[1.0 2.0]"])
+def test_a_list_that_is_written_as_text_is_not_a_class(
+    tmp_path: Path, labels: str, key: str
+) -> None:
+    records = [{"text": f"t {n}", key: "ab"[n % 2]} for n in range(40)]
+    write_csv(tmp_path / "rows.csv", [*records, {"text": "last", key: labels}])
     data = load(str(tmp_path / "rows.csv"))
     assert data.info.labels == ("a", "b")
-    assert "rows.csv:42: labels is a list written as text" in str(data.info.skipped[0])
+    assert f"rows.csv:42: {key} is a list written as text" in str(data.info.skipped[0])
+
+
+def test_a_class_may_be_called_by_a_word_in_brackets(tmp_path: Path) -> None:
+    names = ("[unknown]", "[a b]")
+    records = [{"text": f"t {n}", "label": names[n % 2]} for n in range(40)]
+    write_csv(tmp_path / "rows.csv", records)
+    assert load(str(tmp_path / "rows.csv")).info.labels == ("[a b]", "[unknown]")
+
+
+@pytest.mark.parametrize("last", [9, 13])
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_rows_between_two_quotation_marks_of_texts_are_not_lost_silently(
+    tmp_path: Path, separator: str, last: int
+) -> None:
+    texts = {8: '"new: a mug', last: 'monitor 27"'}
+    rows = [(texts.get(n, f"t {n}"), "ab"[n % 2], f"r{n}") for n in range(40)]
+    lines = [separator.join(row) for row in (("text", "label", "id"), *rows)]
+    path = tmp_path / f"rows.{'csv' if separator == ',' else 'tsv'}"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    (skipped,) = load(str(path)).info.skipped
+    assert skipped.origin == f"{path}:10"
+    assert skipped.reason.startswith(f"has {last - 7} lines that are rows: a text begins with")
+    with pytest.raises(DataError, match=r":10: has \d lines that are rows"):
+        load(str(path), SourceOptions(strict=True))
+
+
+def test_a_text_of_several_lines_with_separators_is_read(tmp_path: Path) -> None:
+    texts = [f"Hello, you {n}\nbye, all" for n in range(40)]
+    write_csv(tmp_path / "a.csv", [{"text": t, "label": "ab"[n % 2]} for n, t in enumerate(texts)])
+    data = load(str(tmp_path / "a.csv"))
+    assert data.info.skipped == ()
+    assert {text for rows in data.dataset.values() for text in rows["text"]} == set(texts)
 
 
 UNKNOWN = [
