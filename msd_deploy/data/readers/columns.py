@@ -148,9 +148,18 @@ def _refuse(
     what = f"column {shown(name)} is {kind}, not {expected}: {_listed(features)}"
     fix = f"Name another column with --{role}-column"
     if role != "image":
-        way = "write one of its fields" if kind == "struct" else "convert it with .astype(str)"
-        fix += f", or {way} in pandas and save the file again"
+        fix += f", or {_conversion(kind)}, and save the file again"
     raise DataError(what, where=where, fix=fix)
+
+
+def _conversion(kind: str) -> str:
+    if kind == "struct":
+        return "write one of its fields"
+    if kind.startswith("list"):
+        return "convert the entries of its lists to strings"
+    if kind.startswith("float"):
+        return 'convert whole numbers in pandas with .astype("Int64"), others with .astype(str)'
+    return "convert it in pandas with .astype(str)"
 
 
 def _listed(features: Mapping[str, object]) -> str:
@@ -169,6 +178,8 @@ def _kind(feature: object) -> str:
         return "struct"
     if isinstance(feature, datasets.Value):
         return str(feature.dtype)
+    if isinstance(feature, datasets.List):
+        return f"list of {_kind(feature.feature)}"
     return type(feature).__name__
 
 
