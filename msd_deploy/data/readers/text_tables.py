@@ -11,11 +11,12 @@ import csv
 import io
 import itertools
 import json
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import datasets
 import pyarrow as pa
@@ -32,8 +33,10 @@ from msd_deploy.data.readers.rows import (
     MOST_LINE_BYTES,
     Digits,
     UnusableRowError,
+    check_characters,
     parse_json,
     parse_object,
+    shown,
     type_name,
 )
 from msd_deploy.errors import DataError
@@ -41,6 +44,7 @@ from msd_deploy.errors import DataError
 _BOM = b"\xef\xbb\xbf"
 _JSON_ROWS_AT_A_TIME = 10_000
 _MOST_CELL_CHARACTERS = MOST_LINE_BYTES
+_MOST_NAMED = 20
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _RENAMED = {",": ", or rename it to FILE.csv", "\t": ", or rename it to FILE.tsv"}
 _EXCEL = re.compile(r""""?sep=([^\w"'\r\n])"?[\r\n]*""")
@@ -335,14 +339,66 @@ def _metadata_tables(
     metadata_file: str,
     metadata_ext: str = "",
 ) -> Iterator[pa.Table]:
+    name = _name_of(metadata_file, builder)
     if metadata_ext == ".csv":
-        rows = read_csv(metadata_file, delimiter=",")
-        yield _with_file(rows, _name_of(metadata_file, builder))
+        tables = iter([_with_file(read_csv(metadata_file, delimiter=","), name)])
     elif metadata_ext == ".jsonl":
-        named = [(metadata_file, _name_of(metadata_file, builder))]
-        yield from _json_files(named, _schema_of(named))
+        named = [(metadata_file, name)]
+        tables = _json_files(named, _schema_of(named))
     else:
-        yield from infer(metadata_file, metadata_ext)
+        tables = infer(metadata_file, metadata_ext)
+    return (_with_names_inside(table, metadata_file) for table in tables)
+
+
+def _with_names_inside(rows: pa.Table, file: str) -> pa.Table:
+    """Return the rows of metadata; a name that is no path inside the folder is a flaw of its row.
+
+    `datasets` refuses the whole folder for one such name.
+
+    Raises:
+        DataError: No column holds names of images; or a row of Parquet, which has no `FLAW`, has
+            such a name.
+    """
+    own = [name for name in rows.column_names if name not in _ORIGINS.names]
+    if not any(re.fullmatch(r"(.*_)?file_names?", name) for name in own):
+        has = ", ".join(map(shown, own[:_MOST_NAMED])) or "none"
+        what = f"has no column file_name: it has {has}"
+        where = file if file.endswith(".parquet") else f"{file}:1"
+        raise DataError(what, where=where, fix="Name the column of image paths file_name")
+    for name in own:
+        if name != "file_name" and not name.endswith("_file_name"):
+            continue
+        values = rows[name].to_pylist()
+        if rows[name].type == MIXED:
+            values = [None if value is None else json.loads(value["json"]) for value in values]
+        flaws = [_flaw_of_name(value, name, Path(file).name) for value in values]
+        if not any(flaws):
+            continue
+        if FLAW not in rows.column_names:
+            at = next(at for at, flaw in enumerate(flaws) if flaw)
+            raise DataError(f"row {at}: {flaws[at]}", where=file, fix="Fix the row")
+        kept = [None if flaw else value for value, flaw in zip(values, flaws, strict=True)]
+        both = [old or new for old, new in zip(rows[FLAW].to_pylist(), flaws, strict=True)]
+        for column, cells in ((name, kept), (FLAW, both)):
+            at = rows.column_names.index(column)
+            rows = rows.set_column(at, column, pa.array(cells, pa.string()))
+    return rows
+
+
+def _flaw_of_name(value: object, column: str, file: str) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        return f"{column} is not a string"
+    try:
+        path = check_characters(value, column).replace("\\", "/")
+    except UnusableRowError as error:
+        return str(error)
+    if "://" in path:
+        return f"{column} {shown(value)} is a URL, not a file of the data folder"
+    if PureWindowsPath(path).anchor or posixpath.normpath(path).split("/")[0] == "..":
+        return f"{column} {shown(value)} leaves the data folder; write paths relative to {file}"
+    return None
 
 
 def _has_rows(file: str) -> bool:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -650,3 +651,59 @@ def test_a_folder_is_searched_for_data_once(
     monkeypatch.setattr(datasets.load, "get_data_patterns", counted)
     assert len(load(folder).dataset["train"]) > 0
     assert len(found) == 1
+
+
+def write_metadata(
+    folder: Path, kind: str, names: list[object], column: str = "file_name"
+) -> tuple[Path, int]:
+    """Write a folder of images and its metadata; return it and the line of its first row."""
+    folder_of_images(folder, len(names))
+    labels = ["ab"[n % 2] for n in range(len(names))]
+    records = [{column: n, "label": c} for n, c in zip(names, labels, strict=True)]
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(records), folder / "metadata.parquet")
+    elif kind == "jsonl":
+        write_lines(folder, "metadata.jsonl", records)
+    else:
+        cells = [f"{record[column]},{record['label']}\n" for record in records]
+        (folder / "metadata.csv").write_text(f"{column},label\n" + "".join(cells))
+    return folder, 2 if kind == "csv" else 1
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("column", ["File_Name", "image", "filename"])
+def test_metadata_without_a_column_of_names_is_named_with_its_columns(
+    tmp_path: Path, kind: str, column: str
+) -> None:
+    names: list[object] = [f"p/{n:02d}.png" for n in range(12)]
+    folder, _ = write_metadata(tmp_path / "data", kind, names, column)
+    place = f"metadata.{kind}" + (":1" if kind != "parquet" else "")
+    said = f"/{place}: has no column file_name: it has '{column}', 'label'. Name the column of"
+    with pytest.raises(DataError, match=re.escape(said)):
+        load(folder)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("name", ["/p/00.png", "../p/00.png", "p/../../x.png", r"..\x.png", "C:/x"])
+def test_a_name_of_metadata_that_leaves_the_folder_is_a_row_with_its_reason(
+    tmp_path: Path, kind: str, name: str
+) -> None:
+    names: list[object] = [f"p/{n:02d}.png" for n in range(12)]
+    folder, first = write_metadata(tmp_path / "data", kind, [*names, name])
+    reason = f"file_name {name!r} leaves the data folder; write paths relative to metadata.{kind}"
+    if kind == "parquet":
+        with pytest.raises(DataError, match=re.escape(f"metadata.parquet: row 12: {reason}")):
+            load(folder)
+        return
+    (skipped,) = load(folder).info.skipped
+    assert str(skipped).endswith(f"(metadata.{kind}:{first + 12}): {reason}")
+
+
+@pytest.mark.parametrize("value", [True, ["p/00.png"], "\ud800.png", "http://a/b.png"])
+def test_a_value_of_metadata_that_is_no_path_is_a_row_with_its_reason(
+    tmp_path: Path, value: object
+) -> None:
+    names: list[object] = [f"p/{n:02d}.png" for n in range(12)]
+    folder, _ = write_metadata(tmp_path / "data", "jsonl", [*names, value])
+    (skipped,) = load(folder).info.skipped
+    assert "(metadata.jsonl:13): file_name " in str(skipped)
