@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from msd_deploy.artifacts.manifest import sha256_of_file, sha256_of_json
 from msd_deploy.artifacts.write_errors import cache_fix
 from msd_deploy.data.images import image_endings
-from msd_deploy.data.readers.rows import shown
+from msd_deploy.data.readers.rows import shown, split_called
 from msd_deploy.data.readers.text_tables import read_as_written
 from msd_deploy.errors import DataError, counted
 
@@ -37,6 +37,7 @@ _HIDDEN = (".", "__")
 _MOST_NAMED = 10
 _MOST_IMAGES_NAMED = 3
 _FORM = "Use hub:OWNER/NAME, hub:OWNER/NAME:CONFIG, or hub:FOLDER"
+_METADATA = "write metadata.csv with columns file_name and label"
 _WITHOUT_SCRIPT = (
     "Have its parquet files instead (hub datasets have them on the branch refs/convert/parquet), or"
     " write a FILE.jsonl"
@@ -129,6 +130,7 @@ def open_hub_dataset(location: str) -> OpenedTables:
         splits = {str(split): builder.as_dataset(split=split) for split in builder.info.splits}
     if name.is_folder and isinstance(builder, ImageFolder):
         _refuse_depths(spec, Path(name.place).resolve(), files, builder.EXTENSIONS)
+        _refuse_without_classes(spec, files, builder.info.features, notes)
         notes += _images_without_row(Path(name.place).resolve(), files, splits)
     return OpenedTables(spec, splits, folders, notes)
 
@@ -151,15 +153,15 @@ def _load_builder(
         if not name.is_folder:
             raise
     files = _files_in(Path(name.place).resolve())
-    has_table = any(file.name in ImageFolder.METADATA_FILENAMES for file in files)
-    if builder is not None and (has_table or _card_names_files(Path(name.place))):
+    if builder is not None and (_has_metadata(files) or _card_names_files(Path(name.place))):
         return builder, ()
     usual = {*ImageFolder.EXTENSIONS, ".zip"}
     endings = image_endings().union(usual)
     left_out = {file for file in files if file.suffix.lower() not in endings}
     if len(left_out) == len(files):
         what = f"cannot be read (No (supported) data files found; {_left_out(left_out)})"
-        raise DataError(what, where=f"{PREFIX}{name.place}", fix=_FORM)
+        fix = "Unpack archives, and save tables as .csv, .jsonl or .parquet"
+        raise DataError(what, where=f"{PREFIX}{name.place}", fix=fix)
     if builder is None or any(file.suffix.lower() not in usual for file in files - left_out):
         further = {"EXTENSIONS": sorted(endings - {".zip"}), "__module__": ImageFolder.__module__}
         reader = type("ImageFolder", (ImageFolder,), further)
@@ -205,7 +207,7 @@ def _files_in(folder: Path) -> set[Path]:
 
 def _refuse_depths(spec: str, folder: Path, files: Sequence[str], endings: Collection[str]) -> None:
     """Refuse images by class that lie at several depths, of which `datasets` reads no classes."""
-    if any(Path(file).name in ImageFolder.METADATA_FILENAMES for file in files):
+    if _has_metadata(files):
         return
     by_depth: dict[int, list[Path]] = {}
     for image in (Path(file) for file in files if Path(file).suffix.lower() in endings):
@@ -221,9 +223,23 @@ def _refuse_depths(spec: str, folder: Path, files: Sequence[str], endings: Colle
         f"{shown(str(min(by_depth[rarest])))}{lies} {side} than the other images, and the folder of"
         " an image is its class",
         where=spec,
-        fix="Move it into the folder of its class, or write metadata.csv with columns file_name"
-        " and label",
+        fix=f"Move it into the folder of its class, or {_METADATA}",
     )
+
+
+def _refuse_without_classes(
+    spec: str, files: Sequence[str], features: Mapping[str, object], notes: Sequence[str]
+) -> None:
+    """Refuse images without metadata of which each split, or the folder, has one folder."""
+    names = getattr(features.get("label"), "names", ())
+    if not _has_metadata(files) and all(split_called(name) for name in names):
+        what = "has no classes: the folder of an image is its class, and a split has one at most"
+        fix = f"Move them into folders named by their class, or {_METADATA}"
+        raise DataError("; ".join([what, *notes]), where=spec, fix=fix)
+
+
+def _has_metadata(files: Iterable[str | Path]) -> bool:
+    return any(Path(file).name in ImageFolder.METADATA_FILENAMES for file in files)
 
 
 def _images_without_row(

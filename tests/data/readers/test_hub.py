@@ -285,6 +285,28 @@ def test_a_folder_without_any_file_that_is_read_names_what_it_has(tmp_path: Path
         load(tmp_path / "data")
 
 
+@pytest.mark.parametrize("folders", [["."], ["a"], ["train"], ["train", "test"], ["train/a"]])
+def test_images_without_classes_are_refused_with_two_ways_out(
+    tmp_path: Path, folders: list[str]
+) -> None:
+    for place in folders:
+        for number in range(12):
+            save_photo(tmp_path / "data" / place / f"{number}.png", number)
+    with pytest.raises(
+        DataError, match=r"has no classes: .* Move them into folders .* metadata\.csv with columns"
+    ) as caught:
+        load(tmp_path / "data")
+    assert "--label-column" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["rows.xlsx", "rows.rar"])
+def test_a_folder_of_formats_that_are_not_read_states_which_are(tmp_path: Path, name: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / name).write_bytes(b"rows")
+    with pytest.raises(DataError, match=r"Unpack archives, and save tables as \.csv"):
+        load(tmp_path / "data")
+
+
 def test_the_files_that_a_card_names_are_read_alone(tmp_path: Path) -> None:
     for index in range(12):
         save_photo(tmp_path / "data" / "used" / ("a", "b")[index % 2] / f"{index}.png", index)
