@@ -11,7 +11,9 @@ import json
 import os
 import re
 import stat
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import NoReturn, cast
@@ -402,6 +404,10 @@ def check_characters(value: str, what: str) -> str:
     return value
 
 
+class _MissingFileError(UnusableRowError):
+    """No file has that name."""
+
+
 class ImageFiles:
     """Finds the images of one folder and hashes each file once.
 
@@ -415,6 +421,7 @@ class ImageFiles:
         self._root = (root or folder).resolve()
         self._found: dict[str, tuple[str, str]] = {}
         self._endings = tuple(image_endings())
+        self._listings: dict[Path, Mapping[str, str]] = {}
 
     def has(self, name: object) -> bool:
         """Return whether a value is the name of an image file, by its ending."""
@@ -441,13 +448,50 @@ class ImageFiles:
         if not isinstance(name, str):
             raise UnusableRowError(f"{key} is {type_name(name)}, not a string")
         if name not in self._found:
-            path = file_inside(self._folder, check_characters(name, key), self._root, what=key)
+            try:
+                path = file_inside(self._folder, check_characters(name, key), self._root, what=key)
+            except _MissingFileError as error:
+                raise UnusableRowError(f"{error}{self._other_form(name)}") from error
             try:
                 self._found[name] = str(path), sha256_of_file(path)
             except OSError as error:
                 reason = f"{key} {shown(name)} cannot be read ({error.strerror})"
                 raise UnusableRowError(reason) from error
         return self._found[name]
+
+    def _other_form(self, name: str) -> str:
+        """Return how the name of a missing file differs from one on disk, "" if it does not.
+
+        A Mac writes "é" as two characters, and file systems of Macs and Windows ignore case.
+        """
+        place, parts, written = self._folder, [], name.replace("\\", "/")
+        for part in written.split("/"):
+            there: str | None = part
+            if not os.path.lexists(place / part):
+                there = self._listed(place).get(_folded(part))
+            if there is None:
+                return ""
+            parts.append(there)
+            place /= there
+        on_disk = "/".join(parts)
+        if on_disk == written:  # a link to a file that is missing
+            return ""
+        if unicodedata.normalize("NFC", on_disk) == unicodedata.normalize("NFC", written):
+            return "; its name on disk differs in Unicode form"
+        return f"; its name on disk differs in case: {shown(on_disk)}"
+
+    def _listed(self, folder: Path) -> Mapping[str, str]:
+        """Return the names in a folder by their folded form; each folder is listed once."""
+        if folder not in self._listings:
+            names: list[str] = []
+            with suppress(OSError):
+                names = sorted(path.name for path in folder.iterdir())
+            self._listings[folder] = {_folded(name): name for name in names}
+        return self._listings[folder]
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def file_inside(folder: Path, name: str, root: Path, *, what: str) -> Path:
@@ -475,7 +519,7 @@ def file_inside(folder: Path, name: str, root: Path, *, what: str) -> Path:
     except FileNotFoundError as error:
         if PureWindowsPath(name).is_absolute():
             raise leaves from error
-        raise UnusableRowError(f"{what} {shown(name)} is missing") from error
+        raise _MissingFileError(f"{what} {shown(name)} is missing") from error
     except UnicodeEncodeError as error:
         raise UnusableRowError(
             f"{what} {shown(name)} has letters that file names cannot have in this locale"

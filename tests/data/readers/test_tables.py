@@ -14,6 +14,7 @@ import pytest
 from msd_deploy.data.prepare import prepare
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.readers.rows import ImageFiles, UnusableRowError
 from msd_deploy.data.readers.spec import load_evaluation_source, load_source
 from msd_deploy.data.source import SourceData, SourceOptions
 from msd_deploy.data.synthetic.drawing import encode_png
@@ -269,6 +270,51 @@ def test_an_image_of_a_file_does_not_lie_outside_its_folder(
     records.append({"image": name, "text": "x", "label": "a"})
     data = load(spec_of(tmp_path / "d", suffix, records, in_hub=False))
     assert [row.reason for row in data.info.skipped] == [f"image {name!r} leaves the data folder"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    ("on_disk", "name", "hint"),
+    [
+        ("p/e\u0301.png", "p/\u00e9.png", "; its name on disk differs in Unicode form"),
+        ("p/\u00e9.png", "p/e\u0301.png", "; its name on disk differs in Unicode form"),
+        ("a\u030a/x.png", "\u00e5\\x.png", "; its name on disk differs in Unicode form"),
+        ("p/x.JPG", "p/x.jpg", "; its name on disk differs in case: 'p/x.JPG'"),
+        ("Photos/x.jpg", "photos\\x.jpg", "; its name on disk differs in case: 'Photos/x.jpg'"),
+        ("P/E\u0301.png", "p/\u00e9.png", "; its name on disk differs in case: 'P/E\u0301.png'"),
+        ("p/x.jpg", "p/y.jpg", ""),
+        ("p/x.jpg", "q/x.jpg", ""),
+    ],
+)
+def test_a_missing_image_is_reported_with_a_file_of_a_similar_name(
+    tmp_path: Path, suffix: str, on_disk: str, name: str, hint: str
+) -> None:
+    (tmp_path / "d" / on_disk).parent.mkdir(parents=True)
+    (tmp_path / "d" / on_disk).write_bytes(png(1))
+    records = [{"image": None, "text": f"t {n}", "label": "ab"[n % 2]} for n in range(20)]
+    records.append({"image": name, "text": "x", "label": "a"})
+    data = load(spec_of(tmp_path / "d", suffix, records, in_hub=False))
+    assert [row.reason for row in data.info.skipped] == [f"image {name!r} is missing{hint}"]
+
+
+def test_a_link_to_nothing_is_a_missing_image(tmp_path: Path) -> None:
+    (tmp_path / "x.png").symlink_to(tmp_path / "none.png")
+    with pytest.raises(UnusableRowError, match=r"image 'x\.png' is missing$"):
+        ImageFiles(tmp_path).find("x.png")
+
+
+def test_a_folder_is_listed_once_for_all_missing_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "p").mkdir()
+    listed: list[Path] = []
+    iterdir = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: [listed.append(path), *iterdir(path)][1:])
+    files = ImageFiles(tmp_path)
+    for number in range(50):
+        with pytest.raises(UnusableRowError, match=r"is missing$"):
+            files.find(f"p/{number}.png")
+    assert listed == [tmp_path / "p"]
 
 
 def test_a_byte_order_mark_an_index_and_windows_line_ends_are_no_problem(tmp_path: Path) -> None:
