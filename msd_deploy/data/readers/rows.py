@@ -211,12 +211,12 @@ def parse_json(raw: bytes, *, parse_int: Callable[[str], object] = int) -> objec
     except UnusableRowError:
         raise
     except UnicodeDecodeError as error:
-        reason = "is UTF-16" if _is_utf16(raw) else f"is not UTF-8 (byte {error.start + 1})"
+        reason = "is UTF-16" if is_utf16(raw) else f"is not UTF-8 (byte {error.start + 1})"
         raise UnusableRowError(reason) from error
     except RecursionError as error:
         raise UnusableRowError("is not JSON that can be read (nested too deeply)") from error
     except json.JSONDecodeError as error:
-        if _is_utf16(raw):
+        if is_utf16(raw):
             raise UnusableRowError("is UTF-16") from error
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         reason = f"is not JSON ({error.msg} at {line}column {error.colno})"
@@ -226,8 +226,8 @@ def parse_json(raw: bytes, *, parse_int: Callable[[str], object] = int) -> objec
         raise UnusableRowError(f"is not JSON ({str(error).partition(';')[0]})") from error
 
 
-def _is_utf16(raw: bytes) -> bool:
-    """Return whether bytes that are no JSON are UTF-16, in which every other byte of ASCII is 0."""
+def is_utf16(raw: bytes) -> bool:
+    """Return whether bytes of a text are UTF-16, in which every other byte of ASCII is 0."""
     return raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or raw[:2].count(0) == 1
 
 

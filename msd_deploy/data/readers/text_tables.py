@@ -34,6 +34,7 @@ from msd_deploy.data.readers.rows import (
     Digits,
     UnusableRowError,
     check_characters,
+    is_utf16,
     parse_json,
     parse_object,
     shown,
@@ -47,8 +48,9 @@ _MOST_CELL_CHARACTERS = MOST_LINE_BYTES
 _MOST_NAMED = 20
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _RENAMED = {",": ", or rename it to FILE.csv", "\t": ", or rename it to FILE.tsv"}
-_EXCEL = re.compile(r""""?sep=([^\w"'\r\n])"?[\r\n]*""")
+_EXCEL = re.compile(r""""?sep=([^\w"'\r\n])"?[\r\n]*""", re.IGNORECASE)
 _UNCLOSED = "a text begins with a quotation mark; double it, and enclose the text in two more"
+_FIRST_QUOTED = re.compile(r"""("[^"]*")+ *([,\t;|])""")
 _ORIGINS = pa.schema([(LINE, pa.int64()), (FILE, pa.string()), (FLAW, pa.string())])
 _FEATURES_OF_ORIGINS = datasets.Features.from_arrow_schema(_ORIGINS)
 _OPTIONS_OF_CSV = ("sep", "delimiter", "quotechar", "encoding", "features")
@@ -158,6 +160,8 @@ def _csv_rows(
         line, before, reader = 0, 0, csv.reader(())
         try:
             first = text.readline()
+            if is_utf16(first.encode("utf-8", "surrogateescape")):
+                raise DataError("is UTF-16", where=f"{file}:1", fix="Save the file as UTF-8")
             stated = _EXCEL.fullmatch(first)
             line = before = int(stated is not None)
             written: list[str] = []
@@ -170,6 +174,9 @@ def _csv_rows(
                     yield start, cells, written
                 written.clear()
         except csv.Error as error:
+            quoted = None if line else _FIRST_QUOTED.match(first.removeprefix("\ufeff"))
+            if quoted and quoted[2] != mark:
+                raise _other_separator(f"{file}:1", quoted[2], mark) from error
             fix = "Enclose cells with quotes or line breaks in quotes, and double the quotes inside"
             raise DataError(f"is not CSV ({error})", where=f"{file}:{line + 1}", fix=fix) from error
         except UnicodeError as error:
@@ -195,12 +202,16 @@ def _header(
         raise DataError("is empty", where=file, fix="Name the columns in its first line")
     other = next((mark for mark in _SEPARATORS if mark in header[0] and mark != delimiter), None)
     if len(header) == 1 and other is not None:
-        expected = _SEPARATORS.get(delimiter, repr(delimiter))
-        what = f"has {_SEPARATORS[other]} between columns, not {expected}"
-        fix = f"Save it with {expected}{_RENAMED.get(other, '')}"
-        raise DataError(what, where=where, fix=fix)
+        raise _other_separator(where, other, delimiter)
     check_names([name for name in header if name.strip()], where)
     return header
+
+
+def _other_separator(where: str, other: str, delimiter: str) -> DataError:
+    expected = _SEPARATORS.get(delimiter, repr(delimiter))
+    what = f"has {_SEPARATORS[other]} between columns, not {expected}"
+    fix = f"Save it with {expected}{_RENAMED.get(other, '')}"
+    return DataError(what, where=where, fix=fix)
 
 
 def read_as_written(builder: datasets.DatasetBuilder) -> None:

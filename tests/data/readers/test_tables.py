@@ -337,7 +337,10 @@ def test_a_byte_order_mark_an_index_and_windows_line_ends_are_no_problem(tmp_pat
         (b"red shoes,a\nblue,b\n", r"has no column label or labels: it has red shoes \(string\)"),
         (b"text,label,text\na,b,c\n", r"rows\.csv:1: names the column 'text' twice"),
         ("text,label\na,b\n\u00e9,b\n".encode("latin-1"), r"rows\.csv:3: is not UTF-8\. Save"),
-        ("text,label\na,b\n".encode("utf-16"), r"rows\.csv:1: is not UTF-8\. Save the file"),
+        ("text,label\na,b\n".encode("utf-16"), r"rows\.csv:1: is UTF-16\. Save the file as UTF-8"),
+        ("text,label\na,b\n".encode("utf-16-le"), r"rows\.csv:1: is UTF-16\. Save the file as"),
+        ("text,label\na,b\n".encode("utf-16-be"), r"rows\.csv:1: is UTF-16\. Save the file as"),
+        ("text\n".encode("utf-16-le"), r"rows\.csv:1: is UTF-16\. Save the file as UTF-8"),
         (b'text,label\na,b\n"c,d\ne,f\n', r"rows\.csv:3: is not CSV \(unexpected end of data\)"),
         (b'text,label\na,b\n"c"d,e\n', r"rows\.csv:3: is not CSV \(',' expected after '\"'\)"),
         (
@@ -573,18 +576,20 @@ def test_of_a_damaged_file_nothing_but_our_error_is_logged(
         ("tsv", ";", "has semicolons between columns, not tabs. Save it with tabs."),
     ],
 )
+@pytest.mark.parametrize("quote", ["", '"'])
 @pytest.mark.parametrize("in_hub", [False, True])
 def test_a_wrong_separator_is_named_with_the_way_out(
-    tmp_path: Path, name: str, separator: str, message: str, in_hub: bool
+    tmp_path: Path, name: str, separator: str, message: str, quote: str, in_hub: bool
 ) -> None:
     path = tmp_path / "d" / f"rows.{name}"
     path.parent.mkdir()
-    path.write_text(f"text{separator}label\n" + f"t{separator}a\n" * 20)
+    row = f"{quote}{{}}{quote}{separator}{quote}{{}}{quote}\n".format
+    path.write_text(row("text", "label") + row("t", "a") * 20)
     with pytest.raises(DataError, match=re.escape(f"rows.{name}:1: {message}")):
         load(f"hub:{path.parent}" if in_hub else str(path))
 
 
-@pytest.mark.parametrize("first", ["sep={}", "\ufeffsep={}\r", '"sep={}"'])
+@pytest.mark.parametrize("first", ["sep={}", "\ufeffsep={}\r", '"sep={}"', "SEP={}"])
 @pytest.mark.parametrize("separator", [*",;|\t"])
 @pytest.mark.parametrize("in_hub", [False, True])
 def test_the_first_line_of_excel_states_the_separator(
