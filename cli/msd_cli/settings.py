@@ -22,6 +22,7 @@ from msd_deploy.errors import ConfigError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+_MOST_NAME_BYTES = 200
 _Config = TypeVar("_Config", bound="DataclassInstance")
 
 
@@ -172,14 +173,24 @@ def teaching_settings(
 
 
 def default_run_folder(spec: str) -> Path:
-    """Return runs/NAME, where NAME is the data set's name, or the stem of its file."""
+    """Return runs/NAME, where NAME is the data set's name, or the stem of its file.
+
+    It is cut to `_MOST_NAME_BYTES`: what is being written has a longer name beside it.
+    """
+    name = _name_of_data(spec)[:_MOST_NAME_BYTES]
+    while len(name.encode("utf-8", "surrogatepass")) > _MOST_NAME_BYTES:
+        name = name[:-1]
+    return Path("runs") / name
+
+
+def _name_of_data(spec: str) -> str:
     from msd_deploy.data.readers.spec import FILE_SUFFIXES
 
     kind, _, rest = spec.partition(":")
     if spec.lower().endswith(FILE_SUFFIXES):
-        return Path("runs") / Path(spec).stem
+        return Path(spec).stem
     if kind == "hub":
         from msd_deploy.data.readers.hub_dataset import hub_name
 
-        return Path("runs") / Path(hub_name(rest).place).resolve().name
-    return Path("runs") / Path(rest if kind == "synthetic" else kind).name
+        return Path(hub_name(rest).place).resolve().name
+    return Path(rest if kind == "synthetic" else kind).name

@@ -227,6 +227,9 @@ def test_a_long_name_in_a_table_is_broken_and_not_cut() -> None:
         ("photos/rows.parquet", "rows"),
         ("hateful-memes:/data/memes", "hateful-memes"),
         ("/no/data/set", "set"),
+        (f"{'x' * 244}.jsonl", "x" * 200),
+        (f"{'é' * 120}.csv", "é" * 100),
+        (f"a{'é' * 120}.csv", "a" + "é" * 99),
     ],
 )
 def test_a_run_without_out_is_named_after_its_data(spec: str, name: str) -> None:
