@@ -154,17 +154,17 @@ def open_model(path: Path, *, threads: int = 1) -> OpenedModel:
         ArtifactError: It is none of these, incomplete, altered, or contradicts itself.
     """
     folder = path
-    if (path / "run.json").is_file():
+    if is_run := (path / "run.json").is_file():
         read_finished(RunDirectory(path))
         folder = RunDirectory(path).student
-    if not (folder / MANIFEST_NAME).is_file():
+    elif not (folder / MANIFEST_NAME).is_file():
         raise ArtifactError(
             "is not a run, model or export folder" if path.exists() else "no such folder",
             where=path,
             fix="Pass a run, a model folder, or a folder in a run's exports",
         )
     predictor: Predictor
-    if read_versioned_json(folder / MANIFEST_NAME).get("kind") == KIND:
+    if not is_run and read_versioned_json(folder / MANIFEST_NAME).get("kind") == KIND:
         export = open_export(folder)
         exported = open_predictor(export.target, export.model_path, threads=threads)
         refuse_contradictions(exported.metadata, folder)

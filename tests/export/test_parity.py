@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from msd_deploy.artifacts.atomic import remove_path
 from msd_deploy.artifacts.manifest import write_manifest
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.prepared import PreparedSplit
@@ -328,6 +330,17 @@ def test_a_precision_that_a_target_lacks_is_refused() -> None:
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is not a run, model or export folder"):
         open_model(tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["student", "student/manifest.json"])
+def test_the_student_that_a_run_lacks_is_named(own_run: RunDirectory, lost: str) -> None:
+    remove_path(own_run.root / lost)
+    messages = []
+    for use in (open_model, lambda run: export_student(RunDirectory(run), ExportConfig(ONNX))):
+        with pytest.raises(ArtifactError, match=re.escape(f"{own_run.student}: ")) as caught:
+            use(own_run.root)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
 
 
 def test_an_interval_beyond_the_allowed_loss_is_noted(split: PreparedSplit) -> None:
