@@ -52,7 +52,7 @@ traceback.
 | 2 | Usage: an unknown command or option, a value of the wrong type or out of range. |
 | 3 | An export is outside its tolerance, or loses more than `--max-drop`. |
 | 130 | Stopped by Ctrl-C; finished work is kept. |
-| 143 | Ended by SIGTERM; no partial output is left. |
+| 143 | Ended by SIGTERM; files begun are removed, and checkpoints stay for `--resume`. |
 """
 
 
