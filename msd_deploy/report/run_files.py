@@ -82,10 +82,15 @@ def read_training(path: Path, *, metric: str) -> TrainingJson:
         metric: Name of the metric in validation lines.
 
     Raises:
-        ArtifactError: It is missing, or a line is not a JSON object or lacks a value.
+        ArtifactError: It is missing or has no training of the student, or a line is not a JSON
+            object or lacks a value.
     """
-    lines = []
-    for number, line in enumerate(_read_lines(path), start=1):
+    lines, history = [], _read_lines(path)
+    # With --from and int8 epochs alone, "int8" is the only training.
+    if all(line.get("phase") == "teacher" for line in history):
+        what = "has no line of the student's training"
+        raise ArtifactError(what, where=path, fix="Restore the file")
+    for number, line in enumerate(history, start=1):
         if line.get("phase") == "student":
             _check_line(line, metric, where=f"{path}:{number}")
             lines.append(line)

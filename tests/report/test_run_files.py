@@ -141,3 +141,19 @@ def test_a_line_that_lacks_a_value_is_named(
 def test_a_missing_history_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"history\.jsonl: cannot be read"):
         read_training(tmp_path / "history.jsonl", metric="accuracy")
+
+
+@pytest.mark.parametrize(
+    "lines", ["", '{"phase": "teacher", "step": 7, "terms": {"labels": 9.0}}\n']
+)
+def test_a_history_without_the_students_training_is_named(tmp_path: Path, lines: str) -> None:
+    history = tmp_path / "history.jsonl"
+    history.write_text(lines)
+    with pytest.raises(ArtifactError, match=r"history\.jsonl: has no line of the student"):
+        read_training(history, metric="accuracy")
+
+
+def test_a_student_of_int8_epochs_alone_has_no_curves(tmp_path: Path) -> None:
+    history = tmp_path / "history.jsonl"
+    history.write_text(json.dumps({"phase": "int8", "step": 1, "terms": {"labels": 0.5}}) + "\n")
+    assert read_training(history, metric="accuracy")["steps"] == []
