@@ -122,15 +122,22 @@ def load_with_missing(folder: Path) -> tuple[PreTrainedModel, list[str]]:
 def _check_layers(model: PreTrainedModel, unused: Iterable[str], folder: Path) -> None:
     """Check that no unused weight belongs to the model.
 
-    It does where it is of a further layer, or of a module that has no such weight otherwise.
+    It does where it is of a further layer, of a module that has no such weight otherwise, or of a
+    part of a tower; heads for other tasks are beside the towers.
     """
     modules = dict(model.named_modules())
+    towers = {
+        name for name, module in model.named_children() if isinstance(module, PreTrainedModel)
+    }
     names = [name.removeprefix(f"{model.base_model_prefix}.") for name in unused]
     further = sorted(
         name
         for name in names
         if (_NUMBER.search(name) and _NUMBER.split(name)[0] in modules)
-        or (name.endswith((".weight", ".bias")) and name.rpartition(".")[0] in modules)
+        or (
+            name.endswith((".weight", ".bias"))
+            and (name.rpartition(".")[0] in modules or name.partition(".")[0] in towers)
+        )
     )
     if further:
         raise ArtifactError(

@@ -106,6 +106,12 @@ def test_fewer_layers_in_the_configuration_than_in_the_weights_are_rejected(
         open_kind(copy, kind)
 
 
+def test_a_configuration_without_the_pooling_head_of_the_weights_is_rejected(copy: Path) -> None:
+    set_config(copy / "siglip", vision_config__vision_use_head=False)
+    with pytest.raises(ArtifactError, match=r"config\.json: has fewer layers .*vision_model\.head"):
+        open_kind(copy, "siglip")
+
+
 def test_siglip_towers_of_different_widths_are_rejected(copy: Path) -> None:
     set_config(copy / "siglip", text_config__projection_size=24)
     with pytest.raises(ArtifactError, match=r"projection_size is 24, but .*hidden_size is 16"):
