@@ -298,7 +298,7 @@ def _verify_digests(folder: Path, kind: str, manifest: Json) -> None:
             fix=f"Remove {folder} and write the {kind} again",
         )
     for name in sorted(recorded.keys() | found.keys()):
-        if recorded.get(name) != found.get(name):
+        if name not in found or recorded.get(name) != found[name]:
             if name in found:
                 check_lfs(folder / name)
             state = "is missing" if name not in found else "was added or altered"

@@ -121,3 +121,14 @@ def test_nan_in_a_model_is_named_by_file_and_tensor(own_run: RunDirectory, part:
     )
     with pytest.raises(ArtifactError, match=r"model\.safetensors: the weights classifier\.weight"):
         load_teacher(folder, labels=loaded.labels, problem=loaded.problem)
+
+
+def test_a_file_that_a_manifest_lists_without_a_digest_is_missing(own_run: RunDirectory) -> None:
+    path = own_run.student / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"]["absent.json"] = None
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(
+        ArtifactError, match=r"absent\.json: is missing since the model was written"
+    ):
+        load_model(own_run.student)
