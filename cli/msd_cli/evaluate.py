@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 import typer
 
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console
-from msd_cli.options import READING, Given, JsonOption, ModelArgument, OptionsOf, check_exists
+from msd_cli.options import READING, Given, JsonOption, ModelArgument, OptionsOf
 from msd_cli.settings import option_of, usage_errors, with_given
+from msd_deploy.artifacts.run_directory import check_model_exists
 from msd_deploy.config.parsing import with_options
 from msd_deploy.config.run import DataConfig
 from msd_mobile_bench.config import BenchConfig
@@ -39,7 +40,7 @@ def evaluate(
         msd evaluate runs/demo/exports/onnx-int8 --data new-photos.jsonl --split all
     """
     threads = with_given(BenchConfig(), running).threads
-    check_exists(model)
+    check_model_exists(model)
     from msd_deploy.data.source import SourceOptions
     from msd_deploy.pages.formatting import score_text
     from msd_export.evaluate import evaluate_model

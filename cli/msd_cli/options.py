@@ -12,7 +12,6 @@ import typer
 from rich.markup import escape
 
 from msd_deploy.config.setting import Declaration, declarations
-from msd_deploy.errors import ArtifactError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -32,20 +31,6 @@ ConfigOption = Annotated[
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder that `msd distill --out` wrote.")
 ]
-
-
-def check_exists(model: Path) -> None:
-    """Check the path of a model before libraries are imported, which takes seconds.
-
-    Raises:
-        ArtifactError: Nothing is there.
-    """
-    if not model.exists():
-        raise ArtifactError(
-            "no such folder",
-            where=model,
-            fix="Pass a run, a model folder, or a folder in a run's exports",
-        )
 
 
 ModelArgument = Annotated[

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from msd_cli.console import new_table, print_json, print_note, result_console
-from msd_cli.options import Given, JsonOption, ModelArgument, OptionsOf, check_exists, utf8_text
+from msd_cli.options import Given, JsonOption, ModelArgument, OptionsOf, utf8_text
 from msd_cli.settings import usage_errors
+from msd_deploy.artifacts.run_directory import check_model_exists
 from msd_deploy.config.parsing import with_options
 from msd_deploy.config.run import DataConfig
 
@@ -30,7 +31,7 @@ def predict(
         msd predict runs/demo/exports/coreml-int8 --text "look at him go" --json
     """
     text = text and utf8_text(text, "--text")
-    check_exists(model)
+    check_model_exists(model)
     from msd_export.opened_model import open_model
 
     opened = open_model(model)

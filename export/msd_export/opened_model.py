@@ -15,7 +15,11 @@ import numpy as np
 
 from msd_deploy.artifacts.claim import read_finished
 from msd_deploy.artifacts.manifest import MANIFEST_NAME, read_versioned_json
-from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.artifacts.run_directory import (
+    MODEL_FOLDERS,
+    RunDirectory,
+    check_model_exists,
+)
 from msd_deploy.data.images import ImageSource
 from msd_deploy.data.labels import check_classes, in_classes_of
 from msd_deploy.data.prepare import notes_of, prepare
@@ -158,11 +162,8 @@ def open_model(path: Path, *, threads: int = 1) -> OpenedModel:
         read_finished(RunDirectory(path))
         folder = RunDirectory(path).student
     elif not (folder / MANIFEST_NAME).is_file():
-        raise ArtifactError(
-            "is not a run, model or export folder" if path.exists() else "no such folder",
-            where=path,
-            fix="Pass a run, a model folder, or a folder in a run's exports",
-        )
+        check_model_exists(path)
+        raise ArtifactError("is not a run, model or export folder", where=path, fix=MODEL_FOLDERS)
     predictor: Predictor
     if not is_run and read_versioned_json(folder / MANIFEST_NAME).get("kind") == KIND:
         export = open_export(folder)

@@ -9,6 +9,17 @@ from msd_deploy.errors import ArtifactError
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 _REQUIRED = ("config", "dataset_digest")
+MODEL_FOLDERS = "Pass a run, a model folder, or a folder in a run's exports"
+
+
+def check_model_exists(path: Path) -> None:
+    """Check the path of a run, model or export folder, as commands do before slow imports.
+
+    Raises:
+        ArtifactError: Nothing is there.
+    """
+    if not path.exists():
+        raise ArtifactError("no such folder", where=path, fix=MODEL_FOLDERS)
 
 
 def _is_valid(key: str, value: object) -> bool:

@@ -19,7 +19,6 @@ from msd_deploy.artifacts.atomic import remove_stale_folders
 from msd_deploy.artifacts.claim import claimed
 from msd_deploy.artifacts.manifest import (
     MANIFEST_NAME,
-    RESTORE,
     SCHEMA_VERSION,
     Json,
     read_manifest,
@@ -64,7 +63,7 @@ from msd_deploy.models.pretrained.families import open_checkpoint
 from msd_deploy.models.pretrained.fusion import open_fusion
 from msd_deploy.models.pretrained.teacher import PretrainedTeacher, check_freeze, freeze
 from msd_deploy.run.output import absolute_data, absolute_folder
-from msd_deploy.run.record import read_source
+from msd_deploy.run.record import error_in_file, read_source
 from msd_deploy.run.stages import parameter_count, state_scores
 
 _TRAINING_NAME, _HISTORY_NAME, _CHECKPOINTS_NAME = "training.json", "history.jsonl", "checkpoints"
@@ -159,8 +158,7 @@ def fine_tuning_config(folder: Path) -> TeachingConfig:
     try:
         return config_of(TeachingConfig, recorded)
     except ConfigError as error:
-        what = error.what if error.where is None else f"{key}.{error.where}: {error.what}"
-        raise ConfigError(what, where=path, fix=error.fix or RESTORE) from error
+        raise error_in_file(error, key, path) from error
 
 
 def _absolute(config: TeachingConfig) -> TeachingConfig:

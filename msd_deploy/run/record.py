@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from msd_deploy.artifacts.claim import read_finished
@@ -79,6 +80,12 @@ def _record(run: RunDirectory, content: Json) -> RunRecord:
         return RunRecord(run, config_from_json(cast(Json, content["config"])), content)
 
 
+def error_in_file(error: ConfigError, key: str, path: Path) -> ConfigError:
+    """Return an error of settings that names their file, and their place under its key."""
+    what = f"{key}.{error.where}: {error.what}" if error.where else error.what
+    return ConfigError(what, where=path, fix=error.fix or RESTORE)
+
+
 @contextmanager
 def naming_run_json(
     run: RunDirectory,
@@ -102,8 +109,7 @@ def naming_run_json(
         if is_given or str(run.run_json) in str(error) or where.startswith(str(run.root)):
             raise
         if isinstance(error, ConfigError) and (is_key or not where):
-            what = f"config.{where}: {error.what}" if where else error.what
-            raise ConfigError(what, where=run.run_json, fix=error.fix or RESTORE) from error
+            raise error_in_file(error, "config", run.run_json) from error
         fix = f"{error.fix or 'Restore it'}, or correct config in {run.run_json}"
         raise type(error)(error.what, where=error.where, fix=fix) from error
 

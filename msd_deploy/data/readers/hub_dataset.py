@@ -331,10 +331,8 @@ def reading(spec: str, fix: str) -> Iterator[None]:
         if "scripts are no longer supported" in reason:
             what = "needs a loading script, and scripts are not run"
             raise DataError(what, where=spec, fix=_WITHOUT_SCRIPT) from error
-        what, failure = (
-            f"cannot be read ({reason or type(error).__name__})",
-            error.__cause__ or error,
-        )
+        what = f"cannot be read ({reason or type(error).__name__})"
+        failure = error.__cause__ or error
         if isinstance(failure, OSError) and isinstance(failure.filename, str):
             fix = cache_fix(Path(failure.filename)) or fix
         raise DataError(what, where=spec, fix=fix) from error
