@@ -109,9 +109,9 @@ def _convert(hint: Any, value: object, key: str) -> object:
         _require(is_list, value, key, "a list of strings")
         return tuple(typing.cast(list[str], value))
     if hint is Path:
-        return Path(
-            typing.cast(str, _require(isinstance(value, (str, Path)), value, key, "a path"))
-        )
+        # Path("") would be the working directory.
+        is_path = isinstance(value, (str, Path)) and value != ""
+        return Path(typing.cast(str, _require(is_path, value, key, "a path")))
     if hint is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     return _require(type(value) is hint, value, key, _TYPE_NAMES[hint])

@@ -53,6 +53,7 @@ def test_options_override_a_file(tmp_path: Path) -> None:
         ("[distill]\ncheckpoint_seconds = -1", r"distill\.checkpoint_seconds: must lie between 0"),
         ("[data]\nseed = -1", r"data\.seed: must lie between 0 and"),
         ("seed = -1", r"seed: must lie between 0 and"),
+        ("[teacher]\npath = ''", r"teacher\.path: must be a path, not ''"),
     ],
 )
 def test_a_mistake_names_its_key(tmp_path: Path, text: str, message: str) -> None:
