@@ -30,6 +30,7 @@ from msd_deploy.artifacts.manifest import Json, write_json
 from msd_deploy.errors import ArtifactError
 
 ANOTHER_OUT = "Choose another --out"
+COPY_TO_RESUME = "Copy it to a folder that can be written, and resume there"
 RESUMABLE = f"{ANOTHER_OUT}, continue with --resume, or replace it with --overwrite"
 # Bind mounts; lower layers of an overlay, as in container images; parents of other users.
 _NOT_RENAMABLE = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM)

@@ -26,10 +26,12 @@ from msd_deploy.artifacts.manifest import (
     utc_now,
 )
 from msd_deploy.artifacts.output import (
+    COPY_TO_RESUME,
     RESUMABLE,
     begin_folder,
     check_output,
     check_same_settings,
+    check_writable,
 )
 from msd_deploy.config.fine_tuning import FineTuneConfig, TeachingConfig
 from msd_deploy.config.parsing import config_as_json, config_of
@@ -201,6 +203,8 @@ def _check_output(config: TeachingConfig, folder: Path, *, resume: bool, overwri
         now = _without_paths(config) if is_finished(folder) else config
         fix = "Resume with the same options, or replace it with --overwrite"
         check_same_settings(folder, config_as_json(before), config_as_json(now), fix=fix)
+        if not is_finished(folder):
+            check_writable(folder, fix=COPY_TO_RESUME)
         return False
     starts = [Path(start) for start in _starts(config.finetune) if start is not None]
     replaces = check_output(

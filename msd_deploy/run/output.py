@@ -4,7 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from msd_deploy.artifacts.atomic import remove_stale_folders
-from msd_deploy.artifacts.output import RESUMABLE, check_output, check_same_settings
+from msd_deploy.artifacts.output import (
+    COPY_TO_RESUME,
+    RESUMABLE,
+    check_output,
+    check_same_settings,
+    check_writable,
+)
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.parsing import config_as_json
 from msd_deploy.config.run import DataConfig, RunConfig
@@ -92,6 +98,8 @@ def check_run_output(
         now = config_as_json(replace(config, tracker=None))
         fix = "Resume with the same options, or replace it with --overwrite"
         check_same_settings(run.root, before, now, fix=fix)
+        if not run.metrics.is_file():
+            check_writable(run.root, fix=COPY_TO_RESUME)
         return record, False
     return None, check_output(
         run.root,

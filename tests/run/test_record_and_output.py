@@ -23,7 +23,7 @@ from msd_deploy.hooks import Hooks, RunHooks
 from msd_deploy.models.folders import load_model
 from msd_deploy.pipeline import run_distillation
 from msd_deploy.report.distillation import ReportConfig, write_distillation_report
-from msd_deploy.run.output import with_absolute_paths
+from msd_deploy.run.output import check_run_output, with_absolute_paths
 from msd_deploy.run.record import data_of_run, read_run
 
 QUICK = RunConfig(
@@ -104,6 +104,15 @@ def test_a_run_is_resumed_with_the_path_spelled_otherwise(project: Path) -> None
     stop_at_once(QUICK, run)
     for spec in ("./rows.jsonl", "../project/rows.jsonl", str(project / "rows.jsonl")):
         stop_at_once(with_options(QUICK, {"data.spec": spec}), run, resume=True)
+
+
+def test_a_run_that_cannot_be_written_is_not_read_to_be_resumed(project: Path) -> None:
+    run = RunDirectory(project / "run")
+    stop_at_once(QUICK, run)
+    # A folder in it would need a longer name than file systems take.
+    renamed = RunDirectory(run.root.rename(project / (250 * "r")))
+    with pytest.raises(ArtifactError, match=r"takes no new files .*resume there"):
+        check_run_output(with_absolute_paths(QUICK), renamed, resume=True, overwrite=False)
 
 
 @pytest.mark.parametrize(("method", "all_rows"), [("msd", True), ("none", False)])
