@@ -31,7 +31,7 @@ PREFIX = "hub:"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _READERS = ("parquet", "json", "csv", "arrow", "imagefolder")
 _TABLES = (".parquet", ".json", ".jsonl", ".csv", ".tsv", ".arrow")
-_READING = 3
+_READING = 4
 """Rises whenever tables are read in another way: what another version cached is not used."""
 _HIDDEN = (".", "__")
 _MOST_NAMED = 10

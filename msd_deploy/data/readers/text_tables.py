@@ -51,6 +51,7 @@ _RENAMED = {",": ", or rename it to FILE.csv", "\t": ", or rename it to FILE.tsv
 _EXCEL = re.compile(r""""?sep=([^\w"'\r\n])"?[\r\n]*""", re.IGNORECASE)
 _UNCLOSED = "a text begins with a quotation mark; double it, and enclose the text in two more"
 _FIRST_QUOTED = re.compile(r"""("[^"]*")+ *([,\t;|])""")
+_IMAGE_PATHS = re.compile(r"((?P<key>.*)_)?file_name(?P<several>s?)")
 _ORIGINS = pa.schema([(LINE, pa.int64()), (FILE, pa.string()), (FLAW, pa.string())])
 _FEATURES_OF_ORIGINS = datasets.Features.from_arrow_schema(_ORIGINS)
 _OPTIONS_OF_CSV = ("sep", "delimiter", "quotechar", "encoding", "features")
@@ -358,7 +359,27 @@ def _metadata_tables(
         tables = _json_files(named, _schema_of(named))
     else:
         tables = infer(metadata_file, metadata_ext)
-    return (_with_names_inside(table, metadata_file) for table in tables)
+    return (_with_names_inside(table, metadata_file) for table in map(_with_one_image, tables))
+
+
+def _with_one_image(rows: pa.Table) -> pa.Table:
+    """Return rows of metadata in which no two columns are read under one name.
+
+    `datasets` reads the images that file_name names as the column image, those of x_file_name as
+    x. Another column called image makes room for them, and x_file_name for a column called x.
+    """
+    names = rows.column_names
+    keys = {
+        name: match["key"] or f"image{match['several']}"
+        for name in names
+        if (match := _IMAGE_PATHS.fullmatch(name))
+    }
+    read = {keys[name]: name for name in sorted(keys, key=len, reverse=True)}
+    read |= {name: name for name in names if name not in (*keys, "image", "images")}
+    beside = {name: read.get(keys.get(name, name), name) for name in names}
+    return rows.rename_columns(
+        [name if other == name else f"{name} (beside {other})" for name, other in beside.items()]
+    )
 
 
 def _with_names_inside(rows: pa.Table, file: str) -> pa.Table:
@@ -371,7 +392,7 @@ def _with_names_inside(rows: pa.Table, file: str) -> pa.Table:
             such a name.
     """
     own = [name for name in rows.column_names if name not in _ORIGINS.names]
-    if not any(re.fullmatch(r"(.*_)?file_names?", name) for name in own):
+    if not any(map(_IMAGE_PATHS.fullmatch, own)):
         has = ", ".join(map(shown, own[:_MOST_NAMED])) or "none"
         what = f"has no column file_name: it has {has}"
         where = file if file.endswith(".parquet") else f"{file}:1"

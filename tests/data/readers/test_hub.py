@@ -6,11 +6,13 @@ import os
 import re
 from dataclasses import replace
 from datetime import date
+from hashlib import sha256
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -703,6 +705,40 @@ def test_metadata_without_a_column_of_names_is_named_with_its_columns(
     said = f"/{place}: has no column file_name: it has '{column}', 'label'. Name the column of"
     with pytest.raises(DataError, match=re.escape(said)):
         load(folder)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("is_first", [False, True])
+@pytest.mark.parametrize(
+    ("other", "beside"),
+    [("image", "file_name"), ("image_file_name", "file_name"), ("label_file_name", "label")],
+)
+def test_of_metadata_file_name_is_the_image_and_a_column_beside_it_is_not(
+    tmp_path: Path, kind: str, is_first: bool, other: str, beside: str
+) -> None:
+    folder = folder_of_images(tmp_path / "data", 12)
+    rows = [
+        {"file_name": f"p/{n:02d}.png", "label": "ab"[n % 2], other: f"p/{11 - n:02d}.png"}
+        for n in range(12)
+    ]
+    table = pa.Table.from_pylist(rows)
+    table = table.select(table.column_names[:: -1 if is_first else 1])
+    if kind == "parquet":
+        pq.write_table(table, folder / "metadata.parquet")
+    elif kind == "jsonl":
+        write_lines(folder, "metadata.jsonl", table.to_pylist())
+    else:
+        pa.csv.write_csv(table, folder / "metadata.csv")
+    for _ in range(2):  # read, and from the cache
+        data = load(folder)
+        found = {
+            row["image_sha256"]: data.info.labels[row["label"]]
+            for split in data.dataset.values()
+            for row in split
+        }
+        assert found == {sha256(png(n)).hexdigest(): "ab"[n % 2] for n in range(12)}
+        assert f"not read: '{other} (beside {beside})' (12 rows)" in data.info.notes
+        assert not any("no row in the folder's metadata" in note for note in data.info.notes)
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
