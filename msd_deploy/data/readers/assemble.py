@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,6 +29,7 @@ _MOST_NAMED = 10
 _BITS = {"0", "1"}
 _ONE_HOT = "has lists of labels with 0 and 1 alone, which look like one-hot vectors"
 _NAMES_OF_ONE_HOT = 'Write the names of the classes that a row has, as ["dog", "grass"]'
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,4})?")
 _MARKS_OF_LISTS = ("|", ";", ",")
 
 
@@ -219,16 +221,30 @@ def _modality_notes(rows: Sequence[Row]) -> list[str]:
 
 
 def _similar_classes(labels: Iterable[str]) -> list[str]:
-    """Return a note on classes that differ only by case, blanks or Unicode's normal form."""
-    spellings: dict[str, list[str]] = {}
-    for label in labels:
-        plain = "".join(unicodedata.normalize("NFKC", label).casefold().split())
-        spellings.setdefault(plain, []).append(label)
-    similar = [" and ".join(_told_apart(names)) for names in spellings.values() if len(names) > 1]
+    """Return notes on classes that are the same word, or number, written in different ways."""
+    words = {
+        label: "".join(unicodedata.normalize("NFKC", label).casefold().split()) for label in labels
+    }
+    one_of_each = {word: label for label, word in words.items()}
+    numbers = {
+        label: Decimal(word) for word, label in one_of_each.items() if _NUMBER.fullmatch(word)
+    }
+    return [
+        *_kept_apart(words, "differ only by case, blanks or Unicode form"),
+        *_kept_apart(numbers, "are the same number"),
+    ]
+
+
+def _kept_apart(forms: Mapping[str, object], why: str) -> list[str]:
+    """Return a note on classes of the same form, given the form of each."""
+    of_form: dict[object, list[str]] = {}
+    for label, form in forms.items():
+        of_form.setdefault(form, []).append(label)
+    similar = [" and ".join(_told_apart(names)) for names in of_form.values() if len(names) > 1]
     if not similar:
         return []
     listed = "; ".join(similar[:_MOST_NAMED]) + ("; ..." if len(similar) > _MOST_NAMED else "")
-    return [f"classes that differ only by case, blanks or Unicode form are kept apart: {listed}"]
+    return [f"classes that {why} are kept apart: {listed}"]
 
 
 def _told_apart(names: Sequence[str]) -> list[str]:

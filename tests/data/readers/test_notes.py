@@ -129,6 +129,38 @@ def test_classes_that_differ_only_in_spelling_get_a_note(
     assert note.endswith(f": {show(first)} and {show(second)}")
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("1", "1.0"),
+        ("01", "1"),
+        ("+1", "1e0"),
+        ("-0", "0"),
+        (".5", "0.50"),
+        ("7.", "7"),
+        ("9" * 40, "9" * 40 + ".0"),
+        ("1", "1.00", "01"),
+    ],
+)
+def test_classes_that_are_the_same_number_get_a_note(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    labels = [*names, "1_0", "10", "9" * 39 + "8", "nan", "1 a", "a1", "a01"]
+    records = [{"text": f"t {n}", "label": labels[n % len(labels)]} for n in range(80)]
+    data = load(spec_of(tmp_path, "jsonl", records, in_hub=False))
+    assert set(data.info.labels) == set(labels)
+    (note,) = [note for note in data.info.notes if "kept apart" in note]
+    listed = " and ".join(map(repr, sorted(names)))
+    assert note == f"classes that are the same number are kept apart: {listed}"
+
+
+def test_classes_that_differ_in_form_and_are_numbers_get_one_note(tmp_path: Path) -> None:
+    records = [{"text": f"t {n}", "label": "1\uff11"[n % 2]} for n in range(30)]
+    data = load(spec_of(tmp_path, "jsonl", records, in_hub=False))
+    (note,) = [note for note in data.info.notes if "kept apart" in note]
+    assert "Unicode form" in note
+
+
 def test_a_name_with_windows_separators_is_found(tmp_path: Path) -> None:
     for suffix in ("jsonl", "csv", "parquet"):
         records = with_pictures(tmp_path / suffix)
