@@ -3,6 +3,7 @@
 Of such a column only its type and the rows that have a value are kept, for notes and errors.
 """
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 
@@ -13,7 +14,7 @@ from datasets.packaged_modules.parquet.parquet import Parquet
 from pyarrow.dataset import ParquetFragmentScanOptions
 
 from msd_deploy.data.readers.columns import check_names, unread_type
-from msd_deploy.data.readers.rows import shown
+from msd_deploy.data.readers.rows import check_spellings, shown
 from msd_deploy.errors import DataError
 
 _NOTHING = datasets.Value("null")
@@ -40,8 +41,9 @@ def _splits(
     """Find the files of each split, and what every column of any file is read as."""
     builder.info.features = datasets.Features()  # for `find` not to infer them
     splits = find(downloads)
-    found = datasets.Features()
-    for schema in [schema for split in splits for schema in _schemas_of(split.gen_kwargs["files"])]:
+    found, spellings = datasets.Features(), dict[str, tuple[str, str]]()
+    schemas = (_schemas_of(split.gen_kwargs["files"], spellings) for split in splits)
+    for schema in itertools.chain.from_iterable(schemas):
         for name, feature in datasets.Features.from_arrow_schema(schema).items():
             found[name] = _common(found.get(name, _NOTHING), feature)
     builder.info.features = found
@@ -55,11 +57,12 @@ def _common(one: object, other: object) -> object:
     return other if one == _NOTHING or is_names else one
 
 
-def _schemas_of(files: list[str]) -> list[pa.Schema]:
+def _schemas_of(files: list[str], spellings: dict[str, tuple[str, str]]) -> list[pa.Schema]:
     """Return the schemas of a split's files, in types that `datasets` has.
 
     Raises:
-        DataError: A file names a column twice or with a NUL character, or none has a row.
+        DataError: A file names a column twice, with a NUL character or in another way than others,
+            or none has a row.
     """
     rows, schemas = 0, []
     for file in files:
@@ -67,6 +70,7 @@ def _schemas_of(files: list[str]) -> list[pa.Schema]:
             rows += parquet.metadata.num_rows
             schema = parquet.schema_arrow
         check_names(schema.names, file)
+        check_spellings(schema.names, file, spellings)
         schemas.append(schema)
     if not rows:
         raise DataError("has no rows", where=files[0], fix="Add rows, or remove the file")

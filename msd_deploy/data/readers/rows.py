@@ -359,6 +359,25 @@ def usual_keys(names: Collection[str]) -> Mapping[str, str]:
     return found
 
 
+def check_spellings(names: Collection[str], where: str, known: dict[str, tuple[str, str]]) -> None:
+    """Refuse a usual key that an earlier file, or row, writes in another case or with blanks.
+
+    Args:
+        names: The keys of a row, or the columns of a file.
+        where: The place of the row, or the path of the file.
+        known: By usual key, its name in the first place that has it, and that place; is added to.
+
+    Raises:
+        DataError: There is such a key.
+    """
+    usual_names = {name: name for name in names if name in _KEYS}
+    for name, usual in {**usual_names, **usual_keys(names)}.items():
+        other, elsewhere = known.setdefault(usual, (name, where))
+        if other != name:
+            what = f"has {shown(name)}, which is {shown(other)} in {elsewhere}"
+            raise DataError(what, where=where, fix="Write the name in one way")
+
+
 def notes_on_keys(
     counts: Mapping[str, int],
     read: Iterable[str | None],

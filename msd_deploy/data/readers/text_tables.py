@@ -34,6 +34,7 @@ from msd_deploy.data.readers.rows import (
     Digits,
     UnusableRowError,
     check_characters,
+    check_spellings,
     is_utf16,
     parse_json,
     parse_object,
@@ -228,7 +229,9 @@ def read_as_written(builder: datasets.DatasetBuilder) -> None:
     if isinstance(builder, Csv):
         _refuse_options(builder.config)
         builder._split_generators = partial(_csv_splits, builder, builder._split_generators)
-        builder._generate_tables = partial(_csv_tables, builder)
+        spellings: dict[str, tuple[str, str]] = {}
+        check_spellings(builder.info.features or (), "the dataset's card", spellings)
+        builder._generate_tables = partial(_csv_tables, builder, spellings)
     elif isinstance(builder, Json) and not builder.config.field and not builder.info.features:
         builder._split_generators = partial(_json_splits, builder, builder._split_generators)
     elif isinstance(builder, Parquet):
@@ -275,7 +278,10 @@ def _files_of(splits: Iterable[datasets.SplitGenerator]) -> list[str]:
 
 
 def _csv_tables(
-    builder: Csv, base_files: Sequence[str], files_iterables: Sequence[Iterable[str]]
+    builder: Csv,
+    spellings: dict[str, tuple[str, str]],
+    base_files: Sequence[str],
+    files_iterables: Sequence[Iterable[str]],
 ) -> Iterator[tuple[Key, pa.Table]]:
     config, schema = builder.config, builder.info.features.arrow_schema
     found = 0
@@ -284,6 +290,7 @@ def _csv_tables(
             rows = read_csv(
                 file, delimiter=config.sep, quote=config.quotechar, encoding=config.encoding
             )
+            check_spellings(rows.column_names, file, spellings)
             rows = _with_file(rows, _name_of(file, builder))
             found += len(rows)
             none, names = pa.nulls(len(rows), pa.string()), rows.column_names
@@ -458,8 +465,11 @@ def _is_json(line: bytes) -> bool:
 def _schema_of(files: Iterable[tuple[str, str]]) -> pa.Schema:
     """Return every column of any row, of the type that all its values have, or `MIXED`."""
     kinds: dict[str, pa.DataType] = {}
+    spellings: dict[str, tuple[str, str]] = {}
     for file, name_of_file in files:
         for some in _in_parts(_json_rows(file, name_of_file)):
+            for names, row in {tuple(row): row for row in reversed(some)}.items():
+                check_spellings(names, f"{file}:{row[LINE]}", spellings)
             for name in dict.fromkeys(name for row in some for name in row):
                 kind = _kind_of([row.get(name) for row in some])
                 kinds[name] = _common_kind(kinds.get(name, pa.null()), kind)

@@ -172,6 +172,59 @@ def test_a_key_beside_the_usual_one_is_not_read(tmp_path: Path) -> None:
         assert set(data.dataset["train"]["text"]) <= {record["text"] for record in GOOD}
 
 
+IN_FOLDERS = sorted({suffix for suffix, in_hub in FORMS if in_hub})
+
+
+@pytest.mark.parametrize("suffix", IN_FOLDERS)
+@pytest.mark.parametrize("second", ["b", "test"])  # of one split, and of another
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("label", "Label"), ("LABEL", "label "), ("Text", "text"), ("Image", "IMAGE")],
+)
+def test_files_whose_columns_differ_by_case_are_refused_with_both_names(
+    tmp_path: Path, suffix: str, one: str, other: str, second: str
+) -> None:
+    usual = one.strip().lower()
+    for place, name in (("a", one), (second, other)):
+        renamed = [{name if key == usual else key: row[key] for key in row} for row in GOOD]
+        path = Path(write(tmp_path / place, suffix, renamed, in_hub=False))
+        path.with_name("README.md").unlink()
+        path.rename(tmp_path / "a" / f"{'train-a' if place == 'a' else place}.{suffix}")
+    if second == "b":
+        (tmp_path / "a" / f"b.{suffix}").rename(tmp_path / "a" / f"train-b.{suffix}")
+    with pytest.raises(DataError) as caught:
+        load(f"hub:{tmp_path / 'a'}")
+    message = str(caught.value)
+    for part in (repr(one), repr(other), f"train-a.{suffix}", f"{second}.{suffix}"):
+        assert part in message
+    assert message.endswith(". Write the name in one way.")
+
+
+def test_rows_of_a_folder_whose_keys_differ_by_case_are_refused_with_both_lines(
+    tmp_path: Path,
+) -> None:
+    records = [*GOOD, {"text": "t", "Label": "a"}]
+    folder = Path(write(tmp_path / "d", "jsonl", records, in_hub=False)).parent
+    with pytest.raises(DataError, match=r"has '(L|l)abel', which is '(L|l)abel' in ") as caught:
+        load(f"hub:{folder}")
+    assert "train.jsonl:1" in str(caught.value)
+    assert "train.jsonl:21" in str(caught.value)
+
+
+def test_a_column_that_a_card_declares_in_another_case_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "d", "csv", GOOD, in_hub=True)
+    with (tmp_path / "d" / "README.md").open("a") as card:
+        names = ("image", "text", "Label")
+        features = "".join(f"  - name: {name}\n    dtype: string\n" for name in names)
+        card.write(f"---\ndataset_info:\n  features:\n{features}---\n")
+    card_text = (tmp_path / "d" / "README.md").read_text().replace("---\n---\n", "")
+    (tmp_path / "d" / "README.md").write_text(card_text)
+    with pytest.raises(
+        DataError, match=r"train\.csv: has 'label', which is 'Label' in the dataset's card\. "
+    ):
+        load(f"hub:{tmp_path / 'd'}")
+
+
 WRONG = {
     "text is a number, not a string": {"text": 2.5, "label": "a"},
     "text is a boolean, not a string": {"text": True, "label": "a"},
