@@ -38,6 +38,7 @@ _MOST_NAMED = 10
 _MOST_IMAGES_NAMED = 3
 _FORM = "Use hub:OWNER/NAME, hub:OWNER/NAME:CONFIG, or hub:FOLDER"
 _METADATA = "write metadata.csv with columns file_name and label"
+_UNPACK = "Unpack archives, and save tables as .csv, .jsonl or .parquet"
 _WITHOUT_SCRIPT = (
     "Have its parquet files instead (hub datasets have them on the branch refs/convert/parquet), or"
     " write a FILE.jsonl"
@@ -114,8 +115,10 @@ def open_hub_dataset(location: str) -> OpenedTables:
     name, patterns = _without_wildcards(name) if name.is_folder else (name, None)
     with reading(spec, _FORM):
         builder, notes = _load_builder(name, patterns)
-    _refuse_reader(spec, builder.__class__.__module__)
     files = [file for found in (builder.config.data_files or {}).values() for file in found]
+    _refuse_reader(
+        spec, builder.__class__.__module__, files, _UNPACK if name.is_folder else _WITHOUT_SCRIPT
+    )
     if name.is_folder:
         _refuse_outside(spec, Path(name.place), files)
         with reading(spec, _FORM):
@@ -124,7 +127,7 @@ def open_hub_dataset(location: str) -> OpenedTables:
     else:
         _refuse_elsewhere(spec, files)
         folders = (Path(HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE))
-    with reading(spec, _FORM):
+    with reading(spec, _UNPACK if any(file.endswith(".zip") for file in files) else _FORM):
         read_as_written(builder)
         builder.download_and_prepare()
         splits = {str(split): builder.as_dataset(split=split) for split in builder.info.splits}
@@ -160,8 +163,7 @@ def _load_builder(
     left_out = {file for file in files if file.suffix.lower() not in endings}
     if len(left_out) == len(files):
         what = f"cannot be read (No (supported) data files found; {_left_out(left_out)})"
-        fix = "Unpack archives, and save tables as .csv, .jsonl or .parquet"
-        raise DataError(what, where=f"{PREFIX}{name.place}", fix=fix)
+        raise DataError(what, where=f"{PREFIX}{name.place}", fix=_UNPACK)
     if builder is None or any(file.suffix.lower() not in usual for file in files - left_out):
         further = {"EXTENSIONS": sorted(endings - {".zip"}), "__module__": ImageFolder.__module__}
         reader = type("ImageFolder", (ImageFolder,), further)
@@ -342,12 +344,14 @@ def reading(spec: str, fix: str) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _refuse_reader(spec: str, module: str) -> None:
+def _refuse_reader(spec: str, module: str, files: Sequence[str], fix: str) -> None:
     """Refuse formats whose readers might run code, and all that were not thought through."""
     reader = module.removeprefix("datasets.packaged_modules.").partition(".")[0]
     if reader not in (*_READERS, "cache"):
-        what = f"is of the kind {shown(reader)}, and {', '.join(_READERS)} are read"
-        raise DataError(what, where=spec, fix=_WITHOUT_SCRIPT)
+        read = image_endings().union(_TABLES)
+        left_out = {file for file in map(Path, files) if file.suffix.lower() not in read}
+        what = f"has data of a kind that is not read ({reader}): {_left_out(left_out)}"
+        raise DataError(what, where=spec, fix=fix)
 
 
 def _refuse_outside(spec: str, folder: Path, files: list[str]) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 from dataclasses import replace
 from datetime import date
 from hashlib import sha256
@@ -301,11 +302,39 @@ def test_images_without_classes_are_refused_with_two_ways_out(
     assert "--label-column" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["rows.xlsx", "rows.rar"])
-def test_a_folder_of_formats_that_are_not_read_states_which_are(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "has_metadata"),
+    [
+        ("rows.xlsx", False),
+        ("rows.rar", False),
+        ("a.tar", False),
+        ("a.tar", True),
+        ("a.tar.gz", False),
+        ("a.mp4", False),
+    ],
+)
+def test_a_folder_of_formats_that_are_not_read_states_which_are(
+    tmp_path: Path, name: str, has_metadata: bool
+) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / name).write_bytes(b"rows")
-    with pytest.raises(DataError, match=r"Unpack archives, and save tables as \.csv"):
+    if has_metadata:
+        (tmp_path / "data" / "metadata.csv").write_text("file_name,label\na.png,a\n")
+    with pytest.raises(DataError, match=r"Unpack archives, and save tables as \.csv") as caught:
+        load(tmp_path / "data")
+    ending = Path(name).suffix
+    assert f"1 file is left out, of formats that are not read: 1 {ending} in data" in str(
+        caught.value
+    )
+
+
+def test_an_archive_of_images_by_class_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    folder = folder_of_images(tmp_path / "images", 12)
+    (folder / "p").rename(folder / "a")
+    folder_of_images(folder, 11)
+    (tmp_path / "data").mkdir()
+    shutil.make_archive(str(tmp_path / "data" / "images"), "zip", folder)
+    with pytest.raises(DataError, match=r"Unpack archives"):
         load(tmp_path / "data")
 
 
@@ -470,7 +499,7 @@ def test_with_strict_a_row_that_cannot_be_used_is_an_error(tmp_path: Path) -> No
             "needs a loading script, and scripts are not run",
         ),
         ({"train.pkl": "x"}, "No (supported) data files found"),
-        ({"train.txt": "x\n"}, "is of the kind 'text'"),
+        ({"train.txt": "x\n"}, "has data of a kind that is not read (text): 1 file is left out"),
         (
             {"train.jsonl": '{"text": "\\ud800", "label": 1}\n'},
             "train:0 (train.jsonl:1): text contains an unpaired surrogate",
