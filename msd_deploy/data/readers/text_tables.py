@@ -49,7 +49,8 @@ _MOST_CELL_CHARACTERS = MOST_LINE_BYTES
 _MOST_NAMED = 20
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _RENAMED = {",": ", or rename it to FILE.csv", "\t": ", or rename it to FILE.tsv"}
-_EXCEL = re.compile(r""""?sep=([^\w"'\r\n])"?[\r\n]*""", re.IGNORECASE)
+# A spreadsheet that saves such a file again fills the line up with separators.
+_EXCEL = re.compile(r""""?sep=([^\w"'\r\n])\1*"?\1*[ \r\n]*""", re.IGNORECASE)
 _UNCLOSED = "a text begins with a quotation mark; double it, and enclose the text in two more"
 _FIRST_QUOTED = re.compile(r"""("[^"]*")+ *([,\t;|])""")
 _IMAGE_PATHS = re.compile(r"((?P<key>.*)_)?file_name(?P<several>s?)")
@@ -78,15 +79,15 @@ def read_csv(
         OSError: It cannot be read.
     """
     rows = _csv_rows(file, delimiter, quote, encoding)
-    header = _header(file, rows, delimiter)
+    header = _header(file, rows)
     lines: list[int] = []
     flaws: list[str | None] = []
     columns: list[list[str | None]] = [[] for _ in header]
     long_rows: dict[int, list[list[str]]] = {}
-    for line, cells, written in rows:
+    for line, cells, inside in rows:
         flaw = _flaw_of(cells, header)
-        if len(written) > 1:
-            long_rows[len(lines)] = [_cells_without_quotes(at, delimiter, quote) for at in written]
+        if inside:
+            long_rows[len(lines)] = inside
         lines.append(line)
         flaws.append(flaw)
         for column, cell in zip(columns, cells if flaw is None else header, strict=True):
@@ -147,10 +148,11 @@ def _with_rows_inside(
 
 def _csv_rows(
     file: str, delimiter: str, quote: str, encoding: str | None
-) -> Iterator[tuple[int, list[str], list[str]]]:
-    """Yield the line on which each row begins, its cells and its lines; blank lines are left out.
+) -> Iterator[tuple[int, list[str], list[list[str]]]]:
+    """Yield the line on which each row begins, its cells, and of several lines each one's cells.
 
-    A first line `sep=;` is no row: it names the delimiter, as Excel writes and reads it.
+    Blank lines are left out. A first line `sep=;` is no row: it names the delimiter, as Excel
+    writes and reads it.
     """
     if codecs.lookup(encoding or "utf-8").name == "utf-8":
         encoding = "utf-8-sig"
@@ -170,15 +172,19 @@ def _csv_rows(
             lines = _decoded(text if stated else itertools.chain([first], text), written)
             mark = stated[1] if stated else delimiter
             reader = csv.reader(lines, delimiter=mark, quotechar=quote, strict=True)
+            is_header = True
             for cells in reader:
                 start, line = line + 1, reader.line_num + before
                 if cells:
-                    yield start, cells, written
+                    if is_header and len(cells) == 1:
+                        _check_separator(f"{file}:{start}", cells[0], mark)
+                    is_header, several = False, written if len(written) > 1 else ()
+                    yield start, cells, [_cells_without_quotes(at, mark, quote) for at in several]
                 written.clear()
         except csv.Error as error:
-            quoted = None if line else _FIRST_QUOTED.match(first.removeprefix("\ufeff"))
+            quoted = _FIRST_QUOTED.match(written[0].removeprefix("\ufeff")) if is_header else None
             if quoted and quoted[2] != mark:
-                raise _other_separator(f"{file}:1", quoted[2], mark) from error
+                raise _other_separator(f"{file}:{line + 1}", quoted[2], mark) from error
             fix = "Enclose cells with quotes or line breaks in quotes, and double the quotes inside"
             raise DataError(f"is not CSV ({error})", where=f"{file}:{line + 1}", fix=fix) from error
         except UnicodeError as error:
@@ -195,18 +201,19 @@ def _decoded(text: Iterator[str], written: list[str]) -> Iterator[str]:
         yield line
 
 
-def _header(
-    file: str, rows: Iterator[tuple[int, list[str], list[str]]], delimiter: str
-) -> list[str]:
+def _header(file: str, rows: Iterator[tuple[int, list[str], list[list[str]]]]) -> list[str]:
     line, header, _ = next(rows, (0, [], []))
-    where = f"{file}:{line}"
     if not header:
         raise DataError("is empty", where=file, fix="Name the columns in its first line")
-    other = next((mark for mark in _SEPARATORS if mark in header[0] and mark != delimiter), None)
-    if len(header) == 1 and other is not None:
-        raise _other_separator(where, other, delimiter)
-    check_names([name for name in header if name.strip()], where)
+    check_names([name for name in header if name.strip()], f"{file}:{line}")
     return header
+
+
+def _check_separator(where: str, only_name: str, delimiter: str) -> None:
+    """Refuse a single column whose name contains another separator."""
+    for other in _SEPARATORS:
+        if other in only_name and other != delimiter:
+            raise _other_separator(where, other, delimiter)
 
 
 def _other_separator(where: str, other: str, delimiter: str) -> DataError:
@@ -264,7 +271,7 @@ def _csv_splits(
         names: dict[str, None] = {}
         for file in _files_of(splits):
             rows = _csv_rows(file, config.sep, config.quotechar, config.encoding)
-            names |= dict.fromkeys(_header(file, rows, config.sep))
+            names |= dict.fromkeys(_header(file, rows))
         text = datasets.Value("string")
         features = {name: text for name in names if name.strip()}
     builder.info.features = datasets.Features({**features, **_FEATURES_OF_ORIGINS})

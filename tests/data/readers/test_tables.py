@@ -589,7 +589,10 @@ def test_a_wrong_separator_is_named_with_the_way_out(
         load(f"hub:{path.parent}" if in_hub else str(path))
 
 
-@pytest.mark.parametrize("first", ["sep={}", "\ufeffsep={}\r", '"sep={}"', "SEP={}"])
+@pytest.mark.parametrize(
+    "first",
+    ["sep={}", "\ufeffsep={}\r", '"sep={}"', "SEP={}", "sep={0}{0}", '"sep={0}"{0}', "sep={} "],
+)
 @pytest.mark.parametrize("separator", [*",;|\t"])
 @pytest.mark.parametrize("in_hub", [False, True])
 def test_the_first_line_of_excel_states_the_separator(
@@ -602,6 +605,36 @@ def test_the_first_line_of_excel_states_the_separator(
     data = load(f"hub:{tmp_path}" if in_hub else str(path))
     assert labels_by_text(data) == {f"t {n}": str(n % 2) for n in range(20)}
     assert "rows.csv:23" in str(data.info.skipped[0])
+
+
+@pytest.mark.parametrize("separator", [*",;|\t"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_after_a_stated_separator_quoted_cells_hold_any_other(
+    tmp_path: Path, separator: str, suffix: str
+) -> None:
+    """Also cells of several lines each of which would be a row with another separator."""
+    path = tmp_path / f"rows.{suffix}"
+    texts = [f"a, b; c| {n}" for n in range(20)] + [
+        f"{n},a\n{n},b\n{n};a\n{n};b" for n in range(20)
+    ]
+    with path.open("w", newline="") as file:
+        file.write(f"sep={separator}\r\n")
+        writer = csv.writer(file, delimiter=separator, quoting=csv.QUOTE_ALL)
+        writer.writerow(["text", "label"])
+        writer.writerows([text, "ab"[n % 2]] for n, text in enumerate(texts))
+    data = load(str(path))
+    assert labels_by_text(data) == {text: "ab"[n % 2] for n, text in enumerate(texts)}
+    assert data.info.skipped == ()
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_separator_that_is_stated_and_not_used_is_named(tmp_path: Path, quote: str) -> None:
+    path = tmp_path / "rows.csv"
+    row = f"{quote}{{}}{quote};{quote}{{}}{quote}\n".format
+    path.write_text("sep=|\n" + row("text", "label") + row("t", "a") * 20)
+    said = "rows.csv:2: has semicolons between columns, not vertical bars. Save it with vertical"
+    with pytest.raises(DataError, match=said):
+        load(str(path))
 
 
 def test_a_cell_above_the_limit_is_a_row_that_cannot_be_used(tmp_path: Path) -> None:
