@@ -27,6 +27,7 @@ from datasets.packaged_modules.json.json import Json
 from datasets.packaged_modules.parquet.parquet import Parquet
 from datasets.utils.file_utils import xopen
 
+from msd_deploy.data.readers.assemble import refuse
 from msd_deploy.data.readers.columns import FILE, FLAW, LINE, MIXED, check_names
 from msd_deploy.data.readers.parquet_tables import read_any_columns
 from msd_deploy.data.readers.rows import (
@@ -41,6 +42,7 @@ from msd_deploy.data.readers.rows import (
     shown,
     type_name,
 )
+from msd_deploy.data.source import SkippedRow
 from msd_deploy.errors import DataError
 
 _BOM = b"\xef\xbb\xbf"
@@ -373,7 +375,11 @@ def _metadata_tables(
         tables = _json_files(named, _schema_of(named))
     else:
         tables = infer(metadata_file, metadata_ext)
-    return (_with_names_inside(table, metadata_file) for table in map(_with_one_image, tables))
+    found = 0
+    for table in tables:
+        found += len(table)
+        yield _with_names_inside(_with_one_image(table), metadata_file)
+    _refuse_without_rows([metadata_file], found)
 
 
 def _with_one_image(rows: pa.Table) -> pa.Table:
@@ -470,13 +476,21 @@ def _is_json(line: bytes) -> bool:
 
 
 def _schema_of(files: Iterable[tuple[str, str]]) -> pa.Schema:
-    """Return every column of any row, of the type that all its values have, or `MIXED`."""
+    """Return every column of any row, of the type that all its values have, or `MIXED`.
+
+    Raises:
+        DataError: No row of any file can be read, or two differ in how they write a key.
+    """
     kinds: dict[str, pa.DataType] = {}
     spellings: dict[str, tuple[str, str]] = {}
+    skipped: list[SkippedRow] = []
     for file, name_of_file in files:
         for some in _in_parts(_json_rows(file, name_of_file)):
             for names, row in {tuple(row): row for row in reversed(some)}.items():
                 check_spellings(names, f"{file}:{row[LINE]}", spellings)
+            skipped += [
+                SkippedRow(f"{file}:{row[LINE]}", str(row[FLAW])) for row in some if FLAW in row
+            ]
             for name in dict.fromkeys(name for row in some for name in row):
                 kind = _kind_of([row.get(name) for row in some])
                 kinds[name] = _common_kind(kinds.get(name, pa.null()), kind)
@@ -485,6 +499,8 @@ def _schema_of(files: Iterable[tuple[str, str]]) -> pa.Schema:
         for name, kind in kinds.items()
         if name not in _ORIGINS.names
     ]
+    if skipped and not own:
+        refuse("has no row that can be read", Path(file), skipped, "Write one JSON object a line")
     return pa.schema([*own, *_ORIGINS])
 
 
@@ -532,12 +548,14 @@ def _json_rows(file: str, name: str) -> Iterator[Mapping[str, object]]:
     """
     with xopen(file, "rb") as lines:
         numbered = ((n, line) for n, line in enumerate(lines, start=1) if line.strip())
-        number, first = next(numbered, (1, b"[]"))
+        number, first = next(numbered, (1, b""))
+        if not first:
+            return
         first = first.removeprefix(_BOM)
         second = list(itertools.islice(numbered, 1))
         if first.lstrip().startswith(b"[") and not (second and _is_json(first)):
             lines.seek(0)
-            yield from _entries(lines.read().removeprefix(_BOM) or b"[]", file, name)
+            yield from _entries(lines.read().removeprefix(_BOM), file, name)
             return
         for line, raw in itertools.chain([(number, first)], second, numbered):
             origin: dict[str, object] = {LINE: line, FILE: name}

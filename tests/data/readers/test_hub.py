@@ -706,6 +706,34 @@ def test_a_folder_is_searched_for_data_once(
     assert len(found) == 1
 
 
+@pytest.mark.parametrize("name", ["metadata.jsonl", "train.jsonl", "train.json"])
+def test_of_a_file_without_a_row_that_can_be_read_the_first_reasons_are_named(
+    tmp_path: Path, name: str
+) -> None:
+    folder = folder_of_images(tmp_path / "data", 2) if "meta" in name else tmp_path / "data"
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text('{"text": \n\n3\n{"a": 1, "a": 2}\n' + "{\n" * 20)
+    with pytest.raises(DataError, match=f"data/{name}: has no row that can be read: ") as caught:
+        load(folder)
+    path = folder / name
+    for reason in (
+        f"{path}:1: is not JSON (Expecting value at column",
+        f"{path}:3: is a number, not a JSON object; ",
+        f"{path}:4: has the key 'a' twice; ",
+        "; and 13 more. Write one JSON object a line.",
+    ):
+        assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "file_name,label\n"])
+def test_metadata_without_rows_is_one_line_that_names_it(tmp_path: Path, content: str) -> None:
+    folder = folder_of_images(tmp_path / "data", 2)
+    name = "metadata.csv" if "," in content else "metadata.jsonl"
+    (folder / name).write_text(content)
+    with pytest.raises(DataError, match=f"data/{name}: has no rows. Add rows, or remove the file"):
+        load(folder)
+
+
 def write_metadata(
     folder: Path, kind: str, names: list[object], column: str = "file_name"
 ) -> tuple[Path, int]:
