@@ -14,6 +14,7 @@ import json
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from pathlib import Path, PureWindowsPath
@@ -241,8 +242,11 @@ def read_as_written(builder: datasets.DatasetBuilder) -> None:
         spellings: dict[str, tuple[str, str]] = {}
         check_spellings(builder.info.features or (), "the dataset's card", spellings)
         builder._generate_tables = partial(_csv_tables, builder, spellings)
-    elif isinstance(builder, Json) and not builder.config.field and not builder.info.features:
-        builder._split_generators = partial(_json_splits, builder, builder._split_generators)
+    elif isinstance(builder, Json) and not builder.config.field:
+        if builder.info.features:
+            builder._generate_tables = partial(_card_tables, builder, builder._generate_tables)
+        else:
+            builder._split_generators = partial(_json_splits, builder, builder._split_generators)
     elif isinstance(builder, Parquet):
         read_any_columns(builder)
     elif isinstance(builder, FolderBasedBuilder):
@@ -359,6 +363,30 @@ def _json_tables(
             found += len(table)
             yield Key(shard, number), table
     _refuse_without_rows(base_files, found)
+
+
+def _card_tables(
+    builder: Json,
+    generate: Callable[..., Iterator[tuple[Key, pa.Table]]],
+    base_files: Sequence[str],
+    files_iterables: Sequence[Iterable[str]],
+    **further: object,
+) -> Iterator[tuple[Key, pa.Table]]:
+    """Yield rows as `datasets` reads them by the features of a card; an error names the place."""
+    try:
+        yield from generate(base_files, files_iterables, **further)
+    except OSError:
+        raise
+    # Whatever pyarrow, pandas and `datasets` raise.
+    except Exception as error:
+        for file in filter(_has_rows, itertools.chain.from_iterable(files_iterables)):
+            for row in _json_rows(file, file):
+                if FLAW in row:
+                    where, fix = f"{file}:{row[LINE]}", "Fix the row, or remove it"
+                    raise DataError(str(row[FLAW]), where=where, fix=fix) from error
+        what = f"declares features that its files do not have ({' '.join(str(error).split())})"
+        fix = "Correct dataset_info, or remove it"
+        raise DataError(what, where=f"{builder.base_path}/README.md", fix=fix) from error
 
 
 def _metadata_tables(
@@ -569,9 +597,25 @@ def _entries(raw: bytes, file: str, name: str) -> Iterator[Mapping[str, object]]
     try:
         entries = parse_json(raw, parse_int=Digits)
     except UnusableRowError as error:
-        raise DataError(str(error), where=file, fix="Fix it, or write FILE.jsonl") from error
+        where = _place_in_list(raw, file)
+        raise DataError(str(error), where=where, fix="Fix it, or write FILE.jsonl") from error
     assert isinstance(entries, list)  # by its bracket
     for number, entry in enumerate(entries, start=1):
         is_row = isinstance(entry, dict)
         values = entry if is_row else {FLAW: f"is {type_name(entry)}, not a JSON object"}
         yield {**values, LINE: number, FILE: name}
+
+
+def _place_in_list(raw: bytes, file: str) -> str:
+    """Return FILE:N of the first entry with a key twice or NaN; FILE: the reason has its line."""
+    text, decoder = raw.decode("utf-8", "replace"), json.JSONDecoder()
+    end = text.index("[") + 1
+    with suppress(ValueError, RecursionError, StopIteration):
+        for number in itertools.count(1):
+            start = next(at for at in range(end, len(text)) if text[at] not in " \t\r\n,")
+            end = decoder.raw_decode(text, start)[1]
+            try:
+                parse_json(text[start:end].encode())
+            except UnusableRowError:
+                return f"{file}:{number}"
+    return file

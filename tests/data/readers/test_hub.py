@@ -734,6 +734,92 @@ def test_metadata_without_rows_is_one_line_that_names_it(tmp_path: Path, content
         load(folder)
 
 
+def of_card(folder: Path, dtype: str) -> None:
+    """Write a dataset card that declares two columns."""
+    (folder / "README.md").write_text(
+        "---\ndataset_info:\n  features:\n  - name: text\n    dtype: string\n  - name: label\n"
+        f"    dtype:{dtype}\n---\n"
+    )
+
+
+@pytest.mark.parametrize("dtype", [None, " string", "\n      class_label:\n        names: [x, y]"])
+@pytest.mark.parametrize(
+    ("broken", "line", "reason"),
+    [
+        ('{"text": "t" "label": "x"}', 8, "is not JSON (Expecting ',' delimiter at "),
+        ('{"text": "t', 8, "is not JSON (Invalid control character at "),
+        ("]", 8, "is not JSON ("),
+        ('{"text": "\udcff", "label": "x"}', None, "is not UTF-8 (byte "),
+    ],
+)
+def test_a_list_of_json_that_is_broken_at_one_place_is_refused_with_it(
+    tmp_path: Path, broken: str, line: int | None, reason: str, dtype: str | None
+) -> None:
+    entries = [json.dumps({"text": f"t {n}", "label": "xy"[n % 2]}) for n in range(12)]
+    entries[7] = broken
+    folder = tmp_path / "data"
+    folder.mkdir()
+    content = "[" + ",\n".join(entries) + "]"
+    (folder / "train.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    if dtype is not None:
+        of_card(folder, dtype)
+    with pytest.raises(DataError) as caught:
+        load(folder)
+    message = str(caught.value)
+    assert message.startswith(f"{folder}/train.json: {reason}")
+    assert line is None or f"line {line}" in message
+    assert message.endswith(" Fix it, or write FILE.jsonl.")
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ('{"text": NaN, "label": "x"}', "is not JSON (NaN is not a JSON value)"),
+        ('{"text": "t", "text": "u", "label": "x"}', "has the key 'text' twice"),
+        ('{"text": {"a": 1, "a": 2}, "label": "x"}', "has the key 'a' twice"),
+    ],
+)
+def test_an_entry_of_a_list_that_json_should_not_hold_is_named_by_its_number(
+    tmp_path: Path, broken: str, reason: str
+) -> None:
+    entries = [json.dumps({"text": f"t, [{n}]", "label": "xy"[n % 2]}) for n in range(12)]
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "train.json").write_text(f"\ufeff [ {' , '.join([*entries, broken, *entries])}]")
+    with pytest.raises(DataError, match=re.escape(f"{folder}/train.json:13: {reason}. Fix it, or")):
+        load(folder)
+
+
+@pytest.mark.parametrize("dtype", [" string", "\n      class_label:\n        names: [x, y]"])
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_a_broken_line_of_columns_that_a_card_declares_is_named(
+    tmp_path: Path, suffix: str, dtype: str
+) -> None:
+    records = [{"text": f"t {n}", "label": "xy"[n % 2]} for n in range(12)]
+    folder = write_lines(tmp_path / "data", f"train.{suffix}", records)
+    of_card(folder, dtype)
+    assert len(load(folder).dataset["train"]) > 0
+    with (folder / f"train.{suffix}").open("a") as file:
+        file.write('{"text": "t" "label": "x"}\n')
+    said = (
+        f"{folder}/train.{suffix}:13: is not JSON (Expecting ',' delimiter at column 14). Fix the"
+    )
+    with pytest.raises(DataError, match=re.escape(said)):
+        load(folder)
+
+
+def test_columns_that_a_card_declares_and_files_do_not_have_are_an_error_of_the_card(
+    tmp_path: Path,
+) -> None:
+    records: list[dict[str, object]] = [{"text": "t", "label": "x", "more": 1}] * 12
+    folder = write_lines(tmp_path / "data", "train.jsonl", records)
+    of_card(folder, " string")
+    with pytest.raises(
+        DataError, match=r"README\.md: declares features that .* Correct dataset_inf"
+    ):
+        load(folder)
+
+
 def write_metadata(
     folder: Path, kind: str, names: list[object], column: str = "file_name"
 ) -> tuple[Path, int]:
