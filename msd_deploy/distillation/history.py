@@ -18,6 +18,8 @@ from msd_deploy.artifacts.manifest import json_text
 from msd_deploy.config.run import TrackerName
 from msd_deploy.errors import RuntimeUnavailableError
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class History:
@@ -46,10 +48,15 @@ class History:
         return [line for line in lines if line["phase"] == phase]
 
     def cut_to(self, size_bytes: int) -> None:
-        """Truncate the file to a size, if it is larger."""
-        if self.size_bytes() > size_bytes:
+        """Truncate the file to whole lines of at most a size; log how much of it is missing."""
+        found = self.path.read_bytes() if self.path.exists() else b""
+        kept = found[:size_bytes].rfind(b"\n") + 1
+        if kept < size_bytes:
+            lost = size_bytes - kept
+            _log.warning("%s lacks %d bytes: steps are missing in the log", self.path, lost)
+        if kept < len(found):
             with self.path.open("r+b") as file:
-                file.truncate(size_bytes)
+                file.truncate(kept)
 
     def cut_before(self, phase: str) -> None:
         """Truncate the file before a phase's first line, since that training starts again.
@@ -74,7 +81,6 @@ def _phase_of(line: bytes) -> str | None:
     return str(value["phase"]) if isinstance(value, dict) and "phase" in value else None
 
 
-_log = logging.getLogger(__name__)
 # Keys that locate a line instead of holding one of its values.
 _LOCATORS = frozenset({"phase", "step", "epoch", "split"})
 _PACKAGES: Mapping[str, str] = {

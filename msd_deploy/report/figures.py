@@ -114,7 +114,9 @@ def _student(student: StudentOutputs, outputs: RunOutputs, output: Output) -> St
         "views": _views(student.logits, outputs, output),
         "closeness": {view.value: _closeness(student, outputs, output, view) for view in View},
         "training": read_training(
-            student.run.history, metric=metric_name(outputs.data.info.problem)
+            student.run.history,
+            metric=metric_name(outputs.data.info.problem),
+            epochs=(facts.get("training") or {}).get("student", {}).get("epochs"),
         ),
         "weights": _weights(student, outputs),
     }

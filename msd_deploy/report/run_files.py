@@ -74,16 +74,17 @@ def _value_at(metrics: Json, path: tuple[str, ...]) -> object:
     return value
 
 
-def read_training(path: Path, *, metric: str) -> TrainingJson:
+def read_training(path: Path, *, metric: str, epochs: int | None = None) -> TrainingJson:
     """Read the student's training from a run's history.
 
     Args:
         path: Path of history.jsonl.
         metric: Name of the metric in validation lines.
+        epochs: Number of epochs that the student was trained for; None: not known.
 
     Raises:
-        ArtifactError: It is missing or has no training of the student, or a line is not a JSON
-            object or lacks a value.
+        ArtifactError: It is missing, has no training of the student or ends before its last epoch,
+            or a line is not a JSON object or lacks a value.
     """
     lines, history = [], _read_lines(path)
     # With --from and int8 epochs alone, "int8" is the only training.
@@ -96,6 +97,11 @@ def read_training(path: Path, *, metric: str) -> TrainingJson:
             lines.append(line)
     steps = [line for line in lines if "terms" in line]
     validations = [line for line in lines if metric in line]
+    if epochs is not None and lines:
+        ends_in: int = max((line.get("epoch", epochs) for line in validations), default=0)
+        if ends_in < epochs:
+            what = f"ends in epoch {ends_in} of the student's {epochs}: lines are missing"
+            raise ArtifactError(what, where=path, fix="Restore the file")
     names = dict.fromkeys(name for line in steps for name in line["terms"])
     return {
         "steps": [line["step"] for line in steps],
@@ -118,6 +124,7 @@ def _check_line(line: Mapping[str, Any], metric: str, *, where: str) -> None:
         "terms": _are_numbers(line.get("terms", {})),
         "weights": isinstance(spreads, dict)
         and all(_are_numbers(spread, ("mean", "std")) for spread in spreads.values()),
+        "epoch": "epoch" not in line or is_number(line["epoch"]),
         metric: metric not in line or _are_numbers(line[metric], views),
     }
     for key, valid in is_valid.items():

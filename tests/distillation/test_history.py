@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.run import RunConfig, TrackerName
-from msd_deploy.distillation.history import scalars_of
+from msd_deploy.distillation.history import History, scalars_of
 from msd_deploy.errors import StoppedError
 from msd_deploy.hooks import Hooks, RunHooks, StepReport
 from msd_deploy.pipeline import run_distillation
@@ -65,6 +65,28 @@ def test_numbers_are_named_by_their_path() -> None:
         "accuracy": {"text": 1},
     }
     assert scalars_of(passed) == {"validation/accuracy/text": 1.0}
+
+
+@pytest.mark.parametrize("left", [0, 3, 20, 25, 39])
+def test_a_log_that_was_cut_loses_its_incomplete_line_with_a_warning(
+    tmp_path: Path, left: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    history = History(tmp_path / "history.jsonl")
+    lines = [{"phase": "student", "step": step} for step in range(3)]
+    for line in lines:
+        history.append(line)
+    size = history.size_bytes()
+    history.cut_to(size)
+    assert caplog.messages == []
+    assert history.lines_of("student") == lines
+    text = history.path.read_bytes()
+    history.path.write_bytes(text[:left])
+    history.cut_to(size)
+    whole = text[:left].count(b"\n")
+    lost = size - len(b"".join(text.splitlines(keepends=True)[:whole]))
+    assert caplog.messages == [f"{history.path} lacks {lost} bytes: steps are missing in the log"]
+    history.append(lines[2])
+    assert history.lines_of("student") == [*lines[:whole], lines[2]]
 
 
 def test_every_name_is_one_of_accelerates() -> None:

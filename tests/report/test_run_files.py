@@ -138,6 +138,26 @@ def test_a_line_that_lacks_a_value_is_named(
         read_training(history, metric="accuracy")
 
 
+@pytest.mark.parametrize("kept", [1, 2, 3])
+def test_a_history_that_ends_before_the_last_epoch_is_named(tmp_path: Path, kept: int) -> None:
+    history = tmp_path / "history.jsonl"
+    values = {"multimodal": 0.9, "image": 0.6, "text": 0.7}
+    lines = [
+        line
+        for epoch in (1, 2)
+        for line in (
+            _line(step=epoch, epoch=epoch, terms={"labels": 1}),
+            _line(step=epoch, epoch=epoch, split="validation", accuracy=values),
+        )
+    ]
+    history.write_text("".join(lines))
+    assert read_training(history, metric="accuracy", epochs=2)["steps"] == [1, 2]
+    history.write_text("".join(lines[:kept]))
+    said = f"history.jsonl: ends in epoch {kept // 2} of the student's 2: lines are missing"
+    with pytest.raises(ArtifactError, match=said):
+        read_training(history, metric="accuracy", epochs=2)
+
+
 def test_a_missing_history_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"history\.jsonl: cannot be read"):
         read_training(tmp_path / "history.jsonl", metric="accuracy")
