@@ -15,8 +15,10 @@ from msd_deploy.metrics import (
     score_views,
 )
 from msd_deploy.run.record import prepare_for_run, read_finished_run, source_of_run
+from msd_deploy.run.single_views import check_single_views, unsound_views
 from msd_export.opened_model import open_model, prepare_for_model
 from msd_export.parity import predict_every_view
+from msd_export.predictors import TorchPredictor
 
 
 def evaluate_model(
@@ -40,7 +42,8 @@ def evaluate_model(
 
     Returns:
         metric, runtime, split, skipped rows, and per view the value, interval and examples; under
-        further the same by metric, where the data set's paper reports others.
+        single_views the comparison of each with a constant answer; under further the same as views
+        by metric, where the data set's paper reports others.
 
     Raises:
         ConfigError: All rows of a data set were requested that has training rows.
@@ -74,13 +77,20 @@ def evaluate_model(
     logits = {view: values[labelled] for view, values in by_view.items()}
     scores = score_views(logits, labels, data.info.problem)
     further = score_extra_metrics(logits, labels, data.info.further_metrics)
+    metric = metric_name(data.info.problem)
+    single_views = check_single_views(logits, labels, data.info.problem)
+    # Of a run its student is evaluated, and an export is a student's as a rule.
+    if isinstance(opened.predictor, TorchPredictor) and not RunDirectory(model).run_json.is_file():
+        for note in unsound_views(single_views, metric, split=split):
+            hooks.on_note(f"as a teacher, the model's {note}")
     return {
         "model": str(model),
         "runtime": opened.predictor.runtime,
         "data": spec,
         "split": split,
         "skipped_rows": len(data.info.skipped),
-        "metric": metric_name(data.info.problem),
+        "metric": metric,
         "views": {view.value: score.as_json() for view, score in scores.items()},
+        "single_views": single_views,
         **({"further": extra_metrics_as_json(further)} if further else {}),
     }

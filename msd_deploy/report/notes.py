@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.run import RunConfig
 from msd_deploy.distillation.plan import note_of_result
-from msd_deploy.metrics import LogitsByView, has_constant_decisions
+from msd_deploy.metrics import LogitsByView, has_constant_decisions, metric_name
 from msd_deploy.pages.formatting import VIEW_NAMES
 from msd_deploy.report.predictions import RunOutputs, StudentOutputs
 from msd_deploy.report.run_files import trainings_of
+from msd_deploy.run.single_views import check_on_validation, unsound_views
 from msd_deploy.views import View
 
 _COMPARED: Mapping[str, Callable[[RunConfig], object]] = {
@@ -28,6 +29,7 @@ def notes_of(outputs: RunOutputs) -> list[str]:
         *difference_notes(outputs.students),
         *validation_notes(outputs.students),
         *training_notes(outputs.students),
+        *_unsound_view_notes(outputs),
         *shared_image_notes(outputs.rows.image_index),
         *_constant_notes(outputs),
     ]
@@ -94,6 +96,13 @@ def shared_image_notes(image_index: NDArray[np.int64]) -> list[str]:
         f"{len(with_image):,} examples share {images:,} images, and examples of one image are not"
         " independent. The intervals resample examples, so they are too narrow."
     ]
+
+
+def _unsound_view_notes(outputs: RunOutputs) -> list[str]:
+    """Note single views of the teacher that a student should not learn."""
+    views = check_on_validation(outputs.predictions.by_view("validation"), outputs.data)
+    metric = metric_name(outputs.data.info.problem)
+    return [f"The teacher's {note}." for note in unsound_views(views, metric)]
 
 
 def _constant_notes(outputs: RunOutputs) -> list[str]:

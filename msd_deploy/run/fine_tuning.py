@@ -66,6 +66,7 @@ from msd_deploy.models.pretrained.fusion import open_fusion
 from msd_deploy.models.pretrained.teacher import PretrainedTeacher, check_freeze, freeze
 from msd_deploy.run.output import absolute_data, absolute_folder
 from msd_deploy.run.record import error_in_file, read_source
+from msd_deploy.run.single_views import check_on_validation, unsound_views
 from msd_deploy.run.stages import parameter_count, state_scores
 
 _TRAINING_NAME, _HISTORY_NAME, _CHECKPOINTS_NAME = "training.json", "history.jsonl", "checkpoints"
@@ -400,7 +401,12 @@ def _save(teaching: _FineTuning, model: ViewClassifier, training: TrainingResult
         "metric": metric_name(data.info.problem),
     }
     for name in ("validation", "test"):
-        state_scores(result, data, name, predict_views(model, data.splits[name]))
+        logits = predict_views(model, data.splits[name])
+        state_scores(result, data, name, logits)
+        if name == "validation":
+            result["single_views"] = views = check_on_validation(logits, data)
+            for note in unsound_views(views, metric_name(data.info.problem)):
+                teaching.hooks.stages.on_note(f"the teacher's {note}")
     if not process_group.is_main():
         return
     save_model(

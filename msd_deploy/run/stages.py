@@ -48,6 +48,7 @@ from msd_deploy.models.predict import predict_views
 from msd_deploy.models.sizes import build_teacher
 from msd_deploy.models.teachers import Teacher, load_teacher, teacher_for
 from msd_deploy.run.output import without_paths
+from msd_deploy.run.single_views import check_on_validation, unsound_views
 from msd_deploy.run.task import Task, _prepare
 from msd_deploy.views import View
 
@@ -110,9 +111,9 @@ def trained_teacher(task: Task) -> Teacher:
 def cached_predictions(
     task: Task, teacher: Teacher, teacher_data: PreparedData
 ) -> TeacherPredictions:
-    """Return the teacher's logits of every split and view, computed once."""
+    """Return the teacher's logits of every split and view, computed once; note unsound views."""
     task.hooks.on_stage("Caching the teacher's predictions of all three views")
-    return cache_predictions(
+    predictions = cache_predictions(
         teacher,
         teacher_data,
         task.run.teacher_predictions,
@@ -120,6 +121,10 @@ def cached_predictions(
         augment=task.config.augment,
         on_batch=lambda done, total: task.hooks.on_count("examples", done, total),
     )
+    views = check_on_validation(predictions.by_view("validation"), task.data)
+    for note in unsound_views(views, metric_name(task.data.info.problem)):
+        task.hooks.on_note(f"the teacher's {note}")
+    return predictions
 
 
 def ordinary_steps(task: Task) -> int:
@@ -281,6 +286,7 @@ def measure(
     of_teacher, of_student = _facts(teacher, task.run.teacher), _facts(student, task.run.student)
     if task.config.teacher.path is None:
         of_teacher["training"] = training_of(task.run.teacher)
+    of_teacher["single_views"] = check_on_validation(predictions.by_view("validation"), task.data)
     of_student["training"] = training_of(task.run.student)
     agreements = {}
     for name in ("validation", "test"):

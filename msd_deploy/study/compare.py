@@ -42,6 +42,7 @@ from msd_deploy.metrics import LogitsByView, metric_name, row_counts
 from msd_deploy.problem import Problem
 from msd_deploy.run.output import inputs_of, with_absolute_paths
 from msd_deploy.run.record import read_run
+from msd_deploy.run.single_views import check_on_validation
 from msd_deploy.run.stages import cached_predictions, given_teacher, ordinary_steps, trained_teacher
 from msd_deploy.run.task import Task, begin_run, open_models, read_task
 from msd_deploy.study.cells import cell_directory, finished_cells, is_done, read_cell
@@ -235,6 +236,7 @@ def _results(out: Path, task: Task, predictions: TeacherPredictions) -> Json:
     }
     return {
         "teacher": {view.value: round(value, 6) for view, value in teacher.items()},
+        "single_views": check_on_validation(predictions.by_view("validation"), task.data),
         "methods": {
             method: {view.value: spread.as_json() for view, spread in views.items()}
             for method, views in spreads.items()

@@ -16,6 +16,7 @@ from msd_deploy.study.tables import (
     percent_text,
     seeds_of,
     spread_text,
+    teacher_notes,
 )
 
 _FAIR = ("kd", "kd-dropout")
@@ -130,7 +131,8 @@ def _panels(result: Result) -> list[Panel]:
 def _notes(result: Result) -> list[str]:
     notes = [
         "All of it rests on one teacher and one test split; p-values are not corrected for the"
-        " number of comparisons."
+        " number of comparisons.",
+        *teacher_notes(result),
     ]
     if result["changed_settings"]:
         notes.append(f"{changed_words(result)}.")

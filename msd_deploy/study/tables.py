@@ -5,6 +5,7 @@ from typing import Any
 
 from msd_deploy.config.describe import settings_words
 from msd_deploy.distillation.methods import describe_method
+from msd_deploy.run.single_views import unsound_views
 from msd_deploy.views import View
 
 _VIEWS = tuple(view.value for view in View)
@@ -40,6 +41,7 @@ def _facts(result: Mapping[str, Any]) -> list[str]:
     ]
     if result["changed_settings"]:
         lines.append(f"- {changed_words(result)}")
+    lines += [f"- {note}" for note in teacher_notes(result)]
     for key in ("command", "host", "created_utc"):
         if result.get(key):
             lines.append(f"- {key.removesuffix('_utc')}: {_quoted(key, result[key])}")
@@ -57,6 +59,12 @@ def budget_words(result: Mapping[str, Any]) -> str:
         "compute": "equal compute (floating-point operations of msd-fixed's ordinary run)",
         "converged": "four times the ordinary steps, best epoch on validation",
     }[result["budget"]]
+
+
+def teacher_notes(result: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on each unsound view of the teacher."""
+    notes = unsound_views(result.get("single_views", {}), result["metric"])
+    return [f"The teacher's {note}." for note in notes]
 
 
 def changed_words(result: Mapping[str, Any]) -> str:

@@ -121,6 +121,20 @@ def test_every_student_is_a_dot_where_its_value_stands(result: Result) -> None:
         assert steps[0] > 0
 
 
+@pytest.mark.parametrize("is_sound", [True, False])
+def test_a_note_states_which_view_of_the_teacher_is_unsound(result: Result, is_sound: bool) -> None:
+    view = {
+        "examples": 500,
+        **{"score": 0.56, "constant_score": 0.56, "nll": 2.1, "constant_nll": 0.69},
+        "gain": {"value": 0.0, "interval": [-0.01, 0.01]},
+        "is_sound": is_sound,
+    }
+    result["single_views"] = {"text": view}
+    note = "The teacher&#39;s text view is unsound as a target of distillation: Accuracy 56.0 %"
+    assert (note in render_study(result)) is not is_sound
+    assert (note.replace("&#39;", "'") in study_markdown(result)) is not is_sound
+
+
 def test_settings_that_are_not_the_defaults_are_shown(result: Result) -> None:
     for told in (render_study(result), study_markdown(result)):
         assert "Changed settings" not in told

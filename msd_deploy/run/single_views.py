@@ -1,0 +1,239 @@
+"""Soundness of a teacher's single views as targets of distillation.
+
+A student learns the answers that its teacher gives to one modality alone. A teacher that never saw
+a missing modality answers arbitrarily there, often one class with a high probability. That a
+modality holds no information is no fault: the class frequencies are then the right answer. So the
+check rests on probabilities rather than decisions. Formula and measurements: docs/method.md.
+"""
+
+from collections.abc import Mapping
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from msd_deploy.data.prepared import PreparedData
+from msd_deploy.metrics import (
+    LabelArray,
+    LogitArray,
+    bootstrap_rows,
+    percentile_interval,
+    ratio_of_sums,
+    row_counts,
+)
+from msd_deploy.pages.formatting import metric_title, percent
+from msd_deploy.problem import Problem, has_independent_classes
+from msd_deploy.views import View
+
+# Of the constant answer's loss: the lower end is .02 at most for 19 sound teachers, and .15 or more
+# for the views that teach nothing. See docs/method.md.
+_MARGIN = 0.05
+# Of fewer, one confident answer decides the mean loss, and the interval does not show it.
+_FEWEST_ERRORS = 20
+_HIGHEST_TEMPERATURE = 1000.0
+
+_Values = NDArray[np.float64]
+
+
+class Difference(TypedDict):
+    """A difference with its 95 % bootstrap interval, paired by example."""
+
+    value: float
+    interval: list[float]
+
+
+class SingleViewJson(TypedDict):
+    """One view of a model beside the best constant answer.
+
+    Scores are the problem's metric. nll is the mean negative log-likelihood in nats, of independent
+    classes per class; scaled_nll is that at the view's best temperature from 1 to that of the
+    multimodal view. The constant answer is the class frequencies of training; its decision is the
+    most frequent class or, in multi-label problems, the set of classes with the best micro F1. gain
+    is score - constant_score, excess is scaled_nll - constant_nll.
+    """
+
+    examples: int
+    score: float
+    constant_score: float
+    gain: Difference
+    nll: float
+    scaled_nll: float
+    constant_nll: float
+    excess: Difference
+    is_sound: bool
+
+
+def check_on_validation(
+    logits: Mapping[View, LogitArray], data: PreparedData
+) -> dict[str, SingleViewJson]:
+    """Check the single views of a teacher on the validation split; see `check_single_views`.
+
+    Args:
+        logits: Of the validation split, [examples, classes] for all three views.
+        data: The data; its labelled training examples give the class frequencies.
+    """
+    validation, train = data.splits["validation"], data.splits["train"]
+    labelled = validation.has_label()
+    return check_single_views(
+        {view: values[labelled] for view, values in logits.items()},
+        validation.labels[labelled],
+        data.info.problem,
+        training=train.labels[train.has_label()],
+    )
+
+
+def check_single_views(
+    logits: Mapping[View, LogitArray],
+    labels: LabelArray,
+    problem: Problem,
+    *,
+    training: LabelArray | None = None,
+) -> dict[str, SingleViewJson]:
+    """Compare each single view of a teacher with the best constant answer.
+
+    A view is unsound if its loss is above the class frequencies' by more than 5 %, at the lower
+    end of the interval. The loss is taken after as much temperature scaling as the multimodal view
+    needs: overconfidence in all views is another fault. Where the constant answer errs on fewer
+    than 20 examples, every view counts as sound.
+
+    Args:
+        logits: [examples, classes] for all three views.
+        labels: See `score_logits`; every example has one.
+        problem: Kind of the task.
+        training: Labels that the class frequencies are counted on; None or empty: `labels`.
+
+    Returns:
+        By view, image and text; empty without examples.
+    """
+    if not len(labels):
+        return {}
+    rows, classes = logits[View.MULTIMODAL].shape
+    counted = labels if training is None or not len(training) else training
+    constant, decision = _constant_answer(counted, classes, problem)
+    most = _best_temperature(logits[View.MULTIMODAL], labels, problem, _HIGHEST_TEMPERATURE)
+    of_constant = [
+        row_counts(np.tile(decision, (rows, 1)), labels, problem),
+        _losses(np.tile(constant, (rows, 1)), labels, problem),
+    ]
+    views = {}
+    for view in (View.IMAGE, View.TEXT):
+        temperature = _best_temperature(logits[view], labels, problem, most)
+        columns = [
+            row_counts(logits[view], labels, problem),
+            _losses(logits[view] / temperature, labels, problem),
+            *of_constant,
+            _losses(logits[view], labels, problem),
+        ]
+        views[view.value] = _compare(np.column_stack(columns))
+    return views
+
+
+def unsound_views(
+    views: Mapping[str, SingleViewJson], metric: str, *, split: str = "validation"
+) -> list[str]:
+    """Describe each unsound view with figures and remedy, to follow "the teacher's".
+
+    Args:
+        views: See `check_single_views`.
+        metric: Name of the problem's metric.
+        split: Name of the examples.
+    """
+    return [
+        f"{name} view is unsound as a target of distillation:"
+        f" {metric_title(metric)} {percent(view['score'])} on {view['examples']:,} {split} examples"
+        f" against {percent(view['constant_score'])} of the best constant answer (difference"
+        f" {_points(view['gain'])}), negative log-likelihood {view['nll']:.2f} against"
+        f" {view['constant_nll']:.2f} of the class frequencies; adapt the teacher"
+        " (--adapt-teacher 4), or train it with modality dropout"
+        for name, view in views.items()
+        if not view["is_sound"]
+    ]
+
+
+def _points(gain: Difference) -> str:
+    low, high = gain["interval"]
+    return f"{100 * low:+.1f} to {100 * high:+.1f} points"
+
+
+def _constant_answer(
+    labels: LabelArray, classes: int, problem: Problem
+) -> tuple[LogitArray, LogitArray]:
+    """Return the logits [classes] of the class frequencies, and those of the best decision.
+
+    One example is spread over all classes, so that no class has probability 0.
+    """
+    if not has_independent_classes(problem):
+        counts = np.bincount(labels.astype(np.int64), minlength=classes)
+        constant = np.log((counts + 1 / classes) / (len(labels) + 1))
+    else:
+        counts = labels.sum(axis=0, dtype=np.float64)
+        constant = np.log((counts + 0.5) / (len(labels) - counts + 0.5))
+    decision = constant
+    if problem == "multi_label":
+        order = np.argsort(-counts, kind="stable")
+        predicted = len(labels) * np.arange(1, classes + 1)
+        f1 = 2 * np.cumsum(counts[order]) / (predicted + counts.sum())
+        decision = np.full(classes, -1.0)
+        decision[order[: f1.argmax() + 1]] = 1.0
+    return constant.astype(np.float32), decision.astype(np.float32)
+
+
+def _best_temperature(
+    logits: LogitArray, labels: LabelArray, problem: Problem, most: float
+) -> float:
+    """Return the temperature from 1 to `most` with the lowest mean loss (Guo et al. 2017)."""
+    found = minimize_scalar(
+        lambda power: _losses(logits / np.exp(power), labels, problem).mean(),
+        bounds=(0, np.log(most)),
+        method="bounded",
+    )
+    return float(np.exp(found.x))
+
+
+def _losses(logits: LogitArray, labels: LabelArray, problem: Problem) -> _Values:
+    """Return the negative log-likelihood of each example, as `label_loss` without weights."""
+    wide = logits.astype(np.float64)
+    if has_independent_classes(problem):
+        return np.asarray((np.logaddexp(0, wide) - wide * labels).mean(axis=1), np.float64)
+    picked = np.take_along_axis(wide, labels.astype(np.int64)[:, None], axis=1)[:, 0]
+    return np.asarray(np.logaddexp.reduce(wide, axis=1) - picked, np.float64)
+
+
+def _compare(rows: _Values) -> SingleViewJson:
+    """Compare one view.
+
+    Args:
+        rows: [examples, 7]: score counts and scaled loss of the view, score counts and loss of the
+            constant answer, loss of the view.
+    """
+    resampled = np.stack([rows[drawn].sum(axis=0) for drawn in bootstrap_rows(len(rows))])
+    whole = rows.sum(axis=0)
+    scaled_nll, constant_nll, nll = (whole[[2, 5, 6]] / len(rows)).tolist()
+    gain = _difference(
+        _score(whole[:2]) - _score(whole[3:5]), _score(resampled[:, :2]) - _score(resampled[:, 3:5])
+    )
+    excess = _difference(
+        (whole[2] - whole[5]) / len(rows), (resampled[:, 2] - resampled[:, 5]) / len(rows)
+    )
+    errors = int((rows[:, 3] < rows[:, 4]).sum())
+    return {
+        "examples": len(rows),
+        "score": round(float(_score(whole[:2])), 6),
+        "constant_score": round(float(_score(whole[3:5])), 6),
+        "gain": gain,
+        "nll": round(nll, 6),
+        "scaled_nll": round(scaled_nll, 6),
+        "constant_nll": round(constant_nll, 6),
+        "excess": excess,
+        "is_sound": errors < _FEWEST_ERRORS or excess["interval"][0] <= _MARGIN * constant_nll,
+    }
+
+
+def _score(counts: _Values) -> _Values:
+    return ratio_of_sums(counts.astype(np.int64))
+
+
+def _difference(value: _Values, resampled: _Values) -> Difference:
+    interval = [round(end, 6) for end in percentile_interval(resampled)]
+    return {"value": round(float(value), 6), "interval": interval}
