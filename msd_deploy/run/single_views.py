@@ -26,7 +26,7 @@ from msd_deploy.pages.formatting import metric_title, percent
 from msd_deploy.problem import Problem, has_independent_classes
 from msd_deploy.views import View
 
-# Of the constant answer's loss: the lower end is .02 at most for 19 sound teachers, and .15 or more
+# Of the constant answer's loss: the lower end is .02 at most for 20 sound teachers, and .15 or more
 # for the views that teach nothing. See docs/method.md.
 _MARGIN = 0.05
 # Of fewer, one confident answer decides the mean loss, and the interval does not show it.
