@@ -24,7 +24,7 @@ class StepReport:
     """Progress of a training after one step.
 
     Attributes:
-        phase: "teacher", "student" or "int8".
+        phase: "teacher", "adaptation", "student" or "int8".
         step: Steps done, from 1.
         steps: Total number of steps.
         epoch: Current epoch, from 1.

@@ -17,10 +17,11 @@ from msd_deploy.distillation.history import check_tracker
 from msd_deploy.errors import ConfigError, MsdError, StoppedError
 from msd_deploy.hooks import RunHooks
 from msd_deploy.models.teachers import Teacher
+from msd_deploy.run.adaptation import teacher_of_run
 from msd_deploy.run.dry_run import describe_run
 from msd_deploy.run.output import check_run_output, with_absolute_paths
 from msd_deploy.run.record import RunRecord, naming_run_json
-from msd_deploy.run.stages import cached_predictions, given_teacher, measure, trained_teacher
+from msd_deploy.run.stages import cached_predictions, given_teacher, measure
 from msd_deploy.run.student import check_student, distilled_student
 from msd_deploy.run.task import Task, begin_run, open_models, read_task
 
@@ -66,7 +67,7 @@ def run_distillation(
             begin_run(task, given, replaces=replaces)
         process_group.barrier()
         try:
-            teacher = given or trained_teacher(task)
+            teacher = teacher_of_run(task, given, teacher_data)
             predictions = cached_predictions(task, teacher, teacher_data)
             student = distilled_student(task, predictions)
             stages.on_stage("Evaluating teacher and student")

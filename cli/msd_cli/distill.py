@@ -92,20 +92,20 @@ def distill(
     print_note(f"Wrote {run.root}. Next: msd export {shlex.quote(str(run.root))}")
 
 
-def _print_metrics(metrics: dict[str, object]) -> None:
+def _print_metrics(metrics: dict[str, Any]) -> None:
     from msd_deploy.pages.formatting import score_text
 
-    table = new_table(f"Test {metrics['metric']} (95 % interval)", "view", "teacher", "student")
-    teacher, student = metrics["teacher"], metrics["student"]
-    assert isinstance(teacher, dict)
-    assert isinstance(student, dict)
-    for view, score in teacher["test"].items():
-        table.add_row(view, score_text(score), score_text(student["test"][view]))
-    for metric, by_view in teacher.get("further", {}).get("test", {}).items():
-        for view, score in by_view.items():
-            of_student = student["further"]["test"][metric][view]
-            table.add_row(f"{view}, {metric}", score_text(score), score_text(of_student))
-    table.add_row("parameters", f"{teacher['parameters']:,}", f"{student['parameters']:,}")
+    names = [name for name in ("teacher", "adapted_teacher", "student") if name in metrics]
+    models = [metrics[name] for name in names]
+    title = f"Test {metrics['metric']} (95 % interval)"
+    table = new_table(title, "view", *(name.replace("_", " ") for name in names))
+    for view in models[0]["test"]:
+        table.add_row(view, *(score_text(model["test"][view]) for model in models))
+    for metric, by_view in models[0].get("further", {}).get("test", {}).items():
+        for view in by_view:
+            scores = (model["further"]["test"][metric][view] for model in models)
+            table.add_row(f"{view}, {metric}", *map(score_text, scores))
+    table.add_row("parameters", *(f"{model['parameters']:,}" for model in models))
     result_console().print(table)
 
 
@@ -130,7 +130,7 @@ def _print_plan(planned: dict[str, Any], *, as_json: bool) -> None:
     out.print(table)
     table = new_table("Trainings", "training", "parameters", "examples", "epochs", "steps")
     for phase, training in planned["trainings"].items():
-        model = planned["teacher" if phase == "teacher" else "student"]
+        model = planned["teacher" if phase in ("teacher", "adaptation") else "student"]
         counts = (f"{training[key]:,}" for key in ("examples", "epochs", "steps"))
         table.add_row(phase, count_text(model["parameters"]), *counts)
     out.print(table)

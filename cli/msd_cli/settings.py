@@ -137,7 +137,7 @@ def _settings_after(
     config = read_finished_run(run).config
     return replace(
         config,
-        teacher=replace(config.teacher, path=run.teacher),
+        teacher=replace(config.teacher, path=run.distilled_teacher, adapt_epochs=0),
         student=replace(config.student, start=run.student),
         distill=replace(config.distill, epochs=None, int8_epochs=0),
     )

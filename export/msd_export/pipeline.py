@@ -271,7 +271,7 @@ def export_teacher_reference(
         The export; None with a note if the teacher cannot be converted.
     """
     hooks = hooks or StageHooks()
-    loaded = load_classifier(run.teacher, manifest)
+    loaded = load_classifier(run.distilled_teacher, manifest)
     remove_stale_folders(run.teacher_exports)
     config = ExportConfig((("onnx", "fp32"),), overwrite=True)
     name = f"{run.root.name} teacher"

@@ -130,7 +130,7 @@ def command_line(run: RunDirectory, config: BenchConfig) -> str:
 def _data_by_model(record: RunRecord, hooks: StageHooks) -> dict[ModelRole, PreparedData]:
     """Read the data once, and prepare it as each model saw it; once if both saw the same."""
     run, source = record.run, source_of_run(record)
-    student, teacher = Preprocessor.load(run.student), Preprocessor.load(run.teacher)
+    student, teacher = Preprocessor.load(run.student), Preprocessor.load(run.distilled_teacher)
     data = prepare_for_run(record, source, student, on_count=hooks.on_count)
     if teacher.digest() == student.digest():
         return {"teacher": data, "student": data}

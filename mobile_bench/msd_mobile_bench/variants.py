@@ -93,7 +93,7 @@ def find_variants(
         ArtifactError: A folder is missing, incomplete or altered, or an export was made from
             another model than the run's.
     """
-    teacher, student = _read_model(run.teacher), _read_model(run.student)
+    teacher, student = _read_model(run.distilled_teacher), _read_model(run.student)
     exports = sorted(exports_below(run.exports, on_note=on_note), key=_order)
     for export in exports:
         fix = f"Export again with `msd export {run.root} --overwrite`, or remove it"
@@ -107,7 +107,7 @@ def find_variants(
             export, "teacher", teacher, "Remove it: `msd bench` exports the teacher again"
         )
     return [
-        _torch_variant("teacher", run.teacher, teacher),
+        _torch_variant("teacher", run.distilled_teacher, teacher),
         *(exported_variant("teacher", export, teacher) for export in references),
         _torch_variant("student", run.student, student),
         *(exported_variant("student", export, student) for export in exports),

@@ -82,6 +82,16 @@ class RunDirectory:
         return self.root / "teacher"
 
     @property
+    def adapted_teacher(self) -> Path:
+        """The model folder of the teacher adapted to single views, if one was requested."""
+        return self.root / "adapted_teacher"
+
+    @property
+    def distilled_teacher(self) -> Path:
+        """The model folder of the teacher that the student learns from."""
+        return self.adapted_teacher if self.adapted_teacher.is_dir() else self.teacher
+
+    @property
     def student(self) -> Path:
         """The student's model folder."""
         return self.root / "student"

@@ -166,6 +166,23 @@ class TeacherConfig:
     batch_size: Annotated[int, BATCH_SIZE] = 64
     learning_rate: Annotated[float, LEARNING_RATE] = 1e-3
     modality_dropout: Annotated[float, MODALITY_DROPOUT] = 0.3
+    adapt_epochs: Annotated[
+        int,
+        Setting(
+            "Number of epochs in which a copy of the teacher is adapted to single views: it learns,"
+            " without labels, to predict from image or text alone what the teacher predicts from"
+            " both, on average; 0: the teacher is used as it is.",
+            (0, 10_000),
+        ),
+        Option("--adapt-teacher", "Teacher", metavar="EPOCHS"),
+    ] = 0
+    adapt_rate: Annotated[
+        float,
+        Setting(
+            "Peak learning rate of the adaptation; pretrained weights have a tenth of it.",
+            LEARNING_RATE.between,
+        ),
+    ] = 5e-4
 
     def __post_init__(self) -> None:
         check_ranges(self, "teacher")

@@ -91,6 +91,11 @@ class PreparedSplit:
         present: NDArray[np.bool_] = np.not_equal(self.labels, NO_LABEL)
         return present
 
+    def has_both(self) -> NDArray[np.bool_]:
+        """Return which examples have an image and a text, bool [examples]."""
+        has_text = self.attention_mask.sum(axis=1) > 1  # an absent text is a single token
+        return np.asarray((self.image_index >= 0) & has_text, bool)
+
     def blank_pixels(self) -> PixelArray:
         """Return one black image, uint8 [1, height, width, 3], for examples that have none."""
         return np.zeros((1, *self.pixels.shape[1:]), np.uint8)

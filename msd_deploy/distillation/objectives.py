@@ -1,4 +1,4 @@
-"""Training objectives: label loss, and distillation with given weights (learned ones: `meta`)."""
+"""Objectives: labels, adaptation, distillation with given weights (learned ones: `meta`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from msd_deploy import process_group
 from msd_deploy.data.batch import Batch
-from msd_deploy.distillation.distances import Distance
+from msd_deploy.distillation.distances import Distance, kl_distance
 from msd_deploy.distillation.feature_losses import FeatureTerms
 from msd_deploy.distillation.losses import LABELS_TERM, distillation_terms, label_loss
 from msd_deploy.distillation.steps import ModelOutputs, MultiViewModel, StepLoss
@@ -69,6 +69,37 @@ def draw_view(modality_dropout: float) -> View:
     if draw < modality_dropout / 2:
         return View.IMAGE
     return View.TEXT if draw < modality_dropout else View.MULTIMODAL
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptationObjective:
+    """Adaptation of a teacher T to single views, without labels.
+
+    KL(T(v,t) || T'(v,t)) + KL(T(v,t) || T'(v)) + KL(T(v,t) || T'(t)), each the mean over a batch's
+    examples. The optimum of the image's term is E[T(v,t) | v], the mean of what T predicts for
+    the examples with an image.
+
+    Attributes:
+        targets: T's multimodal logits of the training split, float32 [examples, classes].
+        multi_label: Whether classes are independent; see `kl_distance`.
+    """
+
+    targets: Tensor
+    multi_label: bool
+
+    def __call__(self, model: MultiViewModel, batch: Batch) -> StepLoss:
+        """Compute a term per view."""
+        outputs: ModelOutputs = model(batch, tuple(View))
+        targets = self.targets[batch.rows.cpu()].to(batch.rows.device)
+        return StepLoss(
+            {
+                view.value: kl_distance(
+                    logits, targets, temperature=1.0, multi_label=self.multi_label
+                ).mean()
+                for view, logits in outputs.logits.items()
+            },
+            {},
+        )
 
 
 @dataclass(frozen=True, slots=True)

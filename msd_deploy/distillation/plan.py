@@ -19,7 +19,7 @@ _MAX_VALIDATIONS = 20
 _COOLDOWN = 0.2
 
 
-Phase = Literal["teacher", "student", "int8"]
+Phase = Literal["teacher", "adaptation", "student", "int8"]
 
 
 @dataclass(frozen=True, slots=True)

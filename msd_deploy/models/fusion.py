@@ -148,6 +148,17 @@ class FusionForClassification(ViewClassifier):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
 
     @property
+    def text_modules(self) -> tuple[nn.Module, ...]:
+        """Modules that a text checkpoint's layers are loaded into; see `load_text_layers`."""
+        return (
+            self.layers,
+            self.norm,
+            self.word_embeddings,
+            self.text_positions,
+            self.token_types,
+        )
+
+    @property
     def vision_modules(self) -> tuple[nn.Module, ...]:
         """The vision encoder; see `ViewClassifier`."""
         return (self.vision,)

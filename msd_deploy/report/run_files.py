@@ -4,6 +4,7 @@ The history becomes series over steps; the weights of training examples are rela
 saliency.
 """
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -55,7 +56,8 @@ def read_metrics(run: RunDirectory) -> Mapping[str, Any]:
 
 
 def _required_paths(metrics: Json) -> Iterator[tuple[str, ...]]:
-    for model in ("teacher", "student"):
+    teachers = ["teacher"] + ["adapted_teacher"] * ("adapted_teacher" in metrics)
+    for model in (*teachers, "student"):
         yield model, "parameters"
         yield model, "size_bytes"
         # A given teacher has no training, and earlier versions state none.
@@ -63,8 +65,9 @@ def _required_paths(metrics: Json) -> Iterator[tuple[str, ...]]:
         for phase in training if isinstance(training, dict) else (model,):
             for name in _COUNTS_OF_TRAINING:
                 yield model, "training", phase, name
-    for view in View:
-        yield "teacher", "validation", view.value, "value"
+    for teacher, split, view in itertools.product(teachers, ("validation", "test"), View):
+        if split == "validation" or "adapted_teacher" in metrics:
+            yield teacher, split, view.value, "value"
 
 
 def _value_at(metrics: Json, path: tuple[str, ...]) -> object:
@@ -88,7 +91,7 @@ def read_training(path: Path, *, metric: str, epochs: int | None = None) -> Trai
     """
     lines, history = [], _read_lines(path)
     # With --from and int8 epochs alone, "int8" is the only training.
-    if all(line.get("phase") == "teacher" for line in history):
+    if all(line.get("phase") in ("teacher", "adaptation") for line in history):
         what = "has no line of the student's training"
         raise ArtifactError(what, where=path, fix="Restore the file")
     for number, line in enumerate(history, start=1):

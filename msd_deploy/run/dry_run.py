@@ -26,12 +26,12 @@ from msd_deploy.hooks import Hooks, StageHooks, StepReport
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.predict import predict_views
 from msd_deploy.models.teachers import Teacher
+from msd_deploy.run.adaptation import teacher_of_run
 from msd_deploy.run.stages import (
     cached_predictions,
     parameter_count,
     plan_of,
     steps_per_epoch,
-    trained_teacher,
 )
 from msd_deploy.run.student import distilled_student
 from msd_deploy.run.task import Task
@@ -115,15 +115,18 @@ def _trainings(task: Task, *, is_taught: bool) -> dict[Phase, _Training]:
     train, config = task.data.splits["train"], task.config
     distill = config.distill
     trainings: dict[Phase, _Training] = {}
+    used_by_phase = {"teacher": train.has_label(), "adaptation": train.has_both()}
 
     def add(phase: Phase, settings: TeacherConfig | DistillConfig) -> None:
-        used = train.has_label() if phase == "teacher" else None
+        used = used_by_phase.get(phase)
         epochs = plan_of(task, phase, settings, used).epochs
         steps = epochs * steps_per_epoch(task, settings, used)
         trainings[phase] = _Training(epochs, steps, len(train) if used is None else int(used.sum()))
 
     if is_taught:
         add("teacher", config.teacher)
+    if config.teacher.adapt_epochs:
+        add("adaptation", replace(config.teacher, epochs=config.teacher.adapt_epochs))
     if config.student.start is None or distill.epochs is not None or not distill.int8_epochs:
         add("student", distill)
     if distill.int8_epochs:
@@ -155,8 +158,8 @@ def _try(
         record=None,
     )
     task.hooks.on_stage("Timing a few steps of each training")
-    teacher = teacher or trained_teacher(trial)
     of_teacher = _head(teacher_data, rows)
+    teacher = teacher_of_run(trial, teacher, of_teacher)
     predictions = cached_predictions(trial, teacher, of_teacher)
     student = distilled_student(trial, predictions)
     models: dict[str, ViewClassifier] = {"teacher": teacher.model, "student": student}
@@ -170,11 +173,11 @@ def _try(
 
 
 def _number_of_rows(task: Task) -> int:
-    """Return the number of first training rows with enough labelled ones for some steps."""
-    config = task.config
+    """Return the number of first training rows with enough rows of each kind for some steps."""
+    config, train = task.config, task.data.splits["train"]
     needed = _STEPS * max(config.teacher.batch_size, config.distill.batch_size)
-    labelled = np.flatnonzero(task.data.splits["train"].has_label())
-    return int(labelled[:needed][-1]) + 1
+    kinds = [train.has_label()] + [train.has_both()] * (config.teacher.adapt_epochs > 0)
+    return max(int(np.flatnonzero(used)[:needed][-1]) for used in kinds) + 1
 
 
 def _shortened(config: RunConfig, trainings: dict[Phase, _Training]) -> RunConfig:
@@ -182,7 +185,12 @@ def _shortened(config: RunConfig, trainings: dict[Phase, _Training]) -> RunConfi
     is_trained = "student" in trainings
     return replace(
         config,
-        teacher=replace(config.teacher, path=None, epochs=_STEPS),
+        teacher=replace(
+            config.teacher,
+            path=None,
+            epochs=_STEPS,
+            adapt_epochs=_STEPS if "adaptation" in trainings else 0,
+        ),
         distill=replace(
             config.distill,
             epochs=_STEPS if is_trained else None,
@@ -215,11 +223,13 @@ def _seconds(trial: _Trial, trainings: dict[Phase, _Training], data: PreparedDat
     sizes = {name: len(split) for name, split in data.splits.items()}
     of_model = trial.seconds_per_example
     seconds = sum(sizes.values()) * of_model["teacher"]  # the cache of its predictions
+    if "adaptation" in trainings:
+        seconds += sum(sizes.values()) * of_model["teacher"]  # the predictions before
     seconds += (sizes["validation"] + sizes["test"]) * of_model["student"]
     for phase, training in trainings.items():
         seconds += training.epochs * training.examples / trial.examples_per_second[phase]
         validations = training.epochs // epochs_per_validation(training.epochs)
-        name = "teacher" if phase == "teacher" else "student"
+        name = "teacher" if phase in ("teacher", "adaptation") else "student"
         seconds += validations * sizes["validation"] * of_model[name]
     return seconds
 

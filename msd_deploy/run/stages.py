@@ -33,6 +33,7 @@ from msd_deploy.distillation.plan import (
 from msd_deploy.distillation.steps import Objective
 from msd_deploy.distillation.teacher_cache import TeacherPredictions, cache_predictions
 from msd_deploy.distillation.trainer import TrainingJob, train
+from msd_deploy.errors import DataError
 from msd_deploy.metrics import (
     LogitArray,
     agreement,
@@ -79,6 +80,8 @@ def given_teacher(
 ) -> tuple[PreparedData, Teacher | None]:
     """Match the given teacher, if any, with the task, and prepare the data for it."""
     data = task.data
+    if task.config.teacher.adapt_epochs:
+        check_adaptable(data)
     if loaded is None:
         return data, None
     teacher = teacher_for(loaded, labels=data.info.labels, problem=data.info.problem)
@@ -90,6 +93,19 @@ def given_teacher(
         if note not in data.info.notes:
             task.hooks.on_note(f"for the teacher: {note}")
     return of_teacher, teacher
+
+
+def check_adaptable(data: PreparedData) -> None:
+    """Check that a teacher can be adapted with a data set.
+
+    Raises:
+        DataError: No training example has both an image and a text.
+    """
+    if not data.splits["train"].has_both().any():
+        raise DataError(
+            "no training example has both an image and a text to adapt the teacher with",
+            fix="Add such examples, or use the teacher as it is",
+        )
 
 
 def trained_teacher(task: Task) -> Teacher:
@@ -170,7 +186,8 @@ def plan_of(
         settings: Its part of the configuration.
         used: bool [examples], which training examples are used; None: all.
     """
-    common, is_student = task.config.distill, phase == "student"
+    common = task.config.distill
+    pretrained_rates = {"student": task.config.student.pretrained_rate, "adaptation": 0.1}
     return TrainingPlan(
         phase=phase,
         epochs=_epochs(task, phase, settings, used),
@@ -186,9 +203,10 @@ def plan_of(
         watched=watched_views(
             common.keep,
             trains_single_views=settings.modality_dropout > 0
+            or phase == "adaptation"
             or (phase != "teacher" and common.method == "msd"),
         ),
-        pretrained_rate=task.config.student.pretrained_rate if is_student else 1.0,
+        pretrained_rate=pretrained_rates.get(phase, 1.0),
         key=plan_key(
             phase,
             config_as_json(without_paths(task.config)),
@@ -201,7 +219,7 @@ def plan_of(
 
 def train_in_task(
     task: Task,
-    model: FusionForClassification,
+    model: ViewClassifier,
     objective: Objective,
     plan: TrainingPlan,
     *,
@@ -226,7 +244,7 @@ def train_in_task(
                 task.data.splits["train"],
                 task.preprocessor,
                 seed=task.config.seed,
-                has_teacher=plan.phase != "teacher",
+                has_teacher=plan.phase in ("student", "int8"),
             ),
         )
     )
@@ -240,7 +258,13 @@ def _tracker(task: Task, phase: Phase) -> Tracker | None:
     return name and Tracker(name, run.trackers, f"{task.name}-{phase}")
 
 
-def save_in_task(task: Task, folder: Path, model: FusionForClassification, training: Json) -> None:
+def save_in_task(
+    task: Task,
+    folder: Path,
+    model: ViewClassifier,
+    training: Json,
+    facts: Mapping[str, object] | None = None,
+) -> None:
     """Write a model of the task as a folder that loads alone; all processes wait for it.
 
     Args:
@@ -248,6 +272,7 @@ def save_in_task(task: Task, folder: Path, model: FusionForClassification, train
         folder: Path of the folder.
         model: The model.
         training: How each of its trainings ended; see `TrainingResult`.
+        facts: Additional JSON values of the manifest.
     """
     if process_group.is_main():
         save_model(
@@ -260,6 +285,7 @@ def save_in_task(task: Task, folder: Path, model: FusionForClassification, train
                 "dataset_digest": task.data.digest,
                 "parameters": parameter_count(model),
                 "training": training,
+                **(facts or {}),
             },
         )
     process_group.barrier()
@@ -281,13 +307,26 @@ def measure(
     teacher: ViewClassifier,
     student: FusionForClassification,
 ) -> Json:
-    """Return metrics.json: both models on validation and test, all three views."""
+    """Return metrics.json: all models on validation and test, all three views.
+
+    Args:
+        task: The task.
+        predictions: Those of the teacher that the student learned from.
+        teacher: Its model.
+        student: The student.
+    """
     problem = task.data.info.problem
-    of_teacher, of_student = _facts(teacher, task.run.teacher), _facts(student, task.run.student)
+    of_origin, of_student = _facts(teacher, task.run.teacher), _facts(student, task.run.student)
     if task.config.teacher.path is None:
-        of_teacher["training"] = training_of(task.run.teacher)
-    of_teacher["single_views"] = check_on_validation(predictions.by_view("validation"), task.data)
+        of_origin["training"] = training_of(task.run.teacher)
     of_student["training"] = training_of(task.run.student)
+    of_teacher, adapted = of_origin, {}
+    if task.config.teacher.adapt_epochs:
+        folder = task.run.adapted_teacher
+        of_origin |= _scores_before(folder)
+        of_teacher = {**_facts(teacher, folder), "training": training_of(folder)}
+        adapted = {"adapted_teacher": of_teacher}
+    of_teacher["single_views"] = check_on_validation(predictions.by_view("validation"), task.data)
     agreements = {}
     for name in ("validation", "test"):
         split = task.data.splits[name]
@@ -300,10 +339,17 @@ def measure(
     return {
         "schema_version": SCHEMA_VERSION,
         "metric": metric_name(problem),
-        "teacher": of_teacher,
+        "teacher": of_origin,
+        **adapted,
         "student": of_student,
         "agreement": agreements,
     }
+
+
+def _scores_before(folder: Path) -> Json:
+    """Return the scores of the teacher that an adapted one started from."""
+    facts = cast(Json, read_json(folder / MANIFEST_NAME)["adapted_from"])
+    return {key: value for key, value in facts.items() if key != "digest"}
 
 
 def _facts(model: ViewClassifier, folder: Path) -> Json:

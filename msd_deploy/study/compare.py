@@ -40,10 +40,11 @@ from msd_deploy.errors import StoppedError
 from msd_deploy.hooks import Hooks, StageHooks
 from msd_deploy.metrics import LogitsByView, metric_name, row_counts
 from msd_deploy.problem import Problem
+from msd_deploy.run.adaptation import teacher_of_run
 from msd_deploy.run.output import inputs_of, with_absolute_paths
 from msd_deploy.run.record import read_run
 from msd_deploy.run.single_views import check_on_validation
-from msd_deploy.run.stages import cached_predictions, given_teacher, ordinary_steps, trained_teacher
+from msd_deploy.run.stages import cached_predictions, given_teacher, ordinary_steps
 from msd_deploy.run.task import Task, begin_run, open_models, read_task
 from msd_deploy.study.cells import cell_directory, finished_cells, is_done, read_cell
 from msd_deploy.study.compute import measure_flops, steps_by_method
@@ -119,7 +120,7 @@ def run_study(
         begin_folder(out, run.study_json.name, _identity(study), replaces=replaces)
         begin_run(task, given)
         try:
-            teacher = given or trained_teacher(task)
+            teacher = teacher_of_run(task, given, teacher_data)
         except StoppedError as error:
             raise StoppedError(error.what, fix="Run the same command again to continue") from error
         predictions = cached_predictions(task, teacher, teacher_data)

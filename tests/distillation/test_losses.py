@@ -1,12 +1,17 @@
 import math
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from msd_deploy.config.distill import DistillConfig
+from msd_deploy.data.batch import Batch
 from msd_deploy.distillation.distances import kl_distance
 from msd_deploy.distillation.losses import distillation_terms, label_loss
+from msd_deploy.distillation.objectives import AdaptationObjective
+from msd_deploy.distillation.steps import ModelOutputs
 from msd_deploy.distillation.weighting import fixed_weights
 from msd_deploy.problem import NO_LABEL
 from msd_deploy.views import View
@@ -135,3 +140,34 @@ def test_gradient_of_the_distance_is_the_difference_of_softened_predictions() ->
     expected = 3.0 * (softmax(student.detach().numpy() / 3) - softmax(teacher.numpy() / 3))
     assert student.grad is not None
     np.testing.assert_allclose(student.grad.numpy(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_view_is_adapted_best_by_the_mean_prediction_of_its_pairs(
+    logits: tuple[torch.Tensor, torch.Tensor], multi_label: bool
+) -> None:
+    """Five pairs of one image: the gradient of each view vanishes at the mean probabilities."""
+    targets, other = logits
+    squash = torch.sigmoid if multi_label else partial(torch.softmax, dim=-1)
+    unsquash = torch.logit if multi_label else torch.log
+    zeros = torch.zeros(5, dtype=torch.int64)
+    batch = Batch(
+        torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
+        image_index=zeros,
+        image_present=zeros == 0,
+        input_ids=zeros[:, None],
+        attention_mask=zeros[:, None] + 1,
+        labels=zeros,
+        rows=torch.arange(5),
+    )
+    for predicted, is_best in ((unsquash(squash(targets).mean(dim=0)), True), (other[0], False)):
+        predicted.requires_grad_()
+
+        def model(batch: Batch, views: tuple[View, ...], own: torch.Tensor = predicted) -> Any:
+            return ModelOutputs({view: own.expand(5, -1) for view in views}, {})
+
+        terms = AdaptationObjective(targets, multi_label)(model, batch).terms  # type: ignore[arg-type]
+        assert list(terms) == list(View)
+        for term in terms.values():
+            (gradient,) = torch.autograd.grad(term, predicted, retain_graph=True)
+            assert bool((gradient.abs() < 1e-12).all()) is is_best

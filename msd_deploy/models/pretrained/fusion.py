@@ -195,9 +195,7 @@ def load_text_layers(
     layers = text.select_layers(len(model.layers))
     for layer, weights in zip(model.layers, layers, strict=True):
         layer.load_state_dict(dict(weights))
-    model.mark_pretrained(
-        model.layers, model.norm, model.word_embeddings, model.text_positions, model.token_types
-    )
+    model.mark_pretrained(*model.text_modules)
 
 
 @torch.no_grad()

@@ -1,0 +1,148 @@
+"""Adaptation of a teacher to single views, a stage of a run: `teacher_of_run`.
+
+The adapted teacher starts from the teacher's weights and learns, from all training examples with an
+image and a text, to predict from one of them what the teacher predicts from both, on average; see
+`AdaptationObjective`. The teacher's predictions are of the original examples, also where training
+augments them.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from numpy.typing import NDArray
+
+from msd_deploy import process_group
+from msd_deploy.artifacts.manifest import Json
+from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.source import DatasetInfo
+from msd_deploy.distillation.objectives import AdaptationObjective
+from msd_deploy.distillation.plan import plan_key
+from msd_deploy.hooks import StageHooks
+from msd_deploy.models.classifier import ViewClassifier, task_config
+from msd_deploy.models.families import FamilyForClassification
+from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.predict import predict_views
+from msd_deploy.models.teachers import Teacher, load_teacher
+from msd_deploy.problem import has_independent_classes
+from msd_deploy.run.stages import (
+    plan_of,
+    save_in_task,
+    state_scores,
+    train_in_task,
+    trained_teacher,
+)
+from msd_deploy.run.task import Task
+from msd_deploy.views import View
+
+_OWN_VISION = "conv_stem"
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptation:
+    """What an adaptation needs of the teacher before its weights change.
+
+    Attributes:
+        objective: The loss.
+        used: bool [examples], the training examples with an image and a text.
+        facts: `adapted_from` of the manifest: the teacher's digest, and its scores on validation
+            and test.
+    """
+
+    objective: AdaptationObjective
+    used: NDArray[np.bool_]
+    facts: Json
+
+
+def begin_adaptation(
+    model: ViewClassifier, digest: str, data: PreparedData, hooks: StageHooks
+) -> Adaptation:
+    """Compute a teacher's predictions, which are the targets of its adaptation, and its scores.
+
+    Args:
+        model: Result of `model_to_adapt`; it is moved to its training device.
+        digest: The teacher's.
+        data: Prepared by the teacher's own preprocessor.
+        hooks: Progress.
+    """
+    train, problem = data.splits["train"], data.info.problem
+    hooks.on_stage("Predicting the training examples with the teacher")
+    model.to(PartialState().device)
+    on_batch = partial(hooks.on_count, "examples")
+    whole = View.MULTIMODAL
+    targets = predict_views(model, train, views=(whole,), on_batch=on_batch)[whole]
+    facts: Json = {"digest": digest}
+    for name in ("validation", "test"):
+        state_scores(facts, data, name, predict_views(model, data.splits[name]))
+    multi_label = has_independent_classes(problem)
+    objective = AdaptationObjective(torch.from_numpy(targets), multi_label)
+    return Adaptation(objective, train.has_both(), facts)
+
+
+def model_to_adapt(teacher: Teacher, info: DatasetInfo) -> ViewClassifier:
+    """Order a teacher's classes as the data's, mark its pretrained weights, and return its model.
+
+    Args:
+        teacher: The teacher.
+        info: Of the data.
+    """
+    model, order = teacher.model, torch.from_numpy(teacher.class_order)
+    with torch.no_grad():
+        for weights in (model.classifier.weight, model.classifier.bias):
+            weights.copy_(weights[order])
+    model.config.update(task_config(info.labels, info.problem))
+    if isinstance(model, FamilyForClassification):
+        model.mark_pretrained(*filter(None, (model.backbone, model.vision)))
+    elif isinstance(model, FusionForClassification):
+        if model.config.vision["kind"] != _OWN_VISION:
+            model.mark_pretrained(model.vision)
+        if not model.config.norm_first:  # the layers of a text checkpoint
+            model.mark_pretrained(*model.text_modules)
+    return model
+
+
+def teacher_of_run(task: Task, given: Teacher | None, data: PreparedData) -> Teacher:
+    """Return the teacher that the student learns from: given or trained, adapted if requested.
+
+    Args:
+        task: The task.
+        given: The given teacher; None: the run trains one.
+        data: The data, prepared for the teacher.
+    """
+    teacher = given or trained_teacher(task)
+    if task.config.teacher.adapt_epochs == 0:
+        return teacher
+    folder = task.run.adapted_teacher
+    if not process_group.broadcast_from_main(folder.is_dir()):
+        _adapt(replace(task, data=data, preprocessor=teacher.preprocessor), teacher)
+    return load_teacher(folder, labels=data.info.labels, problem=data.info.problem)
+
+
+def _adapt(task: Task, teacher: Teacher) -> None:
+    """Adapt a teacher, and write the result.
+
+    Args:
+        task: The task, with data and preprocessor of the teacher.
+        teacher: The teacher, whose model is changed in place.
+    """
+    settings = task.config.teacher
+    settings = replace(settings, epochs=settings.adapt_epochs, learning_rate=settings.adapt_rate)
+    model = model_to_adapt(teacher, task.data.info)
+    adaptation = begin_adaptation(model, teacher.digest, task.data, task.hooks)
+    plan = plan_of(task, "adaptation", settings, adaptation.used)
+    plan = replace(plan, key=plan_key(plan.key, teacher.digest))
+    task.hooks.on_stage("Adapting the teacher to single views")
+    torch.manual_seed(task.config.seed)
+    result = train_in_task(task, model, adaptation.objective, plan, used=adaptation.used)
+    facts = {
+        "adapted_from": adaptation.facts,
+        "adaptation": {
+            "epochs": plan.epochs,
+            "learning_rate": plan.learning_rate,
+            "batch_size": plan.batch_size,
+            "seed": plan.seed,
+        },
+    }
+    save_in_task(task, task.run.adapted_teacher, model, {plan.phase: asdict(result)}, facts)
