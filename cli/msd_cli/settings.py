@@ -167,8 +167,10 @@ def teaching_settings(
 
         base = fine_tuning_config(out)
     settings = with_given(base, given)
-    if settings.finetune.model is None and settings.finetune.text is None:
-        raise typer.BadParameter("is required, or --text and --vision.", param_hint="--model")
+    if not settings.finetune.has_start:
+        raise typer.BadParameter(
+            "is required, or --text and --vision, or --adapt.", param_hint="--model"
+        )
     return settings
 
 

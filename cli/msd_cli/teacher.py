@@ -1,7 +1,7 @@
 """`msd teacher`: fine-tune pretrained checkpoints as a teacher."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,6 +34,9 @@ def teacher(
 ) -> None:
     """Fine-tune pretrained checkpoints on the labels, as a teacher for msd distill.
 
+    With --adapt it continues a trained teacher instead, without labels, so that
+    it also predicts from image or text alone.
+
     The teacher is trained on image and text together and on each alone. Its
     folder is complete: it loads offline, on any machine. Ctrl-C stops after the
     current step; --resume continues.
@@ -42,6 +45,7 @@ def teacher(
         msd teacher --model openai/clip-vit-base-patch32 --data memes.jsonl --out teachers/clip
         msd teacher --text minilm-l6 --vision effnet-lite2 --out teachers/memes
         msd teacher --text minilm-l6 --vision effnet-lite2 --freeze vision --out teachers/fast
+        msd teacher --adapt teachers/clip --data memes.jsonl --out teachers/adapted
         msd teacher --resume --out teachers/clip
         msd distill --data memes.jsonl --teacher teachers/clip --out runs/memes
     """
@@ -64,20 +68,20 @@ def teacher(
     print_note(f"{out} is ready. Next: msd distill --teacher {out} --data {spec}")
 
 
-def _print_result(result: dict[str, object]) -> None:
+def _print_result(result: dict[str, Any]) -> None:
     from msd_deploy.pages.formatting import score_text
 
     title = f"{result['family']} teacher: {result['metric']} (95 % interval)"
-    table = new_table(title, "view", "validation", "test")
-    validation, test = result["validation"], result["test"]
-    assert isinstance(validation, dict)
-    assert isinstance(test, dict)
-    for view, score in validation.items():
-        table.add_row(view, score_text(score), score_text(test[view]))
-    further = result.get("further", {})
-    assert isinstance(further, dict)
-    for metric, by_view in further.get("validation", {}).items():
-        for view, score in by_view.items():
-            of_test = further["test"][metric][view]
-            table.add_row(f"{view}, {metric}", score_text(score), score_text(of_test))
+    splits = ("validation", "test")
+    columns = {split: (result, split) for split in splits}
+    if "adapted_from" in result:
+        before = {f"{split} before": (result["adapted_from"], split) for split in splits}
+        columns = {**before, **columns}
+    table = new_table(title, "view", *columns)
+    for view in result["validation"]:
+        table.add_row(view, *(score_text(of[split][view]) for of, split in columns.values()))
+    for metric, by_view in result.get("further", {}).get("validation", {}).items():
+        for view in by_view:
+            scores = (of["further"][split][metric][view] for of, split in columns.values())
+            table.add_row(f"{view}, {metric}", *map(score_text, scores))
     result_console().print(table)

@@ -1,6 +1,6 @@
 """Settings of a teacher's fine-tuning (`msd teacher`). Torch-free."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal
 
 from msd_deploy.config.augment import AugmentConfig, Strengths
@@ -23,6 +23,16 @@ from msd_deploy.errors import ConfigError
 
 Freeze = Literal["none", "vision", "all"]
 
+_NOT_ADAPTED = (
+    "model",
+    "vision",
+    "text",
+    "text_layers",
+    "cut_vocabulary",
+    "modality_dropout",
+    "dropout",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class FineTuneConfig:
@@ -34,7 +44,7 @@ class FineTuneConfig:
             "Checkpoint of CLIP, SigLIP, ViLT or VisualBERT: a folder, or a name on the Hugging"
             " Face hub."
         ),
-        Option("--model", default="none; this or --text is required", metavar="NAME"),
+        Option("--model", default="none; this, --text or --adapt is required", metavar="NAME"),
     ] = None
     vision: Annotated[
         str | None,
@@ -63,6 +73,15 @@ class FineTuneConfig:
         Setting("Prune the vocabulary of --text to the pieces in the training texts."),
         Option("--cut-vocab"),
     ] = False
+    adapt: Annotated[
+        str | None,
+        Setting(
+            "Instead of --model, a trained teacher, a copy of which is adapted to single views: it"
+            " learns, without labels, to predict from image or text alone what the teacher predicts"
+            " from both, on average. A model folder, or a name on the Hugging Face hub."
+        ),
+        Option("--adapt", metavar="TEACHER"),
+    ] = None
     freeze: Annotated[
         Freeze,
         Setting(
@@ -117,12 +136,19 @@ class FineTuneConfig:
         """Whether frozen weights encode all examples once, before training."""
         return self.freeze != "none"
 
+    @property
+    def has_start(self) -> bool:
+        """Whether a checkpoint or a trained teacher to start from is named."""
+        return any((self.model, self.text, self.adapt))
+
     def __post_init__(self) -> None:
         check_ranges(self, "finetune")
         check_range("finetune.accumulate", self.accumulate, 1, self.batch_size)
         self._check_start()
 
     def _check_start(self) -> None:
+        if self.adapt is not None:
+            self._check_adapted()
         if self.model is not None and self.text is not None:
             raise ConfigError(
                 "cannot be combined with --model, whose checkpoint has a text encoder",
@@ -138,6 +164,15 @@ class FineTuneConfig:
         if self.text is None and (self.text_layers is not None or self.cut_vocabulary):
             name = "cut_vocabulary" if self.text_layers is None else "text_layers"
             raise ConfigError("requires a text encoder", where=f"finetune.{name}", fix="Add --text")
+
+    def _check_adapted(self) -> None:
+        for item in fields(self):
+            if item.name in _NOT_ADAPTED and getattr(self, item.name) != item.default:
+                raise ConfigError(
+                    "has no effect with --adapt, which continues a trained teacher on all views",
+                    where=f"finetune.{item.name}",
+                    fix="Remove it",
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +195,12 @@ class TeachingConfig:
                 "applies to distillation only, as it caches the predictions of a teacher",
                 where="augment.views_per_picture",
                 fix="Remove it; augmentation is resampled every epoch",
+            )
+        if self.augment.mixup > 0 and self.finetune.adapt is not None:
+            raise ConfigError(
+                "is not available with --adapt, as the teacher has not predicted mixed images",
+                where="augment.mixup",
+                fix="Remove it",
             )
         is_changed = self.augment.mixup > 0 or self.augment.strengths() != Strengths()
         if self.finetune.encodes_once and is_changed:

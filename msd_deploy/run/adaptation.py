@@ -1,4 +1,4 @@
-"""Adaptation of a teacher to single views, a stage of a run: `teacher_of_run`.
+"""Adaptation of a teacher to single views: a stage of a run, and for `msd teacher --adapt`.
 
 The adapted teacher starts from the teacher's weights and learns, from all training examples with an
 image and a text, to predict from one of them what the teacher predicts from both, on average; see
@@ -6,8 +6,10 @@ image and a text, to predict from one of them what the teacher predicts from bot
 augments them.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,16 +19,19 @@ from numpy.typing import NDArray
 from msd_deploy import process_group
 from msd_deploy.artifacts.manifest import Json
 from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.source import DatasetInfo
 from msd_deploy.distillation.objectives import AdaptationObjective
 from msd_deploy.distillation.plan import plan_key
+from msd_deploy.errors import ConfigError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.classifier import ViewClassifier, task_config
 from msd_deploy.models.families import FamilyForClassification
+from msd_deploy.models.folders import LoadedModel, family_of
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.predict import predict_views
-from msd_deploy.models.teachers import Teacher, load_teacher
-from msd_deploy.problem import has_independent_classes
+from msd_deploy.models.teachers import Teacher, load_teacher, teacher_for
+from msd_deploy.problem import Problem, has_independent_classes
 from msd_deploy.run.stages import (
     plan_of,
     save_in_task,
@@ -101,6 +106,70 @@ def model_to_adapt(teacher: Teacher, info: DatasetInfo) -> ViewClassifier:
         if not model.config.norm_first:  # the layers of a text checkpoint
             model.mark_pretrained(*model.text_modules)
     return model
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedStart:
+    """A trained teacher as the start of `msd teacher --adapt`; see `PretrainedTeacher`.
+
+    Attributes:
+        loaded: The teacher.
+    """
+
+    loaded: LoadedModel[ViewClassifier]
+
+    @property
+    def family(self) -> str:
+        """Name of the family."""
+        return family_of(self.loaded.folder) or "fusion"
+
+    @property
+    def has_vision_encoder(self) -> bool:
+        """Whether it has a separate vision encoder."""
+        return bool(self.loaded.model.vision_modules)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the teacher's files."""
+        return self.loaded.digest
+
+    def preprocessor(
+        self,
+        texts: Iterable[str],
+        *,
+        tokenizer: Path | None = None,
+        max_length: int | None = None,
+        image_size: int | None = None,
+    ) -> Preprocessor:
+        """Return the teacher's preprocessor.
+
+        Raises:
+            ConfigError: An input is requested, but the teacher has fixed it.
+        """
+        requested = {"tokenizer": tokenizer, "max_length": max_length, "image_size": image_size}
+        for name, value in requested.items():
+            if value is not None:
+                raise ConfigError(
+                    "is fixed by the teacher of --adapt",
+                    where=f"data.{name}",
+                    fix="Remove it",
+                )
+        return self.loaded.preprocessor
+
+    def build(
+        self,
+        preprocessor: Preprocessor,
+        *,
+        labels: tuple[str, ...],
+        problem: Problem,
+        dropout: float,
+    ) -> ViewClassifier:
+        """Return the teacher's model with its own dropout; see `model_to_adapt`.
+
+        Raises:
+            ArtifactError: The teacher was trained for a different task.
+        """
+        teacher = teacher_for(self.loaded, labels=labels, problem=problem)
+        return model_to_adapt(teacher, DatasetInfo(labels, problem))
 
 
 def teacher_of_run(task: Task, given: Teacher | None, data: PreparedData) -> Teacher:

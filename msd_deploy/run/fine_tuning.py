@@ -1,4 +1,4 @@
-"""Fine-tuning of a published checkpoint into a teacher for a task: `fine_tune_teacher`.
+"""Fine-tuning of a published checkpoint, or adaptation of a teacher: `fine_tune_teacher`.
 
 The output folder is either a fine-tuning that can be resumed (training.json, history.jsonl,
 checkpoints/, encoded/) or, when it is done, a teacher's model folder.
@@ -46,7 +46,7 @@ from msd_deploy.data.source import training_texts
 from msd_deploy.distillation.encoded_cache import encode_data
 from msd_deploy.distillation.history import History
 from msd_deploy.distillation.losses import class_weight_tensor
-from msd_deploy.distillation.objectives import LabelObjective
+from msd_deploy.distillation.objectives import AdaptationObjective, LabelObjective
 from msd_deploy.distillation.plan import (
     TrainingPlan,
     TrainingResult,
@@ -64,10 +64,12 @@ from msd_deploy.models.predict import predict_views
 from msd_deploy.models.pretrained.families import open_checkpoint
 from msd_deploy.models.pretrained.fusion import open_fusion
 from msd_deploy.models.pretrained.teacher import PretrainedTeacher, check_freeze, freeze
+from msd_deploy.models.teachers import check_teacher, open_teacher
+from msd_deploy.run.adaptation import Adaptation, TrainedStart, begin_adaptation
 from msd_deploy.run.output import absolute_data, absolute_folder
 from msd_deploy.run.record import error_in_file, read_source
 from msd_deploy.run.single_views import check_on_validation, unsound_views
-from msd_deploy.run.stages import parameter_count, state_scores
+from msd_deploy.run.stages import check_adaptable, parameter_count, state_scores
 
 _TRAINING_NAME, _HISTORY_NAME, _CHECKPOINTS_NAME = "training.json", "history.jsonl", "checkpoints"
 _ENCODED_NAME = "encoded"
@@ -94,7 +96,7 @@ def fine_tune_teacher(
     overwrite: bool = False,
     hooks: RunHooks | None = None,
 ) -> Json:
-    """Fine-tune a published checkpoint on the labels, and write it as a teacher's model folder.
+    """Fine-tune a checkpoint on the labels, or adapt a teacher to single views, and write it.
 
     Under `accelerate launch` every process calls it; the main one writes.
 
@@ -107,7 +109,7 @@ def fine_tune_teacher(
 
     Returns:
         family, parameters, metric, per split and view the metric's value, and the data set's
-        further metrics.
+        further metrics; of an adaptation also adapted_from, with those before it.
 
     Raises:
         MsdError: Bad input, or another process uses the folder; nothing is written then.
@@ -127,7 +129,13 @@ def fine_tune_teacher(
         if process_group.is_main():
             _begin(teaching, replaces=replaces)
         process_group.barrier()
-        _save(teaching, model, _train(teaching, model))
+        adaptation = None
+        if config.finetune.adapt is not None:
+            adaptation = begin_adaptation(
+                model, teaching.start_digest, teaching.data, teaching.hooks.stages
+            )
+        training = _train(teaching, model, adaptation)
+        _save(teaching, model, training, adaptation)
         if process_group.is_main():
             remove_stale_folders(folder.resolve().parent)
         process_group.barrier()
@@ -179,12 +187,12 @@ def _without_paths(config: TeachingConfig) -> TeachingConfig:
 
 def _with_starts(settings: FineTuneConfig, change: Callable[[str], str]) -> FineTuneConfig:
     """Return settings with each checkpoint name changed."""
-    model, vision, text = (word and change(word) for word in _starts(settings))
-    return replace(settings, model=model, vision=vision, text=text)
+    model, vision, text, adapt = (word and change(word) for word in _starts(settings))
+    return replace(settings, model=model, vision=vision, text=text, adapt=adapt)
 
 
 def _starts(settings: FineTuneConfig) -> tuple[str | None, ...]:
-    return settings.model, settings.vision, settings.text
+    return settings.model, settings.vision, settings.text, settings.adapt
 
 
 def _name(name: str) -> str:
@@ -194,9 +202,9 @@ def _name(name: str) -> str:
 
 def _check_output(config: TeachingConfig, folder: Path, *, resume: bool, overwrite: bool) -> bool:
     """Check, before any work, that a teacher may be written; return whether one is replaced."""
-    if config.finetune.model is None and config.finetune.text is None:
+    if not config.finetune.has_start:
         raise ConfigError(
-            "no checkpoint is named", where="finetune.model", fix="Use --model, or --text"
+            "no checkpoint is named", where="finetune.model", fix="Use --model, --text or --adapt"
         )
     remove_stale_folders(folder.resolve().parent)
     if resume:
@@ -233,6 +241,8 @@ def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _FineTuning:
     )
     preprocessor_for([])  # what is wrong with tokenizer or sizes is found before the data is read
     source = read_source(RunConfig(data=config.data))
+    if isinstance(start, TrainedStart):
+        check_teacher(start.loaded, labels=source.info.labels, problem=source.info.problem)
     preprocessor = preprocessor_for(training_texts(source)).with_max_pixels(config.data.max_pixels)
     data = prepare(
         source,
@@ -242,18 +252,22 @@ def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _FineTuning:
     )
     data = hide_labels(data, config.data.labelled_share, seed=config.data.seed)
     data = weigh_classes(data, config.data.class_weights)
+    if config.finetune.adapt is not None:
+        check_adaptable(data)
     for note in notes_of(data.info):
         hooks.stages.on_note(note)
     return _FineTuning(config, folder, start, start.digest(), preprocessor, data, hooks)
 
 
 def open_start(settings: FineTuneConfig) -> PretrainedTeacher:
-    """Open the checkpoints that a teacher starts from.
+    """Open the checkpoints, or the teacher, that a teacher starts from.
 
     Raises:
         ConfigError: Parts are missing, or there is one too many.
         ArtifactError: A checkpoint cannot be used.
     """
+    if settings.adapt is not None:
+        return TrainedStart(open_teacher(Path(settings.adapt)))
     if settings.text is not None and settings.vision is not None:
         return open_fusion(
             vision=settings.vision,
@@ -296,7 +310,8 @@ def _begin(teaching: _FineTuning, *, replaces: bool) -> None:
         raise DataError(what, where=where, fix=fix)
     for name in ("checkpoint", "preprocess"):
         if before.get(f"{name}_digest") != facts[f"{name}_digest"]:
-            what = "checkpoint" if name == "checkpoint" else "tokenizer"
+            start = "checkpoint" if teaching.config.finetune.adapt is None else "teacher"
+            what = start if name == "checkpoint" else "tokenizer"
             raise ArtifactError(
                 f"the {what} has changed since the fine-tuning was started",
                 where=teaching.folder,
@@ -315,21 +330,29 @@ def _build(teaching: _FineTuning) -> ViewClassifier:
     )
 
 
-def _train(teaching: _FineTuning, model: ViewClassifier) -> TrainingResult:
+def _train(
+    teaching: _FineTuning, model: ViewClassifier, adaptation: Adaptation | None
+) -> TrainingResult:
     config, data = teaching.config, teaching.data
-    used = data.splits["train"].has_label()
+    objective: LabelObjective | AdaptationObjective
+    if adaptation is None:
+        weights = class_weight_tensor(data.info.class_weights)
+        objective = LabelObjective(config.finetune.modality_dropout, weights)
+        used = data.splits["train"].has_label()
+        how = f"Fine-tuning {teaching.start.family} on the labels"
+    else:
+        objective, used = adaptation.objective, adaptation.used
+        how = f"Adapting the {teaching.start.family} teacher to single views"
     if config.finetune.gradient_checkpointing:
         model.checkpoint_activations()
     if config.finetune.encodes_once:
         freeze(model, config.finetune.freeze)
         data = _encoded(teaching, model, used)
-    teaching.hooks.stages.on_stage(f"Fine-tuning {teaching.start.family} on the labels")
+    teaching.hooks.stages.on_stage(how)
     result = train(
         TrainingJob(
             model,
-            LabelObjective(
-                config.finetune.modality_dropout, class_weight_tensor(data.info.class_weights)
-            ),
+            objective,
             data,
             _plan(teaching),
             checkpoints=teaching.folder / _CHECKPOINTS_NAME,
@@ -365,8 +388,9 @@ def _encoded(teaching: _FineTuning, model: ViewClassifier, used: NDArray[np.bool
 
 def _plan(teaching: _FineTuning) -> TrainingPlan:
     settings = teaching.config.finetune
+    is_adapted = settings.adapt is not None
     return TrainingPlan(
-        phase="teacher",
+        phase="adaptation" if is_adapted else "teacher",
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate * settings.fresh_rate,
@@ -378,7 +402,9 @@ def _plan(teaching: _FineTuning) -> TrainingPlan:
         checkpoint_seconds=settings.checkpoint_seconds,
         keep=settings.keep,
         patience=settings.patience,
-        watched=watched_views(settings.keep, trains_single_views=settings.modality_dropout > 0),
+        watched=watched_views(
+            settings.keep, trains_single_views=is_adapted or settings.modality_dropout > 0
+        ),
         parts=settings.accumulate,
         precision=settings.precision,
         key=plan_key(
@@ -390,7 +416,12 @@ def _plan(teaching: _FineTuning) -> TrainingPlan:
     )
 
 
-def _save(teaching: _FineTuning, model: ViewClassifier, training: TrainingResult) -> None:
+def _save(
+    teaching: _FineTuning,
+    model: ViewClassifier,
+    training: TrainingResult,
+    adaptation: Adaptation | None,
+) -> None:
     """Evaluate the teacher, and replace the fine-tuning by its model folder."""
     data = teaching.data
     teaching.hooks.stages.on_stage("Evaluating the teacher")
@@ -409,6 +440,11 @@ def _save(teaching: _FineTuning, model: ViewClassifier, training: TrainingResult
                 teaching.hooks.stages.on_note(f"the teacher's {note}")
     if not process_group.is_main():
         return
+    origin = (
+        {"checkpoint_digest": teaching.start_digest}
+        if adaptation is None
+        else {"adapted_from": adaptation.facts}
+    )
     save_model(
         teaching.folder,
         model,
@@ -418,8 +454,8 @@ def _save(teaching: _FineTuning, model: ViewClassifier, training: TrainingResult
         facts={
             "dataset_digest": data.digest,
             "parameters": parameters,
-            "checkpoint_digest": teaching.start_digest,
-            "training": {"teacher": asdict(training)},
+            **origin,
+            "training": {_plan(teaching).phase: asdict(training)},
             "teaching": config_as_json(_without_paths(teaching.config)),
             **class_weights_as_json(data.info),
             "result": result,
@@ -428,7 +464,8 @@ def _save(teaching: _FineTuning, model: ViewClassifier, training: TrainingResult
 
 
 def _result(folder: Path) -> Json:
-    result = read_manifest(folder, "model").get("result")
+    manifest = read_manifest(folder, "model")
+    result, origin = manifest.get("result"), "adapted_from"
     if not isinstance(result, dict):
         raise ArtifactError("has no result", where=folder / MANIFEST_NAME)
-    return result
+    return {**result, origin: manifest[origin]} if origin in manifest else result
