@@ -90,13 +90,19 @@ def _output_json(output: Output, outputs: RunOutputs) -> OutputJson:
 
 
 def _teacher(outputs: RunOutputs, output: Output) -> TeacherJson:
-    facts = outputs.students[0].metrics["teacher"]
+    metrics = outputs.students[0].metrics
+    facts, before = metrics["teacher"], None
+    if "adapted_teacher" in metrics:
+        of_split = facts[outputs.split]
+        before = {view.value: of_split[view.value]["value"] for view in View}
+        facts = metrics["adapted_teacher"]
     return {
         "digest": outputs.teacher_digest,
         "parameters": facts["parameters"],
         "size_bytes": facts["size_bytes"],
         "views": _views(outputs.predictions.by_view(outputs.split), outputs, output),
         "validation": {view.value: facts["validation"][view.value]["value"] for view in View},
+        "before_adaptation": before,
     }
 
 

@@ -72,6 +72,7 @@ def training_notes(students: Sequence[StudentOutputs]) -> list[str]:
     """Note trainings that ended early, or of which another epoch than the last was kept."""
     models = {
         "The teacher": students[0].metrics["teacher"],
+        "The adapted teacher": students[0].metrics.get("adapted_teacher", {}),
         **{f"The student of {student.name}": student.metrics["student"] for student in students},
     }
     return [

@@ -203,6 +203,9 @@ def quality_table(report: DistillationJson) -> Table:
             *((student_title(one), "student", one) for one in report["students"]),
         )
     ]
+    if (before := report["teacher"]["before_adaptation"]) is not None:
+        shown = (*(percent(before[view]) for view in VIEW_NAMES), *lines[0].cells[-2:])
+        lines.insert(0, Line("Teacher before adaptation", "teacher", shown))
     title = f"{metric} on {report['data']['examples']:,} {report['data']['split']} examples"
     return Table(title, "Model", {}, groups, tuple(lines))
 

@@ -130,7 +130,8 @@ def check_comparable(runs: Sequence[RunDirectory]) -> tuple[list[RunRecord], str
             raise ArtifactError(
                 f"has a different teacher than {first.root}",
                 where=run.root,
-                fix=f"Report each run by itself, or distil with --teacher {first.teacher}",
+                fix="Report each run by itself, or distil with --teacher"
+                f" {first.distilled_teacher}",
             )
     return records, teachers[0]
 

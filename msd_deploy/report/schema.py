@@ -115,13 +115,18 @@ class WeightsJson(TypedDict):
 
 
 class TeacherJson(TypedDict):
-    """The teacher; `validation` is its metric on the validation split, by view."""
+    """The teacher that the student learned from; `validation` is its metric on that split, by view.
+
+    before_adaptation is the metric on the reported split of the teacher that it was adapted from;
+    None if it was not adapted.
+    """
 
     digest: str
     parameters: int
     size_bytes: int
     views: dict[str, ViewJson]
     validation: dict[str, float]
+    before_adaptation: dict[str, float] | None
 
 
 class StudentJson(TypedDict):

@@ -21,6 +21,8 @@ from msd_deploy.metrics import LogitArray, LogitsByView, probabilities
 from msd_deploy.models.folders import load_classifier
 from msd_deploy.models.predict import predict_views
 from msd_deploy.pipeline import dry_run_distillation, run_distillation
+from msd_deploy.report.distillation import ReportConfig, write_distillation_report
+from msd_deploy.report.page import quality_table
 from msd_deploy.run.record import data_of_run, read_run
 from msd_deploy.study.compare import run_study
 from msd_deploy.study.config import StudyConfig
@@ -114,6 +116,18 @@ def test_its_manifest_names_its_origin_and_its_training(run: RunDirectory) -> No
     lines = [json.loads(line) for line in run.history.read_text().splitlines()]
     phases = list(dict.fromkeys(line["phase"] for line in lines))
     assert phases == ["adaptation", "student"]
+
+
+def test_the_report_shows_the_teacher_before_and_after(run: RunDirectory, tmp_path: Path) -> None:
+    _, report = write_distillation_report([run], ReportConfig(out=tmp_path / "page.html"))
+    metrics: Any = read_json(run.metrics)
+    before = report["teacher"]["before_adaptation"]
+    assert before == {view: score["value"] for view, score in metrics["teacher"]["test"].items()}
+    after = {view: shown["score"]["value"] for view, shown in report["teacher"]["views"].items()}
+    scores = metrics["adapted_teacher"]["test"]
+    assert after == {view: score["value"] for view, score in scores.items()}
+    names = [line.name for line in quality_table(report).lines]
+    assert names[:2] == ["Teacher before adaptation", "Teacher"]
 
 
 def test_an_adaptation_that_is_stopped_resumes_to_the_same_bits(
