@@ -28,6 +28,7 @@ from msd_deploy.artifacts.output import (
 )
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.parsing import config_as_json
+from msd_deploy.config.run import config_from_json
 from msd_deploy.data.batch import rows_by_image
 from msd_deploy.data.prepare import notes_of
 from msd_deploy.data.prepared import PreparedSplit
@@ -36,13 +37,13 @@ from msd_deploy.distillation.distances import check_distance
 from msd_deploy.distillation.history import check_tracker
 from msd_deploy.distillation.methods import METHODS
 from msd_deploy.distillation.teacher_cache import TeacherPredictions
-from msd_deploy.errors import StoppedError
+from msd_deploy.errors import ConfigError, StoppedError
 from msd_deploy.hooks import Hooks, StageHooks
 from msd_deploy.metrics import LogitsByView, metric_name, row_counts
 from msd_deploy.problem import Problem
 from msd_deploy.run.adaptation import teacher_of_run
 from msd_deploy.run.output import inputs_of, with_absolute_paths
-from msd_deploy.run.record import read_run
+from msd_deploy.run.record import error_in_file, read_run
 from msd_deploy.run.single_views import check_on_validation
 from msd_deploy.run.stages import cached_predictions, given_teacher, ordinary_steps
 from msd_deploy.run.task import Task, begin_run, open_models, read_task
@@ -158,7 +159,7 @@ def _check_output(study: StudyConfig, run: RunDirectory, *, overwrite: bool) -> 
     remove_stale_folders(run.root.resolve().parent)
     is_study = run.study_json.is_file()
     if is_study and not overwrite:
-        before = read_versioned_json(run.study_json)
+        before = _with_new_settings(read_versioned_json(run.study_json), run.study_json)
         fix = f"{ANOTHER_OUT}, or replace it with --overwrite"
         check_same_settings(run.root, before, _identity(study), fix=fix)
         return False
@@ -170,6 +171,16 @@ def _check_output(study: StudyConfig, run: RunDirectory, *, overwrite: bool) -> 
         fix=ANOTHER_OUT,
         inputs=inputs_of(study.base),
     )
+
+
+def _with_new_settings(before: Json, path: Path) -> Json:
+    """Return study.json with the defaults of settings that an earlier version did not have."""
+    if not isinstance(base := before.get("base"), dict):
+        return before
+    try:
+        return {**before, "base": config_as_json(config_from_json(base))}
+    except ConfigError as error:
+        raise error_in_file(error, "base", path) from error
 
 
 def _identity(study: StudyConfig) -> Json:
