@@ -16,6 +16,9 @@ from msd_deploy.distillation.teacher_cache import TeacherPredictions
 from msd_deploy.distillation.weighting import Weighting
 from msd_deploy.views import View
 
+_KEPT_TEMPERATURE = 4.0
+"""Of the term that keeps an adapted teacher's multimodal view."""
+
 
 @dataclass(frozen=True, slots=True)
 class LabelObjective:
@@ -75,9 +78,11 @@ def draw_view(modality_dropout: float) -> View:
 class AdaptationObjective:
     """Adaptation of a teacher T to single views, without labels.
 
-    KL(T(v,t) || T'(v,t)) + KL(T(v,t) || T'(v)) + KL(T(v,t) || T'(t)), each the mean over a batch's
-    examples. The optimum of the image's term is E[T(v,t) | v], the mean of what T predicts for
-    the examples with an image.
+    KL(T(v,t) || T'(v)) + KL(T(v,t) || T'(t)) + 4^2 KL_4(T(v,t) || T'(v,t)), each the mean over a
+    batch's examples, KL_4 of the probabilities at temperature 4. The optimum of the image's term is
+    E[T(v,t) | v], the mean of what T predicts for the examples with an image. That of the last term
+    is T at any temperature; at a high one it also keeps how T ranks the classes that it excludes,
+    which is all that a teacher who is certain of its training examples says there.
 
     Attributes:
         targets: T's multimodal logits of the training split, float32 [examples, classes].
@@ -91,15 +96,14 @@ class AdaptationObjective:
         """Compute a term per view."""
         outputs: ModelOutputs = model(batch, tuple(View))
         targets = self.targets[batch.rows.cpu()].to(batch.rows.device)
-        return StepLoss(
-            {
-                view.value: kl_distance(
-                    logits, targets, temperature=1.0, multi_label=self.multi_label
-                ).mean()
-                for view, logits in outputs.logits.items()
-            },
-            {},
-        )
+        terms = {}
+        for view, logits in outputs.logits.items():
+            temperature = _KEPT_TEMPERATURE if view is View.MULTIMODAL else 1.0
+            distance = kl_distance(
+                logits, targets, temperature=temperature, multi_label=self.multi_label
+            )
+            terms[view.value] = distance.mean()
+        return StepLoss(terms, {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,10 +143,13 @@ def test_gradient_of_the_distance_is_the_difference_of_softened_predictions() ->
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_a_view_is_adapted_best_by_the_mean_prediction_of_its_pairs(
+def test_an_adapted_teacher_is_best_where_a_view_has_the_mean_of_its_pairs_predictions(
     logits: tuple[torch.Tensor, torch.Tensor], multi_label: bool
 ) -> None:
-    """Five pairs of one image: the gradient of each view vanishes at the mean probabilities."""
+    """Five pairs of one image: there the gradient of each single view vanishes.
+
+    That of the multimodal view vanishes at the teacher's own predictions.
+    """
     targets, other = logits
     squash = torch.sigmoid if multi_label else partial(torch.softmax, dim=-1)
     unsquash = torch.logit if multi_label else torch.log
@@ -160,14 +163,24 @@ def test_a_view_is_adapted_best_by_the_mean_prediction_of_its_pairs(
         labels=zeros,
         rows=torch.arange(5),
     )
-    for predicted, is_best in ((unsquash(squash(targets).mean(dim=0)), True), (other[0], False)):
-        predicted.requires_grad_()
+    mean = unsquash(squash(targets).mean(dim=0))
+    for of_one, of_both, is_best in ((mean, targets, True), (other[0], other, False)):
+        predicted = {
+            view: (of_both if view is View.MULTIMODAL else of_one.expand(5, -1))
+            .clone()
+            .requires_grad_()
+            for view in View
+        }
 
-        def model(batch: Batch, views: tuple[View, ...], own: torch.Tensor = predicted) -> Any:
-            return ModelOutputs({view: own.expand(5, -1) for view in views}, {})
+        def model(
+            batch: Batch, views: tuple[View, ...], own: dict[View, torch.Tensor] = predicted
+        ) -> Any:
+            return ModelOutputs({view: own[view] for view in views}, {})
 
         terms = AdaptationObjective(targets, multi_label)(model, batch).terms  # type: ignore[arg-type]
         assert list(terms) == list(View)
-        for term in terms.values():
-            (gradient,) = torch.autograd.grad(term, predicted, retain_graph=True)
-            assert bool((gradient.abs() < 1e-12).all()) is is_best
+        for view, term in terms.items():
+            (gradient,) = torch.autograd.grad(term, predicted[View(view)])
+            # Each row's gradient is its own; of one prediction for all pairs, it is their sum.
+            whole = gradient if view == View.MULTIMODAL else gradient.sum(dim=0)
+            assert bool((whole.abs() < 1e-12).all()) is is_best
