@@ -8,10 +8,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import cast
 
 from msd_deploy.config.augment import AugmentConfig
 from msd_deploy.config.distill import DistillConfig
-from msd_deploy.config.run import DataConfig, RunConfig, StudentConfig
+from msd_deploy.config.parsing import config_as_json
+from msd_deploy.config.run import DataConfig, RunConfig, StudentConfig, TeacherConfig
 
 
 def shown_path(path: Path, *, outside: str | None = None) -> str:
@@ -52,9 +54,10 @@ _WITHOUT_EFFECT = ("checkpoint_seconds", "log_every")
 
 def changed_settings(config: RunConfig) -> Settings:
     """Return the settings that differ from their defaults; paths as `shown_path` shows them."""
-    data, student, distill = config.data, config.student, config.distill
+    data, teacher, student, distill = config.data, config.teacher, config.student, config.distill
     changed: Settings = {
         **{f"data.{name}": value for name, value in _changed(data) if name in _OF_DATA},
+        **{f"teacher.{name}": value for name, value in _changed(teacher)},
         **{f"student.{name}": value for name, value in _changed(student)},
         **{
             f"distill.{name}": value
@@ -63,18 +66,23 @@ def changed_settings(config: RunConfig) -> Settings:
         },
         **{f"augment.{name}": value for name, value in _changed(config.augment)},
     }
-    vision = student.vision
-    if vision is not None and Path(vision).is_absolute():
-        changed["student.vision"] = shown_path(Path(vision))
+    paths = {
+        "teacher.path": teacher.path,
+        "student.start": student.start,
+        "student.vision": student.vision,
+        "student.text": student.text,
+    }
+    for key, path in paths.items():
+        if path is not None and Path(path).is_absolute():
+            changed[key] = shown_path(Path(path))
     return changed if config.seed == RunConfig().seed else {**changed, "seed": config.seed}
 
 
 def _changed(
-    section: DataConfig | StudentConfig | DistillConfig | AugmentConfig,
+    section: DataConfig | TeacherConfig | StudentConfig | DistillConfig | AugmentConfig,
 ) -> list[tuple[str, Value]]:
-    values = [
-        (field.name, getattr(section, field.name), field.default) for field in fields(section)
-    ]
+    plain = cast("dict[str, Value]", config_as_json(section))
+    values = [(field.name, plain[field.name], field.default) for field in fields(section)]
     return [(name, value) for name, value, default in values if value != default]
 
 

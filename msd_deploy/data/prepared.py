@@ -93,8 +93,15 @@ class PreparedSplit:
 
     def has_both(self) -> NDArray[np.bool_]:
         """Return which examples have an image and a text, bool [examples]."""
-        has_text = self.attention_mask.sum(axis=1) > 1  # an absent text is a single token
-        return np.asarray((self.image_index >= 0) & has_text, bool)
+        return self.has_image() & self.has_text()
+
+    def has_image(self) -> NDArray[np.bool_]:
+        """Return which examples have an image, bool [examples]."""
+        return np.asarray(self.image_index >= 0, bool)
+
+    def has_text(self) -> NDArray[np.bool_]:
+        """Return which examples have a text, bool [examples]; an absent one is a single token."""
+        return np.asarray(self.attention_mask.sum(axis=1) > 1, bool)
 
     def blank_pixels(self) -> PixelArray:
         """Return one black image, uint8 [1, height, width, 3], for examples that have none."""

@@ -125,13 +125,15 @@ def learning_rate_at(
     return plan.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def watched_views(keep: Keep, *, trains_single_views: bool) -> tuple[View, ...]:
+def watched_views(keep: Keep, phase: Phase, *, trains_single_views: bool) -> tuple[View, ...]:
     """Return the views whose mean validation metric decides on early stopping and the kept epoch.
 
     All that are trained: a single view is often learned later than the multimodal one, and a
-    teacher that is stopped before has nothing to teach of it. With keep = best, the multimodal one.
+    teacher that is stopped before has nothing to teach of it. With keep = best, the multimodal one,
+    but for adaptation, which is about the others.
     """
-    return tuple(View) if trains_single_views and keep != "best" else (View.MULTIMODAL,)
+    has_all = phase == "adaptation" or (trains_single_views and keep != "best")
+    return tuple(View) if has_all else (View.MULTIMODAL,)
 
 
 def last_step(steps: int, cooldown_from: int | None) -> int:

@@ -21,6 +21,7 @@ from msd_deploy.artifacts.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
     Json,
+    read_json,
     read_manifest,
     read_versioned_json,
     utc_now,
@@ -48,6 +49,7 @@ from msd_deploy.distillation.history import History
 from msd_deploy.distillation.losses import class_weight_tensor
 from msd_deploy.distillation.objectives import AdaptationObjective, LabelObjective
 from msd_deploy.distillation.plan import (
+    Phase,
     TrainingPlan,
     TrainingResult,
     note_of_result,
@@ -147,6 +149,13 @@ def is_finished(folder: Path) -> bool:
     return (folder / MANIFEST_NAME).is_file()
 
 
+def _is_taught(folder: Path) -> bool:
+    """Return whether a folder is a finished teacher of `msd teacher`, and no other model."""
+    return is_finished(folder) and isinstance(
+        read_json(folder / MANIFEST_NAME).get("teaching"), dict
+    )
+
+
 def fine_tuning_config(folder: Path) -> TeachingConfig:
     """Return the configuration of a started fine-tuning or a finished teacher.
 
@@ -219,7 +228,7 @@ def _check_output(config: TeachingConfig, folder: Path, *, resume: bool, overwri
     replaces = check_output(
         folder,
         "teacher of `msd teacher`",
-        is_kind=is_finished(folder) or (folder / _TRAINING_NAME).is_file(),
+        is_kind=(folder / _TRAINING_NAME).is_file() or _is_taught(folder),
         overwrite=overwrite,
         fix=RESUMABLE,
         inputs=(path_of_spec(config.data.spec), config.data.tokenizer, *starts),
@@ -388,9 +397,9 @@ def _encoded(teaching: _FineTuning, model: ViewClassifier, used: NDArray[np.bool
 
 def _plan(teaching: _FineTuning) -> TrainingPlan:
     settings = teaching.config.finetune
-    is_adapted = settings.adapt is not None
+    phase: Phase = "teacher" if settings.adapt is None else "adaptation"
     return TrainingPlan(
-        phase="adaptation" if is_adapted else "teacher",
+        phase=phase,
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate * settings.fresh_rate,
@@ -403,7 +412,7 @@ def _plan(teaching: _FineTuning) -> TrainingPlan:
         keep=settings.keep,
         patience=settings.patience,
         watched=watched_views(
-            settings.keep, trains_single_views=is_adapted or settings.modality_dropout > 0
+            settings.keep, phase, trains_single_views=settings.modality_dropout > 0
         ),
         parts=settings.accumulate,
         precision=settings.precision,

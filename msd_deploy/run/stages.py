@@ -202,8 +202,8 @@ def plan_of(
         patience=common.patience or 0,
         watched=watched_views(
             common.keep,
+            phase,
             trains_single_views=settings.modality_dropout > 0
-            or phase == "adaptation"
             or (phase != "teacher" and common.method == "msd"),
         ),
         pretrained_rate=pretrained_rates.get(phase, 1.0),

@@ -174,11 +174,12 @@ def _check_output(study: StudyConfig, run: RunDirectory, *, overwrite: bool) -> 
 
 
 def _with_new_settings(before: Json, path: Path) -> Json:
-    """Return study.json with the defaults of settings that an earlier version did not have."""
+    """Return study.json with what a study has for settings that an earlier version did not have."""
     if not isinstance(base := before.get("base"), dict):
         return before
     try:
-        return {**before, "base": config_as_json(config_from_json(base))}
+        whole = StudyConfig(config_from_json(base)).to_the_end().base
+        return {**before, "base": config_as_json(whole)}
     except ConfigError as error:
         raise error_in_file(error, "base", path) from error
 

@@ -90,9 +90,10 @@ def test_few_examples_are_seen_a_hundred_times_at_most() -> None:
 
 
 def test_single_views_decide_too_where_they_are_trained() -> None:
-    assert watched_views("one-se", trains_single_views=True) == tuple(View)
-    assert watched_views("one-se", trains_single_views=False) == (View.MULTIMODAL,)
-    assert watched_views("best", trains_single_views=True) == (View.MULTIMODAL,)
+    assert watched_views("one-se", "student", trains_single_views=True) == tuple(View)
+    assert watched_views("one-se", "student", trains_single_views=False) == (View.MULTIMODAL,)
+    assert watched_views("best", "student", trains_single_views=True) == (View.MULTIMODAL,)
+    assert watched_views("best", "adaptation", trains_single_views=False) == tuple(View)
 
 
 def _train(

@@ -1,5 +1,6 @@
 """Changed settings in a report, and notes on the limits of its figures."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -11,7 +12,7 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.augment import AugmentConfig
 from msd_deploy.config.describe import changed_settings
 from msd_deploy.config.distill import DistillConfig
-from msd_deploy.config.run import DataConfig, RunConfig, StudentConfig
+from msd_deploy.config.run import DataConfig, RunConfig, StudentConfig, TeacherConfig
 from msd_deploy.distillation.methods import method_name
 from msd_deploy.report.notes import (
     difference_notes,
@@ -74,9 +75,20 @@ def test_changed_settings_are_listed_by_key() -> None:
     )
 
 
-def test_a_vision_encoder_is_listed_by_the_name_of_its_folder(tmp_path: Path) -> None:
-    config = replace(DEFAULT, student=StudentConfig(vision=str(tmp_path / "encoder")))
-    assert changed_settings(config) == {"student.vision": "encoder"}
+def test_models_are_listed_by_the_names_of_their_folders(tmp_path: Path) -> None:
+    config = replace(
+        DEFAULT,
+        teacher=TeacherConfig(path=tmp_path / "clip", adapt_epochs=4),
+        student=StudentConfig(vision=str(tmp_path / "encoder"), start=tmp_path / "student"),
+    )
+    expected = {
+        "teacher.path": "clip",
+        "teacher.adapt_epochs": 4,
+        "student.vision": "encoder",
+        "student.start": "student",
+    }
+    assert changed_settings(config) == expected
+    assert json.loads(json.dumps(changed_settings(config))) == expected
     hub = replace(DEFAULT, student=StudentConfig(vision="timm/some-encoder"))
     assert changed_settings(hub) == {"student.vision": "timm/some-encoder"}
 

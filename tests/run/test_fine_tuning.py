@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -224,6 +225,11 @@ def test_an_output_is_replaced_only_with_overwrite_and_only_a_teacher(
     with pytest.raises(ArtifactError, match="is not a teacher of"):
         fine_tune_teacher(config_of(), tmp_path, overwrite=True)
     folder = tmp_path / "teacher"
+    folder.mkdir()
+    (folder / "manifest.json").write_text('{"schema_version": 1, "kind": "model"}')  # a student's
+    with pytest.raises(ArtifactError, match="is not a teacher of"):
+        fine_tune_teacher(config_of(), folder, overwrite=True)
+    shutil.rmtree(folder)
     with pytest.raises(StoppedError):
         fine_tune_teacher(config_of(), folder, hooks=stop_at(1))
     fine_tune_teacher(config_of(), folder, overwrite=True)

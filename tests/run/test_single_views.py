@@ -7,9 +7,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from msd_deploy.data.labels import weigh_classes
+from msd_deploy.data.prepared import PreparedData, PreparedSplit
+from msd_deploy.data.source import DatasetInfo
 from msd_deploy.metrics import LabelArray, LogitArray, metric_value
 from msd_deploy.problem import Problem
-from msd_deploy.run.single_views import SingleViewJson, check_single_views, unsound_views
+from msd_deploy.run.single_views import (
+    SingleViewJson,
+    check_on_validation,
+    check_single_views,
+    unsound_views,
+)
 from msd_deploy.views import View
 
 PROBLEMS = get_args(Problem)
@@ -175,6 +183,41 @@ def test_without_examples_there_is_no_comparison() -> None:
     none = np.zeros((0, CLASSES), np.float32)
     labels: NDArray[np.int64] = np.zeros(0, np.int64)
     assert check_single_views(dict.fromkeys(View, none), labels, "single_label") == {}
+
+
+def of_texts(rows: int) -> tuple[PreparedData, dict[View, LogitArray]]:
+    """Texts without images, and predictions of one class with confidence for both single views."""
+    labels = some_labels("single_label", rows)
+    split = PreparedSplit(
+        np.zeros((1, 1, 1, 3), np.uint8),
+        image_index=np.full(rows, -1),
+        input_ids=np.zeros((rows, 2), np.int32),
+        attention_mask=np.ones((rows, 2), np.int32),
+        labels=labels,
+        source_rows=np.arange(rows),
+    )
+    names = tuple(f"class {n}" for n in range(int(labels.max()) + 1))
+    splits = dict.fromkeys(("train", "validation", "test"), split)
+    wrong = certain((labels + 1) % len(names), 8.0)
+    logits = {View.MULTIMODAL: certain(labels, 1.0), View.IMAGE: wrong, View.TEXT: wrong}
+    return PreparedData(splits, DatasetInfo(names, "single_label"), "digest"), logits
+
+
+def test_a_view_that_no_example_has_is_left_out() -> None:
+    data, logits = of_texts(400)
+    views = check_on_validation(logits, data)
+    assert list(views) == ["text"]
+    assert not views["text"]["is_sound"]
+
+
+def test_of_many_examples_two_thousand_are_taken_from_all_of_the_split() -> None:
+    data, logits = of_texts(6500)
+    assert check_on_validation(logits, data)["text"]["examples"] == 1625  # every fourth
+
+
+def test_nothing_is_checked_where_classes_have_weights() -> None:
+    data, logits = of_texts(400)
+    assert check_on_validation(logits, weigh_classes(data, "balanced")) == {}
 
 
 def test_the_note_has_figures_interval_and_remedy() -> None:

@@ -68,7 +68,7 @@ def test_the_result_states_every_method_view_and_pair(
     assert list(methods) == ["none", "kd", "msd-meta"]
     assert all(set(views) == {"multimodal", "image", "text"} for views in methods.values())
     assert list(paired) == ["kd - none", "msd-meta - none", "msd-meta - kd"]
-    assert result["changed_settings"] == {"distill.epochs": 1}
+    assert result["changed_settings"] == {"teacher.epochs": 1, "distill.epochs": 1}
     assert result["steps"] == {"none": 3, "kd": 3, "msd-meta": 3}
 
 
@@ -132,13 +132,14 @@ def test_students_of_one_seed_start_from_the_same_weights(
 ) -> None:
     """And so does the same cell, trained anew: to the same bits, where a start was killed.
 
-    Its record is that of a version without adaptation.
+    Its record is that of a version without adaptation and early stopping.
     """
     out, _ = finished_study
     again = tmp_path / "again"
     again.mkdir()
     record = json.loads((out / "study.json").read_text())
-    del record["base"]["teacher"]["adapt_epochs"]
+    for section, key in (("teacher", "adapt_epochs"), ("distill", "patience"), ("distill", "keep")):
+        del record["base"][section][key]
     (again / "study.json").write_text(json.dumps(record))
     run_study(replace(study, methods=("kd",)), again)
     digests = {
