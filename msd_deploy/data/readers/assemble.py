@@ -64,9 +64,8 @@ def source_from_rows(found: ReaderRows, *, strict: bool) -> SourceData:
     _refuse_without_rows(found, labelled, strict=strict)
     splits, notes = _assign(rows, labelled)
     if not splits["train"]:
-        raise DataError(
-            "has no training rows", where=found.where, fix='Give rows the split "train"'
-        )
+        what = "has no labelled training row"
+        refuse(what, found.where, found.info.skipped, 'Give labelled rows the split "train"')
     _refuse_one_class(found, labelled, splits["train"])
     labels = found.info.labels or _ordered_classes(labelled)
     notes += [*found.info.notes, *_modality_notes(rows)]

@@ -485,7 +485,15 @@ def test_strict_lists_the_first_ten_rows_and_their_number(tmp_path: Path) -> Non
         ),
         (
             [{"text": f"{n}", "label": "ab"[n % 2], "split": "test"} for n in range(20)],
-            r"has no training rows\. Give rows the split \"train\"",
+            r"has no labelled training row\. Give labelled rows the split \"train\"",
+        ),
+        (
+            [
+                {"label": "ab"[n % 2], "split": split, **shown}
+                for n in range(4)
+                for split, shown in (("test", {"text": f"{n}"}), ("train", {"image": f"{n}.png"}))
+            ],
+            r"has no labelled training row: [^;]*:2: image '0\.png' is missing; .*:8: ",
         ),
     ],
 )
