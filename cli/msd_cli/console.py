@@ -5,7 +5,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
@@ -228,3 +228,21 @@ def new_table(title: str, *columns: str) -> Table:
         # A name that is too long for a narrow terminal goes on in the next line, whole.
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     return table
+
+
+def add_score_rows(table: Table, columns: Sequence[tuple[Mapping[str, Any], str]]) -> None:
+    """Add a row per view, then one per further metric and view.
+
+    Args:
+        table: Its first column is the view's.
+        columns: Of each other column, the scores of a model, as in metrics.json, and a split.
+    """
+    from msd_deploy.pages.formatting import score_text
+
+    first, split = columns[0]
+    for view in first[split]:
+        table.add_row(view, *(score_text(model[name][view]) for model, name in columns))
+    for metric, by_view in first.get("further", {}).get(split, {}).items():
+        for view in by_view:
+            scores = (model["further"][name][metric][view] for model, name in columns)
+            table.add_row(f"{view}, {metric}", *map(score_text, scores))

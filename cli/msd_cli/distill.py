@@ -8,7 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from msd_cli.console import ProgressDisplay, new_table, print_json, print_note, result_console
+from msd_cli.console import (
+    ProgressDisplay,
+    add_score_rows,
+    new_table,
+    print_json,
+    print_note,
+    result_console,
+)
 from msd_cli.options import ConfigOption, Given, JsonOption, OptionsOf, OverwriteOption
 from msd_deploy.config.run import RunConfig
 
@@ -93,18 +100,11 @@ def distill(
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
-    from msd_deploy.pages.formatting import score_text
-
     names = [name for name in ("teacher", "adapted_teacher", "student") if name in metrics]
     models = [metrics[name] for name in names]
     title = f"Test {metrics['metric']} (95 % interval)"
     table = new_table(title, "view", *(name.replace("_", " ") for name in names))
-    for view in models[0]["test"]:
-        table.add_row(view, *(score_text(model["test"][view]) for model in models))
-    for metric, by_view in models[0].get("further", {}).get("test", {}).items():
-        for view in by_view:
-            scores = (model["further"]["test"][metric][view] for model in models)
-            table.add_row(f"{view}, {metric}", *map(score_text, scores))
+    add_score_rows(table, [(model, "test") for model in models])
     table.add_row("parameters", *(f"{model['parameters']:,}" for model in models))
     result_console().print(table)
 

@@ -5,7 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from msd_cli.console import ProgressDisplay, new_table, print_json, print_note, result_console
+from msd_cli.console import (
+    ProgressDisplay,
+    add_score_rows,
+    new_table,
+    print_json,
+    print_note,
+    result_console,
+)
 from msd_cli.options import ConfigOption, Given, JsonOption, OptionsOf, OverwriteOption
 from msd_deploy.config.fine_tuning import TeachingConfig
 
@@ -69,8 +76,6 @@ def teacher(
 
 
 def _print_result(result: dict[str, Any]) -> None:
-    from msd_deploy.pages.formatting import score_text
-
     title = f"{result['family']} teacher: {result['metric']} (95 % interval)"
     splits = ("validation", "test")
     columns = {split: (result, split) for split in splits}
@@ -78,10 +83,5 @@ def _print_result(result: dict[str, Any]) -> None:
         before = {f"{split} before": (result["adapted_from"], split) for split in splits}
         columns = {**before, **columns}
     table = new_table(title, "view", *columns)
-    for view in result["validation"]:
-        table.add_row(view, *(score_text(of[split][view]) for of, split in columns.values()))
-    for metric, by_view in result.get("further", {}).get("validation", {}).items():
-        for view in by_view:
-            scores = (of["further"][split][metric][view] for of, split in columns.values())
-            table.add_row(f"{view}, {metric}", *map(score_text, scores))
+    add_score_rows(table, list(columns.values()))
     result_console().print(table)
