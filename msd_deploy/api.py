@@ -141,7 +141,9 @@ def distill(
     metrics = run_distillation(
         config_from_json(settings), run, resume=resume, overwrite=overwrite, hooks=hooks
     )
-    of_test = {who: cast(dict[str, Any], metrics[who])["test"] for who in ("teacher", "student")}
+    of_test = {
+        who: cast(dict[str, Any], metrics[who]).get("test", {}) for who in ("teacher", "student")
+    }
     return DistilledRun(
         run.root, str(metrics["metric"]), of_test["teacher"], of_test["student"], metrics
     )

@@ -70,6 +70,16 @@ def decisions(logits: LogitArray, problem: Problem) -> NDArray[np.int64]:
     return (logits >= 0).astype(np.int64)
 
 
+def decided_labels(logits: LogitArray, problem: Problem) -> LabelArray:
+    """Return decisions as labels, against which other logits are scored where there are none."""
+    decided = decisions(logits, problem)
+    if problem == "single_label":
+        return decided
+    if problem == "soft_label":
+        decided = np.eye(logits.shape[1], dtype=np.int64)[decided]
+    return decided.astype(np.float32)
+
+
 def has_constant_decisions(logits: LogitArray, problem: Problem) -> bool:
     """Return whether all rows have one decision, so that agreement is not informative."""
     decided = decisions(logits, problem)

@@ -102,9 +102,18 @@ def distill(
 def _print_metrics(metrics: dict[str, Any]) -> None:
     names = [name for name in ("teacher", "adapted_teacher", "student") if name in metrics]
     models = [metrics[name] for name in names]
-    title = f"Test {metrics['metric']} (95 % interval)"
+    is_scored = "test" in metrics["student"]
+    title = (
+        f"Test {metrics['metric']} (95 % interval)"
+        if is_scored
+        else "Agreement with the teacher on the test rows, which have no label"
+    )
     table = new_table(title, "view", *(name.replace("_", " ") for name in names))
-    add_score_rows(table, [(model, "test") for model in models])
+    if is_scored:
+        add_score_rows(table, [(model, "test") for model in models])
+    else:
+        for view, share in metrics["agreement"]["test"].items():
+            table.add_row(view, *[""] * (len(models) - 1), f"{share:.1%}")
     table.add_row("parameters", *(f"{model['parameters']:,}" for model in models))
     result_console().print(table)
 

@@ -77,7 +77,9 @@ def teacher(
 
 def _print_result(result: dict[str, Any]) -> None:
     title = f"{result['family']} teacher: {result['metric']} (95 % interval)"
-    splits = ("validation", "test")
+    splits: list[str] = [split for split in ("validation", "test") if split in result]
+    if not splits:  # without labels, as notes on the data state
+        return
     columns = {split: (result, split) for split in splits}
     if "adapted_from" in result:
         before = {f"{split} before": (result["adapted_from"], split) for split in splits}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from msd_deploy.artifacts.manifest import Json
 from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.data.labels import check_labelled
 from msd_deploy.data.readers.spec import load_evaluation_source
 from msd_deploy.data.source import EvaluationSplit, SourceOptions
 from msd_deploy.errors import ConfigError
@@ -68,6 +69,7 @@ def evaluate_model(
         source = load_evaluation_source(spec, options=options, split=split, labels=opened.labels)
         data = prepare_for_model(opened, source, spec, options=options, hooks=hooks)
     rows = data.splits["test" if split == "all" else split]
+    check_labelled(data, "test" if split == "all" else split, "an evaluation")
     hooks.on_stage(f"Predicting with {model} in {opened.predictor.runtime}")
     by_view = predict_every_view(
         opened.predictor, rows, on_count=lambda done, total: hooks.on_count("examples", done, total)

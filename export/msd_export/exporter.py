@@ -212,7 +212,7 @@ class Exporter:
         self, variant: Variant, building: Path, split_name: str
     ) -> tuple[Json, LogitsByView]:
         """Compare a written variant with the source on a split, in every runtime available here."""
-        path = building / FORMATS[variant[0]].model_file
+        path, split = building / FORMATS[variant[0]].model_file, self._split(split_name)
         predictor = open_predictor(variant[0], path, threads=1)
         gate = Gate(variant, self.config.max_drop_points / 100, self.config.examples)
         exported, parity = self._compare(predictor, gate, split_name)
@@ -222,7 +222,7 @@ class Exporter:
             runtime=predictor.runtime,
             problem=self.loaded.problem,
             notes=(
-                *notes_on_source(self._source(split_name), self.loaded.problem),
+                *notes_on_source(self._source(split_name), split, self.loaded.problem),
                 *uncertain_losses(parity, gate),
             ),
         )
@@ -268,10 +268,10 @@ class Exporter:
     def _source(self, split: str) -> LogitsByView:
         """Return the source's logits; at the first call, note what weakens a comparison."""
         if split not in self._source_logits:
-            source = TorchPredictor(self.loaded, threads=1)
-            self._source_logits[split] = self._predict(source, "source", self._split(split))
+            source, rows = TorchPredictor(self.loaded, threads=1), self._split(split)
+            self._source_logits[split] = logits = self._predict(source, "source", rows)
             if split == "test":
-                for note in notes_on_source(self._source_logits[split], self.loaded.problem):
+                for note in notes_on_source(logits, rows, self.loaded.problem):
                     self.hooks.on_note(note)
         return self._source_logits[split]
 

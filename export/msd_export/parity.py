@@ -21,6 +21,7 @@ from msd_deploy.metrics import (
     Score,
     agreement,
     bootstrap_rows,
+    decided_labels,
     decisions,
     has_constant_decisions,
     percentile_interval,
@@ -91,6 +92,7 @@ class ViewParity:
         source: The source's score.
         export: The export's score.
         loss: What was lost.
+        has_labels: Whether scores are of labels; else the source's decisions stand for them.
     """
 
     max_abs_error: float
@@ -102,6 +104,7 @@ class ViewParity:
     source: Score
     export: Score
     loss: Loss
+    has_labels: bool = True
 
     @property
     def drop(self) -> float:
@@ -195,6 +198,8 @@ def _compare_view(
     spread: float,
 ) -> ViewParity:
     error = np.abs(exported - source)
+    has_labels = bool(split.has_label().any())
+    labels = split.labels if has_labels else decided_labels(source, problem)
     return ViewParity(
         max_abs_error=float(error.max()),
         mean_abs_error=float(error.mean()),
@@ -202,9 +207,10 @@ def _compare_view(
         agreement=agreement(exported, source, problem),
         sure_agreement=_sure_agreement(exported, source, problem),
         drift=float(error.mean()) / spread,
-        source=score_logits(source, split.labels, problem),
-        export=score_logits(exported, split.labels, problem),
-        loss=loss_of(exported, source, split.labels, problem),
+        source=score_logits(source, labels, problem),
+        export=score_logits(exported, labels, problem),
+        loss=loss_of(exported, source, labels, problem),
+        has_labels=has_labels,
     )
 
 
@@ -255,13 +261,17 @@ def _lead(logits: LogitArray, problem: Problem) -> NDArray[np.float64]:
     return np.asarray(ranked[:, -1] - (ranked[:, -2] if ranked.shape[1] > 1 else 0.0))
 
 
-def notes_on_source(source: LogitsByView, problem: Problem) -> list[str]:
-    """Return what weakens a comparison with this source: views on which it decides nothing.
+def notes_on_source(source: LogitsByView, split: PreparedSplit, problem: Problem) -> list[str]:
+    """Return what weakens a comparison with this source: no labels, and constant views.
 
-    Any export with constant predictions would agree with it there.
+    Any export with constant predictions would agree with it on a view where it decides nothing.
     """
+    unlabelled = (
+        "No example has a label: the source's decisions take their place in scores and drop, which"
+        " --max-drop does not limit"
+    )
     alike = [view for view, logits in source.items() if has_constant_decisions(logits, problem)]
-    return [
+    return [unlabelled] * (not split.has_label().any()) + [
         f"On the {view} view the source predicts the same for all {len(source[view])} examples:"
         " agreement is not informative there"
         for view in alike

@@ -103,7 +103,7 @@ def run_bench(
             "command": command_line(run, config),
             "config": asdict(config),
             "data": _data_facts(record, prepared, rows),
-            "metric": metric_name(prepared.info.problem),
+            "metric": _metric_of(prepared),
             "host": host,
             "control": control,
             "rows": rows,
@@ -136,6 +136,11 @@ def _data_by_model(record: RunRecord, hooks: StageHooks) -> dict[ModelRole, Prep
         return {"teacher": data, "student": data}
     other = prepare_for_run(record, source, teacher, on_count=hooks.on_count)
     return {"teacher": other, "student": data}
+
+
+def _metric_of(data: PreparedData) -> str:
+    """Return the metric's name; without labels the score is the agreement with the teacher."""
+    return metric_name(data.info.problem) if data.splits[SPLIT].has_label().any() else "agreement"
 
 
 def _data_facts(record: RunRecord, data: PreparedData, rows: Sequence[Row]) -> DataFacts:

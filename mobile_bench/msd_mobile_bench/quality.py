@@ -11,7 +11,14 @@ import numpy as np
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.distillation.teacher_cache import TeacherPredictions
 from msd_deploy.errors import ArtifactError
-from msd_deploy.metrics import LogitArray, LogitsByView, agreement, score_views
+from msd_deploy.metrics import (
+    LogitArray,
+    LogitsByView,
+    agreement,
+    decided_labels,
+    score_logits,
+    score_views,
+)
 from msd_deploy.models.folders import read_labels
 from msd_deploy.pages.formatting import ScoreJson
 from msd_deploy.views import View
@@ -83,7 +90,8 @@ def evaluate(
     Args:
         variant: Its folder states the order of its classes.
         logits: float32 [rows, classes] by view.
-        data: Labels of all rows, and the order of classes in which they are counted.
+        data: Labels of all rows, or of none: the teacher's decisions then stand for them; and the
+            order of classes in which they are counted.
         predictions: The teacher's cached logits, in the data's order of classes.
 
     Raises:
@@ -91,14 +99,19 @@ def evaluate(
     """
     ordered = _in_order(variant, logits, data.info.labels)
     rows = len(ordered[View.MULTIMODAL])
-    labels = data.splits[SPLIT].head(rows).labels
-    scores = score_views(ordered, labels, data.info.problem)
+    split, problem = data.splits[SPLIT].head(rows), data.info.problem
+    by_teacher = {view: predictions.of_view(SPLIT, view)[:rows] for view in ordered}
+    if split.has_label().any():
+        scores = score_views(ordered, split.labels, problem)
+    else:
+        scores = {
+            view: score_logits(values, decided_labels(by_teacher[view], problem), problem)
+            for view, values in ordered.items()
+        }
     return Quality(
         scores={view.value: cast(ScoreJson, score.as_json()) for view, score in scores.items()},
         agreement={
-            view.value: round(
-                agreement(values, predictions.of_view(SPLIT, view)[:rows], data.info.problem), 6
-            )
+            view.value: round(agreement(values, by_teacher[view], problem), 6)
             for view, values in ordered.items()
         },
     )

@@ -51,13 +51,14 @@ def weigh_classes(data: PreparedData, weighting: ClassWeighting) -> PreparedData
         weighting: none returns the data as it is.
 
     Raises:
-        ConfigError: The labels are soft: their classes are not weighed.
+        ConfigError: The labels are soft, or there are none: their classes are not weighed.
     """
     if weighting == "none":
         return data
-    if data.info.problem == "soft_label":
+    if data.info.problem == "soft_label" or not data.splits["train"].has_label().any():
+        kind = "soft labels" if data.info.problem == "soft_label" else "unlabelled training rows"
         raise ConfigError(
-            "class weights are not available for soft labels",
+            f"class weights are not available for {kind}",
             where="data.class_weights",
             fix="Leave it out, or use none",
         )
@@ -124,6 +125,24 @@ def _notes(
         more = ", ..." if len(without) > _MOST_LISTED else ""
         notes.append(f"classes without a labelled training row have weight 1: {named}{more}")
     return tuple(notes)
+
+
+def check_labelled(data: PreparedData, split: str, purpose: str) -> None:
+    """Check that examples of a split have labels.
+
+    Args:
+        data: The data.
+        split: The split.
+        purpose: What needs them, for the error.
+
+    Raises:
+        DataError: None has.
+    """
+    if not data.splits[split].has_label().any():
+        raise DataError(
+            f"no {split} row has a label, which {purpose} needs",
+            fix=f'Add labelled rows with the split "{split}"',
+        )
 
 
 def hide_labels(data: PreparedData, share: float, *, seed: int) -> PreparedData:

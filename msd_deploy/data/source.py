@@ -61,6 +61,8 @@ class SourceOptions:
         text_column: The text's; None: text.
         label_column: The label's; None: label or labels.
         max_pixels: The most pixels of an image; None: as the model's preprocessor has it.
+        teacher: Classes and problem of a teacher, which labels all that has no label: no training
+            row then needs one. Without classes: those that rows have. None: labels are trained on.
     """
 
     seed: int = 0
@@ -72,6 +74,7 @@ class SourceOptions:
     text_column: str | None = None
     label_column: str | None = None
     max_pixels: int | None = None
+    teacher: "DatasetInfo | None" = None
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -117,7 +120,8 @@ class SourceData:
             image_path ("" when the image is in image_bytes or absent), image_bytes (null when by
             path), image_sha256 ("" for no image), text (null for none), label (ClassLabel) or
             labels (class indices), null for a training row without, origin (FILE:LINE, or
-            TASK/SPLIT:INDEX).
+            TASK/SPLIT:INDEX). Without labelled training rows, all rows of validation or of test
+            may be without a label, too.
         info: Classes, problem, skipped rows in the file's order, notes.
     """
 

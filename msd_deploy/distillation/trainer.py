@@ -302,6 +302,8 @@ class _Training:
 
     def _validate(self, epoch: int) -> None:
         split, problem = self.job.data.splits["validation"], self.job.data.info.problem
+        if not split.has_label().any():
+            return
         logits = predict_views(self.model, split)
         metrics = {v: metric_value(logits[v], split.labels, problem) for v in View}
         self.metric = metrics[View.MULTIMODAL]

@@ -10,6 +10,7 @@ import numpy as np
 from msd_deploy.artifacts.manifest import read_manifest
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.run import RunConfig
+from msd_deploy.data.labels import check_labelled
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.source import SourceData
@@ -183,8 +184,11 @@ def _run_student(
 ) -> StudentOutputs:
     """Run one student on a split; data is prepared once for all runs of one preprocessor."""
     run = record.run
-    metrics, student = read_metrics(run), load_model(run.student)
-    rows = _prepared_once(record, source, student.preprocessor, prepared, hooks).splits[split]
+    student = load_model(run.student)
+    data = _prepared_once(record, source, student.preprocessor, prepared, hooks)
+    for scored in ("validation", split):
+        check_labelled(data, scored, "a report")
+    rows, metrics = data.splits[split], read_metrics(run)
     logits = predict_views(
         student.model, rows, on_batch=lambda done, total: hooks.on_count("examples", done, total)
     )

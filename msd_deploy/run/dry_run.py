@@ -177,6 +177,8 @@ def _number_of_rows(task: Task) -> int:
     config, train = task.config, task.data.splits["train"]
     needed = _STEPS * max(config.teacher.batch_size, config.distill.batch_size)
     kinds = [train.has_label()] + [train.has_both()] * (config.teacher.adapt_epochs > 0)
+    if not train.has_label().any():
+        kinds[0] = np.ones(len(train), bool)
     return max(int(np.flatnonzero(used)[:needed][-1]) for used in kinds) + 1
 
 

@@ -43,7 +43,7 @@ from msd_deploy.data.prepare import notes_of, prepare
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.readers.spec import kind_of_spec, path_of_spec
-from msd_deploy.data.source import training_texts
+from msd_deploy.data.source import DatasetInfo, training_texts
 from msd_deploy.distillation.encoded_cache import encode_data
 from msd_deploy.distillation.history import History
 from msd_deploy.distillation.losses import class_weight_tensor
@@ -71,7 +71,12 @@ from msd_deploy.run.adaptation import Adaptation, TrainedStart, begin_adaptation
 from msd_deploy.run.output import absolute_data, absolute_folder
 from msd_deploy.run.record import error_in_file, read_source
 from msd_deploy.run.single_views import check_on_validation, unsound_views
-from msd_deploy.run.stages import check_adaptable, parameter_count, state_scores
+from msd_deploy.run.stages import (
+    check_adaptable,
+    parameter_count,
+    state_scores,
+    without_validation,
+)
 
 _TRAINING_NAME, _HISTORY_NAME, _CHECKPOINTS_NAME = "training.json", "history.jsonl", "checkpoints"
 _ENCODED_NAME = "encoded"
@@ -249,7 +254,10 @@ def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _FineTuning:
         image_size=config.data.image_size,
     )
     preprocessor_for([])  # what is wrong with tokenizer or sizes is found before the data is read
-    source = read_source(RunConfig(data=config.data))
+    answers = None
+    if isinstance(start, TrainedStart):
+        answers = DatasetInfo(start.loaded.labels, start.loaded.problem)
+    source = read_source(RunConfig(data=config.data), answers)
     if isinstance(start, TrainedStart):
         check_teacher(start.loaded, labels=source.info.labels, problem=source.info.problem)
     preprocessor = preprocessor_for(training_texts(source)).with_max_pixels(config.data.max_pixels)
@@ -398,7 +406,7 @@ def _encoded(teaching: _FineTuning, model: ViewClassifier, used: NDArray[np.bool
 def _plan(teaching: _FineTuning) -> TrainingPlan:
     settings = teaching.config.finetune
     phase: Phase = "teacher" if settings.adapt is None else "adaptation"
-    return TrainingPlan(
+    plan = TrainingPlan(
         phase=phase,
         epochs=settings.epochs,
         batch_size=settings.batch_size,
@@ -423,6 +431,7 @@ def _plan(teaching: _FineTuning) -> TrainingPlan:
             teaching.start_digest,
         ),
     )
+    return without_validation(plan, teaching.data)
 
 
 def _save(

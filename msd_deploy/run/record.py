@@ -16,8 +16,9 @@ from msd_deploy.data.prepare import prepare
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.readers.spec import load_source, path_of_spec
-from msd_deploy.data.source import SourceData, SourceOptions
+from msd_deploy.data.source import DatasetInfo, SourceData, SourceOptions
 from msd_deploy.errors import ConfigError, DataError, MsdError
+from msd_deploy.models.folders import read_labels
 
 _KEY = re.compile(r"[\w.]+")
 
@@ -114,8 +115,12 @@ def naming_run_json(
         raise type(error)(error.what, where=error.where, fix=fix) from error
 
 
-def read_source(config: RunConfig) -> SourceData:
+def read_source(config: RunConfig, teacher: DatasetInfo | None = None) -> SourceData:
     """Read the data set of a configuration.
+
+    Args:
+        config: The configuration.
+        teacher: See `SourceOptions`.
 
     Raises:
         DataError: It cannot be read.
@@ -130,12 +135,17 @@ def read_source(config: RunConfig) -> SourceData:
         image_column=data.image_column,
         text_column=data.text_column,
         label_column=data.label_column,
+        teacher=teacher,
     )
     return load_source(data.spec, options=options)
 
 
-def source_of_run(record: RunRecord) -> SourceData:
+def source_of_run(record: RunRecord, teacher: DatasetInfo | None = None) -> SourceData:
     """Read the data set of a started run.
+
+    Args:
+        record: The run.
+        teacher: See `SourceOptions`; None: of the run's own copy of a given teacher.
 
     Raises:
         DataError: It is not where it was, or cannot be read.
@@ -148,8 +158,15 @@ def source_of_run(record: RunRecord) -> SourceData:
             where=path,
             fix=f"Put it back, or set config.data.spec to its absolute path in {run_json}",
         )
+    if teacher is None and learns_from_given(record.config):
+        teacher = DatasetInfo(*read_labels(record.run.teacher))
     with naming_run_json(record.run):
-        return read_source(record.config)
+        return read_source(record.config, teacher)
+
+
+def learns_from_given(config: RunConfig) -> bool:
+    """Return whether a run has a given teacher to learn from, so that its data needs no labels."""
+    return config.teacher.path is not None and config.distill.method != "none"
 
 
 def data_of_run(

@@ -1,7 +1,7 @@
 """The stages of a run: each writes its result to disk and is skipped if it is there."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
@@ -61,11 +61,14 @@ def state_scores(
 
     Args:
         facts: Gets, under the split's name, each view's score, and under "further", split and
-            metric those of the data's further metrics, if it has any.
+            metric those of the data's further metrics, if it has any; nothing of a split without
+            labels.
         data: The data.
         split: Which split of it.
         logits: Per view [examples, classes].
     """
+    if not data.splits[split].has_label().any():
+        return
     labels = data.splits[split].labels
     scores = score_views(logits, labels, data.info.problem)
     facts[split] = {view.value: score.as_json() for view, score in scores.items()}
@@ -188,7 +191,7 @@ def plan_of(
     """
     common = task.config.distill
     pretrained_rates = {"student": task.config.student.pretrained_rate, "adaptation": 0.1}
-    return TrainingPlan(
+    plan = TrainingPlan(
         phase=phase,
         epochs=_epochs(task, phase, settings, used),
         batch_size=settings.batch_size,
@@ -215,6 +218,14 @@ def plan_of(
             *filter(None, [task.start_digest]),
         ),
     )
+    return without_validation(plan, task.data)
+
+
+def without_validation(plan: TrainingPlan, data: PreparedData) -> TrainingPlan:
+    """Return a plan that keeps the last epoch where no validation example has a label."""
+    if data.splits["validation"].has_label().any():
+        return plan
+    return replace(plan, keep="last", patience=0)
 
 
 def train_in_task(

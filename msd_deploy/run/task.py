@@ -25,17 +25,17 @@ from msd_deploy.data.preprocess import (
     train_tokenizer,
 )
 from msd_deploy.data.resize import ImageSpec
-from msd_deploy.data.source import SourceData, training_texts
+from msd_deploy.data.source import DatasetInfo, SourceData, training_texts
 from msd_deploy.data.vocabulary import cut_vocabulary
 from msd_deploy.errors import ArtifactError
 from msd_deploy.hooks import Hooks, StageHooks
 from msd_deploy.models.classifier import ViewClassifier
-from msd_deploy.models.folders import LoadedModel, load_model
+from msd_deploy.models.folders import LoadedModel, load_model, read_labels
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.pretrained.text import open_text
 from msd_deploy.models.sizes import DEFAULT_IMAGE_SIZE, check_starts
 from msd_deploy.models.teachers import Teacher, check_teacher, open_teacher
-from msd_deploy.run.record import RunRecord, read_source, source_of_run
+from msd_deploy.run.record import RunRecord, learns_from_given, read_source, source_of_run
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy", "pillow")
 
@@ -97,7 +97,12 @@ def read_task(
     start = None if config.student.start is None else load_model(config.student.start)
     hooks.on_stage(f"Reading {config.data.spec}")
     record = record and replace(record, config=config)  # with absolute paths
-    source = source_of_run(record) if record else read_source(config)
+    answers = None
+    if learns_from_given(config):
+        answers = DatasetInfo(
+            *(read_labels(run.teacher) if teacher is None else (teacher.labels, teacher.problem))
+        )
+    source = source_of_run(record, answers) if record else read_source(config, answers)
     # Before images are decoded, which may take hours.
     if start is not None:
         _check_same_task(start, source)

@@ -30,6 +30,7 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.parsing import config_as_json
 from msd_deploy.config.run import config_from_json
 from msd_deploy.data.batch import rows_by_image
+from msd_deploy.data.labels import check_labelled
 from msd_deploy.data.prepare import notes_of
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.data.readers.spec import name_of_spec
@@ -110,6 +111,9 @@ def run_study(
         record = read_run(run) if run.run_json.is_file() and not replaces else None
         opened = open_models(study.base, run, record)
         task, source = read_task(study.base, run, hooks, training, record=record, teacher=opened)
+        check_labelled(task.data, "test", "a comparison of methods")
+        if "none" in study.methods:
+            check_labelled(task.data, "train", "the method none")
         for method in study.methods:
             check_distance(
                 study.of_cell(method, 0).distill, task.data.info.problem, len(task.data.info.labels)

@@ -194,10 +194,12 @@ def test_the_report_states_every_limit(split: PreparedSplit) -> None:
 
 
 @pytest.mark.parametrize("problem", ["single_label", "multi_label"])
-def test_a_source_that_decides_all_alike_is_noted_by_view(problem: Problem) -> None:
+def test_a_source_that_decides_all_alike_is_noted_by_view(
+    split: PreparedSplit, problem: Problem
+) -> None:
     source = logits_of(1.0)
     source[View.TEXT][7] = -1.0, 2.0
-    notes = notes_on_source(source, problem)
+    notes = notes_on_source(source, split, problem)
     assert [note.partition(" view ")[0] for note in notes] == ["On the multimodal", "On the image"]
     assert "predicts the same for all 200 examples" in notes[0]
 

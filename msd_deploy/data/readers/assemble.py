@@ -10,13 +10,14 @@ from typing import NoReturn
 
 import datasets
 
-from msd_deploy.data.readers.rows import Row, shown
+from msd_deploy.data.readers.rows import WITHOUT_LABELS, Row, shown
 from msd_deploy.data.source import (
     SPLITS,
     DatasetInfo,
     EvaluationSplit,
     SkippedRow,
     SourceData,
+    SourceOptions,
     SourceRow,
     Split,
     assign_splits,
@@ -52,35 +53,61 @@ class ReaderRows:
     encoded: Callable[[Row], bytes | None] = lambda row: None
 
 
-def source_from_rows(found: ReaderRows, *, strict: bool) -> SourceData:
+def source_from_rows(
+    found: ReaderRows, *, strict: bool, teacher: DatasetInfo | None = None
+) -> SourceData:
     """Build a data set.
 
+    Args:
+        found: The rows.
+        strict: A row that cannot be used is an error.
+        teacher: See `SourceOptions`.
+
     Raises:
-        DataError: There is no labelled row, no training row, or one single class; with strict, a
-            row cannot be used.
+        DataError: There is no training row, or no names of classes; without a teacher, there is no
+            labelled training row, or one single class; with strict, a row cannot be used.
     """
-    rows = found.rows
+    rows, problem = found.rows, found.info.problem
     labelled = [row for row in rows if row.labels is not None]
-    _refuse_without_rows(found, labelled, strict=strict)
+    _refuse_without_rows(found, strict=strict)
+    if teacher is None:
+        _refuse_without_labels(found, labelled, f"{found.form}, or {WITHOUT_LABELS}")
     splits, notes = _assign(rows, labelled)
-    if not splits["train"]:
-        what = "has no labelled training row"
-        refuse(what, found.where, found.info.skipped, 'Give labelled rows the split "train"')
-    _refuse_one_class(found, labelled, splits["train"])
+    if teacher is None:
+        _refuse_untrainable(found, labelled, splits["train"])
+    elif not labelled:
+        problem = teacher.problem
     labels = found.info.labels or _ordered_classes(labelled)
-    notes += [*found.info.notes, *_modality_notes(rows)]
-    notes += _label_notes(splits, labels, found.info.problem)
+    if not labels:
+        fix = "Name the classes with --labels A,B,..."
+        raise DataError("has no label, and no classes are named", where=found.where, fix=fix)
     unlabelled, of_unlabelled = _unlabelled(rows, splits)
-    splits["train"] = [*splits["train"], *unlabelled]
+    if splits["train"]:
+        of_labels = _label_notes(splits, labels, problem)
+        splits["train"] = [*splits["train"], *unlabelled]
+    else:
+        splits, notes = _assign_without_training_labels(splits, unlabelled)
+        of_labels, of_unlabelled = [], [*of_unlabelled[1:], *_notes_without_labels(splits)]
+        if not splits["train"]:
+            fix = 'Give rows the split "train", or none'
+            refuse("has no training row", found.where, found.info.skipped, fix)
     dataset = {
-        name: build_split(
-            _source_rows(found, splits[name], labels), labels=labels, problem=found.info.problem
-        )
+        name: build_split(_source_rows(found, splits[name], labels), labels=labels, problem=problem)
         for name in SPLITS
     }
-    notes += of_unlabelled
-    info = replace(found.info, labels=labels, notes=tuple(notes))
+    notes += [*found.info.notes, *_modality_notes(rows), *of_labels, *of_unlabelled]
+    info = replace(found.info, labels=labels, problem=problem, notes=tuple(notes))
     return SourceData(datasets.DatasetDict(dataset), info)
+
+
+def known_classes(options: SourceOptions, rows: Iterable[Row]) -> tuple[str, ...] | None:
+    """Return the only classes of rows: as requested, or without training labels the teacher's."""
+    has_training_label = any(
+        row.labels is not None and row.split in (None, "train") for row in rows
+    )
+    if options.labels is not None or options.teacher is None or has_training_label:
+        return options.labels
+    return options.teacher.labels or None
 
 
 def evaluation_source(
@@ -98,7 +125,8 @@ def evaluation_source(
         DataError: The split has no labelled row; with strict, a row cannot be used.
     """
     labelled = [row for row in found.rows if row.labels is not None]
-    _refuse_without_rows(found, labelled, strict=strict)
+    _refuse_without_rows(found, strict=strict)
+    _refuse_without_labels(found, labelled, found.form)
     notes = [f"{counted(len(labelled), 'row', 'rows')}, all used for evaluation"]
     name: Split = "test" if split == "all" else split
     if split != "all":
@@ -115,16 +143,19 @@ def evaluation_source(
     return SourceData(datasets.DatasetDict({name: dataset}), info)
 
 
-def _refuse_without_rows(found: ReaderRows, labelled: Sequence[Row], *, strict: bool) -> None:
+def _refuse_without_rows(found: ReaderRows, *, strict: bool) -> None:
     where, skipped = found.where, found.info.skipped
     if strict and skipped:
         what = f"{counted(len(skipped), 'row', 'rows')} cannot be used"
         refuse(what, where, skipped, "Fix them, or run without --strict")
     if not found.rows:
         refuse("has no usable row" if skipped else "has no rows", where, skipped, found.form)
+
+
+def _refuse_without_labels(found: ReaderRows, labelled: Sequence[Row], fix: str) -> None:
     if not labelled:
         read = f" ({'; '.join(found.info.notes)})" if found.info.notes else ""
-        refuse(f"has no labelled row{read}", where, skipped, found.form)
+        refuse(f"has no labelled row{read}", found.where, found.info.skipped, fix)
 
 
 def _assign(
@@ -135,6 +166,30 @@ def _assign(
     given = [row.split or ("train" if row.key in to_train else None) for row in labelled]
     members, notes = assign_splits([row.key for row in labelled], given)
     return {name: [labelled[at] for at in places] for name, places in members.items()}, notes
+
+
+def _assign_without_training_labels(
+    splits: Mapping[Split, Sequence[Row]], unlabelled: Sequence[Row]
+) -> tuple[dict[Split, list[Row]], list[str]]:
+    """Add unlabelled rows to train, and to a split without labelled rows."""
+    placed = [(row, name) for name in SPLITS for row in splits[name]]
+    placed += [(row, "train") for row in unlabelled]
+    members, notes = assign_splits([row.key for row, _ in placed], [name for _, name in placed])
+    return {name: [placed[at][0] for at in places] for name, places in members.items()}, notes
+
+
+def _notes_without_labels(splits: Mapping[Split, Sequence[Row]]) -> list[str]:
+    """Return notes on what follows from the splits that have no label."""
+    has_label = {name: any(row.labels is not None for row in splits[name]) for name in SPLITS}
+    notes = ["no training row has a label: the teacher's predictions take their place"]
+    if not has_label["validation"]:
+        notes.append(
+            "no validation row has a label: no early stopping, the weights of the last epoch are"
+            " kept"
+        )
+    if not has_label["test"]:
+        notes.append("no test row has a label: models are not scored on it")
+    return notes
 
 
 def _unlabelled(
@@ -181,7 +236,14 @@ def _source_rows(
         yield SourceRow(row.image_path, encoded, row.image_sha256, row.text, classes, row.origin)
 
 
-def _refuse_one_class(found: ReaderRows, labelled: Sequence[Row], training: Sequence[Row]) -> None:
+def _refuse_untrainable(
+    found: ReaderRows, labelled: Sequence[Row], training: Sequence[Row]
+) -> None:
+    """Refuse labels that nothing can be learned from."""
+    if not training:
+        what = "has no labelled training row"
+        fix = f'Give labelled rows the split "train", or {WITHOUT_LABELS}'
+        refuse(what, found.where, found.info.skipped, fix)
     for rows, place in ((labelled, ""), (training, " in its training rows")):
         classes = {row.labels for row in rows}
         if len(classes) == 1:

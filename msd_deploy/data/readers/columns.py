@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import datasets
 import pyarrow as pa
 
-from msd_deploy.data.readers.rows import shown
+from msd_deploy.data.readers.rows import LABEL_KEYS, WITHOUT_LABELS, shown
 from msd_deploy.data.source import SourceOptions
 from msd_deploy.errors import DataError, shortened
 
@@ -34,14 +34,14 @@ class Columns:
     Attributes:
         image: The image's, or None.
         text: The text's, or None.
-        label: The label's or the labels'.
+        label: The label's or the labels'; None: rows have none.
         is_multi_label: Whether a row has a list of labels; not known of values of several types.
         names: The names of its class indices; None where rows hold names or numbers themselves.
     """
 
     image: str | None
     text: str | None
-    label: str
+    label: str | None
     is_multi_label: bool
     names: tuple[str, ...] | None
 
@@ -54,10 +54,12 @@ def find_columns(where: str, features: datasets.Features, options: SourceOptions
     """
     image = _not_null(features, _column(where, features, options.image_column, ("image",)))
     text = _not_null(features, _column(where, features, options.text_column, ("text",)))
-    label = _column(where, features, options.label_column, ("label", "labels"))
-    if label is None or (image is None and text is None):
-        has = "label or labels" if label is None else "image nor text"
-        raise DataError(f"has no column {has}: {_listed(features)}", where=where, fix=_OPTIONS)
+    label = _not_null(features, _column(where, features, options.label_column, LABEL_KEYS))
+    lacks_label = label is None and options.teacher is None
+    if lacks_label or (image is None and text is None):
+        has = "label or labels" if lacks_label else "image nor text"
+        fix = f"{_OPTIONS}, or {WITHOUT_LABELS}" if lacks_label else _OPTIONS
+        raise DataError(f"has no column {has}: {_listed(features)}", where=where, fix=fix)
     chosen = [name for name in (image, text, label) if name is not None]
     if len(set(chosen)) < len(chosen):
         twice = max(chosen, key=chosen.count)
@@ -67,7 +69,8 @@ def find_columns(where: str, features: datasets.Features, options: SourceOptions
         _check_image(where, features, image)
     if text is not None and not _is_written_as_text(_arrow_type(features, text)):
         _refuse(where, features, text, "text", "a string or an integer")
-    return Columns(image, text, label, *_label_type(where, features, label))
+    kind = (False, None) if label is None else _label_type(where, features, label)
+    return Columns(image, text, label, *kind)
 
 
 def check_names(names: Sequence[str], where: str) -> None:

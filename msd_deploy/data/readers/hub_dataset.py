@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import datasets
 from datasets.data_files import FILES_TO_IGNORE, get_data_patterns
@@ -97,7 +98,7 @@ class OpenedTables:
     notes: tuple[str, ...] = ()
 
 
-def open_hub_dataset(location: str) -> OpenedTables:
+def open_hub_dataset(location: str, *, needs_classes: bool = True) -> OpenedTables:
     """Open a dataset; what an earlier call read is used again.
 
     A local folder's files are known by their digests. One of the hub is downloaded, or found in the
@@ -105,6 +106,7 @@ def open_hub_dataset(location: str) -> OpenedTables:
 
     Args:
         location: What stands after `hub:`.
+        needs_classes: Whether a folder of images that are not in folders by class is refused.
 
     Raises:
         DataError: The dataset does not exist, needs code or files elsewhere, or cannot be read.
@@ -133,7 +135,13 @@ def open_hub_dataset(location: str) -> OpenedTables:
         splits = {str(split): builder.as_dataset(split=split) for split in builder.info.splits}
     if name.is_folder and isinstance(builder, ImageFolder):
         _refuse_depths(spec, Path(name.place).resolve(), files, builder.EXTENSIONS)
-        _refuse_without_classes(spec, files, builder.info.features, notes)
+        if _lacks_classes(files, builder.info.features):
+            if needs_classes:
+                _refuse_without_classes(spec, notes)
+            splits = {
+                split: rows.remove_columns(list({"label"}.intersection(rows.column_names)))
+                for split, rows in splits.items()
+            }
         notes += _images_without_row(Path(name.place).resolve(), files, splits)
     return OpenedTables(spec, splits, folders, notes)
 
@@ -229,15 +237,16 @@ def _refuse_depths(spec: str, folder: Path, files: Sequence[str], endings: Colle
     )
 
 
-def _refuse_without_classes(
-    spec: str, files: Sequence[str], features: Mapping[str, object], notes: Sequence[str]
-) -> None:
-    """Refuse images without metadata of which each split, or the folder, has one folder."""
+def _lacks_classes(files: Sequence[str], features: Mapping[str, object]) -> bool:
+    """Return whether of images without metadata each split, or the folder, has one folder."""
     names = getattr(features.get("label"), "names", ())
-    if not _has_metadata(files) and all(split_called(name) for name in names):
-        what = "has no classes: the folder of an image is its class, and a split has one at most"
-        fix = f"Move them into folders named by their class, or {_METADATA}"
-        raise DataError("; ".join([what, *notes]), where=spec, fix=fix)
+    return not _has_metadata(files) and all(split_called(name) for name in names)
+
+
+def _refuse_without_classes(spec: str, notes: Sequence[str]) -> NoReturn:
+    what = "has no classes: the folder of an image is its class, and a split has one at most"
+    fix = f"Move them into folders named by their class, or {_METADATA}"
+    raise DataError("; ".join([what, *notes]), where=spec, fix=fix)
 
 
 def _has_metadata(files: Iterable[str | Path]) -> bool:

@@ -11,7 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from msd_deploy.data.labels import other_classes
-from msd_deploy.data.readers.assemble import ReaderRows, evaluation_source, source_from_rows
+from msd_deploy.data.readers.assemble import (
+    ReaderRows,
+    evaluation_source,
+    known_classes,
+    source_from_rows,
+)
 from msd_deploy.data.readers.rows import (
     IMAGE_KEYS,
     LABEL_KEYS,
@@ -145,13 +150,15 @@ def load_jsonl(path: Path, options: SourceOptions) -> SourceData:
 
     Args:
         path: The file.
-        options: `labels` and `strict` are used.
+        options: `labels`, `strict` and `teacher` are used.
 
     Raises:
-        DataError: The file is missing, holds no usable row, mixes `label` and `labels`, has one
-            single class or no training rows; with strict, any row cannot be used.
+        DataError: The file is missing, holds no usable row, or mixes `label` and `labels`; or as
+            `source_from_rows`.
     """
-    return source_from_rows(_find(path, scan_rows(path), options.labels), strict=options.strict)
+    scan = scan_rows(path)
+    found = _find(path, scan, known_classes(options, scan.rows))
+    return source_from_rows(found, strict=options.strict, teacher=options.teacher)
 
 
 def load_jsonl_for_evaluation(

@@ -24,6 +24,11 @@ from msd_deploy.data.source import Split
 from msd_deploy.errors import DataError, counted
 
 LABEL_KEYS = ("label", "labels")
+WITHOUT_LABELS = (
+    "train without labels: from a teacher (msd distill --teacher), such as one of `msd teacher"
+    " --zero-shot`"
+)
+"""What to do about missing labels, for messages."""
 IMAGE_KEYS = (
     "img",
     "file_name",

@@ -15,7 +15,12 @@ import datasets
 import pyarrow as pa
 
 from msd_deploy.data.labels import other_classes
-from msd_deploy.data.readers.assemble import ReaderRows, evaluation_source, source_from_rows
+from msd_deploy.data.readers.assemble import (
+    ReaderRows,
+    evaluation_source,
+    known_classes,
+    source_from_rows,
+)
 from msd_deploy.data.readers.columns import (
     FILE,
     FLAW,
@@ -74,13 +79,14 @@ def load_tables(spec: str, options: SourceOptions) -> SourceData:
 
     Args:
         spec: hub:NAME, hub:FOLDER or the path of a file.
-        options: `labels`, `strict` and the names of columns are used.
+        options: `labels`, `strict`, `teacher` and the names of columns are used.
 
     Raises:
         DataError: The tables cannot be opened, lack a column, or hold no usable row; with strict, a
             row cannot be used.
     """
-    return source_from_rows(_Reader(spec, options).found(), strict=options.strict)
+    found = _Reader(spec, options).found()
+    return source_from_rows(found, strict=options.strict, teacher=options.teacher)
 
 
 def load_tables_for_evaluation(
@@ -155,7 +161,9 @@ class _Reader:
     ) -> None:
         is_file = not spec.startswith(PREFIX)
         self.opened: OpenedTables = (
-            open_table_file(Path(spec)) if is_file else open_hub_dataset(spec[len(PREFIX) :])
+            open_table_file(Path(spec))
+            if is_file
+            else open_hub_dataset(spec[len(PREFIX) :], needs_classes=options.teacher is None)
         )
         self._image_files = [ImageFiles(folder) for folder in self.opened.folders]
         self._origins = self._take_origins()
@@ -168,6 +176,7 @@ class _Reader:
         self._columns: Columns = self._find_columns(features, options)
         self._split_column = self._find_split_column(features)
         self._closed = closed or options.labels or self._columns.names
+        self._options = options
         self._notes = list(self.opened.notes)
         self._splits = list(self._splits_to_read())
         self._notes += notes_on_keys(
@@ -196,7 +205,7 @@ class _Reader:
         except DataError as error:
             what = "; ".join([error.what, *self.opened.notes])
             raise DataError(what, where=error.where, fix=error.fix) from error
-        if features.arrow_schema.field(columns.label).type != MIXED:
+        if columns.label is None or features.arrow_schema.field(columns.label).type != MIXED:
             return columns
         are_lists = {
             value["json"].startswith("[")
@@ -257,8 +266,9 @@ class _Reader:
 
     def found(self) -> ReaderRows:
         rows, skipped = [], dict(self._skipped)
+        closed = self._closed or known_classes(self._options, self._rows)
         for row in self._rows:
-            reason = reason_against_labels(row.labels, self._closed, self.class_rows)
+            reason = reason_against_labels(row.labels, closed, self.class_rows)
             if reason is None:
                 rows.append(row)
             else:
@@ -273,7 +283,7 @@ class _Reader:
             where=Path(self.opened.spec),
             rows=rows,
             info=DatasetInfo(
-                self._closed or (),
+                closed or (),
                 "multi_label" if self._columns.is_multi_label else "single_label",
                 tuple(named),
                 tuple(self._notes),
@@ -300,6 +310,8 @@ class _Reader:
                 yield _OfSplit(place, rows, None if is_alone else split, self._origins[name])
 
     def _has_labels(self, rows: datasets.Dataset) -> bool:
+        if self._columns.label is None:
+            return False
         labels = rows.data.column(self._columns.label)
         if labels.null_count == len(labels):
             return False
