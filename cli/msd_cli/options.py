@@ -114,9 +114,9 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         for name, settings in groups.items():
             given = {item: values.pop(option) for option, item in settings.items()}
             values[name] = {
-                item.key: _split(value) if item.is_list else value
+                item.key: _listed(item, value) if item.is_list else value
                 for item, value in given.items()
-                if value is not None and value is not False
+                if value is not None and value is not False and value != []
             }
         command(**values)
 
@@ -144,9 +144,13 @@ def _parameter(item: Declaration, defaults: Mapping[str, str]) -> inspect.Parame
         option.name.removeprefix("--").replace("-", "_"),
         inspect.Parameter.KEYWORD_ONLY,
         default=described,
-        annotation=str if item.is_list else item.type,
+        annotation=list[str] if option.is_repeated else str if item.is_list else item.type,
     )
 
 
-def _split(names: object) -> tuple[str, ...]:
-    return tuple(name.strip() for name in str(names).split(",") if name.strip())
+def _listed(item: Declaration, value: object) -> tuple[str, ...]:
+    """Return the values of an option that is a list."""
+    if isinstance(value, list):
+        assert item.option is not None
+        return tuple(utf8_text(text, item.option.name) for text in value)
+    return tuple(name.strip() for name in str(value).split(",") if name.strip())

@@ -42,7 +42,8 @@ def teacher(
     """Fine-tune pretrained checkpoints on the labels, as a teacher for msd distill.
 
     With --adapt it continues a trained teacher instead, without labels, so that
-    it also predicts from image or text alone.
+    it also predicts from image or text alone. With --zero-shot nothing is
+    trained: the classes are prompts, and labels are only scored.
 
     The teacher is trained on image and text together and on each alone. Its
     folder is complete: it loads offline, on any machine. Ctrl-C stops after the
@@ -53,6 +54,8 @@ def teacher(
         msd teacher --text minilm-l6 --vision effnet-lite2 --out teachers/memes
         msd teacher --text minilm-l6 --vision effnet-lite2 --freeze vision --out teachers/fast
         msd teacher --adapt teachers/clip --data memes.jsonl --out teachers/adapted
+        msd teacher --model openai/clip-vit-base-patch32 --zero-shot "a photo of {label}" \
+            --labels shoes,shirt --data unlabelled.jsonl --out teachers/prompts
         msd teacher --resume --out teachers/clip
         msd distill --data memes.jsonl --teacher teachers/clip --out runs/memes
     """

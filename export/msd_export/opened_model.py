@@ -8,7 +8,7 @@ differently from training.
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.readers.hub_dataset import PREFIX
 from msd_deploy.data.readers.spec import kind_of_spec, load_evaluation_source, load_source
-from msd_deploy.data.source import SourceData, SourceOptions
+from msd_deploy.data.source import DatasetInfo, SourceData, SourceOptions
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import probabilities
@@ -236,7 +236,7 @@ def prepare_for_model(
 def source_of_model(
     loaded: LoadedModel[ViewClassifier], spec: str, options: SourceOptions
 ) -> SourceData:
-    """Read all splits of a data set for a model.
+    """Read all splits of a data set for a model; its rows need no labels.
 
     Args:
         loaded: The model; for VQA v2 its labels are the classes.
@@ -247,5 +247,6 @@ def source_of_model(
         DataError: It cannot be read.
     """
     if not kind_of_spec(spec) or spec.startswith(PREFIX):
-        return load_source(spec, options=options)
+        teacher = DatasetInfo(loaded.labels, loaded.problem)
+        return load_source(spec, options=replace(options, teacher=teacher))
     return load_evaluation_source(spec, options=options, split="test", labels=loaded.labels)

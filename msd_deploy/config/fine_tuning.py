@@ -1,5 +1,6 @@
 """Settings of a teacher's fine-tuning (`msd teacher`). Torch-free."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal
 
@@ -29,9 +30,11 @@ _NOT_ADAPTED = (
     "text",
     "text_layers",
     "cut_vocabulary",
+    "zero_shot",
     "modality_dropout",
     "dropout",
 )
+_ZERO_SHOT = ("model", "zero_shot", "prompt_temperature")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,21 @@ class FineTuneConfig:
             " from both, on average. A model folder, or a name on the Hugging Face hub."
         ),
         Option("--adapt", metavar="TEACHER"),
+    ] = None
+    zero_shot: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Classify with --model (CLIP or SigLIP) by a prompt with {label}, such as 'a photo of"
+            " {label}', without training; repeatable, to average the embeddings of several prompts."
+        ),
+        Option("--zero-shot", "Zero-shot", default="none", metavar="PROMPT", is_repeated=True),
+    ] = ()
+    prompt_temperature: Annotated[
+        float | None,
+        Setting(
+            "Temperature of the logits of --zero-shot, which divides the cosines.", (1e-4, 1e3)
+        ),
+        Option("--prompt-temperature", "Zero-shot", default="the checkpoint's own, 0.01 for CLIP"),
     ] = None
     freeze: Annotated[
         Freeze,
@@ -149,6 +167,8 @@ class FineTuneConfig:
     def _check_start(self) -> None:
         if self.adapt is not None:
             self._check_adapted()
+        if self.zero_shot or self.prompt_temperature is not None:
+            self._check_zero_shot()
         if self.model is not None and self.text is not None:
             raise ConfigError(
                 "cannot be combined with --model, whose checkpoint has a text encoder",
@@ -166,12 +186,35 @@ class FineTuneConfig:
             raise ConfigError("requires a text encoder", where=f"finetune.{name}", fix="Add --text")
 
     def _check_adapted(self) -> None:
-        for item in fields(self):
-            if item.name in _NOT_ADAPTED and getattr(self, item.name) != item.default:
+        self._refuse(_NOT_ADAPTED, "with --adapt, which continues a trained teacher on all views")
+
+    def _check_zero_shot(self) -> None:
+        if not self.zero_shot:
+            raise ConfigError(
+                "requires a prompt", where="finetune.prompt_temperature", fix="Add --zero-shot"
+            )
+        for prompt in self.zero_shot:
+            if "{label}" not in prompt:
                 raise ConfigError(
-                    "has no effect with --adapt, which continues a trained teacher on all views",
-                    where=f"finetune.{item.name}",
-                    fix="Remove it",
+                    f"the prompt {prompt!r} has no {{label}}, the place of the class's name",
+                    where="finetune.zero_shot",
+                    fix='Write it as in "a photo of {label}"',
+                )
+        if self.model is None:
+            raise ConfigError(
+                "requires a checkpoint of CLIP or SigLIP",
+                where="finetune.zero_shot",
+                fix="Add --model",
+            )
+        others = [item.name for item in fields(self) if item.name not in _ZERO_SHOT]
+        self._refuse(others, "with --zero-shot, which trains nothing")
+
+    def _refuse(self, names: Collection[str], why: str) -> None:
+        """Refuse settings of some names that are not the default."""
+        for item in fields(self):
+            if item.name in names and getattr(self, item.name) != item.default:
+                raise ConfigError(
+                    f"has no effect {why}", where=f"finetune.{item.name}", fix="Remove it"
                 )
 
 
@@ -200,6 +243,18 @@ class TeachingConfig:
             raise ConfigError(
                 "is not available with --adapt, as the teacher has not predicted mixed images",
                 where="augment.mixup",
+                fix="Remove it",
+            )
+        if self.finetune.zero_shot and self.augment != AugmentConfig():
+            raise ConfigError(
+                "has no effect with --zero-shot, which trains nothing",
+                where="augment.preset",
+                fix="Remove it",
+            )
+        if self.finetune.zero_shot and self.data.class_weights != "none":
+            raise ConfigError(
+                "has no effect with --zero-shot, which trains nothing",
+                where="data.class_weights",
                 fix="Remove it",
             )
         is_changed = self.augment.mixup > 0 or self.augment.strengths() != Strengths()

@@ -40,12 +40,14 @@ class Option:
         panel: Heading under which `--help` lists it; None: with the general options.
         default: The default in words, where the field's own is not enough.
         metavar: Name of the value; None: its type.
+        is_repeated: Whether a list of names is given by repeating it, instead of with commas.
     """
 
     name: str
     panel: str | None = None
     default: str | None = None
     metavar: str | None = None
+    is_repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

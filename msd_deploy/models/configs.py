@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import transformers
 from transformers import PreTrainedConfig
@@ -112,6 +112,8 @@ def _refuse_unknown(keys: Iterable[str]) -> None:
             )
 
 
+Head = Literal["fusion", "cosine"]
+
 FAMILIES = {"clip": "CLIP", "vilt": "ViLT", "siglip": "SigLIP", "visual_bert": "VisualBERT"}
 """Name of each family, by the model_type of its checkpoints."""
 
@@ -129,6 +131,7 @@ class FamilyConfig(PreTrainedConfig):
         image_std: Per RGB channel, in units of 0..255.
         text_padding: Id of the padding token.
         dropout: Dropout probability before the classifier.
+        head: How CLIP and SigLIP combine both embeddings: `FusionHead` or `CosineHead`.
         kwargs: Entries of every transformers configuration, for example `num_labels`.
     """
 
@@ -144,6 +147,7 @@ class FamilyConfig(PreTrainedConfig):
         image_std: tuple[float, float, float] = (127.5, 127.5, 127.5),
         text_padding: int = 0,
         dropout: float = 0.1,
+        head: Head = "fusion",
         **kwargs: Any,
     ) -> None:
         self.family = family
@@ -154,4 +158,12 @@ class FamilyConfig(PreTrainedConfig):
         self.image_std = list(image_std)
         self.text_padding = text_padding
         self.dropout = dropout
+        self.head = head
         super().__init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values; without the usual head, which earlier versions do not state."""
+        values: dict[str, Any] = super().to_dict()
+        if self.head == "fusion":
+            del values["head"]
+        return values

@@ -108,7 +108,11 @@ class Towers(nn.Module):
         super().__init__()
         self.parts = parts
         self.width = parts.width
-        self.head = FusionHead(self.width, dropout=config.dropout)
+        self.head = (
+            CosineHead()
+            if config.head == "cosine"
+            else FusionHead(self.width, dropout=config.dropout)
+        )
 
     @property
     def row_modules(self) -> tuple[nn.Module, ...]:
@@ -189,6 +193,32 @@ class FusionHead(nn.Module):
         text = _or_absent(text, text_present, self.absent_text)
         joined = torch.cat([image, text, image * text], dim=-1)
         return cast(Tensor, self.dropout(functional.gelu(self.hidden(joined))))
+
+
+class CosineHead(nn.Module):
+    """Averages the normalized embeddings of image and text that are present; it has no weights.
+
+    With normalized classes as the classifier's weights, the logits are cosines, and those of an
+    image with a text are the mean of the logits of either.
+    """
+
+    def forward(
+        self,
+        image: Tensor | None,
+        text: Tensor | None,
+        *,
+        image_present: Tensor,
+        text_present: Tensor,
+    ) -> Tensor:
+        """Average embeddings [batch, width]; see `FusionHead`. Nothing present: zeros."""
+        given = [(image, image_present), (text, text_present)]
+        parts = [(embedding, there) for embedding, there in given if embedding is not None]
+        shares = [there[:, None].to(embedding.dtype) for embedding, there in parts]
+        total = sum(
+            functional.normalize(embedding, dim=-1) * share
+            for (embedding, _), share in zip(parts, shares, strict=True)
+        )
+        return cast(Tensor, total / sum(shares).clamp(min=1))  # type: ignore[union-attr]
 
 
 def _or_absent(embedding: Tensor | None, present: Tensor, absent: Tensor) -> Tensor:

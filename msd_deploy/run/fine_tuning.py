@@ -59,24 +59,26 @@ from msd_deploy.distillation.plan import (
 from msd_deploy.distillation.trainer import TrainingJob, train
 from msd_deploy.errors import ArtifactError, ConfigError, DataError
 from msd_deploy.hooks import RunHooks
-from msd_deploy.metrics import metric_name
+from msd_deploy.metrics import LogitsByView, metric_name
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import save_model
 from msd_deploy.models.predict import predict_views
 from msd_deploy.models.pretrained.families import open_checkpoint
 from msd_deploy.models.pretrained.fusion import open_fusion
 from msd_deploy.models.pretrained.teacher import PretrainedTeacher, check_freeze, freeze
+from msd_deploy.models.pretrained.zero_shot import ZeroShotStart, zero_shot_start
 from msd_deploy.models.teachers import check_teacher, open_teacher
 from msd_deploy.run.adaptation import Adaptation, TrainedStart, begin_adaptation
 from msd_deploy.run.output import absolute_data, absolute_folder
 from msd_deploy.run.record import error_in_file, read_source
-from msd_deploy.run.single_views import check_on_validation, unsound_views
+from msd_deploy.run.single_views import best_temperature, check_on_validation, unsound_views
 from msd_deploy.run.stages import (
     check_adaptable,
     parameter_count,
     state_scores,
     without_validation,
 )
+from msd_deploy.views import View
 
 _TRAINING_NAME, _HISTORY_NAME, _CHECKPOINTS_NAME = "training.json", "history.jsonl", "checkpoints"
 _ENCODED_NAME = "encoded"
@@ -141,7 +143,9 @@ def fine_tune_teacher(
             adaptation = begin_adaptation(
                 model, teaching.start_digest, teaching.data, teaching.hooks.stages
             )
-        training = _train(teaching, model, adaptation)
+        training = None
+        if not config.finetune.zero_shot:
+            training = _train(teaching, model, adaptation)
         _save(teaching, model, training, adaptation)
         if process_group.is_main():
             remove_stale_folders(folder.resolve().parent)
@@ -257,6 +261,8 @@ def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _FineTuning:
     answers = None
     if isinstance(start, TrainedStart):
         answers = DatasetInfo(start.loaded.labels, start.loaded.problem)
+    elif config.finetune.zero_shot:
+        answers = DatasetInfo((), "single_label")
     source = read_source(RunConfig(data=config.data), answers)
     if isinstance(start, TrainedStart):
         check_teacher(start.loaded, labels=source.info.labels, problem=source.info.problem)
@@ -293,7 +299,10 @@ def open_start(settings: FineTuneConfig) -> PretrainedTeacher:
             is_cut=settings.cut_vocabulary,
         )
     assert settings.model is not None  # the settings have been checked
-    return open_checkpoint(settings.model, vision=settings.vision)
+    checkpoint = open_checkpoint(settings.model, vision=settings.vision)
+    if settings.zero_shot:
+        return zero_shot_start(checkpoint, settings.zero_shot, settings.prompt_temperature)
+    return checkpoint
 
 
 def _begin(teaching: _FineTuning, *, replaces: bool) -> None:
@@ -437,7 +446,7 @@ def _plan(teaching: _FineTuning) -> TrainingPlan:
 def _save(
     teaching: _FineTuning,
     model: ViewClassifier,
-    training: TrainingResult,
+    training: TrainingResult | None,
     adaptation: Adaptation | None,
 ) -> None:
     """Evaluate the teacher, and replace the fine-tuning by its model folder."""
@@ -456,13 +465,19 @@ def _save(
             result["single_views"] = views = check_on_validation(logits, data)
             for note in unsound_views(views, metric_name(data.info.problem)):
                 teaching.hooks.stages.on_note(f"the teacher's {note}")
+            if isinstance(teaching.start, ZeroShotStart) and name in result:
+                teaching.hooks.stages.on_note(_note_on_temperature(teaching, logits))
     if not process_group.is_main():
         return
-    origin = (
+    origin: Json = (
         {"checkpoint_digest": teaching.start_digest}
         if adaptation is None
         else {"adapted_from": adaptation.facts}
     )
+    if isinstance(teaching.start, ZeroShotStart):
+        origin["zero_shot"] = teaching.start.facts()
+    if training is not None:
+        origin["training"] = {_plan(teaching).phase: asdict(training)}
     save_model(
         teaching.folder,
         model,
@@ -473,11 +488,22 @@ def _save(
             "dataset_digest": data.digest,
             "parameters": parameters,
             **origin,
-            "training": {_plan(teaching).phase: asdict(training)},
             "teaching": config_as_json(_without_paths(teaching.config)),
             **class_weights_as_json(data.info),
             "result": result,
         },
+    )
+
+
+def _note_on_temperature(teaching: _FineTuning, logits: LogitsByView) -> str:
+    """Return which temperature of a zero-shot teacher suits the labels of validation best."""
+    assert isinstance(teaching.start, ZeroShotStart)
+    labels, problem = teaching.data.splits["validation"].labels, teaching.data.info.problem
+    factor = best_temperature(logits[View.MULTIMODAL], labels, problem, least=1e-3, most=1e3)
+    used = teaching.start.used_temperature
+    return (
+        f"the temperature is {used:.3g}; on {len(labels):,} validation examples the negative"
+        f" log-likelihood is lowest with --prompt-temperature {factor * used:.3g}"
     )
 
 

@@ -123,14 +123,14 @@ def check_single_views(
     logits, labels = {view: values[::nth] for view, values in logits.items()}, labels[::nth]
     rows, classes = logits[View.MULTIMODAL].shape
     constant, decision = _constant_answer(counted, classes, problem)
-    most = _best_temperature(logits[View.MULTIMODAL], labels, problem, _HIGHEST_TEMPERATURE)
+    most = best_temperature(logits[View.MULTIMODAL], labels, problem)
     of_constant = [
         row_counts(np.tile(decision, (rows, 1)), labels, problem),
         _losses(np.tile(constant, (rows, 1)), labels, problem),
     ]
     views = {}
     for view in (View.IMAGE, View.TEXT):
-        temperature = _best_temperature(logits[view], labels, problem, most)
+        temperature = best_temperature(logits[view], labels, problem, most=most)
         columns = [
             row_counts(logits[view], labels, problem),
             _losses(logits[view] / temperature, labels, problem),
@@ -191,13 +191,26 @@ def _constant_answer(
     return constant.astype(np.float32), decision.astype(np.float32)
 
 
-def _best_temperature(
-    logits: LogitArray, labels: LabelArray, problem: Problem, most: float
+def best_temperature(
+    logits: LogitArray,
+    labels: LabelArray,
+    problem: Problem,
+    *,
+    least: float = 1.0,
+    most: float = _HIGHEST_TEMPERATURE,
 ) -> float:
-    """Return the temperature from 1 to `most` with the lowest mean loss (Guo et al. 2017)."""
+    """Return the temperature in a range that has the lowest mean loss (Guo et al. 2017).
+
+    Args:
+        logits: [examples, classes].
+        labels: See `score_logits`; every example has one.
+        problem: Kind of the task.
+        least: Lower end of the range.
+        most: Upper end.
+    """
     found = minimize_scalar(
         lambda power: _losses(logits / np.exp(power), labels, problem).mean(),
-        bounds=(0, np.log(most)),
+        bounds=(np.log(least), np.log(most)),
         method="bounded",
     )
     return float(np.exp(found.x))

@@ -17,7 +17,7 @@ from msd_deploy.data.preprocess import Preprocessor, build_preprocessor
 from msd_deploy.data.resize import ImageSpec
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.models.classifier import task_config
-from msd_deploy.models.configs import FAMILIES, FamilyConfig
+from msd_deploy.models.configs import FAMILIES, FamilyConfig, Head
 from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.pretrained.files import (
     check_safetensors,
@@ -146,6 +146,7 @@ class Checkpoint:
         labels: tuple[str, ...],
         problem: Problem,
         dropout: float,
+        head: Head = "fusion",
     ) -> FamilyForClassification:
         """Build a model with the checkpoint's weights and a new head for a task."""
         backbone, vision = self.backbone, self.vision_model
@@ -159,6 +160,7 @@ class Checkpoint:
             image_std=std,
             text_padding=preprocessor.pad_id,
             dropout=dropout,
+            head=head,
             **task_config(labels, problem),
         )
         model = FamilyForClassification(config)
