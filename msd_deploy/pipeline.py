@@ -120,14 +120,14 @@ def _read_inputs(
 ) -> tuple[Task, PreparedData, Teacher | None]:
     """Read data and teacher, and check them with the settings; return also the teacher's data."""
     with naming_run_json(run, (MsdError,)) if record else nullcontext():
-        teacher = open_models(config, run, record)
+        opened = open_models(config, run, record)
     task, source = read_task(
-        config, run, watching.stages, watching.training, record=record, teacher=teacher
+        config, run, watching.stages, watching.training, record=record, given=opened
     )
     with naming_run_json(run) if record else nullcontext():
         check_distance(config.distill, task.data.info.problem, len(task.data.info.labels))
         check_student(task)
     for note in notes_of(task.data.info):
         watching.stages.on_note(note)
-    teacher_data, given = given_teacher(task, source, teacher)
+    teacher_data, given = given_teacher(task, source, opened.teacher)
     return task, teacher_data, given

@@ -1,6 +1,7 @@
 """Tiny random checkpoints of each family, written as their publishers write them."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
     CLIPConfig,
     CLIPModel,
     PreTrainedModel,
@@ -185,6 +188,52 @@ def write_text(folder: Path, kind: str = "bert") -> Path:
     for parameter in model.parameters():  # norms and biases start as nothing: a test needs them
         torch.nn.init.normal_(parameter, std=0.3)
     return write_checkpoint(folder, model, words(), "[PAD]")
+
+
+IMAGE_SETTINGS: dict[str, dict[str, Any]] = {
+    "vit": {**SMALL, "image_size": SIDE, "patch_size": 16},
+    "resnet": {"embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1]},
+    "convnext": {"hidden_sizes": [8, 8, 8, 12], "depths": [1, 1, 1, 1]},
+    "mobilenet_v2": {"depth_multiplier": 0.1, "image_size": SIDE},
+}
+"""Settings of a tiny image classifier of each kind."""
+
+
+def write_image_classifier(
+    folder: Path,
+    labels: Sequence[str],
+    kind: str = "vit",
+    *,
+    settings: Mapping[str, Any] | None = None,
+    **processor: Any,
+) -> Path:
+    """An image classifier whose logits differ between images."""
+    torch.manual_seed(0)
+    names = {"id2label": dict(enumerate(labels))}
+    config = AutoConfig.for_model(kind, **IMAGE_SETTINGS[kind] | names | dict(settings or {}))
+    return _write_classifier(
+        folder,
+        AutoModelForImageClassification.from_config(config),
+        **{"size": {"height": SIDE, "width": SIDE}, **processor},
+    )
+
+
+def write_text_classifier(folder: Path, labels: Sequence[str], kind: str = "bert") -> Path:
+    """A text classifier whose logits differ between texts."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        kind,
+        **SMALL | {"vocab_size": 120, "max_position_embeddings": 40},
+        id2label=dict(enumerate(labels)),
+        **({"pad_token_id": 0} if "roberta" in kind else {}),
+    )
+    return _write_classifier(folder, AutoModelForSequenceClassification.from_config(config))
+
+
+def _write_classifier(folder: Path, model: PreTrainedModel, **processor: Any) -> Path:
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    return write_checkpoint(folder, model, words(), "[PAD]", **processor)
 
 
 WRITERS = {

@@ -11,7 +11,11 @@ from msd_cli.options import ConfigOption, Given, JsonOption, OptionsOf, Overwrit
 from msd_deploy.config.run import RunConfig
 from msd_deploy.study.config import StudyConfig
 
-_SHARED = ("data.spec", "data.examples", "data.labelled_share", "teacher.path", "student.size")
+_SHARED = (
+    *("data.spec", "data.examples", "data.labelled_share"),
+    *("teacher.path", "teacher.image_path", "teacher.text_path"),
+    "student.size",
+)
 
 
 def compare(

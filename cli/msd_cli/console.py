@@ -241,8 +241,9 @@ def add_score_rows(table: Table, columns: Sequence[tuple[Mapping[str, Any], str]
 
     first, split = columns[0]
     for view in first[split]:
-        table.add_row(view, *(score_text(model[name][view]) for model, name in columns))
+        scores = (model[name].get(view) for model, name in columns)
+        table.add_row(view, *map(score_text, scores))
     for metric, by_view in first.get("further", {}).get(split, {}).items():
         for view in by_view:
-            scores = (model["further"][name][metric][view] for model, name in columns)
+            scores = (model["further"][name][metric].get(view) for model, name in columns)
             table.add_row(f"{view}, {metric}", *map(score_text, scores))

@@ -100,7 +100,8 @@ def distill(
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
-    names = [name for name in ("teacher", "adapted_teacher", "student") if name in metrics]
+    known = ("teacher", "adapted_teacher", "image_teacher", "text_teacher", "student")
+    names = [name for name in known if name in metrics]
     models = [metrics[name] for name in names]
     is_scored = "test" in metrics["student"]
     title = (

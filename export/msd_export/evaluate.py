@@ -83,8 +83,8 @@ def evaluate_model(
     single_views = check_single_views(logits, labels, data.info.problem)
     # Of a run its student is evaluated, and an export is a student's as a rule.
     if isinstance(opened.predictor, TorchPredictor) and not RunDirectory(model).run_json.is_file():
-        for note in unsound_views(single_views, metric, split=split):
-            hooks.on_note(f"as a teacher, the model's {note}")
+        for note in unsound_views(single_views, metric, model="model", split=split):
+            hooks.on_note(f"as a teacher, the {note}")
     return {
         "model": str(model),
         "runtime": opened.predictor.runtime,

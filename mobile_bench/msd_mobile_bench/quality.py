@@ -100,7 +100,7 @@ def evaluate(
     ordered = _in_order(variant, logits, data.info.labels)
     rows = len(ordered[View.MULTIMODAL])
     split, problem = data.splits[SPLIT].head(rows), data.info.problem
-    by_teacher = {view: predictions.of_view(SPLIT, view)[:rows] for view in ordered}
+    by_teacher = {view: v[:rows] for view, v in predictions.of_teacher(SPLIT).items()}
     if split.has_label().any():
         scores = score_views(ordered, split.labels, problem)
     else:

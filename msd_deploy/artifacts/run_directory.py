@@ -33,7 +33,14 @@ def _is_valid(key: str, value: object) -> bool:
             return isinstance(value, dict)
         case "teacher_digest" | "start_digest" if value is None:
             return True
-        case "dataset_digest" | "preprocess_digest" | "teacher_digest" | "start_digest":
+        case (
+            "dataset_digest"
+            | "preprocess_digest"
+            | "teacher_digest"
+            | "image_teacher_digest"
+            | "text_teacher_digest"
+            | "start_digest"
+        ):
             return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
         case "examples":
             return isinstance(value, dict) and all(

@@ -68,6 +68,7 @@ def changed_settings(config: RunConfig) -> Settings:
     }
     paths = {
         "teacher.path": teacher.path,
+        **{f"teacher.{view}_path": path for view, path in teacher.specialist_paths.items()},
         "student.start": student.start,
         "student.vision": student.vision,
         "student.text": student.text,

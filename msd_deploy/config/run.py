@@ -19,6 +19,7 @@ from msd_deploy.config.distill import (
 from msd_deploy.config.parsing import config_of, read_config_of
 from msd_deploy.config.setting import SEED, SHARE, Option, Setting, check_ranges
 from msd_deploy.errors import ConfigError
+from msd_deploy.views import View
 
 StudentSize = Literal["tiny", "small", "mobile"]
 ClassWeighting = Literal["none", "balanced"]
@@ -158,6 +159,24 @@ class TeacherConfig:
         Setting("Folder of a trained teacher, or its name on the Hugging Face hub."),
         Option("--teacher", "Teacher", default="one is trained on the labels"),
     ] = None
+    image_path: Annotated[
+        Path | None,
+        Setting(
+            "Classifier of images that gives the targets of the image view instead of the teacher:"
+            " an image classification checkpoint of transformers or a model folder, of which only"
+            " this view is used, or its name on the Hugging Face hub."
+        ),
+        Option("--image-teacher", "Teacher", metavar="MODEL"),
+    ] = None
+    text_path: Annotated[
+        Path | None,
+        Setting(
+            "Classifier of texts that gives the targets of the text view instead of the teacher: a"
+            " text classification checkpoint of BERT's type or a model folder, of which only this"
+            " view is used, or its name on the Hugging Face hub."
+        ),
+        Option("--text-teacher", "Teacher", metavar="MODEL"),
+    ] = None
     epochs: Annotated[
         int | None,
         Setting("Number of teacher training epochs.", EPOCHS.between),
@@ -186,6 +205,12 @@ class TeacherConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "teacher")
+
+    @property
+    def specialist_paths(self) -> dict[View, Path]:
+        """Paths of the classifiers that give the targets of a single view, by view."""
+        paths = {View.IMAGE: self.image_path, View.TEXT: self.text_path}
+        return {view: path for view, path in paths.items() if path is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +321,23 @@ class RunConfig:
                 where="augment.views_per_picture",
                 fix="Remove it, or hint_weight and relation_weight",
             )
+        self._check_specialists()
+
+    def _check_specialists(self) -> None:
+        """Check that a classifier of one modality has an effect."""
+        weights = {View.IMAGE: self.distill.image_weight, View.TEXT: self.distill.text_weight}
+        for view in self.teacher.specialist_paths:
+            reason = None
+            if self.distill.method != "msd":
+                reason = f"method {self.distill.method} does not distil"
+            elif self.distill.weighting == "fixed" and weights[view] == 0:
+                reason = f"distill.{view}_weight 0 leaves out"
+            if reason is not None:
+                raise ConfigError(
+                    f"gives the targets of the {view} view, which {reason}",
+                    where=f"teacher.{view}_path",
+                    fix="Remove it, or use --method msd with a weight of this view above 0",
+                )
 
 
 def read_config(path: Path) -> RunConfig:

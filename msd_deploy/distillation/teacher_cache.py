@@ -4,9 +4,11 @@ On disk: one safetensors per split, "logits" float32 [examples, views, classes],
 the cache's key, the digests of teacher, data and preprocessing. For feature losses,
 features.safetensors holds the multimodal features of the training split, float32 [examples,
 hidden]. For augmented images, train-form-N.safetensors holds the logits of their N-th form, from 1.
+Where a specialist gives the logits of a view, SPLIT-teacher.safetensors holds the teacher's own
+logits of validation and test.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +26,7 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.augment import AugmentConfig
 from msd_deploy.data.augment.batches import ImageAugmentation, digest_of_forms
 from msd_deploy.data.batch import Batch
-from msd_deploy.data.prepared import PreparedData, PreparedSplit
+from msd_deploy.data.prepared import PreparedData
 from msd_deploy.errors import ArtifactError
 from msd_deploy.metrics import LogitArray, LogitsByView
 from msd_deploy.models.predict import predict_features, predict_views
@@ -37,11 +39,42 @@ _VIEWS = tuple(View)
 
 
 @dataclass(frozen=True, slots=True)
+class Specialist:
+    """A teacher of one view, whose logits replace those of the teacher there.
+
+    Attributes:
+        view: View.IMAGE or View.TEXT.
+        teacher: The model.
+        data: The data, prepared for it; the same examples as the teacher's.
+    """
+
+    view: View
+    teacher: Teacher
+    data: PreparedData
+
+    @property
+    def key(self) -> str:
+        """Key in files."""
+        return f"{self.view}_teacher"
+
+    def replace_in(
+        self, logits: LogitsByView, split: str, transform: Callable[[Batch], Batch]
+    ) -> LogitsByView:
+        """Return logits with its own in its view, in the rows that have its modality."""
+        rows = self.data.splits[split]
+        own = predict_views(self.teacher.model, rows, views=(self.view,), transform=transform)
+        ordered = own[self.view][:, self.teacher.class_order]
+        present = rows.has_image() if self.view is View.IMAGE else rows.has_text()
+        return {**logits, self.view: np.where(present[:, None], ordered, logits[self.view])}
+
+
+@dataclass(frozen=True, slots=True)
 class TeacherPredictions:
     """A teacher's logits, and optionally its features.
 
     Attributes:
-        logits: Per split, float32 [examples, views, classes]; views in the order of `View`.
+        logits: Per split, float32 [examples, views, classes]; views in the order of `View`. A view
+            that has a specialist is the specialist's.
         features: Multimodal features of the training split, float32 [examples, hidden], or None.
     """
 
@@ -67,12 +100,18 @@ class TeacherPredictions:
         """Return the logits of a split in every view."""
         return {view: self.of_view(split, view) for view in _VIEWS}
 
+    def of_teacher(self, split: str) -> LogitsByView:
+        """Return the teacher's own logits of validation or test, also of a specialist's view."""
+        own = _name_of_own(split)
+        return self.by_view(own if own in self.logits else split)
+
 
 def cache_predictions(
     teacher: Teacher,
     data: PreparedData,
     folder: Path,
     *,
+    specialists: Sequence[Specialist] = (),
     with_features: bool = False,
     augment: AugmentConfig | None = None,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
@@ -85,6 +124,7 @@ def cache_predictions(
         teacher: The teacher.
         data: Prepared by the teacher's own preprocessor.
         folder: The cache folder.
+        specialists: Teachers of single views, which replace the teacher there.
         with_features: Whether to cache the features of the training split too.
         augment: The student's image augmentation; the logits of its views_per_picture forms of the
             training split are cached too.
@@ -98,6 +138,7 @@ def cache_predictions(
         "data": data.digest,
         "preprocess": teacher.preprocessor.digest(),
     }
+    key |= {one.key: one.teacher.digest for one in specialists}
     if with_features:
         key["features"] = "multimodal"
     forms = augment if augment and augment.views_per_picture else None
@@ -107,7 +148,7 @@ def cache_predictions(
         is_cached = _is_cached(folder, key)
     if not process_group.broadcast_from_main(is_cached):
         with new_folder(folder) if process_group.is_main() else nullcontext() as building:
-            _compute(teacher, data, building, on_batch, forms)
+            _compute(teacher, data, specialists, building, on_batch, forms)
             if with_features:
                 features = predict_features(teacher.model, data.splits["train"])
                 _save(building, _FEATURES_NAME, {_FEATURES: features})
@@ -174,26 +215,39 @@ def rebuild_instruction(folder: Path) -> str:
 def _compute(
     teacher: Teacher,
     data: PreparedData,
+    specialists: Sequence[Specialist],
     folder: Path | None,
     on_batch: Callable[[int, int], None],
     forms: AugmentConfig | None,
 ) -> None:
-    inputs: list[tuple[str, PreparedSplit, Callable[[Batch], Batch]]] = [
-        (name, split, lambda batch: batch) for name, split in data.splits.items()
+    inputs: list[tuple[str, str, Callable[[Batch], Batch]]] = [
+        (name, name, lambda batch: batch) for name in data.splits
     ]
     if forms is not None:
-        train = data.splits["train"]
-        augmentation = ImageAugmentation(forms, train)
+        augmentation = ImageAugmentation(forms, data.splits["train"])
         for form in range(1, forms.views_per_picture + 1):
-            inputs.append((_name_of_form("train", form), train, partial(augmentation, form=form)))
-    total, before = sum(len(split) for _, split, _ in inputs), 0
-    for name, split, transform in inputs:
+            inputs.append((_name_of_form("train", form), "train", partial(augmentation, form=form)))
+    total, before = sum(len(data.splits[split_name]) for _, split_name, _ in inputs), 0
+    for name, split_name, transform in inputs:
+        split = data.splits[split_name]
         on_split = partial(_report_split, on_batch, before, total)
-        by_view = predict_views(teacher.model, split, on_batch=on_split, transform=transform)
-        stacked = np.stack([by_view[view] for view in _VIEWS], axis=1)
-        logits = np.ascontiguousarray(stacked[..., teacher.class_order])
-        _save(folder, f"{name}.safetensors", {_LOGITS: logits})
+        predicted = predict_views(teacher.model, split, on_batch=on_split, transform=transform)
+        own = {view: logits[:, teacher.class_order] for view, logits in predicted.items()}
+        by_view = own
+        for specialist in specialists:
+            by_view = specialist.replace_in(by_view, split_name, transform)
+        _save(folder, f"{name}.safetensors", {_LOGITS: _stacked(by_view)})
+        if specialists and name in ("validation", "test"):
+            _save(folder, f"{_name_of_own(name)}.safetensors", {_LOGITS: _stacked(own)})
         before += len(split)
+
+
+def _stacked(logits: LogitsByView) -> LogitArray:
+    return np.ascontiguousarray(np.stack([logits[view] for view in _VIEWS], axis=1))
+
+
+def _name_of_own(split: str) -> str:
+    return f"{split}-teacher"
 
 
 def _name_of_form(split: str, form: int) -> str:

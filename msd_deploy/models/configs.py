@@ -167,3 +167,7 @@ class FamilyConfig(PreTrainedConfig):
         if self.head == "fusion":
             del values["head"]
         return values
+
+
+OUR_TYPES = (FusionConfig.model_type, FamilyConfig.model_type)
+"""Every model_type of a model folder; other folders are published checkpoints."""

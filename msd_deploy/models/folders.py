@@ -230,7 +230,7 @@ def _load(folder: Path, kind: type[Model], manifest: Json) -> LoadedModel[Model]
     digest = sha256_of_json(manifest["files"])
     nn.Module.eval(model)
     _check_inputs(model, preprocessor, folder)
-    _check_that_it_runs(model, preprocessor, folder)
+    check_that_it_runs(model, preprocessor, folder)
     return LoadedModel(model, preprocessor, labels, problem, digest, folder)
 
 
@@ -266,8 +266,12 @@ def _check_inputs(model: ViewClassifier, preprocessor: Preprocessor, folder: Pat
         raise ArtifactError(f"has {what}", where=folder / PREPROCESS_NAME, fix="Restore the folder")
 
 
-def _check_that_it_runs(model: ViewClassifier, preprocessor: Preprocessor, folder: Path) -> None:
-    """Check that a model answers to one example, as no check of single values can."""
+def check_that_it_runs(model: ViewClassifier, preprocessor: Preprocessor, folder: Path) -> None:
+    """Check that a model answers to one example, as no check of single values can.
+
+    Raises:
+        ArtifactError: It cannot be run, or answers with NaN.
+    """
     ids, mask = (torch.from_numpy(array).long() for array in preprocessor.tokens(["a"]))
     row = torch.zeros(1, dtype=torch.int64)
     pixels = torch.zeros(1, 3, *preprocessor.image.size, dtype=torch.uint8)

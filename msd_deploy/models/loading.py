@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks_of_modules
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from msd_deploy.artifacts.manifest import read_json
 from msd_deploy.errors import ArtifactError, MsdError
@@ -37,12 +38,12 @@ _OPTIONAL_PARAMETERS = 1_000_000
 
 
 def load_weights(
-    kind: type[PreTrainedModel] | type[AutoModel], folder: Path
+    kind: type[PreTrainedModel] | type[_BaseAutoModelClass], folder: Path
 ) -> tuple[PreTrainedModel, Mapping[str, Any]]:
     """Load a folder's model in float32, from safetensors only.
 
     Args:
-        kind: The model's class, or AutoModel.
+        kind: The model's class, or one of transformers' auto classes.
         folder: The folder.
 
     Returns:

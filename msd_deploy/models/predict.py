@@ -35,10 +35,9 @@ def predict_views(
         on_batch: Called with the rows done and their total.
         transform: Applied to each batch, e.g. an augmentation.
     """
-    views = tuple(views)
-    logits: LogitsByView = {
-        view: np.empty((len(split), model.classifier.out_features), np.float32) for view in views
-    }
+    views, classes = tuple(views), model.config.num_labels
+    assert classes is not None  # PreTrainedConfig fills it
+    logits: LogitsByView = {view: np.empty((len(split), classes), np.float32) for view in views}
 
     def forward(batch: Batch) -> dict[View, Tensor]:
         return model.logits_by_view(transform(batch), views)

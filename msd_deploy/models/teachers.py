@@ -6,12 +6,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from msd_deploy.artifacts.manifest import read_json
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.errors import ArtifactError
 from msd_deploy.models.classifier import ViewClassifier
+from msd_deploy.models.configs import OUR_TYPES
 from msd_deploy.models.folders import LoadedModel, load_classifier
+from msd_deploy.models.loading import CONFIG_NAME
+from msd_deploy.models.pretrained.classifiers import open_published
 from msd_deploy.models.pretrained.location import checkpoint_folder
 from msd_deploy.problem import Problem
+from msd_deploy.views import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,25 @@ def open_teacher(name: Path) -> LoadedModel[ViewClassifier]:
     return load_classifier(checkpoint_folder(name.as_posix()))
 
 
+def open_specialist(name: Path, view: View) -> LoadedModel[ViewClassifier]:
+    """Load a teacher of one view before its task is known.
+
+    Args:
+        name: A published classifier of this modality, or a model folder, of which only this view is
+            used; or the name of either on the hub.
+        view: View.IMAGE or View.TEXT.
+
+    Raises:
+        ArtifactError: It cannot be loaded, or has no such view.
+        ConfigError: See `open_published`.
+    """
+    folder = checkpoint_folder(name.as_posix())
+    config = folder / CONFIG_NAME
+    if config.is_file() and read_json(config).get("model_type") not in OUR_TYPES:
+        return open_published(folder, view)
+    return load_classifier(folder)
+
+
 def load_teacher(name: Path, *, labels: tuple[str, ...], problem: Problem) -> Teacher:
     """Load a teacher for a task; see `open_teacher` and `teacher_for`.
 
@@ -74,22 +98,33 @@ def teacher_for(
 
 
 def check_teacher(
-    loaded: LoadedModel[ViewClassifier], *, labels: tuple[str, ...], problem: Problem
+    loaded: LoadedModel[ViewClassifier],
+    *,
+    labels: tuple[str, ...],
+    problem: Problem,
+    name: str = "teacher",
 ) -> None:
-    """Check that a loaded teacher was trained for a task; see `teacher_for`."""
+    """Check that a loaded teacher was trained for a task; see `teacher_for`.
+
+    Args:
+        loaded: The teacher.
+        labels: Classes of the task.
+        problem: Kind of the task.
+        name: Its name in errors.
+    """
     folder = loaded.folder
     if loaded.problem != problem:
         raise ArtifactError(
-            f"is a {loaded.problem} teacher, but the data is {problem}",
+            f"is a {loaded.problem} {name}, but the data is {problem}",
             where=folder,
-            fix="Use a teacher that was trained for this task",
+            fix="Use one that was trained for this task",
         )
     if set(loaded.labels) != set(labels):
         missing = sorted(set(labels) - set(loaded.labels)) or sorted(
             set(loaded.labels) - set(labels)
         )
         raise ArtifactError(
-            f"the classes of teacher and data differ ({', '.join(missing[:5])})",
+            f"the classes of {name} and data differ ({', '.join(missing[:5])})",
             where=folder,
             fix="Use the data that it was trained on, or name its classes with --labels",
         )

@@ -35,8 +35,10 @@ def percent(share: float | None) -> str:
     return NOTHING if share is None else f"{share * 100:.1f} %"
 
 
-def score_text(score: ScoreJson) -> str:
+def score_text(score: ScoreJson | None) -> str:
     """Format a metric with its interval, e.g. 93.1 % (92.0 to 94.2)."""
+    if score is None:
+        return NOTHING
     low, high = score["interval"]
     return f"{percent(score['value'])} ({low * 100:.1f} to {high * 100:.1f})"
 

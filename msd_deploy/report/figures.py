@@ -27,7 +27,7 @@ from msd_deploy.report.densities import (
 from msd_deploy.report.examples import choose_examples
 from msd_deploy.report.notes import notes_of
 from msd_deploy.report.predictions import RunOutputs, StudentOutputs
-from msd_deploy.report.run_files import read_training, read_weights
+from msd_deploy.report.run_files import read_training, read_weights, specialists_in
 from msd_deploy.report.schema import (
     Closeness,
     DistillationJson,
@@ -96,13 +96,23 @@ def _teacher(outputs: RunOutputs, output: Output) -> TeacherJson:
         of_split = facts[outputs.split]
         before = {view.value: of_split[view.value]["value"] for view in View}
         facts = metrics["adapted_teacher"]
+    specialists, own = specialists_in(metrics), outputs.predictions.of_teacher(outputs.split)
+    validation = {view.value: specialists.get(view, facts)["validation"][view] for view in View}
     return {
         "digest": outputs.teacher_digest,
         "parameters": facts["parameters"],
         "size_bytes": facts["size_bytes"],
         "views": _views(outputs.predictions.by_view(outputs.split), outputs, output),
-        "validation": {view.value: facts["validation"][view.value]["value"] for view in View},
+        "validation": {view: score["value"] for view, score in validation.items()},
         "before_adaptation": before,
+        "specialists": {
+            view: {
+                "parameters": one["parameters"],
+                "size_bytes": one["size_bytes"],
+                "teacher_score": _score(own[View(view)], outputs),
+            }
+            for view, one in specialists.items()
+        },
     }
 
 
@@ -132,11 +142,15 @@ def _views(logits: LogitsByView, outputs: RunOutputs, output: Output) -> dict[st
     return {view.value: _view(logits[view], outputs, output) for view in View}
 
 
+def _score(logits: LogitArray, outputs: RunOutputs) -> ScoreJson:
+    score = score_logits(logits, outputs.rows.labels, outputs.data.info.problem)
+    return cast(ScoreJson, score.as_json())
+
+
 def _view(logits: LogitArray, outputs: RunOutputs, output: Output) -> ViewJson:
-    labels, problem = outputs.rows.labels, outputs.data.info.problem
-    values = output_values(logits, labels, problem, output)
+    values = output_values(logits, outputs.rows.labels, outputs.data.info.problem, output)
     return {
-        "score": cast(ScoreJson, score_logits(logits, labels, problem).as_json()),
+        "score": _score(logits, outputs),
         "density": [round(float(value), 5) for value in density(values)],
         "histogram": [round(float(share), 6) for share in histogram(values)],
     }

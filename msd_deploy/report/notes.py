@@ -12,7 +12,7 @@ from msd_deploy.distillation.plan import note_of_result
 from msd_deploy.metrics import LogitsByView, has_constant_decisions, metric_name
 from msd_deploy.pages.formatting import VIEW_NAMES
 from msd_deploy.report.predictions import RunOutputs, StudentOutputs
-from msd_deploy.report.run_files import trainings_of
+from msd_deploy.report.run_files import specialists_in, trainings_of
 from msd_deploy.run.single_views import check_on_validation, unsound_views
 from msd_deploy.views import View
 
@@ -103,13 +103,14 @@ def _unsound_view_notes(outputs: RunOutputs) -> list[str]:
     """Note single views of the teacher that a student should not learn."""
     views = check_on_validation(outputs.predictions.by_view("validation"), outputs.data)
     metric = metric_name(outputs.data.info.problem)
-    return [f"The teacher's {note}." for note in unsound_views(views, metric)]
+    notes = unsound_views(views, metric, specialists=specialists_in(outputs.students[0].metrics))
+    return [f"The {note}." for note in notes]
 
 
 def _constant_notes(outputs: RunOutputs) -> list[str]:
     """Note models with the same decision for every example."""
     models: Mapping[str, LogitsByView] = {
-        "The teacher": outputs.predictions.by_view(outputs.split),
+        "The teacher": outputs.predictions.of_teacher(outputs.split),
         **{f"The student of {student.name}": student.logits for student in outputs.students},
     }
     return [

@@ -7,6 +7,7 @@ from msd_deploy.config.describe import settings_words
 from msd_deploy.distillation.methods import describe_method
 from msd_deploy.pages.formatting import (
     VIEW_NAMES,
+    ScoreJson,
     bytes_text,
     count_text,
     metric_title,
@@ -25,7 +26,15 @@ from msd_deploy.report.charts import (
 )
 from msd_deploy.report.densities import BANDWIDTH, EDGES
 from msd_deploy.report.run_files import BINS
-from msd_deploy.report.schema import KINDS, DecisionJson, DistillationJson, ExampleJson, StudentJson
+from msd_deploy.report.schema import (
+    KINDS,
+    DecisionJson,
+    DistillationJson,
+    ExampleJson,
+    SpecialistJson,
+    StudentJson,
+    TeacherJson,
+)
 
 _MAX_CHARACTERS = 280
 _SHOWN_SETTINGS = tuple(
@@ -188,26 +197,38 @@ def quality_table(report: DistillationJson) -> Table:
         f"{metric} (95 % interval)": tuple(VIEW_NAMES.values()),
         "Model": ("parameters", "size"),
     }
-    lines = [
-        Line(
-            name,
-            role,
-            (
-                *(score_text(model["views"][view]["score"]) for view in VIEW_NAMES),
-                count_text(model["parameters"]),
-                bytes_text(model["size_bytes"]),
-            ),
-        )
-        for name, role, model in (
-            ("Teacher", "teacher", report["teacher"]),
-            *((student_title(one), "student", one) for one in report["students"]),
-        )
-    ]
+    teacher = report["teacher"]
+    targets = {view: teacher["views"][view]["score"] for view in VIEW_NAMES}
+    own = {view: one["teacher_score"] for view, one in teacher["specialists"].items()}
+    lines = [_quality_line("Teacher", "teacher", targets | own, teacher)]
+    for view, specialist in teacher["specialists"].items():
+        name = f"{view.capitalize()} teacher"
+        lines.append(_quality_line(name, "teacher", {view: targets[view]}, specialist))
+    for one in report["students"]:
+        scores = {view: one["views"][view]["score"] for view in VIEW_NAMES}
+        lines.append(_quality_line(student_title(one), "student", scores, one))
     if (before := report["teacher"]["before_adaptation"]) is not None:
         shown = (*(percent(before[view]) for view in VIEW_NAMES), *lines[0].cells[-2:])
         lines.insert(0, Line("Teacher before adaptation", "teacher", shown))
     title = f"{metric} on {report['data']['examples']:,} {report['data']['split']} examples"
     return Table(title, "Model", {}, groups, tuple(lines))
+
+
+def _quality_line(
+    name: str,
+    role: str,
+    scores: Mapping[str, ScoreJson],
+    model: TeacherJson | SpecialistJson | StudentJson,
+) -> Line:
+    return Line(
+        name,
+        role,
+        (
+            *(score_text(scores.get(view)) for view in VIEW_NAMES),
+            count_text(model["parameters"]),
+            bytes_text(model["size_bytes"]),
+        ),
+    )
 
 
 def closeness_table(report: DistillationJson) -> Table:

@@ -125,7 +125,7 @@ def check_comparable(runs: Sequence[RunDirectory]) -> tuple[list[RunRecord], str
                 where=record.run.root,
                 fix="Report each run by itself",
             )
-    teachers = [_teacher_of(record) for record in records]
+    teachers = [_teachers_of(record) for record in records]
     for run, teacher in zip(runs, teachers, strict=True):
         if teacher != teachers[0]:
             raise ArtifactError(
@@ -134,11 +134,14 @@ def check_comparable(runs: Sequence[RunDirectory]) -> tuple[list[RunRecord], str
                 fix="Report each run by itself, or distil with --teacher"
                 f" {first.distilled_teacher}",
             )
-    return records, teachers[0]
+    return records, str(teachers[0]["teacher"])
 
 
-def _teacher_of(record: RunRecord) -> str:
-    """Return the digest of the teacher of a run's cached predictions, after verifying them."""
+def _teachers_of(record: RunRecord) -> dict[str, object]:
+    """Return the digests of the teachers of a run's cached predictions, after verifying them.
+
+    "teacher", and "image_teacher" and "text_teacher" where they give the predictions of a view.
+    """
     run = record.run
     read_predictions(run.teacher_predictions)
     key = read_manifest(run.teacher_predictions, "teacher_predictions").get("key")
@@ -149,7 +152,7 @@ def _teacher_of(record: RunRecord) -> str:
             where=run.teacher_predictions,
             fix=rebuild_instruction(run.teacher_predictions),
         )
-    return str(cached.get("teacher"))
+    return {"teacher": None} | {k: v for k, v in cached.items() if k.endswith("teacher")}
 
 
 def unique_names(runs: Sequence[RunDirectory]) -> list[str]:

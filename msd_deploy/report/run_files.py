@@ -55,9 +55,16 @@ def read_metrics(run: RunDirectory) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", metrics)
 
 
+def specialists_in(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts of metrics.json on teachers of a single view, by view."""
+    keys = {view.value: f"{view}_teacher" for view in (View.IMAGE, View.TEXT)}
+    return {view: metrics[key] for view, key in keys.items() if key in metrics}
+
+
 def _required_paths(metrics: Json) -> Iterator[tuple[str, ...]]:
     teachers = ["teacher"] + ["adapted_teacher"] * ("adapted_teacher" in metrics)
-    for model in (*teachers, "student"):
+    specialists = {view: f"{view}_teacher" for view in specialists_in(metrics)}
+    for model in (*teachers, *specialists.values(), "student"):
         yield model, "parameters"
         yield model, "size_bytes"
         # A given teacher has no training, and earlier versions state none.
@@ -68,6 +75,8 @@ def _required_paths(metrics: Json) -> Iterator[tuple[str, ...]]:
     for teacher, split, view in itertools.product(teachers, ("validation", "test"), View):
         if split == "validation" or "adapted_teacher" in metrics:
             yield teacher, split, view.value, "value"
+    for name, key in specialists.items():
+        yield key, "validation", name, "value"
 
 
 def _value_at(metrics: Json, path: tuple[str, ...]) -> object:

@@ -114,9 +114,18 @@ class WeightsJson(TypedDict):
     by_saliency: dict[str, SalienceJson]
 
 
+class SpecialistJson(TypedDict):
+    """A teacher of one view; teacher_score is the teacher's own there, on the reported split."""
+
+    parameters: int
+    size_bytes: int
+    teacher_score: ScoreJson
+
+
 class TeacherJson(TypedDict):
     """The teacher that the student learned from; `validation` is its metric on that split, by view.
 
+    Where a view has a specialist, `views` and `validation` are the specialist's.
     before_adaptation is the metric on the reported split of the teacher that it was adapted from;
     None if it was not adapted.
     """
@@ -127,6 +136,7 @@ class TeacherJson(TypedDict):
     views: dict[str, ViewJson]
     validation: dict[str, float]
     before_adaptation: dict[str, float] | None
+    specialists: dict[str, SpecialistJson]
 
 
 class StudentJson(TypedDict):

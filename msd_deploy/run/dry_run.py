@@ -61,8 +61,8 @@ class _Trial:
 
     Attributes:
         examples_per_second: Speed of each training.
-        seconds_per_example: Time in which teacher and student predict the views of an example.
-        parameters: Number of trainable parameters of teacher and student.
+        seconds_per_example: Time in which each model predicts the views of an example.
+        parameters: Number of trainable parameters of each model.
     """
 
     examples_per_second: dict[Phase, float]
@@ -79,7 +79,7 @@ def describe_run(task: Task, teacher_data: PreparedData, teacher: Teacher | None
         teacher: A given teacher; None: the run trains one.
 
     Returns:
-        data, inputs, teacher, student and estimate: seconds, and peak_memory_bytes of this process.
+        data, inputs, each model and estimate: seconds, and peak_memory_bytes of this process.
         With early stopping a run takes at most the estimated time.
 
     Raises:
@@ -99,8 +99,7 @@ def describe_run(task: Task, teacher_data: PreparedData, teacher: Teacher | None
             "max_length": task.preprocessor.max_length,
             "vocabulary_size": task.preprocessor.tokenizer.get_vocab_size(),
         },
-        "teacher": {"parameters": trial.parameters["teacher"]},
-        "student": {"parameters": trial.parameters["student"]},
+        **{name: {"parameters": count} for name, count in trial.parameters.items()},
         "trainings": {phase: asdict(training) for phase, training in trainings.items()},
         "estimate": {
             "seconds": round(_seconds(trial, trainings, task.data), 1),
@@ -153,6 +152,7 @@ def _try(
         config=_shortened(task.config, trainings),
         run=RunDirectory(folder),
         data=_head(task.data, rows),
+        specialists=tuple(replace(one, data=_head(one.data, rows)) for one in task.specialists),
         hooks=StageHooks(),
         training=Hooks(on_step, task.training.should_stop),
         record=None,
@@ -164,6 +164,8 @@ def _try(
     student = distilled_student(trial, predictions)
     models: dict[str, ViewClassifier] = {"teacher": teacher.model, "student": student}
     inputs = {"teacher": of_teacher, "student": trial.data}
+    for one in trial.specialists:
+        models[one.key], inputs[one.key] = one.teacher.model, one.data
     return _Trial(
         # The first step of a training also allocates memory.
         {phase: statistics.median(values[1:]) for phase, values in speeds.items()},
@@ -224,7 +226,8 @@ def _seconds(trial: _Trial, trainings: dict[Phase, _Training], data: PreparedDat
     """Return the time of all trainings and evaluations of a run."""
     sizes = {name: len(split) for name, split in data.splits.items()}
     of_model = trial.seconds_per_example
-    seconds = sum(sizes.values()) * of_model["teacher"]  # the cache of its predictions
+    of_teachers = sum(each for name, each in of_model.items() if name != "student")
+    seconds = sum(sizes.values()) * of_teachers  # the cache of their predictions
     if "adaptation" in trainings:
         seconds += sum(sizes.values()) * of_model["teacher"]  # the predictions before
     seconds += (sizes["validation"] + sizes["test"]) * of_model["student"]

@@ -464,7 +464,7 @@ def _save(
         if name == "validation":
             result["single_views"] = views = check_on_validation(logits, data)
             for note in unsound_views(views, metric_name(data.info.problem)):
-                teaching.hooks.stages.on_note(f"the teacher's {note}")
+                teaching.hooks.stages.on_note(f"the {note}")
             if isinstance(teaching.start, ZeroShotStart) and name in result:
                 teaching.hooks.stages.on_note(_note_on_temperature(teaching, logits))
     if not process_group.is_main():

@@ -28,7 +28,10 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         config,
         data=absolute_data(config.data),
         teacher=replace(
-            teacher, path=teacher.path and Path(absolute_folder(teacher.path.as_posix()))
+            teacher,
+            path=_absolute_model(teacher.path),
+            image_path=_absolute_model(teacher.image_path),
+            text_path=_absolute_model(teacher.text_path),
         ),
         student=replace(
             student,
@@ -60,6 +63,10 @@ def _absolute_spec(spec: str) -> str:
     return with_path(spec, path.resolve() if path.is_dir() else path.parent.resolve() / path.name)
 
 
+def _absolute_model(path: Path | None) -> Path | None:
+    return path and Path(absolute_folder(path.as_posix()))
+
+
 def absolute_folder(name: str) -> str:
     """Return a folder's absolute path; a name on the hub stays as it is."""
     path = Path(name)
@@ -74,7 +81,7 @@ def without_paths(config: RunConfig) -> RunConfig:
     return replace(
         config,
         data=replace(config.data, spec=kind_of_spec(config.data.spec), tokenizer=None),
-        teacher=replace(config.teacher, path=None),
+        teacher=replace(config.teacher, path=None, image_path=None, text_path=None),
         student=replace(config.student, start=None),
         tracker=None,
     )
@@ -113,5 +120,6 @@ def check_run_output(
 
 def inputs_of(config: RunConfig) -> tuple[Path | None, ...]:
     """Return the paths that a run reads; None where it has none."""
-    spec = path_of_spec(config.data.spec)
-    return spec, config.data.tokenizer, config.teacher.path, config.student.start
+    spec, teacher = path_of_spec(config.data.spec), config.teacher
+    specialists = teacher.specialist_paths.values()
+    return spec, config.data.tokenizer, teacher.path, *specialists, config.student.start

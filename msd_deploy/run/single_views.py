@@ -6,7 +6,7 @@ modality holds no information is no fault: the class frequencies are then the ri
 check rests on probabilities rather than decisions. Formula and measurements: docs/method.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypedDict
 
 import numpy as np
@@ -31,6 +31,7 @@ from msd_deploy.views import View
 _MARGIN = 0.05
 # Of fewer, one confident answer decides the mean loss, and the interval does not show it.
 _FEWEST_ERRORS = 20
+_REMEDY = "adapt the teacher (--adapt-teacher 4), or train it with modality dropout"
 _HIGHEST_TEMPERATURE = 1000.0
 # Spread over the split; of thousands of classes, more take minutes.
 _MOST_EXAMPLES = 2000
@@ -142,25 +143,37 @@ def check_single_views(
 
 
 def unsound_views(
-    views: Mapping[str, SingleViewJson], metric: str, *, split: str = "validation"
+    views: Mapping[str, SingleViewJson],
+    metric: str,
+    *,
+    model: str = "teacher",
+    specialists: Collection[str] = (),
+    split: str = "validation",
 ) -> list[str]:
-    """Describe each unsound view with figures and remedy, to follow "the teacher's".
+    """Describe each unsound view with the model's name, figures and remedy, to follow "the".
 
     Args:
         views: See `check_single_views`.
         metric: Name of the problem's metric.
+        model: Name of the model.
+        specialists: Views that a teacher of that view alone gives.
         split: Name of the examples.
     """
-    return [
-        f"{name} view is unsound as a target of distillation:"
-        f" {metric_title(metric)} {percent(view['score'])} on {view['examples']:,} {split} examples"
-        f" against {percent(view['constant_score'])} of the best constant answer (difference"
-        f" {_points(view['gain'])}), negative log-likelihood {view['nll']:.2f} against"
-        f" {view['constant_nll']:.2f} of the class frequencies; adapt the teacher"
-        " (--adapt-teacher 4), or train it with modality dropout"
-        for name, view in views.items()
-        if not view["is_sound"]
-    ]
+    notes = []
+    for name, view in views.items():
+        if view["is_sound"]:
+            continue
+        owner, remedy = model, _REMEDY
+        if name in specialists:
+            owner, remedy = f"{name} teacher", f"use another {name} teacher, or none"
+        notes.append(
+            f"{owner}'s {name} view is unsound as a target of distillation:"
+            f" {metric_title(metric)} {percent(view['score'])} on {view['examples']:,} {split}"
+            f" examples against {percent(view['constant_score'])} of the best constant answer"
+            f" (difference {_points(view['gain'])}), negative log-likelihood {view['nll']:.2f}"
+            f" against {view['constant_nll']:.2f} of the class frequencies; {remedy}"
+        )
+    return notes
 
 
 def _points(gain: Difference) -> str:

@@ -43,7 +43,7 @@ from msd_deploy.metrics import (
     score_views,
 )
 from msd_deploy.models.classifier import ViewClassifier
-from msd_deploy.models.folders import WEIGHTS_NAME, LoadedModel, save_model
+from msd_deploy.models.folders import LoadedModel, save_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.predict import predict_views
 from msd_deploy.models.sizes import build_teacher
@@ -90,7 +90,8 @@ def given_teacher(
     teacher = teacher_for(loaded, labels=data.info.labels, problem=data.info.problem)
     if task.config.augment.views_per_picture:
         check_same_frame(task.preprocessor, teacher.preprocessor)
-    preprocessor = teacher.preprocessor.with_max_pixels(task.config.data.max_pixels)
+    # The same limit, or the teacher would have other examples than the student.
+    preprocessor = teacher.preprocessor.with_max_pixels(task.preprocessor.image.max_pixels)
     of_teacher = _prepare(source, preprocessor, task.config, task.hooks)
     for note in of_teacher.info.notes:
         if note not in data.info.notes:
@@ -136,13 +137,15 @@ def cached_predictions(
         teacher,
         teacher_data,
         task.run.teacher_predictions,
+        specialists=task.specialists,
         with_features=task.config.distill.needs_features,
         augment=task.config.augment,
         on_batch=lambda done, total: task.hooks.on_count("examples", done, total),
     )
     views = check_on_validation(predictions.by_view("validation"), task.data)
-    for note in unsound_views(views, metric_name(task.data.info.problem)):
-        task.hooks.on_note(f"the teacher's {note}")
+    specialists = [one.view for one in task.specialists]
+    for note in unsound_views(views, metric_name(task.data.info.problem), specialists=specialists):
+        task.hooks.on_note(f"the {note}")
     return predictions
 
 
@@ -337,13 +340,24 @@ def measure(
         of_origin |= _scores_before(folder)
         of_teacher = {**_facts(teacher, folder), "training": training_of(folder)}
         adapted = {"adapted_teacher": of_teacher}
-    of_teacher["single_views"] = check_on_validation(predictions.by_view("validation"), task.data)
+    single_views = check_on_validation(predictions.by_view("validation"), task.data)
+    specialists: dict[View, Json] = {
+        one.view: {
+            "digest": one.teacher.digest,
+            **_facts(one.teacher.model, one.teacher.folder),
+            "single_views": {v: single_views.pop(v) for v in [one.view.value] if v in single_views},
+        }
+        for one in task.specialists
+    }
+    of_teacher["single_views"] = single_views
     agreements = {}
     for name in ("validation", "test"):
         split = task.data.splits[name]
         expected, found = predictions.by_view(name), predict_views(student, split)
-        for facts, logits in ((of_teacher, expected), (of_student, found)):
-            state_scores(facts, task.data, name, logits)
+        state_scores(of_teacher, task.data, name, predictions.of_teacher(name))
+        state_scores(of_student, task.data, name, found)
+        for view, facts in specialists.items():
+            state_scores(facts, task.data, name, {view: expected[view]})
         agreements[name] = {
             view.value: round(agreement(expected[view], found[view], problem), 6) for view in View
         }
@@ -352,6 +366,7 @@ def measure(
         "metric": metric_name(problem),
         "teacher": of_origin,
         **adapted,
+        **{one.key: specialists[one.view] for one in task.specialists},
         "student": of_student,
         "agreement": agreements,
     }
@@ -366,5 +381,5 @@ def _scores_before(folder: Path) -> Json:
 def _facts(model: ViewClassifier, folder: Path) -> Json:
     return {
         "parameters": parameter_count(model),
-        "size_bytes": (folder / WEIGHTS_NAME).stat().st_size,
+        "size_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
     }

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -27,6 +27,7 @@ from msd_deploy.data.preprocess import (
 from msd_deploy.data.resize import ImageSpec
 from msd_deploy.data.source import DatasetInfo, SourceData, training_texts
 from msd_deploy.data.vocabulary import cut_vocabulary
+from msd_deploy.distillation.teacher_cache import Specialist
 from msd_deploy.errors import ArtifactError
 from msd_deploy.hooks import Hooks, StageHooks
 from msd_deploy.models.classifier import ViewClassifier
@@ -36,6 +37,12 @@ from msd_deploy.models.pretrained.text import open_text
 from msd_deploy.models.sizes import DEFAULT_IMAGE_SIZE, check_starts
 from msd_deploy.models.teachers import Teacher, check_teacher, open_teacher
 from msd_deploy.run.record import RunRecord, learns_from_given, read_source, source_of_run
+from msd_deploy.run.specialists import (
+    LoadedSpecialists,
+    check_specialists,
+    open_specialists,
+    prepare_specialists,
+)
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy", "pillow")
 
@@ -43,6 +50,19 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "n
 _MOST_PIECES = 2000
 # Of a text whose length the user leaves open: attention over more costs a phone dearly.
 _MOST_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class GivenModels:
+    """Trained models whose predictions a run distils.
+
+    Attributes:
+        teacher: The teacher; None: the run trains one.
+        specialists: Teachers of single views.
+    """
+
+    teacher: LoadedModel[ViewClassifier] | None = None
+    specialists: LoadedSpecialists = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +77,7 @@ class Task:
         hooks: Callbacks of stages.
         training: Callbacks of training steps.
         name: Name of the run in experiment trackers.
+        specialists: Teachers of single views.
         start_digest: Digest of the finished student that training starts from; None: a new one.
         record: run.json of a run that is resumed; None: the run is new.
     """
@@ -68,6 +89,7 @@ class Task:
     hooks: StageHooks
     training: Hooks
     name: str
+    specialists: tuple[Specialist, ...] = ()
     start_digest: str | None = None
     record: RunRecord | None = None
 
@@ -79,7 +101,7 @@ def read_task(
     training: Hooks,
     *,
     record: RunRecord | None = None,
-    teacher: LoadedModel[ViewClassifier] | None = None,
+    given: GivenModels | None = None,
 ) -> tuple[Task, SourceData]:
     """Read and prepare the data; return the task, and the source for a teacher of other inputs.
 
@@ -89,12 +111,14 @@ def read_task(
         hooks: Callbacks of stages.
         training: Callbacks of training steps.
         record: run.json of a run that is resumed; None: the run is new.
-        teacher: The given teacher; None: the run trains one.
+        given: Result of `open_models`; None for a study's students, which read cached predictions.
 
     Raises:
         MsdError: The data cannot be read or used, or a model was trained for a different task.
     """
     start = None if config.student.start is None else load_model(config.student.start)
+    given = given or GivenModels()
+    teacher = given.teacher
     hooks.on_stage(f"Reading {config.data.spec}")
     record = record and replace(record, config=config)  # with absolute paths
     answers = None
@@ -108,15 +132,20 @@ def read_task(
         _check_same_task(start, source)
     if teacher is not None:
         check_teacher(teacher, labels=source.info.labels, problem=source.info.problem)
+    check_specialists(given.specialists, source.info)
     preprocessor = (
         _build_preprocessor(config, source, hooks) if start is None else start.preprocessor
     ).with_max_pixels(config.data.max_pixels)
     data = _prepare(source, preprocessor, config, hooks)
     data = hide_labels(data, config.data.labelled_share, seed=config.data.seed)
     data = weigh_classes(data, config.data.class_weights)
+    specialists = prepare_specialists(
+        given.specialists, source, data, preprocessor, config=config, hooks=hooks
+    )
     name = run.root.resolve().name
     digest = start.digest if start else None
-    return Task(config, run, data, preprocessor, hooks, training, name, digest, record), source
+    task = Task(config, run, data, preprocessor, hooks, training, name, specialists, digest, record)
+    return task, source
 
 
 def _check_same_task(start: LoadedModel[FusionForClassification], data: SourceData) -> None:
@@ -172,13 +201,14 @@ def begin_run(task: Task, given: Teacher | None, *, replaces: bool = False) -> N
 
     Raises:
         DataError: The run is resumed, and its data set is not what it was.
-        ArtifactError: The run is resumed, and its tokenizer, teacher or the student that it goes on
-            from is not what it was.
+        ArtifactError: The run is resumed, and its tokenizer, a teacher or the student that it goes
+            on from is not what it was.
     """
     digests: Json = {
         "preprocess_digest": task.preprocessor.digest(),
         "teacher_digest": given.digest if given else None,
         "start_digest": task.start_digest,
+        **{f"{one.key}_digest": one.teacher.digest for one in task.specialists},
     }
     if task.record is not None:
         task.record.check_same_data(task.data)
@@ -191,18 +221,13 @@ def begin_run(task: Task, given: Teacher | None, *, replaces: bool = False) -> N
             shutil.copytree(given.folder, building, dirs_exist_ok=True)
 
 
-def open_models(
-    config: RunConfig, run: RunDirectory, record: RunRecord | None
-) -> LoadedModel[ViewClassifier] | None:
+def open_models(config: RunConfig, run: RunDirectory, record: RunRecord | None) -> GivenModels:
     """Open a run's tokenizer and models before its data set is read: faults are found in seconds.
 
     Args:
         config: Settings of the run.
         run: Folder of the results.
         record: run.json of a run that is resumed; None: the run is new.
-
-    Returns:
-        The given teacher; None: the run trains one.
 
     Raises:
         MsdError: One of them cannot be used.
@@ -212,7 +237,9 @@ def open_models(
     if config.student.start is None and not run.student.is_dir():
         check_starts(config.student)
     teacher = _given_teacher_folder(config, run, record)
-    return None if teacher is None else open_teacher(teacher)
+    return GivenModels(
+        None if teacher is None else open_teacher(teacher), open_specialists(config.teacher)
+    )
 
 
 def _given_teacher_folder(
@@ -234,6 +261,10 @@ def _check_same_inputs(task: Task, recorded: Json, digests: Json) -> None:
             "teacher",
             _given_teacher_folder(task.config, task.run, task.record),
         ),
+        **{
+            f"{one.key}_digest": (f"{one.view} teacher", one.teacher.folder)
+            for one in task.specialists
+        },
     }
     for key, (what, where) in inputs.items():
         # Runs of 0.1.0 do not record their preprocessing; a teacher that is trained has no digest.

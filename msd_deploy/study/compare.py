@@ -110,7 +110,7 @@ def run_study(
         replaces = _check_output(study, run, overwrite=overwrite)
         record = read_run(run) if run.run_json.is_file() and not replaces else None
         opened = open_models(study.base, run, record)
-        task, source = read_task(study.base, run, hooks, training, record=record, teacher=opened)
+        task, source = read_task(study.base, run, hooks, training, record=record, given=opened)
         check_labelled(task.data, "test", "a comparison of methods")
         if "none" in study.methods:
             check_labelled(task.data, "train", "the method none")
@@ -120,7 +120,7 @@ def run_study(
             )
         for note in notes_of(task.data.info):
             hooks.on_note(note)
-        teacher_data, given = given_teacher(task, source, opened)
+        teacher_data, given = given_teacher(task, source, opened.teacher)
         # First: with run.json alone, an interrupted start would look like a run.
         begin_folder(out, run.study_json.name, _identity(study), replaces=replaces)
         begin_run(task, given)
@@ -245,14 +245,20 @@ def _results(out: Path, task: Task, predictions: TeacherPredictions) -> Json:
         counts.setdefault(method, {})[seed] = count(logits)
         if isinstance(metrics["cpu_seconds"], float):
             seconds.setdefault(method, []).append(metrics["cpu_seconds"])
-    of_teacher = count(predictions.by_view("test"))
-    teacher = {view: metric_of_counts(values) for view, values in of_teacher.items()}
+    targets = count(predictions.by_view("test"))
+    teacher = {view: metric_of_counts(values) for view, values in targets.items()}
+    own = {view: metric_of_counts(v) for view, v in count(predictions.of_teacher("test")).items()}
+    specialists = {
+        one.view.value: {"digest": one.teacher.digest, "test": round(teacher[one.view], 6)}
+        for one in task.specialists
+    }
     spreads = {
         method: {view: _spread(by_seed, view) for view in View}
         for method, by_seed in counts.items()
     }
     return {
-        "teacher": {view.value: round(value, 6) for view, value in teacher.items()},
+        "teacher": {view.value: round(value, 6) for view, value in own.items()},
+        **({"specialists": specialists} if specialists else {}),
         "single_views": check_on_validation(predictions.by_view("validation"), task.data),
         "methods": {
             method: {view.value: spread.as_json() for view, spread in views.items()}

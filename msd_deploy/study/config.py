@@ -83,6 +83,13 @@ class StudyConfig:
         check_ranges(self)
         for name in self.methods:
             self._check_method(name)
+        specialists = self.base.teacher.specialist_paths
+        if specialists and not any(name.startswith("msd") for name in self.methods):
+            raise ConfigError(
+                "gives the targets of a single view, which none of the methods distils",
+                where=f"teacher.{next(iter(specialists))}_path",
+                fix="Remove it, or add msd-fixed to the methods",
+            )
 
     def _check_method(self, name: str) -> None:
         """Raise an error before any training if the settings contradict a method."""
@@ -100,7 +107,9 @@ class StudyConfig:
         distill = METHODS[method](self.base.distill, self.dropout)
         keep: Keep = "best" if self.budget == "converged" else "last"
         distill = replace(distill, keep=keep, patience=None)
-        return replace(self.base, distill=distill, seed=seed)
+        # A student reads the cached predictions, whether or not its method uses all their views.
+        teacher = replace(self.base.teacher, image_path=None, text_path=None)
+        return replace(self.base, teacher=teacher, distill=distill, seed=seed)
 
     def to_the_end(self) -> "StudyConfig":
         """Return the study with every training as long as planned, the teacher's too."""

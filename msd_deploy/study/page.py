@@ -13,10 +13,10 @@ from msd_deploy.study.tables import (
     descriptions,
     difference_text,
     is_significant,
-    percent_text,
     seeds_of,
     spread_text,
     teacher_notes,
+    teacher_rows,
 )
 
 _FAIR = ("kd", "kd-dropout")
@@ -58,7 +58,7 @@ def _subtitle(result: Result) -> str:
 def results_table(result: Result) -> Table:
     """Return methods by views in the shape of the paper's table, with gap and cost.
 
-    The teacher is on top.
+    The teachers are on top.
     """
     views, has_gap = tuple(VIEW_NAMES), bool(result["gap_closed"])
     names = tuple(VIEW_NAMES.values())
@@ -66,9 +66,11 @@ def results_table(result: Result) -> Table:
     if has_gap:
         groups["Gap closed"] = names
     groups["Cost"] = ("steps", "operations a step", "CPU seconds")
-    teacher = tuple(percent_text(result["teacher"][view]) for view in views)
     nothing = (NOTHING,) * ((len(views) if has_gap else 0) + len(groups["Cost"]))
-    lines = [Line("teacher", "teacher", (*teacher, *nothing))]
+    lines = [
+        Line(name, "teacher", (*scores, *nothing))
+        for name, scores in teacher_rows(result, nothing=NOTHING).items()
+    ]
     for method, spreads in result["methods"].items():
         cells = (
             *(spread_text(spreads[view]) for view in views),

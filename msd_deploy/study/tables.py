@@ -61,10 +61,28 @@ def budget_words(result: Mapping[str, Any]) -> str:
     }[result["budget"]]
 
 
+def teacher_rows(result: Mapping[str, Any], *, nothing: str) -> dict[str, tuple[str, ...]]:
+    """Return the metric by view, in %, of the teacher and of each teacher of a single view.
+
+    Args:
+        result: Content of compare.json.
+        nothing: Text of a view that a model does not have.
+    """
+    models = {"teacher": result["teacher"]}
+    for view, one in result.get("specialists", {}).items():
+        models[f"{view} teacher"] = {view: one["test"]}
+    return {
+        name: tuple(percent_text(scores[v]) if v in scores else nothing for v in _VIEWS)
+        for name, scores in models.items()
+    }
+
+
 def teacher_notes(result: Mapping[str, Any]) -> list[str]:
     """Return a sentence on each unsound view of the teacher."""
-    notes = unsound_views(result.get("single_views", {}), result["metric"])
-    return [f"The teacher's {note}." for note in notes]
+    specialists = result.get("specialists", {})
+    views = result.get("single_views", {})
+    notes = unsound_views(views, result["metric"], specialists=specialists)
+    return [f"The {note}." for note in notes]
 
 
 def changed_words(result: Mapping[str, Any]) -> str:
@@ -88,7 +106,10 @@ def _table(result: Mapping[str, Any]) -> list[str]:
     lines = [
         f"| method | {' | '.join(_VIEWS)} | gap closed | steps | operations a step | CPU s |",
         f"|---|{'---:|' * (len(_VIEWS) + 4)}",
-        f"| teacher | {' | '.join(percent_text(result['teacher'][v]) for v in _VIEWS)} | | | | |",
+        *(
+            f"| {name} | {' | '.join(scores)} | | | | |"
+            for name, scores in teacher_rows(result, nothing="").items()
+        ),
     ]
     for method, spreads in result["methods"].items():
         gap = result["gap_closed"].get(method, {}).get("multimodal")

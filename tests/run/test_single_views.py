@@ -225,9 +225,9 @@ def test_the_note_has_figures_interval_and_remedy() -> None:
     image = certain(np.ones(500, np.int64), 4.0)
     views = {"image": check(image, labels, "single_label")}
     assert unsound_views(views, "accuracy", split="test") == [
-        "image view is unsound as a target of distillation: Accuracy 56.0 % on 500 test examples"
-        " against 56.0 % of the best constant answer (difference +0.0 to +0.0 points), negative"
-        " log-likelihood 3.52 against 0.69 of the class frequencies; adapt the teacher"
+        "teacher's image view is unsound as a target of distillation: Accuracy 56.0 % on 500 test"
+        " examples against 56.0 % of the best constant answer (difference +0.0 to +0.0 points),"
+        " negative log-likelihood 3.52 against 0.69 of the class frequencies; adapt the teacher"
         " (--adapt-teacher 4), or train it with modality dropout"
     ]
 

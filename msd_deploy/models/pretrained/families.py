@@ -17,7 +17,7 @@ from msd_deploy.data.preprocess import Preprocessor, build_preprocessor
 from msd_deploy.data.resize import ImageSpec
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.models.classifier import task_config
-from msd_deploy.models.configs import FAMILIES, FamilyConfig, Head
+from msd_deploy.models.configs import FAMILIES, OUR_TYPES, FamilyConfig, Head
 from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.pretrained.files import (
     check_safetensors,
@@ -40,7 +40,6 @@ from msd_deploy.problem import Problem
 _WITHOUT_VISION = "visual_bert"
 # An eos_token_id of CLIP that stands for the highest id of a text (transformers' CLIPTextModel).
 _HIGHEST = 2
-_OUR_TYPES = ("msd_fusion", "msd_family")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +187,7 @@ def open_checkpoint(name: str, *, vision: str | None = None) -> Checkpoint:
     """
     folder = checkpoint_folder(name)
     kind = read_json(folder / "config.json").get("model_type")
-    if kind in _OUR_TYPES:
+    if kind in OUR_TYPES:
         raise ArtifactError(
             "is a model trained by msd, not a pretrained checkpoint",
             where=name,

@@ -12,6 +12,7 @@ from typing import Any, cast
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from msd_deploy.artifacts.manifest import Json, is_number, read_json, sha256_of_file, sha256_of_json
 from msd_deploy.data.preprocess import (
@@ -92,8 +93,14 @@ def load_pretrained(folder: Path) -> PreTrainedModel:
     return load_with_missing(folder)[0]
 
 
-def load_with_missing(folder: Path) -> tuple[PreTrainedModel, list[str]]:
+def load_with_missing(
+    folder: Path, kind: type[_BaseAutoModelClass] = AutoModel
+) -> tuple[PreTrainedModel, list[str]]:
     """Load a folder's transformers model in float32, from safetensors only.
+
+    Args:
+        folder: The folder.
+        kind: The auto class of its task.
 
     Returns:
         The model, and the names of optional weights that the checkpoint lacks.
@@ -102,7 +109,7 @@ def load_with_missing(folder: Path) -> tuple[PreTrainedModel, list[str]]:
         ArtifactError: It cannot be loaded, lacks other weights, has more layers than its
             configuration, or holds NaN.
     """
-    model, report = load_weights(AutoModel, folder)
+    model, report = load_weights(kind, folder)
     missing = sorted(report["missing_keys"])
     required = [key for key in missing if not key.startswith(_OPTIONAL_PARTS)]
     if required:
@@ -129,7 +136,8 @@ def _check_layers(model: PreTrainedModel, unused: Iterable[str], folder: Path) -
     towers = {
         name for name, module in model.named_children() if isinstance(module, PreTrainedModel)
     }
-    names = [name.removeprefix(f"{model.base_model_prefix}.") for name in unused]
+    prefix = f"{model.base_model_prefix}."  # a model with a head has it in its own names too
+    names = [name.removeprefix(prefix) if model.base_model is model else name for name in unused]
     further = sorted(
         name
         for name in names
@@ -247,7 +255,8 @@ def image_size_of(config: PreTrainedConfig, processor: Json, folder: Path) -> tu
         path = folder / _PROCESSOR
         size = processor.get("crop_size" if processor.get("do_center_crop") else "size")
         if isinstance(size, dict):
-            size = next((size[key] for key in ("height", "shortest_edge") if key in size), None)
+            square = size.get("height", size.get("shortest_edge"))
+            size = [square, size.get("width", square)]
     sides = size if isinstance(size, (list, tuple)) else (size, size)
     if len(sides) != 2 or not all(type(side) is int and 0 < side <= _MOST_PIXELS for side in sides):
         raise _invalid("image size", size, path)

@@ -7,6 +7,7 @@ the same way, with image tokens in the sequence of words.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -131,20 +132,37 @@ def open_text(name: str) -> PretrainedText:
     check_safetensors(folder, name)
     model = load_pretrained(folder)
     _check_architecture(model, name)
+    tokenizer, tokens = tokenizer_of(model, folder)
+    return _pretrained_text(model, tokenizer, tokens, digest_of_checkpoints(folder))
+
+
+def tokenizer_of(model: PreTrainedModel, folder: Path) -> tuple[Tokenizer, tuple[str, str]]:
+    """Return a model's tokenizer, its padding token and the token of an absent text.
+
+    Raises:
+        ArtifactError: There is none, or the model counts positions from another padding token.
+        ConfigError: It has tokens without an embedding.
+    """
     tokenizer = published_tokenizer(folder)
     pad_token, absent_token = special_tokens(tokenizer, folder)
-    check_tokenizer(tokenizer, int(model.config.vocab_size), folder)
+    config = model.config
+    check_tokenizer(tokenizer, int(config.vocab_size), folder)
     padding = tokenizer.token_to_id(pad_token)
-    if kind in _POSITIONS_AFTER_PADDING and model.config.pad_token_id != padding:
+    if config.model_type in _POSITIONS_AFTER_PADDING and config.pad_token_id != padding:
         raise ArtifactError(
-            f"pad_token_id is {model.config.pad_token_id}, but the tokenizer's {pad_token} is"
+            f"pad_token_id is {config.pad_token_id}, but the tokenizer's {pad_token} is"
             f" {padding}: positions are counted from it",
             where=folder / "config.json",
             fix="Use the configuration and tokenizer that the checkpoint was published with",
         )
-    return _pretrained_text(
-        model, tokenizer, (pad_token, absent_token), digest_of_checkpoints(folder)
-    )
+    return tokenizer, (pad_token, absent_token)
+
+
+def positions_of(model: PreTrainedModel) -> int:
+    """Return how many tokens a text model has positions for."""
+    config = model.config
+    is_after = config.model_type in _POSITIONS_AFTER_PADDING
+    return int(config.max_position_embeddings) - (int(config.pad_token_id) + 1 if is_after else 0)
 
 
 def _check_architecture(model: PreTrainedModel, name: str) -> None:
