@@ -43,7 +43,8 @@ def teacher(
 
     With --adapt it continues a trained teacher instead, without labels, so that
     it also predicts from image or text alone. With --zero-shot nothing is
-    trained: the classes are prompts, and labels are only scored.
+    trained: the classes are prompts, and labels are only scored. With --view it
+    is a teacher of one modality, which gives msd distill the targets of that view.
 
     The teacher is trained on image and text together and on each alone. Its
     folder is complete: it loads offline, on any machine. Ctrl-C stops after the
@@ -56,6 +57,7 @@ def teacher(
         msd teacher --adapt teachers/clip --data memes.jsonl --out teachers/adapted
         msd teacher --model openai/clip-vit-base-patch32 --zero-shot "a photo of {label}" \
             --labels shoes,shirt --data unlabelled.jsonl --out teachers/prompts
+        msd teacher --view image --vision effnet-lite2 --out teachers/images
         msd teacher --resume --out teachers/clip
         msd distill --data memes.jsonl --teacher teachers/clip --out runs/memes
     """
@@ -75,7 +77,9 @@ def teacher(
     spec = (
         settings.data.spec or "FILE.jsonl"
     )  # a finished teacher does not record where its data was
-    print_note(f"{out} is ready. Next: msd distill --teacher {out} --data {spec}")
+    view = settings.finetune.view
+    option = "--teacher" if view is None else f"--{view}-teacher"
+    print_note(f"{out} is ready. Next: msd distill {option} {out} --data {spec}")
 
 
 def _print_result(result: dict[str, Any]) -> None:

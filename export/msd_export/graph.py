@@ -14,6 +14,7 @@ from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.folders import LoadedModel
 from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.specialist import SpecialistForClassification
 from msd_deploy.problem import Problem
 from msd_export.layers import ROOT, WORD_EMBEDDINGS, group_of
 from msd_export.signature import INPUT_NAMES, ModelInputs, ModelSignature
@@ -51,7 +52,7 @@ class ExportGraph(nn.Module):
 
 
 class FamilyGraph(nn.Module):
-    """A teacher of another family behind the same inputs and outputs; see `ExportGraph`.
+    """A teacher of another family, or of one view, behind the same inputs; see `ExportGraph`.
 
     Args:
         model: Put into eval mode.
@@ -60,10 +61,14 @@ class FamilyGraph(nn.Module):
     """
 
     def __init__(
-        self, model: FamilyForClassification, *, problem: Problem, image_layout: ImageLayout
+        self,
+        model: FamilyForClassification | SpecialistForClassification,
+        *,
+        problem: Problem,
+        image_layout: ImageLayout,
     ) -> None:
         super().__init__()
-        self.model: FamilyForClassification = model
+        self.model: FamilyForClassification | SpecialistForClassification = model
         nn.Module.eval(self.model)
         self.problem = problem
         self.image_layout = image_layout
@@ -108,7 +113,7 @@ def graph_of(loaded: LoadedModel[ViewClassifier], *, image_layout: ImageLayout) 
 def _graph(model: ViewClassifier, problem: Problem, image_layout: ImageLayout) -> ExportableGraph:
     if isinstance(model, FusionForClassification):
         return ExportGraph(model, problem=problem, image_layout=image_layout)
-    assert isinstance(model, FamilyForClassification)  # there is no third kind
+    assert isinstance(model, (FamilyForClassification, SpecialistForClassification))  # all kinds
     return FamilyGraph(model, problem=problem, image_layout=image_layout)
 
 

@@ -23,6 +23,7 @@ from msd_deploy.errors import (
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import LoadedModel, load_classifier, load_model
+from msd_deploy.models.specialist import SpecialistForClassification
 from msd_deploy.run.record import prepare_for_run, read_finished_run, source_of_run
 from msd_export.config import ExportConfig
 from msd_export.exporter import Exporter
@@ -206,6 +207,12 @@ def export_model(
     """
     hooks = hooks or StageHooks()
     loaded = load_classifier(folder)
+    if isinstance(loaded.model, SpecialistForClassification):
+        raise ArtifactError(
+            f"is a teacher of the {loaded.model.view} alone, which is not exported",
+            where=folder,
+            fix="Distil a student with it (`msd distill`), and export that",
+        )
     parent = out or exports_beside(folder)
     if parent.resolve().is_relative_to(folder.resolve()):
         raise ArtifactError(

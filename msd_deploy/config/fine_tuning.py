@@ -23,17 +23,11 @@ from msd_deploy.config.setting import SEED, Option, Setting, check_range, check_
 from msd_deploy.errors import ConfigError
 
 Freeze = Literal["none", "vision", "all"]
+SingleView = Literal["image", "text"]
 
-_NOT_ADAPTED = (
-    "model",
-    "vision",
-    "text",
-    "text_layers",
-    "cut_vocabulary",
-    "zero_shot",
-    "modality_dropout",
-    "dropout",
-)
+_STARTS = ("model", "vision", "text", "text_layers", "cut_vocabulary", "zero_shot")
+_NOT_ADAPTED = (*_STARTS, "view", "modality_dropout", "dropout")
+_NOT_OF_ONE_VIEW = (*_STARTS, "adapt", "modality_dropout")
 _ZERO_SHOT = ("model", "zero_shot", "prompt_temperature")
 
 
@@ -100,6 +94,14 @@ class FineTuneConfig:
         ),
         Option("--prompt-temperature", "Zero-shot", default="the checkpoint's own, 0.01 for CLIP"),
     ] = None
+    view: Annotated[
+        SingleView | None,
+        Setting(
+            "Train a teacher of the image alone (from --vision) or of the text alone (from --text)"
+            " on the examples that have it, for --image-teacher or --text-teacher of msd distill."
+        ),
+        Option("--view", default="both and each alone"),
+    ] = None
     freeze: Annotated[
         Freeze,
         Setting(
@@ -157,7 +159,7 @@ class FineTuneConfig:
     @property
     def has_start(self) -> bool:
         """Whether a checkpoint or a trained teacher to start from is named."""
-        return any((self.model, self.text, self.adapt))
+        return any((self.model, self.text, self.adapt, self.view))
 
     def __post_init__(self) -> None:
         check_ranges(self, "finetune")
@@ -169,6 +171,9 @@ class FineTuneConfig:
             self._check_adapted()
         if self.zero_shot or self.prompt_temperature is not None:
             self._check_zero_shot()
+        if self.view is not None:
+            self._check_view(self.view)
+            return
         if self.model is not None and self.text is not None:
             raise ConfigError(
                 "cannot be combined with --model, whose checkpoint has a text encoder",
@@ -208,6 +213,23 @@ class FineTuneConfig:
             )
         others = [item.name for item in fields(self) if item.name not in _ZERO_SHOT]
         self._refuse(others, "with --zero-shot, which trains nothing")
+
+    def _check_view(self, view: SingleView) -> None:
+        start = "vision" if view == "image" else "text"
+        self._refuse([name for name in _NOT_OF_ONE_VIEW if name != start], f"with --view {view}")
+        if getattr(self, start) is None:
+            example = "effnet-lite2" if view == "image" else "minilm-l6"
+            raise ConfigError(
+                f"requires an encoder of the {view} to start from",
+                where="finetune.view",
+                fix=f"Add one, for example --{start} {example}",
+            )
+        if view == "text" and self.freeze == "vision":
+            raise ConfigError(
+                "has no effect with --view text",
+                where="finetune.freeze",
+                fix="Use --freeze all, or --freeze none",
+            )
 
     def _refuse(self, names: Collection[str], why: str) -> None:
         """Refuse settings of some names that are not the default."""

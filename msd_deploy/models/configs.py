@@ -169,5 +169,43 @@ class FamilyConfig(PreTrainedConfig):
         return values
 
 
-OUR_TYPES = (FusionConfig.model_type, FamilyConfig.model_type)
+class SpecialistConfig(PreTrainedConfig):
+    """Configuration of a SpecialistForClassification.
+
+    Args:
+        view: "image" or "text".
+        encoder: Configuration of the encoder: see `build_vision_encoder`, or that of a transformers
+            text model.
+        image_size: Height and width in pixels.
+        image_mean: Per RGB channel, in units of 0..255.
+        image_std: Per RGB channel, in units of 0..255.
+        max_text_length: Maximum number of text tokens.
+        dropout: Dropout probability before the classifier.
+        kwargs: Entries of every transformers configuration, for example `num_labels`.
+    """
+
+    model_type = "msd_specialist"
+
+    def __init__(
+        self,
+        view: str = "image",
+        encoder: dict[str, Any] | None = None,
+        image_size: tuple[int, int] = (48, 48),
+        image_mean: tuple[float, float, float] = (127.5, 127.5, 127.5),
+        image_std: tuple[float, float, float] = (127.5, 127.5, 127.5),
+        max_text_length: int = 32,
+        dropout: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        self.view = view
+        self.encoder = encoder or {"kind": "conv_stem", "channels": [16, 32, 48]}
+        self.image_size = list(image_size)
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+        self.max_text_length = max_text_length
+        self.dropout = dropout
+        super().__init__(**kwargs)
+
+
+OUR_TYPES = (FusionConfig.model_type, FamilyConfig.model_type, SpecialistConfig.model_type)
 """Every model_type of a model folder; other folders are published checkpoints."""

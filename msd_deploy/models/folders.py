@@ -29,22 +29,25 @@ from msd_deploy.artifacts.manifest import (
 from msd_deploy.data.batch import Batch
 from msd_deploy.data.preprocess import (
     PREPROCESS_NAME,
+    SPECIAL_TOKENS,
     TOKENIZER_NAME,
     Preprocessor,
     highest_id,
 )
 from msd_deploy.errors import ArtifactError
 from msd_deploy.models.classifier import ViewClassifier, check_finite
-from msd_deploy.models.configs import FAMILIES, FamilyConfig, FusionConfig
+from msd_deploy.models.configs import FAMILIES, FamilyConfig, FusionConfig, SpecialistConfig
 from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.loading import CONFIG_NAME, load_weights, reason_of
+from msd_deploy.models.specialist import SpecialistForClassification
 from msd_deploy.problem import Problem, decides_one_class
 from msd_deploy.quiet import quiet_transformers
 from msd_deploy.views import View
 
 LABELS_NAME = "labels.json"
 WEIGHTS_NAME = "model.safetensors"
+_SINGLE_VIEW = "single-view"
 
 Model = TypeVar("Model", bound=ViewClassifier, covariant=True)
 
@@ -170,12 +173,17 @@ def load_classifier(folder: Path, manifest: Json | None = None) -> LoadedModel[V
         ArtifactError: The folder is missing, incomplete or altered.
     """
     manifest = manifest or _verified(folder)
-    kind = FusionForClassification if family_of(folder) is None else FamilyForClassification
-    return _load(folder, kind, manifest)
+    kinds: dict[str | None, type[ViewClassifier]] = {
+        None: FusionForClassification,
+        _SINGLE_VIEW: SpecialistForClassification,
+    }
+    return _load(folder, kinds.get(family_of(folder), FamilyForClassification), manifest)
 
 
 def family_of(folder: Path) -> str | None:
-    """Return the family of a model folder; None for a fusion model or a folder without a model.
+    """Return the family of a model folder, or "single-view" for a teacher of one modality.
+
+    None for a fusion model or a folder without a model.
 
     Raises:
         ArtifactError: Its config.json is malformed or of an unknown model type.
@@ -185,6 +193,8 @@ def family_of(folder: Path) -> str | None:
     kind = config.get("model_type", FusionConfig.model_type)
     if kind == FusionConfig.model_type:
         return None
+    if kind == SpecialistConfig.model_type:
+        return _SINGLE_VIEW
     family = config.get("family")
     if kind != FamilyConfig.model_type or family not in list(FAMILIES):
         unknown = family if kind == FamilyConfig.model_type else kind
@@ -238,8 +248,12 @@ def _check_inputs(model: ViewClassifier, preprocessor: Preprocessor, folder: Pat
     """Check that preprocessing makes the inputs that a model was trained on."""
     if isinstance(model, FusionForClassification):
         tokens, length, padding = model.config.vocab_size, model.config.max_text_length, None
+    elif isinstance(model, SpecialistForClassification):
+        # Texts of an image's teacher are not read.
+        tokens = model.config.encoder.get("vocab_size", len(SPECIAL_TOKENS))
+        length, padding = model.config.max_text_length, None
     else:
-        assert isinstance(model, FamilyForClassification)  # there is no third kind
+        assert isinstance(model, FamilyForClassification)  # there is no other kind
         assert isinstance(model.backbone, PreTrainedModel)
         text = model.backbone.config.get_text_config()
         tokens, length = text.vocab_size, text.max_position_embeddings

@@ -15,6 +15,7 @@ from msd_deploy.models.folders import LoadedModel, load_classifier
 from msd_deploy.models.loading import CONFIG_NAME
 from msd_deploy.models.pretrained.classifiers import open_published
 from msd_deploy.models.pretrained.location import checkpoint_folder
+from msd_deploy.models.specialist import SpecialistForClassification
 from msd_deploy.problem import Problem
 from msd_deploy.views import View
 
@@ -46,9 +47,17 @@ def open_teacher(name: Path) -> LoadedModel[ViewClassifier]:
             name of such a folder on the hub.
 
     Raises:
-        ArtifactError: The folder cannot be loaded.
+        ArtifactError: The folder cannot be loaded, or holds a teacher of one view.
     """
-    return load_classifier(checkpoint_folder(name.as_posix()))
+    loaded = load_classifier(checkpoint_folder(name.as_posix()))
+    if isinstance(loaded.model, SpecialistForClassification):
+        view = loaded.model.view
+        raise ArtifactError(
+            f"is a teacher of the {view} alone, which has no answer to image and text together",
+            where=loaded.folder,
+            fix=f"Use it with --{view}-teacher",
+        )
+    return loaded
 
 
 def open_specialist(name: Path, view: View) -> LoadedModel[ViewClassifier]:
@@ -67,7 +76,14 @@ def open_specialist(name: Path, view: View) -> LoadedModel[ViewClassifier]:
     config = folder / CONFIG_NAME
     if config.is_file() and read_json(config).get("model_type") not in OUR_TYPES:
         return open_published(folder, view)
-    return load_classifier(folder)
+    loaded = load_classifier(folder)
+    if isinstance(loaded.model, SpecialistForClassification) and loaded.model.view is not view:
+        raise ArtifactError(
+            f"is a teacher of the {loaded.model.view} alone, not of the {view}",
+            where=folder,
+            fix=f"Use it with --{loaded.model.view}-teacher",
+        )
+    return loaded
 
 
 def load_teacher(name: Path, *, labels: tuple[str, ...], problem: Problem) -> Teacher:

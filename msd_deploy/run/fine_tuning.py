@@ -65,6 +65,7 @@ from msd_deploy.models.folders import save_model
 from msd_deploy.models.predict import predict_views
 from msd_deploy.models.pretrained.families import open_checkpoint
 from msd_deploy.models.pretrained.fusion import open_fusion
+from msd_deploy.models.pretrained.specialist import open_encoder
 from msd_deploy.models.pretrained.teacher import PretrainedTeacher, check_freeze, freeze
 from msd_deploy.models.pretrained.zero_shot import ZeroShotStart, zero_shot_start
 from msd_deploy.models.teachers import check_teacher, open_teacher
@@ -273,13 +274,29 @@ def _read(config: TeachingConfig, folder: Path, hooks: RunHooks) -> _FineTuning:
         strict=config.data.strict,
         on_count=hooks.stages.on_count,
     )
+    if config.finetune.view == "image":  # without notes on texts, which are not read
+        data = replace(data, info=replace(data.info, notes=source.info.notes))
     data = hide_labels(data, config.data.labelled_share, seed=config.data.seed)
     data = weigh_classes(data, config.data.class_weights)
     if config.finetune.adapt is not None:
         check_adaptable(data)
+    if config.finetune.view is not None and not _labelled(data, config.finetune).any():
+        raise DataError(
+            f"no labelled training example has {config.finetune.view} input",
+            where=config.data.spec,
+            fix="Add such examples, or use another --view",
+        )
     for note in notes_of(data.info):
         hooks.stages.on_note(note)
     return _FineTuning(config, folder, start, start.digest(), preprocessor, data, hooks)
+
+
+def _labelled(data: PreparedData, settings: FineTuneConfig) -> NDArray[np.bool_]:
+    """Return which training examples have a label, and with --view its modality."""
+    train = data.splits["train"]
+    present = {"image": train.has_image, "text": train.has_text}
+    has_label = train.has_label()
+    return has_label if settings.view is None else has_label & present[settings.view]()
 
 
 def open_start(settings: FineTuneConfig) -> PretrainedTeacher:
@@ -291,6 +308,10 @@ def open_start(settings: FineTuneConfig) -> PretrainedTeacher:
     """
     if settings.adapt is not None:
         return TrainedStart(open_teacher(Path(settings.adapt)))
+    if settings.view is not None:
+        name = settings.vision if settings.view == "image" else settings.text
+        assert name is not None  # the settings have been checked
+        return open_encoder(View(settings.view), name)
     if settings.text is not None and settings.vision is not None:
         return open_fusion(
             vision=settings.vision,
@@ -362,10 +383,11 @@ def _train(
     config, data = teaching.config, teaching.data
     objective: LabelObjective | AdaptationObjective
     if adaptation is None:
-        weights = class_weight_tensor(data.info.class_weights)
-        objective = LabelObjective(config.finetune.modality_dropout, weights)
-        used = data.splits["train"].has_label()
-        how = f"Fine-tuning {teaching.start.family} on the labels"
+        view, weights = config.finetune.view, class_weight_tensor(data.info.class_weights)
+        objective = LabelObjective(0.0 if view else config.finetune.modality_dropout, weights)
+        used = _labelled(data, config.finetune)
+        what = teaching.start.family if view is None else f"the {view} encoder"
+        how = f"Fine-tuning {what} on the labels"
     else:
         objective, used = adaptation.objective, adaptation.used
         how = f"Adapting the {teaching.start.family} teacher to single views"
@@ -428,9 +450,9 @@ def _plan(teaching: _FineTuning) -> TrainingPlan:
         checkpoint_seconds=settings.checkpoint_seconds,
         keep=settings.keep,
         patience=settings.patience,
-        watched=watched_views(
-            settings.keep, phase, trains_single_views=settings.modality_dropout > 0
-        ),
+        watched=(View(settings.view),)
+        if settings.view
+        else watched_views(settings.keep, phase, trains_single_views=settings.modality_dropout > 0),
         parts=settings.accumulate,
         precision=settings.precision,
         key=plan_key(
@@ -458,12 +480,17 @@ def _save(
         "parameters": parameters,
         "metric": metric_name(data.info.problem),
     }
+    view = teaching.config.finetune.view
     for name in ("validation", "test"):
         logits = predict_views(model, data.splits[name])
-        state_scores(result, data, name, logits)
+        own = logits if view is None else {View(view): logits[View(view)]}
+        state_scores(result, data, name, own)
         if name == "validation":
-            result["single_views"] = views = check_on_validation(logits, data)
-            for note in unsound_views(views, metric_name(data.info.problem)):
+            checked = check_on_validation(logits, data)
+            views = {key: checked[key] for key in checked if key in own}
+            result["single_views"] = views
+            specialists = () if view is None else (view,)
+            for note in unsound_views(views, str(result["metric"]), specialists=specialists):
                 teaching.hooks.stages.on_note(f"the {note}")
             if isinstance(teaching.start, ZeroShotStart) and name in result:
                 teaching.hooks.stages.on_note(_note_on_temperature(teaching, logits))

@@ -145,21 +145,18 @@ def preprocessor_of_images(spec: ImageSpec) -> Preprocessor:
     return build_preprocessor(tokenizer, spec, max_length=_NO_TEXT_LENGTH)
 
 
-def preprocessor_of_texts(
-    model: PreTrainedModel, folder: Path, max_length: int | None = None
-) -> Preprocessor:
+def preprocessor_of_texts(model: PreTrainedModel, folder: Path) -> Preprocessor:
     """Return the preprocessor of a text model without images, which are decoded at a tiny size.
 
     Args:
-        model: The model.
+        model: The model, whose positions are the longest text.
         folder: Its folder, with its tokenizer.
-        max_length: Text length in tokens; None for all positions of the model.
     """
     tokenizer, (pad_token, absent_token) = tokenizer_of(model, folder)
     return build_preprocessor(
         tokenizer,
         ImageSpec(_NO_IMAGE_SIZE),
-        max_length=max_length or positions_of(model),
+        max_length=positions_of(model),
         pad_token=pad_token,
         absent_token=absent_token,
     )

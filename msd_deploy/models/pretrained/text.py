@@ -119,6 +119,22 @@ def open_text(name: str) -> PretrainedText:
         ConfigError: The package is not installed.
         ArtifactError: It cannot be loaded, or its architecture is not BERT's.
     """
+    folder, model = load_text_model(name)
+    _check_architecture(model, name)
+    tokenizer, tokens = tokenizer_of(model, folder)
+    return _pretrained_text(model, tokenizer, tokens, digest_of_checkpoints(folder))
+
+
+def load_text_model(name: str) -> tuple[Path, PreTrainedModel]:
+    """Load the model of a pretrained text encoder; see `open_text`.
+
+    Returns:
+        Its folder and the model.
+
+    Raises:
+        ConfigError: See `open_text`.
+        ArtifactError: See `open_text`.
+    """
     folder = installed_path(TEXT[name]) if name in TEXT else checkpoint_folder(name)
     if folder is None:
         raise ConfigError("the package is not installed", where=name, fix=f"Run `{INSTALL}`")
@@ -130,10 +146,7 @@ def open_text(name: str) -> PretrainedText:
             fix=f"Use one of {', '.join(TEXT_KINDS.values())}",
         )
     check_safetensors(folder, name)
-    model = load_pretrained(folder)
-    _check_architecture(model, name)
-    tokenizer, tokens = tokenizer_of(model, folder)
-    return _pretrained_text(model, tokenizer, tokens, digest_of_checkpoints(folder))
+    return folder, load_pretrained(folder)
 
 
 def tokenizer_of(model: PreTrainedModel, folder: Path) -> tuple[Tokenizer, tuple[str, str]]:
