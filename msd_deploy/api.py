@@ -31,7 +31,8 @@ class DistilledRun:
         folder: The run's folder.
         metric: Name of the metric, for example "accuracy".
         teacher: The teacher's metric on the test split by view ("multimodal", "image", "text"),
-            each with its value, 95 % interval and number of examples; fractions of 1.
+            each with its value, 95 % interval and number of examples; fractions of 1. Empty where
+            no test row has a label.
         student: The student's, likewise.
         metrics: The content of metrics.json, validation split included (docs/artifacts.md).
     """

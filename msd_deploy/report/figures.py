@@ -97,7 +97,8 @@ def _teacher(outputs: RunOutputs, output: Output) -> TeacherJson:
         before = {view.value: of_split[view.value]["value"] for view in View}
         facts = metrics["adapted_teacher"]
     specialists, own = specialists_in(metrics), outputs.predictions.of_teacher(outputs.split)
-    validation = {view.value: specialists.get(view, facts)["validation"][view] for view in View}
+    scores = {view.value: specialists.get(view, facts).get("validation", {}) for view in View}
+    validation = {view: of_views[view] for view, of_views in scores.items() if view in of_views}
     return {
         "digest": outputs.teacher_digest,
         "parameters": facts["parameters"],
@@ -133,6 +134,7 @@ def _student(student: StudentOutputs, outputs: RunOutputs, output: Output) -> St
             student.run.history,
             metric=metric_name(outputs.data.info.problem),
             epochs=(facts.get("training") or {}).get("student", {}).get("epochs"),
+            has_validation=bool(outputs.data.splits["validation"].has_label().any()),
         ),
         "weights": _weights(student, outputs),
     }

@@ -189,9 +189,9 @@ def _run_student(
     run = record.run
     student = load_model(run.student)
     data = _prepared_once(record, source, student.preprocessor, prepared, hooks)
-    for scored in ("validation", split):
-        check_labelled(data, scored, "a report")
-    rows, metrics = data.splits[split], read_metrics(run)
+    check_labelled(data, split, "a report on it")
+    has_validation = bool(data.splits["validation"].has_label().any())
+    rows, metrics = data.splits[split], read_metrics(run, has_validation=has_validation)
     logits = predict_views(
         student.model, rows, on_batch=lambda done, total: hooks.on_count("examples", done, total)
     )

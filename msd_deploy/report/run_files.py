@@ -37,14 +37,18 @@ def trainings_of(facts: Mapping[str, Any]) -> list[TrainingResult]:
     ]
 
 
-def read_metrics(run: RunDirectory) -> Mapping[str, Any]:
+def read_metrics(run: RunDirectory, *, has_validation: bool = True) -> Mapping[str, Any]:
     """Read metrics.json.
+
+    Args:
+        run: The run.
+        has_validation: Whether its validation examples have labels.
 
     Raises:
         ArtifactError: It is damaged, or lacks a value that a report shows; names the value.
     """
     metrics = read_versioned_json(run.metrics)
-    for path in _required_paths(metrics):
+    for path in _required_paths(metrics, has_validation=has_validation):
         value = _value_at(metrics, path)
         if not is_number(value) or (path[-1] in ("parameters", "size_bytes") and value <= 0):
             raise ArtifactError(
@@ -61,7 +65,7 @@ def specialists_in(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {view: metrics[key] for view, key in keys.items() if key in metrics}
 
 
-def _required_paths(metrics: Json) -> Iterator[tuple[str, ...]]:
+def _required_paths(metrics: Json, *, has_validation: bool) -> Iterator[tuple[str, ...]]:
     teachers = ["teacher"] + ["adapted_teacher"] * ("adapted_teacher" in metrics)
     specialists = {view: f"{view}_teacher" for view in specialists_in(metrics)}
     for model in (*teachers, *specialists.values(), "student"):
@@ -73,9 +77,9 @@ def _required_paths(metrics: Json) -> Iterator[tuple[str, ...]]:
             for name in _COUNTS_OF_TRAINING:
                 yield model, "training", phase, name
     for teacher, split, view in itertools.product(teachers, ("validation", "test"), View):
-        if split == "validation" or "adapted_teacher" in metrics:
+        if has_validation if split == "validation" else "adapted_teacher" in metrics:
             yield teacher, split, view.value, "value"
-    for name, key in specialists.items():
+    for name, key in specialists.items() if has_validation else ():
         yield key, "validation", name, "value"
 
 
@@ -86,13 +90,16 @@ def _value_at(metrics: Json, path: tuple[str, ...]) -> object:
     return value
 
 
-def read_training(path: Path, *, metric: str, epochs: int | None = None) -> TrainingJson:
+def read_training(
+    path: Path, *, metric: str, epochs: int | None = None, has_validation: bool = True
+) -> TrainingJson:
     """Read the student's training from a run's history.
 
     Args:
         path: Path of history.jsonl.
         metric: Name of the metric in validation lines.
         epochs: Number of epochs that the student was trained for; None: not known.
+        has_validation: Whether the validation examples have labels.
 
     Raises:
         ArtifactError: It is missing, has no training of the student or ends before its last epoch,
@@ -110,7 +117,8 @@ def read_training(path: Path, *, metric: str, epochs: int | None = None) -> Trai
     steps = [line for line in lines if "terms" in line]
     validations = [line for line in lines if metric in line]
     if epochs is not None and lines:
-        ends_in: int = max((line.get("epoch", epochs) for line in validations), default=0)
+        ends = validations if has_validation else steps
+        ends_in: int = max((line.get("epoch", epochs) for line in ends), default=0)
         if ends_in < epochs:
             what = f"ends in epoch {ends_in} of the student's {epochs}: lines are missing"
             raise ArtifactError(what, where=path, fix="Restore the file")

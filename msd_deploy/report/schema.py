@@ -125,9 +125,9 @@ class SpecialistJson(TypedDict):
 class TeacherJson(TypedDict):
     """The teacher that the student learned from; `validation` is its metric on that split, by view.
 
-    Where a view has a specialist, `views` and `validation` are the specialist's.
-    before_adaptation is the metric on the reported split of the teacher that it was adapted from;
-    None if it was not adapted.
+    Where a view has a specialist, `views` and `validation` are the specialist's; validation is
+    empty where no validation example has a label. before_adaptation is the metric on the reported
+    split of the teacher that it was adapted from; None if it was not adapted.
     """
 
     digest: str

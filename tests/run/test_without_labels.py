@@ -96,6 +96,9 @@ def test_scores_are_of_the_splits_with_labels_and_agreement_of_all(
     agreements = metrics["agreement"]
     assert isinstance(agreements, dict)
     assert all(0 < agreements[split]["multimodal"] <= 1 for split in ("validation", "test"))
+    if "test" in labelled:
+        _, report = write_distillation_report([RunDirectory(tmp_path / "run")], ReportConfig())
+        assert bool(report["teacher"]["validation"]) == ("validation" in labelled)
     says = "no validation row has a label: no early stopping, the weights of the last epoch are"
     assert any(note.startswith(says) for note in notes) == ("validation" not in labelled)
 
@@ -176,7 +179,7 @@ def test_an_evaluation_a_report_and_a_study_name_the_missing_labels(
                 split=split,  # type: ignore[arg-type]
                 threads=1,
             )
-    with pytest.raises(DataError, match="no validation row has a label, which a report needs"):
+    with pytest.raises(DataError, match="no test row has a label, which a report on it needs"):
         write_distillation_report([run], ReportConfig(out=tmp_path / "page.html"))
     study = StudyConfig(unlabelled, methods=("kd", "msd-fixed"), seeds=1, jobs=1)
     with pytest.raises(DataError, match="no test row has a label, which a comparison of methods"):

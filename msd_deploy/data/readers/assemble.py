@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import datasets
 
-from msd_deploy.data.readers.rows import WITHOUT_LABELS, Row, shown
+from msd_deploy.data.readers.rows import WITHOUT_LABELS, Row, shown, without_label
 from msd_deploy.data.source import (
     SPLITS,
     DatasetInfo,
@@ -67,6 +67,8 @@ def source_from_rows(
         DataError: There is no training row, or no names of classes; without a teacher, there is no
             labelled training row, or one single class; with strict, a row cannot be used.
     """
+    if teacher is not None:
+        found = _without_missing_labels(found)
     rows, problem = found.rows, found.info.problem
     labelled = [row for row in rows if row.labels is not None]
     _refuse_without_rows(found, strict=strict)
@@ -98,6 +100,20 @@ def source_from_rows(
     notes += [*found.info.notes, *_modality_notes(rows), *of_labels, *of_unlabelled]
     info = replace(found.info, labels=labels, problem=problem, notes=tuple(notes))
     return SourceData(datasets.DatasetDict(dataset), info)
+
+
+def _without_missing_labels(found: ReaderRows) -> ReaderRows:
+    """Skip unlabelled rows of validation or test if others there, or of train, have a label."""
+    labelled = {row.split for row in found.rows if row.labels is not None}
+    is_trained_on = bool(labelled.intersection((None, "train")))
+    rows, skipped = [], list(found.info.skipped)
+    for row in found.rows:
+        split = row.split if row.labels is None else None
+        if split in SPLITS[1:] and (is_trained_on or split in labelled):
+            skipped.append(SkippedRow(row.origin, without_label(split)))
+        else:
+            rows.append(row)
+    return replace(found, rows=rows, info=replace(found.info, skipped=tuple(skipped)))
 
 
 def known_classes(options: SourceOptions, rows: Iterable[Row]) -> tuple[str, ...] | None:
@@ -171,9 +187,10 @@ def _assign(
 def _assign_without_training_labels(
     splits: Mapping[Split, Sequence[Row]], unlabelled: Sequence[Row]
 ) -> tuple[dict[Split, list[Row]], list[str]]:
-    """Add unlabelled rows to train, and to a split without labelled rows."""
+    """Add unlabelled rows to train or the split that they state, and to one without any row."""
+    held_out = {row.key: row.split for row in unlabelled if row.split in SPLITS[1:]}
     placed = [(row, name) for name in SPLITS for row in splits[name]]
-    placed += [(row, "train") for row in unlabelled]
+    placed += [(row, row.split or held_out.get(row.key) or "train") for row in unlabelled]
     members, notes = assign_splits([row.key for row, _ in placed], [name for _, name in placed])
     return {name: [placed[at][0] for at in places] for name, places in members.items()}, notes
 

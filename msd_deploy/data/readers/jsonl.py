@@ -33,6 +33,7 @@ from msd_deploy.data.readers.rows import (
     read_lines,
     reason_against_labels,
     usual_keys,
+    without_label,
 )
 from msd_deploy.data.source import (
     DatasetInfo,
@@ -58,6 +59,7 @@ class Scan:
         key_rows: By key, how many rows have it.
         image_key: The key of the image.
         renamed: What keys in another case are read as.
+        has_teacher: Whether rows of validation and test may be without a label; see `assemble`.
         other_image_keys: Those of `IMAGE_KEYS` that name an image file in some row.
     """
 
@@ -71,9 +73,10 @@ class Scan:
     image_key: str = "image"
     other_image_keys: set[str] = field(default_factory=set)
     renamed: dict[str, str] = field(default_factory=dict)
+    has_teacher: bool = False
 
 
-def scan_rows(path: Path) -> Scan:
+def scan_rows(path: Path, *, has_teacher: bool = False) -> Scan:
     """Read every row of a file; each image that it names is hashed once.
 
     Where no row has the key `image`, the first of `IMAGE_KEYS` that names an image file is read.
@@ -82,14 +85,15 @@ def scan_rows(path: Path) -> Scan:
         DataError: The file is missing or cannot be read.
     """
     images = ImageFiles(path.parent)
-    scan = _scan(path, images, Scan())
+    scan = _scan(path, images, Scan(has_teacher=has_teacher))
     keys = {"image"} if "image" in scan.key_rows else scan.other_image_keys or {"image"}
     image_key = min(keys, key=("image", *IMAGE_KEYS).index)
     key = "labels" if "labels" in scan.first_line_with else "label"
     several = is_multi_label(scan.are_lists, key)
     if image_key == "image" and len(scan.are_lists) < 2:
         return replace(scan, is_multi_label=several)
-    return _scan(path, images, Scan(image_key=image_key, is_multi_label=several))
+    again = Scan(image_key=image_key, is_multi_label=several, has_teacher=has_teacher)
+    return _scan(path, images, again)
 
 
 def _scan(path: Path, images: ImageFiles, scan: Scan) -> Scan:
@@ -112,8 +116,8 @@ def _scan_line(scan: Scan, place: tuple[Path, int], raw: bytes, images: ImageFil
         labels = _labels(scan, line, values)
         scan.class_rows.update(labels or ())
         split = parse_split(values.get("split"))
-        if labels is None and split not in (None, "train"):
-            raise UnusableRowError(f"has no label, which the {split} split needs")
+        if labels is None and split not in (None, "train") and not scan.has_teacher:
+            raise UnusableRowError(without_label(split))
         text = parse_text(values.get("text"), "text")
         image_path, image_sha256 = images.find(values.get(scan.image_key), key=scan.image_key)
         if not image_path and text is None:
@@ -156,7 +160,7 @@ def load_jsonl(path: Path, options: SourceOptions) -> SourceData:
         DataError: The file is missing, holds no usable row, or mixes `label` and `labels`; or as
             `source_from_rows`.
     """
-    scan = scan_rows(path)
+    scan = scan_rows(path, has_teacher=options.teacher is not None)
     found = _find(path, scan, known_classes(options, scan.rows))
     return source_from_rows(found, strict=options.strict, teacher=options.teacher)
 

@@ -354,6 +354,11 @@ def reason_against_labels(
     return None
 
 
+def without_label(split: Split) -> str:
+    """Return why a row of validation or test cannot be used without a label."""
+    return f"has no label, which the {split} split needs"
+
+
 def usual_keys(names: Collection[str]) -> Mapping[str, str]:
     """Return the usual keys that some names are in another case or with blanks around, by name."""
     found: dict[str, str] = {}

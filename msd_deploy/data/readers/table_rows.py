@@ -50,6 +50,7 @@ from msd_deploy.data.readers.rows import (
     split_called,
     type_name,
     usual_keys,
+    without_label,
 )
 from msd_deploy.data.readers.table_file import open_table_file
 from msd_deploy.data.source import (
@@ -303,11 +304,20 @@ class _Reader:
             if split is None and not is_alone:
                 count = counted(len(rows), "row", "rows")
                 self._notes.append(f"the split {shown(name)} is left out: {count}")
-            elif split in ("validation", "test") and not self._has_labels(rows):
+            elif split in ("validation", "test") and self._lacks_labels(rows):
                 self._notes.append(f"the split {shown(name)} has no labels and is left out")
             else:
                 place = Path(f"{self.opened.spec} {name}")
                 yield _OfSplit(place, rows, None if is_alone else split, self._origins[name])
+
+    def _lacks_labels(self, rows: datasets.Dataset) -> bool:
+        """Return whether a held-out split has no label and needs one, as training rows do."""
+        is_taught = self._options.teacher is not None and not any(
+            self._has_labels(others)
+            for name, others in self.opened.splits.items()
+            if split_called(name) == "train"
+        )
+        return not is_taught and not self._has_labels(rows)
 
     def _has_labels(self, rows: datasets.Dataset) -> bool:
         if self._columns.label is None:
@@ -360,8 +370,9 @@ class _Reader:
             labels = self._labels(label)
             self.class_rows.update(labels or ())
             assigned = of_split.split or _split(split)
-            if labels is None and assigned not in (None, "train"):
-                raise UnusableRowError(f"has no label, which the {assigned} split needs")
+            is_needed = self._options.teacher is None
+            if labels is None and assigned not in (None, "train") and is_needed:
+                raise UnusableRowError(without_label(assigned))
             words = self._text(text)
             path, sha256 = self._image(image)
             if not sha256 and words is None:

@@ -179,3 +179,53 @@ def test_a_folder_of_images_needs_no_classes_with_a_teacher(tmp_path: Path, plac
     data = load_source(spec, options=OPTIONS)
     assert data.info.labels == TEACHER.labels
     assert sum(len(data.dataset[name]) for name in SPLITS) == 30
+
+
+@each_form
+def test_unlabelled_rows_keep_the_split_that_they_state(
+    tmp_path: Path, form: Callable[[Path, Rows], str]
+) -> None:
+    rows = unlabelled(20, split="train") + [
+        {"text": f"{split} {number}", "split": split}
+        for split in ("validation", "test")
+        for number in range(4)
+    ]
+    # A row without a split follows one of its text.
+    rows.append({"text": "test 0", "split": None})
+    data = load_source(form(tmp_path, rows), options=OPTIONS)
+    assert {name: len(data.dataset[name]) for name in SPLITS} == {
+        "train": 20,
+        "validation": 4,
+        "test": 5,
+    }
+    assert all(text.startswith("test") for text in data.dataset["test"]["text"])
+
+
+@each_form
+@pytest.mark.parametrize("labelled", ["train", "test"])
+def test_a_row_without_the_label_that_others_of_its_split_have_is_skipped(
+    tmp_path: Path, form: Callable[[Path, Rows], str], labelled: str
+) -> None:
+    rows: Rows = unlabelled(20, label=None, split=None)
+    rows += [
+        {"text": f"{name} {n}", "label": name, "split": labelled}
+        for name in ("cat", "dog")
+        for n in range(3)
+    ]
+    rows.append({"text": "bare", "label": None, "split": "test"})
+    spec = form(tmp_path, rows)
+    data = load_source(spec, options=replace(OPTIONS, strict=False))
+    assert [row.reason for row in data.info.skipped] == ["has no label, which the test split needs"]
+    assert "bare" not in {text for name in SPLITS for text in data.dataset[name]["text"]}
+    with pytest.raises(DataError, match=r"1 row cannot be used.*has no label"):
+        load_source(spec, options=OPTIONS)
+
+
+def test_splits_of_a_dataset_may_all_be_without_labels(tmp_path: Path) -> None:
+    for split, count in (("train", 20), ("test", 5)):
+        rows: Rows = [{"text": f"{split} {number}"} for number in range(count)]
+        path = Path(table_parquet(tmp_path, rows))
+        path.rename(tmp_path / f"{split}.parquet")
+    data = load_source(f"hub:{tmp_path}", options=OPTIONS)
+    sizes = {name: len(split) for name, split in data.dataset.items()}
+    assert sizes == {"train": 18, "validation": 2, "test": 5}
