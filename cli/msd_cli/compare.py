@@ -77,15 +77,16 @@ def compare(
 
 
 def _print_table(result: dict[str, object]) -> None:
-    from msd_deploy.study.tables import percent_text, spread_text
+    from msd_deploy.pages.formatting import NOTHING
+    from msd_deploy.study.tables import spread_text, teacher_rows
 
     views = ("multimodal", "image", "text")
     title = f"Test {result['metric']} in %, mean and standard deviation over seeds"
     table = new_table(title, "method", *views)
-    teacher, methods = result["teacher"], result["methods"]
-    assert isinstance(teacher, dict)
+    methods = result["methods"]
     assert isinstance(methods, dict)
-    table.add_row("teacher", *(percent_text(teacher[view]) for view in views))
+    for name, scores in teacher_rows(result, nothing=NOTHING).items():
+        table.add_row(name, *scores)
     for name, spreads in methods.items():
         table.add_row(name, *(spread_text(spreads[view]) for view in views))
     result_console().print(table)

@@ -267,6 +267,12 @@ class TeachingConfig:
                 where="augment.mixup",
                 fix="Remove it",
             )
+        if self.augment.mixup > 0 and self.finetune.view == "text":
+            raise ConfigError(
+                "is not available with --view text, which has no images to mix the labels of",
+                where="augment.mixup",
+                fix="Remove it",
+            )
         if self.finetune.zero_shot and self.augment != AugmentConfig():
             raise ConfigError(
                 "has no effect with --zero-shot, which trains nothing",

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from msd_cli.main import app
 from msd_deploy.artifacts.manifest import read_json, sha256_of_file
 from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.augment import AugmentConfig
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.fine_tuning import FineTuneConfig, TeachingConfig
 from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
@@ -227,6 +228,25 @@ def test_settings_that_contradict_a_view_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         FineTuneConfig(**settings)
+
+
+@every_view
+def test_examples_can_be_augmented(
+    starts: dict[View, Path], memes_file: DataConfig, view: View, tmp_path: Path
+) -> None:
+    config = teaching(memes_file, view, starts[view], epochs=1)
+    digests = set()
+    for preset in ("none", "strong"):
+        augmented = replace(config, augment=AugmentConfig(preset=preset))
+        fine_tune_teacher(augmented, tmp_path / preset)
+        digests.add(sha256_of_file(tmp_path / preset / WEIGHTS))
+    assert len(digests) == 2
+
+
+def test_labels_are_not_mixed_where_no_image_is_seen() -> None:
+    text = FineTuneConfig(view="text", text="minilm-l6")
+    with pytest.raises(ConfigError, match=r"augment\.mixup: is not available with --view text"):
+        TeachingConfig(finetune=text, augment=AugmentConfig(mixup=0.5))
 
 
 @pytest.mark.parametrize(("view", "key"), [(View.IMAGE, "max_length"), (View.TEXT, "image_size")])
