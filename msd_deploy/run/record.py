@@ -145,7 +145,8 @@ def source_of_run(record: RunRecord, teacher: DatasetInfo | None = None) -> Sour
 
     Args:
         record: The run.
-        teacher: See `SourceOptions`; None: of the run's own copy of a given teacher.
+        teacher: See `SourceOptions`; None: the classes of a finished run's student, if it learned
+            from a given teacher.
 
     Raises:
         DataError: It is not where it was, or cannot be read.
@@ -159,7 +160,7 @@ def source_of_run(record: RunRecord, teacher: DatasetInfo | None = None) -> Sour
             fix=f"Put it back, or set config.data.spec to its absolute path in {run_json}",
         )
     if teacher is None and learns_from_given(record.config):
-        teacher = DatasetInfo(*read_labels(record.run.teacher))
+        teacher = DatasetInfo(*read_labels(record.run.student))
     with naming_run_json(record.run):
         return read_source(record.config, teacher)
 

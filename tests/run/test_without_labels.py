@@ -1,5 +1,6 @@
 """Runs on data without labels: what is learned from a given teacher, measured, and refused."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -14,14 +15,16 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.fine_tuning import FineTuneConfig, TeachingConfig
 from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
+from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.source import SourceOptions
-from msd_deploy.errors import ConfigError, DataError, MsdError
-from msd_deploy.hooks import RunHooks, StageHooks
+from msd_deploy.errors import ConfigError, DataError, MsdError, StoppedError
+from msd_deploy.hooks import Hooks, RunHooks, StageHooks
 from msd_deploy.metrics import decided_labels, metric_value
 from msd_deploy.pipeline import dry_run_distillation, run_distillation
 from msd_deploy.problem import Problem
 from msd_deploy.report.distillation import ReportConfig, write_distillation_report
 from msd_deploy.run.fine_tuning import fine_tune_teacher
+from msd_deploy.run.record import data_of_run, read_run
 from msd_deploy.study.compare import run_study
 from msd_deploy.study.config import StudyConfig
 from msd_export.config import ExportConfig
@@ -108,6 +111,26 @@ def test_without_validation_labels_the_last_epoch_is_kept(run: RunDirectory) -> 
     assert isinstance(training, dict)
     assert training["training"]["student"] == {"epochs": 3, "planned_epochs": 3, "kept_epoch": 3}
     assert "validation" not in run.history.read_text()
+
+
+def test_an_interrupted_run_without_labels_resumes_to_the_same_student(
+    unlabelled: RunConfig, run: RunDirectory, tmp_path: Path
+) -> None:
+    own, steps = RunDirectory(tmp_path / "run"), itertools.count()
+    config = replace(unlabelled, distill=replace(unlabelled.distill, checkpoint_seconds=0.0))
+    hooks = RunHooks(training=Hooks(should_stop=lambda: next(steps) == 3))
+    with pytest.raises(StoppedError):
+        run_distillation(config, own, hooks=hooks)
+    assert (
+        run_distillation(config, own, resume=True)["student"] == read_json(run.metrics)["student"]
+    )
+
+
+def test_the_data_of_a_run_is_read_again_without_its_teacher(own: RunDirectory) -> None:
+    shutil.rmtree(own.teacher)
+    record = read_run(own)
+    data = data_of_run(record, Preprocessor.load(own.student))
+    assert data.digest == record.dataset_digest
 
 
 def test_a_dry_run_without_labels_counts_its_examples(
