@@ -218,13 +218,16 @@ def write_image_classifier(
     )
 
 
-def write_text_classifier(folder: Path, labels: Sequence[str], kind: str = "bert") -> Path:
+def write_text_classifier(
+    folder: Path, labels: Sequence[str], kind: str = "bert", *, problem_type: str | None = None
+) -> Path:
     """A text classifier whose logits differ between texts."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(
         kind,
         **SMALL | {"vocab_size": 120, "max_position_embeddings": 40},
         id2label=dict(enumerate(labels)),
+        problem_type=problem_type,
         **({"pad_token_id": 0} if "roberta" in kind else {}),
     )
     return _write_classifier(folder, AutoModelForSequenceClassification.from_config(config))

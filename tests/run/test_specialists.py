@@ -354,6 +354,23 @@ def test_a_specialist_without_effect_is_refused(distill: dict[str, Any], reason:
         StudyConfig(base=base, methods=("none", "kd"))
 
 
+def test_classes_that_are_independent_are_matched_likewise(
+    write_memes: Callable[..., Path], tmp_path: Path
+) -> None:
+    def list_labels(index: int, line: dict[str, Any]) -> None:
+        line["labels"] = [line.pop("label")] * (index % 5 > 0)
+
+    data = DataConfig(spec=str(write_memes(tmp_path, 60, list_labels, others=20)))
+    folder = write_text_classifier(
+        tmp_path / "text", OTHER_ORDER, problem_type="multi_label_classification"
+    )
+    run = RunDirectory(tmp_path / "run")
+    teacher = TeacherConfig(epochs=1, text_path=folder)
+    run_distillation(RunConfig(data=data, teacher=teacher, distill=DistillConfig(epochs=1)), run)
+    own, _ = own_logits(folder, View.TEXT, run, "test")
+    np.testing.assert_array_equal(predictions_of(run, "test")[View.TEXT], own[:, ::-1])
+
+
 def test_losses_on_features_are_compatible(config: RunConfig, tmp_path: Path) -> None:
     distill = replace(config.distill, hint_weight=0.1, relation_weight=0.1)
     run_distillation(replace(config, distill=distill), RunDirectory(tmp_path / "run"))
