@@ -81,7 +81,7 @@ def source_from_rows(
         problem = teacher.problem
     labels = found.info.labels or _ordered_classes(labelled)
     if not labels:
-        fix = "Name the classes with --labels A,B,..."
+        fix = "Name the classes with --labels A,B"
         raise DataError("has no label, and no classes are named", where=found.where, fix=fix)
     unlabelled, of_unlabelled = _unlabelled(rows, splits)
     if splits["train"]:

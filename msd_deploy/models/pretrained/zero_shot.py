@@ -97,7 +97,7 @@ class ZeroShotStart:
             raise ConfigError(
                 f"requires two classes or more, and the data has only {', '.join(labels)}",
                 where="finetune.zero_shot",
-                fix="Name all classes with --labels A,B,...",
+                fix="Name all classes with --labels A,B",
             )
         model = self.checkpoint.build(
             preprocessor, labels=labels, problem=problem, dropout=dropout, head="cosine"
