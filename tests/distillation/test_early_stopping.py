@@ -86,7 +86,8 @@ def test_a_metric_is_no_worse_within_a_standard_error(
 def test_few_examples_are_seen_a_hundred_times_at_most() -> None:
     assert default_epochs("teacher", 40, 64, 1) == 100
     assert default_epochs("student", 400, 64, 7) == 100
-    assert default_epochs("student", 500, 64, 8) == 94
+    assert default_epochs("teacher", 500, 64, 8) == 94
+    assert default_epochs("student", 700, 64, 11) == 91
 
 
 def test_single_views_decide_too_where_they_are_trained() -> None:
