@@ -110,6 +110,22 @@ class DistillConfig:
         Setting("Weight of the text view's distillation loss (msd only).", WEIGHT),
         Option("--text-weight", "Student"),
     ] = 1.0
+    single_view_examples: Annotated[
+        float,
+        Setting(
+            "msd: share of a step's examples that each single view has, other ones for the image"
+            " than for the text as far as possible; 1: both views of all. meta has all.",
+            (0.01, 1),
+        ),
+    ] = 0.5
+    single_view_steps: Annotated[
+        float,
+        Setting(
+            "msd: share of the planned steps, the first ones, with single views; the others have"
+            " the multimodal view only. meta has single views in all.",
+            SHARE,
+        ),
+    ] = 0.67
     hint_weight: Annotated[
         float,
         Setting(
@@ -182,7 +198,7 @@ class DistillConfig:
         Option(
             "--epochs",
             "Student",
-            default="as many as make about 750 steps, 5 to 100; 0 with --from and --int8-epochs",
+            default="as many as make about 1,000 steps, 7 to 100; 0 with --from and --int8-epochs",
         ),
     ] = None
     int8_epochs: Annotated[

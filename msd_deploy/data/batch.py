@@ -233,10 +233,16 @@ def parts_of(batch: Batch, count: int) -> Iterator[Batch]:
         return
     for rows in torch.tensor_split(torch.arange(len(batch), device=batch.rows.device), count):
         if len(rows) > 0:
-            yield _rows_of(batch, rows)
+            yield rows_of(batch, rows)
 
 
-def _rows_of(batch: Batch, rows: torch.Tensor) -> Batch:
+def rows_of(batch: Batch, rows: torch.Tensor) -> Batch:
+    """Return some of a batch's examples, with their images.
+
+    Args:
+        batch: The batch.
+        rows: int64, positions in it.
+    """
     shown, index = batch.image_index[rows].unique(return_inverse=True)
     return replace(
         batch,

@@ -1,13 +1,13 @@
 """Objectives: labels, adaptation, distillation with given weights (learned ones: `meta`)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from msd_deploy import process_group
-from msd_deploy.data.batch import Batch
+from msd_deploy.data.batch import Batch, rows_of
 from msd_deploy.distillation.distances import Distance, kl_distance
 from msd_deploy.distillation.feature_losses import FeatureTerms
 from msd_deploy.distillation.losses import LABELS_TERM, distillation_terms, label_loss
@@ -34,10 +34,10 @@ class LabelObjective:
 
     def __call__(self, model: MultiViewModel, batch: Batch) -> StepLoss:
         """Return the loss as the term "labels"."""
-        return self.draw()(model, batch)
+        return self.draw(0.0)(model, batch)
 
-    def draw(self) -> "LabelsOfView":
-        """Sample the view of a step."""
+    def draw(self, share_done: float) -> "LabelsOfView":
+        """Sample the view of a step, whenever in training."""
         return LabelsOfView(draw_view(self.modality_dropout), self.class_weights)
 
 
@@ -120,6 +120,12 @@ class DistillationObjective:
             labels and the teacher's multimodal logits as targets.
         feature_terms: Losses on features; None for none.
         class_weights: See `label_loss`.
+        single_view_steps: Share of the steps, the first ones, that have single views; all of them
+            have if the multimodal view has no weight.
+        single_view_examples: Share of a step's examples that each single view has, others for the
+            image than for the text as far as that goes.
+        places: float [training examples], random, from 0 to below 1; they decide which examples
+            have a single view.
     """
 
     predictions: TeacherPredictions
@@ -130,29 +136,104 @@ class DistillationObjective:
     modality_dropout: float = 0.0
     feature_terms: FeatureTerms | None = None
     class_weights: Tensor | None = None
+    single_view_steps: float = 1.0
+    single_view_examples: float = 1.0
+    places: Tensor | None = None
+
+    def __call__(self, model: MultiViewModel, batch: Batch) -> StepLoss:
+        """Compute the weighted terms and the weights of a first step."""
+        return self.draw(0.0)(model, batch)
+
+    def draw(self, share_done: float) -> "DistillationStep":
+        """Sample the input of a step and the examples that have single views."""
+        shown = draw_view(self.modality_dropout) if self.modality_dropout else View.MULTIMODAL
+        views, offset = self._views_after(share_done), 0.0
+        if self.single_view_examples < 1 and len(views) > 1:
+            offset = process_group.broadcast_from_main(torch.rand(()).item())
+        return DistillationStep(self, views, shown, offset)
+
+    def possible_steps(self) -> "list[tuple[float, DistillationStep]]":
+        """Return what a step of a training may be, each with its probability above 0."""
+        dropout, early = self.modality_dropout, self.single_view_steps
+        inputs = [(1 - dropout, View.MULTIMODAL)]
+        inputs += [(dropout / 2, view) for view in (View.IMAGE, View.TEXT)]
+        return [
+            (probability * share, DistillationStep(self, self._views_after(share_done), shown))
+            for probability, shown in inputs
+            for share, share_done in ((early, 0.0), (1 - early, 1.0))
+            if probability * share > 0
+        ]
+
+    def _views_after(self, share_done: float) -> tuple[View, ...]:
+        is_over = share_done >= self.single_view_steps and View.MULTIMODAL in self.views
+        return (View.MULTIMODAL,) if is_over else self.views
+
+
+@dataclass(frozen=True, slots=True)
+class DistillationStep:
+    """The loss of one step of distillation.
+
+    Attributes:
+        objective: That of the training.
+        views: Views that are compared with the teacher's.
+        shown: The student's input in place of the multimodal view.
+        offset: Is added to the examples' places.
+    """
+
+    objective: DistillationObjective
+    views: tuple[View, ...]
+    shown: View
+    offset: float = 0.0
 
     def __call__(self, model: MultiViewModel, batch: Batch) -> StepLoss:
         """Compute the weighted terms and the weights."""
-        shown = draw_view(self.modality_dropout) if self.modality_dropout else View.MULTIMODAL
-        others = self.views if shown is View.MULTIMODAL else ()
-        outputs: ModelOutputs = model(batch, tuple(dict.fromkeys((shown, *others))))
+        whole, shown = self.objective, self.shown
+        single = [view for view in self.views if view is not View.MULTIMODAL]
+        on_all = single if whole.single_view_examples == 1 else []
+        if single and not on_all:
+            batch = replace(batch, encoded_images=model.model.encoded_images(batch))
+        outputs: ModelOutputs = model(batch, (shown, *on_all))
         student = {**outputs.logits, View.MULTIMODAL: outputs.logits[shown]}
-        teacher = self.predictions.of_rows("train", batch.rows, batch.form)
+        teacher = whole.predictions.of_rows("train", batch.rows, batch.form)
         distances = {
-            view: self.distance(student[view], teacher[view], batch.labels) for view in self.views
+            view: whole.distance(student[view], teacher[view], batch.labels)
+            if view in student
+            else self._distance_of_some(view, model, batch, teacher[view])
+            for view in self.views
         }
-        weights = self.weighting(batch.rows, detached(distances))
+        every = whole.weighting(batch.rows, detached(distances))
+        weights = {view: every[view] for view in self.views}
         terms = distillation_terms(
             student[View.MULTIMODAL],
             distances,
             batch.labels,
             weights=weights,
-            alpha=self.alpha,
-            class_weights=self.class_weights,
+            alpha=whole.alpha,
+            class_weights=whole.class_weights,
         )
-        if self.feature_terms is not None:
-            terms |= self.feature_terms(outputs, shown, batch.rows)
+        if whole.feature_terms is not None:
+            terms |= whole.feature_terms(outputs, shown, batch.rows)
         return StepLoss(terms, weights)
+
+    def _distance_of_some(
+        self, view: View, model: MultiViewModel, batch: Batch, teacher: Tensor
+    ) -> Tensor:
+        """Compute the distances of the examples that have a view, over their share; others have 0.
+
+        The mean over a batch is so, on average over the offsets, that of all its examples, and a
+        batch may be computed in parts.
+        """
+        share, places = self.objective.single_view_examples, self.objective.places
+        assert places is not None
+        place = (places[batch.rows.cpu()] + self.offset) % 1
+        has_view = place < share if view is View.IMAGE else place >= 1 - share
+        chosen = has_view.to(batch.rows.device).nonzero()[:, 0]
+        distances = torch.zeros(len(batch), device=batch.rows.device)
+        if not len(chosen):
+            return distances
+        logits = model(rows_of(batch, chosen), (view,)).logits[view]
+        of_chosen = self.objective.distance(logits, teacher[chosen], batch.labels[chosen])
+        return distances.index_add(0, chosen, of_chosen / share)
 
 
 def detached(tensors: Mapping[View, Tensor]) -> dict[View, Tensor]:

@@ -72,10 +72,14 @@ class Objective(Protocol):
 
 @runtime_checkable
 class StochasticObjective(Protocol):
-    """An objective that samples once per step, in however many parts the step is computed."""
+    """An objective that differs by step, not by the parts that a step is computed in."""
 
-    def draw(self) -> "Objective":
-        """Sample, and return the objective of one step."""
+    def draw(self, share_done: float) -> "Objective":
+        """Sample the objective of one step.
+
+        Args:
+            share_done: Share of the planned steps before this one, from 0 to below 1.
+        """
         ...
 
 

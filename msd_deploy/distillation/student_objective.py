@@ -75,6 +75,9 @@ def build_student_objective(
         config.modality_dropout,
         build_feature_terms(config, predictions),
         class_weight_tensor(data.info.class_weights),
+        config.single_view_steps,
+        config.single_view_examples,
+        torch.rand(len(data.splits["train"]), generator=torch.Generator().manual_seed(seed)),
     )
     return StudentObjective(objective, weighting, predictions, distance, used)
 

@@ -231,7 +231,7 @@ class _Training:
         """Accumulate the gradients of a batch's parts, each weighted by its share of the rows."""
         objective = self.job.objective
         if isinstance(objective, StochasticObjective):
-            objective = objective.draw()
+            objective = objective.draw(self.progress.step / self.steps)
         terms: dict[str, Tensor] = {}
         loss = StepLoss(terms, {})
         device, is_lower = self.accelerator.device.type, self.plan.precision == "bf16"

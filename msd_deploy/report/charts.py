@@ -136,9 +136,9 @@ def _terms_panel(student: StudentJson, number: int, steps: Range) -> list[Panel]
         x=steps,
         y=y,
         title=f"Loss terms of {student['run']} over training",
-        description=f"At the end: {last}",
+        description=f"Last values: {last}",
     )
-    return [Panel("Loss terms", chart, f"Last step: {last}.")]
+    return [Panel("Loss terms", chart, f"Last values: {last}.")]
 
 
 def _term_style(name: str, others: Sequence[str]) -> str:

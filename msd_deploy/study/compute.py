@@ -1,29 +1,24 @@
 """Floating-point operations of a training step, for comparisons at equal compute."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.run import RunConfig
-from msd_deploy.data.batch import Batch, ImageGroupSampler, collate
+from msd_deploy.data.batch import ImageGroupSampler, collate
 from msd_deploy.distillation.feature_losses import build_projection
 from msd_deploy.distillation.meta import MetaObjective
-from msd_deploy.distillation.steps import ModelOutputs, MultiViewModel, Objective
+from msd_deploy.distillation.steps import MultiViewModel, Objective
 from msd_deploy.distillation.student_objective import build_student_objective
 from msd_deploy.distillation.teacher_cache import TeacherPredictions
 from msd_deploy.models.sizes import build_student
 from msd_deploy.run.task import Task
 from msd_deploy.study.config import CONVERGED_FACTOR, StudyConfig
-from msd_deploy.views import View
 
 _COUNTED_BATCHES = 20
-_SINGLE = (View.IMAGE, View.TEXT)
 _REFERENCE = "msd-fixed"
 
 
@@ -31,63 +26,47 @@ def step_flops(config: RunConfig, task: Task, predictions: TeacherPredictions) -
     """Return the floating-point operations of a training step, forward and backward.
 
     Counted are matrix products and convolutions, on the same first batches for every method. A step
-    of modality dropout, or of learned weights, counts as the mean of what it may be.
+    counts as the mean of what it may be: with a single view or without, by modality dropout or by
+    `single_view_steps`, with an update of learned weights or without.
 
     Args:
         config: The student's and its method's.
         task: Its data.
         predictions: The teacher's.
     """
-    dropout = config.distill.modality_dropout
-    whole = replace(config, distill=replace(config.distill, modality_dropout=0.0))
+    settings = config.distill
     with torch.random.fork_rng(devices=[]):
         student = build_student(config.student, task.data, task.preprocessor).train()
         projection = build_projection(
-            config.distill, student.config.hidden_size, predictions, seed=config.seed
+            settings, student.config.hidden_size, predictions, seed=config.seed
         )
         model = MultiViewModel(student, projection)
-        flops = _flops_of_objective(whole, task, predictions, model)
-        if dropout == 0:
-            return flops
-        single = [_flops(task, partial(_sum_of_logits, model, view)) for view in _SINGLE]
-    return (1 - dropout) * flops + dropout * sum(single) / len(single)
+
+        def flops(changed: DistillConfig, steps_done: int = 0) -> float:
+            built = build_student_objective(changed, task.data, predictions, seed=config.seed)
+            if isinstance(built.objective, MetaObjective):
+                built.objective.steps_done = steps_done
+                return _flops(task, model, built.objective)
+            steps = built.objective.possible_steps()
+            return sum(share * _flops(task, model, step) for share, step in steps)
+
+        if settings.weighting != "meta":
+            return flops(settings)
+        # With an update of the weights in every counted batch, and in none.
+        share, never = 1 / settings.meta_every, replace(settings, meta_every=10 * _COUNTED_BATCHES)
+        updated = flops(replace(settings, meta_every=1))
+        return share * updated + (1 - share) * flops(never, steps_done=1)
 
 
-def _flops_of_objective(
-    config: RunConfig, task: Task, predictions: TeacherPredictions, model: MultiViewModel
-) -> float:
-    def flops(settings: DistillConfig, steps_done: int = 0) -> float:
-        built = build_student_objective(settings, task.data, predictions, seed=config.seed)
-        if isinstance(built.objective, MetaObjective):
-            built.objective.steps_done = steps_done
-        return _flops(task, lambda batch: _loss(built.objective, model, batch))
-
-    settings = config.distill
-    if settings.weighting != "meta":
-        return flops(settings)
-    # With an update of the weights in every counted batch, and in none.
-    share, never = 1 / settings.meta_every, replace(settings, meta_every=10 * _COUNTED_BATCHES)
-    updated = flops(replace(settings, meta_every=1))
-    return share * updated + (1 - share) * flops(never, steps_done=1)
-
-
-def _sum_of_logits(model: MultiViewModel, view: View, batch: Batch) -> Tensor:
-    outputs: ModelOutputs = model(batch, (view,))
-    return outputs.logits[view].sum()
-
-
-def _loss(objective: Objective, model: MultiViewModel, batch: Batch) -> Tensor:
-    return torch.stack(list(objective(model, batch).terms.values())).sum()
-
-
-def _flops(task: Task, loss: Callable[[Batch], Tensor]) -> float:
+def _flops(task: Task, model: MultiViewModel, objective: Objective) -> float:
     """Return the mean operations of a batch, forward and backward."""
     train, size = task.data.splits["train"], task.config.distill.batch_size
     sampler = ImageGroupSampler(train.image_index, batch_size=size, seed=0)
     batches = list(sampler)[:_COUNTED_BATCHES]
     with FlopCounterMode(display=False) as counter:
         for rows in batches:
-            loss(collate(train, np.array(rows))).backward()
+            terms = objective(model, collate(train, np.array(rows))).terms
+            torch.stack(list(terms.values())).sum().backward()
     return float(counter.get_total_flops()) / len(batches)
 
 

@@ -24,7 +24,7 @@ from msd_deploy.data.resize import ImageSpec
 from msd_deploy.data.synthetic.tasks import MEMES_LABELS
 from msd_deploy.distillation.history import History
 from msd_deploy.distillation.meta import MetaObjective
-from msd_deploy.distillation.objectives import DistillationObjective, LabelObjective
+from msd_deploy.distillation.objectives import DistillationStep, LabelObjective
 from msd_deploy.distillation.plan import TrainingPlan
 from msd_deploy.distillation.steps import MultiViewModel, StepLoss
 from msd_deploy.distillation.teacher_cache import cache_predictions, read_predictions
@@ -205,19 +205,19 @@ def run_with_forms(
     )
     run = RunDirectory(tmp_path_factory.mktemp("runs") / "forms")
     forms: list[int] = []
-    ask = DistillationObjective.__call__
+    ask = DistillationStep.__call__
 
-    def check(objective: DistillationObjective, model: MultiViewModel, batch: Batch) -> StepLoss:
+    def check(step: DistillationStep, model: MultiViewModel, batch: Batch) -> StepLoss:
         forms.append(batch.form)
-        cached = objective.predictions.of_rows("train", batch.rows, batch.form)
+        cached = step.objective.predictions.of_rows("train", batch.rows, batch.form)
         with torch.inference_mode():
             for view, logits in teacher.logits_by_view(batch, tuple(View)).items():
                 # Sums over other batches are rounded in another order.
                 torch.testing.assert_close(cached[view], logits, atol=1e-4, rtol=1e-4)
-        return ask(objective, model, batch)
+        return ask(step, model, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DistillationObjective, "__call__", check)
+        patch.setattr(DistillationStep, "__call__", check)
         hooks = RunHooks(training=Hooks(should_stop=StopAt(6)))
         with pytest.raises(StoppedError):
             run_distillation(config, run, hooks=hooks)

@@ -14,13 +14,13 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
 from msd_deploy.distillation.methods import METHODS
-from msd_deploy.distillation.teacher_cache import read_predictions
+from msd_deploy.distillation.teacher_cache import TeacherPredictions, read_predictions
 from msd_deploy.errors import ArtifactError, ConfigError, MsdError, StoppedError
 from msd_deploy.hooks import Hooks, StageHooks
 from msd_deploy.models.folders import load_model
 from msd_deploy.pipeline import run_distillation
 from msd_deploy.run.record import data_of_run, read_run
-from msd_deploy.run.task import read_task
+from msd_deploy.run.task import Task, read_task
 from msd_deploy.study.cells import cell_directory, read_cell
 from msd_deploy.study.compare import PAGE_NAME, RESULT_NAME, TABLE_NAME, run_study
 from msd_deploy.study.compute import measure_flops, steps_by_method
@@ -230,6 +230,15 @@ def test_a_distance_that_means_nothing_is_refused_before_any_training(
     assert not (tmp_path / "study").exists()
 
 
+def flops_of(
+    study: StudyConfig, task: Task, predictions: TeacherPredictions, **settings: object
+) -> float:
+    """Return the operations a step of msd-fixed with other settings."""
+    changed = replace(study.base, distill=replace(study.base.distill, **settings))
+    only = replace(study, base=changed, methods=("msd-fixed",))
+    return measure_flops(only, task, predictions)[1]
+
+
 def test_equal_compute_gives_cheaper_methods_more_steps(
     study: StudyConfig, finished_study: tuple[Path, dict[str, object]]
 ) -> None:
@@ -241,13 +250,19 @@ def test_equal_compute_gives_cheaper_methods_more_steps(
     flops, reference = measure_flops(compute, task, predictions)
     assert flops["msd-fixed"] == reference
     assert flops["kd-dropout"] < flops["kd"] < flops["msd-fixed"] < flops["msd-meta"]
+    whole = flops_of(study, task, predictions, single_view_examples=1.0, single_view_steps=1.0)
+    late = flops_of(study, task, predictions, single_view_examples=1.0, single_view_steps=0.25)
+    assert late == pytest.approx(0.25 * whole + 0.75 * flops["kd"])
+    half = flops_of(study, task, predictions, single_view_examples=0.5, single_view_steps=1.0)
+    assert flops["msd-fixed"] == pytest.approx(0.67 * half + 0.33 * flops["kd"])
+    assert half - flops["kd"] == pytest.approx((whole - flops["kd"]) / 2, rel=0.3)
     rarely = replace(study.base, distill=replace(study.base.distill, meta_every=100))
-    of_updates = flops["msd-meta"] - reference
+    of_updates = flops["msd-meta"] - whole
     (rare,) = measure_flops(
         replace(compute, base=rarely, methods=("msd-meta",)), task, predictions
     )[0].values()
     # The weights' network costs a little in every step, an update in every 4th or 100th.
-    assert 0 < rare - reference < 0.1 * of_updates
+    assert 0 < rare - whole < 0.1 * of_updates
     steps = steps_by_method(compute, flops, reference, 1000)
     assert steps["msd-fixed"] == 1000
     for method in compute.methods:
