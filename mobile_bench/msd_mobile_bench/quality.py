@@ -92,7 +92,8 @@ def evaluate(
         logits: float32 [rows, classes] by view.
         data: Labels of all rows, or of none: the teacher's decisions then stand for them; and the
             order of classes in which they are counted.
-        predictions: The teacher's cached logits, in the data's order of classes.
+        predictions: The teacher's cached logits, in the data's order of classes; with those of
+            specialists, a student is compared with these.
 
     Raises:
         ArtifactError: The variant gave NaN or infinite logits, or knows other classes.
@@ -100,7 +101,10 @@ def evaluate(
     ordered = _in_order(variant, logits, data.info.labels)
     rows = len(ordered[View.MULTIMODAL])
     split, problem = data.splits[SPLIT].head(rows), data.info.problem
-    by_teacher = {view: v[:rows] for view, v in predictions.of_teacher(SPLIT).items()}
+    # A student's targets are those of specialists where there are any; a teacher is its own.
+    is_student = variant.model == "student"
+    expected = predictions.by_view(SPLIT) if is_student else predictions.of_teacher(SPLIT)
+    by_teacher = {view: values[:rows] for view, values in expected.items()}
     if split.has_label().any():
         scores = score_views(ordered, split.labels, problem)
     else:
