@@ -121,6 +121,8 @@ def open_published(folder: Path, view: View) -> LoadedModel[ViewClassifier]:
     _check_kind(config, view, folder)
     check_safetensors(folder, str(folder))
     labels, problem = _labels_of(config, folder), _problem_of(config, folder)
+    if len(labels) < 2 and problem == "single_label":
+        raise ArtifactError("has one class: a regression", where=folder, fix="Use a classifier")
     channels = _UNCHANGED
     if view is View.IMAGE:
         processor = read_processor(folder)

@@ -114,6 +114,16 @@ def test_class_names_are_needed_for_every_class(tmp_path: Path) -> None:
         open_published(folder, View.IMAGE)
 
 
+def test_a_regression_is_refused(tmp_path: Path) -> None:
+    for view, write in ((View.IMAGE, write_image_classifier), (View.TEXT, write_text_classifier)):
+        folder = write(tmp_path / view.value, LABELS)
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"id2label": {"0": "rating"}, "label2id": {"rating": 0}}
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ArtifactError, match="has one class"):
+            open_published(folder, view)
+
+
 def of_texts(folder: Path) -> Path:
     return write_text_classifier(folder, LABELS)
 
