@@ -14,6 +14,7 @@ from msd_deploy.data.prepare import notes_of
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.distillation.distances import check_distance
 from msd_deploy.distillation.history import check_tracker
+from msd_deploy.distillation.student_objective import check_held_out
 from msd_deploy.errors import ConfigError, MsdError, StoppedError
 from msd_deploy.hooks import RunHooks
 from msd_deploy.models.teachers import Teacher
@@ -126,6 +127,7 @@ def _read_inputs(
     )
     with naming_run_json(run) if record else nullcontext():
         check_distance(config.distill, task.data.info.problem, len(task.data.info.labels))
+        check_held_out(config.distill, task.data, seed=config.seed)
         check_student(task)
     for note in notes_of(task.data.info):
         watching.stages.on_note(note)

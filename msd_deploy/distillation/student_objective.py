@@ -120,6 +120,16 @@ def _meta_objective(
     )
 
 
+def check_held_out(config: DistillConfig, data: PreparedData, *, seed: int) -> None:
+    """Check that `meta`, if it is used, can hold out examples.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if config.weighting == "meta":
+        _meta_rows(config, data, seed)
+
+
 def _meta_rows(
     config: DistillConfig, data: PreparedData, seed: int
 ) -> tuple[PreparedSplit, NDArray[np.int64], NDArray[np.bool_] | None]:
@@ -134,10 +144,11 @@ def _meta_rows(
         return train, held_out, _rows_of_other_images(train, held_out)
     labelled = np.flatnonzero(validation.has_label())
     if not len(labelled):
+        others = ', set distill.meta_rows = "train"' if train.has_label().any() else ""
         raise ConfigError(
             "the validation split has no labelled rows, which meta trains its weights on",
             where="distill.weighting",
-            fix='Label some, set distill.meta_rows = "train", or use another --weighting',
+            fix=f"Label some{others}, or use another --weighting",
         )
     return validation, labelled, None
 

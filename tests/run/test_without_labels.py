@@ -148,7 +148,16 @@ def test_a_dry_run_without_labels_counts_its_examples(
     [
         ({"teacher": TeacherConfig()}, DataError, "has no labelled row.*--teacher"),
         ({"distill": DistillConfig(method="none")}, DataError, "has no labelled row.*--teacher"),
-        ({"distill": DistillConfig(weighting="meta")}, MsdError, "no labelled"),
+        (
+            {"distill": DistillConfig(weighting="meta")},
+            ConfigError,
+            "no labelled.*Label some, or use another --weighting",
+        ),
+        (
+            {"distill": DistillConfig(weighting="meta", meta_rows="train")},
+            ConfigError,
+            "0 labelled",
+        ),
     ],
 )
 def test_what_learns_from_labels_is_refused(
@@ -160,6 +169,7 @@ def test_what_learns_from_labels_is_refused(
 ) -> None:
     with pytest.raises(error, match=what):
         run_distillation(replace(unlabelled, **change), RunDirectory(tmp_path / "run"))  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_class_weights_are_refused(unlabelled: RunConfig, tmp_path: Path) -> None:
