@@ -83,6 +83,8 @@ from msd_deploy.views import View
 
 _TRAINING_NAME, _HISTORY_NAME, _CHECKPOINTS_NAME = "training.json", "history.jsonl", "checkpoints"
 _ENCODED_NAME = "encoded"
+_FEWEST_FOR_TEMPERATURE = 50
+_MOST_FACTOR = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -492,8 +494,9 @@ def _save(
             specialists = () if view is None else (view,)
             for note in unsound_views(views, str(result["metric"]), specialists=specialists):
                 teaching.hooks.stages.on_note(f"the {note}")
-            if isinstance(teaching.start, ZeroShotStart) and name in result:
-                teaching.hooks.stages.on_note(_note_on_temperature(teaching, logits))
+            if isinstance(teaching.start, ZeroShotStart):
+                for note in _notes_on_temperature(teaching.start, data, logits):
+                    teaching.hooks.stages.on_note(note)
     if not process_group.is_main():
         return
     origin: Json = (
@@ -522,16 +525,28 @@ def _save(
     )
 
 
-def _note_on_temperature(teaching: _FineTuning, logits: LogitsByView) -> str:
-    """Return which temperature of a zero-shot teacher suits the labels of validation best."""
-    assert isinstance(teaching.start, ZeroShotStart)
-    labels, problem = teaching.data.splits["validation"].labels, teaching.data.info.problem
-    factor = best_temperature(logits[View.MULTIMODAL], labels, problem, least=1e-3, most=1e3)
-    used = teaching.start.used_temperature
-    return (
-        f"the temperature is {used:.3g}; on {len(labels):,} validation examples the negative"
-        f" log-likelihood is lowest with --prompt-temperature {factor * used:.3g}"
+def _notes_on_temperature(
+    start: ZeroShotStart, data: PreparedData, logits: LogitsByView
+) -> list[str]:
+    """Return which temperature suits the labels of validation best, if they are enough."""
+    split = data.splits["validation"]
+    labelled = split.has_label()
+    if labelled.sum() < _FEWEST_FOR_TEMPERATURE:
+        return []
+    factor = best_temperature(
+        logits[View.MULTIMODAL][labelled],
+        split.labels[labelled],
+        data.info.problem,
+        least=1 / _MOST_FACTOR,
+        most=_MOST_FACTOR,
     )
+    if not 1.05 / _MOST_FACTOR < factor < _MOST_FACTOR / 1.05:  # without an optimum in the range
+        return []
+    used = start.used_temperature
+    return [
+        f"the temperature is {used:.3g}; on {labelled.sum():,} validation examples the negative"
+        f" log-likelihood is lowest with --prompt-temperature {factor * used:.3g}"
+    ]
 
 
 def _result(folder: Path) -> Json:

@@ -12,6 +12,7 @@ is the checkpoint's own: then an image's logits are those of transformers' model
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,12 @@ class ZeroShotStart:
 
         Raises:
             ConfigError: There is one class; an example may have several, and the checkpoint is
-                CLIP's, whose logits have no zero; or a prompt is too long.
+                CLIP's, whose logits have no zero; a prompt is too long; or the prompts of two
+                classes are the same tokens.
         """
         if has_independent_classes(problem) and self.checkpoint.kind == "clip":
             raise ConfigError(
-                f"CLIP tells classes from each other, and cannot decide on each alone ({problem})",
+                f"CLIP's logits compare classes and cannot decide on each one alone ({problem})",
                 where="finetune.zero_shot",
                 fix="Use a SigLIP checkpoint, or data with one class for each example",
             )
@@ -106,6 +108,7 @@ class ZeroShotStart:
         scale, bias = self._scale_and_bias()
         with torch.no_grad():
             classes = torch.stack([self._class(model, preprocessor, name) for name in labels])
+            _check_that_they_differ(classes, labels)
             model.classifier.weight.copy_(scale * classes)
             model.classifier.bias.fill_(bias)
         return model
@@ -154,6 +157,17 @@ class ZeroShotStart:
             torch.from_numpy(input_ids).long(), torch.from_numpy(attention_mask).long()
         )
         return functional.normalize(functional.normalize(embedded, dim=-1).mean(dim=0), dim=0)
+
+
+def _check_that_they_differ(classes: Tensor, labels: tuple[str, ...]) -> None:
+    for (first, one), (second, other) in combinations(zip(labels, classes, strict=True), 2):
+        if torch.allclose(one, other, atol=1e-6):
+            raise ConfigError(
+                f"the prompts of {first!r} and {second!r} are the same to the checkpoint, whose"
+                " tokenizer lacks their characters or their letter case",
+                where="finetune.zero_shot",
+                fix="Use other class names, or another checkpoint",
+            )
 
 
 def zero_shot_start(

@@ -152,7 +152,7 @@ def test_a_saved_folder_has_the_same_logits(
 def test_only_sigmoids_decide_on_each_class_alone(published: dict[str, Path]) -> None:
     problems: tuple[Problem, ...] = ("multi_label", "soft_label")
     for problem in problems:
-        with pytest.raises(ConfigError, match=r"CLIP tells classes from each other.*SigLIP"):
+        with pytest.raises(ConfigError, match=r"CLIP's logits compare classes.*SigLIP"):
             built(start_of(published["clip"]), problem)
         model, _ = built(start_of(published["siglip"]), problem)
         assert model.classifier.bias.unique().tolist() == [-2.5]
@@ -165,6 +165,13 @@ def test_one_class_and_a_prompt_that_is_too_long_are_refused(published: dict[str
         start.build(preprocessor, labels=("cat",), problem="single_label")
     with pytest.raises(ConfigError, match=r"prompt of class 'look .*longer than .* 40 tokens"):
         start.build(preprocessor, labels=("cat", "look " * 30), problem="single_label")
+
+
+def test_classes_whose_prompts_are_the_same_tokens_are_refused(published: dict[str, Path]) -> None:
+    start = start_of(published["siglip"])
+    preprocessor = start.preprocessor(TEXTS)
+    with pytest.raises(ConfigError, match="prompts of '猫' and '鳥' are the same"):
+        start.build(preprocessor, labels=("red", "猫", "鳥"), problem="single_label")
 
 
 @pytest.mark.parametrize("family", ["vilt", "visual_bert"])
