@@ -15,6 +15,7 @@ from msd_deploy.metrics import (
     score_extra_metrics,
     score_views,
 )
+from msd_deploy.models.folders import SINGLE_VIEW, family_of
 from msd_deploy.run.record import prepare_for_run, read_finished_run, source_of_run
 from msd_deploy.run.single_views import check_single_views, unsound_views
 from msd_export.opened_model import open_model, prepare_for_model
@@ -82,7 +83,8 @@ def evaluate_model(
     metric = metric_name(data.info.problem)
     single_views = check_single_views(logits, labels, data.info.problem)
     # Of a run its student is evaluated, and an export is a student's as a rule.
-    if isinstance(opened.predictor, TorchPredictor) and not RunDirectory(model).run_json.is_file():
+    is_model = isinstance(opened.predictor, TorchPredictor) and family_of(model) != SINGLE_VIEW
+    if is_model and not RunDirectory(model).run_json.is_file():
         for note in unsound_views(single_views, metric, model="model", split=split):
             hooks.on_note(f"as a teacher, the {note}")
     return {

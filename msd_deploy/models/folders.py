@@ -47,7 +47,7 @@ from msd_deploy.views import View
 
 LABELS_NAME = "labels.json"
 WEIGHTS_NAME = "model.safetensors"
-_SINGLE_VIEW = "single-view"
+SINGLE_VIEW = "single-view"
 
 Model = TypeVar("Model", bound=ViewClassifier, covariant=True)
 
@@ -175,7 +175,7 @@ def load_classifier(folder: Path, manifest: Json | None = None) -> LoadedModel[V
     manifest = manifest or _verified(folder)
     kinds: dict[str | None, type[ViewClassifier]] = {
         None: FusionForClassification,
-        _SINGLE_VIEW: SpecialistForClassification,
+        SINGLE_VIEW: SpecialistForClassification,
     }
     return _load(folder, kinds.get(family_of(folder), FamilyForClassification), manifest)
 
@@ -194,7 +194,7 @@ def family_of(folder: Path) -> str | None:
     if kind == FusionConfig.model_type:
         return None
     if kind == SpecialistConfig.model_type:
-        return _SINGLE_VIEW
+        return SINGLE_VIEW
     family = config.get("family")
     if kind != FamilyConfig.model_type or family not in list(FAMILIES):
         unknown = family if kind == FamilyConfig.model_type else kind

@@ -21,7 +21,7 @@ from msd_deploy.data.prepare import prepare
 from msd_deploy.data.source import SourceOptions
 from msd_deploy.distillation.teacher_cache import read_predictions
 from msd_deploy.errors import ArtifactError, ConfigError, DataError, StoppedError
-from msd_deploy.hooks import Hooks, RunHooks
+from msd_deploy.hooks import Hooks, RunHooks, StageHooks
 from msd_deploy.models.folders import load_classifier, load_model
 from msd_deploy.models.predict import predict_views
 from msd_deploy.models.specialist import SpecialistForClassification
@@ -31,6 +31,7 @@ from msd_deploy.run.fine_tuning import fine_tune_teacher
 from msd_deploy.run.record import read_source
 from msd_deploy.views import View
 from msd_export.config import ExportConfig
+from msd_export.evaluate import evaluate_model
 from msd_export.pipeline import export_model
 
 SINGLE = (View.IMAGE, View.TEXT)
@@ -275,3 +276,22 @@ def test_the_commands_show_its_view_and_the_next_command(
     assert shown.exit_code == 0, shown.output
     views = json.loads(shown.stdout)["views"]
     assert views["image"] == views["multimodal"]
+
+
+def test_its_evaluation_has_no_note_on_views_that_it_is_no_teacher_of(
+    taught: dict[View, Path],
+    finished_run: RunDirectory,
+    memes_file: DataConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("msd_export.evaluate.unsound_views", lambda *_, **__: ["view is unsound"])
+    noted = {}
+    for model in (taught[View.IMAGE], finished_run.teacher):
+        notes: list[str] = []
+        hooks = StageHooks(on_note=notes.append)
+        options = SourceOptions()
+        evaluate_model(
+            model, memes_file.spec, options=options, split="test", threads=1, hooks=hooks
+        )
+        noted[model] = [note for note in notes if "unsound" in note]
+    assert list(map(len, noted.values())) == [0, 1]
