@@ -141,7 +141,7 @@ def check_labelled(data: PreparedData, split: str, purpose: str) -> None:
     if not data.splits[split].has_label().any():
         raise DataError(
             f"no {split} row has a label, which {purpose} needs",
-            fix=f'Add labelled rows with the split "{split}", or do without it',
+            fix=f"Name data with labelled {split} rows, here (--data) or in a new run",
         )
 
 
