@@ -148,7 +148,7 @@ class DistillationObjective:
         """Sample the input of a step and the examples that have single views."""
         shown = draw_view(self.modality_dropout) if self.modality_dropout else View.MULTIMODAL
         views, offset = self._views_after(share_done), 0.0
-        if self.single_view_examples < 1 and len(views) > 1:
+        if self.single_view_examples < 1 and set(views) - {View.MULTIMODAL}:
             offset = process_group.broadcast_from_main(torch.rand(()).item())
         return DistillationStep(self, views, shown, offset)
 

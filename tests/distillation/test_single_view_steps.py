@@ -139,6 +139,16 @@ def test_the_last_steps_have_the_multimodal_view_alone(
     assert torch.equal(after.terms["multimodal"], before.terms["multimodal"])
 
 
+def test_a_view_that_is_the_only_one_is_of_other_examples_in_each_step(
+    memes: tuple[PreparedData, Preprocessor], model: MultiViewModel, batch: Batch
+) -> None:
+    settings = replace(HALVES, multimodal_weight=0.0, image_weight=0.0)
+    only_texts = objective(memes, settings)
+    torch.manual_seed(0)
+    terms = {only_texts.draw(0.0)(model, batch).terms["text"].item() for _ in range(3)}
+    assert len(terms) == 3
+
+
 def test_single_views_stay_where_the_multimodal_view_has_no_weight(
     memes: tuple[PreparedData, Preprocessor], model: MultiViewModel, batch: Batch
 ) -> None:
