@@ -61,8 +61,8 @@ class SourceOptions:
         text_column: The text's; None: text.
         label_column: The label's; None: label or labels.
         max_pixels: The most pixels of an image; None: as the model's preprocessor has it.
-        teacher: Classes and problem of a teacher, which labels all that has no label: no training
-            row then needs one. Without classes: those that rows have. None: labels are trained on.
+        teacher: Classes and problem of a teacher that gives the targets: no training row needs a
+            label. Without classes: those that rows have. None: labels are trained on.
     """
 
     seed: int = 0
