@@ -136,11 +136,17 @@ def check_teacher(
             fix="Use one that was trained for this task",
         )
     if set(loaded.labels) != set(labels):
-        missing = sorted(set(labels) - set(loaded.labels)) or sorted(
-            set(loaded.labels) - set(labels)
-        )
+        of_teacher, of_data = set(loaded.labels) - set(labels), set(labels) - set(loaded.labels)
+        sides = [
+            f"the {owner} alone has {', '.join(sorted(classes)[:5])}"
+            for owner, classes in ((name, of_teacher), ("data", of_data))
+            if classes
+        ]
+        unnamed = all(label.startswith("LABEL_") for label in loaded.labels)
         raise ArtifactError(
-            f"the classes of {name} and data differ ({', '.join(missing[:5])})",
+            f"the classes of {name} and data differ ({'; '.join(sides)})",
             where=folder,
-            fix="Use the data that it was trained on, or name its classes with --labels",
+            fix="Write its class names into id2label of config.json"
+            if unnamed
+            else "Use the data that it was trained on, or name its classes with --labels",
         )

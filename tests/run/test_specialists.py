@@ -305,8 +305,12 @@ def test_a_study_has_the_specialists_for_every_method(config: RunConfig, tmp_pat
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (("benign", "rude"), "classes of image teacher and data differ .*hateful"),
-        (("benign", "hateful", "other"), "classes of image teacher and data differ .*other"),
+        (
+            ("benign", "rude"),
+            "teacher alone has rude; the data alone has hateful",
+        ),
+        (("benign", "hateful", "other"), r"differ \(the image teacher alone has other\)"),
+        (("LABEL_0", "LABEL_1"), r"alone has LABEL_0, LABEL_1; .*into id2label"),
         (("benign", "benign"), "no name of its own for each class"),
     ],
 )
