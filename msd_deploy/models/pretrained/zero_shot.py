@@ -12,7 +12,6 @@ is the checkpoint's own: then an image's logits are those of transformers' model
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -160,14 +159,14 @@ class ZeroShotStart:
 
 
 def _check_that_they_differ(classes: Tensor, labels: tuple[str, ...]) -> None:
-    for (first, one), (second, other) in combinations(zip(labels, classes, strict=True), 2):
-        if torch.allclose(one, other, atol=1e-6):
-            raise ConfigError(
-                f"the prompts of {first!r} and {second!r} are the same to the checkpoint, whose"
-                " tokenizer lacks their characters or their letter case",
-                where="finetune.zero_shot",
-                fix="Use other class names, or another checkpoint",
-            )
+    same = torch.cdist(classes, classes, p=torch.inf) < 1e-6
+    for first, second in same.triu(diagonal=1).nonzero().tolist():
+        raise ConfigError(
+            f"the prompts of {labels[first]!r} and {labels[second]!r} are the same to the"
+            " checkpoint, whose tokenizer lacks their characters or their letter case",
+            where="finetune.zero_shot",
+            fix="Use other class names, or another checkpoint",
+        )
 
 
 def zero_shot_start(
