@@ -23,13 +23,13 @@ from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.source import DatasetInfo
 from msd_deploy.distillation.objectives import AdaptationObjective
 from msd_deploy.distillation.plan import plan_key
-from msd_deploy.errors import ConfigError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.classifier import ViewClassifier, task_config
 from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.folders import LoadedModel, family_of
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.predict import predict_views
+from msd_deploy.models.pretrained.teacher import refuse_inputs
 from msd_deploy.models.teachers import Teacher, load_teacher, teacher_for
 from msd_deploy.problem import Problem, has_independent_classes
 from msd_deploy.run.stages import (
@@ -146,13 +146,7 @@ class TrainedStart:
             ConfigError: An input is requested, but the teacher has fixed it.
         """
         requested = {"tokenizer": tokenizer, "max_length": max_length, "image_size": image_size}
-        for name, value in requested.items():
-            if value is not None:
-                raise ConfigError(
-                    "is fixed by the teacher of --adapt",
-                    where=f"data.{name}",
-                    fix="Remove it",
-                )
+        refuse_inputs(requested, "is fixed by the teacher of --adapt")
         return self.loaded.preprocessor
 
     def build(

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor
 from msd_deploy.data.resize import ImageSpec
-from msd_deploy.errors import ConfigError
 from msd_deploy.models.classifier import task_config
 from msd_deploy.models.configs import SpecialistConfig
 from msd_deploy.models.pretrained.classifiers import preprocessor_of_images, preprocessor_of_texts
@@ -19,6 +18,7 @@ from msd_deploy.models.pretrained.files import (
     plain_config,
     text_length,
 )
+from msd_deploy.models.pretrained.teacher import refuse_inputs
 from msd_deploy.models.pretrained.text import load_text_model
 from msd_deploy.models.pretrained.vision import open_vision
 from msd_deploy.models.specialist import SpecialistForClassification
@@ -79,13 +79,7 @@ class PretrainedSpecialist:
         unused = {"tokenizer": tokenizer, "image_size": image_size}
         if self.has_vision_encoder:
             unused = {"tokenizer": tokenizer, "max_length": max_length}
-        for name, value in unused.items():
-            if value is not None:
-                raise ConfigError(
-                    f"is not available for a teacher of the {self.view} alone",
-                    where=f"data.{name}",
-                    fix="Remove it",
-                )
+        refuse_inputs(unused, f"is not available for a teacher of the {self.view} alone")
         own = self.own
         if self.has_vision_encoder:
             size = own.image.size if image_size is None else (image_size, image_size)

@@ -1,6 +1,6 @@
 """PretrainedTeacher, the interface of checkpoints that `msd teacher` fine-tunes, and freezing."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -9,6 +9,21 @@ from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.errors import ConfigError
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.problem import Problem
+
+
+def refuse_inputs(inputs: Mapping[str, object], what: str) -> None:
+    """Refuse requested inputs that a start has fixed or does not have.
+
+    Args:
+        inputs: By key of `[data]`; None where nothing is requested.
+        what: What is wrong, for the error.
+
+    Raises:
+        ConfigError: One is requested.
+    """
+    for name, value in inputs.items():
+        if value is not None:
+            raise ConfigError(what, where=f"data.{name}", fix="Remove it")
 
 
 class PretrainedTeacher(Protocol):
