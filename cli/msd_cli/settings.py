@@ -163,7 +163,7 @@ def teaching_settings(
     if config_file is not None:
         base = read_config_of(TeachingConfig, config_file)
     elif resume:
-        from msd_deploy.run.fine_tuning import fine_tuning_config
+        from msd_deploy.run.fine_tuning_folder import fine_tuning_config
 
         base = fine_tuning_config(out)
     settings = with_given(base, given)

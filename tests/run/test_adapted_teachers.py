@@ -22,7 +22,8 @@ from msd_deploy.errors import ArtifactError, ConfigError, DataError, StoppedErro
 from msd_deploy.hooks import Hooks, RunHooks
 from msd_deploy.models.folders import load_classifier, save_model
 from msd_deploy.models.predict import predict_views
-from msd_deploy.run.fine_tuning import fine_tune_teacher, open_start
+from msd_deploy.run.fine_tuning import fine_tune_teacher
+from msd_deploy.run.fine_tuning_inputs import open_start
 from msd_deploy.run.record import read_source
 from msd_deploy.views import View
 

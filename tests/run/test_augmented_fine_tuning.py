@@ -18,7 +18,8 @@ from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, read_to
 from msd_deploy.data.resize import ImageSpec
 from msd_deploy.errors import StoppedError
 from msd_deploy.hooks import Hooks, RunHooks
-from msd_deploy.run.fine_tuning import fine_tune_teacher, fine_tuning_config
+from msd_deploy.run.fine_tuning import fine_tune_teacher
+from msd_deploy.run.fine_tuning_folder import fine_tuning_config
 
 TEXT = "look the guests came"
 

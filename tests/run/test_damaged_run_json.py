@@ -14,7 +14,7 @@ from msd_deploy.config.run import RunConfig
 from msd_deploy.errors import ArtifactError, ConfigError, DataError, MsdError
 from msd_deploy.pipeline import run_distillation
 from msd_deploy.report.distillation import ReportConfig, write_distillation_report
-from msd_deploy.run.fine_tuning import fine_tuning_config
+from msd_deploy.run.fine_tuning_folder import fine_tuning_config
 from msd_deploy.run.record import naming_run_json
 from msd_export.config import ExportConfig
 from msd_export.opened_model import open_model

@@ -32,7 +32,8 @@ from msd_deploy.models.classifier import ViewClassifier, is_frozen
 from msd_deploy.models.folders import load_classifier
 from msd_deploy.models.predict import predict_views
 from msd_deploy.models.pretrained.teacher import freeze
-from msd_deploy.run.fine_tuning import fine_tune_teacher, open_start
+from msd_deploy.run.fine_tuning import fine_tune_teacher
+from msd_deploy.run.fine_tuning_inputs import open_start
 from msd_deploy.run.record import read_source
 from msd_deploy.views import View
 from tests.checkpoints import words, write_checkpoint
