@@ -10,7 +10,6 @@ from msd_deploy.artifacts.claim import claimed
 from msd_deploy.artifacts.manifest import Json, write_json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.run import RunConfig
-from msd_deploy.data.prepare import notes_of
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.distillation.distances import check_distance
 from msd_deploy.distillation.history import check_tracker
@@ -22,7 +21,7 @@ from msd_deploy.run.adaptation import teacher_of_run
 from msd_deploy.run.dry_run import describe_run
 from msd_deploy.run.output import check_run_output, with_absolute_paths
 from msd_deploy.run.record import RunRecord, naming_run_json
-from msd_deploy.run.stages import cached_predictions, given_teacher, measure
+from msd_deploy.run.stages import cached_predictions, given_teacher, measure, notes_of_training
 from msd_deploy.run.student import check_student, distilled_student
 from msd_deploy.run.task import Task, begin_run, open_models, read_task
 
@@ -129,7 +128,7 @@ def _read_inputs(
         check_distance(config.distill, task.data.info.problem, len(task.data.info.labels))
         check_held_out(config.distill, task.data, seed=config.seed)
         check_student(task)
-    for note in notes_of(task.data.info):
+    for note in notes_of_training(task.data):
         watching.stages.on_note(note)
     teacher_data, given = given_teacher(task, source, opened.teacher)
     return task, teacher_data, given

@@ -24,7 +24,7 @@ from msd_deploy.models.pretrained.zero_shot import zero_shot_start
 from msd_deploy.models.teachers import check_teacher, open_teacher
 from msd_deploy.run.adaptation import TrainedStart
 from msd_deploy.run.record import read_source
-from msd_deploy.run.stages import check_adaptable
+from msd_deploy.run.stages import check_adaptable, notes_of_training
 from msd_deploy.views import View
 
 
@@ -94,7 +94,8 @@ def read_fine_tuning(config: TeachingConfig, folder: Path, hooks: RunHooks) -> F
             where=config.data.spec,
             fix="Add such examples, or use another --view",
         )
-    for note in notes_of(data.info):
+    is_trained = not config.finetune.zero_shot
+    for note in notes_of_training(data) if is_trained else notes_of(data.info):
         hooks.stages.on_note(note)
     return FineTuning(config, folder, start, start.digest(), preprocessor, data, hooks)
 

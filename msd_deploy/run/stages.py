@@ -16,6 +16,7 @@ from msd_deploy.config.parsing import config_as_json
 from msd_deploy.config.run import TeacherConfig
 from msd_deploy.data.augment.batches import build_augmentation, check_same_frame
 from msd_deploy.data.batch import ImageGroupSampler
+from msd_deploy.data.prepare import notes_of
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.source import SourceData
 from msd_deploy.distillation.history import History, Tracker
@@ -222,6 +223,17 @@ def plan_of(
         ),
     )
     return without_validation(plan, task.data)
+
+
+def notes_of_training(data: PreparedData) -> list[str]:
+    """Return the notes on data that a model is trained on; see `notes_of`, `without_validation`."""
+    notes = notes_of(data.info)
+    if not data.splits["validation"].has_label().any():
+        notes.append(
+            "without labels of validation there is no early stopping, and the weights of the last"
+            " epoch are kept"
+        )
+    return notes
 
 
 def without_validation(plan: TrainingPlan, data: PreparedData) -> TrainingPlan:

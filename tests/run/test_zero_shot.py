@@ -190,6 +190,16 @@ def test_nothing_is_trained_and_the_manifest_names_prompts_and_temperature(
     assert not (teacher / "training.json").exists()
 
 
+def test_no_note_is_about_early_stopping_as_nothing_is_trained(
+    config: TeachingConfig, tmp_path: Path
+) -> None:
+    notes: list[str] = []
+    hooks = RunHooks(StageHooks(on_note=notes.append))
+    fine_tune_teacher(config, tmp_path / "teacher", hooks=hooks)
+    assert "no validation row has a label: models are not scored on it" in notes
+    assert not any("early stopping" in note or "epoch" in note for note in notes)
+
+
 def test_the_classes_are_those_of_labelled_rows_or_named(
     config: TeachingConfig, tmp_path: Path
 ) -> None:

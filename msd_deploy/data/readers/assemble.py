@@ -197,16 +197,14 @@ def _assign_without_training_labels(
 
 def _notes_without_labels(splits: Mapping[Split, Sequence[Row]]) -> list[str]:
     """Return notes on what follows from the splits that have no label."""
-    has_label = {name: any(row.labels is not None for row in splits[name]) for name in SPLITS}
-    notes = ["no training row has a label: the teacher's predictions take their place"]
-    if not has_label["validation"]:
-        notes.append(
-            "no validation row has a label: no early stopping, the weights of the last epoch are"
-            " kept"
-        )
-    if not has_label["test"]:
-        notes.append("no test row has a label: models are not scored on it")
-    return notes
+    return [
+        "no training row has a label: the teacher's predictions take their place",
+        *(
+            f"no {name} row has a label: models are not scored on it"
+            for name in SPLITS[1:]
+            if all(row.labels is None for row in splits[name])
+        ),
+    ]
 
 
 def _unlabelled(

@@ -100,7 +100,7 @@ def test_labels_of_test_rows_alone_are_kept_and_never_trained_on(
     assert set(labels_of(data, "train")) == set(labels_of(data, "validation")) == {None}
     assert len(data.dataset["train"]) + len(data.dataset["validation"]) == 40
     notes = " ".join(data.info.notes)
-    assert "no validation row has a label: no early stopping" in notes
+    assert "no validation row has a label: models are not scored" in notes
     assert "no test row has a label" not in notes
 
 
