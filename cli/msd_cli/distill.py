@@ -145,9 +145,8 @@ def _print_plan(planned: dict[str, Any], *, as_json: bool) -> None:
         table.add_row(phase, count_text(model["parameters"]), *counts)
     out.print(table)
     estimate = planned["estimate"]
-    time_text = timedelta(seconds=round(estimate["seconds"]))
+    time_text = str(timedelta(seconds=round(estimate["seconds"])))
     memory = bytes_text(estimate["peak_memory_bytes"])
-    out.print(
-        f"Estimate, from a few steps on this machine: at most {time_text}, less with early"
-        f" stopping; {memory} of memory."
-    )
+    if any(training["patience"] for training in planned["trainings"].values()):
+        time_text = f"at most {time_text}, less with early stopping"
+    out.print(f"Estimate, from a few steps on this machine: {time_text}; {memory} of memory.")

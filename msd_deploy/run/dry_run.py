@@ -48,11 +48,13 @@ class _Training:
         epochs: Number of epochs.
         steps: Number of steps.
         examples: Number of training examples in an epoch.
+        patience: Validations without a better metric before it stops early; 0: it does not.
     """
 
     epochs: int
     steps: int
     examples: int
+    patience: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +120,10 @@ def _trainings(task: Task, *, is_taught: bool) -> dict[Phase, _Training]:
 
     def add(phase: Phase, settings: TeacherConfig | DistillConfig) -> None:
         used = used_by_phase.get(phase)
-        epochs = plan_of(task, phase, settings, used).epochs
-        steps = epochs * steps_per_epoch(task, settings, used)
-        trainings[phase] = _Training(epochs, steps, len(train) if used is None else int(used.sum()))
+        plan = plan_of(task, phase, settings, used)
+        steps = plan.epochs * steps_per_epoch(task, settings, used)
+        examples = len(train) if used is None else int(used.sum())
+        trainings[phase] = _Training(plan.epochs, steps, examples, plan.patience)
 
     if is_taught:
         add("teacher", config.teacher)

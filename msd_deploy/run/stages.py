@@ -206,7 +206,7 @@ def plan_of(
         log_every=common.log_every,
         checkpoint_seconds=common.checkpoint_seconds,
         keep=common.keep,
-        patience=common.patience or 0,
+        patience=0 if phase == "int8" else common.patience or 0,
         watched=watched_views(
             common.keep,
             phase,

@@ -136,7 +136,6 @@ class _StudentTraining:
             steps=steps,
             key=plan_key(plan.key, steps),
             learning_rate=plan.learning_rate * rate,
-            patience=0 if phase == "int8" else plan.patience,
         )
 
 

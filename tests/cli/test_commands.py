@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from msd_cli.main import app
 from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.run import RunConfig
 from msd_deploy.run.record import read_run
 from msd_export.formats import FORMATS
 
@@ -229,9 +230,13 @@ def test_a_run_goes_on_with_the_settings_and_the_teacher_of_another(
     assert msd("distill", "--from", tmp_path, "--out", tmp_path / "newer").code == 1
 
 
-def test_a_dry_run_prints_classes_trainings_and_an_estimate(msd: Msd, tmp_path: Path) -> None:
-    options = ("--data", "synthetic:memes", "--examples", "100", "--out", tmp_path / "run")
+@pytest.mark.parametrize("patience", [0, 5])
+def test_a_dry_run_prints_classes_trainings_and_an_estimate(
+    msd: Msd, small_config: RunConfig, tmp_path: Path, patience: int
+) -> None:
+    options = ("--data", small_config.data.spec, "--patience", patience, "--out", tmp_path / "run")
     answer = msd("distill", *options, "--dry-run")
     assert answer.code == 0, answer.stderr
     for word in ("hateful", "teacher", "student", "Estimate"):
         assert word in answer.stdout
+    assert ("less with early stopping" in " ".join(answer.stdout.split())) == (patience > 0)

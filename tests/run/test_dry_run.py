@@ -109,6 +109,18 @@ def test_a_run_that_continues_another_trains_what_is_left(
     }
 
 
+def test_the_patience_of_each_training_is_that_of_the_run(
+    small_config: RunConfig, tmp_path: Path
+) -> None:
+    config = replace(small_config, distill=replace(small_config.distill, patience=3, int8_epochs=1))
+    planned: Any = dry_run_distillation(config, RunDirectory(tmp_path / "run"))
+    assert {phase: training["patience"] for phase, training in planned["trainings"].items()} == {
+        "teacher": 3,
+        "student": 3,
+        "int8": 0,
+    }
+
+
 def test_an_existing_run_is_refused_as_by_the_run(
     own_run: RunDirectory, small_config: RunConfig
 ) -> None:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,11 +136,11 @@ def test_the_data_of_a_run_is_read_again_without_its_teacher(own: RunDirectory) 
 def test_a_dry_run_without_labels_counts_its_examples(
     unlabelled: RunConfig, tmp_path: Path
 ) -> None:
-    planned = dry_run_distillation(unlabelled, RunDirectory(tmp_path / "run"))
-    data = planned["data"]
-    assert isinstance(data, dict)
-    train = data["splits"]["train"]
+    planned: Any = dry_run_distillation(unlabelled, RunDirectory(tmp_path / "run"))
+    train = planned["data"]["splits"]["train"]
     assert train["without_label"] == train["examples"] > 0
+    assert unlabelled.distill.patience
+    assert planned["trainings"]["student"]["patience"] == 0
 
 
 @pytest.mark.parametrize(
