@@ -16,7 +16,7 @@ training.json) replaces an older one in a single step; what is written as a whol
 """
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from msd_deploy.artifacts.atomic import (
@@ -122,6 +122,25 @@ def check_same_settings(path: Path, before: Json, now: Json, *, fix: str) -> Non
             where=path,
             fix=fix,
         )
+
+
+def check_inputs_exist(inputs: Mapping[str, Path | None], record: Path) -> None:
+    """Check that what is resumed finds its inputs where they were; names on the hub have no place.
+
+    Args:
+        inputs: Absolute paths, and names, by key of the configuration.
+        record: The file that has it.
+
+    Raises:
+        ArtifactError: One is missing.
+    """
+    for key, path in inputs.items():
+        if path is not None and path.is_absolute() and not path.exists():
+            raise ArtifactError(
+                "is missing, and what is resumed was started with it",
+                where=path,
+                fix=f"Put it back, or set config.{key} to its absolute path in {record}",
+            )
 
 
 def _first_difference(before: Json, now: Json, prefix: str = "") -> str:

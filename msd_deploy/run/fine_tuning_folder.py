@@ -23,6 +23,7 @@ from msd_deploy.artifacts.output import (
     COPY_TO_RESUME,
     RESUMABLE,
     begin_folder,
+    check_inputs_exist,
     check_output,
     check_same_settings,
     check_writable,
@@ -90,12 +91,12 @@ def without_paths(config: TeachingConfig) -> TeachingConfig:
 
 def _with_starts(settings: FineTuneConfig, change: Callable[[str], str]) -> FineTuneConfig:
     """Return settings with each checkpoint name changed."""
-    model, vision, text, adapt = (word and change(word) for word in _starts(settings))
+    model, vision, text, adapt = (word and change(word) for word in _starts(settings).values())
     return replace(settings, model=model, vision=vision, text=text, adapt=adapt)
 
 
-def _starts(settings: FineTuneConfig) -> tuple[str | None, ...]:
-    return settings.model, settings.vision, settings.text, settings.adapt
+def _starts(settings: FineTuneConfig) -> dict[str, str | None]:
+    return {key: getattr(settings, key) for key in ("model", "vision", "text", "adapt")}
 
 
 def _name(name: str) -> str:
@@ -112,22 +113,28 @@ def check_fine_tuning_output(
             "no checkpoint is named", where="finetune.model", fix="Use --model, --text or --adapt"
         )
     remove_stale_folders(folder.resolve().parent)
+    starts = {f"finetune.{key}": name for key, name in _starts(config.finetune).items()}
+    inputs = {
+        "data.spec": path_of_spec(config.data.spec),
+        "data.tokenizer": config.data.tokenizer,
+        **{key: None if name is None else Path(name) for key, name in starts.items()},
+    }
     if resume:
         before = fine_tuning_config(folder)
         now = without_paths(config) if is_finished(folder) else config
         fix = "Resume with the same options, or replace it with --overwrite"
         check_same_settings(folder, config_as_json(before), config_as_json(now), fix=fix)
         if not is_finished(folder):
+            check_inputs_exist(inputs, folder / _TRAINING_NAME)
             check_writable(folder, fix=COPY_TO_RESUME)
         return False
-    starts = [Path(start) for start in _starts(config.finetune) if start is not None]
     replaces = check_output(
         folder,
         "teacher of `msd teacher`",
         is_kind=(folder / _TRAINING_NAME).is_file() or _is_taught(folder),
         overwrite=overwrite,
         fix=RESUMABLE,
-        inputs=(path_of_spec(config.data.spec), config.data.tokenizer, *starts),
+        inputs=inputs.values(),
     )
     if replaces and is_finished(folder):
         read_manifest(folder, "model")  # nothing that the user added is removed

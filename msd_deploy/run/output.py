@@ -7,6 +7,7 @@ from msd_deploy.artifacts.atomic import remove_stale_folders
 from msd_deploy.artifacts.output import (
     COPY_TO_RESUME,
     RESUMABLE,
+    check_inputs_exist,
     check_output,
     check_same_settings,
     check_writable,
@@ -105,6 +106,8 @@ def check_run_output(
         now = config_as_json(replace(config, tracker=None))
         fix = "Resume with the same options, or replace it with --overwrite"
         check_same_settings(run.root, before, now, fix=fix)
+        copied = {"teacher.path": None} if run.teacher.is_dir() else {}
+        check_inputs_exist(inputs_of(config) | copied, run.run_json)
         if not run.metrics.is_file():
             check_writable(run.root, fix=COPY_TO_RESUME)
         return record, False
@@ -114,12 +117,17 @@ def check_run_output(
         is_kind=run.run_json.is_file() and not run.study_json.is_file(),
         overwrite=overwrite,
         fix=RESUMABLE,
-        inputs=inputs_of(config),
+        inputs=inputs_of(config).values(),
     )
 
 
-def inputs_of(config: RunConfig) -> tuple[Path | None, ...]:
-    """Return the paths that a run reads; None where it has none."""
-    spec, teacher = path_of_spec(config.data.spec), config.teacher
-    specialists = teacher.specialist_paths.values()
-    return spec, config.data.tokenizer, teacher.path, *specialists, config.student.start
+def inputs_of(config: RunConfig) -> dict[str, Path | None]:
+    """Return the paths that a run reads by key of the configuration; None where it has none."""
+    return {
+        "data.spec": path_of_spec(config.data.spec),
+        "data.tokenizer": config.data.tokenizer,
+        "teacher.path": config.teacher.path,
+        "teacher.image_path": config.teacher.image_path,
+        "teacher.text_path": config.teacher.text_path,
+        "student.start": config.student.start,
+    }

@@ -173,7 +173,7 @@ def _check_output(study: StudyConfig, run: RunDirectory, *, overwrite: bool) -> 
         is_kind=is_study,
         overwrite=overwrite,
         fix=ANOTHER_OUT,
-        inputs=inputs_of(study.base),
+        inputs=inputs_of(study.base).values(),
     )
 
 

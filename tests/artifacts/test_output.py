@@ -1,5 +1,6 @@
 """One policy for outputs: new, replaced or refused; a folder that begins replaces in one step."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -13,10 +14,13 @@ from msd_deploy.artifacts.manifest import read_json
 from msd_deploy.artifacts.output import begin_folder, check_output, check_same_settings
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.fine_tuning import FineTuneConfig, TeachingConfig
-from msd_deploy.config.run import DataConfig, RunConfig
+from msd_deploy.config.parsing import config_as_json, with_options
+from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
 from msd_deploy.errors import ArtifactError
 from msd_deploy.pipeline import dry_run_distillation, run_distillation
 from msd_deploy.run.fine_tuning import fine_tune_teacher
+from msd_deploy.run.fine_tuning_folder import fine_tuning_config
+from msd_deploy.run.record import read_run
 from msd_deploy.study.compare import run_study
 from msd_deploy.study.config import StudyConfig
 
@@ -108,6 +112,36 @@ def test_no_command_reads_its_data_for_an_output_that_cannot_be_written(
     }
     with pytest.raises(ArtifactError, match=rf"^{out}: cannot be .*Choose another --out"):
         commands[command]()
+
+
+INPUTS = ("data.spec", "data.tokenizer")
+
+
+@pytest.mark.parametrize(
+    "key", [*INPUTS, "teacher.path", "teacher.image_path", "teacher.text_path", "student.start"]
+)
+def test_a_resumed_run_names_an_input_that_is_missing(tmp_path: Path, key: str) -> None:
+    run, gone = RunDirectory(tmp_path / "run"), tmp_path / "gone.jsonl"
+    value = str(gone) if key == "data.spec" else gone
+    begin = with_options(RunConfig(teacher=TeacherConfig(path=Path("hub/name"))), {key: value})
+    run.root.mkdir()
+    record = {"config": config_as_json(begin), "dataset_digest": "0" * 64, "schema_version": 1}
+    run.run_json.write_text(json.dumps(record))
+    message = rf"^{gone}: is missing.*config\.{key} to its .* in {run.run_json}"
+    with pytest.raises(ArtifactError, match=message):
+        run_distillation(read_run(run).config, run, resume=True)
+
+
+@pytest.mark.parametrize("key", [*INPUTS, "finetune.model", "finetune.vision", "finetune.adapt"])
+def test_a_resumed_teacher_names_an_input_that_is_missing(tmp_path: Path, key: str) -> None:
+    gone, start = str(tmp_path / "gone.jsonl"), {} if key == "finetune.adapt" else {"model": "clip"}
+    begin = with_options(TeachingConfig(finetune=FineTuneConfig(**start)), {key: gone})
+    record = {"config": config_as_json(begin), "schema_version": 1}
+    (tmp_path / "training.json").write_text(json.dumps(record))
+    with pytest.raises(
+        ArtifactError, match=rf"^{gone}: is missing.*config\.{key} to .*training\.json"
+    ):
+        fine_tune_teacher(fine_tuning_config(tmp_path), tmp_path, resume=True)
 
 
 def test_what_holds_an_input_is_not_replaced(tmp_path: Path) -> None:

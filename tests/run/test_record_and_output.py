@@ -18,7 +18,7 @@ from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.parsing import with_options
 from msd_deploy.config.run import DataConfig, RunConfig, StudentConfig, TeacherConfig
 from msd_deploy.data.preprocess import train_tokenizer
-from msd_deploy.errors import ArtifactError, DataError, StoppedError
+from msd_deploy.errors import ArtifactError, StoppedError
 from msd_deploy.hooks import Hooks, RunHooks
 from msd_deploy.models.folders import load_model
 from msd_deploy.pipeline import run_distillation
@@ -145,7 +145,7 @@ def test_a_data_set_that_is_gone_gets_advice_that_every_command_can_follow(
     (project / "rows.jsonl").rename(project / "moved.jsonl")
     go_elsewhere()
     advice = rf"rows\.jsonl: .*is missing.*config\.data\.spec to .* in {run.run_json}"
-    with pytest.raises(DataError, match=advice):
+    with pytest.raises(ArtifactError, match=advice):
         run_distillation(read_run(run).config, run, resume=True)
     stated = run.run_json.read_text().replace("rows.jsonl", "moved.jsonl")
     run.run_json.write_text(stated)
