@@ -14,6 +14,7 @@ from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.source import DatasetInfo, SourceData
 from msd_deploy.distillation.teacher_cache import Specialist
+from msd_deploy.errors import ConfigError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import LoadedModel
@@ -23,9 +24,30 @@ from msd_deploy.views import View
 LoadedSpecialists = Mapping[View, LoadedModel[ViewClassifier]]
 
 
-def open_specialists(config: TeacherConfig) -> LoadedSpecialists:
-    """Load the teachers of single views; see `open_specialist`."""
-    return {view: open_specialist(path, view) for view, path in config.specialist_paths.items()}
+def open_specialists(
+    config: TeacherConfig, teacher: LoadedModel[ViewClassifier] | None
+) -> LoadedSpecialists:
+    """Load the teachers of single views; see `open_specialist`.
+
+    Args:
+        config: Their paths.
+        teacher: The given teacher; None: the run trains one.
+
+    Raises:
+        ConfigError: One is the teacher, whose targets it would leave as they are.
+    """
+    specialists = {
+        view: open_specialist(path, view) for view, path in config.specialist_paths.items()
+    }
+    for view, loaded in specialists.items():
+        is_adapted = config.adapt_epochs > 0
+        if teacher is not None and loaded.digest == teacher.digest and not is_adapted:
+            raise ConfigError(
+                f"is the teacher itself, which gives the targets of the {view} view anyway",
+                where=f"teacher.{view}_path",
+                fix=f"Remove it, or use another {view} teacher",
+            )
+    return specialists
 
 
 def check_specialists(specialists: LoadedSpecialists, info: DatasetInfo) -> None:

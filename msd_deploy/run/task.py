@@ -236,10 +236,9 @@ def open_models(config: RunConfig, run: RunDirectory, record: RunRecord | None) 
         load_tokenizer(config.data.tokenizer)
     if config.student.start is None and not run.student.is_dir():
         check_starts(config.student)
-    teacher = _given_teacher_folder(config, run, record)
-    return GivenModels(
-        None if teacher is None else open_teacher(teacher), open_specialists(config.teacher)
-    )
+    folder = _given_teacher_folder(config, run, record)
+    teacher = None if folder is None else open_teacher(folder)
+    return GivenModels(teacher, open_specialists(config.teacher, teacher))
 
 
 def _given_teacher_folder(

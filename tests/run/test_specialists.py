@@ -32,6 +32,7 @@ from msd_deploy.report.distillation import ReportConfig, write_distillation_repo
 from msd_deploy.report.page import quality_table
 from msd_deploy.run.record import data_of_run, read_run
 from msd_deploy.run.single_views import check_single_views, unsound_views
+from msd_deploy.run.task import open_models
 from msd_deploy.study.compare import run_study
 from msd_deploy.study.config import StudyConfig
 from msd_deploy.views import View
@@ -358,6 +359,20 @@ def test_a_specialist_without_effect_is_refused(distill: dict[str, Any], reason:
         StudyConfig(base=base, methods=("none", "kd"))
 
 
+@every_view
+def test_the_teacher_as_its_own_specialist_is_refused_unless_it_is_adapted(
+    plain: RunDirectory, config: RunConfig, tmp_path: Path, view: View
+) -> None:
+    copy = Path(shutil.copytree(plain.teacher, tmp_path / "copy"))
+    teacher = TeacherConfig(path=plain.teacher, **{f"{view}_path": copy})
+    run = RunDirectory(tmp_path / "run")
+    with pytest.raises(ConfigError, match=rf"teacher\.{view}_path: is the teacher itself"):
+        run_distillation(replace(config, teacher=teacher), run)
+    assert not run.root.exists()
+    adapted = replace(config, teacher=replace(teacher, adapt_epochs=1))
+    assert list(open_models(adapted, run, None).specialists) == [view]
+
+
 def test_classes_that_are_independent_are_matched_likewise(
     write_memes: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -398,7 +413,7 @@ def test_images_above_the_runs_limit_are_refused_for_all(
     manifest["files"]["preprocess.json"] = sha256_of_file(limited / "preprocess.json")
     (limited / "manifest.json").write_text(json.dumps(manifest))
     run = RunDirectory(tmp_path / "run")
-    teacher = TeacherConfig(path=limited, image_path=limited)
+    teacher = TeacherConfig(path=plain.teacher, image_path=limited)
     run_distillation(replace(config, teacher=teacher), run)
     assert len(predictions_of(run, "train")[View.IMAGE]) == 200
 
