@@ -25,7 +25,7 @@ from msd_deploy.errors import ArtifactError, ConfigError, MsdError, StoppedError
 from msd_deploy.hooks import Hooks, RunHooks, StepReport
 from msd_deploy.metrics import LogitArray, LogitsByView
 from msd_deploy.models.folders import load_classifier
-from msd_deploy.models.predict import predict_views
+from msd_deploy.models.predict import predict_features, predict_views
 from msd_deploy.models.teachers import open_specialist
 from msd_deploy.pipeline import dry_run_distillation, run_distillation
 from msd_deploy.report.distillation import ReportConfig, write_distillation_report
@@ -390,9 +390,22 @@ def test_classes_that_are_independent_are_matched_likewise(
     np.testing.assert_array_equal(predictions_of(run, "test")[View.TEXT], own[:, ::-1])
 
 
-def test_losses_on_features_are_compatible(config: RunConfig, tmp_path: Path) -> None:
-    distill = replace(config.distill, hint_weight=0.1, relation_weight=0.1)
-    run_distillation(replace(config, distill=distill), RunDirectory(tmp_path / "run"))
+def test_losses_on_features_are_of_the_teachers_features_beside_the_specialists_targets(
+    plain: RunDirectory, config: RunConfig, run: RunDirectory, tmp_path: Path
+) -> None:
+    distill = replace(config.distill, hint_weight=0.1, relation_weight=0.1, log_every=1)
+    own = RunDirectory(tmp_path / "run")
+    run_distillation(replace(config, distill=distill), own)
+    first = json.loads(own.history.read_text().splitlines()[0])
+    assert min(first["terms"][name] for name in ("hint", "relation_distance")) > 0
+    teacher, cached = load_classifier(plain.teacher), read_predictions(own.teacher_predictions)
+    rows = data_of_run(read_run(own), teacher.preprocessor).splits["train"]
+    assert cached.features is not None
+    np.testing.assert_array_equal(cached.features, predict_features(teacher.model, rows))
+    for view in View:
+        np.testing.assert_array_equal(
+            cached.of_view("train", view), predictions_of(run, "train")[view]
+        )
 
 
 def test_settings_are_read_again_as_they_were_written(run: RunDirectory) -> None:
