@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
@@ -57,15 +58,23 @@ class Specialist:
         """Key in files."""
         return f"{self.view}_teacher"
 
+    def has_modality(self, split: str) -> NDArray[np.bool_]:
+        """Return which examples of a split have its modality, bool [examples]."""
+        rows = self.data.splits[split]
+        return rows.has_image() if self.view is View.IMAGE else rows.has_text()
+
     def replace_in(
         self, logits: LogitsByView, split: str, transform: Callable[[Batch], Batch]
     ) -> LogitsByView:
-        """Return logits with its own in its view, in the rows that have its modality."""
-        rows = self.data.splits[split]
+        """Return logits with its own in its view, in the rows that have its modality.
+
+        Where all rows have it, `logits` need not have the view.
+        """
+        rows, present = self.data.splits[split], self.has_modality(split)
         own = predict_views(self.teacher.model, rows, views=(self.view,), transform=transform)
         ordered = own[self.view][:, self.teacher.class_order]
-        present = rows.has_image() if self.view is View.IMAGE else rows.has_text()
-        return {**logits, self.view: np.where(present[:, None], ordered, logits[self.view])}
+        others = logits.get(self.view, ordered)
+        return {**logits, self.view: np.where(present[:, None], ordered, others)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,15 +238,19 @@ def _compute(
             inputs.append((_name_of_form("train", form), "train", partial(augmentation, form=form)))
     total, before = sum(len(data.splits[split_name]) for _, split_name, _ in inputs), 0
     for name, split_name, transform in inputs:
-        split = data.splits[split_name]
+        split, is_scored = data.splits[split_name], name in ("validation", "test")
+        given = {one.view for one in specialists if one.has_modality(split_name).all()}
+        views = [view for view in View if is_scored or view not in given]
         on_split = partial(_report_split, on_batch, before, total)
-        predicted = predict_views(teacher.model, split, on_batch=on_split, transform=transform)
+        predicted = predict_views(
+            teacher.model, split, views=views, on_batch=on_split, transform=transform
+        )
         own = {view: logits[:, teacher.class_order] for view, logits in predicted.items()}
         by_view = own
         for specialist in specialists:
             by_view = specialist.replace_in(by_view, split_name, transform)
         _save(folder, f"{name}.safetensors", {_LOGITS: _stacked(by_view)})
-        if specialists and name in ("validation", "test"):
+        if specialists and is_scored:
             _save(folder, f"{_name_of_own(name)}.safetensors", {_LOGITS: _stacked(own)})
         before += len(split)
 

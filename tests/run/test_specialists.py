@@ -2,13 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 from typer.testing import CliRunner
 
 from msd_cli.main import app
@@ -17,16 +18,17 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.augment import AugmentConfig
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig, config_from_json
+from msd_deploy.data.batch import Batch
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.synthetic.tasks import MEMES_LABELS
-from msd_deploy.distillation.teacher_cache import read_predictions
+from msd_deploy.distillation.teacher_cache import Specialist, cache_predictions, read_predictions
 from msd_deploy.errors import ArtifactError, ConfigError, MsdError, StoppedError
 from msd_deploy.hooks import Hooks, RunHooks, StepReport
 from msd_deploy.metrics import LogitArray, LogitsByView
 from msd_deploy.models.folders import load_classifier
 from msd_deploy.models.predict import predict_features, predict_views
-from msd_deploy.models.teachers import open_specialist
+from msd_deploy.models.teachers import open_specialist, open_teacher, teacher_for
 from msd_deploy.pipeline import dry_run_distillation, run_distillation
 from msd_deploy.report.distillation import ReportConfig, write_distillation_report
 from msd_deploy.report.page import quality_table
@@ -117,6 +119,37 @@ def test_the_targets_of_a_view_are_the_specialists_logits_in_the_order_of_the_da
     assert 0 < (~has_it).sum() < len(has_it)
     np.testing.assert_array_equal(targets[view][~has_it], before[view][~has_it])
     np.testing.assert_array_equal(targets[View.MULTIMODAL], before[View.MULTIMODAL])
+
+
+@every_view
+@pytest.mark.parametrize("is_lacking", [False, True])
+def test_the_teacher_predicts_a_specialists_view_only_where_it_is_used(
+    finished_run: RunDirectory,
+    plain: RunDirectory,
+    paths: dict[View, Path],
+    tmp_path: Path,
+    view: View,
+    is_lacking: bool,
+) -> None:
+    run = plain if is_lacking else finished_run
+    loaded, own = open_teacher(run.teacher), open_specialist(paths[view], view)
+    data, own_data = (data_of_run(read_run(run), each.preprocessor) for each in (loaded, own))
+    task: Any = {"labels": data.info.labels, "problem": data.info.problem}
+    specialist = Specialist(view, teacher_for(own, **task), own_data)
+    seen: list[set[View]] = []
+    predict = loaded.model.logits_by_view
+
+    def remember(batch: Batch, views: Iterable[View]) -> dict[View, Tensor]:
+        seen.append(set(views))
+        return predict(batch, views)
+
+    loaded.model.logits_by_view = remember  # type: ignore[method-assign]
+    teacher, others = teacher_for(loaded, **task), set(View) - {view}
+    targets = cache_predictions(teacher, data, tmp_path / "cache", specialists=[specialist])
+    assert seen == [set(View) if is_lacking else others, set(View), set(View)]
+    for other in others:
+        before = predictions_of(run, "train")[other]
+        np.testing.assert_array_equal(targets.of_view("train", other), before)
 
 
 def test_one_specialist_leaves_the_other_view_to_the_teacher(
