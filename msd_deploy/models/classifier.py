@@ -1,6 +1,6 @@
 """ViewClassifier, the common interface of students and teachers."""
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,13 +17,29 @@ from msd_deploy.views import View
 class ViewClassifier(PreTrainedModel):
     """A vision-and-language classifier for both modalities, the image alone or the text alone.
 
+    Images are normalised in the model: `pixel_values` are 0..255 everywhere.
+
     Attributes:
         classifier: The last layer, from features to logits.
         pretrained: Names of the parameters that were loaded from a checkpoint in this process.
     """
 
     classifier: nn.Linear
+    image_mean: Tensor
+    image_std: Tensor
     pretrained: frozenset[str] = frozenset()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Keep the initialization of each module; a checkpoint's weights are loaded later."""
+
+    def set_channels(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Set the mean and the standard deviation per RGB channel, in units of 0..255."""
+        self.register_buffer("image_mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("image_std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def normalised(self, pixel_values: Tensor) -> Tensor:
+        """Return images of 0..255 as the vision encoder takes them."""
+        return (pixel_values.to(self.image_mean.dtype) - self.image_mean) / self.image_std
 
     def features_by_view(self, batch: Batch, views: Iterable[View]) -> dict[View, Tensor]:
         """Compute the classifier's input, float [batch, features], of each view.

@@ -1,13 +1,12 @@
 """FamilyForClassification: a teacher on a transformers model of CLIP, SigLIP, ViLT or VisualBERT.
 
 Models are built from their configuration with the classes of transformers; code in a checkpoint is
-never run. Images are normalised in the model: pixels are 0..255 everywhere.
+never run.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
@@ -28,20 +27,14 @@ class FamilyForClassification(ViewClassifier):
     base_model_prefix = "encoder"
     main_input_name = "pixel_values"
     config: FamilyConfig
-    image_mean: Tensor
-    image_std: Tensor
 
     def __init__(self, config: FamilyConfig) -> None:
         super().__init__(config)
         self.encoder = _build_encoder(config)
         assert config.id2label is not None  # PreTrainedConfig fills it
         self.classifier = nn.Linear(self.encoder.width, len(config.id2label))
-        self.register_buffer("image_mean", torch.tensor(config.image_mean).view(1, 3, 1, 1))
-        self.register_buffer("image_std", torch.tensor(config.image_std).view(1, 3, 1, 1))
+        self.set_channels(config.image_mean, config.image_std)
         self.post_init()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Keep the initialization of each module; the checkpoint's weights are loaded later."""
 
     @property
     def backbone(self) -> nn.Module:
@@ -66,8 +59,7 @@ class FamilyForClassification(ViewClassifier):
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """Return embeddings or tokens, or for ViLT normalised pixels; see `ViewClassifier`."""
-        values = pixel_values.to(self.image_mean.dtype)
-        return self.encoder.parts.encode_images((values - self.image_mean) / self.image_std)
+        return self.encoder.parts.encode_images(self.normalised(pixel_values))
 
     def encode_rows(self, batch: Batch) -> Tensor:
         """Return embeddings of texts, or for ViLT the stream's output of each view."""

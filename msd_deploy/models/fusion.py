@@ -2,7 +2,6 @@
 
 The sequence is [CLS] text [SEP] image tokens. Tokens of a withheld modality are dropped from the
 sequence where a whole batch lacks them, and masked otherwise, with equal logits up to rounding.
-Images are normalised in the model: `pixel_values` are 0..255 everywhere.
 """
 
 from collections.abc import Iterable
@@ -111,8 +110,6 @@ class FusionForClassification(ViewClassifier):
     base_model_prefix = "fusion"
     main_input_name = "pixel_values"
     config: FusionConfig
-    image_mean: Tensor
-    image_std: Tensor
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__(config)
@@ -135,8 +132,7 @@ class FusionForClassification(ViewClassifier):
         self.recomputes = False
         assert config.id2label is not None  # PreTrainedConfig fills it
         self.classifier = nn.Linear(width, len(config.id2label))
-        self.register_buffer("image_mean", torch.tensor(config.image_mean).view(1, 3, 1, 1))
-        self.register_buffer("image_std", torch.tensor(config.image_std).view(1, 3, 1, 1))
+        self.set_channels(config.image_mean, config.image_std)
         self.post_init()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -165,8 +161,7 @@ class FusionForClassification(ViewClassifier):
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """Encode images as tokens [images, tokens, width]; see `ViewClassifier`."""
-        normalised = (pixel_values.to(self.image_mean.dtype) - self.image_mean) / self.image_std
-        return cast(Tensor, self.vision(normalised))
+        return cast(Tensor, self.vision(self.normalised(pixel_values)))
 
     def embed_image(self, pixel_values: Tensor) -> Tensor:
         """Embed images as tokens of the stream.

@@ -38,8 +38,6 @@ class SpecialistForClassification(ViewClassifier):
     base_model_prefix = "encoder"
     main_input_name = "pixel_values"
     config: SpecialistConfig
-    image_mean: Tensor
-    image_std: Tensor
 
     def __init__(self, config: SpecialistConfig) -> None:
         super().__init__(config)
@@ -60,12 +58,8 @@ class SpecialistForClassification(ViewClassifier):
         self.dropout = nn.Dropout(config.dropout)
         assert config.id2label is not None  # PreTrainedConfig fills it
         self.classifier = nn.Linear(width, len(config.id2label))
-        self.register_buffer("image_mean", torch.tensor(config.image_mean).view(1, 3, 1, 1))
-        self.register_buffer("image_std", torch.tensor(config.image_std).view(1, 3, 1, 1))
+        self.set_channels(config.image_mean, config.image_std)
         self.post_init()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Keep the initialization of each module; the checkpoint's weights are loaded later."""
 
     @property
     def vision_modules(self) -> tuple[nn.Module, ...]:
@@ -81,8 +75,7 @@ class SpecialistForClassification(ViewClassifier):
         """Encode images as [images, width]; see `ViewClassifier`. Of texts alone, as they are."""
         if self.view is View.TEXT:
             return pixel_values
-        normalised = (pixel_values.to(self.image_mean.dtype) - self.image_mean) / self.image_std
-        tokens: Tensor = self.encoder(normalised)
+        tokens: Tensor = self.encoder(self.normalised(pixel_values))
         return tokens.mean(dim=1)
 
     def encode_rows(self, batch: Batch) -> Tensor:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForImageClassification,
@@ -77,8 +76,6 @@ class PublishedClassifier(ViewClassifier):
     """
 
     config_class = PreTrainedConfig
-    image_mean: Tensor
-    image_std: Tensor
 
     def __init__(
         self,
@@ -89,15 +86,13 @@ class PublishedClassifier(ViewClassifier):
     ) -> None:
         super().__init__(config)
         self.model, self.view = model, view
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in channels)
-        self.register_buffer("image_mean", mean)
-        self.register_buffer("image_std", std)
+        self.set_channels(*channels)
 
     def logits_by_view(self, batch: Batch, views: Iterable[View]) -> dict[View, Tensor]:
         """Compute the logits [batch, classes] from the one modality, whatever the view."""
         if self.view is View.IMAGE:
-            pixels = (batch.pixel_values.float() - self.image_mean) / self.image_std
-            logits = self.model(pixel_values=pixels).logits[batch.image_index]
+            images = self.normalised(batch.pixel_values)
+            logits = self.model(pixel_values=images).logits[batch.image_index]
         else:
             logits = self.model(
                 input_ids=batch.input_ids, attention_mask=batch.attention_mask
