@@ -53,7 +53,8 @@ class SingleViewJson(TypedDict):
     classes per class; scaled_nll is that at the view's best temperature from 1 to that of the
     multimodal view. The constant answer is the class frequencies of training; its decision is the
     most frequent class or, in multi-label problems, the set of classes with the best micro F1. gain
-    is score - constant_score, excess is scaled_nll - constant_nll.
+    is score - constant_score, excess is scaled_nll - constant_nll. is_sound is None where too few
+    examples can show it.
     """
 
     examples: int
@@ -64,7 +65,7 @@ class SingleViewJson(TypedDict):
     scaled_nll: float
     constant_nll: float
     excess: Difference
-    is_sound: bool
+    is_sound: bool | None
 
 
 def check_on_validation(
@@ -106,7 +107,7 @@ def check_single_views(
     A view is unsound if its loss is above the class frequencies' by more than 5 %, at the lower
     end of the interval. The loss is taken after as much temperature scaling as the multimodal view
     needs: overconfidence in all views is another fault. Where the constant answer errs on fewer
-    than 20 examples, every view counts as sound. Of more than 2,000 examples, every nth is taken.
+    than 20 examples, it is unknown. Of more than 2,000 examples, every nth is taken.
 
     Args:
         logits: [examples, classes] for all three views.
@@ -161,7 +162,7 @@ def unsound_views(
     """
     notes = []
     for name, view in views.items():
-        if view["is_sound"]:
+        if view["is_sound"] is not False:
             continue
         owner, remedy = model, _REMEDY
         if name in specialists:
@@ -264,7 +265,9 @@ def _compare(rows: _Values) -> SingleViewJson:
         "scaled_nll": round(scaled_nll, 6),
         "constant_nll": round(constant_nll, 6),
         "excess": excess,
-        "is_sound": errors < _FEWEST_ERRORS or excess["interval"][0] <= _MARGIN * constant_nll,
+        "is_sound": None
+        if errors < _FEWEST_ERRORS
+        else excess["interval"][0] <= _MARGIN * constant_nll,
     }
 
 
