@@ -1,5 +1,6 @@
 """`msd teacher --adapt`: teachers of every family, adapted to single views."""
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,15 +14,22 @@ from typer.testing import CliRunner
 
 from msd_cli.main import app
 from msd_deploy.artifacts.manifest import read_json, sha256_of_file
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.augment import AugmentConfig
+from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.fine_tuning import FineTuneConfig, TeachingConfig
-from msd_deploy.config.run import DataConfig, RunConfig
+from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
 from msd_deploy.data.prepare import prepare
+from msd_deploy.data.source import DatasetInfo
 from msd_deploy.distillation.distances import kl_distance
 from msd_deploy.errors import ArtifactError, ConfigError, DataError, StoppedError
 from msd_deploy.hooks import Hooks, RunHooks
-from msd_deploy.models.folders import load_classifier, save_model
+from msd_deploy.models.folders import LoadedModel, load_classifier, save_model
 from msd_deploy.models.predict import predict_views
+from msd_deploy.models.pretrained.families import open_checkpoint
+from msd_deploy.models.teachers import teacher_for
+from msd_deploy.pipeline import run_distillation
+from msd_deploy.run.adaptation import model_to_adapt
 from msd_deploy.run.fine_tuning import fine_tune_teacher
 from msd_deploy.run.fine_tuning_inputs import open_start
 from msd_deploy.run.record import read_source
@@ -139,6 +147,43 @@ def test_weights_of_a_checkpoint_have_the_lower_learning_rate(
     assert {"classifier.weight", "classifier.bias"} <= fresh
     assert len(model.pretrained) > len(fresh)
     assert not any(name in fresh for name, _ in model.named_parameters() if "layers.0" in name)
+
+
+def test_in_a_run_a_step_moves_weights_of_a_checkpoint_a_tenth_as_far(
+    taught: dict[str, Path], memes_file: DataConfig, tmp_path: Path
+) -> None:
+    """A first step of Adam moves each weight with a gradient by the learning rate."""
+    teacher = TeacherConfig(path=taught["clip"], adapt_epochs=1, adapt_rate=1e-3, batch_size=1000)
+    run = RunDirectory(tmp_path / "run")
+    run_distillation(
+        RunConfig(data=memes_file, teacher=teacher, distill=DistillConfig(epochs=1)), run
+    )
+    before, after = (
+        dict(load_classifier(folder).model.named_parameters())
+        for folder in (run.teacher, run.adapted_teacher)
+    )
+    moved = {name: float((after[name] - before[name]).abs().max().detach()) for name in before}
+    fresh = [name for name in moved if name.startswith(("classifier.", "encoder.head."))]
+    assert max(moved[name] for name in fresh) == pytest.approx(1e-3, rel=0.05)
+    pretrained = moved.keys() - fresh
+    assert max(moved[name] for name in pretrained) == pytest.approx(1e-4, rel=0.05)
+
+
+@pytest.mark.parametrize("labels", list(itertools.permutations("abc")))
+def test_classes_are_put_into_the_order_of_the_data(
+    published: dict[str, Path], labels: tuple[str, ...], tmp_path: Path
+) -> None:
+    start = open_checkpoint(str(published["clip"]))
+    preprocessor, own = start.preprocessor(["a text"]), ("a", "b", "c")
+    model = start.build(preprocessor, labels=own, problem="single_label", dropout=0.0)
+    features = torch.randn(5, model.classifier.in_features)
+    before = model.classifier(features)
+    loaded = LoadedModel(model, preprocessor, own, "single_label", "digest", tmp_path)
+    teacher = teacher_for(loaded, labels=labels, problem="single_label")
+    adapted = model_to_adapt(teacher, DatasetInfo(labels, "single_label"))
+    assert adapted.config.id2label == dict(enumerate(labels))
+    for index, label in enumerate(labels):
+        assert torch.equal(adapted.classifier(features)[:, index], before[:, own.index(label)])
 
 
 def test_labels_of_training_examples_are_not_used(
