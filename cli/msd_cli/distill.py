@@ -147,6 +147,6 @@ def _print_plan(planned: dict[str, Any], *, as_json: bool) -> None:
     estimate = planned["estimate"]
     time_text = str(timedelta(seconds=round(estimate["seconds"])))
     memory = bytes_text(estimate["peak_memory_bytes"])
-    if any(training["patience"] for training in planned["trainings"].values()):
+    if any(0 < each["patience"] < each["epochs"] for each in planned["trainings"].values()):
         time_text = f"at most {time_text}, less with early stopping"
     out.print(f"Estimate, from a few steps on this machine: {time_text}; {memory} of memory.")
