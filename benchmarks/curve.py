@@ -2,8 +2,9 @@
 
     python benchmarks/curve.py runs/memes-500 runs/memes-1000 runs/memes-2000 --out curve-memes.md
 
-Each folder is an output of `msd compare`. A row is a number of training rows; its columns are the
-methods' test metric per view, and the difference of msd-fixed to each control, paired by seed.
+Each folder is an output of `msd compare`. A row is a number of training rows and a budget; its
+columns are the methods' test metric per view, and the difference of msd-fixed to each control that
+all studies have, paired by seed.
 """
 
 import argparse
@@ -17,35 +18,40 @@ from msd_deploy.study.compare import RESULT_NAME
 from msd_deploy.study.tables import difference_text, percent_text, spread_text
 from msd_deploy.views import View
 
-_METHODS = ("none", "kd", "kd-dropout", "msd-fixed")
-_OURS, _CONTROLS = "msd-fixed", ("kd", "kd-dropout")
+_OURS = "msd-fixed"
+_METHODS = ("none", "kd", "kd-dropout", _OURS)
+_BUDGETS = {"steps": "equal steps", "compute": "equal compute", "converged": "convergence"}
 
 
 def curve_markdown(studies: Sequence[Json]) -> str:
-    """Return the table of studies in Markdown, fewest training rows first.
+    """Return the table of studies in Markdown, by budget, fewest training rows first.
 
     Args:
-        studies: Contents of compare.json, of one task, each with all of `_METHODS`.
+        studies: Contents of compare.json, of one task, each with msd-fixed.
     """
-    results: list[Any] = sorted(studies, key=lambda study: _labelled(study))
+    results: list[Any] = sorted(studies, key=lambda study: (study["budget"], _labelled(study)))
     first = results[0]
+    methods = [name for name in _METHODS if all(name in each["methods"] for each in results)]
     lines = [
         f"# {first['data']}: gain of msd by the number of training rows",
         "",
         f"- {first['metric']} in % on {first['examples']['test']:,} test examples, student"
-        f" {first['student']}, budget: {first['budget']}",
+        f" {first['student']}",
         f"- host: {first['host']}",
     ]
-    lines += [f"- {_labelled(result):,} rows: `{result['command']}`" for result in results]
+    lines += [
+        f"- {_labelled(result):,} rows, {_BUDGETS[result['budget']]}: `{result['command']}`"
+        for result in results
+    ]
     for view in View:
-        lines += ["", f"## {view.value}", "", *_table(results, view)]
+        lines += ["", f"## {view.value}", "", *_table(results, methods, view)]
     return "\n".join(lines) + "\n"
 
 
 def _read_study(folder: Path) -> Json:
     study: Any = read_versioned_json(folder / RESULT_NAME)
-    if missing := [method for method in _METHODS if method not in study["methods"]]:
-        sys.exit(f"error: {folder}: has no {', '.join(missing)}; add them with msd compare")
+    if _OURS not in study["methods"]:
+        sys.exit(f"error: {folder}: has no {_OURS}; add it with msd compare")
     return dict(study)
 
 
@@ -53,17 +59,18 @@ def _labelled(study: Any) -> int:
     return int(study["labelled"])
 
 
-def _table(results: Sequence[Any], view: View) -> list[str]:
-    differences = [f"{_OURS} - {control}" for control in _CONTROLS]
+def _table(results: Sequence[Any], methods: Sequence[str], view: View) -> list[str]:
+    differences = [f"{_OURS} - {name}" for name in methods if name.startswith("kd")]
     lines = [
-        f"| training rows | teacher | {' | '.join((*_METHODS, *differences))} |",
-        f"|---:|---:|{'---:|' * (len(_METHODS) + len(differences))}",
+        f"| training rows | budget | teacher | {' | '.join((*methods, *differences))} |",
+        f"|---:|---|---:|{'---:|' * (len(methods) + len(differences))}",
     ]
     for result in results:
-        cells = [spread_text(result["methods"][method][view.value]) for method in _METHODS]
+        cells = [spread_text(result["methods"][method][view.value]) for method in methods]
         cells += [difference_text(result["paired"][name][view.value]) for name in differences]
+        start = f"{_labelled(result):,} | {_BUDGETS[result['budget']]}"
         teacher = percent_text(result["teacher"][view])
-        lines.append(f"| {_labelled(result):,} | {teacher} | {' | '.join(cells)} |")
+        lines.append(f"| {start} | {teacher} | {' | '.join(cells)} |")
     return lines
 
 
