@@ -30,7 +30,7 @@ from msd_deploy.models.predict import predict_views
 from msd_deploy.run.output import with_absolute_paths
 from msd_deploy.run.stages import cached_predictions, given_teacher, ordinary_steps
 from msd_deploy.run.student import distilled_student
-from msd_deploy.run.task import Task, read_task
+from msd_deploy.run.task import Task, open_models, read_task
 from msd_deploy.study.compute import measure_flops, steps_by_method
 from msd_deploy.study.config import StudyConfig
 from msd_deploy.views import View
@@ -100,8 +100,10 @@ def tune(base: RunConfig, methods: list[str], seeds: list[int], out: Path) -> No
     path = out / "tuning.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     known = {tuple(json.loads(line)[k] for k in ("method", "candidate", "seed")) for line in lines}
-    task, source = read_task(base, RunDirectory(out), StageHooks(), Hooks())
-    teacher_data, teacher = given_teacher(task, source)
+    run = RunDirectory(out)
+    opened = open_models(base, run, None)
+    task, source = read_task(base, run, StageHooks(), Hooks(), given=opened)
+    teacher_data, teacher = given_teacher(task, source, opened.teacher)
     assert teacher is not None
     predictions = cached_predictions(task, teacher, teacher_data)
     for seed in seeds:
