@@ -40,7 +40,7 @@ CANDIDATES: Mapping[str, Mapping[str, Mapping[str, float]]] = {
         "defaults": {},
         "temperature 4": {"temperature": 4.0},
         "alpha 0.5": {"alpha": 0.5},
-        "learning rate 0.006": {"learning_rate": 0.006},
+        "learning rate 0.003": {"learning_rate": 0.003},
     },
     "kd-dropout": {
         "dropout 0.15": {"dropout": 0.15},
@@ -51,7 +51,7 @@ CANDIDATES: Mapping[str, Mapping[str, Mapping[str, float]]] = {
         "defaults": {},
         "temperature 4": {"temperature": 4.0},
         "alpha 0.5": {"alpha": 0.5},
-        "learning rate 0.006": {"learning_rate": 0.006},
+        "learning rate 0.003": {"learning_rate": 0.003},
         "single weights 0.5": {"image_weight": 0.5, "text_weight": 0.5},
         "single weights 2": {"image_weight": 2.0, "text_weight": 2.0},
     },

@@ -198,7 +198,7 @@ class DistillConfig:
         Option(
             "--epochs",
             "Student",
-            default="as many as make about 1,000 steps, 7 to 100; 0 with --from and --int8-epochs",
+            default="as many as make about 1,000 steps, 10 to 100; 0 with --from and --int8-epochs",
         ),
     ] = None
     int8_epochs: Annotated[
@@ -216,7 +216,11 @@ class DistillConfig:
         Setting("Peak learning rate of int8_epochs, as a multiple of learning_rate.", (1e-6, 10)),
     ] = 0.1
     batch_size: Annotated[int, BATCH_SIZE, Option("--batch-size", "Student")] = 64
-    learning_rate: Annotated[float, LEARNING_RATE, Option("--learning-rate", "Student")] = 3e-3
+    learning_rate: Annotated[
+        float | None,
+        LEARNING_RATE,
+        Option("--learning-rate", "Student", default="0.006 for the size tiny, 0.003 for others"),
+    ] = None
     weight_decay: Annotated[float, WEIGHT_DECAY] = 0.01
     warmup_share: Annotated[float, WARMUP_SHARE] = 0.05
     checkpoint_seconds: Annotated[float, CHECKPOINT_SECONDS] = 30.0

@@ -12,7 +12,7 @@ from msd_deploy.views import View
 # With fewer, a student of three views is behind one of the multimodal view on much data.
 _STEPS = {"teacher": 750, "student": 1000}
 # A student needs fewer epochs than a teacher, since soft targets carry more than labels.
-_MIN_EPOCHS = {"teacher": 8, "student": 7}
+_MIN_EPOCHS = {"teacher": 8, "student": 10}
 # A training set of one or two batches is known by heart long before 750 steps.
 _MAX_EPOCHS = 100
 # An epoch of few examples is few steps: validation after each would cost more than training.
@@ -85,7 +85,7 @@ class TrainingResult:
 def default_epochs(phase: Phase, rows: int, batch_size: int, steps_per_epoch: int) -> int:
     """Return the default number of epochs: about 1,000 steps (teacher: 750), or more.
 
-    At least the steps of 7 epochs (teacher: 8), at most 100 epochs, in batches of batch_size rows.
+    At least the steps of 10 epochs (teacher: 8), at most 100 epochs, in batches of batch_size rows.
     Where rows share images, batches are larger and an epoch has fewer steps, so there are more
     epochs.
 

@@ -47,7 +47,7 @@ from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import LoadedModel, save_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.predict import predict_views
-from msd_deploy.models.sizes import build_teacher
+from msd_deploy.models.sizes import DEFAULT_LEARNING_RATE, build_teacher
 from msd_deploy.models.teachers import Teacher, load_teacher, teacher_for
 from msd_deploy.run.output import without_paths
 from msd_deploy.run.single_views import check_on_validation, unsound_views
@@ -199,7 +199,7 @@ def plan_of(
         phase=phase,
         epochs=_epochs(task, phase, settings, used),
         batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.learning_rate or DEFAULT_LEARNING_RATE[task.config.student.size],
         weight_decay=common.weight_decay,
         warmup_share=common.warmup_share,
         seed=task.config.seed,

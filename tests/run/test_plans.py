@@ -1,0 +1,27 @@
+"""How long and at which learning rate a student is trained by default."""
+
+from pathlib import Path
+
+import pytest
+
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.distill import DistillConfig
+from msd_deploy.config.run import DataConfig, RunConfig, StudentConfig, StudentSize
+from msd_deploy.hooks import Hooks, StageHooks
+from msd_deploy.run.stages import plan_of
+from msd_deploy.run.task import read_task
+
+
+@pytest.mark.parametrize(("size", "rate"), [("tiny", 6e-3), ("small", 3e-3), ("mobile", 3e-3)])
+@pytest.mark.parametrize("requested", [None, 1e-3])
+def test_the_learning_rate_is_the_requested_one_or_that_of_the_size(
+    size: StudentSize, rate: float, requested: float | None, tmp_path: Path
+) -> None:
+    config = RunConfig(
+        data=DataConfig(spec="synthetic:memes", examples=100),
+        student=StudentConfig(size=size),
+        distill=DistillConfig(learning_rate=requested),
+    )
+    task, _ = read_task(config, RunDirectory(tmp_path), StageHooks(), Hooks())
+    plan = plan_of(task, "student", config.distill, None)
+    assert plan.learning_rate == (requested or rate)
