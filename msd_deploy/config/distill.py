@@ -222,7 +222,7 @@ class DistillConfig:
         Option("--learning-rate", "Student", default="0.006 for the size tiny, 0.003 for others"),
     ] = None
     weight_decay: Annotated[float, WEIGHT_DECAY] = 0.01
-    warmup_share: Annotated[float, WARMUP_SHARE] = 0.05
+    warmup_share: Annotated[float, WARMUP_SHARE] = 0.15
     checkpoint_seconds: Annotated[float, CHECKPOINT_SECONDS] = 30.0
     log_every: Annotated[int, LOG_EVERY] = 20
     keep: Annotated[Keep, KEEP] = "one-se"

@@ -14,6 +14,7 @@ from msd_deploy.config.distill import (
     EPOCHS,
     LEARNING_RATE,
     MODALITY_DROPOUT,
+    WARMUP_SHARE,
     DistillConfig,
 )
 from msd_deploy.config.parsing import config_of, read_config_of
@@ -184,6 +185,7 @@ class TeacherConfig:
     ] = None
     batch_size: Annotated[int, BATCH_SIZE] = 64
     learning_rate: Annotated[float, LEARNING_RATE] = 1e-3
+    warmup_share: Annotated[float, WARMUP_SHARE] = 0.05
     modality_dropout: Annotated[float, MODALITY_DROPOUT] = 0.3
     adapt_epochs: Annotated[
         int,

@@ -201,7 +201,7 @@ def plan_of(
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate or DEFAULT_LEARNING_RATE[task.config.student.size],
         weight_decay=common.weight_decay,
-        warmup_share=common.warmup_share,
+        warmup_share=settings.warmup_share,
         seed=task.config.seed,
         log_every=common.log_every,
         checkpoint_seconds=common.checkpoint_seconds,
