@@ -46,7 +46,8 @@ class Loss:
     """What an export lost of the metric, and whether that can be chance.
 
     Attributes:
-        drop: Source's metric less the export's, 0 to 1; negative if some was won.
+        drop: Source's metric less the export's, 0 to 1; negative if some was won. Rounded, as the
+            ends of the interval, to 6 decimal places.
         low: Lower end of its 95 % interval: test examples resampled, the same for both.
         high: Upper end.
         only_source_right: Examples that the source alone gets wholly right.
@@ -65,8 +66,8 @@ class Loss:
     def as_json(self) -> Json:
         """Return the loss as JSON values."""
         return {
-            "drop": round(self.drop, 6),
-            "drop_interval": [round(self.low, 6), round(self.high, 6)],
+            "drop": self.drop,
+            "drop_interval": [self.low, self.high],
             "mcnemar": {
                 "only_source_right": self.only_source_right,
                 "only_export_right": self.only_export_right,
@@ -229,7 +230,9 @@ def loss_of(exported: LogitArray, source: LogitArray, labels: LabelArray, proble
     right, still_right = before[:, 0] == before[:, 1], after[:, 0] == after[:, 1]
     lost, won = int((right & ~still_right).sum()), int((still_right & ~right).sum())
     p_value = float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
-    return Loss(float(drop), low, high, lost, won, p_value)
+    # .97 - .94 is above .03 in floating point, and a limit of .03 allows it.
+    drop, low, high = (round(float(value), 6) for value in (drop, low, high))
+    return Loss(drop, low, high, lost, won, p_value)
 
 
 def divergence(exported: LogitArray, source: LogitArray, problem: Problem) -> float:

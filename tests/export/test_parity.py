@@ -130,7 +130,8 @@ def test_a_drop_beyond_the_gate_is_refused(split: PreparedSplit) -> None:
     exported = logits_of(1.0)
     exported[View.MULTIMODAL][:3, 0] = -1.0
     parity = compare_logits(exported, logits_of(1.0), split, "single_label")
-    check_parity(parity, Gate(("onnx", "int8"), max_drop=0.016))
+    assert 1 - 197 / 200 > 0.015, "in floating point the drop is above the limit that it reaches"
+    check_parity(parity, Gate(("onnx", "int8"), max_drop=0.015))
     with pytest.raises(ParityError, match=r"loses 1\.50 percentage points .* than --max-drop 1"):
         check_parity(parity, Gate(("onnx", "int8"), max_drop=0.01))
 
