@@ -225,14 +225,14 @@ def loss_of(exported: LogitArray, source: LogitArray, labels: LabelArray, proble
             for drawn in bootstrap_rows(len(before))
         ]
     )
-    low, high = percentile_interval(resampled)
+    ends = percentile_interval(resampled)
     # A row is wholly right where its numerator reaches its denominator, whatever the metric.
     right, still_right = before[:, 0] == before[:, 1], after[:, 0] == after[:, 1]
     lost, won = int((right & ~still_right).sum()), int((still_right & ~right).sum())
     p_value = float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
     # .97 - .94 is above .03 in floating point, and a limit of .03 allows it.
-    drop, low, high = (round(float(value), 6) for value in (drop, low, high))
-    return Loss(drop, low, high, lost, won, p_value)
+    lost_share, low, high = (round(float(value), 6) for value in (drop, *ends))
+    return Loss(lost_share, low, high, lost, won, p_value)
 
 
 def divergence(exported: LogitArray, source: LogitArray, problem: Problem) -> float:
