@@ -20,7 +20,6 @@ from msd_deploy.views import View
 
 _OURS = "msd-fixed"
 _METHODS = ("none", "kd", "kd-dropout", _OURS)
-_BUDGETS = {"steps": "equal steps", "compute": "equal compute", "converged": "convergence"}
 
 
 def curve_markdown(studies: Sequence[Json]) -> str:
@@ -39,10 +38,7 @@ def curve_markdown(studies: Sequence[Json]) -> str:
         f" {first['student']}",
         f"- host: {first['host']}",
     ]
-    lines += [
-        f"- {_labelled(result):,} rows, {_BUDGETS[result['budget']]}: `{result['command']}`"
-        for result in results
-    ]
+    lines += [f"- {_labelled(result):,} rows: `{result['command']}`" for result in results]
     for view in View:
         lines += ["", f"## {view.value}", "", *_table(results, methods, view)]
     return "\n".join(lines) + "\n"
@@ -68,9 +64,9 @@ def _table(results: Sequence[Any], methods: Sequence[str], view: View) -> list[s
     for result in results:
         cells = [spread_text(result["methods"][method][view.value]) for method in methods]
         cells += [difference_text(result["paired"][name][view.value]) for name in differences]
-        start = f"{_labelled(result):,} | {_BUDGETS[result['budget']]}"
         teacher = percent_text(result["teacher"][view])
-        lines.append(f"| {start} | {teacher} | {' | '.join(cells)} |")
+        start = f"{_labelled(result):,} | {result['budget']} | {teacher}"
+        lines.append(f"| {start} | {' | '.join(cells)} |")
     return lines
 
 
