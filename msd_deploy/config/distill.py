@@ -219,7 +219,7 @@ class DistillConfig:
     learning_rate: Annotated[
         float | None,
         LEARNING_RATE,
-        Option("--learning-rate", "Student", default="0.006 for the size tiny, 0.003 for others"),
+        Option("--learning-rate", "Student", default="0.0045 for the size tiny, 0.003 for others"),
     ] = None
     weight_decay: Annotated[float, WEIGHT_DECAY] = 0.01
     warmup_share: Annotated[float, WARMUP_SHARE] = 0.15

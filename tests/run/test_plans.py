@@ -18,7 +18,7 @@ from msd_deploy.run.stages import plan_of
 from msd_deploy.run.task import read_task
 
 
-@pytest.mark.parametrize(("size", "rate"), [("tiny", 6e-3), ("small", 3e-3), ("mobile", 3e-3)])
+@pytest.mark.parametrize(("size", "rate"), [("tiny", 4.5e-3), ("small", 3e-3), ("mobile", 3e-3)])
 @pytest.mark.parametrize("requested", [None, 1e-3])
 def test_the_learning_rate_is_the_requested_one_or_that_of_the_size(
     size: StudentSize, rate: float, requested: float | None, tmp_path: Path
