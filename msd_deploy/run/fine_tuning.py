@@ -48,8 +48,8 @@ from msd_deploy.run.fine_tuning_folder import (
     check_fine_tuning_output,
     is_finished,
     result_of,
-    with_absolute_paths,
-    without_paths,
+    teaching_with_absolute_paths,
+    teaching_without_paths,
 )
 from msd_deploy.run.fine_tuning_inputs import FineTuning, labelled_examples, read_fine_tuning
 from msd_deploy.run.single_views import best_temperature, check_on_validation, unsound_views
@@ -88,7 +88,7 @@ def fine_tune_teacher(
         MsdError: Bad input, or another process uses the folder; nothing is written then.
         StoppedError: Asked to stop; the fine-tuning can be resumed.
     """
-    config = with_absolute_paths(config)
+    config = teaching_with_absolute_paths(config)
     process_group.begin()
     with claimed(folder) if process_group.is_main() else nullcontext():
         process_group.barrier()
@@ -208,7 +208,7 @@ def _plan(teaching: FineTuning) -> TrainingPlan:
         parts=settings.accumulate,
         precision=settings.precision,
         key=plan_key(
-            config_as_json(without_paths(teaching.config)),
+            config_as_json(teaching_without_paths(teaching.config)),
             teaching.data.digest,
             teaching.preprocessor.digest(),
             teaching.start_digest,
@@ -272,7 +272,7 @@ def _save(
             "dataset_digest": data.digest,
             "parameters": result["parameters"],
             **origin,
-            "teaching": config_as_json(without_paths(teaching.config)),
+            "teaching": config_as_json(teaching_without_paths(teaching.config)),
             **class_weights_as_json(data.info),
             "result": result,
         },

@@ -76,13 +76,13 @@ def fine_tuning_config(folder: Path) -> TeachingConfig:
         raise error_in_file(error, key, path) from error
 
 
-def with_absolute_paths(config: TeachingConfig) -> TeachingConfig:
+def teaching_with_absolute_paths(config: TeachingConfig) -> TeachingConfig:
     """Return a configuration with absolute paths."""
     finetune = _with_starts(config.finetune, absolute_folder)
     return replace(config, data=absolute_data(config.data), finetune=finetune)
 
 
-def without_paths(config: TeachingConfig) -> TeachingConfig:
+def teaching_without_paths(config: TeachingConfig) -> TeachingConfig:
     """Return a configuration without paths; names on the hub and of tasks stay."""
     spec = kind_of_spec(config.data.spec)
     finetune = _with_starts(config.finetune, _name)
@@ -121,7 +121,7 @@ def check_fine_tuning_output(
     }
     if resume:
         before = fine_tuning_config(folder)
-        now = without_paths(config) if is_finished(folder) else config
+        now = teaching_without_paths(config) if is_finished(folder) else config
         fix = "Resume with the same options, or replace it with --overwrite"
         check_same_settings(folder, config_as_json(before), config_as_json(now), fix=fix)
         if not is_finished(folder):
