@@ -33,6 +33,7 @@ _METRICS: Mapping[Problem, str] = {
     "soft_label": "vqa_accuracy",
 }
 _RESAMPLES = 1000
+_RESAMPLES_AT_ONCE = 50
 _CONFIDENCE = 0.95
 
 
@@ -118,6 +119,14 @@ def bootstrap_rows(rows: int) -> Iterator[NDArray[np.int64]]:
         yield generator.integers(0, rows, rows)
 
 
+def resample_weights(rows: int) -> Iterator[NDArray[np.float64]]:
+    """Yield how often each row is in each resample, float64 [resamples, rows], 50 at a time."""
+    draws = bootstrap_rows(rows)
+    while chunk := list(itertools.islice(draws, _RESAMPLES_AT_ONCE)):
+        weights = np.stack([np.bincount(drawn, minlength=rows) for drawn in chunk])
+        yield weights.astype(np.float64)
+
+
 def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
     """Return both ends of the 95 % percentile interval of resampled values."""
     tail = (1 - _CONFIDENCE) / 2
@@ -167,7 +176,6 @@ def ratio_of_sums(sums: NDArray[np.int64]) -> NDArray[np.float64]:
 
 _Weights = NDArray[np.float64]
 _Measure = Callable[[_Weights], NDArray[np.float64]]
-_RESAMPLES_AT_ONCE = 50
 
 
 def score_extra_metrics(
@@ -206,11 +214,9 @@ def _score(logits: LogitArray, labels: LabelArray, metric: ExtraMetric) -> Score
     else:
         measure = _f1_measure(logits, labels, by_support=metric == "weighted_f1")
     rows = len(labels)
-    draws = bootstrap_rows(rows)
     resampled: list[float] = []
-    while chunk := list(itertools.islice(draws, _RESAMPLES_AT_ONCE)):
-        weights = np.stack([np.bincount(drawn, minlength=rows) for drawn in chunk])
-        resampled += measure(weights.astype(np.float64)).tolist()
+    for weights in resample_weights(rows):
+        resampled += measure(weights).tolist()
     low, high = percentile_interval(np.array(resampled))
     return Score(float(measure(np.ones((1, rows)))[0]), low, high, rows)
 

@@ -1,7 +1,7 @@
 """Model folders: saving and loading a model with its preprocessing and labels.
 
 A folder is self-contained and can be moved: config.json, model.safetensors, preprocess.json,
-tokenizer.json, labels.json, manifest.json.
+tokenizer.json, labels.json, manifest.json, and calibration.json where the model is calibrated.
 """
 
 from collections import Counter
@@ -43,6 +43,12 @@ from msd_deploy.models.loading import CONFIG_NAME, load_weights, reason_of
 from msd_deploy.models.specialist import SpecialistForClassification
 from msd_deploy.problem import Problem, decides_one_class
 from msd_deploy.quiet import quiet_transformers
+from msd_deploy.temperatures import (
+    CALIBRATION_NAME,
+    UNCALIBRATED,
+    Temperatures,
+    read_temperatures,
+)
 from msd_deploy.views import View
 
 LABELS_NAME = "labels.json"
@@ -63,6 +69,7 @@ class LoadedModel(Generic[Model]):
         problem: Kind of its task.
         digest: SHA-256 over the folder's files, independent of its path.
         folder: The folder that it was loaded from.
+        temperatures: Its temperatures.
     """
 
     model: Model
@@ -71,6 +78,7 @@ class LoadedModel(Generic[Model]):
     problem: Problem
     digest: str
     folder: Path
+    temperatures: Temperatures = UNCALIBRATED
 
 
 def save_model(
@@ -81,6 +89,7 @@ def save_model(
     labels: tuple[str, ...],
     problem: Problem,
     facts: Mapping[str, object],
+    temperatures: Temperatures = UNCALIBRATED,
 ) -> None:
     """Write a model folder; an existing one is replaced when the new one is complete.
 
@@ -91,12 +100,15 @@ def save_model(
         labels: Names of the classes.
         problem: Kind of its task.
         facts: Additional JSON values of the manifest.
+        temperatures: Its temperatures; calibration.json is written if they were fitted.
     """
     with new_folder(folder) as building:
         with quiet_transformers():
             model.save_pretrained(building)
         preprocessor.save(building)
         write_json(building / LABELS_NAME, labels_as_json(labels, problem))
+        if temperatures.is_fitted:
+            write_json(building / CALIBRATION_NAME, temperatures.as_json())
         write_manifest(building, "model", facts)
 
 
@@ -219,7 +231,7 @@ def _verified(folder: Path) -> Json:
 
 def _load(folder: Path, kind: type[Model], manifest: Json) -> LoadedModel[Model]:
     labels, problem = read_labels(folder)
-    preprocessor = Preprocessor.load(folder)
+    preprocessor, temperatures = Preprocessor.load(folder), read_temperatures(folder)
     model, report = load_weights(kind, folder)
     assert isinstance(model, kind)
     unmatched = sorted({*report["missing_keys"], *report["unexpected_keys"]})
@@ -241,7 +253,7 @@ def _load(folder: Path, kind: type[Model], manifest: Json) -> LoadedModel[Model]
     nn.Module.eval(model)
     _check_inputs(model, preprocessor, folder)
     check_that_it_runs(model, preprocessor, folder)
-    return LoadedModel(model, preprocessor, labels, problem, digest, folder)
+    return LoadedModel(model, preprocessor, labels, problem, digest, folder, temperatures)
 
 
 def _check_inputs(model: ViewClassifier, preprocessor: Preprocessor, folder: Path) -> None:

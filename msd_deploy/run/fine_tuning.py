@@ -43,6 +43,7 @@ from msd_deploy.models.predict import predict_views
 from msd_deploy.models.pretrained.teacher import freeze
 from msd_deploy.models.pretrained.zero_shot import ZeroShotStart
 from msd_deploy.run.adaptation import Adaptation, begin_adaptation
+from msd_deploy.run.calibration import best_temperature
 from msd_deploy.run.fine_tuning_folder import (
     begin_fine_tuning,
     check_fine_tuning_output,
@@ -52,7 +53,7 @@ from msd_deploy.run.fine_tuning_folder import (
     teaching_without_paths,
 )
 from msd_deploy.run.fine_tuning_inputs import FineTuning, labelled_examples, read_fine_tuning
-from msd_deploy.run.single_views import best_temperature, check_on_validation, unsound_views
+from msd_deploy.run.single_views import check_on_validation, unsound_views
 from msd_deploy.run.stages import parameter_count, state_scores, without_validation
 from msd_deploy.views import View
 

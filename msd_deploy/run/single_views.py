@@ -11,7 +11,6 @@ from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.metrics import (
@@ -24,6 +23,7 @@ from msd_deploy.metrics import (
 )
 from msd_deploy.pages.formatting import metric_title, percent
 from msd_deploy.problem import Problem, has_independent_classes
+from msd_deploy.run.calibration import best_temperature, negative_log_likelihoods
 from msd_deploy.views import View
 
 # Of the constant answer's loss: the lower end is .02 at most for 20 sound teachers, and .15 or more
@@ -32,7 +32,6 @@ _MARGIN = 0.05
 # Of fewer, one confident answer decides the mean loss, and the interval does not show it.
 _FEWEST_ERRORS = 20
 _REMEDY = "adapt the teacher (--adapt-teacher 4), or train it with modality dropout"
-_HIGHEST_TEMPERATURE = 1000.0
 # Spread over the split; of thousands of classes, more take minutes.
 _MOST_EXAMPLES = 2000
 
@@ -128,16 +127,16 @@ def check_single_views(
     most = best_temperature(logits[View.MULTIMODAL], labels, problem)
     of_constant = [
         row_counts(np.tile(decision, (rows, 1)), labels, problem),
-        _losses(np.tile(constant, (rows, 1)), labels, problem),
+        negative_log_likelihoods(np.tile(constant, (rows, 1)), labels, problem),
     ]
     views = {}
     for view in (View.IMAGE, View.TEXT):
         temperature = best_temperature(logits[view], labels, problem, most=most)
         columns = [
             row_counts(logits[view], labels, problem),
-            _losses(logits[view] / temperature, labels, problem),
+            negative_log_likelihoods(logits[view] / temperature, labels, problem),
             *of_constant,
-            _losses(logits[view], labels, problem),
+            negative_log_likelihoods(logits[view], labels, problem),
         ]
         views[view.value] = _compare(np.column_stack(columns))
     return views
@@ -203,40 +202,6 @@ def _constant_answer(
         decision = np.full(classes, -1.0)
         decision[order[: f1.argmax() + 1]] = 1.0
     return constant.astype(np.float32), decision.astype(np.float32)
-
-
-def best_temperature(
-    logits: LogitArray,
-    labels: LabelArray,
-    problem: Problem,
-    *,
-    least: float = 1.0,
-    most: float = _HIGHEST_TEMPERATURE,
-) -> float:
-    """Return the temperature in a range that has the lowest mean loss (Guo et al. 2017).
-
-    Args:
-        logits: [examples, classes].
-        labels: See `score_logits`; every example has one.
-        problem: Kind of the task.
-        least: Lower end of the range.
-        most: Upper end.
-    """
-    found = minimize_scalar(
-        lambda power: _losses(logits / np.exp(power), labels, problem).mean(),
-        bounds=(np.log(least), np.log(most)),
-        method="bounded",
-    )
-    return float(np.exp(found.x))
-
-
-def _losses(logits: LogitArray, labels: LabelArray, problem: Problem) -> _Values:
-    """Return the negative log-likelihood of each example, as `label_loss` without weights."""
-    wide = logits.astype(np.float64)
-    if has_independent_classes(problem):
-        return np.asarray((np.logaddexp(0, wide) - wide * labels).mean(axis=1), np.float64)
-    picked = np.take_along_axis(wide, labels.astype(np.int64)[:, None], axis=1)[:, 0]
-    return np.asarray(np.logaddexp.reduce(wide, axis=1) - picked, np.float64)
 
 
 def _compare(rows: _Values) -> SingleViewJson:

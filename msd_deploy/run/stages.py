@@ -49,9 +49,11 @@ from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.predict import predict_views
 from msd_deploy.models.sizes import DEFAULT_LEARNING_RATE, build_teacher
 from msd_deploy.models.teachers import Teacher, load_teacher, teacher_for
+from msd_deploy.run.calibration import state_confidence
 from msd_deploy.run.output import without_paths
 from msd_deploy.run.single_views import check_on_validation, unsound_views
 from msd_deploy.run.task import Task, _prepare
+from msd_deploy.temperatures import UNCALIBRATED, Temperatures, read_temperatures
 from msd_deploy.views import View
 
 
@@ -290,6 +292,8 @@ def save_in_task(
     model: ViewClassifier,
     training: Json,
     facts: Mapping[str, object] | None = None,
+    *,
+    temperatures: Temperatures = UNCALIBRATED,
 ) -> None:
     """Write a model of the task as a folder that loads alone; all processes wait for it.
 
@@ -299,6 +303,7 @@ def save_in_task(
         model: The model.
         training: How each of its trainings ended; see `TrainingResult`.
         facts: Additional JSON values of the manifest.
+        temperatures: Its temperatures.
     """
     if process_group.is_main():
         save_model(
@@ -313,6 +318,7 @@ def save_in_task(
                 "training": training,
                 **(facts or {}),
             },
+            temperatures=temperatures,
         )
     process_group.barrier()
 
@@ -368,6 +374,14 @@ def measure(
         expected, found = predictions.by_view(name), predict_views(student, split)
         state_scores(of_teacher, task.data, name, predictions.of_teacher(name))
         state_scores(of_student, task.data, name, found)
+        state_confidence(
+            of_teacher,
+            task.data,
+            name,
+            predictions.of_teacher(name),
+            read_temperatures(task.run.distilled_teacher),
+        )
+        state_confidence(of_student, task.data, name, found, read_temperatures(task.run.student))
         for view, facts in specialists.items():
             state_scores(facts, task.data, name, {view: expected[view]})
         agreements[name] = {

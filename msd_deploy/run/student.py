@@ -22,6 +22,7 @@ from msd_deploy.models.folders import load_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.predict import predict_views
 from msd_deploy.models.sizes import build_student
+from msd_deploy.run.calibration import fit_on_split
 from msd_deploy.run.stages import plan_of, save_in_task, train_in_task, training_of
 from msd_deploy.run.task import Task
 
@@ -58,7 +59,15 @@ def distilled_student(
             learning.as_int8(model)
         assert learning.built is not None  # one of the two phases has trained
         _write_weights(task, learning.built, model)
-        save_in_task(task, run.student, model, learning.training)
+        split = task.data.splits["validation"]
+        found = predict_views(model, split)
+        save_in_task(
+            task,
+            run.student,
+            model,
+            learning.training,
+            temperatures=fit_on_split(found, split, task.data.info.problem),
+        )
     return load_model(run.student).model
 
 

@@ -1,0 +1,163 @@
+"""Calibration in a run: temperatures are fitted on validation, and their effect is measured.
+
+Temperature scaling after Guo et al. 2017, section 4.2; docs/method.md has the formula.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from msd_deploy.artifacts.manifest import Json
+from msd_deploy.confidence import confidence_of_views
+from msd_deploy.data.prepared import PreparedData, PreparedSplit
+from msd_deploy.metrics import LabelArray, LogitArray
+from msd_deploy.problem import Problem, has_independent_classes
+from msd_deploy.temperatures import HIGHEST, LOWEST, UNCALIBRATED, Temperatures
+from msd_deploy.views import View
+
+FEWEST_EXAMPLES = 50
+"""Of fewer, the temperature of the lowest loss is mostly that of the examples' noise."""
+
+_HIGHEST_TO_COMPARE = 1000.0
+
+
+def fit_on_split(
+    logits: Mapping[View, LogitArray], split: PreparedSplit, problem: Problem
+) -> Temperatures:
+    """Fit a model's temperatures on the labelled examples of a split.
+
+    Args:
+        logits: Of the split, [examples, classes] for all three views.
+        split: Of validation, as a rule: examples that the model was not trained on.
+        problem: Kind of the task.
+    """
+    labelled = split.has_label()
+    return fit_temperatures(
+        {view: values[labelled] for view, values in logits.items()},
+        split.labels[labelled],
+        problem,
+        has_image=split.has_image()[labelled],
+        has_text=split.has_text()[labelled],
+    )
+
+
+def fit_temperatures(
+    logits: Mapping[View, LogitArray],
+    labels: LabelArray,
+    problem: Problem,
+    *,
+    has_image: NDArray[np.bool_],
+    has_text: NDArray[np.bool_],
+) -> Temperatures:
+    """Fit the temperature of each view that minimizes the negative log-likelihood.
+
+    Each on the examples that have the modalities of its view; with fewer than 50 of them it is 1.
+    Where all of a few examples are correct the likelihood alone has no optimum, so log T has a
+    standard normal prior, which weighs as much as less than one example.
+
+    Args:
+        logits: [examples, classes] for all three views.
+        labels: See `score_logits`; every example has one.
+        problem: Kind of the task.
+        has_image: bool [examples], whether they have an image.
+        has_text: The same of a text.
+    """
+    used = {View.MULTIMODAL: has_image & has_text, View.IMAGE: has_image, View.TEXT: has_text}
+    temperatures, examples = dict.fromkeys(View, 1.0), dict.fromkeys(View, 0)
+    for view, rows in used.items():
+        if rows.sum() >= FEWEST_EXAMPLES:
+            fitted = best_temperature(
+                logits[view][rows],
+                labels[rows],
+                problem,
+                least=LOWEST,
+                most=HIGHEST,
+                prior=1.0,
+            )
+            temperatures[view], examples[view] = round(fitted, 4), int(rows.sum())
+    return Temperatures(temperatures, examples)
+
+
+def best_temperature(
+    logits: LogitArray,
+    labels: LabelArray,
+    problem: Problem,
+    *,
+    least: float = 1.0,
+    most: float = _HIGHEST_TO_COMPARE,
+    prior: float = 0.0,
+) -> float:
+    """Return the temperature in a range that has the lowest mean loss (Guo et al. 2017).
+
+    Args:
+        logits: [examples, classes].
+        labels: See `score_logits`; every example has one.
+        problem: Kind of the task.
+        least: Lower end of the range.
+        most: Upper end.
+        prior: Precision of a normal prior of log T around 0; 0: none.
+    """
+
+    def loss(power: float) -> float:
+        losses = negative_log_likelihoods(logits / np.exp(power), labels, problem)
+        return float(losses.mean()) + prior * power**2 / (2 * len(losses))
+
+    found = minimize_scalar(
+        loss,
+        bounds=(math.log(least), math.log(most)),
+        method="bounded",
+    )
+    return float(np.exp(found.x))
+
+
+def negative_log_likelihoods(
+    logits: LogitArray, labels: LabelArray, problem: Problem
+) -> NDArray[np.float64]:
+    """Return the loss of each example in nats, [examples], as `label_loss` without weights.
+
+    Of independent classes the mean over the classes.
+    """
+    wide = logits.astype(np.float64)
+    if has_independent_classes(problem):
+        return np.asarray((np.logaddexp(0, wide) - wide * labels).mean(axis=1), np.float64)
+    picked = np.take_along_axis(wide, labels.astype(np.int64)[:, None], axis=1)[:, 0]
+    return np.asarray(np.logaddexp.reduce(wide, axis=1) - picked, np.float64)
+
+
+def state_confidence(
+    facts: Json,
+    data: PreparedData,
+    split: str,
+    logits: Mapping[View, LogitArray],
+    temperatures: Temperatures = UNCALIBRATED,
+) -> None:
+    """Add the calibration of a model on a split to its results.
+
+    Args:
+        facts: Gets, under "confidence" and the split's name, each view's `ConfidenceJson`; of a
+            calibrated model also that before, under "uncalibrated"; nothing of a split without
+            labels.
+        data: The data.
+        split: Which split of it.
+        logits: Per view [examples, classes].
+        temperatures: The model's.
+    """
+    rows = data.splits[split]
+    labelled = rows.has_label()
+    if not labelled.any():
+        return
+    labels, problem = rows.labels[labelled], data.info.problem
+    scaled = temperatures.scaled(logits, has_image=rows.has_image(), has_text=rows.has_text())
+    stated = facts.setdefault("confidence", {})
+    assert isinstance(stated, dict)
+    stated[split] = confidence_of_views(
+        {view: values[labelled] for view, values in scaled.items()}, labels, problem
+    )
+    if temperatures.is_fitted:
+        before = stated.setdefault("uncalibrated", {})
+        before[split] = confidence_of_views(
+            {view: values[labelled] for view, values in logits.items()}, labels, problem
+        )
