@@ -19,6 +19,7 @@ from msd_deploy.errors import ArtifactError, ExportError, ParityError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import LogitArray, LogitsByView
 from msd_deploy.models.folders import LABELS_NAME
+from msd_deploy.temperatures import CALIBRATION_NAME
 from msd_deploy.views import View
 from msd_export.config import ExportConfig
 from msd_export.converters import Converter, converter_for
@@ -240,7 +241,9 @@ class Exporter:
         split = self._split(split_name)
         exported = self._predict(predictor, variant_name(gate.variant), split)
         source = self._source(split_name)
-        parity = compare_logits(exported, source, split, self.loaded.problem)
+        parity = compare_logits(
+            exported, source, split, self.loaded.problem, temperatures=self.loaded.temperatures
+        )
         check_parity(parity, gate)
         return exported, parity
 
@@ -251,7 +254,7 @@ class Exporter:
         self.hooks.on_stage(f"Verifying {END_TO_END_NAME} on {len(split)} test examples")
         model = building / FORMATS["onnx"].model_file
         write_end_to_end(model, self.loaded.preprocessor, self.source.signature, path)
-        return check_end_to_end(path, plain, split, self.source.raw, self.loaded.problem)
+        return check_end_to_end(path, plain, split, self.source.raw, self.loaded)
 
     def _converter(self, target: Target) -> Converter:
         if target not in self._converters:
@@ -287,6 +290,8 @@ class Exporter:
         """Add what an app needs beside the model, and the manifest last; return the manifest."""
         self.loaded.preprocessor.save(building)
         shutil.copyfile(self.loaded.folder / LABELS_NAME, building / LABELS_NAME)
+        if self.loaded.temperatures.is_fitted:
+            write_json(building / CALIBRATION_NAME, self.loaded.temperatures.as_json())
         write_json(building / PARITY_NAME, report)
         facts: Json = {
             "target": variant[0],

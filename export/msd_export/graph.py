@@ -15,7 +15,9 @@ from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.folders import LoadedModel
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.specialist import SpecialistForClassification
+from msd_deploy.models.towers import has_text
 from msd_deploy.problem import Problem
+from msd_deploy.temperatures import UNCALIBRATED, Temperatures
 from msd_export.layers import ROOT, WORD_EMBEDDINGS, group_of
 from msd_export.signature import INPUT_NAMES, ModelInputs, ModelSignature
 
@@ -30,15 +32,21 @@ class ExportGraph(nn.Module):
         problem: single_label gives softmax probabilities, the others sigmoid ones.
         image_layout: nhwc takes uint8 [batch, height, width, 3]; nchw takes float32
             [batch, 3, height, width] of 0..255, as Core ML passes an image.
+        temperatures: The temperatures of the probabilities.
     """
 
     def __init__(
-        self, model: FusionForClassification, *, problem: Problem, image_layout: ImageLayout
+        self,
+        model: FusionForClassification,
+        *,
+        problem: Problem,
+        image_layout: ImageLayout,
+        temperatures: Temperatures = UNCALIBRATED,
     ) -> None:
         super().__init__()
         self.model: FusionForClassification = model
         nn.Module.eval(self.model)
-        self.problem = problem
+        self.probabilities = _Probabilities(problem, temperatures)
         self.image_layout = image_layout
 
     def forward(
@@ -48,7 +56,8 @@ class ExportGraph(nn.Module):
         tokens = self.model.embed_image(_channels_first(image, self.image_layout))
         text = self.model.embed_text(input_ids)
         features = self.model.fuse(text, attention_mask, tokens, image_present)
-        return _with_probabilities(self.model.classifier(features), self.problem)
+        logits = self.model.classifier(features)
+        return logits, self.probabilities(logits, image_present, attention_mask)
 
 
 class FamilyGraph(nn.Module):
@@ -58,6 +67,7 @@ class FamilyGraph(nn.Module):
         model: Put into eval mode.
         problem: As there.
         image_layout: As there.
+        temperatures: As there.
     """
 
     def __init__(
@@ -66,11 +76,12 @@ class FamilyGraph(nn.Module):
         *,
         problem: Problem,
         image_layout: ImageLayout,
+        temperatures: Temperatures = UNCALIBRATED,
     ) -> None:
         super().__init__()
         self.model: FamilyForClassification | SpecialistForClassification = model
         nn.Module.eval(self.model)
-        self.problem = problem
+        self.probabilities = _Probabilities(problem, temperatures)
         self.image_layout = image_layout
 
     def forward(
@@ -81,17 +92,46 @@ class FamilyGraph(nn.Module):
         features = self.model.fuse(
             images, input_ids.long(), attention_mask.long(), image_present.bool()
         )
-        return _with_probabilities(self.model.classifier(features), self.problem)
+        logits = self.model.classifier(features)
+        return logits, self.probabilities(logits, image_present, attention_mask)
 
 
 def _channels_first(image: Tensor, layout: ImageLayout) -> Tensor:
     return image.permute(0, 3, 1, 2) if layout == "nhwc" else image
 
 
-def _with_probabilities(logits: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
-    if problem == "single_label":
-        return logits, torch.softmax(logits, dim=-1)
-    return logits, torch.sigmoid(logits)
+class _Probabilities(nn.Module):
+    """Probabilities of logits over the temperature of the modalities that a row has.
+
+    Selections and one product: quantizers leave both in float. A model that is not calibrated has
+    neither.
+
+    Args:
+        problem: single_label gives a softmax, the others a sigmoid of each class.
+        temperatures: The temperatures.
+    """
+
+    multimodal: Tensor
+    image: Tensor
+    text: Tensor
+
+    def __init__(self, problem: Problem, temperatures: Temperatures) -> None:
+        super().__init__()
+        self.problem = problem
+        self.is_calibrated = temperatures.is_fitted
+        for view, temperature in temperatures.by_view.items():
+            self.register_buffer(view.value, torch.tensor([[1 / temperature]]), persistent=False)
+
+    def forward(self, logits: Tensor, image_present: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return float32 [batch, classes]."""
+        if self.is_calibrated:
+            with_text = has_text(attention_mask)[:, None]
+            with_image = (image_present > 0)[:, None]
+            of_image = torch.where(with_text, self.multimodal, self.image)
+            logits = logits * torch.where(with_image, of_image, self.text)
+        if self.problem == "single_label":
+            return torch.softmax(logits, dim=-1)
+        return torch.sigmoid(logits)
 
 
 ExportableGraph = ExportGraph | FamilyGraph
@@ -99,7 +139,7 @@ ExportableGraph = ExportGraph | FamilyGraph
 
 def graph_around(loaded: LoadedModel[ViewClassifier]) -> ExportableGraph:
     """Return a loaded model behind the signature, unchanged, for reference logits in PyTorch."""
-    return _graph(loaded.model, loaded.problem, "nhwc")
+    return _graph(loaded, loaded.model, "nhwc")
 
 
 def graph_of(loaded: LoadedModel[ViewClassifier], *, image_layout: ImageLayout) -> ExportableGraph:
@@ -107,14 +147,19 @@ def graph_of(loaded: LoadedModel[ViewClassifier], *, image_layout: ImageLayout) 
     model = copy.deepcopy(loaded.model)
     nn.Module.eval(model)
     fold_batch_norms(model)
-    return _graph(model, loaded.problem, image_layout)
+    return _graph(loaded, model, image_layout)
 
 
-def _graph(model: ViewClassifier, problem: Problem, image_layout: ImageLayout) -> ExportableGraph:
+def _graph(
+    loaded: LoadedModel[ViewClassifier], model: ViewClassifier, image_layout: ImageLayout
+) -> ExportableGraph:
+    problem, temperatures = loaded.problem, loaded.temperatures
     if isinstance(model, FusionForClassification):
-        return ExportGraph(model, problem=problem, image_layout=image_layout)
+        return ExportGraph(
+            model, problem=problem, image_layout=image_layout, temperatures=temperatures
+        )
     assert isinstance(model, (FamilyForClassification, SpecialistForClassification))  # all kinds
-    return FamilyGraph(model, problem=problem, image_layout=image_layout)
+    return FamilyGraph(model, problem=problem, image_layout=image_layout, temperatures=temperatures)
 
 
 def fold_batch_norms(model: nn.Module) -> int:

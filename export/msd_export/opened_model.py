@@ -27,21 +27,29 @@ from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.readers.hub_dataset import PREFIX
 from msd_deploy.data.readers.spec import kind_of_spec, load_evaluation_source, load_source
-from msd_deploy.data.source import DatasetInfo, SourceData, SourceOptions
+from msd_deploy.data.source import DatasetInfo, EvaluationSplit, SourceData, SourceOptions, Split
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import probabilities
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import LoadedModel, read_labels
 from msd_deploy.problem import Problem
+from msd_deploy.run.record import prepare_for_run, read_finished_run, source_of_run
+from msd_deploy.temperatures import UNCALIBRATED, Temperatures, read_temperatures
 from msd_deploy.views import View
 from msd_export.folder import KIND, open_export
 from msd_export.predictors import TorchPredictor, open_predictor
-from msd_export.signature import Logits, ModelInputs, Predictor
+from msd_export.signature import (
+    Logits,
+    ModelInputs,
+    Predictor,
+    temperatures_as_text,
+    temperatures_of,
+)
 
 
 def refuse_contradictions(metadata: Mapping[str, str], folder: Path) -> None:
-    """Check that labels and preprocessing in a folder are those that its model states.
+    """Check that labels, preprocessing and temperatures in a folder are those its model states.
 
     Args:
         metadata: Of the model's file; an entry that it lacks is not compared.
@@ -58,6 +66,11 @@ def refuse_contradictions(metadata: Mapping[str, str], folder: Path) -> None:
             "preprocessing",
             metadata.get("preprocess_digest"),
             Preprocessor.load(folder).digest(),
+        ),
+        (
+            "temperatures",
+            metadata.get("temperatures"),
+            temperatures_as_text(read_temperatures(folder)),
         ),
     ):
         if inside is not None and inside != beside:
@@ -100,12 +113,14 @@ class OpenedModel:
         preprocessor: Makes its inputs.
         labels: Names of its classes.
         problem: Whether one label applies or several.
+        temperatures: The temperatures of its probabilities.
     """
 
     predictor: Predictor
     preprocessor: Preprocessor
     labels: tuple[str, ...]
     problem: Problem
+    temperatures: Temperatures = UNCALIBRATED
 
     def __repr__(self) -> str:
         """Return the runtime, problem and number of classes: the fields hold whole tokenizers."""
@@ -145,7 +160,8 @@ class OpenedModel:
             "attention_mask": attention_mask,
         }
         logits = self.predictor.predict(inputs)
-        (found,) = probabilities(logits, self.problem)
+        scaled = logits / temperatures_of(inputs, self.temperatures)
+        (found,) = probabilities(scaled, self.problem)
         view = View.TEXT if image is None else View.MULTIMODAL if has_text else View.IMAGE
         named = dict(zip(self.labels, found.tolist(), strict=True))
         return Prediction(named, logits[0], view, bool(cut))
@@ -173,7 +189,9 @@ def open_model(path: Path, *, threads: int = 1) -> OpenedModel:
     else:
         predictor = TorchPredictor(folder, threads=threads)
     labels, problem = read_labels(folder)
-    return OpenedModel(predictor, Preprocessor.load(folder), labels, problem)
+    return OpenedModel(
+        predictor, Preprocessor.load(folder), labels, problem, read_temperatures(folder)
+    )
 
 
 def check_has_data(folder: Path, options: SourceOptions) -> None:
@@ -199,6 +217,52 @@ def check_has_data(folder: Path, options: SourceOptions) -> None:
             where="data",
             fix="Name one (--data SPEC)",
         )
+
+
+def split_name(split: EvaluationSplit) -> Split:
+    """Return the split of the prepared data that holds what was requested; all rows are test's."""
+    return "test" if split == "all" else split
+
+
+def read_for_evaluation(
+    model: Path,
+    opened: LoadedModel[ViewClassifier] | OpenedModel,
+    spec: str | None,
+    *,
+    options: SourceOptions,
+    split: EvaluationSplit,
+    hooks: StageHooks,
+) -> tuple[PreparedData, str]:
+    """Read and prepare data of which one split is used; return also what it is called.
+
+    Args:
+        model: The run, model folder or export folder.
+        opened: The model in it.
+        spec: The data set; None: that of the run, which must not have changed.
+        options: How `spec` is read.
+        split: What is used; "all" of a file of which the model saw nothing in training.
+        hooks: Progress and notes.
+
+    Raises:
+        ConfigError: All rows of a data set were requested that has training rows.
+        DataError: The data cannot be read, or has other classes than the model.
+        ArtifactError: It is not a finished run, where no `spec` is given.
+    """
+    if spec is None:
+        record = read_finished_run(RunDirectory(model))
+        spec = record.config.data.spec
+        if split == "all":
+            raise ConfigError(
+                f"all rows of {spec} include the run's training rows",
+                fix="Name another --split, or other data (--data SPEC)",
+            )
+        hooks.on_stage(f"Reading {spec}")
+        source = source_of_run(record)
+        data = prepare_for_run(record, source, opened.preprocessor, on_count=hooks.on_count)
+        return data, spec
+    hooks.on_stage(f"Reading {spec}")
+    source = load_evaluation_source(spec, options=options, split=split, labels=opened.labels)
+    return prepare_for_model(opened, source, spec, options=options, hooks=hooks), spec
 
 
 def prepare_for_model(

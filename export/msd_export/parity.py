@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from msd_deploy.artifacts.manifest import Json
+from msd_deploy.confidence import Interval, calibration_error, confidences
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.errors import ParityError
 from msd_deploy.metrics import (
@@ -30,7 +31,8 @@ from msd_deploy.metrics import (
     row_counts,
     score_logits,
 )
-from msd_deploy.problem import Problem, has_independent_classes
+from msd_deploy.problem import Problem, decides_one_class, has_independent_classes
+from msd_deploy.temperatures import UNCALIBRATED, Temperatures
 from msd_deploy.views import View
 from msd_export.signature import Predictor
 
@@ -77,6 +79,49 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfidenceShift:
+    """Mean confidence of an export less that of its source, both over their temperatures.
+
+    An app compares probabilities with a threshold, and rounding can move them all in one direction,
+    or away from 1/2, without changing a decision.
+
+    Attributes:
+        source: The source's mean confidence, 0 to 1; see `confidences`.
+        export: The export's.
+        low: Lower end of the 95 % interval of the difference: test examples resampled.
+        high: Upper end.
+        certainty: In multi-label tasks the same difference of max(p, 1 - p); else that of p.
+        source_error: The source's expected calibration error; None without labels.
+        export_error: The export's.
+    """
+
+    source: float
+    export: float
+    low: float
+    high: float
+    certainty: float
+    source_error: Interval | None
+    export_error: Interval | None
+
+    @property
+    def shift(self) -> float:
+        """The export's less the source's, rounded to 6 decimal places."""
+        return round(self.export - self.source, 6)
+
+    def as_json(self) -> Json:
+        """Return the shift as JSON values."""
+        errors = {"source_ece": self.source_error, "export_ece": self.export_error}
+        return {
+            "source": round(self.source, 6),
+            "export": round(self.export, 6),
+            "shift": self.shift,
+            "shift_interval": [round(self.low, 6), round(self.high, 6)],
+            "certainty_shift": round(self.certainty, 6),
+            **(errors if self.source_error else {}),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class ViewParity:
     """One view's comparison with the source.
 
@@ -93,6 +138,7 @@ class ViewParity:
         source: The source's score.
         export: The export's score.
         loss: What was lost.
+        confidence: What became of the probabilities.
         has_labels: Whether scores are of labels; else the source's decisions stand for them.
     """
 
@@ -105,6 +151,7 @@ class ViewParity:
     source: Score
     export: Score
     loss: Loss
+    confidence: ConfidenceShift
     has_labels: bool = True
 
     @property
@@ -124,6 +171,7 @@ class ViewParity:
             **self.loss.as_json(),
             "source": self.source.as_json(),
             "export": self.export.as_json(),
+            "confidence": self.confidence.as_json(),
         }
 
 
@@ -174,9 +222,21 @@ def predict_every_view(
 
 
 def compare_logits(
-    exported: LogitsByView, source: LogitsByView, split: PreparedSplit, problem: Problem
+    exported: LogitsByView,
+    source: LogitsByView,
+    split: PreparedSplit,
+    problem: Problem,
+    *,
+    temperatures: Temperatures = UNCALIBRATED,
 ) -> dict[View, ViewParity]:
     """Compare an export's logits with its source's, view by view.
+
+    Args:
+        exported: The export's, [rows, classes].
+        source: The source's.
+        split: The rows.
+        problem: Kind of the task.
+        temperatures: The temperatures of both.
 
     Raises:
         ParityError: The export gave NaN or infinite logits.
@@ -185,8 +245,20 @@ def compare_logits(
         if not np.isfinite(logits).all():
             raise ParityError(f"the export returns NaN or infinite logits on the {view} view")
     spread = float(np.mean([source[view].std(axis=0) for view in exported]))
+    has_image, has_text = split.has_image(), split.has_text()
+    scaled, scaled_source = (
+        temperatures.scaled(logits, has_image=has_image, has_text=has_text)
+        for logits in (exported, source)
+    )
     return {
-        view: _compare_view(logits, source[view], split, problem, max(spread, _LEAST_SPREAD))
+        view: _compare_view(
+            logits,
+            source[view],
+            split,
+            problem,
+            max(spread, _LEAST_SPREAD),
+            confidence=_confidence_shift(scaled[view], scaled_source[view], split, problem),
+        )
         for view, logits in exported.items()
     }
 
@@ -197,6 +269,8 @@ def _compare_view(
     split: PreparedSplit,
     problem: Problem,
     spread: float,
+    *,
+    confidence: ConfidenceShift,
 ) -> ViewParity:
     error = np.abs(exported - source)
     has_labels = bool(split.has_label().any())
@@ -211,7 +285,31 @@ def _compare_view(
         source=score_logits(source, labels, problem),
         export=score_logits(exported, labels, problem),
         loss=loss_of(exported, source, labels, problem),
+        confidence=confidence,
         has_labels=has_labels,
+    )
+
+
+def _confidence_shift(
+    exported: LogitArray, source: LogitArray, split: PreparedSplit, problem: Problem
+) -> ConfidenceShift:
+    """Compare the probabilities of an export with its source's, of logits over temperatures."""
+    before, after = (confidences(logits, problem) for logits in (source, exported))
+    shifts, certainty = (after - before).mean(axis=1), (after - before).mean()
+    if not decides_one_class(problem):
+        certainty = (np.maximum(after, 1 - after) - np.maximum(before, 1 - before)).mean()
+    low, high = percentile_interval(
+        np.array([shifts[drawn].mean() for drawn in bootstrap_rows(len(shifts))])
+    )
+    errors: list[Interval | None] = [None, None]
+    labelled = split.has_label()
+    if labelled.any():
+        labels = split.labels[labelled]
+        errors = [
+            calibration_error(logits[labelled], labels, problem) for logits in (source, exported)
+        ]
+    return ConfidenceShift(
+        float(before.mean()), float(after.mean()), low, high, float(certainty), *errors
     )
 
 

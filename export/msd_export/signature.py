@@ -6,6 +6,7 @@ Predictor protocols, and the check that a model's probabilities match its logits
 probabilities, we compare logits. Torch-free.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from msd_deploy.errors import ParityError
 from msd_deploy.metrics import probabilities
 from msd_deploy.problem import Problem
+from msd_deploy.temperatures import UNCALIBRATED, Temperatures, temperatures_from_text
 from msd_export.formats import FORMATS, Target
 
 ModelInputs = dict[str, NDArray[np.generic]]
@@ -28,7 +30,7 @@ Logits = NDArray[np.float32]
 
 INPUT_NAMES = ("image", "image_present", "input_ids", "attention_mask")
 OUTPUT_NAMES = ("logits", "probabilities")
-COMPARED = frozenset({"labels", "problem", "preprocess_digest"})
+COMPARED = frozenset({"labels", "problem", "preprocess_digest", "temperatures"})
 """The entries of a model file's metadata that are compared with the files beside it."""
 
 
@@ -40,7 +42,8 @@ class ModelSignature:
         image_size: Height and width of the image in pixels.
         max_length: Tokens of text, padded; includes [CLS] and [SEP].
         labels: Names of the classes, in the order of the logits.
-        problem: single_label has softmax probabilities, the others sigmoid ones.
+        problem: single_label has softmax probabilities, the others sigmoid ones; of logits over the
+            temperature of the modalities that are present.
     """
 
     image_size: tuple[int, int]
@@ -77,33 +80,57 @@ def single_example(inputs: Mapping[str, NDArray[np.generic]], row: int) -> Model
     return {name: inputs[name][row : row + 1] for name in INPUT_NAMES}
 
 
+def temperatures_as_text(temperatures: Temperatures) -> str:
+    """Return the temperatures as the metadata of a model file states them, as JSON by view."""
+    return json.dumps(temperatures.by_name())
+
+
 _PROBABILITY_ERROR = 0.01
-"""float16 keeps a probability to .0005, a logit of 30 to .015: that moves a probability by .004."""
+"""float16 keeps a probability to .0005, a logit of 30 to .015: that moves a probability by .004, or
+by more over a temperature below 1."""
 
 
 def refuse_other_probabilities(
-    logits: NDArray[np.float32], given: NDArray[np.float32], problem: str | None, path: Path
+    outputs: tuple[Logits, NDArray[np.float32]],
+    inputs: ModelInputs,
+    metadata: Mapping[str, str],
+    path: Path,
 ) -> None:
     """Check that a model's probabilities, which an app reads, are those of its logits.
 
     Args:
-        logits: float32 [rows, classes]; what is not finite, parity names.
-        given: The model's probabilities, of the same shape.
-        problem: Of the file's metadata; None: unknown, any problem will do.
+        outputs: Logits and probabilities, float32 [rows, classes]; logits that are not finite are
+            left to the comparison with the source.
+        inputs: Of these rows.
+        metadata: Of the file: its problem (unknown: any problem is accepted) and temperatures
+            (unknown: 1).
         path: The file.
 
     Raises:
         ParityError: They are others.
+        ArtifactError: The metadata states temperatures that are malformed.
     """
+    logits, given = outputs
     if not np.isfinite(logits).all():
         return
+    problem = metadata.get("problem")
     possible = get_args(Problem) if problem is None else (problem,)
-    errors = [np.abs(given - probabilities(logits, cast(Problem, p))).max() for p in possible]
-    if not min(errors) <= _PROBABILITY_ERROR:
+    stated = metadata.get("temperatures")
+    known = UNCALIBRATED if stated is None else temperatures_from_text(stated, path)
+    temperatures = temperatures_of(inputs, known)
+    scaled = logits / temperatures
+    errors = [np.abs(given - probabilities(scaled, cast(Problem, p))).max() for p in possible]
+    if not min(errors) <= _PROBABILITY_ERROR / min(1.0, float(temperatures.min())):
         raise ParityError(
             f"its probabilities differ by up to {min(errors):.3f} from those of its logits",
             where=path,
         )
+
+
+def temperatures_of(inputs: ModelInputs, temperatures: Temperatures) -> NDArray[np.float32]:
+    """Return the temperature of each row of inputs, float32 [rows, 1]."""
+    has_text = inputs["attention_mask"].sum(axis=1) > 1
+    return temperatures.for_rows(inputs["image_present"].astype(bool), has_text)[:, None]
 
 
 class Predictor(Protocol):

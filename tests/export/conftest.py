@@ -20,6 +20,7 @@ from msd_deploy.models.folders import LoadedModel, load_model, save_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.quiet import quiet_python
 from msd_deploy.run.record import data_of_run, read_run
+from msd_deploy.temperatures import Temperatures
 from msd_deploy.views import View
 from msd_export.config import ExportConfig
 from msd_export.folder import ExportFolder
@@ -32,6 +33,8 @@ from msd_export.signature import Logits, ModelInputs, single_example
 from msd_export.source import ExportSource
 
 SaveProgram = Callable[..., Path]
+TEMPERATURES = Temperatures(dict(zip(View, (2.0, 0.5, 3.0), strict=True)), dict.fromkeys(View, 100))
+"""Of every exported model: each predictor compares its probabilities with these temperatures."""
 MakeSource = Callable[[dict[str, object]], ExportSource]
 
 
@@ -115,6 +118,7 @@ def make_source(
             data.info.problem,
             "0" * 64,
             Path("student"),
+            TEMPERATURES,
         )
         return ExportSource(loaded, data, "memes", tmp_path_factory.mktemp("scratch"))
 
@@ -220,7 +224,12 @@ def decided_run(
     model = FusionForClassification(loaded.model.config).eval()
     with torch.no_grad():
         model.image_projection.weight *= 8
-    facts = {"labels": loaded.labels, "problem": loaded.problem, "facts": {}}
+    facts = {
+        "labels": loaded.labels,
+        "problem": loaded.problem,
+        "facts": {},
+        "temperatures": TEMPERATURES,
+    }
     save_model(run.student, model, loaded.preprocessor, **facts)
     rows = data_of_run(read_run(run), loaded.preprocessor).splits["test"].head(DECIDED_ROWS)
     _decide(model, predict_split(TorchPredictor(run.student), rows, View.MULTIMODAL))

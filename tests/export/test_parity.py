@@ -6,16 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from msd_deploy.artifacts.atomic import remove_path
 from msd_deploy.artifacts.manifest import write_manifest
 from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.confidence import confidences
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.errors import ArtifactError, ConfigError, ParityError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import LogitsByView
 from msd_deploy.models.folders import load_model
 from msd_deploy.problem import Problem
+from msd_deploy.temperatures import Temperatures
 from msd_deploy.views import View
 from msd_export import source as source_module
 from msd_export import tolerance as tolerance_module
@@ -73,6 +76,59 @@ def test_too_many_other_decisions_on_any_view_are_refused(
     message = rf"the {view} view agrees .* on 94\.50% of the test examples.*less than 95\.0%"
     with pytest.raises(ParityError, match=message):
         check_parity(parity, Gate(form, max_drop=1.0))
+
+
+@pytest.mark.parametrize("view", list(View))
+def test_scaled_logits_are_refused_though_every_decision_is_the_same(
+    split: PreparedSplit, view: View
+) -> None:
+    """An app's threshold on the probability would no longer hold."""
+    generator = np.random.default_rng(2)
+    source = {each: generator.normal(size=(ROWS, 2)).astype(np.float32) for each in View}
+    exported = dict(source) | {view: source[view] * 1.2}
+    parity = compare_logits(exported, source, split, "single_label")
+    assert parity[view].agreement == 1.0
+    before, after = (confidences(each[view], "single_label") for each in (source, exported))
+    assert parity[view].confidence.shift == pytest.approx((after - before).mean(), abs=1e-6)
+    message = rf"the mean confidence of the {view} view shifts by \+0\.0[23]\d, more than 0\.02"
+    with pytest.raises(ParityError, match=message):
+        check_parity(parity, Gate(("onnx", "int8"), max_drop=1.0))
+
+
+def test_probabilities_that_all_move_up_are_refused_where_classes_are_independent(
+    split: PreparedSplit,
+) -> None:
+    """As many come nearer to 1/2 as go away from it: only their mean shows it."""
+    generator = np.random.default_rng(2)
+    source = {each: generator.normal(size=(ROWS, 8)).astype(np.float32) * 3 for each in View}
+    labels = (generator.random((ROWS, 8)) < 0.5).astype(np.float32)
+    split, gate = replace(split, labels=labels), Gate(("onnx", "int8"), max_drop=1.0)
+    higher = {each: logits + np.float32(0.3) for each, logits in source.items()}
+    parity = compare_logits(higher, source, split, "multi_label")
+    assert parity[View.TEXT].confidence.shift > 0.02
+    assert abs(parity[View.TEXT].confidence.certainty) < 0.01
+    with pytest.raises(ParityError, match="mean confidence of the multimodal view shifts by"):
+        check_parity(parity, gate)
+    sharper = {each: logits * np.float32(1.2) for each, logits in source.items()}
+    parity = compare_logits(sharper, source, split, "multi_label")
+    assert abs(parity[View.TEXT].confidence.shift) < 0.01
+    assert parity[View.TEXT].confidence.certainty > 0.02
+    with pytest.raises(ParityError, match="mean confidence of the multimodal view shifts by"):
+        check_parity(parity, gate)
+
+
+def test_confidence_is_compared_after_calibration(split: PreparedSplit) -> None:
+    source, exported = logits_of(4.0), logits_of(4.4)
+    hot = Temperatures(dict.fromkeys(View, 4.0), dict.fromkeys(View, ROWS))
+    plain = compare_logits(exported, source, split, "single_label")
+    calibrated = compare_logits(exported, source, split, "single_label", temperatures=hot)
+    assert plain[View.IMAGE].confidence.source == pytest.approx(expit(4.0), abs=1e-6)
+    # `split` has an image and no text in each example, so there is one temperature.
+    assert calibrated[View.IMAGE].confidence.source == pytest.approx(expit(1.0), abs=1e-6)
+    assert calibrated[View.IMAGE].confidence.shift == pytest.approx(expit(1.1) - expit(1), abs=1e-6)
+    stated = calibrated[View.IMAGE].as_json()["confidence"]
+    assert isinstance(stated, dict)
+    assert stated["shift_interval"] == [stated["shift"], stated["shift"]]
 
 
 def test_ties_of_a_single_view_may_flip_but_those_of_the_whole_may_not(
@@ -189,6 +245,7 @@ def test_the_report_states_every_limit(split: PreparedSplit) -> None:
         "max_abs_error": None,
         "min_agreement": 0.95,
         "max_drift": 0.25,
+        "max_confidence_shift": 0.02,
         "max_drop": 0.02,
     }
     assert report["examples_limit"] == ROWS

@@ -50,7 +50,7 @@ class MilPredictor:
             np.concatenate([output[name] for output in outputs]) for name in OUTPUT_NAMES
         )
         if "problem" in self.metadata:
-            refuse_other_probabilities(logits, given, self.metadata["problem"], self._path)
+            refuse_other_probabilities((logits, given), inputs, self.metadata, self._path)
         return logits
 
     def prepare(self, inputs: ModelInputs) -> Callable[[], object]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -39,6 +39,7 @@ class ExecutorchPredictor:
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
         self._path = path
+        self._metadata: dict[str, str] | None = None
         try:
             with quiet():
                 from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
@@ -54,8 +55,12 @@ class ExecutorchPredictor:
     @property
     def metadata(self) -> dict[str, str]:
         """The results of the program's metadata methods; see `signature.ExportPredictor`."""
-        names = self._program.method_names & COMPARED
-        return {name: str(self._program.load_method(name).execute([])[0]) for name in names}
+        if self._metadata is None:
+            names = self._program.method_names & COMPARED
+            self._metadata = {
+                name: str(self._program.load_method(name).execute([])[0]) for name in names
+            }
+        return self._metadata
 
     def predict(self, inputs: ModelInputs) -> Logits:
         """Return logits; see `signature.Predictor`.
@@ -63,12 +68,12 @@ class ExecutorchPredictor:
         Raises:
             ParityError: The program's probabilities are not its logits'.
         """
-        logits: list[Logits] = []
-        for row in _rows(inputs):
-            row_logits, given = (output.numpy() for output in self._method.execute(row))
-            refuse_other_probabilities(row_logits, given, None, self._path)
-            logits.append(row_logits.copy())
-        return np.concatenate(logits)
+        outputs = [
+            [output.numpy().copy() for output in self._method.execute(row)] for row in _rows(inputs)
+        ]
+        logits, given = map(np.concatenate, zip(*outputs, strict=True))
+        refuse_other_probabilities((logits, given), inputs, self.metadata, self._path)
+        return cast(Logits, logits)
 
     def prepare(self, inputs: ModelInputs) -> Callable[[], object]:
         """Return a call that runs the inputs, which tensors share memory with.

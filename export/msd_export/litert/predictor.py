@@ -36,6 +36,7 @@ class LiteRTPredictor:
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
         self._path = path
+        self._metadata: dict[str, str] | None = None
         try:
             with quiet():
                 from ai_edge_litert.interpreter import Interpreter
@@ -50,10 +51,12 @@ class LiteRTPredictor:
     @property
     def metadata(self) -> dict[str, str]:
         """The metadata of the file; see `signature.ExportPredictor`."""
-        with quiet():
-            from msd_export.litert.program import metadata_of
+        if self._metadata is None:
+            with quiet():
+                from msd_export.litert.program import metadata_of
 
-            return metadata_of(self._path)
+                self._metadata = metadata_of(self._path)
+        return self._metadata
 
     def predict(self, inputs: ModelInputs) -> Logits:
         """Return logits; see `signature.Predictor`.
@@ -64,7 +67,7 @@ class LiteRTPredictor:
         rows = range(len(inputs["image"]))
         outputs = [self._predict_one(single_example(inputs, row)) for row in rows]
         logits, given = map(np.concatenate, zip(*outputs, strict=True))
-        refuse_other_probabilities(logits, given, None, self._path)
+        refuse_other_probabilities((logits, given), inputs, self.metadata, self._path)
         return logits
 
     def prepare(self, inputs: ModelInputs) -> Callable[[], object]:

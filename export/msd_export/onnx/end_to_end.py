@@ -26,7 +26,9 @@ from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.source import SourceData
 from msd_deploy.errors import ExportError, RuntimeUnavailableError
 from msd_deploy.metrics import LogitsByView
-from msd_deploy.problem import Problem, decides_one_class
+from msd_deploy.models.classifier import ViewClassifier
+from msd_deploy.models.folders import LoadedModel
+from msd_deploy.problem import decides_one_class
 from msd_deploy.views import View
 from msd_export.onnx.export import save_onnx
 from msd_export.onnx.predictor import open_session
@@ -41,7 +43,13 @@ from msd_export.onnx.preprocessing import (
     tokenizer_attributes,
 )
 from msd_export.parity import ViewParity, compare_logits
-from msd_export.signature import Logits, ModelSignature
+from msd_export.signature import (
+    OUTPUT_NAMES,
+    Logits,
+    ModelSignature,
+    refuse_other_probabilities,
+    temperatures_as_text,
+)
 from msd_export.tolerance import END_TO_END, check_view
 
 END_TO_END_NAME = "end_to_end.onnx"
@@ -153,18 +161,20 @@ class EndToEndPredictor:
         options.register_custom_ops_library(get_library_path())
         self._session = open_session(path, options)
 
-    def predict(self, image: bytes, text: str) -> tuple[list[str], Logits]:
-        """Return the labels and the logits, float32 [classes], of one example; b"" and "" are none.
+    def predict(self, image: bytes, text: str) -> tuple[list[str], Logits, Logits]:
+        """Return labels, logits and probabilities of one example; b"" and "" are none.
+
+        Both are float32 [classes].
 
         Raises:
             ExportError: The image is in a format that it does not decode.
         """
         feed = {IMAGE_INPUT: np.frombuffer(image, np.uint8), TEXT_INPUT: np.array([text], object)}
         try:
-            labels, logits = self._session.run(["labels", "logits"], feed)
+            labels, logits, found = self._session.run(["labels", *OUTPUT_NAMES], feed)
         except Exception as error:  # onnxruntime's exceptions share no other base
             raise ExportError(f"the end-to-end file failed ({error})") from error
-        return labels.tolist(), cast(Logits, logits[0])
+        return labels.tolist(), cast(Logits, logits[0]), cast(Logits, found[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +189,11 @@ class _Example:
 
 
 def check_end_to_end(
-    path: Path, plain: LogitsByView, split: PreparedSplit, source: SourceData, problem: Problem
+    path: Path,
+    plain: LogitsByView,
+    split: PreparedSplit,
+    source: SourceData,
+    loaded: LoadedModel[ViewClassifier],
 ) -> Json:
     """Compare an end-to-end file with the plain model, on the bytes and texts of test examples.
 
@@ -189,13 +203,14 @@ def check_end_to_end(
         split: Which examples.
         source: The bytes of their images, and their texts; test examples that DecodeImage does not
             read (neither JPEG nor PNG, CMYK) are left out and counted.
-        problem: What a decision is.
+        loaded: The model that was exported.
 
     Returns:
         The part of parity.json.
 
     Raises:
-        ParityError: Its decisions differ more often than END_TO_END allows.
+        ParityError: Its decisions differ more often than END_TO_END allows, or its probabilities
+            are not those of its logits over the model's temperatures.
     """
     examples = list(_examples(split, source))
     read = np.array([example.is_read for example in examples])
@@ -206,11 +221,19 @@ def check_end_to_end(
         )
     rows = np.flatnonzero(read)
     predictor = EndToEndPredictor(path)
-    logits = {
-        view: np.stack([_predict(predictor, examples[row], view) for row in rows]) for view in View
-    }
+    used = _rows_of(split, rows)
+    logits: LogitsByView = {}
+    for view in View:
+        answers = [_predict(predictor, examples[row], view) for row in rows]
+        logits[view], found = map(np.stack, zip(*answers, strict=True))
+        metadata = {
+            "problem": loaded.problem,
+            "temperatures": temperatures_as_text(loaded.temperatures),
+        }
+        inputs = used.inputs(slice(None), view)
+        refuse_other_probabilities((logits[view], found), inputs, metadata, path)
     expected = {view: logits[rows] for view, logits in plain.items()}
-    parity = compare_logits(logits, expected, _rows_of(split, rows), problem)
+    parity = compare_logits(logits, expected, used, loaded.problem)
     kept = [examples[row] for row in rows]
     counts = {
         "left_out": int((~read).sum()),
@@ -240,9 +263,10 @@ def _as_json(result: ViewParity) -> Json:
     return {name: values[name] for name in names}
 
 
-def _predict(predictor: EndToEndPredictor, example: _Example, view: View) -> Logits:
+def _predict(predictor: EndToEndPredictor, example: _Example, view: View) -> tuple[Logits, Logits]:
     image = example.image if view.has_image else b""
-    return predictor.predict(image, example.text if view.has_text else "")[1]
+    _, logits, found = predictor.predict(image, example.text if view.has_text else "")
+    return logits, found
 
 
 def _rows_of(split: PreparedSplit, rows: NDArray[np.int64]) -> PreparedSplit:

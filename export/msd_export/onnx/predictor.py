@@ -47,7 +47,7 @@ class OnnxPredictor:
         """
         feed = {name: inputs[name] for name in INPUT_NAMES}
         logits, given = self._session.run(list(OUTPUT_NAMES), feed)
-        refuse_other_probabilities(logits, given, self.metadata.get("problem"), self._path)
+        refuse_other_probabilities((logits, given), inputs, self.metadata, self._path)
         return cast(Logits, logits)
 
     def prepare(self, inputs: ModelInputs) -> "PreparedOnnx":

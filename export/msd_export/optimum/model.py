@@ -21,10 +21,11 @@ from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.metrics import probabilities
 from msd_deploy.models.classifier import task_config
 from msd_deploy.models.folders import read_labels
+from msd_deploy.temperatures import read_temperatures
 from msd_export.folder import ExportFolder, open_export
 from msd_export.optimum.config import ExportedConfig
 from msd_export.predictors import open_predictor
-from msd_export.signature import Logits, ModelInputs, Predictor
+from msd_export.signature import Logits, ModelInputs, Predictor, temperatures_of
 
 ImageSource = Path | str | bytes | Image.Image | None
 """A file, encoded bytes, or an upright image of Pillow's; None: no image."""
@@ -60,6 +61,7 @@ class ExportedModel(OptimizedModel):  # type: ignore[misc]  # optimum has no typ
         self.export = export
         self.preprocessor = Preprocessor.load(export.folder)
         _, self.problem = read_labels(export.folder)
+        self.temperatures = read_temperatures(export.folder)
 
     @classmethod
     def from_pretrained(
@@ -132,7 +134,8 @@ class ExportedModel(OptimizedModel):  # type: ignore[misc]  # optimum has no typ
                 raise ConfigError(f"input_ids are given without {', '.join(missing)}")
             inputs = {n: np.asarray(value) for n, value in zip(names, given, strict=True)}
         logits = self.model.predict(inputs)
-        return ClassifierOutput(logits, probabilities(logits, self.problem))
+        temperatures = temperatures_of(inputs, self.temperatures)
+        return ClassifierOutput(logits, probabilities(logits / temperatures, self.problem))
 
     def push_to_hub(
         self,
