@@ -42,7 +42,7 @@ def evaluate(
     threads = with_given(BenchConfig(), running).threads
     check_model_exists(model)
     from msd_deploy.data.source import SourceOptions
-    from msd_deploy.pages.formatting import score_text
+    from msd_deploy.pages.formatting import fraction_text, percent, score_text
     from msd_export.evaluate import evaluate_model
     from msd_export.opened_model import check_has_data
 
@@ -66,10 +66,23 @@ def evaluate(
         print_json(result)
         return
     further = result.get("further", {})
+    confidence = result["confidence"]
     assert isinstance(further, dict)
+    assert isinstance(confidence, dict)
     for metric, views in {str(result["metric"]): result["views"], **further}.items():
         title = f"{metric} on {split} (95 % interval), {result['runtime']}"
         table = new_table(title, "view", "score", "examples")
         for view, score in views.items():
             table.add_row(view, score_text(score), str(score["examples"]))
         result_console().print(table)
+    table = new_table(
+        f"Calibration on {split}", "view", "expected calibration error", "by chance", "confidence"
+    )
+    for view, measured in confidence.items():
+        table.add_row(
+            view,
+            fraction_text(measured["ece"]),
+            f"{measured['ece_by_chance']:.3f}",
+            percent(measured["confidence"]),
+        )
+    result_console().print(table)

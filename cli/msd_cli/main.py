@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from msd_cli.bench import bench
+from msd_cli.calibrate import calibrate
 from msd_cli.compare import compare
 from msd_cli.console import NoteHandler, print_note
 from msd_cli.distill import distill
@@ -57,7 +58,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 _WORKFLOW = (distill, teacher, export, inspect, bench, report)
-_OTHERS = (compare, evaluate, predict, doctor)
+_OTHERS = (compare, evaluate, calibrate, predict, doctor)
 for command in _WORKFLOW + _OTHERS:
     app.command()(with_settings(command))
 

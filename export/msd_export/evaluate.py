@@ -4,10 +4,9 @@ from pathlib import Path
 
 from msd_deploy.artifacts.manifest import Json
 from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.confidence import confidence_of_views
 from msd_deploy.data.labels import check_labelled
-from msd_deploy.data.readers.spec import load_evaluation_source
 from msd_deploy.data.source import EvaluationSplit, SourceOptions
-from msd_deploy.errors import ConfigError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import (
     extra_metrics_as_json,
@@ -16,9 +15,8 @@ from msd_deploy.metrics import (
     score_views,
 )
 from msd_deploy.models.folders import SINGLE_VIEW, family_of
-from msd_deploy.run.record import prepare_for_run, read_finished_run, source_of_run
 from msd_deploy.run.single_views import check_single_views, unsound_views
-from msd_export.opened_model import open_model, prepare_for_model
+from msd_export.opened_model import open_model, read_for_evaluation, split_name
 from msd_export.parity import predict_every_view
 from msd_export.predictors import TorchPredictor
 
@@ -44,8 +42,9 @@ def evaluate_model(
 
     Returns:
         metric, runtime, split, skipped rows, and per view the value, interval and examples; under
-        single_views the comparison of each with a constant answer; under further the same as views
-        by metric, where the data set's paper reports others.
+        single_views the comparison of each with a constant answer; under confidence the calibration
+        of each; under further the same as views by metric, where the data set's paper reports
+        others.
 
     Raises:
         ConfigError: All rows of a data set were requested that has training rows.
@@ -54,23 +53,9 @@ def evaluate_model(
     """
     hooks = hooks or StageHooks()
     opened = open_model(model, threads=threads)
-    if spec is None:
-        record = read_finished_run(RunDirectory(model))
-        spec = record.config.data.spec
-        if split == "all":
-            raise ConfigError(
-                f"all rows of {spec} include the run's training rows",
-                fix="Name another --split, or other data (--data SPEC)",
-            )
-        hooks.on_stage(f"Reading {spec}")
-        source = source_of_run(record)
-        data = prepare_for_run(record, source, opened.preprocessor, on_count=hooks.on_count)
-    else:
-        hooks.on_stage(f"Reading {spec}")
-        source = load_evaluation_source(spec, options=options, split=split, labels=opened.labels)
-        data = prepare_for_model(opened, source, spec, options=options, hooks=hooks)
-    rows = data.splits["test" if split == "all" else split]
-    check_labelled(data, "test" if split == "all" else split, "an evaluation")
+    data, spec = read_for_evaluation(model, opened, spec, options=options, split=split, hooks=hooks)
+    rows = data.splits[split_name(split)]
+    check_labelled(data, split_name(split), "an evaluation")
     hooks.on_stage(f"Predicting with {model} in {opened.predictor.runtime}")
     by_view = predict_every_view(
         opened.predictor, rows, on_count=lambda done, total: hooks.on_count("examples", done, total)
@@ -81,6 +66,10 @@ def evaluate_model(
     scores = score_views(logits, labels, data.info.problem)
     further = score_extra_metrics(logits, labels, data.info.further_metrics)
     metric = metric_name(data.info.problem)
+    present = {"has_image": rows.has_image()[labelled], "has_text": rows.has_text()[labelled]}
+    confidence = confidence_of_views(
+        opened.temperatures.scaled(logits, **present), labels, data.info.problem
+    )
     single_views = check_single_views(logits, labels, data.info.problem)
     # Of a run its student is evaluated, and an export is a student's as a rule.
     is_model = isinstance(opened.predictor, TorchPredictor) and family_of(model) != SINGLE_VIEW
@@ -96,5 +85,6 @@ def evaluate_model(
         "metric": metric,
         "views": {view.value: score.as_json() for view, score in scores.items()},
         "single_views": single_views,
+        "confidence": confidence,
         **({"further": extra_metrics_as_json(further)} if further else {}),
     }

@@ -1,7 +1,10 @@
 """Names of views and metrics, and numbers with units, for reports and the command line."""
 
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from msd_deploy.confidence import Interval
 
 NOTHING = "–"
 VIEW_NAMES: Mapping[str, str] = {
@@ -41,6 +44,12 @@ def score_text(score: ScoreJson | None) -> str:
         return NOTHING
     low, high = score["interval"]
     return f"{percent(score['value'])} ({low * 100:.1f} to {high * 100:.1f})"
+
+
+def fraction_text(measured: "Interval") -> str:
+    """Format a fraction with its interval, e.g. 0.031 (0.025 to 0.041)."""
+    low, high = measured["interval"]
+    return f"{measured['value']:.3f} ({low:.3f} to {high:.3f})"
 
 
 def bytes_text(size: int | None) -> str:

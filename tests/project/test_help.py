@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 ROOTS = [ROOT / name for name in (".", "cli", "export", "mobile_bench")]
 COMMANDS = (
     *("distill", "teacher", "export", "inspect", "bench", "report", "evaluate", "predict"),
-    *("compare", "doctor"),
+    *("compare", "doctor", "calibrate"),
 )
 HEAVY = (
     "accelerate",
@@ -68,7 +68,7 @@ def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
     assert answer.stderr == "loaded:"
 
 
-@pytest.mark.parametrize("name", ["predict", "evaluate"])
+@pytest.mark.parametrize("name", ["predict", "evaluate", "calibrate"])
 def test_a_missing_model_is_an_error_before_anything_heavy_is_loaded(name: str) -> None:
     answer = run_msd(name, "nowhere", script=RUN_AND_NAME_MODULES)
     assert answer.returncode == 1

@@ -1,0 +1,84 @@
+"""`msd calibrate`: the temperatures of a finished model's probabilities."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from msd_cli.console import ProgressDisplay, new_table, print_json, print_note, result_console
+from msd_cli.options import READING, Given, JsonOption, OptionsOf
+from msd_cli.settings import option_of, usage_errors
+from msd_deploy.artifacts.run_directory import check_model_exists
+from msd_deploy.config.parsing import with_options
+from msd_deploy.config.run import DataConfig
+
+
+def calibrate(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A run (for its student), or a model folder.")
+    ],
+    data: Annotated[
+        Given, OptionsOf(DataConfig, only=("spec",), defaults={"spec": "the run's own"})
+    ],
+    reading: Annotated[Given, OptionsOf(DataConfig, only=READING)],
+    split: Annotated[
+        Literal["validation", "all"],
+        typer.Option(
+            help="Examples to fit on; all: a whole file of which the model saw nothing in training."
+        ),
+    ] = "validation",
+    as_json: JsonOption = False,
+) -> None:
+    """Calibrate a model: fit one softmax temperature for each view.
+
+    `msd distill` calibrates its student. This command is for teachers, for students
+    of earlier versions, and for data that has changed. The model folder is
+    replaced; its weights and decisions stay, its exports have to be made again.
+
+    Examples:
+        msd calibrate runs/demo
+        msd calibrate teachers/clip --data products.jsonl
+        msd calibrate runs/products --data new-photos.jsonl --split all
+    """
+    check_model_exists(model)
+    from msd_deploy.data.source import SourceOptions
+    from msd_deploy.pages.formatting import fraction_text
+    from msd_export.calibrate import calibrate_model
+    from msd_export.opened_model import check_has_data
+
+    spec = with_options(DataConfig(), data).spec if data else None
+    options = with_options(SourceOptions(), reading)
+    if spec is None:
+        name = option_of(DataConfig, next(iter(reading), ""))
+        with usage_errors(DataConfig, data="--data", options=name):
+            check_has_data(model, options)
+    display = ProgressDisplay()
+    with display.running():
+        result: Any = calibrate_model(
+            model, spec, options=options, split=split, hooks=display.stages()
+        )
+    if as_json:
+        print_json(result)
+        return
+    confidence: Any = result["confidence"]
+    table = new_table(
+        f"expected calibration error on {split}, which it was fitted on (95 % interval)",
+        "view",
+        "temperature",
+        "before",
+        "after",
+        "examples",
+    )
+    for view, temperature in result["temperatures"].items():
+        table.add_row(
+            view,
+            f"{temperature:.2f}",
+            *(fraction_text(confidence[when][view]["ece"]) for when in ("before", "after")),
+            f"{result['examples'][view]:,}",
+        )
+    result_console().print(table)
+    is_run = str(model) != result["folder"]
+    again = "--overwrite" if is_run else f"--data {shlex.quote(result['data'])} --overwrite"
+    command = f"msd export {shlex.quote(str(model))} {again}"
+    print_note(f"Wrote {result['folder']}. Exports do not have these temperatures; next: {command}")

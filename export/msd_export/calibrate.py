@@ -1,0 +1,168 @@
+"""Calibrate a finished model: fit its temperatures, and write its folder anew with them."""
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from msd_deploy.artifacts.atomic import new_folder
+from msd_deploy.artifacts.claim import claimed, read_finished
+from msd_deploy.artifacts.manifest import (
+    MANIFEST_NAME,
+    RESTORE,
+    Json,
+    files_below,
+    read_json,
+    read_versioned_json,
+    write_json,
+    write_manifest,
+)
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.data.labels import check_labelled
+from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.source import SourceOptions, Split
+from msd_deploy.errors import ArtifactError, DataError
+from msd_deploy.hooks import StageHooks
+from msd_deploy.metrics import LogitsByView
+from msd_deploy.models.classifier import ViewClassifier
+from msd_deploy.models.folders import load_classifier
+from msd_deploy.models.predict import predict_views
+from msd_deploy.run.calibration import FEWEST_EXAMPLES, fit_on_split, state_confidence
+from msd_deploy.temperatures import CALIBRATION_NAME, Temperatures
+from msd_deploy.views import View
+from msd_export.folder import KIND
+from msd_export.opened_model import read_for_evaluation, split_name
+
+CalibrationSplit = Literal["validation", "all"]
+_WRITTEN_ANEW = frozenset({"schema_version", "kind", "msd_deploy", "created_utc", "files"})
+
+
+def calibrate_model(
+    model: Path,
+    spec: str | None,
+    *,
+    options: SourceOptions,
+    split: CalibrationSplit,
+    hooks: StageHooks | None = None,
+) -> Json:
+    """Fit the temperatures of a model, and write its folder anew with them.
+
+    The weights stay as they are. The folder's digest changes, so exports are made again.
+
+    Args:
+        model: A run, for its student, or a model folder.
+        spec: The data set; None: that of the run, which must not have changed.
+        options: How `spec` is read.
+        split: Examples that the model was not trained on; "all" of a file that has no others.
+        hooks: Progress and notes.
+
+    Returns:
+        folder, data, split, temperatures and examples by view, and under confidence the calibration
+        on these examples before and after.
+
+    Raises:
+        ConfigError: All rows of a data set were requested that has training rows.
+        DataError: The data cannot be read, has other classes than the model, or has fewer than 50
+            labelled examples in the split.
+        ArtifactError: It is an export, lies in a run, or cannot be opened; or another process uses
+            it.
+    """
+    hooks = hooks or StageHooks()
+    run = RunDirectory(model)
+    is_run, is_own_data = run.run_json.is_file(), spec is None
+    with claimed(model):
+        if is_run:
+            read_finished(run)
+        folder = run.student if is_run else _model_folder(model)
+        loaded = load_classifier(folder)
+        data, spec = read_for_evaluation(
+            model, loaded, spec, options=options, split=split, hooks=hooks
+        )
+        name = split_name(split)
+        check_labelled(data, name, "a calibration")
+        logits = _predict(loaded.model, data, name, hooks)
+        temperatures = fit_on_split(logits, data.splits[name], loaded.problem)
+        if not temperatures.is_fitted:
+            raise DataError(
+                f"the {split} split has {int(data.splits[name].has_label().sum())} labelled"
+                f" examples, and a temperature needs {FEWEST_EXAMPLES} that have its modalities",
+                fix="Name data with more labelled examples (--data SPEC)",
+            )
+        measured: Json = {}
+        state_confidence(measured, data, name, logits, temperatures)
+        metrics = None
+        if is_run:
+            metrics = read_versioned_json(run.metrics)
+            of_student = metrics.get("student")
+            if not isinstance(of_student, dict):
+                raise ArtifactError("has no student", where=run.metrics, fix=RESTORE)
+            of_student.pop("confidence", None)
+            if is_own_data:
+                test = _predict(loaded.model, data, "test", hooks)
+                state_confidence(measured, data, "test", test, temperatures)
+                of_student["confidence"] = measured["confidence"]
+        _write_with(folder, temperatures)
+        if metrics is not None:
+            write_json(run.metrics, metrics)
+    confidence = measured["confidence"]
+    assert isinstance(confidence, dict)  # `state_confidence` has made it
+    return {
+        "folder": str(folder),
+        "data": spec,
+        "split": split,
+        "temperatures": temperatures.by_name(),
+        "examples": {view.value: temperatures.examples[view] for view in View},
+        "confidence": {"before": confidence["uncalibrated"][name], "after": confidence[name]},
+    }
+
+
+def _predict(
+    model: ViewClassifier, data: PreparedData, split: Split, hooks: StageHooks
+) -> LogitsByView:
+    hooks.on_stage(f"Predicting the {split} examples")
+    on_count = hooks.on_count
+    return predict_views(
+        model,
+        data.splits[split],
+        on_batch=lambda done, total: on_count("examples", done, total),
+    )
+
+
+def _model_folder(folder: Path) -> Path:
+    """Return the path of a model folder that may be replaced.
+
+    Raises:
+        ArtifactError: It is an export, whose graph has temperatures of its own, or lies in a run,
+            which records the digest of its teacher.
+    """
+    manifest = folder / MANIFEST_NAME
+    if manifest.is_file() and read_json(manifest).get("kind") == KIND:
+        raise ArtifactError(
+            "is an export, whose probabilities are part of its graph",
+            where=folder,
+            fix="Calibrate the run or model folder, and export it again",
+        )
+    around = RunDirectory(folder.resolve().parent)
+    if around.run_json.is_file():
+        is_student = folder.resolve() == around.student.resolve()
+        raise ArtifactError(
+            f"belongs to the run {folder.parent}",
+            where=folder,
+            fix="Name the run" if is_student else "Copy the folder, and calibrate the copy",
+        )
+    return folder
+
+
+def _write_with(folder: Path, temperatures: Temperatures) -> None:
+    """Write a model folder anew with other temperatures; the manifest's facts stay."""
+    facts = {
+        key: value
+        for key, value in read_json(folder / MANIFEST_NAME).items()
+        if key not in _WRITTEN_ANEW
+    }
+    with new_folder(folder) as building:
+        for path in files_below(folder):
+            copy = building / path.relative_to(folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+        write_json(building / CALIBRATION_NAME, temperatures.as_json())
+        write_manifest(building, "model", facts)
