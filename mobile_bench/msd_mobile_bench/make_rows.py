@@ -74,6 +74,7 @@ def make_row(run: RunDirectory, variant: Variant, timing: Timing | None, quality
         "peak_rss_increase_bytes": None,
         "scores": quality.scores,
         "agreement": quality.agreement,
+        "confidence": quality.confidence,
         "note": NEEDS_A_DEVICE if timing is None else None,
     }
     if timing is not None:

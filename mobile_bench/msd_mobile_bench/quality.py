@@ -8,6 +8,7 @@ from typing import cast
 
 import numpy as np
 
+from msd_deploy.confidence import ConfidenceJson, confidence_of_views
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.distillation.teacher_cache import TeacherPredictions
 from msd_deploy.errors import ArtifactError
@@ -21,6 +22,7 @@ from msd_deploy.metrics import (
 )
 from msd_deploy.models.folders import read_labels
 from msd_deploy.pages.formatting import ScoreJson
+from msd_deploy.temperatures import read_temperatures
 from msd_deploy.views import View
 from msd_export.parity import predict_split
 from msd_mobile_bench.runtimes.process import RemotePredictor, WorkerProcess
@@ -36,10 +38,12 @@ class Quality:
     Attributes:
         scores: The metric by view.
         agreement: Share of the teacher's decisions, by view.
+        confidence: Calibration of the probabilities, by view; empty without labels.
     """
 
     scores: dict[str, ScoreJson]
     agreement: dict[str, float]
+    confidence: dict[str, ConfidenceJson]
 
 
 def predict_variants(
@@ -105,8 +109,13 @@ def evaluate(
     is_student = variant.model == "student"
     expected = predictions.by_view(SPLIT) if is_student else predictions.of_teacher(SPLIT)
     by_teacher = {view: values[:rows] for view, values in expected.items()}
+    confidence: dict[str, ConfidenceJson] = {}
     if split.has_label().any():
         scores = score_views(ordered, split.labels, problem)
+        scaled = read_temperatures(variant.folder).scaled(
+            ordered, has_image=split.has_image(), has_text=split.has_text()
+        )
+        confidence = confidence_of_views(scaled, split.labels, problem)
     else:
         scores = {
             view: score_logits(values, decided_labels(by_teacher[view], problem), problem)
@@ -118,6 +127,7 @@ def evaluate(
             view.value: round(agreement(values, by_teacher[view], problem), 6)
             for view, values in ordered.items()
         },
+        confidence=confidence,
     )
 
 

@@ -13,7 +13,13 @@ from msd_deploy.pages.page import Table, render_page
 from msd_deploy.pages.svg import Canvas
 from msd_mobile_bench.chart import Point, draw_chart
 from msd_mobile_bench.schema import Bench, Row
-from msd_mobile_bench.tables import headline, quality_table, short_title, speed_table
+from msd_mobile_bench.tables import (
+    calibration_table,
+    headline,
+    quality_table,
+    short_title,
+    speed_table,
+)
 
 JSON_NAME, MARKDOWN_NAME, HTML_NAME = "bench.json", "bench.md", "bench.html"
 
@@ -34,7 +40,7 @@ def render_markdown(bench: Bench) -> str:
     parts = [f"# Benchmark of {_in_markdown(bench['run'])}", _subtitle(bench)]
     shares = ", ".join(f"{tile.name} {tile.share} ({tile.detail})" for tile in headline(bench))
     parts.append(f"Student / teacher, both {_compared_variant(bench)}: {shares}.")
-    for table in (speed_table(bench), quality_table(bench)):
+    for table in _tables(bench):
         parts += [f"## {table.title}", _markdown_table(table)]
     if bench["notes"]:
         parts += ["## Notes", _bullets(bench["notes"])]
@@ -42,6 +48,12 @@ def render_markdown(bench: Bench) -> str:
     parts += ["## Host", _bullets([f"{name}: {value}" for name, value in host_facts(bench)])]
     parts += ["Command to repeat it:", f"    {bench['command']}"]
     return "\n\n".join(parts) + "\n"
+
+
+def _tables(bench: Bench) -> list[Table]:
+    tables = [speed_table(bench), quality_table(bench)]
+    is_labelled = all(row["confidence"] for row in bench["rows"])
+    return [*tables, calibration_table(bench)] if is_labelled else tables
 
 
 def _markdown_table(table: Table) -> str:
@@ -77,7 +89,7 @@ def render_html(bench: Bench) -> str:
         tiles=headline(bench),
         charts=charts,
         untimed=[short_title(row) for row in bench["rows"] if row["latency_ms"] is None],
-        tables=[speed_table(bench), quality_table(bench)],
+        tables=_tables(bench),
         method=method_sentences(bench),
         host=host_facts(bench),
     )
@@ -119,6 +131,8 @@ def method_sentences(bench: Bench) -> list[str]:
         " samples of all rounds; all samples are in bench.json.",
         f"A control kernel ({control['kernel']}) is timed before each turn: median per round"
         f" {medians} ms, slowest / fastest turn {control['host_drift']:.2f}.",
+        "Expected calibration error: mean difference of confidence and share of correct decisions"
+        " in 15 bins of equally many decisions, of probabilities over the model's temperatures.",
         "Load time: opening the model once, with its files in the system's cache, its runtime"
         " imported and its digests verified before.",
         "Peak memory: of the whole process during single predictions; in parentheses the increase"

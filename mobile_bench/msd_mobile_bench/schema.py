@@ -6,6 +6,7 @@ made from the file of an earlier benchmark.
 
 from typing import Literal, TypedDict
 
+from msd_deploy.confidence import ConfidenceJson
 from msd_deploy.pages.formatting import ScoreJson
 
 ModelRole = Literal["teacher", "student"]
@@ -26,7 +27,8 @@ class Row(TypedDict):
     """One model in one variant. None for what cannot be measured here; `note` has the reason.
 
     path is relative to the run. peak_rss_bytes is that of a new process during single predictions;
-    the increase is counted from before the model was opened, with its runtime loaded.
+    the increase is counted from before the model was opened, with its runtime loaded. confidence is
+    empty where no test example has a label.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Row(TypedDict):
     peak_rss_increase_bytes: int | None
     scores: dict[str, ScoreJson]
     agreement: dict[str, float]
+    confidence: dict[str, ConfidenceJson]
     note: str | None
 
 

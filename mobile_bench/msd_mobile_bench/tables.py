@@ -8,6 +8,7 @@ from msd_deploy.pages.formatting import (
     VIEW_NAMES,
     bytes_text,
     count_text,
+    fraction_text,
     metric_title,
     percent,
     score_text,
@@ -81,6 +82,26 @@ def quality_table(bench: Bench) -> Table:
     }
     title = f"{metric} and agreement, {bench['data']['examples']:,} test examples"
     return _table(title, bench["rows"], columns, {})
+
+
+def calibration_table(bench: Bench) -> Table:
+    """Return the calibration error and the mean confidence of every view."""
+    columns = {
+        "Expected calibration error (95 % interval)": {
+            name: _calibration_error_of(view) for view, name in VIEW_NAMES.items()
+        },
+        "Mean confidence": {name: _confidence_of(view) for view, name in VIEW_NAMES.items()},
+    }
+    title = f"Calibration, {bench['data']['examples']:,} test examples"
+    return _table(title, bench["rows"], columns, {})
+
+
+def _calibration_error_of(view: str) -> Cell:
+    return lambda row: fraction_text(row["confidence"][view]["ece"])
+
+
+def _confidence_of(view: str) -> Cell:
+    return lambda row: percent(row["confidence"][view]["confidence"])
 
 
 def _score_of(view: str) -> Cell:

@@ -16,12 +16,19 @@ from msd_deploy.pages.line_chart import (
 )
 from msd_deploy.pages.svg import Panel
 from msd_deploy.report.run_files import are_apart
-from msd_deploy.report.schema import DistillationJson, SalienceJson, StudentJson, ViewJson
+from msd_deploy.report.schema import (
+    CalibrationJson,
+    DistillationJson,
+    SalienceJson,
+    StudentJson,
+    ViewJson,
+)
 from msd_deploy.views import View
 
 _VIEWS = tuple(view.value for view in View)
 _MIN_LOSS, _MIN_SALIENCY = 1e-4, 1e-3
 _SHORT_NAMES = {"multimodal": "image and text", "image": "image", "text": "text"}
+_HALF = 0.5
 _OTHER_TERMS = 3  # number of styles for terms of no view, after which they repeat
 
 
@@ -44,6 +51,47 @@ def density_panels(report: DistillationJson) -> list[Panel]:
             Panel(student_title(student), chart, f"Total variation to the teacher: {apart}.")
         )
     return panels
+
+
+def reliability_panels(report: DistillationJson) -> list[Panel]:
+    """Draw outcome against confidence of each model by view, with the diagonal."""
+    named = {"Teacher": ("teacher", report["teacher"]["calibration"])}
+    for number, student in enumerate(report["students"]):
+        named[student_title(student)] = (f"{number}", student["calibration"])
+    return [
+        Panel(title, _reliability(f"reliability-{name}", title, one), _gaps_text(one))
+        for title, (name, one) in named.items()
+    ]
+
+
+def _reliability(name: str, title: str, calibration: CalibrationJson) -> Markup:
+    series = [
+        Series(
+            _SHORT_NAMES[view],
+            f"view-{view}",
+            tuple((each["confidence"], each["outcome"]) for each in one["reliability"]),
+        )
+        for view, one in calibration["views"].items()
+    ]
+    least = min(point for one in series for each in one.points for point in each)
+    low = 0.0 if least < _HALF else _HALF  # decisions of two classes start there
+    diagonal = Series("calibrated", "ideal", ((low, low), (1.0, 1.0)))
+    return draw_panel(
+        name,
+        [*series, diagonal],
+        x=linear_range(low, 1, "confidence", most=6),
+        y=linear_range(low, 1, "outcome", most=6),
+        title=f"Reliability of {title}, by view",
+        description=_gaps_text(calibration),
+    )
+
+
+def _gaps_text(calibration: CalibrationJson) -> str:
+    gaps = (
+        f"{_SHORT_NAMES[view]} {one['gap']['value']:+.3f}"
+        for view, one in calibration["views"].items()
+    )
+    return f"Mean confidence less mean outcome: {', '.join(gaps)}."
 
 
 def output_name(report: DistillationJson) -> str:

@@ -112,8 +112,8 @@ def _example(outputs: RunOutputs, kind: Kind, row: int, saliency: Saliency) -> E
         "truth": _true_labels(rows, row, data.info.labels),
         "image_saliency": round(float(saliency.image[row]), 4),
         "text_saliency": round(float(saliency.text[row]), 4),
-        "teacher": _decisions_of(outputs.predictions.by_view(outputs.split), row, outputs),
-        "students": [_decisions_of(student.logits, row, outputs) for student in outputs.students],
+        "teacher": _decisions_of(outputs.teacher_scaled, row, outputs),
+        "students": [_decisions_of(student.scaled, row, outputs) for student in outputs.students],
     }
 
 

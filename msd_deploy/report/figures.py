@@ -6,6 +6,7 @@ import torch
 
 from msd_deploy import __version__
 from msd_deploy.artifacts.manifest import SCHEMA_VERSION, utc_now
+from msd_deploy.confidence import confidence_of_views
 from msd_deploy.config.describe import changed_settings
 from msd_deploy.data.readers.spec import name_of_spec
 from msd_deploy.distillation.distances import kl_distance
@@ -29,6 +30,7 @@ from msd_deploy.report.notes import notes_of
 from msd_deploy.report.predictions import RunOutputs, StudentOutputs
 from msd_deploy.report.run_files import read_training, read_weights, specialists_in
 from msd_deploy.report.schema import (
+    CalibrationJson,
     Closeness,
     DistillationJson,
     OutputJson,
@@ -37,6 +39,7 @@ from msd_deploy.report.schema import (
     ViewJson,
     WeightsJson,
 )
+from msd_deploy.temperatures import Temperatures
 from msd_deploy.views import View
 
 _TEMPERATURE = 1.0  # distances of the probabilities, comparable between runs of any temperature
@@ -114,6 +117,7 @@ def _teacher(outputs: RunOutputs, output: Output) -> TeacherJson:
             }
             for view, one in specialists.items()
         },
+        "calibration": _calibration(own, outputs.teacher_temperatures, outputs),
     }
 
 
@@ -129,6 +133,7 @@ def _student(student: StudentOutputs, outputs: RunOutputs, output: Output) -> St
         "parameters": facts["parameters"],
         "size_bytes": facts["size_bytes"],
         "views": _views(student.logits, outputs, output),
+        "calibration": _calibration(student.logits, student.temperatures, outputs),
         "closeness": {view.value: _closeness(student, outputs, output, view) for view in View},
         "training": read_training(
             student.run.history,
@@ -190,6 +195,19 @@ def mean_distance(student: LogitArray, teacher: LogitArray, problem: Problem) ->
         multi_label=has_independent_classes(problem),
     )
     return float(distances.double().mean())
+
+
+def _calibration(
+    logits: LogitsByView, temperatures: Temperatures, outputs: RunOutputs
+) -> CalibrationJson:
+    rows, problem = outputs.rows, outputs.data.info.problem
+    scaled = temperatures.scaled(logits, has_image=rows.has_image(), has_text=rows.has_text())
+    is_fitted = temperatures.is_fitted
+    return {
+        "views": confidence_of_views(scaled, rows.labels, problem),
+        "uncalibrated": confidence_of_views(logits, rows.labels, problem) if is_fitted else None,
+        "temperatures": temperatures.by_name() if is_fitted else None,
+    }
 
 
 def _weights(student: StudentOutputs, outputs: RunOutputs) -> WeightsJson | None:

@@ -10,6 +10,7 @@ from msd_deploy.pages.formatting import (
     ScoreJson,
     bytes_text,
     count_text,
+    fraction_text,
     metric_title,
     percent,
     score_text,
@@ -20,6 +21,7 @@ from msd_deploy.report.charts import (
     clipped,
     density_panels,
     output_name,
+    reliability_panels,
     saliency_panels,
     student_title,
     training_panels,
@@ -28,6 +30,7 @@ from msd_deploy.report.densities import BANDWIDTH, EDGES
 from msd_deploy.report.run_files import BINS
 from msd_deploy.report.schema import (
     KINDS,
+    CalibrationJson,
     DecisionJson,
     DistillationJson,
     ExampleJson,
@@ -126,7 +129,8 @@ def render_distillation(report: DistillationJson, thumbnails: Mapping[int, str])
         output=output_name(report),
         densities=density_panels(report),
         runs=[_run_section(report, number) for number in range(len(report["students"]))],
-        tables=[quality_table(report), closeness_table(report)],
+        tables=[quality_table(report), closeness_table(report), calibration_table(report)],
+        reliability=reliability_panels(report),
         views=list(VIEW_NAMES.values()),
         sheets=[_sheet(report, kind, thumbnails) for kind in KINDS],
         either=report["examples"]["counts"]["either"],
@@ -251,6 +255,37 @@ def closeness_table(report: DistillationJson) -> Table:
     return Table(title, "Model", {}, groups, tuple(lines))
 
 
+def calibration_table(report: DistillationJson) -> Table:
+    """Build the table of calibration errors and Brier scores, before and after calibration."""
+    teacher = report["teacher"]["calibration"]
+    lines = _calibration_lines("Teacher", "teacher", teacher)
+    for one in report["students"]:
+        lines += _calibration_lines(student_title(one), "student", one["calibration"])
+    groups = {
+        "Expected calibration error (95 % interval)": tuple(VIEW_NAMES.values()),
+        "Brier score": tuple(VIEW_NAMES.values()),
+    }
+    title = f"Calibration on {report['data']['examples']:,} {report['data']['split']} examples"
+    return Table(title, "Model", {}, groups, tuple(lines))
+
+
+def _calibration_lines(name: str, role: str, calibration: CalibrationJson) -> list[Line]:
+    shown = {name: calibration["views"]}
+    if calibration["uncalibrated"] is not None:
+        shown = {f"{name}, before calibration": calibration["uncalibrated"], **shown}
+    return [
+        Line(
+            title,
+            role,
+            (
+                *(fraction_text(views[view]["ece"]) for view in VIEW_NAMES),
+                *(f"{views[view]['brier']['value']:.3f}" for view in VIEW_NAMES),
+            ),
+        )
+        for title, views in shown.items()
+    ]
+
+
 def _sheet(report: DistillationJson, kind: str, thumbnails: Mapping[int, str]) -> Sheet:
     examples = report["examples"]
     count, total = examples["counts"][kind], sum(examples["counts"].values())
@@ -286,6 +321,22 @@ def _cell(decision: DecisionJson, truth: list[str]) -> Cell:
     )
 
 
+def _chance_text(report: DistillationJson) -> str:
+    """Return what the calibration errors of the students would be by chance, where it is known."""
+    chances = [
+        chance
+        for student in report["students"]
+        for view in student["calibration"]["views"].values()
+        if (chance := view["ece_by_chance"]) is not None
+    ]
+    if not chances:
+        return ""
+    return (
+        f"; by chance alone it would be {min(chances):.3f} to {max(chances):.3f} here if every"
+        " probability were right"
+    )
+
+
 def _method_sentences(report: DistillationJson) -> list[str]:
     return [
         f"Densities: Gaussian kernel density of the {output_name(report)}, standard deviation"
@@ -299,6 +350,12 @@ def _method_sentences(report: DistillationJson) -> list[str]:
         " examples and, for independent classes, over classes.",
         "Intervals: 95 % bootstrap intervals over examples. Agreement: share of decisions that"
         " student and teacher have in common.",
+        "Expected calibration error: mean difference of confidence and outcome in 15 bins of"
+        f" equally many decisions{_chance_text(report)}. Confidence: probability of the decided"
+        " class, outcome: whether it is correct; in multi-label tasks the probability of each"
+        " class, and whether it is true. Temperatures were fitted on the validation split."
+        " Densities, distances and total variation are of outputs before calibration, as in"
+        " distillation; examples have the probabilities of an exported model.",
         "Loss terms: values of single batches, weighted and scaled so that their sum is the loss."
         " Validation: after each epoch.",
         "Saliency: KL divergence, in nats, between the teacher's predictions with and without the"

@@ -26,6 +26,7 @@ from msd_deploy.models.folders import load_model
 from msd_deploy.models.predict import predict_views
 from msd_deploy.report.run_files import read_metrics
 from msd_deploy.run.record import RunRecord, prepare_for_run, read_finished_run, source_of_run
+from msd_deploy.temperatures import Temperatures, read_temperatures
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class StudentOutputs:
         config: Settings of the run.
         metrics: Content of metrics.json.
         logits: float32 [rows, classes] by view.
+        temperatures: Temperatures of its probabilities.
+        scaled: The logits over these temperatures.
     """
 
     name: str
@@ -45,6 +48,8 @@ class StudentOutputs:
     config: RunConfig
     metrics: Mapping[str, Any]
     logits: LogitsByView
+    temperatures: Temperatures
+    scaled: LogitsByView
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,7 @@ class RunOutputs:
         split: Name of the reported split.
         predictions: The teacher's logits of every split.
         teacher_digest: Digest of the teacher.
+        teacher_temperatures: The teacher's temperatures.
         students: Outputs of each run's student, in the order of the runs.
     """
 
@@ -65,12 +71,26 @@ class RunOutputs:
     split: str
     predictions: TeacherPredictions
     teacher_digest: str
+    teacher_temperatures: Temperatures
     students: tuple[StudentOutputs, ...]
 
     @property
     def rows(self) -> PreparedSplit:
         """The reported split."""
         return self.data.splits[self.split]
+
+    @property
+    def teacher_scaled(self) -> LogitsByView:
+        """The teacher's logits over its temperatures; a specialist's as they are."""
+        own, targets = self.predictions.of_teacher(self.split), self.predictions.by_view(self.split)
+        rows = self.rows
+        scaled = self.teacher_temperatures.scaled(
+            own, has_image=rows.has_image(), has_text=rows.has_text()
+        )
+        return {
+            view: scaled[view] if np.array_equal(own[view], of_view) else of_view
+            for view, of_view in targets.items()
+        }
 
 
 def read_outputs(runs: Sequence[RunDirectory], *, split: str, hooks: StageHooks) -> RunOutputs:
@@ -97,7 +117,8 @@ def read_outputs(runs: Sequence[RunDirectory], *, split: str, hooks: StageHooks)
         students.append(_run_student(name, record, source, prepared, split=split, hooks=hooks))
     data = next(iter(prepared.values()))
     _check_rows(predictions, data.splits[split], runs[0], split)
-    return RunOutputs(source, data, split, predictions, teacher_digest, tuple(students))
+    of_teacher = read_temperatures(runs[0].distilled_teacher)
+    return RunOutputs(source, data, split, predictions, teacher_digest, of_teacher, tuple(students))
 
 
 def check_comparable(runs: Sequence[RunDirectory]) -> tuple[list[RunRecord], str]:
@@ -199,7 +220,9 @@ def _run_student(
         raise ArtifactError(
             "has NaN or infinite logits", where=run.student, fix="Distil again with --overwrite"
         )
-    return StudentOutputs(name, run, record.config, metrics, logits)
+    temperatures = student.temperatures
+    scaled = temperatures.scaled(logits, has_image=rows.has_image(), has_text=rows.has_text())
+    return StudentOutputs(name, run, record.config, metrics, logits, temperatures, scaled)
 
 
 def _prepared_once(

@@ -6,6 +6,7 @@ view are the values of `View`.
 
 from typing import Literal, TypedDict
 
+from msd_deploy.confidence import ConfidenceJson
 from msd_deploy.config.describe import Settings
 from msd_deploy.pages.formatting import ScoreJson
 from msd_deploy.problem import Problem
@@ -122,6 +123,18 @@ class SpecialistJson(TypedDict):
     teacher_score: ScoreJson
 
 
+class CalibrationJson(TypedDict):
+    """Calibration of a model's probabilities by view.
+
+    uncalibrated is the same without temperatures; it and temperatures are None where the model has
+    none.
+    """
+
+    views: dict[str, ConfidenceJson]
+    uncalibrated: dict[str, ConfidenceJson] | None
+    temperatures: dict[str, float] | None
+
+
 class TeacherJson(TypedDict):
     """The teacher that the student learned from; `validation` is its metric on that split, by view.
 
@@ -137,6 +150,7 @@ class TeacherJson(TypedDict):
     validation: dict[str, float]
     before_adaptation: dict[str, float] | None
     specialists: dict[str, SpecialistJson]
+    calibration: CalibrationJson
 
 
 class StudentJson(TypedDict):
@@ -152,6 +166,7 @@ class StudentJson(TypedDict):
     size_bytes: int
     views: dict[str, ViewJson]
     closeness: dict[str, Closeness]
+    calibration: CalibrationJson
     training: TrainingJson
     weights: WeightsJson | None
 

@@ -9,6 +9,7 @@ import torch
 
 from msd_deploy.artifacts.manifest import sha256_of_json, write_json, write_manifest
 from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.confidence import ConfidenceJson
 from msd_deploy.config.parsing import config_as_json
 from msd_deploy.config.run import DataConfig, RunConfig
 from msd_deploy.data.prepared import PreparedData
@@ -126,10 +127,19 @@ def example_row(
             view: {"value": value, "interval": list(interval), "examples": 2000} for view in views
         },
         "agreement": dict.fromkeys(views, 0.98),
+        "confidence": dict.fromkeys(views, _CONFIDENCE),
         "note": None if is_timed else "latency needs a Mac or an iPhone",
     }
 
 
+_CONFIDENCE: ConfidenceJson = {
+    "ece": {"value": 0.021, "interval": [0.015, 0.034]},
+    "ece_by_chance": 0.018,
+    "brier": {"value": 0.11, "interval": [0.1, 0.12]},
+    "confidence": 0.93,
+    "outcome": 0.94,
+    "reliability": [{"decisions": 2000, "confidence": 0.93, "outcome": 0.94}],
+}
 _EXAMPLE: Bench = {
     "schema_version": 1,
     "kind": "bench",

@@ -59,6 +59,14 @@ def test_the_markdown_has_a_line_for_every_variant_and_the_command(example_bench
     assert len(widths) == 2  # one per table: no cell breaks its row
 
 
+def test_calibration_has_a_table_where_the_test_split_has_labels(example_bench: Bench) -> None:
+    text = render_markdown(example_bench)
+    assert "## Calibration, 2,000 test examples" in text
+    assert "0.021 (0.015 to 0.034)" in text
+    rows = [{**row, "confidence": {}} for row in example_bench["rows"]]
+    assert "Calibration" not in render_markdown({**example_bench, "rows": rows})  # type: ignore[typeddict-item]
+
+
 def test_a_bar_in_a_name_does_not_break_the_markdown(example_bench: Bench) -> None:
     example_bench["rows"][0]["precision"] = "a|b"
     example_bench["rows"][0]["name"] = "x"

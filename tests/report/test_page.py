@@ -7,6 +7,7 @@ import pytest
 
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.hooks import StageHooks
+from msd_deploy.metrics import probabilities
 from msd_deploy.pages.formatting import VIEW_NAMES
 from msd_deploy.report.charts import training_panels
 from msd_deploy.report.examples import thumbnails_of
@@ -14,6 +15,7 @@ from msd_deploy.report.figures import figures_of
 from msd_deploy.report.page import render_distillation
 from msd_deploy.report.predictions import read_outputs
 from msd_deploy.report.schema import DistillationJson
+from msd_deploy.views import View
 
 Report = tuple[DistillationJson, dict[int, str]]
 
@@ -178,3 +180,30 @@ def test_a_training_of_one_logged_step_is_seen_as_points(made: Report) -> None:
     assert validation.count('<circle class="point ') == 3
     training["steps"], training["terms"] = [7, 8], {"labels": [0.5, 0.25]}
     assert "<circle" not in str(training_panels(report, 0)[0].chart)
+
+
+def test_the_page_shows_calibration_before_and_after_it(made: Report, seen: _Seen) -> None:
+    report, _ = made
+    student = report["students"][1]
+    calibration = student["calibration"]
+    assert calibration["uncalibrated"] is not None
+    for views in (calibration["views"], calibration["uncalibrated"]):
+        low, high = views["image"]["ece"]["interval"]
+        assert f"{views['image']['ece']['value']:.3f} ({low:.3f} to {high:.3f})" in seen.text
+    assert report["teacher"]["calibration"]["uncalibrated"] is None
+    assert f"Student of {student['run']}, before calibration" in seen.text
+    assert "Reliability of the probabilities" in seen.text
+    assert seen.tags.count("svg") >= 3
+
+
+def test_examples_have_the_probabilities_of_an_exported_model(
+    made: Report, kd_run: RunDirectory, msd_run: RunDirectory
+) -> None:
+    report, _ = made
+    outputs = read_outputs([kd_run, msd_run], split="test", hooks=StageHooks())
+    student = outputs.students[0]
+    assert student.temperatures.is_fitted
+    example = report["examples"]["shown"][0]
+    expected = probabilities(student.scaled[View.TEXT][[example["row"]]], "single_label").max()
+    (stated,) = example["students"][0]["text"]["probability"]
+    assert stated == pytest.approx(expected, abs=1e-4)

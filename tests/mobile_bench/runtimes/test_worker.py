@@ -96,6 +96,7 @@ def test_a_worker_brings_no_torch_and_no_datasets_by_itself() -> None:
     script = (
         "import sys, msd_mobile_bench.runtimes.worker;"
         "heavy = {'torch', 'transformers', 'datasets', 'onnx', 'coremltools', 'onnxruntime'};"
+        "heavy |= {'scipy'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     environment = worker_environment(1)
