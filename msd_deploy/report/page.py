@@ -272,7 +272,7 @@ def calibration_table(report: DistillationJson) -> Table:
 def _calibration_lines(name: str, role: str, calibration: CalibrationJson) -> list[Line]:
     shown = {name: calibration["views"]}
     if calibration["uncalibrated"] is not None:
-        shown = {f"{name}, before calibration": calibration["uncalibrated"], **shown}
+        shown["before calibration"] = calibration["uncalibrated"]
     return [
         Line(
             title,

@@ -1,5 +1,6 @@
 import copy
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -13,8 +14,9 @@ from msd_deploy.report.charts import training_panels
 from msd_deploy.report.examples import thumbnails_of
 from msd_deploy.report.figures import figures_of
 from msd_deploy.report.page import render_distillation
-from msd_deploy.report.predictions import read_outputs
+from msd_deploy.report.predictions import RunOutputs, read_outputs
 from msd_deploy.report.schema import DistillationJson
+from msd_deploy.temperatures import Temperatures
 from msd_deploy.views import View
 
 Report = tuple[DistillationJson, dict[int, str]]
@@ -78,8 +80,9 @@ def test_words_of_the_data_are_text_and_not_markup(page: str, seen: _Seen, made:
 
 def test_every_chart_is_well_formed_with_title_and_description(page: str) -> None:
     charts = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
-    # Densities of three models; loss and validation of both runs, weights of one; two saliencies.
-    assert len(charts) == 3 + 2 + 2 + 1 + 2
+    # Densities and reliability of three models; loss and validation of both runs, weights of one;
+    # two saliencies.
+    assert len(charts) == 3 + 3 + 2 + 2 + 1 + 2
     names = set()
     for chart in charts:
         svg = ElementTree.fromstring(chart)
@@ -140,7 +143,7 @@ def test_a_run_without_history_or_weights_still_has_a_page(made: Report) -> None
         "shown": [],
     }
     page = render_distillation(report, {})
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 3 + 3  # densities and reliability
     assert "This method has no weights per view." in page
 
 
@@ -182,28 +185,36 @@ def test_a_training_of_one_logged_step_is_seen_as_points(made: Report) -> None:
     assert "<circle" not in str(training_panels(report, 0)[0].chart)
 
 
-def test_the_page_shows_calibration_before_and_after_it(made: Report, seen: _Seen) -> None:
-    report, _ = made
-    student = report["students"][1]
-    calibration = student["calibration"]
+@pytest.fixture(scope="module")
+def calibrated(kd_run: RunDirectory, msd_run: RunDirectory) -> RunOutputs:
+    """The outputs with temperatures of msd's student, which has too few examples to be fitted."""
+    outputs = read_outputs([kd_run, msd_run], split="test", hooks=StageHooks())
+    hot, rows = Temperatures(dict.fromkeys(View, 3.0), dict.fromkeys(View, 100)), outputs.rows
+    kd, msd = outputs.students
+    scaled = hot.scaled(msd.logits, has_image=rows.has_image(), has_text=rows.has_text())
+    msd = replace(msd, temperatures=hot, scaled=scaled)
+    return replace(outputs, students=(kd, msd))
+
+
+def test_the_page_shows_calibration_before_and_after_it(calibrated: RunOutputs) -> None:
+    report = figures_of(calibrated, command="msd report")
+    page = render_distillation(report, thumbnails_of(calibrated, report["examples"]))
+    seen = _Seen()
+    seen.feed(page)
+    calibration = report["students"][1]["calibration"]
     assert calibration["uncalibrated"] is not None
+    assert calibration["temperatures"] == {view.value: 3.0 for view in View}
     for views in (calibration["views"], calibration["uncalibrated"]):
         low, high = views["image"]["ece"]["interval"]
         assert f"{views['image']['ece']['value']:.3f} ({low:.3f} to {high:.3f})" in seen.text
-    assert report["teacher"]["calibration"]["uncalibrated"] is None
-    assert f"Student of {student['run']}, before calibration" in seen.text
+    assert calibration["views"]["image"] != calibration["uncalibrated"]["image"]
+    assert report["students"][0]["calibration"]["uncalibrated"] is None
+    assert seen.text.count("before calibration") == 2  # in the table, and how densities are made
     assert "Reliability of the probabilities" in seen.text
-    assert seen.tags.count("svg") >= 3
 
 
-def test_examples_have_the_probabilities_of_an_exported_model(
-    made: Report, kd_run: RunDirectory, msd_run: RunDirectory
-) -> None:
-    report, _ = made
-    outputs = read_outputs([kd_run, msd_run], split="test", hooks=StageHooks())
-    student = outputs.students[0]
-    assert student.temperatures.is_fitted
-    example = report["examples"]["shown"][0]
-    expected = probabilities(student.scaled[View.TEXT][[example["row"]]], "single_label").max()
-    (stated,) = example["students"][0]["text"]["probability"]
-    assert stated == pytest.approx(expected, abs=1e-4)
+def test_examples_have_the_probabilities_of_an_exported_model(calibrated: RunOutputs) -> None:
+    example = figures_of(calibrated, command="msd report")["examples"]["shown"][0]
+    logits = calibrated.students[1].logits[View.TEXT][[example["row"]]]
+    (stated,) = example["students"][1]["text"]["probability"]
+    assert stated == pytest.approx(probabilities(logits / 3, "single_label").max(), abs=1e-4)

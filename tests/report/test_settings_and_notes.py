@@ -23,6 +23,7 @@ from msd_deploy.report.notes import (
 from msd_deploy.report.page import method_text
 from msd_deploy.report.predictions import StudentOutputs
 from msd_deploy.report.schema import StudentJson
+from msd_deploy.temperatures import UNCALIBRATED
 
 DEFAULT = RunConfig()
 TO_THE_END = DistillConfig(keep="last", patience=0)
@@ -42,7 +43,7 @@ def _words(config: RunConfig) -> str:
 
 
 def _student(name: str, config: RunConfig) -> StudentOutputs:
-    return StudentOutputs(name, RunDirectory(Path(name)), config, {}, {})
+    return StudentOutputs(name, RunDirectory(Path(name)), config, {}, {}, UNCALIBRATED, {})
 
 
 def test_default_settings_are_not_listed() -> None:
@@ -151,7 +152,7 @@ def test_trainings_that_ended_early_are_noted() -> None:
     }
     given = {"teacher": {}, "student": {"training": {"student": _ended(9, 9, 9)}}}
     students = [
-        StudentOutputs(name, RunDirectory(Path(name)), DEFAULT, metrics, {})
+        StudentOutputs(name, RunDirectory(Path(name)), DEFAULT, metrics, {}, UNCALIBRATED, {})
         for name, metrics in (("a", models), ("b", given))
     ]
     assert training_notes(students) == [
