@@ -121,11 +121,19 @@ class DistillConfig:
     single_view_steps: Annotated[
         float,
         Setting(
-            "msd: share of the planned steps, the first ones, with single views; the others have"
-            " the multimodal view only. meta has single views in all.",
+            "msd: share of the planned steps, the first ones, that all have single views. meta has"
+            " single views in all.",
             SHARE,
         ),
     ] = 0.67
+    single_view_rest: Annotated[
+        float,
+        Setting(
+            "msd: share of the later steps, after single_view_steps, that have single views too, so"
+            " that they are not unlearned.",
+            (0, 1),
+        ),
+    ] = 0.25
     hint_weight: Annotated[
         float,
         Setting(

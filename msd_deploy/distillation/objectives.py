@@ -120,8 +120,9 @@ class DistillationObjective:
             labels and the teacher's multimodal logits as targets.
         feature_terms: Losses on features; None for none.
         class_weights: See `label_loss`.
-        single_view_steps: Share of the steps, the first ones, that have single views; all of them
+        single_view_steps: Share of the steps, the first ones, that all have single views; all steps
             have if the multimodal view has no weight.
+        single_view_rest: Share of the later steps that have them too, at random.
         single_view_examples: Share of a step's examples that each single view has, others for the
             image than for the text as far as that goes.
         places: float [training examples], random, from 0 to below 1; they decide which examples
@@ -139,6 +140,7 @@ class DistillationObjective:
     single_view_steps: float = 1.0
     single_view_examples: float = 1.0
     places: Tensor | None = None
+    single_view_rest: float = 0.0
 
     def __call__(self, model: MultiViewModel, batch: Batch) -> StepLoss:
         """Compute the weighted terms and the weights of a first step."""
@@ -147,26 +149,36 @@ class DistillationObjective:
     def draw(self, share_done: float) -> "DistillationStep":
         """Sample the input of a step and the examples that have single views."""
         shown = draw_view(self.modality_dropout) if self.modality_dropout else View.MULTIMODAL
-        views, offset = self._views_after(share_done), 0.0
-        if self.single_view_examples < 1 and set(views) - {View.MULTIMODAL}:
-            offset = process_group.broadcast_from_main(torch.rand(()).item())
+        views, offset = self.views, 0.0
+        has_single_views = bool(set(views) - {View.MULTIMODAL})
+        if has_single_views and self._is_late(share_done):
+            has_single_views = _drawn_alike() < self.single_view_rest
+            views = views if has_single_views else (View.MULTIMODAL,)
+        if has_single_views and self.single_view_examples < 1:
+            offset = _drawn_alike()
         return DistillationStep(self, views, shown, offset)
 
     def possible_steps(self) -> "list[tuple[float, DistillationStep]]":
         """Return what a step of a training may be, each with its probability above 0."""
-        dropout, early = self.modality_dropout, self.single_view_steps
+        dropout, early = self.modality_dropout, 1.0
+        if self._is_late(1.0):
+            early = self.single_view_steps + (1 - self.single_view_steps) * self.single_view_rest
         inputs = [(1 - dropout, View.MULTIMODAL)]
         inputs += [(dropout / 2, view) for view in (View.IMAGE, View.TEXT)]
         return [
-            (probability * share, DistillationStep(self, self._views_after(share_done), shown))
+            (probability * share, DistillationStep(self, views, shown))
             for probability, shown in inputs
-            for share, share_done in ((early, 0.0), (1 - early, 1.0))
+            for share, views in ((early, self.views), (1 - early, (View.MULTIMODAL,)))
             if probability * share > 0
         ]
 
-    def _views_after(self, share_done: float) -> tuple[View, ...]:
-        is_over = share_done >= self.single_view_steps and View.MULTIMODAL in self.views
-        return (View.MULTIMODAL,) if is_over else self.views
+    def _is_late(self, share_done: float) -> bool:
+        return share_done >= self.single_view_steps and View.MULTIMODAL in self.views
+
+
+def _drawn_alike() -> float:
+    """Draw a number from 0 to below 1, the same in all processes."""
+    return process_group.broadcast_from_main(torch.rand(()).item())
 
 
 @dataclass(frozen=True, slots=True)

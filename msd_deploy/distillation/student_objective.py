@@ -78,6 +78,7 @@ def build_student_objective(
         config.single_view_steps,
         config.single_view_examples,
         torch.rand(len(data.splits["train"]), generator=torch.Generator().manual_seed(seed)),
+        config.single_view_rest,
     )
     return StudentObjective(objective, weighting, predictions, distance, used)
 

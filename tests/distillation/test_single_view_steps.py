@@ -130,13 +130,29 @@ def test_the_last_steps_have_the_multimodal_view_alone(
         return compute(model, batch, views)
 
     monkeypatch.setattr(MultiViewModel, "forward", forward)
-    early = objective(memes, replace(ALL, single_view_steps=0.6))
+    early = objective(memes, replace(ALL, single_view_steps=0.6, single_view_rest=0.0))
     before, after = early.draw(0.59)(model, batch), early.draw(0.6)(model, batch)
     assert computed == [tuple(View), (View.MULTIMODAL,)]
     assert list(before.terms) == ["labels", "multimodal", "image", "text"]
     assert list(after.terms) == ["labels", "multimodal"]
     assert list(after.weights) == [View.MULTIMODAL]
     assert torch.equal(after.terms["multimodal"], before.terms["multimodal"])
+
+
+def test_a_share_of_the_later_steps_has_single_views(
+    memes: tuple[PreparedData, Preprocessor],
+) -> None:
+    some = objective(memes, replace(HALVES, single_view_steps=0.5, single_view_rest=0.25))
+    torch.manual_seed(0)
+    assert all(some.draw(0.49).views == tuple(View) for _ in range(50))
+    late = [some.draw(0.5) for _ in range(800)]
+    with_single = [step for step in late if step.views == tuple(View)]
+    assert {step.views for step in late} == {tuple(View), (View.MULTIMODAL,)}
+    assert len(with_single) / len(late) == pytest.approx(0.25, abs=0.04)
+    assert len({step.offset for step in with_single}) == len(with_single)
+    assert {step.offset for step in late if step not in with_single} == {0.0}
+    shares = {step.views: share for share, step in some.possible_steps()}
+    assert shares == {tuple(View): 0.5 + 0.5 * 0.25, (View.MULTIMODAL,): 0.5 * 0.75}
 
 
 def test_a_view_that_is_the_only_one_is_of_other_examples_in_each_step(

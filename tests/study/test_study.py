@@ -252,9 +252,11 @@ def test_equal_compute_gives_cheaper_methods_more_steps(
     assert flops["kd-dropout"] < flops["kd"] < flops["msd-fixed"] < flops["msd-meta"]
     whole = flops_of(study, task, predictions, single_view_examples=1.0, single_view_steps=1.0)
     late = flops_of(study, task, predictions, single_view_examples=1.0, single_view_steps=0.25)
-    assert late == pytest.approx(0.25 * whole + 0.75 * flops["kd"])
+    early = 0.25 + 0.75 * 0.25  # single_view_rest
+    assert late == pytest.approx(early * whole + (1 - early) * flops["kd"])
     half = flops_of(study, task, predictions, single_view_examples=0.5, single_view_steps=1.0)
-    assert flops["msd-fixed"] == pytest.approx(0.67 * half + 0.33 * flops["kd"])
+    early = 0.67 + 0.33 * 0.25
+    assert flops["msd-fixed"] == pytest.approx(early * half + (1 - early) * flops["kd"])
     assert half - flops["kd"] == pytest.approx((whole - flops["kd"]) / 2, rel=0.3)
     rarely = replace(study.base, distill=replace(study.base.distill, meta_every=100))
     of_updates = flops["msd-meta"] - whole
