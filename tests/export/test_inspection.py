@@ -71,6 +71,7 @@ def test_a_folder_shows_its_source_and_how_it_was_verified(exports: Path) -> Non
     assert set(stated["files"]) == {  # type: ignore[call-overload]
         "model.onnx",
         "labels.json",
+        "calibration.json",
         "tokenizer.json",
         "preprocess.json",
         "parity.json",
@@ -94,7 +95,7 @@ def test_the_command_shows_tables_or_json(exports: Path) -> None:
     assert shown.exit_code == 0
     for expected in ("batch x 48 x 48 x 3", "By storage type", "word_embeddings", "parity, image"):
         assert expected in shown.stdout
-    assert "The digests of all 5 files match." in shown.stderr
+    assert "The digests of all 6 files match." in shown.stderr
     answer = CliRunner().invoke(app, ["inspect", str(exports / "onnx-int8"), "--json"])
     assert json.loads(answer.stdout)["operators"]["Gemm"]["int8"] > 0
 

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from msd_deploy.data.images import load_pixels
 from msd_deploy.data.preprocess import Preprocessor, build_preprocessor, train_tokenizer
 from msd_deploy.data.resize import ImageSpec
 from msd_deploy.errors import ExportError, ParityError, RuntimeUnavailableError
+from msd_deploy.models.folders import load_classifier
 from msd_deploy.problem import Problem
 from msd_deploy.run.record import data_of_run, read_run, source_of_run
+from msd_deploy.temperatures import Temperatures
 from msd_deploy.views import View
 from msd_export.config import ExportConfig
 from msd_export.onnx import end_to_end
@@ -283,7 +286,7 @@ def test_one_example_gives_the_plain_models_logits(
     preprocessor = Preprocessor.load(exported)
     image = encoded(gradient(60, 90)) if has_image else b""
     text = TEXTS[0] if has_text else ""
-    labels, logits = EndToEndPredictor(exported / END_TO_END_NAME).predict(image, text)
+    labels, logits, _ = EndToEndPredictor(exported / END_TO_END_NAME).predict(image, text)
     input_ids, attention_mask = preprocessor.tokens([text])
     pixels = preprocessor.pixels(image) if has_image else np.zeros((48, 48, 3), np.uint8)
     inputs = {
@@ -340,8 +343,15 @@ def test_a_file_that_decides_otherwise_is_refused(
     answers = predict_every_view(OnnxPredictor(exported / "model.onnx"), rows)
     opposite = {view: -logits for view, logits in answers.items()}
     source = source_of_run(read_run(finished_run))
+    student = load_classifier(finished_run.student)
     with pytest.raises(ParityError, match=r"end_to_end\.onnx \(test images: 0 rotated by EXIF"):
-        check_end_to_end(exported / END_TO_END_NAME, opposite, rows, source, "single_label")
+        check_end_to_end(exported / END_TO_END_NAME, opposite, rows, source, student)
+    assert student.temperatures.is_fitted
+    other = Temperatures(dict.fromkeys(View, 0.3), dict.fromkeys(View, 100))
+    with pytest.raises(ParityError, match="its probabilities differ by up to"):
+        check_end_to_end(
+            exported / END_TO_END_NAME, answers, rows, source, replace(student, temperatures=other)
+        )
 
 
 def test_a_missing_library_is_named_before_any_work(
