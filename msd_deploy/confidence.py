@@ -21,19 +21,13 @@ from msd_deploy.metrics import (
     probabilities,
     resample_weights,
 )
+from msd_deploy.pages.formatting import Interval
 from msd_deploy.problem import Problem, decides_one_class
 from msd_deploy.views import View
 
 _BINS = 15
 
 _Values = NDArray[np.float64]
-
-
-class Interval(TypedDict):
-    """A value with its 95 % bootstrap interval."""
-
-    value: float
-    interval: list[float]
 
 
 class Bin(TypedDict):

@@ -8,9 +8,8 @@ import typer
 
 from msd_cli.console import ProgressDisplay, new_table, print_json, print_note, result_console
 from msd_cli.options import READING, Given, JsonOption, OptionsOf
-from msd_cli.settings import option_of, usage_errors
+from msd_cli.settings import data_of_model
 from msd_deploy.artifacts.run_directory import check_model_exists
-from msd_deploy.config.parsing import with_options
 from msd_deploy.config.run import DataConfig
 
 
@@ -42,17 +41,10 @@ def calibrate(
         msd calibrate runs/products --data new-photos.jsonl --split all
     """
     check_model_exists(model)
-    from msd_deploy.data.source import SourceOptions
     from msd_deploy.pages.formatting import fraction_text
     from msd_export.calibrate import calibrate_model
-    from msd_export.opened_model import check_has_data
 
-    spec = with_options(DataConfig(), data).spec if data else None
-    options = with_options(SourceOptions(), reading)
-    if spec is None:
-        name = option_of(DataConfig, next(iter(reading), ""))
-        with usage_errors(DataConfig, data="--data", options=name):
-            check_has_data(model, options)
+    spec, options = data_of_model(model, data, reading)
     display = ProgressDisplay()
     with display.running():
         result: Any = calibrate_model(

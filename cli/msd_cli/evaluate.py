@@ -6,9 +6,8 @@ import typer
 
 from msd_cli.console import ProgressDisplay, new_table, print_json, result_console
 from msd_cli.options import READING, Given, JsonOption, ModelArgument, OptionsOf
-from msd_cli.settings import option_of, usage_errors, with_given
+from msd_cli.settings import data_of_model, with_given
 from msd_deploy.artifacts.run_directory import check_model_exists
-from msd_deploy.config.parsing import with_options
 from msd_deploy.config.run import DataConfig
 from msd_mobile_bench.config import BenchConfig
 
@@ -41,17 +40,10 @@ def evaluate(
     """
     threads = with_given(BenchConfig(), running).threads
     check_model_exists(model)
-    from msd_deploy.data.source import SourceOptions
     from msd_deploy.pages.formatting import fraction_text, percent, score_text
     from msd_export.evaluate import evaluate_model
-    from msd_export.opened_model import check_has_data
 
-    spec = with_options(DataConfig(), data).spec if data else None
-    options = with_options(SourceOptions(), reading)
-    if spec is None:
-        name = option_of(DataConfig, next(iter(reading), ""))
-        with usage_errors(DataConfig, data="--data", options=name):
-            check_has_data(model, options)
+    spec, options = data_of_model(model, data, reading)
     display = ProgressDisplay()
     with display.running():
         result = evaluate_model(

@@ -15,12 +15,14 @@ import typer
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.fine_tuning import TeachingConfig
 from msd_deploy.config.parsing import read_config_of, with_options
-from msd_deploy.config.run import RunConfig, read_config
+from msd_deploy.config.run import DataConfig, RunConfig, read_config
 from msd_deploy.config.setting import declarations
 from msd_deploy.errors import ConfigError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+    from msd_deploy.data.source import SourceOptions
 
 _MOST_NAME_BYTES = 200
 _Config = TypeVar("_Config", bound="DataclassInstance")
@@ -73,6 +75,32 @@ _FIXED_BY_STUDENT = (
     "data.max_length",
     "data.vocabulary_size",
 )
+
+
+def data_of_model(
+    model: Path, data: Mapping[str, object], reading: Mapping[str, object]
+) -> "tuple[str | None, SourceOptions]":
+    """Return the data set that a model is used on, and how it is read; None: the run's own.
+
+    Args:
+        model: A run, model folder or export folder.
+        data: The option for the data set.
+        reading: The options for its format.
+
+    Raises:
+        typer.BadParameter: The model is not a run and no data set is named, or a run's own data is
+            to be read in another way.
+    """
+    from msd_deploy.data.source import SourceOptions
+    from msd_export.opened_model import check_has_data
+
+    spec = with_options(DataConfig(), data).spec if data else None
+    options = with_options(SourceOptions(), reading)
+    if spec is None:
+        name = option_of(DataConfig, next(iter(reading), ""))
+        with usage_errors(DataConfig, data="--data", options=name):
+            check_has_data(model, options)
+    return spec, options
 
 
 def run_settings(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from msd_deploy.artifacts.manifest import Json
-from msd_deploy.confidence import Interval, calibration_error, confidences
+from msd_deploy.confidence import calibration_error, confidences
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.errors import ParityError
 from msd_deploy.metrics import (
@@ -31,6 +31,7 @@ from msd_deploy.metrics import (
     row_counts,
     score_logits,
 )
+from msd_deploy.pages.formatting import Interval
 from msd_deploy.problem import Problem, decides_one_class, has_independent_classes
 from msd_deploy.temperatures import UNCALIBRATED, Temperatures
 from msd_deploy.views import View

@@ -1,10 +1,7 @@
 """Names of views and metrics, and numbers with units, for reports and the command line."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypedDict
-
-if TYPE_CHECKING:
-    from msd_deploy.confidence import Interval
+from typing import TypedDict
 
 NOTHING = "–"
 VIEW_NAMES: Mapping[str, str] = {
@@ -28,6 +25,13 @@ class ScoreJson(TypedDict):
     examples: int
 
 
+class Interval(TypedDict):
+    """A value with its 95 % bootstrap interval."""
+
+    value: float
+    interval: list[float]
+
+
 def metric_title(metric: str) -> str:
     """Return the capitalized name of a metric."""
     return _METRIC_NAMES.get(metric, metric)
@@ -46,7 +50,7 @@ def score_text(score: ScoreJson | None) -> str:
     return f"{percent(score['value'])} ({low * 100:.1f} to {high * 100:.1f})"
 
 
-def fraction_text(measured: "Interval") -> str:
+def fraction_text(measured: Interval) -> str:
     """Format a fraction with its interval, e.g. 0.031 (0.025 to 0.041)."""
     low, high = measured["interval"]
     return f"{measured['value']:.3f} ({low:.3f} to {high:.3f})"

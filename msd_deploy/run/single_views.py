@@ -21,7 +21,7 @@ from msd_deploy.metrics import (
     ratio_of_sums,
     row_counts,
 )
-from msd_deploy.pages.formatting import metric_title, percent
+from msd_deploy.pages.formatting import Interval, metric_title, percent
 from msd_deploy.problem import Problem, has_independent_classes
 from msd_deploy.run.calibration import best_temperature, negative_log_likelihoods
 from msd_deploy.views import View
@@ -38,13 +38,6 @@ _MOST_EXAMPLES = 2000
 _Values = NDArray[np.float64]
 
 
-class Difference(TypedDict):
-    """A difference with its 95 % bootstrap interval, paired by example."""
-
-    value: float
-    interval: list[float]
-
-
 class SingleViewJson(TypedDict):
     """One view of a model beside the best constant answer.
 
@@ -52,18 +45,18 @@ class SingleViewJson(TypedDict):
     classes per class; scaled_nll is that at the view's best temperature from 1 to that of the
     multimodal view. The constant answer is the class frequencies of training; its decision is the
     most frequent class or, in multi-label problems, the set of classes with the best micro F1. gain
-    is score - constant_score, excess is scaled_nll - constant_nll. is_sound is None where too few
-    examples can show it.
+    is score - constant_score, excess is scaled_nll - constant_nll, both paired by example. is_sound
+    is None where too few examples can show it.
     """
 
     examples: int
     score: float
     constant_score: float
-    gain: Difference
+    gain: Interval
     nll: float
     scaled_nll: float
     constant_nll: float
-    excess: Difference
+    excess: Interval
     is_sound: bool | None
 
 
@@ -176,7 +169,7 @@ def unsound_views(
     return notes
 
 
-def _points(gain: Difference) -> str:
+def _points(gain: Interval) -> str:
     low, high = gain["interval"]
     return f"{100 * low:+.1f} to {100 * high:+.1f} points"
 
@@ -240,6 +233,6 @@ def _score(counts: _Values) -> _Values:
     return ratio_of_sums(counts.astype(np.int64))
 
 
-def _difference(value: _Values, resampled: _Values) -> Difference:
+def _difference(value: _Values, resampled: _Values) -> Interval:
     interval = [round(end, 6) for end in percentile_interval(resampled)]
     return {"value": round(float(value), 6), "interval": interval}
