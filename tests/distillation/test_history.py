@@ -127,8 +127,8 @@ def test_tensorboard_holds_every_line_once_after_kill_and_stop(
     found = curves_of(run.trackers / "memes-student")
     assert found == curves_of_history(run, "student")
     assert [step for step, _ in found["terms/multimodal"]] == list(range(1, 9))
-    # The last third of the steps has the multimodal view alone.
-    assert [step for step, _ in found["terms/image"]] == list(range(1, 7))
+    # In the last third of the steps a quarter has single views.
+    assert [step for step, _ in found["terms/image"]][:6] == list(range(1, 7))
     assert [step for step, _ in found["validation/accuracy/multimodal"]] == [4, 8]
     assert len(list((run.trackers / "memes-student").glob("events.*"))) == 3
     weights = [r.student / "model.safetensors" for r in (run, finished_run)]

@@ -152,8 +152,8 @@ def test_history_names_every_weighted_term(finished_run: RunDirectory) -> None:
     for line in steps:
         terms, weights = line["terms"], line["weights"]
         assert isinstance(terms, dict)
-        single = {"image", "text"} if int(str(line["step"])) <= 6 else set()
-        assert set(terms) == {"labels", "multimodal"} | single
+        single = set(terms) - {"labels", "multimodal"}  # of the last two steps a quarter has them
+        assert single == {"image", "text"} or (not single and int(str(line["step"])) > 6)
         assert isinstance(weights, dict)
         assert set(weights) == {"multimodal"} | single
         assert line["loss"] == pytest.approx(sum(terms.values()))
