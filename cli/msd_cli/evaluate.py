@@ -40,7 +40,7 @@ def evaluate(
     """
     threads = with_given(BenchConfig(), running).threads
     check_model_exists(model)
-    from msd_deploy.pages.formatting import fraction_text, percent, score_text
+    from msd_deploy.pages.formatting import NOTHING, fraction_text, percent, score_text
     from msd_export.evaluate import evaluate_model
 
     spec, options = data_of_model(model, data, reading)
@@ -71,10 +71,11 @@ def evaluate(
         f"Calibration on {split}", "view", "expected calibration error", "by chance", "confidence"
     )
     for view, measured in confidence.items():
+        by_chance = measured["ece_by_chance"]  # unknown of soft labels
         table.add_row(
             view,
             fraction_text(measured["ece"]),
-            f"{measured['ece_by_chance']:.3f}",
+            NOTHING if by_chance is None else f"{by_chance:.3f}",
             percent(measured["confidence"]),
         )
     result_console().print(table)

@@ -104,6 +104,20 @@ def test_a_model_folder_is_calibrated_from_the_command_line(
     assert f"next: msd export {teacher} --data synthetic:memes" in " ".join(shown.stderr.split())
 
 
+def test_evaluate_prints_its_table_where_chance_is_unknown(
+    finished_run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Soft labels, as of VQA v2, have no calibration error by chance."""
+    plain = CliRunner().invoke(app, ["evaluate", str(finished_run.root)])
+    assert plain.exit_code == 0, plain.stderr
+    assert "by chance" in plain.stdout
+    assert plain.stdout.count("–") == 0
+    monkeypatch.setattr("msd_deploy.confidence._ece_by_chance", lambda bins, confidence: None)
+    answer = CliRunner().invoke(app, ["evaluate", str(finished_run.root)])
+    assert answer.exit_code == 0, answer.stderr
+    assert answer.stdout.count("–") == 3
+
+
 @pytest.mark.parametrize(
     ("folder", "fix"), [("teacher", "calibrate the copy"), ("student", "Name the run")]
 )
