@@ -17,9 +17,9 @@ from msd_deploy.metrics import (
     LabelArray,
     LogitArray,
     decisions,
-    percentile_interval,
     probabilities,
-    resample_weights,
+    resampled_means,
+    with_interval,
 )
 from msd_deploy.pages.formatting import Interval
 from msd_deploy.problem import Problem, decides_one_class
@@ -72,8 +72,8 @@ def confidence_as_json(logits: LogitArray, labels: LabelArray, problem: Problem)
     return {
         "ece": _ece_interval(sums),
         "ece_by_chance": None if problem == "soft_label" else _ece_by_chance(bins, confidence),
-        "brier": _interval(float(errors.mean()), _resampled_means(errors[:, None])[:, 0]),
-        "gap": _interval(float(gaps.mean()), _resampled_means(gaps[:, None])[:, 0]),
+        "brier": with_interval(float(errors.mean()), resampled_means(errors[:, None])[:, 0]),
+        "gap": with_interval(float(gaps.mean()), resampled_means(gaps[:, None])[:, 0]),
         "confidence": round(float(confidence.mean()), 6),
         "outcome": round(float(outcome.mean()), 6),
         "reliability": [
@@ -163,16 +163,10 @@ def _ece_interval(sums: _Values) -> Interval:
     that of the estimate on as many examples, which noise raises above 0; see `_ece_by_chance`.
     """
     rows, bins, _ = sums.shape
-    means = _resampled_means(sums.reshape(rows, -1))
+    means = resampled_means(sums.reshape(rows, -1))
     resampled = np.array([_ece(each) for each in means.reshape(-1, bins, 3)])
     value = _ece(sums.sum(axis=0))
-    return _interval(value, np.maximum(resampled - resampled.mean() + value, 0))
-
-
-def _resampled_means(values: _Values) -> _Values:
-    """Return the means of values [rows, columns] in each resample, [resamples, columns]."""
-    rows = len(values)
-    return np.concatenate([weights @ values / rows for weights in resample_weights(rows)])
+    return with_interval(value, np.maximum(resampled - resampled.mean() + value, 0))
 
 
 def _ece(sums: _Values) -> float:
@@ -193,8 +187,3 @@ def _ece_by_chance(bins: NDArray[np.int64], confidence: _Values) -> float:
     """
     variance = np.bincount(bins.ravel(), (confidence * (1 - confidence)).ravel())
     return round(float(np.sqrt(2 / np.pi * variance).sum() / confidence.size), 6)
-
-
-def _interval(value: float, resampled: _Values) -> Interval:
-    interval = [round(end, 6) for end in percentile_interval(resampled)]
-    return {"value": round(value, 6), "interval": interval}

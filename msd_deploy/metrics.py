@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd_deploy.artifacts.manifest import Json
+from msd_deploy.pages.formatting import Interval
 from msd_deploy.problem import (
     FULL_SCORE_VOTES,
     ExtraMetric,
@@ -125,6 +126,18 @@ def resample_weights(rows: int) -> Iterator[NDArray[np.float64]]:
     while chunk := list(itertools.islice(draws, _RESAMPLES_AT_ONCE)):
         weights = np.stack([np.bincount(drawn, minlength=rows) for drawn in chunk])
         yield weights.astype(np.float64)
+
+
+def resampled_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the means of values [rows, columns] in each resample, [resamples, columns]."""
+    rows = len(values)
+    return np.concatenate([weights @ values / rows for weights in resample_weights(rows)])
+
+
+def with_interval(value: float, resampled: NDArray[np.float64]) -> Interval:
+    """Return a value with the 95 % interval of its resampled values, rounded to 6 decimals."""
+    interval = [round(end, 6) for end in percentile_interval(resampled)]
+    return {"value": round(value, 6), "interval": interval}
 
 
 def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,18 @@ LOWEST, HIGHEST = 0.2, 100.0
 
 _METHOD = "temperature"
 _NAMES = {view.value for view in View}
+
+
+class Modalities(Protocol):
+    """Which modalities examples have, as a `PreparedSplit` states it."""
+
+    def has_image(self) -> NDArray[np.bool_]:
+        """Return which examples have an image, bool [examples]."""
+        ...
+
+    def has_text(self) -> NDArray[np.bool_]:
+        """Return which examples have a text, bool [examples]."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +79,14 @@ class Temperatures:
         multimodal, image, text = (np.float32(self.by_view[view]) for view in View)
         return np.where(has_image, np.where(has_text, multimodal, image), text)
 
-    def scaled(
-        self,
-        logits: Mapping[View, LogitArray],
-        *,
-        has_image: NDArray[np.bool_],
-        has_text: NDArray[np.bool_],
-    ) -> LogitsByView:
+    def scaled(self, logits: Mapping[View, LogitArray], rows: Modalities) -> LogitsByView:
         """Return logits over their temperatures.
 
         Args:
             logits: Per view [rows, classes].
-            has_image: bool [rows], whether the examples have an image.
-            has_text: The same of a text.
+            rows: The examples.
         """
-        scaled = {}
+        has_image, has_text, scaled = rows.has_image(), rows.has_text(), {}
         for view, values in logits.items():
             temperatures = self.for_rows(has_image & view.has_image, has_text & view.has_text)
             scaled[view] = values / temperatures[:, None]

@@ -66,9 +66,9 @@ def evaluate_model(
     scores = score_views(logits, labels, data.info.problem)
     further = score_extra_metrics(logits, labels, data.info.further_metrics)
     metric = metric_name(data.info.problem)
-    present = {"has_image": rows.has_image()[labelled], "has_text": rows.has_text()[labelled]}
+    scaled = opened.temperatures.scaled(by_view, rows)
     confidence = confidence_of_views(
-        opened.temperatures.scaled(logits, **present), labels, data.info.problem
+        {view: values[labelled] for view, values in scaled.items()}, labels, data.info.problem
     )
     single_views = check_single_views(logits, labels, data.info.problem)
     # Of a run its student is evaluated, and an export is a student's as a rule.

@@ -28,6 +28,7 @@ from msd_deploy.metrics import (
     percentile_interval,
     probabilities,
     ratio_of_sums,
+    resampled_means,
     row_counts,
     score_logits,
 )
@@ -139,7 +140,7 @@ class ViewParity:
         source: The source's score.
         export: The export's score.
         loss: What was lost.
-        confidence: What became of the probabilities.
+        confidence: Comparison of the probabilities.
         has_labels: Whether scores are of labels; else the source's decisions stand for them.
     """
 
@@ -246,11 +247,7 @@ def compare_logits(
         if not np.isfinite(logits).all():
             raise ParityError(f"the export returns NaN or infinite logits on the {view} view")
     spread = float(np.mean([source[view].std(axis=0) for view in exported]))
-    has_image, has_text = split.has_image(), split.has_text()
-    scaled, scaled_source = (
-        temperatures.scaled(logits, has_image=has_image, has_text=has_text)
-        for logits in (exported, source)
-    )
+    scaled, scaled_source = (temperatures.scaled(logits, split) for logits in (exported, source))
     return {
         view: _compare_view(
             logits,
@@ -299,9 +296,7 @@ def _confidence_shift(
     shifts, certainty = (after - before).mean(axis=1), (after - before).mean()
     if not decides_one_class(problem):
         certainty = (np.maximum(after, 1 - after) - np.maximum(before, 1 - before)).mean()
-    low, high = percentile_interval(
-        np.array([shifts[drawn].mean() for drawn in bootstrap_rows(len(shifts))])
-    )
+    low, high = percentile_interval(resampled_means(shifts[:, None])[:, 0])
     errors: list[Interval | None] = [None, None]
     labelled = split.has_label()
     if labelled.any():

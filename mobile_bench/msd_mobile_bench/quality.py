@@ -112,9 +112,7 @@ def evaluate(
     confidence: dict[str, ConfidenceJson] = {}
     if split.has_label().any():
         scores = score_views(ordered, split.labels, problem)
-        scaled = read_temperatures(variant.folder).scaled(
-            ordered, has_image=split.has_image(), has_text=split.has_text()
-        )
+        scaled = read_temperatures(variant.folder).scaled(ordered, split)
         confidence = confidence_of_views(scaled, split.labels, problem)
     else:
         scores = {

@@ -160,15 +160,19 @@ class DistillationObjective:
 
     def possible_steps(self) -> "list[tuple[float, DistillationStep]]":
         """Return what a step of a training may be, each with its probability above 0."""
-        dropout, early = self.modality_dropout, 1.0
+        dropout, with_single = self.modality_dropout, 1.0
         if self._is_late(1.0):
-            early = self.single_view_steps + (1 - self.single_view_steps) * self.single_view_rest
+            early = self.single_view_steps
+            with_single = early + (1 - early) * self.single_view_rest
         inputs = [(1 - dropout, View.MULTIMODAL)]
         inputs += [(dropout / 2, view) for view in (View.IMAGE, View.TEXT)]
         return [
             (probability * share, DistillationStep(self, views, shown))
             for probability, shown in inputs
-            for share, views in ((early, self.views), (1 - early, (View.MULTIMODAL,)))
+            for share, views in (
+                (with_single, self.views),
+                (1 - with_single, (View.MULTIMODAL,)),
+            )
             if probability * share > 0
         ]
 

@@ -201,7 +201,7 @@ def _calibration(
     logits: LogitsByView, temperatures: Temperatures, outputs: RunOutputs
 ) -> CalibrationJson:
     rows, problem = outputs.rows, outputs.data.info.problem
-    scaled = temperatures.scaled(logits, has_image=rows.has_image(), has_text=rows.has_text())
+    scaled = temperatures.scaled(logits, rows)
     is_fitted = temperatures.is_fitted
     return {
         "views": confidence_of_views(scaled, rows.labels, problem),

@@ -63,6 +63,7 @@ class RunOutputs:
         predictions: The teacher's logits of every split.
         teacher_digest: Digest of the teacher.
         teacher_temperatures: The teacher's temperatures.
+        teacher_scaled: Its logits on the reported split over these; a specialist's as they are.
         students: Outputs of each run's student, in the order of the runs.
     """
 
@@ -72,25 +73,13 @@ class RunOutputs:
     predictions: TeacherPredictions
     teacher_digest: str
     teacher_temperatures: Temperatures
+    teacher_scaled: LogitsByView
     students: tuple[StudentOutputs, ...]
 
     @property
     def rows(self) -> PreparedSplit:
         """The reported split."""
         return self.data.splits[self.split]
-
-    @property
-    def teacher_scaled(self) -> LogitsByView:
-        """The teacher's logits over its temperatures; a specialist's as they are."""
-        own, targets = self.predictions.of_teacher(self.split), self.predictions.by_view(self.split)
-        rows = self.rows
-        scaled = self.teacher_temperatures.scaled(
-            own, has_image=rows.has_image(), has_text=rows.has_text()
-        )
-        return {
-            view: scaled[view] if np.array_equal(own[view], of_view) else of_view
-            for view, of_view in targets.items()
-        }
 
 
 def read_outputs(runs: Sequence[RunDirectory], *, split: str, hooks: StageHooks) -> RunOutputs:
@@ -118,7 +107,28 @@ def read_outputs(runs: Sequence[RunDirectory], *, split: str, hooks: StageHooks)
     data = next(iter(prepared.values()))
     _check_rows(predictions, data.splits[split], runs[0], split)
     of_teacher = read_temperatures(runs[0].distilled_teacher)
-    return RunOutputs(source, data, split, predictions, teacher_digest, of_teacher, tuple(students))
+    return RunOutputs(
+        source,
+        data,
+        split,
+        predictions,
+        teacher_digest,
+        of_teacher,
+        _scaled_targets(predictions, split, of_teacher, data.splits[split]),
+        tuple(students),
+    )
+
+
+def _scaled_targets(
+    predictions: TeacherPredictions, split: str, temperatures: Temperatures, rows: PreparedSplit
+) -> LogitsByView:
+    """Return a teacher's logits over its temperatures; a specialist's as they are."""
+    own, targets = predictions.of_teacher(split), predictions.by_view(split)
+    scaled = temperatures.scaled(own, rows)
+    return {
+        view: scaled[view] if np.array_equal(own[view], of_view) else of_view
+        for view, of_view in targets.items()
+    }
 
 
 def check_comparable(runs: Sequence[RunDirectory]) -> tuple[list[RunRecord], str]:
@@ -221,7 +231,7 @@ def _run_student(
             "has NaN or infinite logits", where=run.student, fix="Distil again with --overwrite"
         )
     temperatures = student.temperatures
-    scaled = temperatures.scaled(logits, has_image=rows.has_image(), has_text=rows.has_text())
+    scaled = temperatures.scaled(logits, rows)
     return StudentOutputs(name, run, record.config, metrics, logits, temperatures, scaled)
 
 

@@ -150,7 +150,7 @@ def state_confidence(
     if not labelled.any():
         return
     labels, problem = rows.labels[labelled], data.info.problem
-    scaled = temperatures.scaled(logits, has_image=rows.has_image(), has_text=rows.has_text())
+    scaled = temperatures.scaled(logits, rows)
     stated = facts.setdefault("confidence", {})
     assert isinstance(stated, dict)
     stated[split] = confidence_of_views(

@@ -17,9 +17,9 @@ from msd_deploy.metrics import (
     LabelArray,
     LogitArray,
     bootstrap_rows,
-    percentile_interval,
     ratio_of_sums,
     row_counts,
+    with_interval,
 )
 from msd_deploy.pages.formatting import Interval, metric_title, percent
 from msd_deploy.problem import Problem, has_independent_classes
@@ -207,10 +207,11 @@ def _compare(rows: _Values) -> SingleViewJson:
     resampled = np.stack([rows[drawn].sum(axis=0) for drawn in bootstrap_rows(len(rows))])
     whole = rows.sum(axis=0)
     scaled_nll, constant_nll, nll = (whole[[2, 5, 6]] / len(rows)).tolist()
-    gain = _difference(
-        _score(whole[:2]) - _score(whole[3:5]), _score(resampled[:, :2]) - _score(resampled[:, 3:5])
+    gain = with_interval(
+        float(_score(whole[:2]) - _score(whole[3:5])),
+        _score(resampled[:, :2]) - _score(resampled[:, 3:5]),
     )
-    excess = _difference(
+    excess = with_interval(
         (whole[2] - whole[5]) / len(rows), (resampled[:, 2] - resampled[:, 5]) / len(rows)
     )
     errors = int((rows[:, 3] < rows[:, 4]).sum())
@@ -231,8 +232,3 @@ def _compare(rows: _Values) -> SingleViewJson:
 
 def _score(counts: _Values) -> _Values:
     return ratio_of_sums(counts.astype(np.int64))
-
-
-def _difference(value: _Values, resampled: _Values) -> Interval:
-    interval = [round(end, 6) for end in percentile_interval(resampled)]
-    return {"value": round(float(value), 6), "interval": interval}

@@ -368,20 +368,16 @@ def measure(
         for one in task.specialists
     }
     of_teacher["single_views"] = single_views
+    teacher_scale = read_temperatures(task.run.distilled_teacher)
+    student_scale = read_temperatures(task.run.student)
     agreements = {}
     for name in ("validation", "test"):
         split = task.data.splits[name]
         expected, found = predictions.by_view(name), predict_views(student, split)
         state_scores(of_teacher, task.data, name, predictions.of_teacher(name))
         state_scores(of_student, task.data, name, found)
-        state_confidence(
-            of_teacher,
-            task.data,
-            name,
-            predictions.of_teacher(name),
-            read_temperatures(task.run.distilled_teacher),
-        )
-        state_confidence(of_student, task.data, name, found, read_temperatures(task.run.student))
+        state_confidence(of_teacher, task.data, name, predictions.of_teacher(name), teacher_scale)
+        state_confidence(of_student, task.data, name, found, student_scale)
         for view, facts in specialists.items():
             state_scores(facts, task.data, name, {view: expected[view]})
         agreements[name] = {

@@ -191,7 +191,7 @@ def calibrated(kd_run: RunDirectory, msd_run: RunDirectory) -> RunOutputs:
     outputs = read_outputs([kd_run, msd_run], split="test", hooks=StageHooks())
     hot, rows = Temperatures(dict.fromkeys(View, 3.0), dict.fromkeys(View, 100)), outputs.rows
     kd, msd = outputs.students
-    scaled = hot.scaled(msd.logits, has_image=rows.has_image(), has_text=rows.has_text())
+    scaled = hot.scaled(msd.logits, rows)
     msd = replace(msd, temperatures=hot, scaled=scaled)
     return replace(outputs, students=(kd, msd))
 
