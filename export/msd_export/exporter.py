@@ -137,7 +137,9 @@ class Exporter:
             rows = self._head_of(uncut.data, "test")
             whole = self._predict(TorchPredictor(uncut.loaded, threads=1), "whole vocabulary", rows)
             problem = self.loaded.problem
-            self._cut_parity = compare_logits(self._source("test"), whole, rows, problem)
+            self._cut_parity = compare_logits(
+                self._source("test"), whole, rows, problem, temperatures=self.loaded.temperatures
+            )
         check_cut(self._cut_parity, self.config.max_drop_points / 100)
         views = {view.value: result.as_json() for view, result in self._cut_parity.items()}
         return {**(self.source.vocabulary or {}), "views": views}
