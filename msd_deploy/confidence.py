@@ -64,7 +64,8 @@ def confidence_as_json(logits: LogitArray, labels: LabelArray, problem: Problem)
         labels: See `score_logits`; every row has one.
         problem: Kind of the task.
     """
-    confidence, outcome = _decisions_of(logits, labels, problem)
+    confidence = confidences(logits, problem)
+    outcome = outcomes_of(logits, labels, problem)
     errors = _brier_errors(logits, labels, problem)
     gaps = (confidence - outcome).mean(axis=1)
     bins = _bins_of(confidence)
@@ -98,7 +99,8 @@ def confidence_of_views(
 
 def calibration_error(logits: LogitArray, labels: LabelArray, problem: Problem) -> Interval:
     """Compute the expected calibration error alone; see `confidence_as_json`."""
-    confidence, outcome = _decisions_of(logits, labels, problem)
+    confidence = confidences(logits, problem)
+    outcome = outcomes_of(logits, labels, problem)
     return _ece_interval(_sums_by_bin(_bins_of(confidence), confidence, outcome))
 
 
@@ -108,17 +110,14 @@ def confidences(logits: LogitArray, problem: Problem) -> _Values:
     return found.max(axis=1, keepdims=True) if decides_one_class(problem) else found
 
 
-def _decisions_of(
-    logits: LogitArray, labels: LabelArray, problem: Problem
-) -> tuple[_Values, _Values]:
-    """Return confidence and outcome of every decision, [rows, decisions of each]."""
-    found = probabilities(logits, problem)
+def outcomes_of(logits: LogitArray, labels: LabelArray, problem: Problem) -> _Values:
+    """Return the outcome of every decision, [rows, decisions of each]; see the module."""
     if problem == "multi_label":
-        return found, labels.astype(np.float64)
+        return labels.astype(np.float64)
     decided = decisions(logits, problem)
-    rows = np.arange(len(logits))
-    outcome = decided == labels if problem == "single_label" else labels[rows, decided]
-    return found[rows, decided][:, None], outcome.astype(np.float64)[:, None]
+    if problem == "single_label":
+        return np.asarray(decided == labels, np.float64)[:, None]
+    return np.asarray(labels[np.arange(len(logits)), decided], np.float64)[:, None]
 
 
 def _brier_errors(logits: LogitArray, labels: LabelArray, problem: Problem) -> _Values:

@@ -19,6 +19,7 @@ from msd_deploy.hooks import RunHooks
 from msd_deploy.models.teachers import Teacher
 from msd_deploy.run.adaptation import teacher_of_run
 from msd_deploy.run.dry_run import describe_run
+from msd_deploy.run.operating_points import check_decisions
 from msd_deploy.run.output import check_run_output, with_absolute_paths
 from msd_deploy.run.record import RunRecord, naming_run_json
 from msd_deploy.run.stages import cached_predictions, given_teacher, measure, notes_of_training
@@ -128,6 +129,7 @@ def _read_inputs(
         check_distance(config.distill, task.data.info.problem, len(task.data.info.labels))
         check_held_out(config.distill, task.data, seed=config.seed)
         check_student(task)
+        check_decisions(config.decisions, task.data)
     for note in notes_of_training(task.data):
         watching.stages.on_note(note)
     teacher_data, given = given_teacher(task, source, opened.teacher)

@@ -40,6 +40,37 @@ class Modalities(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class RowModalities:
+    """Modalities of examples, as arrays.
+
+    Attributes:
+        image: bool [examples], whether they have an image.
+        text: The same of a text.
+    """
+
+    image: NDArray[np.bool_]
+    text: NDArray[np.bool_]
+
+    def has_image(self) -> NDArray[np.bool_]:
+        """Return which examples have an image."""
+        return self.image
+
+    def has_text(self) -> NDArray[np.bool_]:
+        """Return which examples have a text."""
+        return self.text
+
+
+def modalities_of(rows: Modalities, selected: NDArray[np.bool_]) -> RowModalities:
+    """Return the modalities of some of a split's examples.
+
+    Args:
+        rows: All of them.
+        selected: bool [examples], those that are meant.
+    """
+    return RowModalities(rows.has_image()[selected], rows.has_text()[selected])
+
+
+@dataclass(frozen=True, slots=True)
 class Temperatures:
     """The temperatures of a model.
 
@@ -76,8 +107,8 @@ class Temperatures:
 
         A row with neither has the temperature of a text.
         """
-        multimodal, image, text = (np.float32(self.by_view[view]) for view in View)
-        return np.where(has_image, np.where(has_text, multimodal, image), text)
+        of_views = np.array([self.by_view[view] for view in View], np.float32)
+        return np.asarray(of_views[views_of_rows(has_image, has_text)], np.float32)
 
     def scaled(self, logits: Mapping[View, LogitArray], rows: Modalities) -> LogitsByView:
         """Return logits over their temperatures.
@@ -91,6 +122,12 @@ class Temperatures:
             temperatures = self.for_rows(has_image & view.has_image, has_text & view.has_text)
             scaled[view] = values / temperatures[:, None]
         return scaled
+
+
+def views_of_rows(has_image: NDArray[np.bool_], has_text: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the number of each row's view in `View`, int64 [rows], by the modalities it has."""
+    multimodal, image, text = range(len(View))
+    return np.where(has_image, np.where(has_text, multimodal, image), text)
 
 
 UNCALIBRATED = Temperatures(dict.fromkeys(View, 1.0), dict.fromkeys(View, 0))

@@ -1,7 +1,6 @@
 """Temperatures: fitted against a closed form, chosen by row, and their file."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +20,13 @@ from msd_deploy.run.calibration import (
 from msd_deploy.temperatures import (
     CALIBRATION_NAME,
     UNCALIBRATED,
+    RowModalities,
     Temperatures,
     read_temperatures,
 )
 from msd_deploy.views import View
 
 ROWS = 20_000
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The modalities of examples."""
-
-    image: NDArray[np.bool_]
-    text: NDArray[np.bool_]
-
-    def has_image(self) -> NDArray[np.bool_]:
-        return self.image
-
-    def has_text(self) -> NDArray[np.bool_]:
-        return self.text
 
 
 def drawn(temperature: float, rows: int = ROWS) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -120,7 +106,7 @@ def test_each_row_has_the_temperature_of_its_modalities() -> None:
     has_image, has_text = np.array([True, True, False, False]), np.array([True, False, True, False])
     assert temperatures.for_rows(has_image, has_text).tolist() == [2.0, 3.0, 5.0, 5.0]
     logits = dict.fromkeys(View, np.full((4, 2), 30.0, np.float32))
-    scaled = temperatures.scaled(logits, Rows(has_image, has_text))
+    scaled = temperatures.scaled(logits, RowModalities(has_image, has_text))
     assert scaled[View.MULTIMODAL][:, 0].tolist() == [15.0, 10.0, 6.0, 6.0]
     assert scaled[View.IMAGE][:, 0].tolist() == [10.0, 10.0, 6.0, 6.0]  # a text is withheld
 

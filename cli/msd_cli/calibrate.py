@@ -1,4 +1,4 @@
-"""`msd calibrate`: the temperatures of a finished model's probabilities."""
+"""`msd calibrate`: temperatures and operating point of a finished model."""
 
 import shlex
 from pathlib import Path
@@ -6,10 +6,18 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from msd_cli.console import ProgressDisplay, new_table, print_json, print_note, result_console
+from msd_cli.console import (
+    ProgressDisplay,
+    new_table,
+    print_decisions,
+    print_json,
+    print_note,
+    result_console,
+)
 from msd_cli.options import READING, Given, JsonOption, OptionsOf
-from msd_cli.settings import data_of_model
+from msd_cli.settings import data_of_model, with_given
 from msd_deploy.artifacts.run_directory import check_model_exists
+from msd_deploy.config.decisions import DecisionConfig
 from msd_deploy.config.run import DataConfig
 
 
@@ -21,6 +29,10 @@ def calibrate(
         Given, OptionsOf(DataConfig, only=("spec",), defaults={"spec": "the run's own"})
     ],
     reading: Annotated[Given, OptionsOf(DataConfig, only=READING)],
+    deciding: Annotated[
+        Given,
+        OptionsOf(DecisionConfig, defaults={"decide": "the model's own rule, or the problem's"}),
+    ],
     split: Annotated[
         Literal["validation", "all"],
         typer.Option(
@@ -29,26 +41,34 @@ def calibrate(
     ] = "validation",
     as_json: JsonOption = False,
 ) -> None:
-    """Calibrate a model: fit one softmax temperature for each view.
+    """Calibrate a model: fit one softmax temperature for each view, choose thresholds.
 
     `msd distill` calibrates its student. This command is for teachers, for students
-    of earlier versions, and for data that has changed. The model folder is
-    replaced; its weights and decisions stay, its exports have to be made again.
+    of earlier versions, for data that has changed, and to choose another operating
+    point. The model folder is replaced; its weights stay, its exports have to be
+    made again.
 
     Examples:
         msd calibrate runs/demo
         msd calibrate teachers/clip --data products.jsonl
         msd calibrate runs/products --data new-photos.jsonl --split all
+        msd calibrate runs/demo --decide precision=0.9
     """
     check_model_exists(model)
     from msd_deploy.pages.formatting import fraction_text
     from msd_export.calibrate import calibrate_model
 
     spec, options = data_of_model(model, data, reading)
+    decisions = with_given(DecisionConfig(), deciding)
     display = ProgressDisplay()
     with display.running():
         result: Any = calibrate_model(
-            model, spec, options=options, split=split, hooks=display.stages()
+            model,
+            spec,
+            options=options,
+            split=split,
+            decisions=decisions,
+            hooks=display.stages(),
         )
     if as_json:
         print_json(result)
@@ -70,7 +90,9 @@ def calibrate(
             f"{result['examples'][view]:,}",
         )
     result_console().print(table)
+    if result["operating_point"] is not None:
+        print_decisions({}, result["operating_point"], split=split, chosen_on=split)
     is_run = str(model) != result["folder"]
     again = "--overwrite" if is_run else f"--data {shlex.quote(result['data'])} --overwrite"
     command = f"msd export {shlex.quote(str(model))} {again}"
-    print_note(f"Wrote {result['folder']}. Exports do not have these temperatures; next: {command}")
+    print_note(f"Wrote {result['folder']}. Exports are those of the earlier ones; next: {command}")

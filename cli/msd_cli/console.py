@@ -247,3 +247,38 @@ def add_score_rows(table: Table, columns: Sequence[tuple[Mapping[str, Any], str]
         for view in by_view:
             scores = (model["further"][name][metric].get(view) for model, name in columns)
             table.add_row(f"{view}, {metric}", *map(score_text, scores))
+
+
+def print_decisions(
+    measured: Mapping[str, Any], point: Mapping[str, Any], *, split: str, chosen_on: str
+) -> None:
+    """Print precision, recall and abstentions by view, beside those on which it was chosen.
+
+    Args:
+        measured: By view, see `msd_deploy.operating_point.Expected`; empty: not measured.
+        point: The operating point as in labels.json.
+        split: Where it was measured.
+        chosen_on: Where it was chosen.
+    """
+    title = f"Decisions on {split if measured else chosen_on}, {point['rule']} (95 % interval)"
+    table = new_table(title, "in %", "precision", "recall", "abstains")
+    for view, expected in point["expected"].items():
+        if view in measured:
+            table.add_row(view, *_cells(measured[view]))
+        table.add_row(f"  {chosen_on}" if view in measured else view, *_cells(expected))
+    result_console().print(table)
+
+
+def _cells(values: Mapping[str, Any]) -> list[str]:
+    from msd_deploy.pages.formatting import NOTHING
+
+    cells = []
+    for key in ("precision", "recall", "abstained"):
+        measured = values[key]
+        if measured is None:
+            cells.append(NOTHING)
+            continue
+        shares = (measured["value"], *measured["interval"])
+        value, low, high = (f"{100 * share:.1f}" for share in shares)
+        cells.append(f"{value} [{low}, {high}]")
+    return cells

@@ -12,6 +12,7 @@ from msd_cli.console import (
     ProgressDisplay,
     add_score_rows,
     new_table,
+    print_decisions,
     print_json,
     print_note,
     result_console,
@@ -117,6 +118,10 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
             table.add_row(view, *[""] * (len(models) - 1), f"{share:.1%}")
     table.add_row("parameters", *(f"{model['parameters']:,}" for model in models))
     result_console().print(table)
+    if "operating_point" in metrics["student"]:
+        of_test = metrics["student"].get("decisions", {}).get("test", {})
+        point = metrics["student"]["operating_point"]
+        print_decisions(of_test, point, split="test", chosen_on="validation")
 
 
 def _print_plan(planned: dict[str, Any], *, as_json: bool) -> None:

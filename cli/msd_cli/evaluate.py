@@ -1,10 +1,10 @@
 """`msd evaluate`: metrics of any model or export on any data set."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from msd_cli.console import ProgressDisplay, new_table, print_json, result_console
+from msd_cli.console import ProgressDisplay, new_table, print_decisions, print_json, result_console
 from msd_cli.options import READING, Given, JsonOption, ModelArgument, OptionsOf
 from msd_cli.settings import data_of_model, with_given
 from msd_deploy.artifacts.run_directory import check_model_exists
@@ -79,3 +79,7 @@ def evaluate(
             percent(measured["confidence"]),
         )
     result_console().print(table)
+    if "operating_point" in result:
+        point: Any = result["operating_point"]
+        decided: Any = result["decisions"]
+        print_decisions(decided, point, split=split, chosen_on="when chosen")

@@ -24,7 +24,8 @@ def predict(
 ) -> None:
     """Classify an image with its text, an image alone, or a text alone.
 
-    Prints the most probable classes; with --json, the probabilities of all classes.
+    Prints the most probable classes and what is decided at the model's operating
+    point; with --json, the probabilities of all classes.
 
     Examples:
         msd predict runs/demo --image cat.jpg --text "look at him go"
@@ -48,6 +49,7 @@ def predict(
                 "model": str(model),
                 "runtime": opened.predictor.runtime,
                 "probabilities": prediction.probabilities,
+                "decided": list(prediction.decided),
             }
         )
         return
@@ -55,3 +57,6 @@ def predict(
     for label, probability in ranked[:top]:
         table.add_row(label, f"{probability:.1%}")
     result_console().print(table)
+    rule = "" if opened.operating_point is None else f" ({opened.operating_point.rule})"
+    named = ", ".join(prediction.decided) or "nothing"
+    result_console().print(f"decided{rule}: {named}", markup=False)

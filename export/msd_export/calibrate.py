@@ -1,4 +1,4 @@
-"""Calibrate a finished model: fit its temperatures, and write its folder anew with them."""
+"""Calibrate a finished model: temperatures and operating point, in a folder written anew."""
 
 import shutil
 from pathlib import Path
@@ -17,6 +17,7 @@ from msd_deploy.artifacts.manifest import (
     write_manifest,
 )
 from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.decisions import DecisionConfig, Rule, rule_for, settings_of
 from msd_deploy.data.labels import check_labelled
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.source import SourceOptions, Split
@@ -24,9 +25,11 @@ from msd_deploy.errors import ArtifactError, DataError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import LogitsByView
 from msd_deploy.models.classifier import ViewClassifier
-from msd_deploy.models.folders import load_classifier
+from msd_deploy.models.folders import LABELS_NAME, LoadedModel, labels_as_json, load_classifier
 from msd_deploy.models.predict import predict_views
 from msd_deploy.run.calibration import FEWEST_EXAMPLES, fit_on_split, state_confidence
+from msd_deploy.run.operating_points import check_support, choose_point
+from msd_deploy.run.stages import state_at_point
 from msd_deploy.temperatures import CALIBRATION_NAME, Temperatures
 from msd_deploy.views import View
 from msd_export.folder import KIND
@@ -42,9 +45,10 @@ def calibrate_model(
     *,
     options: SourceOptions,
     split: CalibrationSplit,
+    decisions: DecisionConfig | None = None,
     hooks: StageHooks | None = None,
 ) -> Json:
-    """Fit the temperatures of a model, and write its folder anew with them.
+    """Fit a model's temperatures, choose its operating point, and write its folder anew with them.
 
     The weights stay as they are. The folder's digest changes, so exports are made again.
 
@@ -53,16 +57,18 @@ def calibrate_model(
         spec: The data set; None: that of the run, which must not have changed.
         options: How `spec` is read.
         split: Examples that the model was not trained on; "all" of a file that has no others.
+        decisions: How the operating point is chosen; None or defaults: as the model's, whose
+            thresholds are chosen anew, or the problem's.
         hooks: Progress and notes.
 
     Returns:
-        folder, data, split, temperatures and examples by view, and under confidence the calibration
-        on these examples before and after.
+        folder, data, split, temperatures and examples by view, under confidence the calibration
+        on these examples before and after, and operating_point, None without one.
 
     Raises:
         ConfigError: All rows of a data set were requested that has training rows.
-        DataError: The data cannot be read, has other classes than the model, or has fewer than 50
-            labelled examples in the split.
+        DataError: The data cannot be read, has other classes than the model, or too few labelled
+            examples in the split: fewer than 50, or than the operating point needs.
         ArtifactError: It is an export, lies in a run, or cannot be opened; or another process uses
             it.
     """
@@ -74,11 +80,14 @@ def calibrate_model(
             read_finished(run)
         folder = run.student if is_run else _model_folder(model)
         loaded = load_classifier(folder)
+        rule = _rule(loaded, decisions)
         data, spec = read_for_evaluation(
             model, loaded, spec, options=options, split=split, hooks=hooks
         )
         name = split_name(split)
         check_labelled(data, name, "a calibration")
+        if rule is not None:
+            check_support(rule, data.splits[name], loaded.problem, loaded.labels)
         logits = _predict(loaded.model, data, name, hooks)
         temperatures = fit_on_split(logits, data.splits[name], loaded.problem)
         if not temperatures.is_fitted:
@@ -87,6 +96,19 @@ def calibrate_model(
                 f" examples, and a temperature needs {FEWEST_EXAMPLES} that have its modalities",
                 fix="Name data with more labelled examples (--data SPEC)",
             )
+        point = None
+        if rule is not None:
+            chosen = choose_point(
+                rule,
+                logits,
+                data.splits[name],
+                loaded.problem,
+                classes=loaded.labels,
+                temperatures=temperatures,
+            )
+            point = chosen.point
+            for note in chosen.notes:
+                hooks.on_note(f"{rule}: {note}")
         measured: Json = {}
         state_confidence(measured, data, name, logits, temperatures)
         metrics = None
@@ -95,12 +117,17 @@ def calibrate_model(
             of_student = metrics.get("student")
             if not isinstance(of_student, dict):
                 raise ArtifactError("has no student", where=run.metrics, fix=RESTORE)
-            of_student.pop("confidence", None)
+            for key in ("confidence", "operating_point", "decisions"):
+                of_student.pop(key, None)
             if is_own_data:
                 test = _predict(loaded.model, data, "test", hooks)
                 state_confidence(measured, data, "test", test, temperatures)
                 of_student["confidence"] = measured["confidence"]
-        _write_with(folder, temperatures)
+                for each, values in ((name, logits), ("test", test)):
+                    state_at_point(
+                        of_student, data, each, values, temperatures=temperatures, point=point
+                    )
+        _write_with(folder, temperatures, labels_as_json(loaded.labels, loaded.problem, point))
         if metrics is not None:
             write_json(run.metrics, metrics)
     confidence = measured["confidence"]
@@ -112,7 +139,16 @@ def calibrate_model(
         "temperatures": temperatures.by_name(),
         "examples": {view.value: temperatures.examples[view] for view in View},
         "confidence": {"before": confidence["uncalibrated"][name], "after": confidence[name]},
+        "operating_point": None if point is None else point.as_json(loaded.problem),
     }
+
+
+def _rule(loaded: LoadedModel[ViewClassifier], decisions: DecisionConfig | None) -> Rule | None:
+    """Return the rule of the settings, the model's own or the problem's."""
+    own, settings = loaded.operating_point, decisions or DecisionConfig()
+    if settings == DecisionConfig() and own is not None:
+        settings = settings_of(own.rule)
+    return rule_for(settings, loaded.problem)
 
 
 def _predict(
@@ -152,8 +188,8 @@ def _model_folder(folder: Path) -> Path:
     return folder
 
 
-def _write_with(folder: Path, temperatures: Temperatures) -> None:
-    """Write a model folder anew with other temperatures; the manifest's facts stay."""
+def _write_with(folder: Path, temperatures: Temperatures, labels: Json) -> None:
+    """Write a model folder anew with other temperatures and labels.json; its facts stay."""
     facts = {
         key: value
         for key, value in read_json(folder / MANIFEST_NAME).items()
@@ -165,4 +201,5 @@ def _write_with(folder: Path, temperatures: Temperatures) -> None:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
         write_json(building / CALIBRATION_NAME, temperatures.as_json())
+        write_json(building / LABELS_NAME, labels)
         write_manifest(building, "model", facts)

@@ -7,6 +7,7 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.confidence import confidence_of_views
 from msd_deploy.data.labels import check_labelled
 from msd_deploy.data.source import EvaluationSplit, SourceOptions
+from msd_deploy.decision_quality import decisions_of_views
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import (
     extra_metrics_as_json,
@@ -15,7 +16,9 @@ from msd_deploy.metrics import (
     score_views,
 )
 from msd_deploy.models.folders import SINGLE_VIEW, family_of
+from msd_deploy.operating_point import deciding_logits
 from msd_deploy.run.single_views import check_single_views, unsound_views
+from msd_deploy.temperatures import modalities_of
 from msd_export.opened_model import open_model, read_for_evaluation, split_name
 from msd_export.parity import predict_every_view
 from msd_export.predictors import TorchPredictor
@@ -43,7 +46,8 @@ def evaluate_model(
     Returns:
         metric, runtime, split, skipped rows, and per view the value, interval and examples; under
         single_views the comparison of each with a constant answer; under confidence the calibration
-        of each; under further the same as views by metric, where the data set's paper reports
+        of each; of a model with an operating point this point, and under decisions what it gives;
+        under further the same as views by metric, where the data set's paper reports
         others.
 
     Raises:
@@ -63,14 +67,27 @@ def evaluate_model(
     labelled = rows.has_label()
     labels = rows.labels[labelled]
     logits = {view: values[labelled] for view, values in by_view.items()}
-    scores = score_views(logits, labels, data.info.problem)
-    further = score_extra_metrics(logits, labels, data.info.further_metrics)
-    metric = metric_name(data.info.problem)
+    problem, point = data.info.problem, opened.operating_point
+    deciding = {
+        view: values[labelled]
+        for view, values in deciding_logits(
+            by_view, rows, problem, temperatures=opened.temperatures, point=point
+        ).items()
+    }
+    scores = score_views(deciding, labels, problem)
+    further = score_extra_metrics(deciding, labels, data.info.further_metrics)
+    metric = metric_name(problem)
     scaled = opened.temperatures.scaled(by_view, rows)
-    confidence = confidence_of_views(
-        {view: values[labelled] for view, values in scaled.items()}, labels, data.info.problem
-    )
-    single_views = check_single_views(logits, labels, data.info.problem)
+    scaled = {view: values[labelled] for view, values in scaled.items()}
+    confidence = confidence_of_views(scaled, labels, problem)
+    decided = {}
+    if point is not None:
+        of_rows = modalities_of(rows, labelled)
+        measured = decisions_of_views(
+            scaled, labels, problem, point=point, rows=of_rows, classes=opened.labels
+        )
+        decided = {"operating_point": point.as_json(problem), "decisions": measured}
+    single_views = check_single_views(logits, labels, problem)
     # Of a run its student is evaluated, and an export is a student's as a rule.
     is_model = isinstance(opened.predictor, TorchPredictor) and family_of(model) != SINGLE_VIEW
     if is_model and not RunDirectory(model).run_json.is_file():
@@ -86,5 +103,6 @@ def evaluate_model(
         "views": {view.value: score.as_json() for view, score in scores.items()},
         "single_views": single_views,
         "confidence": confidence,
+        **decided,
         **({"further": extra_metrics_as_json(further)} if further else {}),
     }

@@ -136,10 +136,7 @@ class Exporter:
         if self._cut_parity is None:
             rows = self._head_of(uncut.data, "test")
             whole = self._predict(TorchPredictor(uncut.loaded, threads=1), "whole vocabulary", rows)
-            problem = self.loaded.problem
-            self._cut_parity = compare_logits(
-                self._source("test"), whole, rows, problem, temperatures=self.loaded.temperatures
-            )
+            self._cut_parity = self._compared(self._source("test"), whole, rows)
         check_cut(self._cut_parity, self.config.max_drop_points / 100)
         views = {view.value: result.as_json() for view, result in self._cut_parity.items()}
         return {**(self.source.vocabulary or {}), "views": views}
@@ -242,12 +239,23 @@ class Exporter:
         """Return a predictor's logits and their comparison with the source, within the gate."""
         split = self._split(split_name)
         exported = self._predict(predictor, variant_name(gate.variant), split)
-        source = self._source(split_name)
-        parity = compare_logits(
-            exported, source, split, self.loaded.problem, temperatures=self.loaded.temperatures
-        )
+        parity = self._compared(exported, self._source(split_name), split)
         check_parity(parity, gate)
         return exported, parity
+
+    def _compared(
+        self, exported: LogitsByView, source: LogitsByView, split: PreparedSplit
+    ) -> dict[View, ViewParity]:
+        """Compare logits at the model's temperatures and operating point."""
+        loaded = self.loaded
+        return compare_logits(
+            exported,
+            source,
+            split,
+            loaded.problem,
+            temperatures=loaded.temperatures,
+            point=loaded.operating_point,
+        )
 
     def _end_to_end(self, building: Path, plain: LogitsByView) -> Json:
         """Write the file with preprocessing inside, and compare it with the plain one."""

@@ -5,6 +5,7 @@ tools the latter, and where they differ, logits get wrong labels or inputs are p
 differently from training.
 """
 
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -32,10 +33,16 @@ from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import probabilities
 from msd_deploy.models.classifier import ViewClassifier
-from msd_deploy.models.folders import LoadedModel, read_labels
+from msd_deploy.models.folders import LoadedModel, read_labels, read_operating_point
+from msd_deploy.operating_point import OperatingPoint, decided_classes
 from msd_deploy.problem import Problem
 from msd_deploy.run.record import prepare_for_run, read_finished_run, source_of_run
-from msd_deploy.temperatures import UNCALIBRATED, Temperatures, read_temperatures
+from msd_deploy.temperatures import (
+    UNCALIBRATED,
+    RowModalities,
+    Temperatures,
+    read_temperatures,
+)
 from msd_deploy.views import View
 from msd_export.folder import KIND, open_export
 from msd_export.predictors import TorchPredictor, open_predictor
@@ -91,16 +98,19 @@ class Prediction:
         logits: float32 [classes].
         view: What the example had: image and text, the image alone, or the text alone.
         is_text_cut: Whether the text has more tokens than the model takes.
+        decided: The labels that are decided at the model's operating point; none if it abstains.
+            Without one the most probable label, or each with a probability of .5.
     """
 
     probabilities: dict[str, float]
     logits: Logits
     view: View
     is_text_cut: bool
+    decided: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
-        """The label with the highest probability."""
+        """The label with the highest probability, decided or not."""
         return max(self.probabilities, key=lambda label: self.probabilities[label])
 
 
@@ -114,6 +124,8 @@ class OpenedModel:
         labels: Names of its classes.
         problem: Whether one label applies or several.
         temperatures: The temperatures of its probabilities.
+        operating_point: Which labels it decides at which probabilities; None: the most probable
+            one, or each with a probability of .5.
     """
 
     predictor: Predictor
@@ -121,6 +133,7 @@ class OpenedModel:
     labels: tuple[str, ...]
     problem: Problem
     temperatures: Temperatures = UNCALIBRATED
+    operating_point: OperatingPoint | None = None
 
     def __repr__(self) -> str:
         """Return the runtime, problem and number of classes: the fields hold whole tokenizers."""
@@ -163,8 +176,13 @@ class OpenedModel:
         scaled = logits / temperatures_of(inputs, self.temperatures)
         (found,) = probabilities(scaled, self.problem)
         view = View.TEXT if image is None else View.MULTIMODAL if has_text else View.IMAGE
+        modalities = RowModalities(np.array([image is not None]), np.array([has_text]))
+        (is_decided,) = decided_classes(
+            scaled, View.MULTIMODAL, modalities, self.problem, self.operating_point
+        )
         named = dict(zip(self.labels, found.tolist(), strict=True))
-        return Prediction(named, logits[0], view, bool(cut))
+        decided = tuple(itertools.compress(self.labels, is_decided))
+        return Prediction(named, logits[0], view, bool(cut), decided)
 
 
 def open_model(path: Path, *, threads: int = 1) -> OpenedModel:
@@ -190,7 +208,12 @@ def open_model(path: Path, *, threads: int = 1) -> OpenedModel:
         predictor = TorchPredictor(folder, threads=threads)
     labels, problem = read_labels(folder)
     return OpenedModel(
-        predictor, Preprocessor.load(folder), labels, problem, read_temperatures(folder)
+        predictor,
+        Preprocessor.load(folder),
+        labels,
+        problem,
+        read_temperatures(folder),
+        read_operating_point(folder),
     )
 
 

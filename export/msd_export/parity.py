@@ -32,6 +32,7 @@ from msd_deploy.metrics import (
     row_counts,
     score_logits,
 )
+from msd_deploy.operating_point import OperatingPoint, deciding_logits
 from msd_deploy.pages.formatting import Interval
 from msd_deploy.problem import Problem, decides_one_class, has_independent_classes
 from msd_deploy.temperatures import UNCALIBRATED, Temperatures
@@ -141,6 +142,8 @@ class ViewParity:
         export: The export's score.
         loss: What was lost.
         confidence: Comparison of the probabilities.
+        abstention_agreement: Share of examples in which both abstain at the operating point, or
+            neither does; None without one, and in multi-label tasks.
         has_labels: Whether scores are of labels; else the source's decisions stand for them.
     """
 
@@ -154,6 +157,7 @@ class ViewParity:
     export: Score
     loss: Loss
     confidence: ConfidenceShift
+    abstention_agreement: float | None = None
     has_labels: bool = True
 
     @property
@@ -169,6 +173,11 @@ class ViewParity:
             "kl": self.kl,
             "agreement": round(self.agreement, 6),
             "sure_agreement": round(self.sure_agreement, 6),
+            **(
+                {}
+                if self.abstention_agreement is None
+                else {"abstention_agreement": round(self.abstention_agreement, 6)}
+            ),
             "drift": round(self.drift, 6),
             **self.loss.as_json(),
             "source": self.source.as_json(),
@@ -230,6 +239,7 @@ def compare_logits(
     problem: Problem,
     *,
     temperatures: Temperatures = UNCALIBRATED,
+    point: OperatingPoint | None = None,
 ) -> dict[View, ViewParity]:
     """Compare an export's logits with its source's, view by view.
 
@@ -239,6 +249,7 @@ def compare_logits(
         split: The rows.
         problem: Kind of the task.
         temperatures: The temperatures of both.
+        point: The operating point of both, which decides.
 
     Raises:
         ParityError: The export gave NaN or infinite logits.
@@ -247,7 +258,12 @@ def compare_logits(
         if not np.isfinite(logits).all():
             raise ParityError(f"the export returns NaN or infinite logits on the {view} view")
     spread = float(np.mean([source[view].std(axis=0) for view in exported]))
-    scaled, scaled_source = (temperatures.scaled(logits, split) for logits in (exported, source))
+    pair = (exported, source)
+    scaled, scaled_source = (temperatures.scaled(logits, split) for logits in pair)
+    deciding, deciding_source = (
+        deciding_logits(logits, split, problem, temperatures=temperatures, point=point)
+        for logits in pair
+    )
     return {
         view: _compare_view(
             logits,
@@ -255,7 +271,11 @@ def compare_logits(
             split,
             problem,
             max(spread, _LEAST_SPREAD),
+            deciding=(deciding[view], deciding_source[view]),
             confidence=_confidence_shift(scaled[view], scaled_source[view], split, problem),
+            abstention=_equal_abstentions(
+                scaled[view], scaled_source[view], split, problem, view, point
+            ),
         )
         for view, logits in exported.items()
     }
@@ -268,24 +288,46 @@ def _compare_view(
     problem: Problem,
     spread: float,
     *,
+    deciding: tuple[LogitArray, LogitArray],
     confidence: ConfidenceShift,
+    abstention: float | None,
 ) -> ViewParity:
     error = np.abs(exported - source)
+    own, its = deciding
     has_labels = bool(split.has_label().any())
-    labels = split.labels if has_labels else decided_labels(source, problem)
+    labels = split.labels if has_labels else decided_labels(its, problem)
     return ViewParity(
         max_abs_error=float(error.max()),
         mean_abs_error=float(error.mean()),
         kl=divergence(exported, source, problem),
-        agreement=agreement(exported, source, problem),
-        sure_agreement=_sure_agreement(exported, source, problem),
+        agreement=agreement(own, its, problem),
+        sure_agreement=_sure_agreement(own, its, problem),
         drift=float(error.mean()) / spread,
-        source=score_logits(source, labels, problem),
-        export=score_logits(exported, labels, problem),
-        loss=loss_of(exported, source, labels, problem),
+        source=score_logits(its, labels, problem),
+        export=score_logits(own, labels, problem),
+        loss=loss_of(own, its, labels, problem),
         confidence=confidence,
+        abstention_agreement=abstention,
         has_labels=has_labels,
     )
+
+
+def _equal_abstentions(
+    exported: LogitArray,
+    source: LogitArray,
+    split: PreparedSplit,
+    problem: Problem,
+    view: View,
+    point: OperatingPoint | None,
+) -> float | None:
+    """Return the share of rows in which both abstain or neither, of logits over temperatures.
+
+    None where a model never abstains; in multi-label tasks thresholds count in `agreement`.
+    """
+    if point is None or not decides_one_class(problem):
+        return None
+    own, its = (point.decides(logits, view, split, problem) for logits in (exported, source))
+    return float((own == its).mean())
 
 
 def _confidence_shift(

@@ -75,6 +75,7 @@ def make_row(run: RunDirectory, variant: Variant, timing: Timing | None, quality
         "scores": quality.scores,
         "agreement": quality.agreement,
         "confidence": quality.confidence,
+        "decisions": quality.decisions,
         "note": NEEDS_A_DEVICE if timing is None else None,
     }
     if timing is not None:

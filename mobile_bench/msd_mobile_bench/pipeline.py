@@ -13,7 +13,7 @@ import numpy as np
 
 from msd_deploy import __version__
 from msd_deploy.artifacts.claim import claimed
-from msd_deploy.artifacts.manifest import SCHEMA_VERSION, Json, utc_now
+from msd_deploy.artifacts.manifest import SCHEMA_VERSION, Json, read_versioned_json, utc_now
 from msd_deploy.artifacts.output import check_writable
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.describe import shown_path
@@ -23,6 +23,9 @@ from msd_deploy.data.readers.spec import name_of_spec
 from msd_deploy.distillation.teacher_cache import read_predictions
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import metric_name
+from msd_deploy.models.folders import read_labels, read_operating_point
+from msd_deploy.operating_point import OperatingPoint
+from msd_deploy.run.operating_points import teacher_point_of
 from msd_deploy.run.record import (
     RunRecord,
     prepare_for_run,
@@ -87,7 +90,8 @@ def run_bench(
         with tempfile.TemporaryDirectory(prefix="msd-bench-") as scratch, ExitStack() as stack:
             workers = _prepare_workers(variants, data, config, Path(scratch), stack)
             timings = _time(workers, config, hooks)
-            qualities = _evaluate(workers, data, run, config, hooks)
+            points = _operating_points(run, data["student"])
+            qualities = _evaluate(workers, data, run, config, hooks, points)
         rows = [
             make_row(run, variant, timings.get(variant.name), quality)
             for variant, quality in zip(variants, qualities, strict=True)
@@ -106,6 +110,13 @@ def run_bench(
             "metric": _metric_of(prepared),
             "host": host,
             "control": control,
+            "operating_points": {
+                model: {
+                    "rule": point.rule,
+                    "expected": {view.value: values for view, values in point.expected.items()},
+                }
+                for model, point in points.items()
+            },
             "rows": rows,
             "ratios": ratios_of(rows),
             "notes": write_notes(rows, control, host, config),
@@ -188,12 +199,24 @@ def _time(
     return {worker.variant.name: timing for worker, timing in zip(timed, timings, strict=True)}
 
 
+def _operating_points(run: RunDirectory, data: PreparedData) -> dict[ModelRole, OperatingPoint]:
+    """Return the operating points of teacher and student, in the data's order of classes."""
+    labels, _ = read_labels(run.student)
+    student = read_operating_point(run.student)
+    points: dict[ModelRole, OperatingPoint | None] = {
+        "teacher": teacher_point_of(read_versioned_json(run.metrics), data.info),
+        "student": student and student.in_order([labels.index(each) for each in data.info.labels]),
+    }
+    return {model: point for model, point in points.items() if point is not None}
+
+
 def _evaluate(
     workers: Sequence[WorkerProcess],
     data: Mapping[ModelRole, PreparedData],
     run: RunDirectory,
     config: BenchConfig,
     hooks: StageHooks,
+    points: Mapping[ModelRole, OperatingPoint],
 ) -> list[Quality]:
     """Return the quality of each variant on the configured examples."""
     splits = {
@@ -210,6 +233,12 @@ def _evaluate(
     )
     predictions = read_predictions(run.teacher_predictions)
     return [
-        evaluate(worker.variant, by_view, data["student"], predictions)
+        evaluate(
+            worker.variant,
+            by_view,
+            data["student"],
+            predictions,
+            points.get(worker.variant.model),
+        )
         for worker, by_view in zip(workers, logits, strict=True)
     ]

@@ -10,6 +10,7 @@ import numpy as np
 
 from msd_deploy.confidence import ConfidenceJson, confidence_of_views
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
+from msd_deploy.decision_quality import DecisionsJson, decisions_of_views
 from msd_deploy.distillation.teacher_cache import TeacherPredictions
 from msd_deploy.errors import ArtifactError
 from msd_deploy.metrics import (
@@ -21,6 +22,7 @@ from msd_deploy.metrics import (
     score_views,
 )
 from msd_deploy.models.folders import read_labels
+from msd_deploy.operating_point import OperatingPoint, deciding_logits
 from msd_deploy.pages.formatting import ScoreJson
 from msd_deploy.temperatures import read_temperatures
 from msd_deploy.views import View
@@ -39,11 +41,13 @@ class Quality:
         scores: The metric by view.
         agreement: Share of the teacher's decisions, by view.
         confidence: Calibration of the probabilities, by view; empty without labels.
+        decisions: What the operating point gives, by view; empty without one or labels.
     """
 
     scores: dict[str, ScoreJson]
     agreement: dict[str, float]
     confidence: dict[str, ConfidenceJson]
+    decisions: dict[str, DecisionsJson]
 
 
 def predict_variants(
@@ -87,7 +91,11 @@ def _predict(worker: WorkerProcess, split: PreparedSplit, view: View) -> LogitAr
 
 
 def evaluate(
-    variant: Variant, logits: LogitsByView, data: PreparedData, predictions: TeacherPredictions
+    variant: Variant,
+    logits: LogitsByView,
+    data: PreparedData,
+    predictions: TeacherPredictions,
+    point: OperatingPoint | None = None,
 ) -> Quality:
     """Score a variant's logits of the first rows of the test split.
 
@@ -98,22 +106,31 @@ def evaluate(
             order of classes in which they are counted.
         predictions: The teacher's cached logits, in the data's order of classes; with those of
             specialists, a student is compared with these.
+        point: The model's operating point, in the data's order of classes.
 
     Raises:
         ArtifactError: The variant gave NaN or infinite logits, or knows other classes.
     """
-    ordered = _in_order(variant, logits, data.info.labels)
+    order = _order(variant, logits, data.info.labels)
+    ordered = {view: values[:, order] for view, values in logits.items()}
     rows = len(ordered[View.MULTIMODAL])
     split, problem = data.splits[SPLIT].head(rows), data.info.problem
+    temperatures = read_temperatures(variant.folder)
+    deciding = deciding_logits(ordered, split, problem, temperatures=temperatures, point=point)
     # A student's targets are those of specialists where there are any; a teacher is its own.
     is_student = variant.model == "student"
     expected = predictions.by_view(SPLIT) if is_student else predictions.of_teacher(SPLIT)
     by_teacher = {view: values[:rows] for view, values in expected.items()}
     confidence: dict[str, ConfidenceJson] = {}
+    decided: dict[str, DecisionsJson] = {}
     if split.has_label().any():
-        scores = score_views(ordered, split.labels, problem)
-        scaled = read_temperatures(variant.folder).scaled(ordered, split)
+        scores = score_views(deciding, split.labels, problem)
+        scaled = temperatures.scaled(ordered, split)
         confidence = confidence_of_views(scaled, split.labels, problem)
+        if point is not None:
+            decided = decisions_of_views(
+                scaled, split.labels, problem, point=point, rows=split, classes=data.info.labels
+            )
     else:
         scores = {
             view: score_logits(values, decided_labels(by_teacher[view], problem), problem)
@@ -126,12 +143,12 @@ def evaluate(
             for view, values in ordered.items()
         },
         confidence=confidence,
+        decisions=decided,
     )
 
 
-def _in_order(
-    variant: Variant, logits: Mapping[View, LogitArray], labels: Sequence[str]
-) -> LogitsByView:
+def _order(variant: Variant, logits: Mapping[View, LogitArray], labels: Sequence[str]) -> list[int]:
+    """Return the places of the data's classes among a variant's, whose logits are finite."""
     own, _ = read_labels(variant.folder)
     if set(own) != set(labels):
         raise ArtifactError("has other classes than the data", where=variant.folder)
@@ -141,4 +158,4 @@ def _in_order(
             raise ArtifactError(
                 f"returns NaN or infinite logits on the {view} view", where=variant.folder
             )
-    return {view: values[:, order] for view, values in logits.items()}
+    return order

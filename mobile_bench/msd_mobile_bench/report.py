@@ -15,6 +15,7 @@ from msd_mobile_bench.chart import Point, draw_chart
 from msd_mobile_bench.schema import Bench, Row
 from msd_mobile_bench.tables import (
     calibration_table,
+    decisions_table,
     headline,
     quality_table,
     short_title,
@@ -53,7 +54,10 @@ def render_markdown(bench: Bench) -> str:
 def _tables(bench: Bench) -> list[Table]:
     tables = [speed_table(bench), quality_table(bench)]
     is_labelled = all(row["confidence"] for row in bench["rows"])
-    return [*tables, calibration_table(bench)] if is_labelled else tables
+    if not is_labelled:
+        return tables
+    tables.append(calibration_table(bench))
+    return [*tables, decisions_table(bench)] if bench["operating_points"] else tables
 
 
 def _markdown_table(table: Table) -> str:

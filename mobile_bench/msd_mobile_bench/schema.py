@@ -7,6 +7,8 @@ made from the file of an earlier benchmark.
 from typing import Literal, TypedDict
 
 from msd_deploy.confidence import ConfidenceJson
+from msd_deploy.decision_quality import DecisionsJson
+from msd_deploy.operating_point import Expected
 from msd_deploy.pages.formatting import ScoreJson
 
 ModelRole = Literal["teacher", "student"]
@@ -28,7 +30,7 @@ class Row(TypedDict):
 
     path is relative to the run. peak_rss_bytes is that of a new process during single predictions;
     the increase is counted from before the model was opened, with its runtime loaded. confidence is
-    empty where no test example has a label.
+    empty where no test example has a label, decisions also of a model without an operating point.
     """
 
     name: str
@@ -51,7 +53,15 @@ class Row(TypedDict):
     scores: dict[str, ScoreJson]
     agreement: dict[str, float]
     confidence: dict[str, ConfidenceJson]
+    decisions: dict[str, DecisionsJson]
     note: str | None
+
+
+class OperatingPointFacts(TypedDict):
+    """How a model's operating point was chosen, and what it gave on validation, by view."""
+
+    rule: str
+    expected: dict[str, Expected]
 
 
 class Control(TypedDict):
@@ -109,6 +119,7 @@ class Bench(TypedDict):
     metric: str
     host: Host
     control: Control
+    operating_points: dict[ModelRole, OperatingPointFacts]
     rows: list[Row]
     ratios: Ratios
     notes: list[str]

@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from msd_deploy.pages.formatting import (
+    DECISION_GROUPS,
     NOTHING,
     VIEW_NAMES,
     bytes_text,
     count_text,
+    decision_cells,
     fraction_text,
     metric_title,
     percent,
@@ -94,6 +96,21 @@ def calibration_table(bench: Bench) -> Table:
     }
     title = f"Calibration, {bench['data']['examples']:,} test examples"
     return _table(title, bench["rows"], columns, {})
+
+
+def decisions_table(bench: Bench) -> Table:
+    """Return what the operating points give in every variant, and gave on validation."""
+    lines = []
+    for model, point in bench["operating_points"].items():
+        name = f"{model.capitalize()}, {point['rule']}, on validation"
+        lines.append(Line(name, model, decision_cells(point["expected"])))
+    lines += [
+        Line(variant_title(row), row["model"], decision_cells(row["decisions"]))
+        for row in bench["rows"]
+        if row["decisions"]
+    ]
+    title = f"Operating points, {bench['data']['examples']:,} test examples"
+    return Table(title, "Variant", {}, DECISION_GROUPS, tuple(lines))
 
 
 def _calibration_error_of(view: str) -> Cell:

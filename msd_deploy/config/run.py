@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from msd_deploy.config.augment import AugmentConfig
+from msd_deploy.config.decisions import DecisionConfig
 from msd_deploy.config.distill import (
     BATCH_SIZE,
     EPOCHS,
@@ -288,6 +289,7 @@ class RunConfig:
     student: StudentConfig = field(default_factory=StudentConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    decisions: DecisionConfig = field(default_factory=DecisionConfig)
     seed: Annotated[
         int,
         Setting("Random seed for initialization, shuffling and dropout.", SEED),
@@ -343,7 +345,7 @@ class RunConfig:
 
 
 def read_config(path: Path) -> RunConfig:
-    """Read a TOML file whose tables are data, teacher, student, distill and augment.
+    """Read a TOML file whose tables are data, teacher, student, distill, augment and decisions.
 
     Raises:
         ConfigError: As `read_config_of`.

@@ -41,6 +41,7 @@ from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.loading import CONFIG_NAME, load_weights, reason_of
 from msd_deploy.models.specialist import SpecialistForClassification
+from msd_deploy.operating_point import OperatingPoint, point_from_json
 from msd_deploy.problem import Problem, decides_one_class
 from msd_deploy.quiet import quiet_transformers
 from msd_deploy.temperatures import (
@@ -70,6 +71,7 @@ class LoadedModel(Generic[Model]):
         digest: SHA-256 over the folder's files, independent of its path.
         folder: The folder that it was loaded from.
         temperatures: Its temperatures.
+        operating_point: Its operating point, if it has one.
     """
 
     model: Model
@@ -79,6 +81,7 @@ class LoadedModel(Generic[Model]):
     digest: str
     folder: Path
     temperatures: Temperatures = UNCALIBRATED
+    operating_point: OperatingPoint | None = None
 
 
 def save_model(
@@ -90,6 +93,7 @@ def save_model(
     problem: Problem,
     facts: Mapping[str, object],
     temperatures: Temperatures = UNCALIBRATED,
+    operating_point: OperatingPoint | None = None,
 ) -> None:
     """Write a model folder; an existing one is replaced when the new one is complete.
 
@@ -101,26 +105,36 @@ def save_model(
         problem: Kind of its task.
         facts: Additional JSON values of the manifest.
         temperatures: Its temperatures; calibration.json is written if they were fitted.
+        operating_point: Its operating point; None: the most probable class is decided, or every
+            class with a probability of .5.
     """
     with new_folder(folder) as building:
         with quiet_transformers():
             model.save_pretrained(building)
         preprocessor.save(building)
-        write_json(building / LABELS_NAME, labels_as_json(labels, problem))
+        write_json(building / LABELS_NAME, labels_as_json(labels, problem, operating_point))
         if temperatures.is_fitted:
             write_json(building / CALIBRATION_NAME, temperatures.as_json())
         write_manifest(building, "model", facts)
 
 
-def labels_as_json(labels: tuple[str, ...], problem: Problem) -> dict[str, object]:
-    """Return labels.json: class names in the order of the logits, and the decision rule."""
-    decision = "argmax" if decides_one_class(problem) else "probability >= 0.5"
+def labels_as_json(
+    labels: tuple[str, ...], problem: Problem, point: OperatingPoint | None = None
+) -> dict[str, object]:
+    """Return labels.json: class names in the order of the logits, and how decisions are made."""
     return {
         "schema_version": SCHEMA_VERSION,
         "problem": problem,
-        "decision": decision,
+        "decision": _decision(problem, has_point=point is not None),
+        **({} if point is None else {"operating_point": point.as_json(problem)}),
         "labels": list(labels),
     }
+
+
+def _decision(problem: Problem, *, has_point: bool) -> str:
+    if decides_one_class(problem):
+        return "argmax, if probability >= abstain_below" if has_point else "argmax"
+    return "probability >= thresholds" if has_point else "probability >= 0.5"
 
 
 def read_labels(folder: Path) -> tuple[tuple[str, ...], Problem]:
@@ -143,7 +157,7 @@ def read_labels(folder: Path) -> tuple[tuple[str, ...], Problem]:
             where=path,
             fix=f"Use one of {', '.join(get_args(Problem))}",
         )
-    decision = labels_as_json((), cast(Problem, problem))["decision"]
+    decision = _decision(cast(Problem, problem), has_point="operating_point" in content)
     if content.get("decision", decision) != decision:
         raise ArtifactError(
             f"has the decision {content['decision']!r}, which is {decision!r} for {problem}",
@@ -151,6 +165,19 @@ def read_labels(folder: Path) -> tuple[tuple[str, ...], Problem]:
             fix=RESTORE,
         )
     return tuple(labels), cast(Problem, problem)
+
+
+def read_operating_point(folder: Path) -> OperatingPoint | None:
+    """Read the operating point of labels.json, whose labels `read_labels` checks; None: none.
+
+    Raises:
+        ArtifactError: It is malformed, or a threshold is not a number from 0 to 1.
+    """
+    labels, problem = read_labels(folder)
+    content = read_versioned_json(folder / LABELS_NAME)
+    if "operating_point" not in content:
+        return None
+    return point_from_json(content["operating_point"], len(labels), problem, folder / LABELS_NAME)
 
 
 def _is_text(value: object) -> bool:
@@ -232,6 +259,7 @@ def _verified(folder: Path) -> Json:
 def _load(folder: Path, kind: type[Model], manifest: Json) -> LoadedModel[Model]:
     labels, problem = read_labels(folder)
     preprocessor, temperatures = Preprocessor.load(folder), read_temperatures(folder)
+    point = read_operating_point(folder)
     model, report = load_weights(kind, folder)
     assert isinstance(model, kind)
     unmatched = sorted({*report["missing_keys"], *report["unexpected_keys"]})
@@ -253,7 +281,7 @@ def _load(folder: Path, kind: type[Model], manifest: Json) -> LoadedModel[Model]
     nn.Module.eval(model)
     _check_inputs(model, preprocessor, folder)
     check_that_it_runs(model, preprocessor, folder)
-    return LoadedModel(model, preprocessor, labels, problem, digest, folder, temperatures)
+    return LoadedModel(model, preprocessor, labels, problem, digest, folder, temperatures, point)
 
 
 def _check_inputs(model: ViewClassifier, preprocessor: Preprocessor, folder: Path) -> None:

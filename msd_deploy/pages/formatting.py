@@ -1,7 +1,7 @@
 """Names of views and metrics, and numbers with units, for reports and the command line."""
 
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import Any, TypedDict
 
 NOTHING = "–"
 VIEW_NAMES: Mapping[str, str] = {
@@ -14,6 +14,15 @@ _METRIC_NAMES: Mapping[str, str] = {
     "micro_f1": "Micro F1",
     "vqa_accuracy": "VQA accuracy",
 }
+_DECISION_COLUMNS: Mapping[str, str] = {
+    "precision": "Precision (95 % interval)",
+    "recall": "Recall (95 % interval)",
+    "abstained": "Abstains (95 % interval)",
+}
+DECISION_GROUPS: Mapping[str, tuple[str, ...]] = dict.fromkeys(
+    _DECISION_COLUMNS.values(), tuple(VIEW_NAMES.values())
+)
+"""Headings of `decision_cells`, by group."""
 _MEGA = 1e6
 
 
@@ -46,14 +55,30 @@ def score_text(score: ScoreJson | None) -> str:
     """Format a metric with its interval, e.g. 93.1 % (92.0 to 94.2)."""
     if score is None:
         return NOTHING
-    low, high = score["interval"]
-    return f"{percent(score['value'])} ({low * 100:.1f} to {high * 100:.1f})"
+    return share_text({"value": score["value"], "interval": score["interval"]})
+
+
+def share_text(measured: Interval | None) -> str:
+    """Format a share with its interval, e.g. 93.1 % (92.0 to 94.2)."""
+    if measured is None:
+        return NOTHING
+    low, high = measured["interval"]
+    return f"{percent(measured['value'])} ({low * 100:.1f} to {high * 100:.1f})"
 
 
 def fraction_text(measured: Interval) -> str:
     """Format a fraction with its interval, e.g. 0.031 (0.025 to 0.041)."""
     low, high = measured["interval"]
     return f"{measured['value']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def decision_cells(views: Mapping[str, Any]) -> tuple[str, ...]:
+    """Format what an operating point gives, by view; see `operating_point.Expected`."""
+    return tuple(
+        share_text(views[view][key] if view in views else None)
+        for key in _DECISION_COLUMNS
+        for view in VIEW_NAMES
+    )
 
 
 def bytes_text(size: int | None) -> str:

@@ -20,8 +20,8 @@ from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.data.readers.spec import path_of_spec
 from msd_deploy.distillation.saliency import Saliency, teacher_saliency
 from msd_deploy.metrics import LogitArray, LogitsByView, decisions, probabilities
-from msd_deploy.problem import Problem, decides_one_class
-from msd_deploy.report.predictions import RunOutputs
+from msd_deploy.problem import Problem
+from msd_deploy.report.predictions import Decisions, RunOutputs
 from msd_deploy.report.schema import KINDS, DecisionJson, ExampleJson, ExamplesJson, Kind
 from msd_deploy.views import View
 
@@ -112,8 +112,11 @@ def _example(outputs: RunOutputs, kind: Kind, row: int, saliency: Saliency) -> E
         "truth": _true_labels(rows, row, data.info.labels),
         "image_saliency": round(float(saliency.image[row]), 4),
         "text_saliency": round(float(saliency.text[row]), 4),
-        "teacher": _decisions_of(outputs.teacher_scaled, row, outputs),
-        "students": [_decisions_of(student.scaled, row, outputs) for student in outputs.students],
+        "teacher": _decisions_of(outputs.teacher_scaled, outputs.teacher_decisions, row, outputs),
+        "students": [
+            _decisions_of(student.scaled, student.decisions, row, outputs)
+            for student in outputs.students
+        ],
     }
 
 
@@ -130,19 +133,28 @@ def _true_labels(rows: PreparedSplit, row: int, labels: Sequence[str]) -> list[s
 
 
 def _decisions_of(
-    logits: Mapping[View, LogitArray], row: int, outputs: RunOutputs
+    scaled: Mapping[View, LogitArray], decided: Decisions, row: int, outputs: RunOutputs
 ) -> dict[str, DecisionJson]:
     labels, problem = outputs.data.info.labels, outputs.data.info.problem
-    return {view.value: decision_of(logits[view][row], labels, problem) for view in View}
+    return {
+        view.value: decision_of(scaled[view][row], decided.classes[view][row], labels, problem)
+        for view in View
+    }
 
 
-def decision_of(logits: LogitArray, labels: Sequence[str], problem: Problem) -> DecisionJson:
-    """Return the decision of logits [classes] with its probability; see `DecisionJson`."""
-    each = probabilities(logits[None], problem)[0]
-    if decides_one_class(problem):
-        chosen = [int(logits.argmax())]
-    else:
-        chosen = np.flatnonzero(decisions(logits[None], problem)[0]).tolist()
+def decision_of(
+    scaled: LogitArray, decided: NDArray[np.bool_], labels: Sequence[str], problem: Problem
+) -> DecisionJson:
+    """Return the decision of one example with its probability; see `DecisionJson`.
+
+    Args:
+        scaled: Logits over their temperature, [classes].
+        decided: The decided classes, [classes].
+        labels: Names of the classes.
+        problem: Kind of the task.
+    """
+    each = probabilities(scaled[None], problem)[0]
+    chosen = np.flatnonzero(decided).tolist()
     named = chosen or [int(each.argmax())]
     return {
         "labels": [labels[index] for index in chosen],

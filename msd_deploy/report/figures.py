@@ -9,6 +9,7 @@ from msd_deploy.artifacts.manifest import SCHEMA_VERSION, utc_now
 from msd_deploy.confidence import confidence_of_views
 from msd_deploy.config.describe import changed_settings
 from msd_deploy.data.readers.spec import name_of_spec
+from msd_deploy.decision_quality import decisions_of_views
 from msd_deploy.distillation.distances import kl_distance
 from msd_deploy.distillation.methods import method_name
 from msd_deploy.distillation.saliency import teacher_saliency
@@ -27,12 +28,13 @@ from msd_deploy.report.densities import (
 )
 from msd_deploy.report.examples import choose_examples
 from msd_deploy.report.notes import notes_of
-from msd_deploy.report.predictions import RunOutputs, StudentOutputs
+from msd_deploy.report.predictions import Decisions, RunOutputs, StudentOutputs
 from msd_deploy.report.run_files import read_training, read_weights, specialists_in
 from msd_deploy.report.schema import (
     CalibrationJson,
     Closeness,
     DistillationJson,
+    OperatingPointJson,
     OutputJson,
     StudentJson,
     TeacherJson,
@@ -106,7 +108,9 @@ def _teacher(outputs: RunOutputs, output: Output) -> TeacherJson:
         "digest": outputs.teacher_digest,
         "parameters": facts["parameters"],
         "size_bytes": facts["size_bytes"],
-        "views": _views(outputs.predictions.by_view(outputs.split), outputs, output),
+        "views": _views(
+            outputs.predictions.by_view(outputs.split), outputs.teacher_decisions, outputs, output
+        ),
         "validation": {view: score["value"] for view, score in validation.items()},
         "before_adaptation": before,
         "specialists": {
@@ -118,6 +122,7 @@ def _teacher(outputs: RunOutputs, output: Output) -> TeacherJson:
             for view, one in specialists.items()
         },
         "calibration": _calibration(own, outputs.teacher_temperatures, outputs),
+        "decisions": _decisions(outputs.teacher_scaled, outputs.teacher_decisions, outputs),
     }
 
 
@@ -132,8 +137,9 @@ def _student(student: StudentOutputs, outputs: RunOutputs, output: Output) -> St
         "settings": changed_settings(student.config),
         "parameters": facts["parameters"],
         "size_bytes": facts["size_bytes"],
-        "views": _views(student.logits, outputs, output),
+        "views": _views(student.logits, student.decisions, outputs, output),
         "calibration": _calibration(student.logits, student.temperatures, outputs),
+        "decisions": _decisions(student.scaled, student.decisions, outputs),
         "closeness": {view.value: _closeness(student, outputs, output, view) for view in View},
         "training": read_training(
             student.run.history,
@@ -145,8 +151,10 @@ def _student(student: StudentOutputs, outputs: RunOutputs, output: Output) -> St
     }
 
 
-def _views(logits: LogitsByView, outputs: RunOutputs, output: Output) -> dict[str, ViewJson]:
-    return {view.value: _view(logits[view], outputs, output) for view in View}
+def _views(
+    logits: LogitsByView, decided: Decisions, outputs: RunOutputs, output: Output
+) -> dict[str, ViewJson]:
+    return {v.value: _view(logits[v], decided.logits[v], outputs, output) for v in View}
 
 
 def _score(logits: LogitArray, outputs: RunOutputs) -> ScoreJson:
@@ -154,10 +162,12 @@ def _score(logits: LogitArray, outputs: RunOutputs) -> ScoreJson:
     return cast(ScoreJson, score.as_json())
 
 
-def _view(logits: LogitArray, outputs: RunOutputs, output: Output) -> ViewJson:
+def _view(
+    logits: LogitArray, deciding: LogitArray, outputs: RunOutputs, output: Output
+) -> ViewJson:
     values = output_values(logits, outputs.rows.labels, outputs.data.info.problem, output)
     return {
-        "score": _score(logits, outputs),
+        "score": _score(deciding, outputs),
         "density": [round(float(value), 5) for value in density(values)],
         "histogram": [round(float(share), 6) for share in histogram(values)],
     }
@@ -208,6 +218,20 @@ def _calibration(
         "uncalibrated": confidence_of_views(logits, rows.labels, problem) if is_fitted else None,
         "temperatures": temperatures.by_name() if is_fitted else None,
     }
+
+
+def _decisions(
+    scaled: LogitsByView, decided: Decisions, outputs: RunOutputs
+) -> OperatingPointJson | None:
+    """Return what a model's operating point gives on the reported split."""
+    rows, info = outputs.rows, outputs.data.info
+    if decided.point is None:
+        return None
+    measured = decisions_of_views(
+        scaled, rows.labels, info.problem, point=decided.point, rows=rows, classes=info.labels
+    )
+    expected = {view.value: values for view, values in decided.point.expected.items()}
+    return {"rule": decided.point.rule, "views": measured, "expected": expected}
 
 
 def _weights(student: StudentOutputs, outputs: RunOutputs) -> WeightsJson | None:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from msd_deploy.config.describe import settings_words
 from msd_deploy.distillation.methods import describe_method
 from msd_deploy.pages.formatting import (
+    DECISION_GROUPS,
     VIEW_NAMES,
     ScoreJson,
     bytes_text,
     count_text,
+    decision_cells,
     fraction_text,
     metric_title,
     percent,
@@ -129,7 +131,12 @@ def render_distillation(report: DistillationJson, thumbnails: Mapping[int, str])
         output=output_name(report),
         densities=density_panels(report),
         runs=[_run_section(report, number) for number in range(len(report["students"]))],
-        tables=[quality_table(report), closeness_table(report), calibration_table(report)],
+        tables=[
+            quality_table(report),
+            closeness_table(report),
+            calibration_table(report),
+            *decisions_tables(report),
+        ],
         reliability=reliability_panels(report),
         views=list(VIEW_NAMES.values()),
         sheets=[_sheet(report, kind, thumbnails) for kind in KINDS],
@@ -284,6 +291,22 @@ def _calibration_lines(name: str, role: str, calibration: CalibrationJson) -> li
         )
         for title, views in shown.items()
     ]
+
+
+def decisions_tables(report: DistillationJson) -> list[Table]:
+    """Build the table of what the operating points give; none if no model has one."""
+    models = {"Teacher": ("teacher", report["teacher"]["decisions"])}
+    for one in report["students"]:
+        models[student_title(one)] = ("student", one["decisions"])
+    lines = []
+    for name, (role, decided) in models.items():
+        if decided is None:
+            continue
+        title = f"{name}, {decided['rule']}"
+        for line, views in ((title, decided["views"]), ("on validation", decided["expected"])):
+            lines.append(Line(line, role, decision_cells(views)))
+    title = f"Operating points on {report['data']['examples']:,} {report['data']['split']} examples"
+    return [Table(title, "Model", {}, DECISION_GROUPS, tuple(lines))] if lines else []
 
 
 def _sheet(report: DistillationJson, kind: str, thumbnails: Mapping[int, str]) -> Sheet:

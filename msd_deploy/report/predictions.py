@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from msd_deploy.artifacts.manifest import read_manifest
 from msd_deploy.artifacts.run_directory import RunDirectory
@@ -24,9 +25,28 @@ from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import LogitsByView
 from msd_deploy.models.folders import load_model
 from msd_deploy.models.predict import predict_views
+from msd_deploy.operating_point import OperatingPoint, decided_classes, deciding_logits
 from msd_deploy.report.run_files import read_metrics
+from msd_deploy.run.operating_points import teacher_point_of
 from msd_deploy.run.record import RunRecord, prepare_for_run, read_finished_run, source_of_run
-from msd_deploy.temperatures import Temperatures, read_temperatures
+from msd_deploy.temperatures import UNCALIBRATED, Temperatures, read_temperatures
+from msd_deploy.views import View
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What a model decides on a split.
+
+    Attributes:
+        point: Its operating point; None: the most probable class, or a probability of .5.
+        logits: By which its decisions are scored, float32 [rows, classes] by view; see
+            `deciding_logits`.
+        classes: The decided classes, bool [rows, classes] by view.
+    """
+
+    point: OperatingPoint | None
+    logits: LogitsByView
+    classes: Mapping[View, NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +61,7 @@ class StudentOutputs:
         logits: float32 [rows, classes] by view.
         temperatures: Temperatures of its probabilities.
         scaled: The logits over these temperatures.
+        decisions: What it decides.
     """
 
     name: str
@@ -50,6 +71,7 @@ class StudentOutputs:
     logits: LogitsByView
     temperatures: Temperatures
     scaled: LogitsByView
+    decisions: Decisions
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +86,8 @@ class RunOutputs:
         teacher_digest: Digest of the teacher.
         teacher_temperatures: The teacher's temperatures.
         teacher_scaled: Its logits on the reported split over these; a specialist's as they are.
+        teacher_decisions: What it decides, at its own operating point or that by which it was
+            scored in the first run; a specialist without one.
         students: Outputs of each run's student, in the order of the runs.
     """
 
@@ -74,6 +98,7 @@ class RunOutputs:
     teacher_digest: str
     teacher_temperatures: Temperatures
     teacher_scaled: LogitsByView
+    teacher_decisions: Decisions
     students: tuple[StudentOutputs, ...]
 
     @property
@@ -106,29 +131,60 @@ def read_outputs(runs: Sequence[RunDirectory], *, split: str, hooks: StageHooks)
         students.append(_run_student(name, record, source, prepared, split=split, hooks=hooks))
     data = next(iter(prepared.values()))
     _check_rows(predictions, data.splits[split], runs[0], split)
-    of_teacher = read_temperatures(runs[0].distilled_teacher)
+    temperatures = read_temperatures(runs[0].distilled_teacher)
     return RunOutputs(
         source,
         data,
         split,
         predictions,
         teacher_digest,
-        of_teacher,
-        _scaled_targets(predictions, split, of_teacher, data.splits[split]),
+        temperatures,
+        *_of_teacher(predictions, split, temperatures, students[0].metrics, data),
         tuple(students),
     )
 
 
-def _scaled_targets(
-    predictions: TeacherPredictions, split: str, temperatures: Temperatures, rows: PreparedSplit
-) -> LogitsByView:
-    """Return a teacher's logits over its temperatures; a specialist's as they are."""
+def _of_teacher(
+    predictions: TeacherPredictions,
+    split: str,
+    temperatures: Temperatures,
+    metrics: Mapping[str, Any],
+    data: PreparedData,
+) -> tuple[LogitsByView, Decisions]:
+    """Return a teacher's logits over its temperatures, and what it decides.
+
+    A specialist's logits are as they are, and it has no operating point.
+    """
     own, targets = predictions.of_teacher(split), predictions.by_view(split)
-    scaled = temperatures.scaled(own, rows)
-    return {
-        view: scaled[view] if np.array_equal(own[view], of_view) else of_view
-        for view, of_view in targets.items()
+    point = teacher_point_of(metrics, data.info)
+    scaled, decided = _scaled_and_decided(own, temperatures, point, data, split)
+    uncalibrated, undecided = _scaled_and_decided(targets, UNCALIBRATED, None, data, split)
+    is_own = {view: np.array_equal(own[view], of_view) for view, of_view in targets.items()}
+    return (
+        {view: scaled[view] if is_own[view] else uncalibrated[view] for view in targets},
+        Decisions(
+            point,
+            {v: (decided if is_own[v] else undecided).logits[v] for v in targets},
+            {v: (decided if is_own[v] else undecided).classes[v] for v in targets},
+        ),
+    )
+
+
+def _scaled_and_decided(
+    logits: LogitsByView,
+    temperatures: Temperatures,
+    point: OperatingPoint | None,
+    data: PreparedData,
+    split: str,
+) -> tuple[LogitsByView, Decisions]:
+    """Return a model's logits over its temperatures, and what it decides on a split."""
+    rows, problem = data.splits[split], data.info.problem
+    scaled = temperatures.scaled(logits, rows)
+    deciding = deciding_logits(logits, rows, problem, temperatures=temperatures, point=point)
+    classes = {
+        view: decided_classes(values, view, rows, problem, point) for view, values in scaled.items()
     }
+    return scaled, Decisions(point, deciding, classes)
 
 
 def check_comparable(runs: Sequence[RunDirectory]) -> tuple[list[RunRecord], str]:
@@ -231,8 +287,10 @@ def _run_student(
             "has NaN or infinite logits", where=run.student, fix="Distil again with --overwrite"
         )
     temperatures = student.temperatures
-    scaled = temperatures.scaled(logits, rows)
-    return StudentOutputs(name, run, record.config, metrics, logits, temperatures, scaled)
+    scaled, decided = _scaled_and_decided(
+        logits, temperatures, student.operating_point, data, split
+    )
+    return StudentOutputs(name, run, record.config, metrics, logits, temperatures, scaled, decided)
 
 
 def _prepared_once(

@@ -8,6 +8,8 @@ from typing import Literal, TypedDict
 
 from msd_deploy.confidence import ConfidenceJson
 from msd_deploy.config.describe import Settings
+from msd_deploy.decision_quality import DecisionsJson
+from msd_deploy.operating_point import Expected
 from msd_deploy.pages.formatting import ScoreJson
 from msd_deploy.problem import Problem
 
@@ -36,6 +38,17 @@ class OutputJson(TypedDict):
     label: str | None
     grid: list[float]
     histogram_edges: list[float]
+
+
+class OperatingPointJson(TypedDict):
+    """How a model's operating point was chosen, and what it gives by view.
+
+    `views` on the reported split, `expected` on the validation examples that it was chosen on.
+    """
+
+    rule: str
+    views: dict[str, DecisionsJson]
+    expected: dict[str, Expected]
 
 
 class ViewJson(TypedDict):
@@ -151,6 +164,7 @@ class TeacherJson(TypedDict):
     before_adaptation: dict[str, float] | None
     specialists: dict[str, SpecialistJson]
     calibration: CalibrationJson
+    decisions: OperatingPointJson | None
 
 
 class StudentJson(TypedDict):
@@ -167,6 +181,7 @@ class StudentJson(TypedDict):
     views: dict[str, ViewJson]
     closeness: dict[str, Closeness]
     calibration: CalibrationJson
+    decisions: OperatingPointJson | None
     training: TrainingJson
     weights: WeightsJson | None
 

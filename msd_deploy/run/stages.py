@@ -44,12 +44,15 @@ from msd_deploy.metrics import (
     score_views,
 )
 from msd_deploy.models.classifier import ViewClassifier
-from msd_deploy.models.folders import LoadedModel, save_model
+from msd_deploy.models.folders import LoadedModel, read_labels, read_operating_point, save_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.predict import predict_views
 from msd_deploy.models.sizes import DEFAULT_LEARNING_RATE, build_teacher
 from msd_deploy.models.teachers import Teacher, load_teacher, teacher_for
+from msd_deploy.operating_point import OperatingPoint, deciding_logits
+from msd_deploy.problem import decides_one_class
 from msd_deploy.run.calibration import state_confidence
+from msd_deploy.run.operating_points import point_of_run, state_decisions
 from msd_deploy.run.output import without_paths
 from msd_deploy.run.single_views import check_on_validation, unsound_views
 from msd_deploy.run.task import Task, _prepare
@@ -79,6 +82,31 @@ def state_scores(
         of_splits = facts.setdefault("further", {})
         assert isinstance(of_splits, dict)
         of_splits[split] = extra_metrics_as_json(further)
+
+
+def state_at_point(
+    facts: Json,
+    data: PreparedData,
+    split: str,
+    logits: Mapping[View, LogitArray],
+    *,
+    temperatures: Temperatures,
+    point: OperatingPoint | None,
+) -> None:
+    """Add scores and decisions at an operating point to the results of a model.
+
+    Args:
+        facts: See `state_scores` and `state_decisions`.
+        data: The data.
+        split: Which split of it.
+        logits: Per view [examples, classes].
+        temperatures: The model's.
+        point: Its operating point, if it has one.
+    """
+    rows, problem = data.splits[split], data.info.problem
+    deciding = deciding_logits(logits, rows, problem, temperatures=temperatures, point=point)
+    state_scores(facts, data, split, deciding)
+    state_decisions(facts, data, split, logits, temperatures=temperatures, point=point)
 
 
 def given_teacher(
@@ -294,6 +322,7 @@ def save_in_task(
     facts: Mapping[str, object] | None = None,
     *,
     temperatures: Temperatures = UNCALIBRATED,
+    operating_point: OperatingPoint | None = None,
 ) -> None:
     """Write a model of the task as a folder that loads alone; all processes wait for it.
 
@@ -304,6 +333,7 @@ def save_in_task(
         training: How each of its trainings ended; see `TrainingResult`.
         facts: Additional JSON values of the manifest.
         temperatures: Its temperatures.
+        operating_point: Its operating point, if it has one.
     """
     if process_group.is_main():
         save_model(
@@ -319,6 +349,7 @@ def save_in_task(
                 **(facts or {}),
             },
             temperatures=temperatures,
+            operating_point=operating_point,
         )
     process_group.barrier()
 
@@ -368,16 +399,19 @@ def measure(
         for one in task.specialists
     }
     of_teacher["single_views"] = single_views
-    teacher_scale = read_temperatures(task.run.distilled_teacher)
-    student_scale = read_temperatures(task.run.student)
+    scales = [read_temperatures(each) for each in (task.run.distilled_teacher, task.run.student)]
+    points = [
+        _teacher_point(task, predictions, scales[0]),
+        read_operating_point(task.run.student),
+    ]
     agreements = {}
     for name in ("validation", "test"):
         split = task.data.splits[name]
         expected, found = predictions.by_view(name), predict_views(student, split)
-        state_scores(of_teacher, task.data, name, predictions.of_teacher(name))
-        state_scores(of_student, task.data, name, found)
-        state_confidence(of_teacher, task.data, name, predictions.of_teacher(name), teacher_scale)
-        state_confidence(of_student, task.data, name, found, student_scale)
+        both = ((of_teacher, predictions.of_teacher(name)), (of_student, found))
+        for (facts, logits), scale, point in zip(both, scales, points, strict=True):
+            state_confidence(facts, task.data, name, logits, scale)
+            state_at_point(facts, task.data, name, logits, temperatures=scale, point=point)
         for view, facts in specialists.items():
             state_scores(facts, task.data, name, {view: expected[view]})
         agreements[name] = {
@@ -392,6 +426,28 @@ def measure(
         "student": of_student,
         "agreement": agreements,
     }
+
+
+def _teacher_point(
+    task: Task, predictions: TeacherPredictions, temperatures: Temperatures
+) -> OperatingPoint | None:
+    """Return the operating point at which a teacher is scored beside its student.
+
+    Its folder's own; else in a multi-label task one by the run's rule, for a student at chosen
+    thresholds would be compared with a teacher at .5; None where the rule is beyond it.
+    """
+    folder, labels = task.run.distilled_teacher, task.data.info.labels
+    own, (of_folder, _) = read_operating_point(folder), read_labels(folder)
+    if own is not None:
+        return own.in_order([of_folder.index(label) for label in labels])
+    if decides_one_class(task.data.info.problem):
+        return None
+    logits = predictions.of_teacher("validation")
+    try:
+        chosen = point_of_run(task.config.decisions, logits, task.data, temperatures=temperatures)
+    except DataError:
+        return None
+    return None if chosen is None else chosen.point
 
 
 def _scores_before(folder: Path) -> Json:

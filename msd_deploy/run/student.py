@@ -1,5 +1,6 @@
 """The student's stage of a run: floating-point training, then quantization-aware if requested."""
 
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,13 +19,18 @@ from msd_deploy.distillation.student_objective import (
     example_weights,
 )
 from msd_deploy.distillation.teacher_cache import TeacherPredictions
+from msd_deploy.errors import DataError
+from msd_deploy.metrics import LogitsByView
 from msd_deploy.models.folders import load_model
 from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.predict import predict_views
 from msd_deploy.models.sizes import build_student
+from msd_deploy.operating_point import OperatingPoint
 from msd_deploy.run.calibration import fit_on_split
+from msd_deploy.run.operating_points import point_of_run
 from msd_deploy.run.stages import plan_of, save_in_task, train_in_task, training_of
 from msd_deploy.run.task import Task
+from msd_deploy.temperatures import Temperatures
 
 
 def check_student(task: Task) -> None:
@@ -42,7 +48,11 @@ def check_student(task: Task) -> None:
 
 
 def distilled_student(
-    task: Task, predictions: TeacherPredictions, *, steps: int | None = None
+    task: Task,
+    predictions: TeacherPredictions,
+    *,
+    steps: int | None = None,
+    chooses_point: bool = True,
 ) -> FusionForClassification:
     """Distil the student, unless the run has one, and write its example weights.
 
@@ -50,6 +60,7 @@ def distilled_student(
         task: The task.
         predictions: The teacher's.
         steps: Length of the training instead of the configuration's epochs.
+        chooses_point: Whether it gets an operating point; a study scores all students alike.
     """
     run = task.run
     if not process_group.broadcast_from_main(run.student.is_dir()):
@@ -61,14 +72,33 @@ def distilled_student(
         _write_weights(task, learning.built, model)
         split = task.data.splits["validation"]
         found = predict_views(model, split)
+        temperatures = fit_on_split(found, split, task.data.info.problem)
         save_in_task(
             task,
             run.student,
             model,
             learning.training,
-            temperatures=fit_on_split(found, split, task.data.info.problem),
+            temperatures=temperatures,
+            operating_point=_point(task, found, temperatures) if chooses_point else None,
         )
     return load_model(run.student).model
+
+
+def _point(task: Task, logits: LogitsByView, temperatures: Temperatures) -> OperatingPoint | None:
+    """Choose the student's operating point; a rule that it cannot meet is no reason to lose it."""
+    try:
+        chosen = point_of_run(task.config.decisions, logits, task.data, temperatures=temperatures)
+    except DataError as error:
+        command = f"msd calibrate {shlex.quote(str(task.run.root))} --decide RULE"
+        task.hooks.on_note(
+            f"the student has no operating point: {error}; choose one with {command}"
+        )
+        return None
+    if chosen is None:
+        return None
+    for note in chosen.notes:
+        task.hooks.on_note(f"{chosen.point.rule}: {note}")
+    return chosen.point
 
 
 class _StudentTraining:

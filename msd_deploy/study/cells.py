@@ -74,7 +74,7 @@ def train_cell(
     name = f"{task.name}-{method}-seed-{seed}"
     own = replace(task, config=study.of_cell(method, seed), run=directory, name=name)
     started = time.process_time()
-    student = distilled_student(own, predictions, steps=steps)
+    student = distilled_student(own, predictions, steps=steps, chooses_point=False)
     seconds = time.process_time() - started
     test = task.data.splits["test"]
     logits = predict_views(student, test)

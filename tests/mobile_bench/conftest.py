@@ -128,6 +128,7 @@ def example_row(
         },
         "agreement": dict.fromkeys(views, 0.98),
         "confidence": dict.fromkeys(views, _CONFIDENCE),
+        "decisions": {},
         "note": None if is_timed else "latency needs a Mac or an iPhone",
     }
 
@@ -171,6 +172,7 @@ _EXAMPLE: Bench = {
         "versions": {"numpy": "2.3.5"},
         "load_average_1min": 0.1,
     },
+    "operating_points": {},
     "control": {"kernel": "a product", "p50_ms_per_round": [0.2, 0.21], "host_drift": 1.05},
     "rows": [
         example_row("teacher", "onnx", "fp32", p50=1.45, value=0.962),

@@ -13,6 +13,7 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.distillation.teacher_cache import TeacherPredictions
 from msd_deploy.metrics import probabilities
 from msd_deploy.models.folders import load_model
+from msd_deploy.operating_point import OperatingPoint
 from msd_deploy.run.record import data_of_run, read_run
 from msd_deploy.temperatures import CALIBRATION_NAME, Temperatures
 from msd_deploy.views import View
@@ -53,3 +54,20 @@ def test_calibration_is_measured_over_the_temperatures_of_a_variants_folder(
     found = evaluate(variant, logits, data, predictions).confidence
     expected = probabilities(logits[View.TEXT] / 4, "single_label").max(axis=1).mean()
     assert found["text"]["confidence"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_decisions_are_measured_at_the_operating_point(untrained_run: RunDirectory) -> None:
+    preprocessor = load_model(untrained_run.student).preprocessor
+    data = data_of_run(read_run(untrained_run), preprocessor)
+    variants = {one.model: one for one in find_variants(untrained_run) if one.target == "torch"}
+    rows, classes = len(data.splits["test"]), len(data.info.labels)
+    logits = torch.randn(rows, 3, classes)
+    by_view = {view: logits[:, index].numpy() for index, view in enumerate(View)}
+    predictions = TeacherPredictions({"test": logits})
+    everything = dict.fromkeys(View, 0)
+    point = OperatingPoint("abstain_below=0.9", dict.fromkeys(View, (0.9,)), everything, {})
+    found = evaluate(variants["student"], by_view, data, predictions, point)
+    confidence = probabilities(by_view[View.IMAGE], "single_label").max(axis=1)
+    abstained = found.decisions["image"]["abstained"]["value"]
+    assert abstained == pytest.approx((confidence < 0.9).mean(), abs=1e-6)
+    assert evaluate(variants["student"], by_view, data, predictions).decisions == {}

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from msd_deploy.pages.formatting import bytes_text, count_text, percent, score_text
+from msd_deploy.decision_quality import DecisionsJson
+from msd_deploy.pages.formatting import Interval, bytes_text, count_text, percent, score_text
 from msd_mobile_bench.report import render_html, render_markdown, write_reports
 from msd_mobile_bench.schema import Bench
 from msd_mobile_bench.tables import headline, milliseconds_text, quality_table, speed_table
@@ -65,6 +66,28 @@ def test_calibration_has_a_table_where_the_test_split_has_labels(example_bench: 
     assert "0.021 (0.015 to 0.034)" in text
     rows = [{**row, "confidence": {}} for row in example_bench["rows"]]
     assert "Calibration" not in render_markdown({**example_bench, "rows": rows})  # type: ignore[typeddict-item]
+
+
+def test_decisions_have_a_table_where_a_model_has_an_operating_point(
+    example_bench: Bench,
+) -> None:
+    def point(value: float) -> DecisionsJson:
+        share: Interval = {"value": value, "interval": [value - 0.01, value + 0.01]}
+        return {"precision": share, "recall": share, "abstained": share, "by_class": {}}
+
+    assert "Operating points" not in render_markdown(example_bench)
+    example_bench["operating_points"] = {
+        "student": {"rule": "precision=0.9", "expected": {"multimodal": point(0.905)}}
+    }
+    example_bench["rows"][2]["decisions"] = {"multimodal": point(0.888)}
+    table = render_markdown(example_bench).partition("## Operating points, 2,000 test examples")[2]
+    promised, measured = (
+        next(line for line in table.splitlines() if line.startswith(f"| {name} "))
+        for name in ("Student, precision=0.9, on validation", "Student, ONNX int8")
+    )
+    assert "90.5 % (89.5 to 91.5)" in promised
+    assert measured.count("88.8 % (87.8 to 89.8)") == 3
+    assert measured.count("–") == 6  # of single views nothing was measured
 
 
 def test_a_bar_in_a_name_does_not_break_the_markdown(example_bench: Bench) -> None:

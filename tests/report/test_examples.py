@@ -45,16 +45,21 @@ def test_the_strongest_rows_are_shown_each_with_another_image() -> None:
 
 
 def test_a_decision_is_the_decided_classes_with_their_probability() -> None:
-    single = decision_of(np.log(np.array([0.3, 0.7], np.float32)), ("a", "b"), "single_label")
+    logits = np.log(np.array([0.3, 0.7], np.float32))
+    single = decision_of(logits, np.array([False, True]), ("a", "b"), "single_label")
     assert single == {"labels": ["b"], "probability": [0.7]}
     several = decision_of(
-        np.array([0.0, np.log(3), -1], np.float32), ("a", "b", "c"), "multi_label"
+        np.array([0.0, np.log(3), -1], np.float32),
+        np.array([True, True, False]),
+        ("a", "b", "c"),
+        "multi_label",
     )
     assert several == {"labels": ["a", "b"], "probability": [0.5, 0.75]}
 
 
 def test_a_decision_for_no_class_has_the_highest_probability() -> None:
-    none = decision_of(np.array([-np.log(3), -9], np.float32), ("a", "b"), "multi_label")
+    logits = np.array([-np.log(3), -9], np.float32)
+    none = decision_of(logits, np.array([False, False]), ("a", "b"), "multi_label")
     assert none == {"labels": [], "probability": [0.25]}
 
 

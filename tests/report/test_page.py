@@ -4,17 +4,19 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import probabilities
+from msd_deploy.operating_point import OperatingPoint
 from msd_deploy.pages.formatting import VIEW_NAMES
 from msd_deploy.report.charts import training_panels
 from msd_deploy.report.examples import thumbnails_of
 from msd_deploy.report.figures import figures_of
 from msd_deploy.report.page import render_distillation
-from msd_deploy.report.predictions import RunOutputs, read_outputs
+from msd_deploy.report.predictions import Decisions, RunOutputs, read_outputs
 from msd_deploy.report.schema import DistillationJson
 from msd_deploy.temperatures import Temperatures
 from msd_deploy.views import View
@@ -218,3 +220,30 @@ def test_examples_have_the_probabilities_of_an_exported_model(calibrated: RunOut
     logits = calibrated.students[1].logits[View.TEXT][[example["row"]]]
     (stated,) = example["students"][1]["text"]["probability"]
     assert stated == pytest.approx(probabilities(logits / 3, "single_label").max(), abs=1e-4)
+
+
+def test_a_student_that_abstains_is_shown_with_what_it_decides(calibrated: RunOutputs) -> None:
+    kd, msd = calibrated.students
+    never = OperatingPoint(
+        "abstain_below=1", dict.fromkeys(View, (1.0,)), dict.fromkeys(View, 0), {}
+    )
+    nothing = {view: np.zeros(logits.shape, bool) for view, logits in msd.logits.items()}
+    msd = replace(msd, decisions=Decisions(never, msd.logits, nothing))
+    outputs = replace(calibrated, students=(kd, msd))
+    report = figures_of(outputs, command="msd report")
+    decided = report["students"][1]["decisions"]
+    assert decided is not None
+    assert decided["views"]["text"]["abstained"]["value"] == 1.0
+    assert decided["views"]["text"]["precision"] is None
+    assert report["students"][0]["decisions"] is None
+    for example in report["examples"]["shown"]:
+        first, second = (student["multimodal"]["labels"] for student in example["students"])
+        assert len(first) == 1
+        assert second == []
+    page = render_distillation(report, thumbnails_of(outputs, report["examples"]))
+    assert "Operating points on" in page
+    assert "abstain_below=1" in page
+    without = render_distillation(
+        figures_of(calibrated, command="msd report"), thumbnails_of(outputs, report["examples"])
+    )
+    assert "Operating points on" not in without

@@ -21,7 +21,7 @@ from msd_deploy.report.notes import (
     validation_notes,
 )
 from msd_deploy.report.page import method_text
-from msd_deploy.report.predictions import StudentOutputs
+from msd_deploy.report.predictions import Decisions, StudentOutputs
 from msd_deploy.report.schema import StudentJson
 from msd_deploy.temperatures import UNCALIBRATED
 
@@ -42,8 +42,11 @@ def _words(config: RunConfig) -> str:
     return method_text(cast(StudentJson, student))
 
 
+NOTHING = Decisions(None, {}, {})
+
+
 def _student(name: str, config: RunConfig) -> StudentOutputs:
-    return StudentOutputs(name, RunDirectory(Path(name)), config, {}, {}, UNCALIBRATED, {})
+    return StudentOutputs(name, RunDirectory(Path(name)), config, {}, {}, UNCALIBRATED, {}, NOTHING)
 
 
 def test_default_settings_are_not_listed() -> None:
@@ -152,7 +155,9 @@ def test_trainings_that_ended_early_are_noted() -> None:
     }
     given = {"teacher": {}, "student": {"training": {"student": _ended(9, 9, 9)}}}
     students = [
-        StudentOutputs(name, RunDirectory(Path(name)), DEFAULT, metrics, {}, UNCALIBRATED, {})
+        StudentOutputs(
+            name, RunDirectory(Path(name)), DEFAULT, metrics, {}, UNCALIBRATED, {}, NOTHING
+        )
         for name, metrics in (("a", models), ("b", given))
     ]
     assert training_notes(students) == [

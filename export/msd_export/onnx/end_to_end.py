@@ -233,7 +233,14 @@ def check_end_to_end(
         inputs = used.inputs(slice(None), view)
         refuse_other_probabilities((logits[view], found), inputs, metadata, path)
     expected = {view: logits[rows] for view, logits in plain.items()}
-    parity = compare_logits(logits, expected, used, loaded.problem)
+    parity = compare_logits(
+        logits,
+        expected,
+        used,
+        loaded.problem,
+        temperatures=loaded.temperatures,
+        point=loaded.operating_point,
+    )
     kept = [examples[row] for row in rows]
     counts = {
         "left_out": int((~read).sum()),
