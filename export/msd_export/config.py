@@ -53,6 +53,17 @@ class ExportConfig:
         Option("--cut-vocab", default="all", metavar="N"),
     ] = None
 
+    author: Annotated[
+        str | None,
+        Setting("Author that the metadata of every exported file states."),
+        Option("--author"),
+    ] = None
+    license: Annotated[
+        str | None,
+        Setting("License that the metadata of every exported file states, as MIT."),
+        Option("--license"),
+    ] = None
+
     def __post_init__(self) -> None:
         for variant in self.variants:
             refuse_unknown_variant(variant)

@@ -131,7 +131,11 @@ def _source(
 ) -> Iterator[ExportSource]:
     """Yield what is exported, with a folder for scratch; see `ExportSource`."""
     with tempfile.TemporaryDirectory() as scratch:
-        yield ExportSource(loaded, data, name, Path(scratch), config.calibration, raw)
+        given = {"author": config.author, "license": config.license}
+        stated = {key: value for key, value in given.items() if value is not None}
+        yield ExportSource(
+            loaded, data, name, Path(scratch), config.calibration, raw, stated=stated
+        )
 
 
 def _export_all(exporter: Exporter, parent: Path, failures: Failures | None) -> list[ExportFolder]:

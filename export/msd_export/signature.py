@@ -30,6 +30,8 @@ Logits = NDArray[np.float32]
 
 INPUT_NAMES = ("image", "image_present", "input_ids", "attention_mask")
 OUTPUT_NAMES = ("logits", "probabilities")
+CLASS_OUTPUTS = {"classLabel": "string", "classLabel_probs": "dictionary"}
+"""Further outputs of a Core ML package whose single label is its class, with coremltools' names."""
 COMPARED = frozenset({"labels", "problem", "preprocess_digest", "temperatures"})
 """The entries of a model file's metadata that are compared with the files beside it."""
 
@@ -54,14 +56,18 @@ class ModelSignature:
     def as_json(self, target: Target) -> dict[str, object]:
         """Return the signature as an export's manifest holds it.
 
-        Core ML packages take an image of the system's own type, and one example at a time.
+        Core ML packages take an image of the system's own type, and one example at a time; of a
+        single label they also name the class, as Xcode expects of a classifier.
         """
         height, width = self.image_size
         batch: object = "batch" if FORMATS[target].has_dynamic_batch else 1
         text = {"dtype": "int32", "shape": [batch, self.max_length]}
         classes = {"dtype": "float32", "shape": [batch, len(self.labels)]}
         image: dict[str, object] = {"dtype": "uint8", "shape": [batch, height, width, 3]}
+        named: dict[str, object] = {}
         if target == "coreml":
+            if self.problem == "single_label":
+                named = {name: {"dtype": dtype} for name, dtype in CLASS_OUTPUTS.items()}
             image = {"dtype": "image", "color": "RGB", "height": height, "width": width}
         return {
             "problem": self.problem,
@@ -71,7 +77,7 @@ class ModelSignature:
                 "input_ids": text,
                 "attention_mask": text,
             },
-            "outputs": dict.fromkeys(OUTPUT_NAMES, classes),
+            "outputs": {**dict.fromkeys(OUTPUT_NAMES, classes), **named},
         }
 
 

@@ -7,8 +7,8 @@ it is tokenized.
 
 import copy
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,7 @@ class ExportSource:
         raw: The data set as it was read: the images' bytes and the texts.
         uncut: Where the vocabulary was cut: the same with the whole one.
         vocabulary: What parity.json states of a cut one.
+        stated: Further metadata of every file: author and license, where they are given.
     """
 
     loaded: LoadedModel[ViewClassifier]
@@ -55,6 +56,7 @@ class ExportSource:
     raw: SourceData | None = None
     uncut: "ExportSource | None" = None
     vocabulary: Json | None = None
+    stated: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def signature(self) -> ModelSignature:
@@ -82,6 +84,7 @@ class ExportSource:
             "source_digest": self.loaded.digest,
             "preprocess_digest": self.loaded.preprocessor.digest(),
             "temperatures": temperatures_as_text(self.loaded.temperatures),
+            **self.stated,
         }
 
 

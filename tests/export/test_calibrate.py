@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -241,3 +242,12 @@ def test_a_model_without_temperatures_is_exported_as_it_is(
     operators = {node.op_type for node in onnx.load(export.model_path).graph.node[-2:]}
     assert operators == {"Gemm", "Softmax"}
     shutil.rmtree(export.folder)
+
+
+def test_author_and_license_are_in_the_metadata_of_a_file(own_run: RunDirectory) -> None:
+    stated = replace(FP32, author="Ada", license="MIT")
+    (export,) = export_student(own_run, stated)
+    metadata = {entry.key: entry.value for entry in onnx.load(export.model_path).metadata_props}
+    assert (metadata["author"], metadata["license"]) == ("Ada", "MIT")
+    (plain,) = export_student(own_run, replace(FP32, overwrite=True))
+    assert "author" not in {entry.key for entry in onnx.load(plain.model_path).metadata_props}

@@ -9,7 +9,7 @@ from msd_deploy.errors import ExportError
 from msd_export.coreml.activations import operations_to_quantize, quantize_activations
 from msd_export.coreml.calibration import Calibration
 from msd_export.coreml.export import FloatPrecision, export_coreml
-from msd_export.coreml.package import read_spec
+from msd_export.coreml.package import add_class_label, read_spec
 from msd_export.coreml.spec import (
     PackageGroups,
     count_integer_operations,
@@ -65,6 +65,9 @@ class CoreMLConverter:
                 quantize_activations(float16, path, calibration, kept=operations)
             case _:
                 raise NotImplementedError(precision)
+        signature = self._source.signature
+        if signature.problem == "single_label":  # last: the quantizers read programs of tensors
+            add_class_label(path, signature.labels)
 
     def describe(self, precision: Precision, path: Path) -> Json:
         """Count weights by how they are stored, and operations that read 8-bit activations.

@@ -18,6 +18,7 @@ _MADE = re.compile(r"(_to_fp16|_to_fp32|_quantized|_palettized)+$")
 _PARAMETER = re.compile(r"_(weight|bias)$")
 _PREFIX = "p_model_"
 _OTHER = "other constants"
+_NOT_ARRAYS = {"stringType": "string", "dictionaryType": "dictionary"}
 _NOTES = (
     "Core ML decides on the device what computes in int8: counted are operators that read"
     " activations in int8; int8 weights alone are expanded to float16",
@@ -46,6 +47,8 @@ def _feature(value: Spec) -> TensorFacts:
     if kind == "imageType":
         image = value.type.imageType
         return TensorFacts(value.name, (image.height, image.width, 3), "image")
+    if kind in _NOT_ARRAYS:
+        return TensorFacts(value.name, (), _NOT_ARRAYS[kind])
     array = value.type.multiArrayType
     return TensorFacts(value.name, tuple(array.shape), dtype_of(array))
 

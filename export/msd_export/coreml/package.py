@@ -6,17 +6,21 @@ read by `coreml/spec.py`.
 
 import json
 import uuid
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from msd_deploy.errors import ArtifactError, ExportError
 from msd_deploy.quiet import quiet_python
+from msd_export.signature import CLASS_OUTPUTS
 
+CLASS_LABEL, CLASS_PROBABILITIES = CLASS_OUTPUTS
 SPEC_PATH = Path("Data/com.apple.CoreML/model.mlmodel")
 WEIGHTS_PATH = Path("Data/com.apple.CoreML/weights")
 _MANIFEST_NAME = "Manifest.json"
 _DEBUG_NAME = "executorch_debug_handle_mapping.json"
+_OF_CLASS_LABEL = "The class with the highest probability, whatever that is."
+_OF_PROBABILITIES = "The probabilities by class."
 _CONVERSION_DATE = "com.github.apple.coremltools.conversion_date"
 
 
@@ -89,8 +93,11 @@ def rewrite_package(
     """
     spec = read_spec(source)
     with quiet_python():
+        from coremltools.converters.mil import Builder
         from coremltools.models import MLModel
 
+        # It numbers the names of new operations over all models of the process.
+        Builder.name_count.clear()
         try:
             changed = change(
                 MLModel(spec, weights_dir=str(source / WEIGHTS_PATH), skip_model_load=True)
@@ -120,6 +127,63 @@ def save_package(model: CoreMLModel, path: Path) -> None:
     spec = Model_pb2.Model.FromString((path / SPEC_PATH).read_bytes())
     (path / SPEC_PATH).write_bytes(spec.SerializeToString(deterministic=True))
     _replace_identifiers(path / _MANIFEST_NAME)
+
+
+def add_class_label(package: Path, labels: Sequence[str]) -> None:
+    """Give a package the outputs of a classifier beside its own: classLabel and its probabilities.
+
+    Xcode and Vision expect them of a classifier. What coremltools' `ClassifierConfig` adds, which
+    takes the output `probabilities` away and cannot be combined with named outputs; as there,
+    classLabel is the class of the highest probability, and classLabel_probs has them all by class.
+
+    Args:
+        package: The .mlpackage, of one function with the output probabilities; changed.
+        labels: Names of the classes, in the order of the probabilities.
+
+    Raises:
+        ArtifactError: It is not a package, or holds no ML Program.
+    """
+    spec = read_spec(package)
+    (function,) = spec.mlProgram.functions.values()
+    block = function.block_specializations[function.opset]
+    operation = block.operations.add(type="classify")
+    operation.inputs["probabilities"].arguments.add(name="probabilities")
+    classes = operation.inputs["classes"].arguments.add().value
+    classes.type.listType.type.CopyFrom(_text().type)
+    classes.type.listType.length.constant.size = len(labels)
+    classes.immediateValue.list.values.extend(map(_text, labels))
+    operation.attributes["name"].CopyFrom(_text("classify"))
+    label, by_class = operation.outputs.add(name=CLASS_LABEL), operation.outputs.add()
+    label.type.CopyFrom(_text().type)
+    by_class.name = CLASS_PROBABILITIES
+    by_class.type.dictionaryType.keyType.CopyFrom(_text().type)
+    by_class.type.dictionaryType.valueType.tensorType.dataType = _data_type("FLOAT64")
+    block.outputs.extend([CLASS_LABEL, CLASS_PROBABILITIES])
+    described = spec.description
+    described.predictedFeatureName = CLASS_LABEL
+    described.predictedProbabilitiesName = CLASS_PROBABILITIES
+    label = described.output.add(name=CLASS_LABEL, shortDescription=_OF_CLASS_LABEL)
+    label.type.stringType.SetInParent()
+    by_class = described.output.add(name=CLASS_PROBABILITIES, shortDescription=_OF_PROBABILITIES)
+    by_class.type.dictionaryType.stringKeyType.SetInParent()
+    (package / SPEC_PATH).write_bytes(spec.SerializeToString(deterministic=True))
+
+
+def _text(text: str | None = None) -> Spec:
+    """Return a value of MIL that is a text; None: of its type alone."""
+    from coremltools.proto import MIL_pb2
+
+    value = MIL_pb2.Value()
+    value.type.tensorType.dataType = _data_type("STRING")
+    if text is not None:
+        value.immediateValue.tensor.strings.values.append(text)
+    return value
+
+
+def _data_type(name: str) -> int:
+    from coremltools.proto import MIL_pb2
+
+    return int(MIL_pb2.DataType.Value(name))
 
 
 def _replace_identifiers(manifest_path: Path) -> None:

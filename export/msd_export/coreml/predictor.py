@@ -1,5 +1,6 @@
 """Run an .mlpackage: in Core ML on a Mac, in the MIL evaluator anywhere."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from msd_deploy.errors import ArtifactError
 from msd_export.signature import (
     INPUT_NAMES,
     OUTPUT_NAMES,
@@ -26,17 +28,45 @@ class MilPredictor:
 
     Raises:
         ExportError: It holds an operation that the evaluator does not know.
+        ArtifactError: It is a classifier of other classes, or of something else than its
+            probabilities.
     """
 
     runtime = "MIL evaluator"
 
     def __init__(self, path: Path) -> None:
         from msd_export.coreml.mil.evaluator import MilEvaluator
-        from msd_export.coreml.package import recorded_metadata
+        from msd_export.coreml.package import read_spec
 
         self._evaluator = MilEvaluator.load(path)
-        self.metadata = recorded_metadata(path)
+        description = read_spec(path).description
+        self.metadata = dict(description.metadata.userDefined)
         self._path = path
+        named = (description.predictedFeatureName, description.predictedProbabilitiesName)
+        self._refuse_other_classes(named)
+
+    def _refuse_other_classes(self, named: tuple[str, str]) -> None:
+        """Check that the class which Core ML names is that of the highest probability.
+
+        Args:
+            named: The outputs that the description calls the class and its probabilities; empty
+                where the package is no classifier.
+        """
+        classifier = self._evaluator.classifier
+        if classifier is None and named == ("", ""):
+            return
+        labels = tuple(json.loads(self.metadata.get("labels", "[]")))
+        if (
+            classifier is None
+            or classifier.outputs != named
+            or classifier.probabilities != OUTPUT_NAMES[1]
+            or classifier.classes != labels
+        ):
+            raise ArtifactError(
+                "the class that it names is not the label of its highest probability",
+                where=self._path,
+                fix="Export the run again",
+            )
 
     def predict(self, inputs: ModelInputs) -> Logits:
         """Return logits; see `Predictor`. Core ML packages take one example at a time.

@@ -1,6 +1,7 @@
 """Damage a verified Core ML export in many ways: verification must notice each of them."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,50 @@ def exchange_classes(package: Path) -> None:
         edit_constant(package, name, lambda rows: rows[::-1].copy())
 
 
+def _change_classifier(package: Path, change: Callable[[Spec], None]) -> None:
+    def change_operation(spec: Spec) -> None:
+        (function,) = spec.mlProgram.functions.values()
+        (operation,) = (
+            op
+            for op in function.block_specializations[function.opset].operations
+            if op.type == "classify"
+        )
+        change(operation)
+
+    edit_program(package, change_operation)
+
+
+def name_other_classes(package: Path) -> None:
+    def exchange(operation: Spec) -> None:
+        values = operation.inputs["classes"].arguments[0].value.immediateValue.list.values
+        first, second = (each.immediateValue.tensor.strings.values for each in values[:2])
+        first[0], second[0] = second[0], first[0]
+
+    _change_classifier(package, exchange)
+
+
+def name_the_class_of_other_values(package: Path) -> None:
+    def read_logits(operation: Spec) -> None:
+        operation.inputs["probabilities"].arguments[0].name = "logits"
+
+    _change_classifier(package, read_logits)
+
+
+def describe_other_probabilities(package: Path) -> None:
+    def change(spec: Spec) -> None:
+        spec.description.predictedProbabilitiesName = "probabilities"
+
+    edit_program(package, change)
+
+
+def describe_no_class(package: Path) -> None:
+    def change(spec: Spec) -> None:
+        spec.description.ClearField("predictedFeatureName")
+        spec.description.ClearField("predictedProbabilitiesName")
+
+    edit_program(package, change)
+
+
 MUTANTS: list[Mutate] = [
     damage_bytes,
     cut_the_file,
@@ -163,6 +208,10 @@ MUTANTS: list[Mutate] = [
     make_probabilities_over_the_wrong_axis,
     leave_out_a_residual,
     exchange_classes,
+    name_other_classes,
+    name_the_class_of_other_values,
+    describe_other_probabilities,
+    describe_no_class,
 ]
 
 

@@ -27,6 +27,7 @@ from msd_export.coreml.mil.program import (
     read_program,
 )
 
+CLASSIFY = "classify"
 Slots = int | list[int]
 
 
@@ -65,6 +66,28 @@ class _Step:
             values[slot] = _through_float16(tensor) if is_rounded else tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Classifier:
+    """The operation that makes a label and a dictionary of probabilities of a tensor.
+
+    Attributes:
+        probabilities: Name of the tensor.
+        classes: Names of the classes, in its order.
+        outputs: Names of both results.
+    """
+
+    probabilities: str
+    classes: tuple[str, ...]
+    outputs: tuple[str, str]
+
+
+def _classifier(operation: ProgramOperation) -> Classifier:
+    probabilities, classes = (operation.arguments[name] for name in ("probabilities", "classes"))
+    assert isinstance(probabilities, Reference)
+    label, by_class = (name for name, _ in operation.outputs)
+    return Classifier(probabilities.name, tuple(map(str, np.asarray(classes))), (label, by_class))
+
+
 class _Compiler:
     """Turn operations into steps over numbered values; compute at once what is constant."""
 
@@ -73,6 +96,7 @@ class _Compiler:
         self.slots: dict[str, int] = {}
         self.values: list[Tensor | None] = []
         self.steps: list[_Step] = []
+        self.classifier: Classifier | None = None
 
     def new_slot(self, name: str | None = None, value: Tensor | None = None) -> int:
         if name is not None:
@@ -81,6 +105,9 @@ class _Compiler:
         return len(self.values) - 1
 
     def add(self, operation: ProgramOperation) -> None:
+        if operation.op_type == CLASSIFY:
+            self.classifier = _classifier(operation)
+            return
         constants: dict[str, object] = {}
         arguments: list[tuple[str, Slots]] = []
         for name, argument in operation.arguments.items():
@@ -142,7 +169,12 @@ class MilEvaluator:
             }
             for operation in program.operations:
                 compiler.add(operation)
-        self._outputs = {name: compiler.slots[name] for name in program.outputs}
+        self.classifier = compiler.classifier
+        """What names the class, if the program has it; `run` returns only tensors."""
+        of_classifier = self.classifier.outputs if self.classifier else ()
+        self._outputs = {
+            name: compiler.slots[name] for name in program.outputs if name not in of_classifier
+        }
         self._slots = compiler.slots
         self._steps = tuple(compiler.steps)
         self._values = tuple(compiler.values)
@@ -160,7 +192,7 @@ class MilEvaluator:
             ArtifactError: No such package, or it cannot be read as an ML Program.
             ExportError: The program holds an operation type that has no function here.
         """
-        program = read_program(package, known_types=OPERATIONS)
+        program = read_program(package, known_types=OPERATIONS.keys() | {CLASSIFY})
         return cls(program, where=package, fp16_arithmetic=fp16_arithmetic)
 
     @property
