@@ -64,18 +64,18 @@ def write_checkpoint(
     return folder
 
 
-def byte_pairs() -> Tokenizer:
+def byte_pairs(texts: Sequence[str] = TEXTS, *, vocabulary_size: int = 280) -> Tokenizer:
     """CLIP's kind: byte pairs, <|startoftext|> text <|endoftext|>, padded with the latter."""
     start, end = "<|startoftext|>", "<|endoftext|>"
     tokenizer = Tokenizer(models.BPE(unk_token=end))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=280,
+        vocab_size=vocabulary_size,
         special_tokens=[start, end],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.RobertaProcessing((end, 1), (start, 0))
     return tokenizer
 
