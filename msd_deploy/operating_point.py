@@ -174,11 +174,12 @@ def deciding_logits(
         problem: Kind of the task; where one class is decided it is the most probable one at any
             point, and logits stay as they are.
         temperatures: The model's.
-        point: Its operating point; None: logits stay as they are.
+        point: Its operating point; None: classes with a calibrated probability of .5 are decided.
     """
-    if point is None or decides_one_class(problem):
+    if decides_one_class(problem):
         return dict(logits)
-    return point.shifted(temperatures.scaled(logits, rows), rows)
+    scaled = temperatures.scaled(logits, rows)
+    return scaled if point is None else point.shifted(scaled, rows)
 
 
 def point_from_json(

@@ -1,15 +1,16 @@
 """The temperatures of a model, one per view, and their file.
 
-probabilities = softmax(logits / T), or a sigmoid of each class, with T of the modalities that an
-example has (Guo et al. 2017, section 4.2). Logits and decisions stay as they are. They are fitted
-in `run.calibration`. Free of torch and scipy, for the processes that run exported models.
+probabilities = softmax(logits / T), with T of the modalities that an example has (Guo et al. 2017,
+section 4.2); where classes are independent a sigmoid of logits / T + b for each (Platt 1999).
+Logits stay as they are. They are fitted in `run.calibration`. Free of torch and scipy, for the
+processes that run exported models.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,10 @@ CALIBRATION_NAME = "calibration.json"
 LOWEST, HIGHEST = 0.2, 100.0
 """Limits of a temperature. Below the lowest, rounding of float16 logits would be magnified."""
 
-_METHOD = "temperature"
+MOST_BIAS = 10.0
+"""Limit of a bias, up or down."""
+
+_METHOD, _WITH_BIASES = "temperature", "platt"
 _NAMES = {view.value for view in View}
 
 
@@ -77,10 +81,13 @@ class Temperatures:
     Attributes:
         by_view: Temperatures by view, above 0; 1 leaves probabilities as they are.
         examples: By view, how many examples it was fitted on; 0: it was not fitted.
+        biases: By view what is added to the logits over their temperature; empty: nothing, as with
+            a softmax, which it would not change.
     """
 
     by_view: Mapping[View, float]
     examples: Mapping[View, int]
+    biases: Mapping[View, float] = field(default_factory=dict)
 
     @property
     def is_fitted(self) -> bool:
@@ -91,37 +98,55 @@ class Temperatures:
         """Return calibration.json."""
         return {
             "schema_version": SCHEMA_VERSION,
-            "method": _METHOD,
+            "method": _WITH_BIASES if self.biases else _METHOD,
             "temperatures": self.by_name(),
+            **({"biases": _by_name(self.biases)} if self.biases else {}),
             "examples": {view.value: self.examples[view] for view in View},
         }
 
     def by_name(self) -> dict[str, float]:
         """Return the temperatures by the views' names."""
-        return {view.value: self.by_view[view] for view in View}
+        return _by_name(self.by_view)
 
-    def for_rows(
-        self, has_image: NDArray[np.bool_], has_text: NDArray[np.bool_]
-    ) -> NDArray[np.float32]:
-        """Return the temperature of each row, float32 [rows], by the modalities that it has.
+    def as_text(self) -> str:
+        """Return what the metadata of a model file states: JSON by view, a bias in a pair."""
+        if not self.biases:
+            return json.dumps(self.by_name())
+        return json.dumps({v.value: [self.by_view[v], self.biases[v]] for v in View})
 
-        A row with neither has the temperature of a text.
+    def applied(
+        self, logits: LogitArray, has_image: NDArray[np.bool_], has_text: NDArray[np.bool_]
+    ) -> LogitArray:
+        """Return logits over their temperatures, with their biases.
+
+        Args:
+            logits: [rows, classes].
+            has_image: bool [rows], whether the model got an image.
+            has_text: The same of a text; a row with neither has the temperature of a text.
         """
+        views = views_of_rows(has_image, has_text)
         of_views = np.array([self.by_view[view] for view in View], np.float32)
-        return np.asarray(of_views[views_of_rows(has_image, has_text)], np.float32)
+        scaled = logits / of_views[views][:, None]
+        if self.biases:
+            scaled += np.array([self.biases[view] for view in View], np.float32)[views][:, None]
+        return np.asarray(scaled, np.float32)
 
     def scaled(self, logits: Mapping[View, LogitArray], rows: Modalities) -> LogitsByView:
-        """Return logits over their temperatures.
+        """Return logits over their temperatures, with their biases; see `applied`.
 
         Args:
             logits: Per view [rows, classes].
             rows: The examples.
         """
-        has_image, has_text, scaled = rows.has_image(), rows.has_text(), {}
-        for view, values in logits.items():
-            temperatures = self.for_rows(has_image & view.has_image, has_text & view.has_text)
-            scaled[view] = values / temperatures[:, None]
-        return scaled
+        has_image, has_text = rows.has_image(), rows.has_text()
+        return {
+            view: self.applied(values, has_image & view.has_image, has_text & view.has_text)
+            for view, values in logits.items()
+        }
+
+
+def _by_name(values: Mapping[View, float]) -> dict[str, float]:
+    return {view.value: values[view] for view in View}
 
 
 def views_of_rows(has_image: NDArray[np.bool_], has_text: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -144,29 +169,33 @@ def read_temperatures(folder: Path) -> Temperatures:
     if not path.is_file():
         return UNCALIBRATED
     content = read_versioned_json(path)
-    if content.get("method") != _METHOD:
+    if content.get("method") not in (_METHOD, _WITH_BIASES):
         raise ArtifactError(
             f"has an unknown method {content.get('method')!r}",
             where=path,
             fix="Calibrate the model again (msd calibrate), or install a newer msd-deploy",
         )
     by_view = _checked(content.get("temperatures"), path)
+    biases: dict[View, float] = {}
+    if content["method"] == _WITH_BIASES:
+        biases = _checked(content.get("biases"), path, "bias", (-MOST_BIAS, MOST_BIAS))
     examples = content.get("examples")
     if not isinstance(examples, dict) or set(examples) != _NAMES:
         raise ArtifactError(f"examples must have {', '.join(View)}", where=path, fix=RESTORE)
     for view, count in examples.items():
-        if type(count) is not int or count < 0 or (count == 0 and by_view[View(view)] != 1):
+        is_fitted = by_view[View(view)] != 1 or biases.get(View(view), 0) != 0
+        if type(count) is not int or count < 0 or (count == 0 and is_fitted):
             raise ArtifactError(
                 f"has {count!r} examples for the {view} view and the temperature"
                 f" {by_view[View(view)]:g}",
                 where=path,
                 fix=RESTORE,
             )
-    return Temperatures(by_view, {view: examples[view.value] for view in View})
+    return Temperatures(by_view, {view: examples[view.value] for view in View}, biases)
 
 
 def temperatures_from_text(text: str, path: Path) -> Temperatures:
-    """Return the temperatures that the metadata of a model file states, as JSON by view.
+    """Return the temperatures that the metadata of a model file states; see `as_text`.
 
     Raises:
         ArtifactError: They are malformed.
@@ -175,17 +204,33 @@ def temperatures_from_text(text: str, path: Path) -> Temperatures:
         stated = json.loads(text)
     except ValueError as error:
         raise ArtifactError("temperatures are not JSON", where=path, fix=RESTORE) from error
-    return Temperatures(_checked(stated, path), dict.fromkeys(View, 0))
+    biases: dict[View, float] = {}
+    if isinstance(stated, dict) and all(_is_pair(pair) for pair in stated.values()):
+        of_views = {name: pair[1] for name, pair in stated.items()}
+        biases = _checked(of_views, path, "bias", (-MOST_BIAS, MOST_BIAS))
+        stated = {name: pair[0] for name, pair in stated.items()}
+    return Temperatures(_checked(stated, path), dict.fromkeys(View, 0), biases)
 
 
-def _checked(stated: object, path: Path) -> dict[View, float]:
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2
+
+
+def _checked(
+    stated: object,
+    path: Path,
+    what: Literal["temperature", "bias"] = "temperature",
+    between: tuple[float, float] = (LOWEST, HIGHEST),
+) -> dict[View, float]:
+    low, high = between
     if not isinstance(stated, dict) or set(stated) != _NAMES:
-        raise ArtifactError(f"temperatures must have {', '.join(View)}", where=path, fix=RESTORE)
+        many = "biases" if what == "bias" else "temperatures"
+        raise ArtifactError(f"{many} must have {', '.join(View)}", where=path, fix=RESTORE)
     for view, value in stated.items():
-        if type(value) not in (int, float) or not LOWEST <= value <= HIGHEST:
+        if type(value) not in (int, float) or not low <= value <= high:
             raise ArtifactError(
-                f"has the temperature {value!r} for the {view} view, not a number from"
-                f" {LOWEST:g} to {HIGHEST:g}",
+                f"has the {what} {value!r} for the {view} view, not a number from"
+                f" {low:g} to {high:g}",
                 where=path,
                 fix=RESTORE,
             )

@@ -1,6 +1,7 @@
 """Temperatures: fitted against a closed form, chosen by row, and their file."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from msd_deploy.temperatures import (
     RowModalities,
     Temperatures,
     read_temperatures,
+    temperatures_from_text,
 )
 from msd_deploy.views import View
 
@@ -104,19 +106,58 @@ def test_each_row_has_the_temperature_of_its_modalities() -> None:
         dict(zip(View, (2.0, 3.0, 5.0), strict=True)), dict.fromkeys(View, 100)
     )
     has_image, has_text = np.array([True, True, False, False]), np.array([True, False, True, False])
-    assert temperatures.for_rows(has_image, has_text).tolist() == [2.0, 3.0, 5.0, 5.0]
     logits = dict.fromkeys(View, np.full((4, 2), 30.0, np.float32))
     scaled = temperatures.scaled(logits, RowModalities(has_image, has_text))
     assert scaled[View.MULTIMODAL][:, 0].tolist() == [15.0, 10.0, 6.0, 6.0]
     assert scaled[View.IMAGE][:, 0].tolist() == [10.0, 10.0, 6.0, 6.0]  # a text is withheld
 
 
+def test_each_row_has_the_bias_of_its_modalities() -> None:
+    biased = Temperatures(
+        dict.fromkeys(View, 2.0),
+        dict.fromkeys(View, 100),
+        dict(zip(View, (1.0, -1.0, 0.5), strict=True)),
+    )
+    has_image, has_text = np.array([True, True, False]), np.array([True, False, True])
+    applied = biased.applied(np.full((3, 2), 4.0, np.float32), has_image, has_text)
+    assert applied.tolist() == [[3.0, 3.0], [1.0, 1.0], [2.5, 2.5]]
+    assert applied.dtype == np.float32
+
+
+def test_sigmoids_that_are_too_high_get_a_bias() -> None:
+    """Labels are drawn from sigmoid((z - 1) / 2): T = 2 and b = -1/2."""
+    generator = np.random.default_rng(4)
+    logits = (3 * generator.normal(size=(ROWS // 2, 2))).astype(np.float32)
+    labels = (generator.random(logits.shape) < expit((logits - 1) / 2)).astype(np.float32)
+    everywhere = np.ones(len(labels), bool)
+    found = fit_temperatures(
+        dict.fromkeys(View, logits),
+        labels,
+        "multi_label",
+        has_image=everywhere,
+        has_text=everywhere,
+    )
+    assert found.by_view[View.TEXT] == pytest.approx(2, rel=0.05)
+    assert found.biases[View.TEXT] == pytest.approx(-0.5, abs=0.05)
+    scaled = found.applied(logits, everywhere, everywhere)
+    assert expit(scaled).mean() == pytest.approx(labels.mean(), abs=0.002)
+
+
+def test_a_softmax_has_no_bias() -> None:
+    logits, labels = drawn(2.0, 500)
+    assert fitted(logits, labels).biases == {}
+
+
 def test_temperatures_are_read_as_they_were_written(tmp_path: Path) -> None:
     temperatures = Temperatures(
         dict(zip(View, (1.25, 0.5, 3.0), strict=True)), dict.fromkeys(View, 80)
     )
-    write_json(tmp_path / CALIBRATION_NAME, temperatures.as_json())
-    assert read_temperatures(tmp_path) == temperatures
+    biased = replace(temperatures, biases=dict(zip(View, (0.25, -1.5, 0.0), strict=True)))
+    for each in (temperatures, biased):
+        write_json(tmp_path / CALIBRATION_NAME, each.as_json())
+        assert read_temperatures(tmp_path) == each
+        stated = temperatures_from_text(each.as_text(), tmp_path)
+        assert (stated.by_view, stated.biases) == (each.by_view, each.biases)
     assert read_temperatures(tmp_path / "elsewhere") == UNCALIBRATED
 
 
@@ -132,6 +173,7 @@ def test_temperatures_are_read_as_they_were_written(tmp_path: Path) -> None:
         ("examples", None, "examples must have"),
         ("examples", {"multimodal": 0, "image": 9, "text": 9}, "0 examples .* temperature 2"),
         ("method", "isotonic", "an unknown method 'isotonic'"),
+        ("method", "platt", "biases must have multimodal, image, text"),
     ],
 )
 def test_a_malformed_file_is_refused(tmp_path: Path, key: str, value: object, message: str) -> None:

@@ -73,11 +73,11 @@ def calibrate(
     if as_json:
         print_json(result)
         return
-    confidence: Any = result["confidence"]
+    confidence, biases = result["confidence"], result["biases"]
     table = new_table(
         f"expected calibration error on {split}, which it was fitted on (95 % interval)",
         "view",
-        "temperature",
+        "temperature, bias" if result["biases"] else "temperature",
         "before",
         "after",
         "examples",
@@ -85,7 +85,7 @@ def calibrate(
     for view, temperature in result["temperatures"].items():
         table.add_row(
             view,
-            f"{temperature:.2f}",
+            f"{temperature:.2f}" + (f", {biases[view]:+.2f}" if biases else ""),
             *(fraction_text(confidence[when][view]["ece"]) for when in ("before", "after")),
             f"{result['examples'][view]:,}",
         )

@@ -62,8 +62,8 @@ def calibrate_model(
         hooks: Progress and notes.
 
     Returns:
-        folder, data, split, temperatures and examples by view, under confidence the calibration
-        on these examples before and after, and operating_point, None without one.
+        folder, data, split, temperatures, biases and examples by view, under confidence the
+        calibration on these examples before and after, and operating_point, None without one.
 
     Raises:
         ConfigError: All rows of a data set were requested that has training rows.
@@ -137,6 +137,7 @@ def calibrate_model(
         "data": spec,
         "split": split,
         "temperatures": temperatures.by_name(),
+        "biases": {view.value: bias for view, bias in temperatures.biases.items()},
         "examples": {view.value: temperatures.examples[view] for view in View},
         "confidence": {"before": confidence["uncalibrated"][name], "after": confidence[name]},
         "operating_point": None if point is None else point.as_json(loaded.problem),

@@ -103,8 +103,8 @@ def _channels_first(image: Tensor, layout: ImageLayout) -> Tensor:
 class _Probabilities(nn.Module):
     """Probabilities of logits over the temperature of the modalities that a row has.
 
-    Selections and one product: quantizers leave both in float. A model that is not calibrated has
-    neither.
+    Selections, a product and, where classes are independent, a sum: quantizers leave them in float.
+    A model that is not calibrated has none.
 
     Args:
         problem: single_label gives a softmax, the others a sigmoid of each class.
@@ -114,6 +114,9 @@ class _Probabilities(nn.Module):
     multimodal: Tensor
     image: Tensor
     text: Tensor
+    multimodal_bias: Tensor
+    image_bias: Tensor
+    text_bias: Tensor
 
     def __init__(self, problem: Problem, temperatures: Temperatures) -> None:
         super().__init__()
@@ -121,6 +124,9 @@ class _Probabilities(nn.Module):
         self.is_calibrated = temperatures.is_fitted
         for view, temperature in temperatures.by_view.items():
             self.register_buffer(view.value, torch.tensor([[1 / temperature]]), persistent=False)
+        self.has_biases = bool(temperatures.biases)
+        for view, bias in temperatures.biases.items():
+            self.register_buffer(f"{view}_bias", torch.tensor([[bias]]), persistent=False)
 
     def forward(self, logits: Tensor, image_present: Tensor, attention_mask: Tensor) -> Tensor:
         """Return float32 [batch, classes]."""
@@ -129,6 +135,9 @@ class _Probabilities(nn.Module):
             with_image = (image_present > 0)[:, None]
             of_image = torch.where(with_text, self.multimodal, self.image)
             logits = logits * torch.where(with_image, of_image, self.text)
+            if self.has_biases:
+                bias = torch.where(with_text, self.multimodal_bias, self.image_bias)
+                logits = logits + torch.where(with_image, bias, self.text_bias)
         if self.problem == "single_label":
             return torch.softmax(logits, dim=-1)
         return torch.sigmoid(logits)

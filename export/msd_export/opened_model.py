@@ -50,8 +50,7 @@ from msd_export.signature import (
     Logits,
     ModelInputs,
     Predictor,
-    temperatures_as_text,
-    temperatures_of,
+    calibrated,
 )
 
 
@@ -77,7 +76,7 @@ def refuse_contradictions(metadata: Mapping[str, str], folder: Path) -> None:
         (
             "temperatures",
             metadata.get("temperatures"),
-            temperatures_as_text(read_temperatures(folder)),
+            read_temperatures(folder).as_text(),
         ),
     ):
         if inside is not None and inside != beside:
@@ -173,7 +172,7 @@ class OpenedModel:
             "attention_mask": attention_mask,
         }
         logits = self.predictor.predict(inputs)
-        scaled = logits / temperatures_of(inputs, self.temperatures)
+        scaled = calibrated(logits, inputs, self.temperatures)
         (found,) = probabilities(scaled, self.problem)
         view = View.TEXT if image is None else View.MULTIMODAL if has_text else View.IMAGE
         modalities = RowModalities(np.array([image is not None]), np.array([has_text]))

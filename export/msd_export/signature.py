@@ -6,7 +6,6 @@ Predictor protocols, and the check that a model's probabilities match its logits
 probabilities, we compare logits. Torch-free.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,11 +85,6 @@ def single_example(inputs: Mapping[str, NDArray[np.generic]], row: int) -> Model
     return {name: inputs[name][row : row + 1] for name in INPUT_NAMES}
 
 
-def temperatures_as_text(temperatures: Temperatures) -> str:
-    """Return the temperatures as the metadata of a model file states them, as JSON by view."""
-    return json.dumps(temperatures.by_name())
-
-
 _PROBABILITY_ERROR = 0.01
 """float16 keeps a probability to .0005, a logit of 30 to .015: that moves a probability by .004, or
 by more over a temperature below 1."""
@@ -123,20 +117,19 @@ def refuse_other_probabilities(
     possible = get_args(Problem) if problem is None else (problem,)
     stated = metadata.get("temperatures")
     known = UNCALIBRATED if stated is None else temperatures_from_text(stated, path)
-    temperatures = temperatures_of(inputs, known)
-    scaled = logits / temperatures
+    scaled = calibrated(logits, inputs, known)
     errors = [np.abs(given - probabilities(scaled, cast(Problem, p))).max() for p in possible]
-    if not min(errors) <= _PROBABILITY_ERROR / min(1.0, float(temperatures.min())):
+    if not min(errors) <= _PROBABILITY_ERROR / min(1.0, *known.by_view.values()):
         raise ParityError(
             f"its probabilities differ by up to {min(errors):.3f} from those of its logits",
             where=path,
         )
 
 
-def temperatures_of(inputs: ModelInputs, temperatures: Temperatures) -> NDArray[np.float32]:
-    """Return the temperature of each row of inputs, float32 [rows, 1]."""
+def calibrated(logits: Logits, inputs: ModelInputs, temperatures: Temperatures) -> Logits:
+    """Return logits of inputs over the temperatures of the modalities that each row has."""
     has_text = inputs["attention_mask"].sum(axis=1) > 1
-    return temperatures.for_rows(inputs["image_present"].astype(bool), has_text)[:, None]
+    return temperatures.applied(logits, inputs["image_present"].astype(bool), has_text)
 
 
 class Predictor(Protocol):

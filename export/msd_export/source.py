@@ -26,7 +26,7 @@ from msd_deploy.models.folders import LoadedModel
 from msd_deploy.views import View
 from msd_export.formats import CalibrationMethod
 from msd_export.graph import ExportableGraph, ImageLayout, graph_of, signature_of
-from msd_export.signature import ModelInputs, ModelSignature, temperatures_as_text
+from msd_export.signature import ModelInputs, ModelSignature
 
 # Of each view; a multiple of this changed no scale visibly on any model tried.
 _CALIBRATION_ROWS = 64
@@ -83,7 +83,7 @@ class ExportSource:
             "msd_deploy": __version__,
             "source_digest": self.loaded.digest,
             "preprocess_digest": self.loaded.preprocessor.digest(),
-            "temperatures": temperatures_as_text(self.loaded.temperatures),
+            "temperatures": self.loaded.temperatures.as_text(),
             **self.stated,
         }
 

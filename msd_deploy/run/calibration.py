@@ -8,14 +8,14 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 
 from msd_deploy.artifacts.manifest import Json
 from msd_deploy.confidence import confidence_of_views
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.metrics import LabelArray, LogitArray
 from msd_deploy.problem import Problem, has_independent_classes
-from msd_deploy.temperatures import HIGHEST, LOWEST, UNCALIBRATED, Temperatures
+from msd_deploy.temperatures import HIGHEST, LOWEST, MOST_BIAS, UNCALIBRATED, Temperatures
 from msd_deploy.views import View
 
 FEWEST_EXAMPLES = 50
@@ -54,6 +54,9 @@ def fit_temperatures(
 ) -> Temperatures:
     """Fit the temperature of each view that minimizes the negative log-likelihood.
 
+    Of independent classes together with a bias: sigmoids can be too high in all, which no
+    temperature changes.
+
     Each on the examples that have the modalities of its view; with fewer than 50 of them it is 1.
     Where all of a few examples are correct the likelihood alone has no optimum, so log T has a
     standard normal prior, which weighs as much as less than one example.
@@ -67,6 +70,7 @@ def fit_temperatures(
     """
     used = {View.MULTIMODAL: has_image & has_text, View.IMAGE: has_image, View.TEXT: has_text}
     temperatures, examples = dict.fromkeys(View, 1.0), dict.fromkeys(View, 0)
+    biases = dict.fromkeys(View, 0.0)
     for view, rows in used.items():
         if rows.sum() >= FEWEST_EXAMPLES:
             fitted = best_temperature(
@@ -77,8 +81,35 @@ def fit_temperatures(
                 most=HIGHEST,
                 prior=1.0,
             )
+            if has_independent_classes(problem):
+                fitted, bias = _best_with_bias(logits[view][rows], labels[rows], problem, fitted)
+                biases[view] = round(bias, 4)
             temperatures[view], examples[view] = round(fitted, 4), int(rows.sum())
-    return Temperatures(temperatures, examples)
+    return Temperatures(temperatures, examples, biases if any(biases.values()) else {})
+
+
+def _best_with_bias(
+    logits: LogitArray, labels: LabelArray, problem: Problem, temperature: float
+) -> tuple[float, float]:
+    """Return temperature and bias of the lowest mean loss of independent classes (Platt 1999).
+
+    Both have priors as the temperature alone; the bias a standard normal one.
+
+    Args:
+        logits: [examples, classes].
+        labels: See `score_logits`; every example has one.
+        problem: Kind of the task.
+        temperature: Where the search begins.
+    """
+
+    def loss(values: NDArray[np.float64]) -> float:
+        power, bias = values
+        losses = negative_log_likelihoods(logits / np.exp(power) + bias, labels, problem)
+        return float(losses.mean() + (power**2 + bias**2) / (2 * len(losses)))
+
+    limits = [(math.log(LOWEST), math.log(HIGHEST)), (-MOST_BIAS, MOST_BIAS)]
+    found = minimize(loss, [math.log(temperature), 0.0], bounds=limits, method="L-BFGS-B")
+    return float(np.exp(found.x[0])), float(found.x[1])
 
 
 def best_temperature(

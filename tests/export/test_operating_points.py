@@ -1,6 +1,7 @@
 """Operating points from `msd distill` and `msd calibrate` to the decisions of exported files."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from msd_deploy.models.folders import LABELS_NAME, load_model, read_operating_po
 from msd_deploy.operating_point import decided_classes
 from msd_deploy.pipeline import run_distillation
 from msd_deploy.run.record import data_of_run, read_run
+from msd_deploy.temperatures import read_temperatures
 from msd_deploy.views import View
 from msd_export.calibrate import calibrate_model
 from msd_export.config import ExportConfig
@@ -105,6 +107,23 @@ def test_a_multi_label_student_has_f1_thresholds(posters: RunDirectory) -> None:
     precision, recall = (decided[key]["value"] for key in ("precision", "recall"))
     f1 = 2 * precision * recall / (precision + recall)
     assert metrics["student"]["test"]["multimodal"]["value"] == pytest.approx(f1, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_the_probabilities_of_every_target_have_the_biases_of_sigmoids(
+    posters: RunDirectory, tmp_path: Path
+) -> None:
+    """Each predictor compares probabilities with those of the logits; without b these differ."""
+    run = RunDirectory(Path(shutil.copytree(posters.root, tmp_path / "run")))
+    biases = read_temperatures(run.student).biases
+    assert max(map(abs, biases.values())) > 0.1
+    forms = tuple((target, "fp32") for target in TARGETS)
+    export_student(run, ExportConfig(forms, max_drop_points=100, examples=20))
+    rows = data_of_run(read_run(run), load_model(run.student).preprocessor).splits["test"].head(50)
+    for target in TARGETS:
+        opened = open_model(run.exports / f"{target}-fp32")
+        assert opened.temperatures.biases == biases
+        predict_every_view(opened.predictor, rows)
 
 
 def test_evaluate_scores_what_is_decided(posters: RunDirectory) -> None:

@@ -48,7 +48,6 @@ from msd_export.signature import (
     Logits,
     ModelSignature,
     refuse_other_probabilities,
-    temperatures_as_text,
 )
 from msd_export.tolerance import END_TO_END, check_view
 
@@ -228,7 +227,7 @@ def check_end_to_end(
         logits[view], found = map(np.stack, zip(*answers, strict=True))
         metadata = {
             "problem": loaded.problem,
-            "temperatures": temperatures_as_text(loaded.temperatures),
+            "temperatures": loaded.temperatures.as_text(),
         }
         inputs = used.inputs(slice(None), view)
         refuse_other_probabilities((logits[view], found), inputs, metadata, path)

@@ -25,7 +25,7 @@ from msd_deploy.temperatures import read_temperatures
 from msd_export.folder import ExportFolder, open_export
 from msd_export.optimum.config import ExportedConfig
 from msd_export.predictors import open_predictor
-from msd_export.signature import Logits, ModelInputs, Predictor, temperatures_of
+from msd_export.signature import Logits, ModelInputs, Predictor, calibrated
 
 ImageSource = Path | str | bytes | Image.Image | None
 """A file, encoded bytes, or an upright image of Pillow's; None: no image."""
@@ -134,8 +134,8 @@ class ExportedModel(OptimizedModel):  # type: ignore[misc]  # optimum has no typ
                 raise ConfigError(f"input_ids are given without {', '.join(missing)}")
             inputs = {n: np.asarray(value) for n, value in zip(names, given, strict=True)}
         logits = self.model.predict(inputs)
-        temperatures = temperatures_of(inputs, self.temperatures)
-        return ClassifierOutput(logits, probabilities(logits / temperatures, self.problem))
+        scaled = calibrated(logits, inputs, self.temperatures)
+        return ClassifierOutput(logits, probabilities(scaled, self.problem))
 
     def push_to_hub(
         self,
