@@ -13,13 +13,14 @@ from msd_deploy.confidence import outcomes_of
 from msd_deploy.metrics import (
     LabelArray,
     LogitArray,
+    bound_of_certainty,
     resampled_means,
     with_interval,
 )
 from msd_deploy.operating_point import Expected, OperatingPoint
 from msd_deploy.pages.formatting import Interval
 from msd_deploy.problem import Problem
-from msd_deploy.temperatures import Modalities
+from msd_deploy.temperatures import Modalities, modalities_of
 from msd_deploy.views import View
 
 _Values = NDArray[np.float64]
@@ -33,8 +34,12 @@ class ClassDecisions(TypedDict):
 
 
 class DecisionsJson(Expected):
-    """What an operating point gives on a split; by_class is empty where one class is decided."""
+    """What an operating point gives on the examples of a split that have a view's modalities.
 
+    by_class is empty where one class is decided.
+    """
+
+    examples: int
     by_class: dict[str, ClassDecisions]
 
 
@@ -47,7 +52,9 @@ def decisions_of_views(
     rows: Modalities,
     classes: Sequence[str],
 ) -> dict[str, DecisionsJson]:
-    """Measure the decisions of each view.
+    """Measure the decisions of each view, on the examples that have its modalities.
+
+    A view that no example has is left out.
 
     Args:
         scaled: Logits over their temperatures, per view [rows, classes].
@@ -57,10 +64,16 @@ def decisions_of_views(
         rows: The examples.
         classes: Names of the classes.
     """
-    return {
-        view.value: _measure(values, labels, problem, view, point, rows, classes)
-        for view, values in scaled.items()
-    }
+    has_image, has_text = rows.has_image(), rows.has_text()
+    measured = {}
+    for view, values in scaled.items():
+        used = (has_image | (not view.has_image)) & (has_text | (not view.has_text))
+        if used.any():
+            of_view = modalities_of(rows, used)
+            measured[view.value] = _measure(
+                values[used], labels[used], problem, view, point, of_view, classes
+            )
+    return measured
 
 
 def expected_of_views(
@@ -106,24 +119,46 @@ def _measure(
     if len(columns) == 3:
         for place, name in enumerate(classes):
             at = 4 + place + len(classes) * np.arange(3)
-            precision, recall = _two_ratios(sums[at], resampled[:, at])
+            precision, recall = _two_ratios(values[:, at], sums[at], resampled[:, at])
             of_classes[name] = {"precision": precision, "recall": recall}
-    precision, recall = _two_ratios(sums[:3], resampled[:, :3])
+    precision, recall = _two_ratios(values[:, :3], sums[:3], resampled[:, :3])
     return {
         "precision": precision,
         "recall": recall,
-        "abstained": with_interval(float(sums[3]), resampled[:, 3]),
+        "abstained": _bounded(float(sums[3]), resampled[:, 3], len(values)),
+        "examples": len(values),
         "by_class": of_classes,
     }
 
 
-def _two_ratios(sums: _Values, resampled: _Values) -> tuple[Interval | None, Interval | None]:
-    """Return right / decided and right / true of sums [decided, right, true]."""
+def _two_ratios(
+    values: _Values, sums: _Values, resampled: _Values
+) -> tuple[Interval | None, Interval | None]:
+    """Return right / decided and right / true of columns [decided, right, true].
+
+    Args:
+        values: Of each example, [examples, 3].
+        sums: Their means, [3].
+        resampled: Those of each resample, [resamples, 3].
+    """
     found: list[Interval | None] = []
     for place in (0, 2):
         if sums[place] == 0:
             found.append(None)
             continue
         drawn = resampled[resampled[:, place] > 0]
-        found.append(with_interval(float(sums[1] / sums[place]), drawn[:, 1] / drawn[:, place]))
+        counted = int((values[:, place] > 0).sum())
+        ratio = float(sums[1] / sums[place])
+        found.append(_bounded(ratio, drawn[:, 1] / drawn[:, place], counted))
     return found[0], found[1]
+
+
+def _bounded(value: float, resampled: _Values, examples: int) -> Interval:
+    """Return a share with its interval, the exact one where all examples or none are right."""
+    measured = with_interval(value, resampled)
+    bound = bound_of_certainty(examples)
+    if value == 1:
+        measured["interval"] = [round(bound, 6), 1.0]
+    elif value == 0:
+        measured["interval"] = [0.0, round(1 - bound, 6)]
+    return measured

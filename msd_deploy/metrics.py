@@ -105,12 +105,17 @@ def score_logits(logits: LogitArray, labels: LabelArray, problem: Problem) -> Sc
     rows = len(counts)
     resampled = np.stack([counts[drawn].sum(axis=0) for drawn in bootstrap_rows(rows)])
     low, high = percentile_interval(ratio_of_sums(resampled))
-    bound = float(((1 - _CONFIDENCE) / 2) ** (1 / rows))
+    bound = bound_of_certainty(rows)
     if low == high == 1:
         low = bound
     elif low == high == 0:
         high = 1 - bound
     return Score(value, low, high, rows)
+
+
+def bound_of_certainty(rows: int) -> float:
+    """Return the share that is right in all of so many rows with a probability of 2.5 %."""
+    return float(((1 - _CONFIDENCE) / 2) ** (1 / rows))
 
 
 def bootstrap_rows(rows: int) -> Iterator[NDArray[np.int64]]:

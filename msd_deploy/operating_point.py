@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from msd_deploy.artifacts.manifest import RESTORE, Json, is_number
 from msd_deploy.confidence import confidences
-from msd_deploy.errors import ArtifactError
+from msd_deploy.config.decisions import settings_of
+from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.metrics import LogitArray, LogitsByView, decisions
 from msd_deploy.pages.formatting import Interval
 from msd_deploy.problem import Problem, decides_one_class
@@ -217,6 +218,12 @@ def point_from_json(
             where=where,
             fix=RESTORE,
         )
+    try:
+        settings_of(rule)
+    except ConfigError as error:
+        raise ArtifactError(
+            f"has the unknown rule {rule!r} of an operating point", where=where, fix=RESTORE
+        ) from error
     thresholds = {}
     for view in View:
         value = by_view[view.value]

@@ -88,8 +88,11 @@ def test_deciding_logits_are_positive_exactly_where_a_class_is_decided() -> None
         found = probabilities(values / temperatures.by_view[view], "multi_label")
         expected = found >= np.array(at.thresholds[view])
         assert (decisions(shifted[view], "multi_label") == expected).all()
-    same = deciding_logits(logits, BOTH, "multi_label", temperatures=temperatures, point=None)
-    assert same == logits
+    halves = deciding_logits(logits, BOTH, "multi_label", temperatures=temperatures, point=None)
+    scaled = temperatures.scaled(logits, BOTH)
+    assert all(np.array_equal(halves[view], scaled[view]) for view in View)
+    single = deciding_logits(logits, BOTH, "single_label", temperatures=temperatures, point=at)
+    assert single == logits  # the most probable class at any point
 
 
 def test_thresholds_follow_the_order_of_the_classes() -> None:
@@ -146,8 +149,10 @@ def test_nothing_decided_has_no_precision() -> None:
         classes=("a", "b"),
     )["multimodal"]
     assert measured["precision"] is None
-    assert measured["recall"] == {"value": 0.0, "interval": [0.0, 0.0]}
-    assert measured["abstained"]["value"] == 1.0
+    # Of four examples none is decided: the exact bound at 2.5 %.
+    assert measured["recall"] == {"value": 0.0, "interval": [0.0, round(1 - 0.025**0.25, 6)]}
+    assert measured["abstained"] == {"value": 1.0, "interval": [round(0.025**0.25, 6), 1.0]}
+    assert measured["examples"] == 4
 
 
 SHARE = {"value": 0.5, "interval": [0.4, 0.6]}
@@ -173,6 +178,7 @@ def test_an_operating_point_is_read_as_it_was_written() -> None:
     "change",
     [
         lambda stated: stated.pop("rule"),
+        lambda stated: stated.update(rule="luck"),
         lambda stated: stated.pop("thresholds"),
         lambda stated: stated["thresholds"].pop("text"),
         lambda stated: stated["thresholds"].update(text=[0.5]),
@@ -192,5 +198,7 @@ def test_an_operating_point_is_read_as_it_was_written() -> None:
 def test_a_malformed_operating_point_is_refused(change: Callable[[Any], object]) -> None:
     stated = chosen().as_json("multi_label")
     change(stated)
-    with pytest.raises(ArtifactError, match=r"has (an operating point without|thresholds of)"):
+    with pytest.raises(
+        ArtifactError, match=r"has (an operating point without|thresholds of|the unknown rule)"
+    ):
         point_from_json(stated, 2, "multi_label", "labels.json")

@@ -31,7 +31,9 @@ def calibrate(
     reading: Annotated[Given, OptionsOf(DataConfig, only=READING)],
     deciding: Annotated[
         Given,
-        OptionsOf(DecisionConfig, defaults={"decide": "the model's own rule, or the problem's"}),
+        OptionsOf(
+            DecisionConfig, defaults={"decide": "the model's own rule, the run's, or the problem's"}
+        ),
     ],
     split: Annotated[
         Literal["validation", "all"],

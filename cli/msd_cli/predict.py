@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from msd_cli.settings import usage_errors
 from msd_deploy.artifacts.run_directory import check_model_exists
 from msd_deploy.config.parsing import with_options
 from msd_deploy.config.run import DataConfig
+
+if TYPE_CHECKING:
+    from msd_export.opened_model import OpenedModel, Prediction
 
 
 def predict(
@@ -49,6 +52,7 @@ def predict(
                 "model": str(model),
                 "runtime": opened.predictor.runtime,
                 "probabilities": prediction.probabilities,
+                "view": prediction.view.value,
                 "decided": list(prediction.decided),
             }
         )
@@ -57,6 +61,24 @@ def predict(
     for label, probability in ranked[:top]:
         table.add_row(label, f"{probability:.1%}")
     result_console().print(table)
-    rule = "" if opened.operating_point is None else f" ({opened.operating_point.rule})"
-    named = ", ".join(prediction.decided) or "nothing"
-    result_console().print(f"decided{rule}: {named}", markup=False)
+    result_console().print(_decision_text(opened, prediction), markup=False)
+
+
+def _decision_text(opened: "OpenedModel", prediction: "Prediction") -> str:
+    """Return what is decided, by which rule, and why it is nothing."""
+    from msd_deploy.pages.formatting import VIEW_NAMES, percent
+    from msd_deploy.problem import decides_one_class
+
+    named, point = ", ".join(prediction.decided), opened.operating_point
+    if point is None:
+        return f"decided: {named or 'none of the classes'}"
+    rule = f"{point.rule}, {VIEW_NAMES[prediction.view]}"
+    if named or not decides_one_class(opened.problem):
+        return f"decided ({rule}): {named or 'none of the classes'}"
+    threshold, highest = (
+        point.thresholds[prediction.view][0],
+        max(prediction.probabilities.values()),
+    )
+    if threshold == 1:
+        return f"abstains ({rule}): no threshold met the rule for this view"
+    return f"abstains ({rule}): {percent(highest)} is below {percent(threshold)}"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from msd_deploy.artifacts.atomic import new_folder
-from msd_deploy.artifacts.claim import claimed, read_finished
+from msd_deploy.artifacts.claim import claimed
 from msd_deploy.artifacts.manifest import (
     MANIFEST_NAME,
     RESTORE,
@@ -21,21 +21,31 @@ from msd_deploy.config.decisions import DecisionConfig, Rule, rule_for, settings
 from msd_deploy.data.labels import check_labelled
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.source import SourceOptions, Split
-from msd_deploy.errors import ArtifactError, DataError
+from msd_deploy.distillation.teacher_cache import read_predictions
+from msd_deploy.errors import ArtifactError, DataError, MsdError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import LogitsByView
 from msd_deploy.models.classifier import ViewClassifier
-from msd_deploy.models.folders import LABELS_NAME, LoadedModel, labels_as_json, load_classifier
+from msd_deploy.models.folders import (
+    LABELS_NAME,
+    LoadedModel,
+    labels_as_json,
+    load_classifier,
+    read_operating_point,
+)
 from msd_deploy.models.predict import predict_views
+from msd_deploy.problem import decides_one_class
 from msd_deploy.run.calibration import FEWEST_EXAMPLES, fit_on_split, state_confidence
 from msd_deploy.run.operating_points import check_support, choose_point
+from msd_deploy.run.record import RunRecord, read_finished_run
 from msd_deploy.run.stages import state_at_point
-from msd_deploy.temperatures import CALIBRATION_NAME, Temperatures
+from msd_deploy.temperatures import CALIBRATION_NAME, Temperatures, read_temperatures
 from msd_deploy.views import View
 from msd_export.folder import KIND
 from msd_export.opened_model import read_for_evaluation, split_name
 
 CalibrationSplit = Literal["validation", "all"]
+_OF_CALIBRATION = ("confidence", "operating_point", "decisions")
 _WRITTEN_ANEW = frozenset({"schema_version", "kind", "msd_deploy", "created_utc", "files"})
 
 
@@ -76,11 +86,10 @@ def calibrate_model(
     run = RunDirectory(model)
     is_run, is_own_data = run.run_json.is_file(), spec is None
     with claimed(model):
-        if is_run:
-            read_finished(run)
+        record = read_finished_run(run) if is_run else None
         folder = run.student if is_run else _model_folder(model)
         loaded = load_classifier(folder)
-        rule = _rule(loaded, decisions)
+        rule = _rule(loaded, decisions, record)
         data, spec = read_for_evaluation(
             model, loaded, spec, options=options, split=split, hooks=hooks
         )
@@ -117,16 +126,20 @@ def calibrate_model(
             of_student = metrics.get("student")
             if not isinstance(of_student, dict):
                 raise ArtifactError("has no student", where=run.metrics, fix=RESTORE)
-            for key in ("confidence", "operating_point", "decisions"):
+            for key in _OF_CALIBRATION:
                 of_student.pop(key, None)
+            own = data if is_own_data else _own_data(run, loaded, hooks)
             if is_own_data:
                 test = _predict(loaded.model, data, "test", hooks)
                 state_confidence(measured, data, "test", test, temperatures)
                 of_student["confidence"] = measured["confidence"]
-                for each, values in ((name, logits), ("test", test)):
+            if own is not None:
+                for each in ("validation", "test"):
+                    values = _predict(loaded.model, own, each, hooks)
                     state_at_point(
-                        of_student, data, each, values, temperatures=temperatures, point=point
+                        of_student, own, each, values, temperatures=temperatures, point=point
                     )
+                _state_teacher(metrics, run, own, rule)
         _write_with(folder, temperatures, labels_as_json(loaded.labels, loaded.problem, point))
         if metrics is not None:
             write_json(run.metrics, metrics)
@@ -144,11 +157,65 @@ def calibrate_model(
     }
 
 
-def _rule(loaded: LoadedModel[ViewClassifier], decisions: DecisionConfig | None) -> Rule | None:
-    """Return the rule of the settings, the model's own or the problem's."""
+def _own_data(
+    run: RunDirectory, loaded: LoadedModel[ViewClassifier], hooks: StageHooks
+) -> PreparedData | None:
+    """Return a run's own data, on which its metrics.json states what is decided; None: it is gone.
+
+    Where one class is decided nothing that is stated depends on other data.
+    """
+    if decides_one_class(loaded.problem):
+        return None
+    try:
+        own, _ = read_for_evaluation(
+            run.root, loaded, None, options=SourceOptions(), split="validation", hooks=hooks
+        )
+    except MsdError as error:
+        hooks.on_note(f"metrics.json keeps the scores at the earlier thresholds: {error}")
+        return None
+    return own
+
+
+def _state_teacher(metrics: Json, run: RunDirectory, data: PreparedData, rule: Rule | None) -> None:
+    """Score the teacher of a multi-label run at thresholds of the student's rule too.
+
+    At those of its own folder if it has any; at .5 without a rule, and where the rule is beyond it.
+    """
+    problem, folder = data.info.problem, run.distilled_teacher
+    if decides_one_class(problem) or read_operating_point(folder) is not None:
+        return
+    facts = metrics.get("adapted_teacher", metrics.get("teacher"))
+    assert isinstance(facts, dict)  # a finished run has it
+    predictions, temperatures = read_predictions(run.teacher_predictions), read_temperatures(folder)
+    point = None
+    if rule is not None:
+        try:
+            point = choose_point(
+                rule,
+                predictions.of_teacher("validation"),
+                data.splits["validation"],
+                problem,
+                classes=data.info.labels,
+                temperatures=temperatures,
+            ).point
+        except DataError:
+            point = None
+    for key in ("operating_point", "decisions"):
+        facts.pop(key, None)
+    for name in ("validation", "test"):
+        logits = predictions.of_teacher(name)
+        state_at_point(facts, data, name, logits, temperatures=temperatures, point=point)
+
+
+def _rule(
+    loaded: LoadedModel[ViewClassifier], decisions: DecisionConfig | None, run: RunRecord | None
+) -> Rule | None:
+    """Return the rule of the settings, the model's own, the run's or the problem's."""
     own, settings = loaded.operating_point, decisions or DecisionConfig()
     if settings == DecisionConfig() and own is not None:
         settings = settings_of(own.rule)
+    elif settings == DecisionConfig() and run is not None:
+        settings = run.config.decisions
     return rule_for(settings, loaded.problem)
 
 

@@ -41,6 +41,7 @@ from msd_export.signature import Predictor
 
 _BATCH = 64
 _SURE_LEAD = 0.1
+_SURE_DISTANCE = 0.05
 _LEAST_PROBABILITY = 1e-12
 _LEAST_SPREAD = 0.25
 """Logits that vary less than this decide nothing that rounding could spoil."""
@@ -144,6 +145,8 @@ class ViewParity:
         confidence: Comparison of the probabilities.
         abstention_agreement: Share of examples in which both abstain at the operating point, or
             neither does; None without one, and in multi-label tasks.
+        sure_abstention_agreement: The same of those whose probability differs from the threshold by
+            a twentieth. 1 if there are none.
         has_labels: Whether scores are of labels; else the source's decisions stand for them.
     """
 
@@ -158,6 +161,7 @@ class ViewParity:
     loss: Loss
     confidence: ConfidenceShift
     abstention_agreement: float | None = None
+    sure_abstention_agreement: float = 1.0
     has_labels: bool = True
 
     @property
@@ -176,7 +180,10 @@ class ViewParity:
             **(
                 {}
                 if self.abstention_agreement is None
-                else {"abstention_agreement": round(self.abstention_agreement, 6)}
+                else {
+                    "abstention_agreement": round(self.abstention_agreement, 6),
+                    "sure_abstention_agreement": round(self.sure_abstention_agreement, 6),
+                }
             ),
             "drift": round(self.drift, 6),
             **self.loss.as_json(),
@@ -290,7 +297,7 @@ def _compare_view(
     *,
     deciding: tuple[LogitArray, LogitArray],
     confidence: ConfidenceShift,
-    abstention: float | None,
+    abstention: tuple[float, float] | None,
 ) -> ViewParity:
     error = np.abs(exported - source)
     own, its = deciding
@@ -307,7 +314,8 @@ def _compare_view(
         export=score_logits(own, labels, problem),
         loss=loss_of(own, its, labels, problem),
         confidence=confidence,
-        abstention_agreement=abstention,
+        abstention_agreement=abstention and abstention[0],
+        sure_abstention_agreement=abstention[1] if abstention else 1.0,
         has_labels=has_labels,
     )
 
@@ -319,15 +327,18 @@ def _equal_abstentions(
     problem: Problem,
     view: View,
     point: OperatingPoint | None,
-) -> float | None:
+) -> tuple[float, float] | None:
     """Return the share of rows in which both abstain or neither, of logits over temperatures.
 
-    None where a model never abstains; in multi-label tasks thresholds count in `agreement`.
+    And of those that are not close to the threshold. None where a model never abstains; in
+    multi-label tasks thresholds count in `agreement`.
     """
     if point is None or not decides_one_class(problem):
         return None
     own, its = (point.decides(logits, view, split, problem) for logits in (exported, source))
-    return float((own == its).mean())
+    distance = np.abs(confidences(source, problem) - point.of_rows(view, split))
+    equal, sure = own == its, distance >= _SURE_DISTANCE
+    return float(equal.mean()), float(equal[sure].mean()) if sure.any() else 1.0
 
 
 def _confidence_shift(

@@ -194,6 +194,14 @@ def check_view(
             where=where,
             fix=fix,
         )
+    if result.sure_abstention_agreement < tolerance.min_agreement:
+        raise ParityError(
+            f"the {view} view abstains as the source does on {result.sure_abstention_agreement:.2%}"
+            " of the test examples whose probability is not close to the threshold, less than"
+            f" {tolerance.min_agreement:.1%}",
+            where=where,
+            fix=fix,
+        )
     _check_confidence(view, result.confidence, tolerance, where, fix=fix)
 
 

@@ -27,7 +27,7 @@ class Rule:
 
     def __str__(self) -> str:
         """Return it as it is typed."""
-        return self.name if self.value is None else f"{self.name}={self.value:g}"
+        return self.name if self.value is None else f"{self.name}={self.value!r}"
 
 
 @dataclass(frozen=True, slots=True)

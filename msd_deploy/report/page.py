@@ -19,6 +19,7 @@ from msd_deploy.pages.formatting import (
 )
 from msd_deploy.pages.page import Line, Table, Tile, render_page
 from msd_deploy.pages.svg import Panel
+from msd_deploy.problem import Problem, decides_one_class
 from msd_deploy.report.charts import (
     clipped,
     density_panels,
@@ -330,15 +331,16 @@ def _card(report: DistillationJson, example: ExampleJson, thumbnail: str) -> Car
         truth=", ".join(truth) or "none",
         origin=example["origin"],
         decisions=tuple(
-            (name, tuple(_cell(decisions[view], truth) for view in VIEW_NAMES))
+            (name, tuple(_cell(decisions[view], truth, report["problem"]) for view in VIEW_NAMES))
             for name, decisions in zip(names, models, strict=True)
         ),
     )
 
 
-def _cell(decision: DecisionJson, truth: list[str]) -> Cell:
+def _cell(decision: DecisionJson, truth: list[str], problem: Problem) -> Cell:
+    nothing = "abstains" if decides_one_class(problem) else "none"
     return Cell(
-        decided=", ".join(decision["labels"]) or "none",
+        decided=", ".join(decision["labels"]) or nothing,
         probability=", ".join(map(percent, decision["probability"])),
         is_right=decision["labels"] == truth,
     )

@@ -24,7 +24,7 @@ from msd_deploy.metrics import LogitArray
 from msd_deploy.operating_point import OperatingPoint, point_from_json
 from msd_deploy.problem import Problem, decides_one_class
 from msd_deploy.run.calibration import FEWEST_EXAMPLES
-from msd_deploy.temperatures import Temperatures, modalities_of
+from msd_deploy.temperatures import Modalities, Temperatures, modalities_of
 from msd_deploy.views import View
 
 _Values = NDArray[np.float64]
@@ -36,7 +36,6 @@ single classes follow chance: on posters (500 validation examples) they lose .3 
 where this gains as much."""
 _NEVER, _ALWAYS = 1.0, 0.0
 _MOST_NAMED = 5
-_DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +74,40 @@ def check_support(
     Raises:
         DataError: It has not; says how many are needed.
     """
-    labelled = split.has_label()
     if rule.name not in ("precision", "recall"):
         return
     assert rule.value is not None
-    needed = examples_needed(rule.value)
+    needed, labelled = examples_needed(rule.value), split.has_label()
+    of_views = _rows_of_views(split)
+    view = _main_view(of_views)
+    used = labelled & of_views[view]
+    add = "Add labelled examples to it, lower the number"
     if problem == "multi_label":
-        positives = (split.labels[labelled] > 0).sum(axis=0)
-        few = {name: int(n) for name, n in zip(classes, positives, strict=True) if n < needed}
+        positives = (split.labels[used] > 0).sum(axis=0)
+        few = {n: f"{int(c)}" for n, c in zip(classes, positives, strict=True) if c < needed}
         if few:
             raise DataError(
-                f"the validation split cannot support {rule}: each class needs {needed} true"
-                f" examples, and {_named(few)} has fewer",
-                fix="Add labelled validation examples, lower the number, or use --decide f1",
+                f"the split that thresholds are chosen on cannot support {rule}: each class needs"
+                f" {needed} true examples, and these have fewer: {_named(few)}",
+                fix=f"{add}, or use --decide f1",
             )
-    elif labelled.sum() < needed:
+    elif used.sum() < needed:
         raise DataError(
-            f"the validation split cannot support {rule}: it has {int(labelled.sum())} labelled"
-            f" examples, and {needed} are needed",
-            fix="Add labelled validation examples, or lower the number",
+            f"the split that thresholds are chosen on cannot support {rule}: the {view} view has"
+            f" {int(used.sum())} labelled examples, and {needed} are needed",
+            fix=f"{add}, or leave the rule out",
         )
+
+
+def _rows_of_views(rows: Modalities) -> dict[View, NDArray[np.bool_]]:
+    """Return which examples have the modalities of each view, bool [examples]."""
+    has_image, has_text = rows.has_image(), rows.has_text()
+    return {View.MULTIMODAL: has_image & has_text, View.IMAGE: has_image, View.TEXT: has_text}
+
+
+def _main_view(of_views: Mapping[View, NDArray[np.bool_]]) -> View:
+    """Return the view that must meet a rule: the multimodal one, or the only one there is."""
+    return next((view for view, rows in of_views.items() if rows.any()), View.MULTIMODAL)
 
 
 def check_decisions(config: DecisionConfig, data: PreparedData) -> None:
@@ -122,7 +135,7 @@ def choose_point(
 
     Each on the examples that have the modalities of its view. In a multi-label task with fewer than
     50 of them, thresholds of F1 are .5. A single view that cannot meet the rule never decides
-    (precision), or always does (recall).
+    (precision), or always does (recall), unless the data has no other view.
 
     Args:
         rule: One for this kind of problem; see `rule_for`.
@@ -133,40 +146,42 @@ def choose_point(
         temperatures: The model's.
 
     Raises:
-        DataError: The examples with both modalities do not support the rule; says what is needed.
+        DataError: The main view cannot meet the rule; says what is needed.
     """
     check_support(rule, split, problem, classes)
     labelled = split.has_label()
     rows, all_labels = modalities_of(split, labelled), split.labels[labelled]
     scaled = temperatures.scaled({v: values[labelled] for v, values in logits.items()}, rows)
-    has_image, has_text = rows.has_image(), rows.has_text()
-    used = {View.MULTIMODAL: has_image & has_text, View.IMAGE: has_image, View.TEXT: has_text}
+    used = _rows_of_views(rows)
+    main = _main_view(used)
     count = 1 if decides_one_class(problem) else len(classes)
     thresholds: dict[View, tuple[float, ...]] = {}
-    examples: dict[View, int] = {}
+    examples = dict.fromkeys(View, 0)
     notes: list[str] = []
     for view, present in used.items():
         if rule.name in ("threshold", "abstain_below"):
             assert rule.value is not None
-            found, examples[view] = np.full(count, rule.value), 0
+            thresholds[view] = (rule.value,) * count
+            continue
+        values, labels = scaled[view][present], all_labels[present]
+        scores, outcomes = confidences(values, problem), outcomes_of(values, labels, problem)
+        if rule.name == "f1":
+            is_enough = len(labels) >= FEWEST_EXAMPLES
+            found = _thresholds_of_f1(scores, outcomes) if is_enough else np.full(count, 0.5)
+            examples[view] = len(labels) if is_enough else 0
         else:
-            examples[view] = int(present.sum())
-            values, labels = scaled[view][present], all_labels[present]
-            scores, outcomes = confidences(values, problem), outcomes_of(values, labels, problem)
-            if rule.name == "f1":
-                is_enough = examples[view] >= FEWEST_EXAMPLES
-                found = _thresholds_of_f1(scores, outcomes) if is_enough else np.full(count, 0.5)
-            else:
-                names = classes if problem == "multi_label" else ()
-                found, failures = _thresholds_of(rule, scores, outcomes, names)
-                if failures and view is View.MULTIMODAL:
-                    raise DataError(
-                        f"the validation split does not support {rule}: {'; '.join(failures)}",
-                        fix="Lower the number, or add labelled validation examples",
-                    )
-                effect = "decides nothing then" if rule.name == "precision" else "decides all then"
-                notes += [f"on the {view} view {failure}; it {effect}" for failure in failures]
-        thresholds[view] = tuple(round(float(value), _DIGITS) for value in found)
+            examples[view] = len(labels)
+            names = classes if problem == "multi_label" else ()
+            found, failures = _thresholds_of(rule, scores, outcomes, names)
+            if failures and view is main:
+                raise DataError(
+                    f"{rule} cannot be met: {_because(failures)}",
+                    fix="Lower the number, or add labelled examples to choose on",
+                )
+            if failures and len(labels):
+                effect = "nothing is decided" if rule.name == "precision" else "all is decided"
+                notes.append(f"on the {view} view it cannot be met, {effect}: {_because(failures)}")
+        thresholds[view] = tuple(map(float, found))
     point = OperatingPoint(str(rule), thresholds, examples, {})
     if len(all_labels):
         expected = expected_of_views(scaled, all_labels, problem, point=point, rows=rows)
@@ -286,7 +301,7 @@ def _threshold_of_f1(scores: _Values, outcomes: _Values) -> float:
 
 def _thresholds_of(
     rule: Rule, scores: _Values, outcomes: _Values, names: Sequence[str]
-) -> tuple[_Values, list[str]]:
+) -> tuple[_Values, dict[str, str]]:
     """Return thresholds that give a precision or recall, and why some do not.
 
     Args:
@@ -294,40 +309,45 @@ def _thresholds_of(
         scores: Confidences [examples, columns].
         outcomes: Their outcomes, 0 to 1.
         names: Of the columns where they are classes.
+
+    Returns:
+        Thresholds [columns], and reasons by name, "" for the only column of other tasks.
     """
     assert rule.value is not None
-    needed, found, failures = examples_needed(rule.value), [], {}
+    needed = examples_needed(rule.value)
+    found: list[float] = []
+    failures: dict[str, str] = {}
     for column, (each, right) in enumerate(zip(scores.T, outcomes.T, strict=True)):
-        if rule.name == "precision":
-            threshold, best = _threshold_of_precision(each, right, rule.value, needed)
+        # The share of correct decisions is of all examples where one class is decided.
+        true = float(right.sum()) if names else float(len(each))
+        failure: str | None
+        if true < needed:
+            threshold = _NEVER if rule.name == "precision" else _ALWAYS
+            of_class = " true" if names else ""
+            failure = f"{int(true)}{of_class} examples of the {needed} that are needed"
+        elif rule.name == "precision":
+            threshold, failure = _threshold_of_precision(each, right, rule.value, needed)
         else:
-            # The share of correct decisions is of all examples where one class is decided.
-            true = right.sum() if names else float(len(each))
-            threshold, best = _threshold_of_recall(each, right, rule.value * true)
+            threshold, failure = _threshold_of_recall(each, right, rule.value * true)
         found.append(threshold)
-        if best is not None:
-            failures[names[column] if names else ""] = best
-    if not failures:
-        return np.array(found), []
-    best = max(failures.values())
-    what = f"no threshold meets it for {_named(failures)}" if names else "no threshold meets it"
-    if rule.name == "precision":
-        return np.array(found), [
-            f"{what}: of the {needed} or more most confident examples at most {best:.1%} are right"
-        ]
-    return np.array(found), [f"{what}: {best:.1%} of all examples are right"]
+        if failure is not None:
+            failures[names[column] if names else ""] = failure
+    return np.array(found), failures
+
+
+def _because(failures: Mapping[str, str]) -> str:
+    """Return the reasons of failures by class, or the only reason."""
+    return failures[""] if "" in failures else _named(failures)
 
 
 def _threshold_of_precision(
     scores: _Values, outcomes: _Values, precision: float, needed: int
-) -> tuple[float, float | None]:
-    """Return the lowest threshold with a precision; where there is none, 1 and the best precision.
+) -> tuple[float, str | None]:
+    """Return the lowest threshold with a precision; where there is none, 1 and the reason.
 
     The outcomes are first made to fall with the score (isotonic regression, Barlow & Brunk 1972):
     else the lowest threshold would be one that reaches the precision by chance.
     """
-    if len(scores) < needed:
-        return _NEVER, 0.0
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order]
     falling = isotonic_regression(outcomes[order], increasing=False).x
@@ -338,18 +358,19 @@ def _threshold_of_precision(
     # Rounding of the regression must not refuse a share that is met exactly.
     reached = np.flatnonzero(usable & (precisions >= precision - 1e-9))
     if not len(reached):
-        return _NEVER, float(precisions[usable].max())
+        best = precisions[usable].max()
+        return _NEVER, f"at most {best:.1%} right of the {needed} most confident or more"
     return _below(ordered, int(reached[-1])), None
 
 
 def _threshold_of_recall(
     scores: _Values, outcomes: _Values, right: float
-) -> tuple[float, float | None]:
-    """Return the highest threshold above which so many are right; else 0 and the share of all."""
+) -> tuple[float, str | None]:
+    """Return the highest threshold above which so many are right; else 0 and the reason."""
     ordered, sums, ends = _ranked(scores, outcomes)
     reached = np.flatnonzero(ends & (sums >= right - 1e-9))
     if not len(reached):
-        return _ALWAYS, float(outcomes.mean())
+        return _ALWAYS, f"only {outcomes.mean():.1%} of all examples are right"
     return _below(ordered, int(reached[0])), None
 
 
@@ -372,10 +393,8 @@ def _below(ordered: _Values, place: int) -> float:
     return float(ordered[place] + ordered[place + 1]) / 2
 
 
-def _named(counts: Mapping[str, float]) -> str:
-    """Return names with their counts, the smallest first, at most 5."""
-    first = sorted(counts.items(), key=lambda item: item[1])[:_MOST_NAMED]
-    listed = ", ".join(
-        f"{shortened(name)} ({n:,})" if isinstance(n, int) else shortened(name) for name, n in first
-    )
-    return listed + (", ..." if len(counts) > _MOST_NAMED else "")
+def _named(reasons: Mapping[str, str]) -> str:
+    """Return names with their reasons, at most 5."""
+    first = list(reasons.items())[:_MOST_NAMED]
+    listed = ", ".join(f"{shortened(name)} ({reason})" for name, reason in first)
+    return listed + (", ..." if len(reasons) > _MOST_NAMED else "")

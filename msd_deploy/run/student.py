@@ -91,7 +91,7 @@ def _point(task: Task, logits: LogitsByView, temperatures: Temperatures) -> Oper
     except DataError as error:
         command = f"msd calibrate {shlex.quote(str(task.run.root))} --decide RULE"
         task.hooks.on_note(
-            f"the student has no operating point: {error}; choose one with {command}"
+            f"the student has no operating point: {error.what}; choose another with {command}"
         )
         return None
     if chosen is None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
+from msd_deploy.config.decisions import DecisionConfig
 from msd_deploy.config.describe import Settings, changed_settings
 from msd_deploy.config.distill import Keep
 from msd_deploy.config.run import RunConfig
@@ -79,6 +80,12 @@ class StudyConfig:
                 "are not available in a study, which trains from scratch in floating point",
                 where="distill.int8_epochs or student.start",
                 fix="Remove both",
+            )
+        if self.base.decisions != DecisionConfig():
+            raise ConfigError(
+                "are not used in a study, which compares what students predict at 0.5",
+                where="decisions",
+                fix="Remove the table",
             )
         check_ranges(self)
         for name in self.methods:

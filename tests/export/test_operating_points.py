@@ -16,12 +16,13 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.decisions import DecisionConfig
 from msd_deploy.config.distill import DistillConfig
 from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig
+from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.data.source import SourceOptions
-from msd_deploy.errors import ArtifactError, DataError
+from msd_deploy.errors import ArtifactError, DataError, ParityError
 from msd_deploy.hooks import RunHooks, StageHooks
 from msd_deploy.metrics import probabilities
 from msd_deploy.models.folders import LABELS_NAME, load_model, read_operating_point
-from msd_deploy.operating_point import decided_classes
+from msd_deploy.operating_point import OperatingPoint, decided_classes
 from msd_deploy.pipeline import run_distillation
 from msd_deploy.run.record import data_of_run, read_run
 from msd_deploy.temperatures import read_temperatures
@@ -30,8 +31,9 @@ from msd_export.calibrate import calibrate_model
 from msd_export.config import ExportConfig
 from msd_export.formats import Target
 from msd_export.opened_model import open_model
-from msd_export.parity import predict_every_view
+from msd_export.parity import compare_logits, predict_every_view
 from msd_export.pipeline import export_student
+from msd_export.tolerance import Tolerance, check_view
 
 TARGETS: tuple[Target, ...] = ("onnx", "coreml", "executorch", "litert")
 _ROUNDING = 1e-4
@@ -142,9 +144,10 @@ def test_predict_prints_what_is_decided(own_run: RunDirectory) -> None:
     line = ["predict", str(own_run.root), "--text", "look at him go"]
     assert "decided: " in CliRunner().invoke(app, line).stdout
     decide(own_run.root, DecisionConfig(abstain_below=1.0))
-    assert "decided (abstain_below=1): nothing" in CliRunner().invoke(app, line).stdout
+    assert "abstains (abstain_below=1.0, text alone)" in CliRunner().invoke(app, line).stdout
     answer = json.loads(CliRunner().invoke(app, [*line, "--json"]).stdout)
     assert answer["decided"] == []
+    assert answer["view"] == "text"
     assert len(answer["probabilities"]) == 2
 
 
@@ -165,11 +168,52 @@ def test_calibrating_again_keeps_the_rule_and_none_removes_it(own_run: RunDirect
     assert read_json(own_run.metrics) == before
 
 
+def test_calibrating_with_other_data_scores_both_models_at_the_new_thresholds(
+    posters: RunDirectory, tmp_path: Path
+) -> None:
+    run = RunDirectory(Path(shutil.copytree(posters.root, tmp_path / "run")))
+    decide(run.root, DecisionConfig(decide="recall=0.8"), "synthetic:posters")
+    metrics: Any = read_json(run.metrics)
+    for model in ("teacher", "student"):
+        facts = metrics[model]
+        assert facts["operating_point"]["rule"] == "recall=0.8"
+        decided = facts["decisions"]["test"]["multimodal"]
+        precision, recall = (decided[key]["value"] for key in ("precision", "recall"))
+        assert recall == pytest.approx(0.8, abs=0.06)
+        f1 = 2 * precision * recall / (precision + recall)
+        assert facts["test"]["multimodal"]["value"] == pytest.approx(f1, abs=1e-5)
+    decide(run.root, DecisionConfig(decide="none"))
+    metrics = read_json(run.metrics)
+    assert "operating_point" not in metrics["teacher"]
+    assert "operating_point" not in metrics["student"]
+
+
+def test_an_export_that_abstains_otherwise_is_refused() -> None:
+    """All confidences lie clearly on the other side of the threshold, whose mean stays."""
+    rows = np.arange(400)
+    tokens = np.ones((400, 2), np.int32)
+    split = PreparedSplit(
+        np.zeros((1, 2, 2, 3), np.uint8), rows * 0, tokens, tokens, np.zeros(400, np.int64), rows
+    )
+    margins = np.where(rows % 2, 3.0, 1.0)
+    source = {view: np.stack([margins, 0 * margins], axis=1).astype(np.float32) for view in View}
+    exported = {view: logits[::-1].copy() for view, logits in source.items()}
+    point = OperatingPoint(
+        "abstain_below=0.85", dict.fromkeys(View, (0.85,)), dict.fromkeys(View, 0), {}
+    )
+    result = compare_logits(exported, source, split, "single_label", point=point)[View.MULTIMODAL]
+    assert result.agreement == 1.0
+    assert result.confidence.shift == 0.0
+    assert result.sure_abstention_agreement == 0.0
+    with pytest.raises(ParityError, match=r"abstains as the source does on 0\.00%"):
+        check_view(View.MULTIMODAL, result, Tolerance(None, 0.95), "onnx-int8")
+
+
 def test_a_point_that_cannot_be_supported_leaves_the_folder_as_it_is(
     own_run: RunDirectory,
 ) -> None:
     before = (own_run.student / "manifest.json").read_bytes(), own_run.metrics.read_bytes()
-    with pytest.raises(DataError, match="it has 100 labelled examples, and 299 are needed"):
+    with pytest.raises(DataError, match="view has 100 labelled examples, and 299 are needed"):
         decide(own_run.root, DecisionConfig(decide="precision=0.99"))
     line = ["calibrate", str(own_run.root), "--decide", "threshold=0.4"]
     answer = CliRunner().invoke(app, line)
@@ -187,13 +231,13 @@ def test_a_run_whose_student_misses_its_rule_is_finished_without_it(
     config = replace(small_config, decisions=DecisionConfig(decide="recall=0.96"))
     hooks = RunHooks(StageHooks(on_note=notes.append))
     too_much = replace(small_config, decisions=DecisionConfig(decide="recall=0.98"))
-    with pytest.raises(DataError, match="100 labelled examples, and 149 are needed"):
+    with pytest.raises(DataError, match="view has 100 labelled examples, and 149 are needed"):
         run_distillation(too_much, RunDirectory(tmp_path / "refused"), hooks=hooks)
     assert not (tmp_path / "refused").exists()  # refused before anything is trained
     run_distillation(config, run, hooks=hooks)
     assert read_operating_point(run.student) is None
     (note,) = [note for note in notes if "operating point" in note]
-    assert note.startswith("the student has no operating point: the validation split does not")
+    assert note.startswith("the student has no operating point: recall=0.96 cannot be met: only ")
     assert note.endswith(f"msd calibrate {run.root} --decide RULE")
 
 

@@ -153,7 +153,7 @@ def test_the_examples_needed_exclude_a_lower_share(share: float, needed: int) ->
 
 
 def test_too_few_examples_are_refused_with_the_number_that_is_needed() -> None:
-    with pytest.raises(DataError, match=r"it has 58 labelled examples, and 59 are needed"):
+    with pytest.raises(DataError, match=r"view has 58 labelled examples, and 59 are needed"):
         choose("precision=0.95", "single_label", rows=58)
 
 
@@ -161,25 +161,25 @@ def test_too_few_true_examples_of_a_class_are_refused_with_its_name() -> None:
     _, labels = drawn(300, "multi_label")
     few = int(labels[:, 2].sum())
     assert few < 59 <= labels[:, 1].sum()
-    message = rf"each class needs 59 true examples, and c \({few}\) has fewer"
+    message = rf"each class needs 59 true examples, and these have fewer: c \({few}\)"
     for rule in ("precision=0.95", "recall=0.95"):
         with pytest.raises(DataError, match=message):
             choose(rule, "multi_label", rows=300)
 
 
 def test_a_precision_out_of_reach_is_refused_with_the_best_that_there_is() -> None:
-    with pytest.raises(DataError, match=r"of the 299 or more .* at most 9\d.\d% are right"):
+    with pytest.raises(DataError, match=r"cannot be met: at most 9\d.\d% right of the 299 most"):
         choose("precision=0.99", "single_label", rows=600)
 
 
 def test_a_recall_out_of_reach_is_refused_with_the_best_that_there_is() -> None:
-    with pytest.raises(DataError, match=r"no threshold meets it: 7\d.\d% of all examples"):
+    with pytest.raises(DataError, match=r"cannot be met: only 7\d.\d% of all examples"):
         choose("recall=0.95", "single_label")
 
 
 @pytest.mark.parametrize(
     ("rule", "threshold", "words"),
-    [("precision=0.8", 1.0, "decides nothing"), ("recall=0.6", 0.0, "decides all")],
+    [("precision=0.8", 1.0, "nothing is decided"), ("recall=0.6", 0.0, "all is decided")],
 )
 def test_a_single_view_that_cannot_meet_a_rule_does_no_harm(
     rule: str, threshold: float, words: str
@@ -190,7 +190,7 @@ def test_a_single_view_that_cannot_meet_a_rule_does_no_harm(
     assert chosen.point.thresholds[View.IMAGE] == (threshold,)
     assert 0 < chosen.point.thresholds[View.TEXT][0] < 1
     (note,) = chosen.notes
-    assert note.startswith("on the image view no threshold meets it")
+    assert note.startswith("on the image view it cannot be met")
     assert words in note
 
 
@@ -227,6 +227,65 @@ def test_a_view_is_chosen_on_the_examples_that_have_its_modalities() -> None:
         temperatures=UNCALIBRATED,
     ).point
     assert [chosen.examples[view] for view in View] == [300, 300, 400]
+
+
+def test_what_is_expected_counts_the_examples_that_it_was_chosen_on() -> None:
+    """Examples without an image have noise in its place, which must not count for its view."""
+    logits, labels = drawn(1200, "single_label")
+    split = split_of(labels)
+    image = split.image_index.copy()
+    image[:800] = -1
+    noise = logits.copy()
+    noise[:800] = np.random.default_rng(3).normal(size=(800, 3))
+    chosen = choose_point(
+        Rule("precision", 0.75),
+        {View.MULTIMODAL: logits, View.IMAGE: noise, View.TEXT: logits},
+        replace(split, image_index=image),
+        "single_label",
+        classes=NAMES,
+        temperatures=UNCALIBRATED,
+    ).point
+    expected = chosen.expected[View.IMAGE]["precision"]
+    assert expected is not None
+    assert expected["value"] >= 0.75
+
+
+@pytest.mark.parametrize("rule", ["precision=0.5", "recall=0.5"])
+def test_data_of_one_modality_has_one_view_that_counts(rule: str) -> None:
+    logits, labels = drawn(600, "single_label")
+    split = split_of(labels)
+    chosen = choose_point(
+        settings_of(rule).rule or Rule("none"),
+        dict.fromkeys(View, logits),
+        replace(split, attention_mask=np.array([[1, 0]] * 600, np.int32)),
+        "single_label",
+        classes=NAMES,
+        temperatures=UNCALIBRATED,
+    )
+    assert chosen.notes == ()
+    assert [chosen.point.examples[view] for view in View] == [0, 600, 0]
+    assert set(chosen.point.expected) == {View.IMAGE}
+
+
+def test_thresholds_keep_every_digit() -> None:
+    """Confident logits: all probabilities are within 1e-6 of 1 or of 0."""
+    generator = np.random.default_rng(2)
+    lead = generator.uniform(15, 22, 400)
+    labels = (np.arange(400) % 5 == 0).astype(np.int64)
+    lead[labels == 1] -= 8
+    logits = np.stack([lead, 0 * lead], axis=1).astype(np.float32)
+    chosen = choose_point(
+        Rule("precision", 0.95),
+        dict.fromkeys(View, logits),
+        split_of(labels),
+        "single_label",
+        classes=("a", "b"),
+        temperatures=UNCALIBRATED,
+    ).point
+    assert 0 < 1 - chosen.thresholds[View.TEXT][0] < 1e-5
+    expected = chosen.expected[View.TEXT]
+    assert expected["precision"] is not None
+    assert expected["precision"]["value"] >= 0.95
 
 
 @pytest.mark.parametrize(
