@@ -266,7 +266,8 @@ def teacher_point_of(metrics: Mapping[str, Any], info: DatasetInfo) -> Operating
     Raises:
         ArtifactError: It is malformed.
     """
-    stated = metrics.get("adapted_teacher", metrics["teacher"]).get("operating_point")
+    facts = metrics.get("adapted_teacher", metrics.get("teacher", {}))
+    stated = facts.get("operating_point")
     if stated is None:
         return None
     return point_from_json(stated, len(info.labels), info.problem, "metrics.json")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from msd_deploy.errors import ExportError
 from msd_deploy.models.fusion import MASKED_SCORE
 from msd_deploy.quiet import quiet_python
-from msd_export.coreml.package import CoreMLModel, save_package
+from msd_export.coreml.package import CoreMLModel, number_names_anew, save_package
 from msd_export.signature import INPUT_NAMES, OUTPUT_NAMES, ModelSignature
 
 
@@ -93,6 +93,7 @@ def export_coreml(
         ExportError: The model cannot be captured or converted.
     """
     with quiet_python():
+        number_names_anew()
         try:
             converted = _convert(_capture(model, signature), signature, precision)
         except Exception as error:  # torch.export and coremltools raise all kinds, bare ones too

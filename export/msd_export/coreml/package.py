@@ -93,11 +93,9 @@ def rewrite_package(
     """
     spec = read_spec(source)
     with quiet_python():
-        from coremltools.converters.mil import Builder
         from coremltools.models import MLModel
 
-        # It numbers the names of new operations over all models of the process.
-        Builder.name_count.clear()
+        number_names_anew()
         try:
             changed = change(
                 MLModel(spec, weights_dir=str(source / WEIGHTS_PATH), skip_model_load=True)
@@ -106,6 +104,17 @@ def rewrite_package(
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             raise ExportError(f"the {what} failed ({reason})", where=source.name) from error
         save_package(changed, destination)
+
+
+def number_names_anew() -> None:
+    """Let coremltools number the names of new operations from 0, as in a new process.
+
+    It counts over all programs that a process has converted or read since the last conversion, and
+    the bytes of a package must depend on its model alone.
+    """
+    from coremltools.converters.mil import Builder
+
+    Builder.name_count.clear()
 
 
 def save_package(model: CoreMLModel, path: Path) -> None:
