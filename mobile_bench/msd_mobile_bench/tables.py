@@ -100,14 +100,12 @@ def calibration_table(bench: Bench) -> Table:
 
 def decisions_table(bench: Bench) -> Table:
     """Return what the operating points give in every variant, and gave on validation."""
-    lines = []
-    for model, point in bench["operating_points"].items():
-        name = f"{model.capitalize()}, {point['rule']}, on validation"
-        lines.append(Line(name, model, decision_cells(point["expected"])))
-    lines += [
-        Line(variant_title(row), row["model"], decision_cells(row["decisions"]))
+    points = bench["operating_points"]
+    lines = [
+        Line(f"{variant_title(row)}, {points[row['model']]['rule']}: {view}", row["model"], cells)
         for row in bench["rows"]
         if row["decisions"]
+        for view, cells in decision_cells(row["decisions"], points[row["model"]]["expected"])
     ]
     title = f"Operating points, {bench['data']['examples']:,} test examples"
     return Table(title, "Variant", {}, DECISION_GROUPS, tuple(lines))

@@ -1,6 +1,6 @@
 """Names of views and metrics, and numbers with units, for reports and the command line."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypedDict
 
 NOTHING = "–"
@@ -15,12 +15,13 @@ _METRIC_NAMES: Mapping[str, str] = {
     "vqa_accuracy": "VQA accuracy",
 }
 _DECISION_COLUMNS: Mapping[str, str] = {
-    "precision": "Precision (95 % interval)",
-    "recall": "Recall (95 % interval)",
-    "abstained": "Abstains (95 % interval)",
+    "precision": "precision",
+    "recall": "recall",
+    "abstained": "abstains",
 }
 DECISION_GROUPS: Mapping[str, tuple[str, ...]] = dict.fromkeys(
-    _DECISION_COLUMNS.values(), tuple(VIEW_NAMES.values())
+    ("Measured (95 % interval)", "When chosen"),
+    tuple(_DECISION_COLUMNS.values()),
 )
 """Headings of `decision_cells`, by group."""
 _MEGA = 1e6
@@ -72,13 +73,29 @@ def fraction_text(measured: Interval) -> str:
     return f"{measured['value']:.3f} ({low:.3f} to {high:.3f})"
 
 
-def decision_cells(views: Mapping[str, Any]) -> tuple[str, ...]:
-    """Format what an operating point gives, by view; see `operating_point.Expected`."""
-    return tuple(
-        share_text(views[view][key] if view in views else None)
-        for key in _DECISION_COLUMNS
-        for view in VIEW_NAMES
-    )
+def decision_cells(
+    measured: Mapping[str, Any], expected: Mapping[str, Any]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield a view's name and the cells of what an operating point gives, for each view.
+
+    Args:
+        measured: By view, see `operating_point.Expected`.
+        expected: The same of the examples that it was chosen on.
+    """
+    for view, name in VIEW_NAMES.items():
+        if view in measured:
+            before: Mapping[str, Any] = expected.get(view, {})
+            yield (
+                name,
+                (
+                    *(share_text(measured[view][key]) for key in _DECISION_COLUMNS),
+                    *(_value_text(before.get(key)) for key in _DECISION_COLUMNS),
+                ),
+            )
+
+
+def _value_text(measured: Interval | None) -> str:
+    return percent(None if measured is None else measured["value"])
 
 
 def bytes_text(size: int | None) -> str:

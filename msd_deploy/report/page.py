@@ -299,13 +299,12 @@ def decisions_tables(report: DistillationJson) -> list[Table]:
     models = {"Teacher": ("teacher", report["teacher"]["decisions"])}
     for one in report["students"]:
         models[student_title(one)] = ("student", one["decisions"])
-    lines = []
-    for name, (role, decided) in models.items():
-        if decided is None:
-            continue
-        title = f"{name}, {decided['rule']}"
-        for line, views in ((title, decided["views"]), ("on validation", decided["expected"])):
-            lines.append(Line(line, role, decision_cells(views)))
+    lines = [
+        Line(f"{name}, {decided['rule']}: {view}", role, cells)
+        for name, (role, decided) in models.items()
+        if decided is not None
+        for view, cells in decision_cells(decided["views"], decided["expected"])
+    ]
     title = f"Operating points on {report['data']['examples']:,} {report['data']['split']} examples"
     return [Table(title, "Model", {}, DECISION_GROUPS, tuple(lines))] if lines else []
 
