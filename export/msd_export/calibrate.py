@@ -129,13 +129,19 @@ def calibrate_model(
             for key in _OF_CALIBRATION:
                 of_student.pop(key, None)
             own = data if is_own_data else _own_data(run, loaded, hooks)
+            predicted: dict[Split, LogitsByView] = {}
             if is_own_data:
                 test = _predict(loaded.model, data, "test", hooks)
                 state_confidence(measured, data, "test", test, temperatures)
                 of_student["confidence"] = measured["confidence"]
+                predicted = {name: logits, "test": test}
+            elif own is not None:
+                predicted = {
+                    each: _predict(loaded.model, own, each, hooks)
+                    for each in ("validation", "test")
+                }
             if own is not None:
-                for each in ("validation", "test"):
-                    values = _predict(loaded.model, own, each, hooks)
+                for each, values in predicted.items():
                     state_at_point(
                         of_student, own, each, values, temperatures=temperatures, point=point
                     )
