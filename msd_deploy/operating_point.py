@@ -69,8 +69,12 @@ class OperatingPoint:
             "rule": self.rule,
             **stated,
             "examples": {view.value: self.examples[view] for view in View},
-            "expected": {view.value: values for view, values in self.expected.items()},
+            "expected": self.expected_by_name(),
         }
+
+    def expected_by_name(self) -> dict[str, Expected]:
+        """Return what is expected by the views' names."""
+        return {view.value: values for view, values in self.expected.items()}
 
     def in_order(self, order: Sequence[int]) -> "OperatingPoint":
         """Return it for logits in another order of classes.

@@ -111,10 +111,7 @@ def run_bench(
             "host": host,
             "control": control,
             "operating_points": {
-                model: {
-                    "rule": point.rule,
-                    "expected": {view.value: values for view, values in point.expected.items()},
-                }
+                model: {"rule": point.rule, "expected": point.expected_by_name()}
                 for model, point in points.items()
             },
             "rows": rows,

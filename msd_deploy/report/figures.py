@@ -230,7 +230,7 @@ def _decisions(
     measured = decisions_of_views(
         scaled, rows.labels, info.problem, point=decided.point, rows=rows, classes=info.labels
     )
-    expected = {view.value: values for view, values in decided.point.expected.items()}
+    expected = decided.point.expected_by_name()
     return {"rule": decided.point.rule, "views": measured, "expected": expected}
 
 
