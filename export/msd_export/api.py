@@ -35,6 +35,7 @@ def export(
     calibration: CalibrationMethod = "minmax",
     end_to_end: bool = False,
     cut_vocabulary: int | None = None,
+    flat: bool = False,
     data: StrPath | None = None,
     options: "SourceOptions | None" = None,
     out: StrPath | None = None,
@@ -55,6 +56,8 @@ def export(
         calibration: How int8 derives an activation's range from training examples.
         end_to_end: Also write end_to_end.onnx, from an encoded image and a text to labels.
         cut_vocabulary: Number of word pieces to keep of a model folder's pretrained vocabulary.
+        flat: Write ONNX files that compute the image encoder for a text alone too, without the
+            branch that not every execution provider computes.
         data: A model folder's data set: its training split calibrates, its test split verifies.
         options: How `data` is read.
         out: Folder of a model folder's exports; None: MODEL-exports beside it.
@@ -94,6 +97,7 @@ def export(
         calibration=calibration,
         end_to_end=end_to_end,
         cut_vocabulary=cut_vocabulary,
+        flat=flat,
     )
     spec = None if data is None else path_as_str(data, "data")
     destination = None if out is None else Path(path_as_str(out, "out"))

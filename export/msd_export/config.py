@@ -52,7 +52,15 @@ class ExportConfig:
         ),
         Option("--cut-vocab", default="all", metavar="N"),
     ] = None
-
+    flat: Annotated[
+        bool,
+        Setting(
+            "Write ONNX files that compute the image encoder for a text alone too. The branch that"
+            " skips it keeps the encoder on the CPU in NNAPI, and in Core ML's execution provider"
+            " unless its subgraphs are enabled."
+        ),
+        Option("--flat"),
+    ] = False
     author: Annotated[
         str | None,
         Setting("Author that the metadata of every exported file states."),
@@ -68,5 +76,7 @@ class ExportConfig:
         for variant in self.variants:
             refuse_unknown_variant(variant)
         check_ranges(self)
+        if self.flat and not any(target in ("onnx", "ort") for target, _ in self.variants):
+            raise ConfigError("requires the target onnx or ort", where="flat")
         if self.end_to_end and not any(target == "onnx" for target, _ in self.variants):
             raise ConfigError("requires the target onnx", where="end_to_end")

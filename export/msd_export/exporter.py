@@ -35,9 +35,15 @@ from msd_export.formats import (
 )
 from msd_export.mixed_precision import Sensitivity, measure_sensitivity, mixes
 from msd_export.onnx.end_to_end import END_TO_END_NAME, check_end_to_end, write_end_to_end
-from msd_export.parity import ViewParity, compare_logits, notes_on_source, predict_every_view
+from msd_export.parity import (
+    ViewParity,
+    compare_logits,
+    notes_on_source,
+    predict_every_view,
+    predict_split,
+)
 from msd_export.predictors import TorchPredictor, open_predictor, second_predictor
-from msd_export.signature import ModelInputs, Predictor, single_example
+from msd_export.signature import TEXT_ENTRY, ModelInputs, Predictor, single_example
 from msd_export.source import ExportSource
 from msd_export.tolerance import (
     Gate,
@@ -226,6 +232,9 @@ class Exporter:
                 *uncertain_losses(parity, gate),
             ),
         )
+        if predictor.text_entry is not None:
+            result = self._compare_text_entry(predictor.text_entry, gate, exported, split_name)
+            report = {**report, "entry_points": {TEXT_ENTRY: result.as_json()}}
         second = second_predictor(variant[0], path)
         if second is None:
             return report, exported
@@ -242,6 +251,20 @@ class Exporter:
         parity = self._compared(exported, self._source(split_name), split)
         check_parity(parity, gate)
         return exported, parity
+
+    def _compare_text_entry(
+        self, entry: Predictor, gate: Gate, exported: LogitsByView, split_name: str
+    ) -> ViewParity:
+        """Return the comparison of the entry point for a text alone, within the gate."""
+        split = self._split(split_name)
+        of_text = {**exported, View.TEXT: predict_split(entry, split, View.TEXT)}
+        result = self._compared(of_text, self._source(split_name), split)[View.TEXT]
+        try:
+            check_parity({View.TEXT: result}, gate)
+        except ParityError as error:
+            what = f"through the entry point {TEXT_ENTRY}, {error.what}"
+            raise ParityError(what, where=error.where, fix=error.fix) from error
+        return result
 
     def _compared(
         self, exported: LogitsByView, source: LogitsByView, split: PreparedSplit
@@ -306,7 +329,9 @@ class Exporter:
         facts: Json = {
             "target": variant[0],
             "precision": variant[1],
-            "signature": self.source.signature.as_json(variant[0]),
+            "signature": self.source.signature.as_json(
+                variant[0], has_text_entry=self.source.has_text_entry(variant[0])
+            ),
             "source_digest": self.loaded.digest,
             "dataset_digest": self.source.data.digest,
         }

@@ -88,6 +88,7 @@ class Format:
         runtime_modules: All that opening a model imports, ours included; `msd bench` imports them
             before its clock starts.
         extra: The extra of this project that brings them; "" if all installations have them.
+        has_text_entry: Whether a file has a second entry point, for a text alone.
     """
 
     title: str
@@ -99,6 +100,7 @@ class Format:
     modules: tuple[str, ...]
     runtime_modules: tuple[str, ...]
     extra: str = ""
+    has_text_entry: bool = False
 
     @property
     def package(self) -> str:
@@ -148,6 +150,7 @@ FORMATS: Mapping[Target, Format] = MappingProxyType(
             ("executorch",),
             ("executorch.runtime", "msd_export.executorch.predictor"),
             "executorch",
+            has_text_entry=True,
         ),
         "litert": Format(
             "LiteRT",
@@ -159,6 +162,7 @@ FORMATS: Mapping[Target, Format] = MappingProxyType(
             ("ai_edge_litert", "litert_torch"),
             ("ai_edge_litert.interpreter", "msd_export.litert.predictor"),
             "litert",
+            has_text_entry=True,
         ),
     }
 )

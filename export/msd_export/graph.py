@@ -60,6 +60,25 @@ class ExportGraph(nn.Module):
         return logits, self.probabilities(logits, image_present, attention_mask)
 
 
+class TextGraph(nn.Module):
+    """A classifier of our own from token ids alone: no image encoder, and no tokens of an image.
+
+    Args:
+        graph: The whole one, whose layers it shares.
+    """
+
+    def __init__(self, graph: ExportGraph) -> None:
+        super().__init__()
+        self.model = graph.model
+        self.probabilities = graph.probabilities
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and probabilities, float32 [batch, classes]."""
+        features = self.model.fuse(self.model.embed_text(input_ids), attention_mask)
+        logits = self.model.classifier(features)
+        return logits, self.probabilities.of_text(logits)
+
+
 class FamilyGraph(nn.Module):
     """A teacher of another family, or of one view, behind the same inputs; see `ExportGraph`.
 
@@ -138,6 +157,17 @@ class _Probabilities(nn.Module):
             if self.has_biases:
                 bias = torch.where(with_text, self.multimodal_bias, self.image_bias)
                 logits = logits + torch.where(with_image, bias, self.text_bias)
+        return self._of_scaled(logits)
+
+    def of_text(self, logits: Tensor) -> Tensor:
+        """Return those of texts alone, float32 [batch, classes]."""
+        if self.is_calibrated:
+            logits = logits * self.text
+            if self.has_biases:
+                logits = logits + self.text_bias
+        return self._of_scaled(logits)
+
+    def _of_scaled(self, logits: Tensor) -> Tensor:
         if self.problem == "single_label":
             return torch.softmax(logits, dim=-1)
         return torch.sigmoid(logits)
@@ -169,6 +199,14 @@ def _graph(
         )
     assert isinstance(model, (FamilyForClassification, SpecialistForClassification))  # all kinds
     return FamilyGraph(model, problem=problem, image_layout=image_layout, temperatures=temperatures)
+
+
+def text_graph_of(graph: ExportableGraph) -> TextGraph | None:
+    """Return the graph for a text alone that shares the layers of a whole one.
+
+    None where a model has no part that an image alone uses and a text does without.
+    """
+    return TextGraph(graph) if isinstance(graph, ExportGraph) else None
 
 
 def fold_batch_norms(model: nn.Module) -> int:

@@ -134,7 +134,14 @@ def _source(
         given = {"author": config.author, "license": config.license}
         stated = {key: value for key, value in given.items() if value is not None}
         yield ExportSource(
-            loaded, data, name, Path(scratch), config.calibration, raw, stated=stated
+            loaded,
+            data,
+            name,
+            Path(scratch),
+            config.calibration,
+            raw,
+            stated=stated,
+            skips_image_encoder=not config.flat,
         )
 
 

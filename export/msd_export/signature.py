@@ -29,6 +29,9 @@ Logits = NDArray[np.float32]
 
 INPUT_NAMES = ("image", "image_present", "input_ids", "attention_mask")
 OUTPUT_NAMES = ("logits", "probabilities")
+TEXT_INPUT_NAMES = ("input_ids", "attention_mask")
+TEXT_ENTRY = "text"
+"""The entry point for a text alone: a signature of LiteRT's, a method of ExecuTorch's."""
 CLASS_OUTPUTS = {"classLabel": "string", "classLabel_probs": "dictionary"}
 """Further outputs of a Core ML package whose single label is its class, with coremltools' names."""
 COMPARED = frozenset({"labels", "problem", "preprocess_digest", "temperatures"})
@@ -52,16 +55,24 @@ class ModelSignature:
     labels: tuple[str, ...]
     problem: Problem
 
-    def as_json(self, target: Target) -> dict[str, object]:
+    def as_json(self, target: Target, *, has_text_entry: bool) -> dict[str, object]:
         """Return the signature as an export's manifest holds it.
 
         Core ML packages take an image of the system's own type, and one example at a time; of a
         single label they also name the class, as Xcode expects of a classifier.
+
+        Args:
+            target: The format.
+            has_text_entry: Whether the file has an entry point for a text alone.
         """
         height, width = self.image_size
         batch: object = "batch" if FORMATS[target].has_dynamic_batch else 1
         text = {"dtype": "int32", "shape": [batch, self.max_length]}
         classes = {"dtype": "float32", "shape": [batch, len(self.labels)]}
+        of_text = {
+            "inputs": dict.fromkeys(TEXT_INPUT_NAMES, text),
+            "outputs": dict.fromkeys(OUTPUT_NAMES, classes),
+        }
         image: dict[str, object] = {"dtype": "uint8", "shape": [batch, height, width, 3]}
         named: dict[str, object] = {}
         if target == "coreml":
@@ -77,6 +88,7 @@ class ModelSignature:
                 "attention_mask": text,
             },
             "outputs": {**dict.fromkeys(OUTPUT_NAMES, classes), **named},
+            **({"entry_points": {TEXT_ENTRY: of_text}} if has_text_entry else {}),
         }
 
 
@@ -163,4 +175,9 @@ class ExportPredictor(TimedPredictor, Protocol):
     @property
     def metadata(self) -> Mapping[str, str]:
         """The metadata that `ExportSource.metadata` wrote into the file, where it did."""
+        ...
+
+    @property
+    def text_entry(self) -> Predictor | None:
+        """The file's entry point for a text alone, which ignores images; None if it has none."""
         ...

@@ -23,8 +23,9 @@ from msd_deploy.data.vocabulary import CutVocabulary, cut_vocabulary
 from msd_deploy.errors import ConfigError
 from msd_deploy.models.classifier import ViewClassifier
 from msd_deploy.models.folders import LoadedModel
+from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.views import View
-from msd_export.formats import CalibrationMethod
+from msd_export.formats import FORMATS, CalibrationMethod, Target
 from msd_export.graph import ExportableGraph, ImageLayout, graph_of, signature_of
 from msd_export.signature import ModelInputs, ModelSignature
 
@@ -46,6 +47,7 @@ class ExportSource:
         uncut: Where the vocabulary was cut: the same with the whole one.
         vocabulary: What parity.json states of a cut one.
         stated: Further metadata of every file: author and license, where they are given.
+        skips_image_encoder: Whether an ONNX file skips its image encoder where there is no image.
     """
 
     loaded: LoadedModel[ViewClassifier]
@@ -57,6 +59,7 @@ class ExportSource:
     uncut: "ExportSource | None" = None
     vocabulary: Json | None = None
     stated: Mapping[str, str] = field(default_factory=dict)
+    skips_image_encoder: bool = True
 
     @property
     def signature(self) -> ModelSignature:
@@ -67,12 +70,24 @@ class ExportSource:
         """Return the module that is converted, a copy in eval mode, BatchNorm folded."""
         return graph_of(self.loaded, image_layout=image_layout)
 
+    def has_text_entry(self, target: Target) -> bool:
+        """Return whether a target's file gets an entry point for a text alone."""
+        is_ours = isinstance(self.loaded.model, FusionForClassification)
+        return FORMATS[target].has_text_entry and is_ours
+
     def calibration(self, rows: int = _CALIBRATION_ROWS) -> ModelInputs:
         """Return training examples, each under all three views, spread over the training split."""
+        views = [self._calibration_of(view, rows) for view in View]
+        return {name: np.concatenate([inputs[name] for inputs in views]) for name in views[0]}
+
+    def text_calibration(self) -> ModelInputs:
+        """Return the same examples under the text view alone."""
+        return self._calibration_of(View.TEXT, _CALIBRATION_ROWS)
+
+    def _calibration_of(self, view: View, rows: int) -> ModelInputs:
         split = self.data.splits["train"]
         chosen = np.linspace(0, len(split) - 1, min(rows, len(split))).astype(np.int64)
-        views = [split.inputs(chosen, view) for view in View]
-        return {name: np.concatenate([inputs[name] for inputs in views]) for name in views[0]}
+        return split.inputs(chosen, view)
 
     def metadata(self) -> dict[str, str]:
         """Return what every file states of itself, where its format has a place for it."""

@@ -152,7 +152,7 @@ def test_a_transposed_weight_belongs_to_the_layer_of_its_bias() -> None:
     ]
     values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("x", "y")]
     graph = helper.make_graph(nodes, "g", values[:1], values[1:], [weight, bias, named, loose])
-    layers = [tensor.layer for tensor in stored_tensors(helper.make_model(graph))]
+    layers = [tensor.layer for tensor in stored_tensors(graph)]
     assert layers == ["head", "head", "scale", "other constants"]
 
 

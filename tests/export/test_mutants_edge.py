@@ -7,15 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
+from msd_deploy.artifacts.manifest import read_versioned_json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.prepared import PreparedSplit
-from msd_deploy.errors import ArtifactError
+from msd_deploy.errors import ArtifactError, ParityError
 from msd_deploy.metrics import LogitsByView
 from msd_deploy.models.folders import load_model
+from msd_deploy.views import View
 from msd_export.config import ExportConfig
-from msd_export.folder import ExportFolder, open_export
+from msd_export.folder import PARITY_NAME, ExportFolder, open_export
 from msd_export.formats import FORMATS, Target
+from msd_export.graph import TextGraph
+from msd_export.parity import predict_split
 from msd_export.pipeline import export_student
 from msd_export.predictors import open_predictor
 
@@ -89,6 +95,38 @@ def test_the_undamaged_file_passes(
     copied: ExportFolder, decided_logits: LogitsByView, decided_rows: PreparedSplit
 ) -> None:
     check(copied, decided_logits, decided_rows)
+
+
+def test_the_text_entry_answers_as_the_whole_file_does_to_a_text(
+    export: ExportFolder, decided_rows: PreparedSplit
+) -> None:
+    predictor = open_predictor(export.target, export.model_path)
+    entry = predictor.text_entry
+    assert entry is not None
+    expected = predict_split(predictor, decided_rows, View.TEXT)
+    np.testing.assert_allclose(predict_split(entry, decided_rows, View.TEXT), expected, atol=1e-4)
+    with_images = predict_split(entry, decided_rows, View.MULTIMODAL)
+    np.testing.assert_allclose(with_images, expected, atol=1e-4)
+    assert np.abs(predict_split(predictor, decided_rows, View.MULTIMODAL) - expected).max() > 1
+    entries = export.manifest["signature"]["entry_points"]
+    assert list(entries["text"]["inputs"]) == ["input_ids", "attention_mask"]
+    parity = read_versioned_json(export.folder / PARITY_NAME)
+    assert parity["entry_points"]["text"]["agreement"] == 1
+
+
+def test_a_text_entry_that_answers_otherwise_is_not_written(
+    export: ExportFolder,
+    export_decided: Callable[..., list[ExportFolder]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forward = TextGraph.forward
+
+    def without_mask(self: TextGraph, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return forward(self, ids, torch.ones_like(mask))
+
+    monkeypatch.setattr(TextGraph, "forward", without_mask)
+    with pytest.raises(ParityError, match="through the entry point text, text logits differ"):
+        export_decided((export.target, export.precision))
 
 
 @pytest.mark.parametrize("change", CHANGES)

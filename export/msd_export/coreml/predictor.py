@@ -33,6 +33,7 @@ class MilPredictor:
     """
 
     runtime = "MIL evaluator"
+    text_entry = None
 
     def __init__(self, path: Path) -> None:
         from msd_export.coreml.mil.evaluator import MilEvaluator
@@ -96,6 +97,7 @@ class CoreMLPredictor:
     """
 
     runtime = "Core ML"
+    text_entry = None
 
     def __init__(self, path: Path) -> None:
         from msd_deploy.quiet import quiet_python

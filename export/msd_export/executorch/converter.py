@@ -1,10 +1,11 @@
 """The target executorch: .pte programs for ExecuTorch, computed by XNNPACK where it can.
 
-One example at a time, of one text length. What XNNPACK has no operator for (looking up embeddings,
+One example at a time, of one text length; a second method takes a text alone, and both share their
+weights. What XNNPACK has no operator for (looking up embeddings,
 layer normalisation) is left to ExecuTorch's portable kernels.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,17 @@ from torch import Tensor, nn
 from msd_deploy.artifacts.manifest import Json
 from msd_deploy.quiet import quiet
 from msd_export.executorch.layers import add_layers
+from msd_export.executorch.predictor import MAIN_METHOD
 from msd_export.formats import PRECISIONS, Precision
-from msd_export.graph import ExportableGraph, example_inputs, layer_groups
+from msd_export.graph import (
+    ExportableGraph,
+    TextGraph,
+    example_inputs,
+    layer_groups,
+    text_graph_of,
+)
 from msd_export.model_file import converting
+from msd_export.signature import INPUT_NAMES, TEXT_ENTRY, TEXT_INPUT_NAMES, single_example
 from msd_export.source import ExportSource
 
 if TYPE_CHECKING:
@@ -30,16 +39,13 @@ class HalfPrecision(nn.Module):
         graph: Its weights become float16.
     """
 
-    def __init__(self, graph: ExportableGraph) -> None:
+    def __init__(self, graph: ExportableGraph | TextGraph) -> None:
         super().__init__()
         self.exported = graph.half()
 
-    def forward(
-        self, image: Tensor, image_present: Tensor, input_ids: Tensor, attention_mask: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Return logits and probabilities, float32 [1, classes]."""
-        outputs = self.exported(image, image_present, input_ids, attention_mask)
-        return tuple(output.float() for output in outputs)
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return logits and probabilities, float32 [1, classes], of the graph's inputs."""
+        return tuple(output.float() for output in self.exported(*inputs))
 
 
 class ExecutorchConverter:
@@ -61,8 +67,8 @@ class ExecutorchConverter:
     def convert(self, precision: Precision, path: Path, *, kept: Collection[str] = ()) -> None:
         """Write a variant; see `converters.Converter`."""
         with converting("ExecuTorch", path):
-            program = self._program(precision, kept)
-            path.write_bytes(lower_to_xnnpack(program, self._source.metadata()))
+            programs = self._programs(precision, kept)
+            path.write_bytes(lower_to_xnnpack(programs, self._source.metadata()))
 
     def describe(self, precision: Precision, path: Path) -> Json:
         """Count operators and integer weights; see `converters.Converter`."""
@@ -73,12 +79,20 @@ class ExecutorchConverter:
         counts.check(precision, path)
         return counts.as_json()
 
-    def _program(self, precision: Precision, kept: Collection[str]) -> "ExportedProgram":
+    def _programs(
+        self, precision: Precision, kept: Collection[str]
+    ) -> dict[str, "ExportedProgram"]:
+        """Return the graph of each method, by the method's name."""
         graph = self._source.graph("nhwc")
+        entries: dict[str, ExportableGraph | TextGraph] = {MAIN_METHOD: graph}
+        text = text_graph_of(graph)
+        if text is not None:
+            entries[TEXT_ENTRY] = text
         if precision == "fp32":
-            return self._exported(graph)
+            return {name: self._exported(entry, name) for name, entry in entries.items()}
         if precision == "fp16":
-            return self._exported(HalfPrecision(graph))
+            halves = {name: HalfPrecision(entry) for name, entry in entries.items()}
+            return {name: self._exported(half, name) for name, half in halves.items()}
         assert PRECISIONS[precision].is_integer
         from msd_export.executorch.quantize import (
             StudentQuantizer,
@@ -87,28 +101,47 @@ class ExecutorchConverter:
         )
 
         quantize_word_embeddings(graph, kept)
-        quantizer = StudentQuantizer(kept, is_dynamic=precision == "int8-dynamic")
-        module = quantize(self._exported(graph), quantizer, self._source.calibration())
-        return self._exported(module)
+        programs = {}
+        for name, entry in entries.items():
+            quantizer = StudentQuantizer(kept, is_dynamic=precision == "int8-dynamic")
+            module = quantize(self._exported(entry, name), quantizer, self._calibration(name))
+            programs[name] = self._exported(module, name)
+        return programs
 
-    def _exported(self, module: nn.Module) -> "ExportedProgram":
+    def _exported(self, module: nn.Module, method: str) -> "ExportedProgram":
         example = example_inputs(self._source.signature, batch=1)
+        if method == TEXT_ENTRY:
+            example = tuple(example[INPUT_NAMES.index(name)] for name in TEXT_INPUT_NAMES)
         with torch.no_grad():
             return torch.export.export(module, example, strict=False)
 
+    def _calibration(self, method: str) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the training examples of a method one by one."""
+        is_text = method == TEXT_ENTRY
+        source = self._source
+        inputs = source.text_calibration() if is_text else source.calibration()
+        for row in range(len(inputs["image"])):
+            example = single_example(inputs, row)
+            names = TEXT_INPUT_NAMES if is_text else INPUT_NAMES
+            yield tuple(torch.from_numpy(example[name]) for name in names)
 
-def lower_to_xnnpack(program: "ExportedProgram", metadata: Mapping[str, str]) -> bytes:
-    """Return a program as the content of a .pte file, what XNNPACK can compute handed to it.
+
+def lower_to_xnnpack(
+    programs: Mapping[str, "ExportedProgram"], metadata: Mapping[str, str]
+) -> bytes:
+    """Return programs as the content of a .pte file, what XNNPACK can compute handed to it.
 
     Args:
-        program: The graph.
+        programs: The graphs, by the name of their method.
         metadata: Each entry becomes a method without inputs, which returns it.
     """
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
     lowered = to_edge_transform_and_lower(
-        program, partitioner=[XnnpackPartitioner()], constant_methods=dict(metadata)
+        dict(programs),
+        partitioner={name: [XnnpackPartitioner()] for name in programs},
+        constant_methods=dict(metadata),
     )
     add_layers(lowered)
     content: bytes = lowered.to_executorch().buffer

@@ -16,13 +16,13 @@ from msd_export.executorch.program import (
     calls_of,
     constants_of,
     delegates_of,
+    main_plan,
     operators_of,
     read_program,
     xnnpack_graph,
 )
 from msd_export.model_file import ModelFacts, StoredTensor, TensorFacts, reading
 
-_METHOD = "forward"
 _OTHER = "other constants"
 _TYPES = {
     ScalarType.BOOL: ("bool", 8),
@@ -65,8 +65,7 @@ def read_executorch(path: Path) -> ModelFacts:
     """Read a .pte file; see `model_file.Reader`."""
     with reading("ExecuTorch", path):
         program = read_program(path)
-        plan = next((p for p in program.execution_plan if p.name == _METHOD), None)
-        plan = plan or program.execution_plan[0]
+        plan = main_plan(program)
         delegates = list(_delegates(program, plan))
         operators, integer = _operators(plan, delegates)
         metadata = _constant_methods(program, plan)

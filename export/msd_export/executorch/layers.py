@@ -7,6 +7,7 @@ numbers in the file. The layer of each is known when the program is lowered.
 import json
 from typing import TYPE_CHECKING
 
+from msd_export.executorch.predictor import MAIN_METHOD
 from msd_export.layers import ROOT
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def add_layers(lowered: "EdgeProgramManager") -> None:
     """Add the table to a lowered program."""
     from executorch.exir.lowered_backend_module import get_lowered_submodules
 
-    graph = lowered.exported_program().graph_module
+    graph = lowered.exported_program(MAIN_METHOD).graph_module
     layers: dict[str, str] = {}
     for _, part, _ in get_lowered_submodules(graph):
         for node in part.original_module.graph.nodes:

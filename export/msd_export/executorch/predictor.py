@@ -1,6 +1,6 @@
 """Run a .pte file in ExecuTorch; its Python binding requires torch for tensors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -11,6 +11,8 @@ from msd_deploy.quiet import quiet
 from msd_export.signature import (
     COMPARED,
     INPUT_NAMES,
+    TEXT_ENTRY,
+    TEXT_INPUT_NAMES,
     Logits,
     ModelInputs,
     refuse_other_probabilities,
@@ -18,10 +20,12 @@ from msd_export.signature import (
 )
 
 if TYPE_CHECKING:
+    from executorch.runtime import Method
     from torch import Tensor
 
 
-_METHOD = "forward"
+MAIN_METHOD = "forward"
+"""The method for image and text."""
 
 
 class ExecutorchPredictor:
@@ -47,7 +51,8 @@ class ExecutorchPredictor:
 
                 _unsafe_reset_threadpool(threads)
                 self._program = Runtime.get().load_program(path)
-                self._method = self._program.load_method(_METHOD)
+                self._method = self._program.load_method(MAIN_METHOD)
+                self.text_entry = self._text_entry()
         except (RuntimeError, KeyError) as error:
             reason = str(error).partition("\n")[0]
             raise ArtifactError(f"ExecuTorch cannot load it ({reason})", where=path) from error
@@ -68,24 +73,67 @@ class ExecutorchPredictor:
         Raises:
             ParityError: The program's probabilities are not its logits'.
         """
-        outputs = [
-            [output.numpy().copy() for output in self._method.execute(row)] for row in _rows(inputs)
-        ]
-        logits, given = map(np.concatenate, zip(*outputs, strict=True))
-        refuse_other_probabilities((logits, given), inputs, self.metadata, self._path)
-        return cast(Logits, logits)
+        return self.run(self._method, _rows(inputs, INPUT_NAMES), inputs)
 
     def prepare(self, inputs: ModelInputs) -> Callable[[], object]:
         """Return a call that runs the inputs, which tensors share memory with.
 
-        See `signature.TimedPredictor`.
+        A text alone is given to the method for it. See `signature.TimedPredictor`.
         """
-        rows = _rows(inputs)
-        return lambda: [self._method.execute(row) for row in rows]
+        has_image = inputs["image_present"].astype(bool)
+        whole = _rows(inputs, INPUT_NAMES)
+        if self.text_entry is None:
+            return lambda: [self._method.execute(row) for row in whole]
+        texts, of_text = _rows(inputs, TEXT_INPUT_NAMES), self.text_entry.method
+        calls = [
+            (self._method, row) if present else (of_text, text)
+            for present, row, text in zip(has_image, whole, texts, strict=True)
+        ]
+        return lambda: [method.execute(row) for method, row in calls]
+
+    def run(
+        self, method: "Method", rows: "list[tuple[Tensor, ...]]", inputs: ModelInputs
+    ) -> Logits:
+        """Return the logits, [rows, classes], that a method gives for rows of inputs.
+
+        Raises:
+            ParityError: Its probabilities are not its logits'.
+        """
+        outputs = [[output.numpy().copy() for output in method.execute(row)] for row in rows]
+        logits, given = map(np.concatenate, zip(*outputs, strict=True))
+        refuse_other_probabilities((logits, given), inputs, self.metadata, self._path)
+        return cast(Logits, logits)
+
+    def _text_entry(self) -> "ExecutorchTextEntry | None":
+        if TEXT_ENTRY not in self._program.method_names:
+            return None
+        return ExecutorchTextEntry(self._program.load_method(TEXT_ENTRY), self)
 
 
-def _rows(inputs: ModelInputs) -> "list[tuple[Tensor, ...]]":
+class ExecutorchTextEntry:
+    """The method of a .pte file that takes a text alone; see `signature.Predictor`.
+
+    Args:
+        method: The method.
+        whole: The file's predictor.
+    """
+
+    runtime = ExecutorchPredictor.runtime
+
+    def __init__(self, method: "Method", whole: ExecutorchPredictor) -> None:
+        self.method, self._whole = method, whole
+
+    def predict(self, inputs: ModelInputs) -> Logits:
+        """Return logits of texts, whatever their images; see `signature.Predictor`.
+
+        Raises:
+            ParityError: The program's probabilities are not its logits'.
+        """
+        return self._whole.run(self.method, _rows(inputs, TEXT_INPUT_NAMES), inputs)
+
+
+def _rows(inputs: ModelInputs, names: Sequence[str]) -> "list[tuple[Tensor, ...]]":
     import torch
 
     examples = [single_example(inputs, row) for row in range(len(inputs["image"]))]
-    return [tuple(torch.from_numpy(e[name]) for name in INPUT_NAMES) for e in examples]
+    return [tuple(torch.from_numpy(e[name]) for name in names) for e in examples]

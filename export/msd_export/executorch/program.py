@@ -28,6 +28,7 @@ from executorch.exir.schema import (
     Tensor,
 )
 
+from msd_export.executorch.predictor import MAIN_METHOD
 from msd_export.model_file import OperatorCounts, StoredTensor
 
 BACKEND = "XnnpackBackend"
@@ -180,20 +181,25 @@ def calls_of(plan: ExecutionPlan) -> Iterator[KernelCall | DelegateCall]:
 
 
 def count_operators(path: Path) -> OperatorCounts:
-    """Count a .pte file's operators and integer weights."""
+    """Count a .pte file's operators for image and text, and their integer weights."""
     program = read_program(path)
-    integer, other, weights = 0, 0, 0
-    for plan in program.execution_plan:
-        other += sum(isinstance(call, KernelCall) for call in calls_of(plan))
-        weights += _int8_constants(plan)
-        for backend, content in delegates_of(program, plan):
-            if backend == BACKEND:
-                graph = xnnpack_graph(content)
-                operators = [op for op in operators_of(graph) if op[0] != CONVERSION]
-                integer += sum(is_integer for _, is_integer in operators)
-                other += sum(not is_integer for _, is_integer in operators)
-                weights += int8_weights(graph)
+    plan = main_plan(program)
+    integer, weights = 0, _int8_constants(plan)
+    other = sum(isinstance(call, KernelCall) for call in calls_of(plan))
+    for backend, content in delegates_of(program, plan):
+        if backend == BACKEND:
+            graph = xnnpack_graph(content)
+            operators = [op for op in operators_of(graph) if op[0] != CONVERSION]
+            integer += sum(is_integer for _, is_integer in operators)
+            other += sum(not is_integer for _, is_integer in operators)
+            weights += int8_weights(graph)
     return OperatorCounts(integer, other, weights)
+
+
+def main_plan(program: Program) -> ExecutionPlan:
+    """Return the plan of the method for image and text; of other programs, the first."""
+    plans = program.execution_plan
+    return next((plan for plan in plans if plan.name == MAIN_METHOD), plans[0])
 
 
 def _int8_constants(plan: ExecutionPlan) -> int:

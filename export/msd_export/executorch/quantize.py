@@ -6,7 +6,7 @@ Everything else stays in float: products of two activations, and the addition of
 -1e4 would stretch the scale of the scores until all of them fall into one step.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import torch
 from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
@@ -25,9 +25,8 @@ from torchao.quantization.pt2e.quantizer import (
 )
 
 from msd_deploy.models.fusion import FusionForClassification
-from msd_export.graph import ExportableGraph, as_tensors
+from msd_export.graph import ExportableGraph
 from msd_export.layers import CLASSIFIER, WORD_EMBEDDINGS, group_of
-from msd_export.signature import ModelInputs, single_example
 
 _ANNOTATION = "quantization_annotation"
 _CONVOLUTION, _LINEAR = torch.ops.aten.conv2d.default, torch.ops.aten.linear.default
@@ -91,19 +90,19 @@ class StudentQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no types
 
 
 def quantize(
-    program: ExportedProgram, quantizer: Quantizer, calibration: ModelInputs
+    program: ExportedProgram, quantizer: Quantizer, examples: Iterable[tuple[Tensor, ...]]
 ) -> fx.GraphModule:
     """Return a program's graph with its operators quantized.
 
     Args:
         program: The float graph, of one example.
         quantizer: Says which operators.
-        calibration: Training examples of all three views, whose activations set the scales.
+        examples: Inputs of training examples, whose activations set the scales.
     """
     prepared = prepare_pt2e(program.module(), quantizer)
     with torch.no_grad():
-        for row in range(len(calibration["image"])):
-            prepared(*as_tensors(single_example(calibration, row)))
+        for example in examples:
+            prepared(*example)
     quantized: fx.GraphModule = convert_pt2e(prepared)
     return quantized
 

@@ -61,7 +61,9 @@ class LiteRTConverter:
             shutil.copyfile(self._float32(), path)
             return
         if precision == "int8" and self._ranges is None:
-            self._ranges = ranges_of(self._float32(), self._source.calibration())
+            has_text = self._source.has_text_entry("litert")
+            texts = self._source.text_calibration() if has_text else None
+            self._ranges = ranges_of(self._float32(), self._source.calibration(), texts)
         graph = self._source.graph("nhwc")
         quantize_litert(
             self._float32(),

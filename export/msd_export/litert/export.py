@@ -1,7 +1,8 @@
 """Export a student's graph to a float32 .tflite file through litert-torch.
 
-The written file is then completed: metadata, names of inputs and outputs in the signature, and the
-operator names that show the layers.
+A second signature takes a text alone; both share their weights. The written file is then completed:
+metadata, names of inputs and outputs in the signatures, and the operator names that show the
+layers.
 """
 
 from collections.abc import Mapping
@@ -12,10 +13,17 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 from torch import Tensor, nn
 
-from msd_export.graph import ExportableGraph, example_inputs
+from msd_export.graph import ExportableGraph, TextGraph, example_inputs, text_graph_of
 from msd_export.litert.layers import name_constants
+from msd_export.litert.predictor import MAIN_ENTRY
 from msd_export.litert.program import read_model
-from msd_export.signature import INPUT_NAMES, OUTPUT_NAMES, ModelSignature
+from msd_export.signature import (
+    INPUT_NAMES,
+    OUTPUT_NAMES,
+    TEXT_ENTRY,
+    TEXT_INPUT_NAMES,
+    ModelSignature,
+)
 
 
 class StudentSignature(nn.Module):
@@ -37,6 +45,22 @@ class StudentSignature(nn.Module):
         return dict(zip(OUTPUT_NAMES, outputs, strict=True))
 
 
+class TextSignature(nn.Module):
+    """The graph for a text alone, likewise.
+
+    Args:
+        graph: The graph.
+    """
+
+    def __init__(self, graph: TextGraph) -> None:
+        super().__init__()
+        self.exported = graph
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """Return logits and probabilities, float32 [1, classes]."""
+        return dict(zip(OUTPUT_NAMES, self.exported(input_ids, attention_mask), strict=True))
+
+
 def export_litert(graph: ExportableGraph, signature: ModelSignature, path: Path) -> None:
     """Write a float32 .tflite file that takes one example at a time.
 
@@ -47,8 +71,13 @@ def export_litert(graph: ExportableGraph, signature: ModelSignature, path: Path)
     """
     module = StudentSignature(graph).eval()
     examples = dict(zip(INPUT_NAMES, example_inputs(signature, batch=1), strict=True))
+    conversion = litert_torch.signature(MAIN_ENTRY, module, sample_kwargs=examples)
+    text = text_graph_of(graph)
+    if text is not None:
+        texts = {name: examples[name] for name in TEXT_INPUT_NAMES}
+        conversion.signature(TEXT_ENTRY, TextSignature(text).eval(), sample_kwargs=texts)
     # Not `export`, whose writer ends the whole process where the file cannot be written.
-    path.write_bytes(litert_torch.convert(module, sample_kwargs=examples).model_content())
+    path.write_bytes(conversion.convert().model_content())
 
 
 def finish(path: Path, metadata: Mapping[str, str], graph: nn.Module) -> None:
@@ -74,13 +103,15 @@ def finish(path: Path, metadata: Mapping[str, str], graph: nn.Module) -> None:
 
 
 def _mend_signature(model: schema.ModelT) -> None:
-    """Have the signature name the graph's own outputs.
+    """Have each signature name its graph's own outputs.
 
     ai-edge-quantizer 0.10 leaves it at the integer tensor where an output that another operator
     reads is converted to float: LiteRT then has no such output.
     """
-    (graph,), (signature,) = model.subgraphs, model.signatureDefs
-    floats = {o.inputs[0]: o.outputs[0] for o in graph.operators if o.outputs[0] in graph.outputs}
-    for output in signature.outputs:
-        if output.tensorIndex not in graph.outputs:
-            output.tensorIndex = floats[output.tensorIndex]
+    for signature in model.signatureDefs:
+        graph = model.subgraphs[signature.subgraphIndex]
+        ends = [operator for operator in graph.operators if operator.outputs[0] in graph.outputs]
+        floats = {operator.inputs[0]: operator.outputs[0] for operator in ends}
+        for output in signature.outputs:
+            if output.tensorIndex not in graph.outputs:
+                output.tensorIndex = floats[output.tensorIndex]

@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from ai_edge_litert import schema_py_generated as schema
 from torch import nn
 
+from msd_export.graph import TextGraph
 from msd_export.layers import CLASSIFIER, ROOT
+from msd_export.litert.predictor import MAIN_ENTRY
 from msd_export.litert.program import CONVERSIONS, indices, operator_name
+from msd_export.signature import TEXT_ENTRY
 
 # The operator is named after its output.
-CLASSIFIER_SCOPE = "^serving_default_logits"
+CLASSIFIER_SCOPE = f"^(?:{MAIN_ENTRY}|{TEXT_ENTRY})_logits"
 
 _Named = list[tuple[str, re.Pattern[str]]]
 
@@ -31,8 +34,8 @@ def scope_of(graph: nn.Module, layer: str) -> str:
     parts = f"{ROOT}{layer}".split(".")
     links = [_link(graph, parts[: index + 1]) for index in range(len(parts))]
     ancestors = "".join(f"(?:{link}/)?" for link in links[:-1])
-    root = re.escape(type(graph).__qualname__)
-    return rf"\.{root}_exported/{ancestors}{links[-1]}(?:[/;]|$)"
+    root = "|".join(re.escape(kind.__qualname__) for kind in (type(graph), TextGraph))
+    return rf"\.(?:{root})_exported/{ancestors}{links[-1]}(?:[/;]|$)"
 
 
 def name_constants(model: schema.ModelT, graph: nn.Module) -> None:
@@ -44,12 +47,13 @@ def name_constants(model: schema.ModelT, graph: nn.Module) -> None:
         model: The file's content, as litert-torch or the quantizer named it; changed.
         graph: The exported graph.
     """
-    (main,) = model.subgraphs
-    layers = _layers_of_inputs(model, list(_layers(graph)))
-    for index, tensor in enumerate(main.tensors):
-        if index not in (*main.inputs, *main.outputs):
-            is_constant = model.buffers[tensor.buffer].data is not None
-            tensor.name = layers.get(index, "") if is_constant else ""
+    named = list(_layers(graph))
+    for entry in model.subgraphs:
+        layers = _layers_of_inputs(model, entry, named)
+        for index, tensor in enumerate(entry.tensors):
+            if index not in (*entry.inputs, *entry.outputs):
+                is_constant = model.buffers[tensor.buffer].data is not None
+                tensor.name = layers.get(index, "") if is_constant else ""
 
 
 def _layers(graph: nn.Module) -> Iterator[tuple[str, re.Pattern[str]]]:
@@ -63,16 +67,17 @@ def _layers(graph: nn.Module) -> Iterator[tuple[str, re.Pattern[str]]]:
         yield name, re.compile(scope_of(graph, name))
 
 
-def _layers_of_inputs(model: schema.ModelT, named: _Named) -> dict[int, str]:
+def _layers_of_inputs(
+    model: schema.ModelT, entry: schema.SubGraphT, named: _Named
+) -> dict[int, str]:
     """Return the layer of each tensor: that of the operator that reads it first.
 
     Conversions between types stand in none: they go with what reads their result.
     """
-    (main,) = model.subgraphs
     layers: dict[int, str] = {}
-    for operator in reversed(main.operators):
+    for operator in reversed(entry.operators):
         output = int(operator.outputs[0])
-        name = main.tensors[output].name.decode()
+        name = entry.tensors[output].name.decode()
         layer = next((layer for layer, scope in named if scope.search(name)), None)
         if operator_name(model, operator) in CONVERSIONS:
             layer = layers.get(output)

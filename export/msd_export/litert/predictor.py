@@ -1,6 +1,6 @@
 """Run a .tflite file in LiteRT's interpreter; imports no torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -11,6 +11,8 @@ from msd_deploy.quiet import quiet
 from msd_export.signature import (
     INPUT_NAMES,
     OUTPUT_NAMES,
+    TEXT_ENTRY,
+    TEXT_INPUT_NAMES,
     Logits,
     ModelInputs,
     refuse_other_probabilities,
@@ -19,6 +21,10 @@ from msd_export.signature import (
 
 if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
+
+
+MAIN_ENTRY = "serving_default"
+"""The signature for image and text; also what the interpreter runs without a signature."""
 
 
 class LiteRTPredictor:
@@ -44,6 +50,7 @@ class LiteRTPredictor:
                 self._interpreter = Interpreter(str(path), num_threads=threads)
                 self._interpreter.allocate_tensors()
                 self._inputs, self._outputs = _places(self._interpreter)
+                self.text_entry = _text_entry(self._interpreter, self)
         except (ValueError, RuntimeError, KeyError) as error:
             reason = str(error).partition("\n")[0]
             raise ArtifactError(f"LiteRT cannot load it ({reason})", where=path) from error
@@ -65,7 +72,16 @@ class LiteRTPredictor:
             ParityError: The file's probabilities are not its logits'.
         """
         rows = range(len(inputs["image"]))
-        outputs = [self._predict_one(single_example(inputs, row)) for row in rows]
+        return self.checked(
+            [self._predict_one(single_example(inputs, row)) for row in rows], inputs
+        )
+
+    def checked(self, outputs: list[list[Logits]], inputs: ModelInputs) -> Logits:
+        """Return the logits, [rows, classes], of rows of logits and probabilities.
+
+        Raises:
+            ParityError: The probabilities are not the logits'.
+        """
         logits, given = map(np.concatenate, zip(*outputs, strict=True))
         refuse_other_probabilities((logits, given), inputs, self.metadata, self._path)
         return logits
@@ -73,9 +89,11 @@ class LiteRTPredictor:
     def prepare(self, inputs: ModelInputs) -> Callable[[], object]:
         """Return a call that copies the inputs into LiteRT's memory, as an app does, and runs.
 
-        See `signature.TimedPredictor`.
+        A text alone is given to the entry point for it. See `signature.TimedPredictor`.
         """
         examples = [single_example(inputs, row) for row in range(len(inputs["image"]))]
+        if self.text_entry is not None and not inputs["image_present"].any():
+            return self.text_entry.prepare(examples)
 
         def run() -> None:
             for example in examples:
@@ -93,11 +111,60 @@ class LiteRTPredictor:
         return [cast(Logits, self._interpreter.get_tensor(place)) for place in self._outputs]
 
 
+class LiteRTTextEntry:
+    """The signature of a .tflite file that takes a text alone; see `signature.Predictor`.
+
+    Args:
+        interpreter: Of the file.
+        whole: Its predictor.
+    """
+
+    runtime = LiteRTPredictor.runtime
+
+    def __init__(self, interpreter: "Interpreter", whole: LiteRTPredictor) -> None:
+        self._interpreter, self._whole = interpreter, whole
+
+    def predict(self, inputs: ModelInputs) -> Logits:
+        """Return logits of texts, whatever their images; see `signature.Predictor`.
+
+        Raises:
+            ParityError: The file's probabilities are not its logits'.
+        """
+        rows = range(len(inputs["input_ids"]))
+        outputs = [self._run(_texts(single_example(inputs, row))) for row in rows]
+        return self._whole.checked([[o[name] for name in OUTPUT_NAMES] for o in outputs], inputs)
+
+    def prepare(self, examples: Sequence[ModelInputs]) -> Callable[[], object]:
+        """Return a call that runs single examples, one after the other."""
+        texts = [_texts(example) for example in examples]
+        return lambda: [self._run(text) for text in texts]
+
+    def _run(self, text: ModelInputs) -> dict[str, Logits]:
+        # While a runner is held, LiteRT refuses to run the interpreter otherwise; a new one takes
+        # 2.5 microseconds.
+        outputs = self._interpreter.get_signature_runner(TEXT_ENTRY)(**text)
+        return cast(dict[str, Logits], outputs)
+
+
+def _texts(example: ModelInputs) -> ModelInputs:
+    return {name: example[name] for name in TEXT_INPUT_NAMES}
+
+
 def _places(interpreter: "Interpreter") -> tuple[dict[str, int], list[int]]:
     """Return the numbers of the tensors that the file's signature calls by our names."""
-    runner = interpreter.get_signature_runner()
+    runner = interpreter.get_signature_runner(_main_signature(interpreter))
     inputs, outputs = runner.get_input_details(), runner.get_output_details()
     return (
         {name: inputs[name]["index"] for name in INPUT_NAMES},
         [outputs[name]["index"] for name in OUTPUT_NAMES],
     )
+
+
+def _main_signature(interpreter: "Interpreter") -> str | None:
+    """Return the name of the signature for image and text; None, the only one, of older files."""
+    return MAIN_ENTRY if len(interpreter.get_signature_list()) > 1 else None
+
+
+def _text_entry(interpreter: "Interpreter", whole: LiteRTPredictor) -> LiteRTTextEntry | None:
+    has_one = TEXT_ENTRY in interpreter.get_signature_list()
+    return LiteRTTextEntry(interpreter, whole) if has_one else None

@@ -42,16 +42,16 @@ def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
 
 
 def operators_by_type(model: schema.ModelT) -> tuple[Counter[str], Counter[str]]:
-    """Count all operators, and those that compute in 8-bit integers."""
+    """Count the operators for image and text, and those of them that compute in 8-bit integers."""
     every: Counter[str] = Counter()
     integer: Counter[str] = Counter()
-    for graph in model.subgraphs:
-        for operator in graph.operators:
-            name = operator_name(model, operator)
-            every[name] += 1
-            used = [graph.tensors[index] for index in indices(operator.inputs)]
-            if name not in CONVERSIONS and any(tensor.type == _INT8 for tensor in used):
-                integer[name] += 1
+    graph = model.subgraphs[0]
+    for operator in graph.operators:
+        name = operator_name(model, operator)
+        every[name] += 1
+        used = [graph.tensors[index] for index in indices(operator.inputs)]
+        if name not in CONVERSIONS and any(tensor.type == _INT8 for tensor in used):
+            integer[name] += 1
     return every, integer
 
 
@@ -60,13 +60,13 @@ def count_operators(path: Path) -> OperatorCounts:
     model = read_model(path)
     every, integer = operators_by_type(model)
     computing = sum(count for name, count in every.items() if name not in CONVERSIONS)
-    weights = sum(
-        math.prod(tensor.shape)
+    weights = {
+        tensor.buffer: math.prod(tensor.shape)
         for graph in model.subgraphs
         for tensor in graph.tensors
         if tensor.type == _INT8 and model.buffers[tensor.buffer].data is not None
-    )
-    return OperatorCounts(integer.total(), computing - integer.total(), weights)
+    }
+    return OperatorCounts(integer.total(), computing - integer.total(), sum(weights.values()))
 
 
 def entries_of(model: schema.ModelT) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ stretch the scale of the scores until all of them fall into one step) and normal
 float.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,14 @@ from ai_edge_quantizer.utils.qsv_utils import min_max_update
 
 from msd_export.formats import Precision
 from msd_export.litert.layers import CLASSIFIER_SCOPE
-from msd_export.signature import ModelInputs, single_example
+from msd_export.litert.predictor import MAIN_ENTRY
+from msd_export.signature import (
+    INPUT_NAMES,
+    TEXT_ENTRY,
+    TEXT_INPUT_NAMES,
+    ModelInputs,
+    single_example,
+)
 
 Ranges = dict[str, dict[str, Any]]
 """By tensor, as ai-edge-quantizer keeps them."""
@@ -31,7 +38,6 @@ _WEIGHTED = (_Operation.CONV_2D, _Operation.DEPTHWISE_CONV_2D, _Operation.FULLY_
 _BETWEEN_CONVOLUTIONS = (_Operation.PAD, _Operation.TRANSPOSE, _Operation.RESHAPE)
 _CONVOLUTIONAL = r"\.(ConvStem|EfficientNetLite)_vision"
 _EVERYWHERE = ".*"
-_SIGNATURE = "serving_default"
 _HALF = qtyping.OpQuantizationConfig(
     weight_tensor_config=qtyping.TensorQuantizationConfig(
         num_bits=16, dtype=qtyping.TensorDataType.FLOAT
@@ -68,7 +74,7 @@ def quantize_litert(
     destination.write_bytes(bytes(result.quantized_model))
 
 
-def ranges_of(source: Path, calibration: ModelInputs) -> Ranges:
+def ranges_of(source: Path, calibration: ModelInputs, texts: ModelInputs | None) -> Ranges:
     """Return the least and greatest value of each tensor that int8 scales.
 
     The quantizer's own calibration follows them with a moving average, which forgets the views that
@@ -77,15 +83,23 @@ def ranges_of(source: Path, calibration: ModelInputs) -> Ranges:
     Args:
         source: The float32 file.
         calibration: Training examples of all three views.
+        texts: Training examples of the text view, for the entry point that takes a text alone; None
+            where the file has none.
     """
     recipe = RecipeManager()
     recipe.load_quantization_recipe(_quantizer_for(source, "int8").get_quantization_recipe())
     calibrator = Calibrator(str(source), num_threads=1, qsv_update_func=min_max_update)
-    rows = range(len(calibration["image"]))
-    examples = [single_example(calibration, row) for row in rows]
-    calibrator.calibrate({_SIGNATURE: examples}, recipe)
+    examples = {MAIN_ENTRY: _one_by_one(calibration, INPUT_NAMES)}
+    if texts is not None:
+        examples[TEXT_ENTRY] = _one_by_one(texts, TEXT_INPUT_NAMES)
+    calibrator.calibrate(examples, recipe)
     ranges: Ranges = calibrator.get_model_qsvs()
     return ranges
+
+
+def _one_by_one(inputs: ModelInputs, names: Sequence[str]) -> list[ModelInputs]:
+    examples = (single_example(inputs, row) for row in range(len(inputs["image"])))
+    return [{name: example[name] for name in names} for example in examples]
 
 
 def _quantizer_for(source: Path, precision: Precision) -> Quantizer:

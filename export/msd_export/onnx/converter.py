@@ -13,6 +13,7 @@ from pathlib import Path
 from msd_deploy.artifacts.manifest import Json
 from msd_export.formats import PRECISIONS, Precision
 from msd_export.model_file import converting, refuse_float
+from msd_export.onnx.branches import branch_around_image_encoder
 from msd_export.onnx.export import export_onnx
 from msd_export.onnx.inspector import count_weights_and_operators
 from msd_export.onnx.static_int8 import StaticQuantizer
@@ -37,6 +38,11 @@ class OnnxConverter:
 
     def convert(self, precision: Precision, path: Path, *, kept: Collection[str] = ()) -> None:
         """Write a variant; see `converters.Converter`."""
+        self._write(precision, path, kept)
+        if self._source.skips_image_encoder:
+            branch_around_image_encoder(path)
+
+    def _write(self, precision: Precision, path: Path, kept: Collection[str]) -> None:
         match precision:
             case "int8":
                 self._quantizer().write(path, kept=kept)

@@ -12,6 +12,7 @@ import onnxruntime
 
 from msd_deploy.errors import ArtifactError
 from msd_export.model_file import ModelFacts, TensorFacts
+from msd_export.onnx.branches import laid_out
 from msd_export.onnx.layers import stored_tensors
 from msd_export.onnx.predictor import open_session
 
@@ -39,15 +40,16 @@ def read_onnx(path: Path) -> ModelFacts:
     except Exception as error:
         raise ArtifactError(f"cannot be read as ONNX ({error})", where=path) from error
     session, running = _as_it_runs(path)
-    operators = Counter(node.op_type for node in model.graph.node)
-    return _facts(session, running, operators, model, (_COUNTED,))
+    stored = laid_out(model.graph)
+    operators = Counter(node.op_type for node in stored.node)
+    return _facts(session, running, operators, stored, (_COUNTED,))
 
 
 def read_ort(path: Path) -> ModelFacts:
     """Read an .ort file; see `model_file.Reader`."""
     session, running = _as_it_runs(path)
     int8 = _int8_operators(running)
-    operators = Counter(_plain_name(node.op_type) for node in running.graph.node)
+    operators = Counter(_plain_name(node.op_type) for node in running.node)
     note = "An .ort file keeps no graph of its own: operators and layers are as ONNX Runtime runs"
     operators.update(dict.fromkeys(int8, 0))
     return _facts(session, running, operators, running, (note, _COUNTED))
@@ -80,9 +82,9 @@ def count_weights_and_operators(path: Path) -> tuple[dict[str, int], dict[str, d
 
 def _facts(
     session: onnxruntime.InferenceSession,
-    running: onnx.ModelProto,
+    running: onnx.GraphProto,
     operators: Counter[str],
-    stored: onnx.ModelProto,
+    stored: onnx.GraphProto,
     notes: tuple[str, ...],
 ) -> ModelFacts:
     return ModelFacts(
@@ -96,21 +98,21 @@ def _facts(
     )
 
 
-def _as_it_runs(path: Path) -> tuple[onnxruntime.InferenceSession, onnx.ModelProto]:
-    """Open a file, and return the graph that is run."""
+def _as_it_runs(path: Path) -> tuple[onnxruntime.InferenceSession, onnx.GraphProto]:
+    """Open a file, and return the graph that is run, its branches laid out."""
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch) / "running.onnx"
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.optimized_model_filepath = str(written)
         options.add_session_config_entry("session.save_model_format", "ONNX")
-        return open_session(path, options), onnx.load(written)
+        return open_session(path, options), laid_out(onnx.load(written).graph)
 
 
-def _int8_operators(running: onnx.ModelProto) -> dict[str, int]:
-    stored = {t.name for t in running.graph.initializer if t.data_type in _INT8_TYPES}
+def _int8_operators(running: onnx.GraphProto) -> dict[str, int]:
+    stored = {t.name for t in running.initializer if t.data_type in _INT8_TYPES}
     counts: Counter[str] = Counter()
-    for node in running.graph.node:
+    for node in running.node:
         is_lookup = node.op_type == "Gather" and node.input[0] in stored
         is_kernel = node.op_type in _INT8_KERNELS or node.op_type.startswith(_INT8_PREFIX)
         if is_lookup or is_kernel:

@@ -27,10 +27,10 @@ _BITS: dict[int, int] = {onnx.TensorProto.INT4: 4, onnx.TensorProto.UINT4: 4}
 _NAMES: dict[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"}
 
 
-def stored_tensors(model: onnx.ModelProto) -> tuple[StoredTensor, ...]:
+def stored_tensors(graph: onnx.GraphProto) -> tuple[StoredTensor, ...]:
     """Return every constant of a graph, in its order."""
-    neighbours = _Neighbours(model.graph)
-    packed = _packed_names(model.graph)
+    neighbours = _Neighbours(graph)
+    packed = _packed_names(graph)
     return tuple(
         StoredTensor(
             layer=layer_of(tensor.name)
@@ -40,7 +40,7 @@ def stored_tensors(model: onnx.ModelProto) -> tuple[StoredTensor, ...]:
             elements=_elements(tensor, packed),
             bits=4 if tensor.name in packed else _bits(tensor.data_type),
         )
-        for tensor in model.graph.initializer
+        for tensor in graph.initializer
     )
 
 

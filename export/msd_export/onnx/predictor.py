@@ -28,6 +28,7 @@ class OnnxPredictor:
     """
 
     runtime = "ONNX Runtime"
+    text_entry = None  # the one graph skips what a text alone does not need
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
         import onnxruntime

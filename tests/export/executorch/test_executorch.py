@@ -155,7 +155,7 @@ def test_the_runtime_gives_the_metadata(source: ExportSource, forms: Forms) -> N
     from executorch.runtime import Runtime
 
     program = Runtime.get().load_program(forms["int8"][0])
-    assert program.method_names == {"forward", "msd_layers", *source.metadata()}
+    assert program.method_names == {"forward", "text", "msd_layers", *source.metadata()}
     assert program.load_method("labels").execute([]) == [source.metadata()["labels"]]
 
 

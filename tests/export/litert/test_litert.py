@@ -95,7 +95,7 @@ def test_the_file_states_names_shapes_types_and_metadata(
     from ai_edge_litert.tools import flatbuffer_utils
 
     for path, _ in forms.values():
-        runner = Interpreter(str(path)).get_signature_runner()
+        runner = Interpreter(str(path)).get_signature_runner("serving_default")
         inputs = runner.get_input_details()
         shapes = {name: tuple(details["shape"]) for name, details in inputs.items()}
         assert shapes["image"] == (1, 48, 48, 3)

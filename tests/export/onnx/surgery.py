@@ -1,6 +1,6 @@
 """Change a saved ONNX file on purpose: its nodes, its weights, float or quantized."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ def edit_weight(path: Path, name: str, change: Callable[[Array], Array]) -> None
 
     def edit(model: onnx.ModelProto) -> None:
         names = (name, f"{name}_quantized")
-        tensor = next(item for item in model.graph.initializer if item.name in names)
+        tensor = next(item for item in constants(model) if item.name in names)
         array = numpy_helper.to_array(tensor)
         changed = change(array.copy()).astype(array.dtype)
         tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(changed), tensor.name))
@@ -33,7 +33,24 @@ def edit_weight(path: Path, name: str, change: Callable[[Array], Array]) -> None
 
 def nodes(model: onnx.ModelProto, kind: str) -> list[onnx.NodeProto]:
     """Return the operations of a type, in the order of the graph."""
-    return [node for node in model.graph.node if node.op_type == kind]
+    return [node for node in all_nodes(model.graph) if node.op_type == kind]
+
+
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the operations of a graph; those of a branch just before the one that decides it."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from all_nodes(attribute.g)
+        yield node
+
+
+def constants(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield what a graph and its branches store."""
+    yield from model.graph.initializer
+    for node in all_nodes(model.graph):
+        for attribute in node.attribute:
+            yield from attribute.g.initializer
 
 
 def set_attribute(node: onnx.NodeProto, name: str, value: object) -> None:

@@ -27,6 +27,8 @@ from tests.export.mutants import (
 )
 from tests.export.onnx.surgery import (
     Array,
+    all_nodes,
+    constants,
     edit_model,
     edit_weight,
     nodes,
@@ -76,12 +78,12 @@ def zero_a_channel(path: Path) -> None:
 
 def swap_text_inputs(path: Path) -> None:
     names = {"input_ids": "attention_mask", "attention_mask": "input_ids"}
-    edit_model(path, lambda model: rename_reads(model.graph.node, names))
+    edit_model(path, lambda model: rename_reads(all_nodes(model.graph), names))
 
 
 def ignore_image_present(path: Path) -> None:
     def change(model: onnx.ModelProto) -> None:
-        rename_reads(model.graph.node, {"image_present": "always"})
+        rename_reads(all_nodes(model.graph), {"image_present": "always"})
         present = ["image_present", "image_present"]
         model.graph.node.insert(0, helper.make_node("Equal", present, ["always"]))
 
@@ -100,8 +102,9 @@ def ignore_the_mask(path: Path) -> None:
 
 def change_normalisation(path: Path, operation: str) -> None:
     def change(model: onnx.ModelProto) -> None:
-        node = nodes(model, operation)[0]
-        stated = next(item for item in model.graph.initializer if item.name == node.input[1])
+        by_channel = {t.name: t for t in constants(model) if t.dims == [1, 3, 1, 1]}
+        node = next(n for n in nodes(model, operation) if n.input[1] in by_channel)
+        stated = by_channel[node.input[1]]
         wrong = numpy_helper.from_array(numpy_helper.to_array(stated) * np.float32(0.8), "wrong")
         model.graph.initializer.append(wrong)
         node.input[1] = "wrong"
@@ -157,7 +160,7 @@ def make_probabilities_over_the_wrong_axis(path: Path) -> None:
 def leave_out_a_residual(path: Path) -> None:
     def change(model: onnx.ModelProto) -> None:
         last = nodes(model, "Add")[-1]
-        rename_reads(model.graph.node, {last.output[0]: last.input[1]})
+        rename_reads(all_nodes(model.graph), {last.output[0]: last.input[1]})
 
     edit_model(path, change)
 
@@ -183,7 +186,7 @@ def another_epsilon(path: Path) -> None:
 
 def exchange_classes(path: Path) -> None:
     def change(model: onnx.ModelProto) -> None:
-        for tensor in model.graph.initializer:
+        for tensor in constants(model):
             if tensor.name.startswith("model.classifier."):
                 rows = numpy_helper.to_array(tensor)[::-1]
                 tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(rows), tensor.name))
@@ -246,7 +249,7 @@ def shift_zero_point(path: Path, quantized: str) -> None:
 
     def change(model: onnx.ModelProto) -> None:
         node = next(n for n in nodes(model, "DequantizeLinear") if n.input[0] == quantized)
-        stated = next(item for item in model.graph.initializer if item.name == node.input[2])
+        stated = next(item for item in constants(model) if item.name == node.input[2])
         zero = numpy_helper.to_array(stated)
         wrong = zero + zero.dtype.type(20)
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(wrong), "wrong"))
