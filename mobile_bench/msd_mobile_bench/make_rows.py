@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.views import View
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.latency import describe
 from msd_mobile_bench.quality import Quality
@@ -66,6 +67,7 @@ def make_row(run: RunDirectory, variant: Variant, timing: Timing | None, quality
         "parameters": variant.parameters,
         "load_time_ms": None,
         "latency_ms": None,
+        "single_view_latency_ms": {},
         "throughput_per_second": None,
         "throughput_batch_size": None,
         "throughput_batch_ms": [],
@@ -86,7 +88,10 @@ def make_row(run: RunDirectory, variant: Variant, timing: Timing | None, quality
 def _add_timing(row: Row, timing: Timing) -> None:
     seconds = float(np.median(timing.batches)) / _MS_PER_SECOND
     row["load_time_ms"] = timing.load_time_ms
-    row["latency_ms"] = describe(timing.latency)
+    row["latency_ms"] = describe(timing.latency[View.MULTIMODAL])
+    row["single_view_latency_ms"] = {
+        view.value: describe(timing.latency[view]) for view in (View.IMAGE, View.TEXT)
+    }
     row["throughput_per_second"] = round(timing.batch_size / seconds, 2)
     row["throughput_batch_size"] = timing.batch_size
     row["throughput_batch_ms"] = [round(sample, 4) for sample in timing.batches]

@@ -172,7 +172,8 @@ def _prepare_workers(
     for who, prepared in data.items():
         split = prepared.splits[SPLIT]
         rows = np.linspace(0, len(split) - 1, min(_TIMED_EXAMPLES, len(split))).astype(np.int64)
-        save_arrays(examples[who], split.inputs(rows))
+        for view in View:
+            save_arrays(examples[who] / view.value, split.inputs(rows, view))
     workers = [
         WorkerProcess(
             variant, threads=config.threads, examples=examples[variant.model], scratch=scratch

@@ -17,6 +17,7 @@ from msd_mobile_bench.tables import (
     calibration_table,
     decisions_table,
     headline,
+    latency_table,
     quality_table,
     short_title,
     speed_table,
@@ -52,7 +53,7 @@ def render_markdown(bench: Bench) -> str:
 
 
 def _tables(bench: Bench) -> list[Table]:
-    tables = [speed_table(bench), quality_table(bench)]
+    tables = [speed_table(bench), latency_table(bench), quality_table(bench)]
     is_labelled = all(row["confidence"] for row in bench["rows"])
     if not is_labelled:
         return tables
@@ -132,7 +133,8 @@ def method_sentences(bench: Bench) -> list[str]:
         f" reverse order. Each round warms up with at least {config['warm_up']} predictions and"
         f" {config['warm_up_seconds']} s, then takes up to {config['samples']} samples (at most"
         f" {config['round_seconds']} s), each of a different test example. Percentiles are over the"
-        " samples of all rounds; all samples are in bench.json.",
+        " samples of all rounds; all samples are in bench.json. One modality alone is timed in the"
+        " same turn, through the entry point that an app would call.",
         f"A control kernel ({control['kernel']}) is timed before each turn: median per round"
         f" {medians} ms, slowest / fastest turn {control['host_drift']:.2f}.",
         "Expected calibration error: mean difference of confidence and share of correct decisions"

@@ -29,7 +29,8 @@ class Row(TypedDict):
     """One model in one variant. None for what cannot be measured here; `note` has the reason.
 
     path is relative to the run. peak_rss_bytes is that of a new process during single predictions;
-    the increase is counted from before the model was opened, with its runtime loaded. confidence is
+    the increase is counted from before the model was opened, with its runtime loaded. latency_ms is
+    of image and text together, single_view_latency_ms of one alone, by view. confidence is
     empty where no test example has a label, decisions also of a model without an operating point.
     """
 
@@ -44,6 +45,7 @@ class Row(TypedDict):
     parameters: int | None
     load_time_ms: float | None
     latency_ms: Distribution | None
+    single_view_latency_ms: dict[str, Distribution]
     throughput_per_second: float | None
     throughput_batch_size: int | None
     throughput_batch_ms: list[float]

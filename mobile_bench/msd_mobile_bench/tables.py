@@ -25,6 +25,8 @@ _TARGET_NAMES: Mapping[str, str] = {
 }
 
 Cell = Callable[[Row], str]
+_Percentile = Literal["p50", "p90", "p99"]
+_SHOWN_PERCENTILES: tuple[_Percentile, ...] = ("p50", "p90")
 
 
 def short_title(row: Row) -> str:
@@ -55,6 +57,16 @@ def speed_table(bench: Bench) -> Table:
     }
     notes = {variant_title(row): row["note"] for row in bench["rows"] if row["note"]}
     return _table("Size, speed and memory", bench["rows"], columns, notes)
+
+
+def latency_table(bench: Bench) -> Table:
+    """Return what image and text together cost, and one of them alone."""
+    columns = {
+        f"Latency, {key}": {name: _latency_of(view, key) for view, name in VIEW_NAMES.items()}
+        for key in _SHOWN_PERCENTILES
+    }
+    timed = [row for row in bench["rows"] if row["latency_ms"] is not None]
+    return _table("Latency of each view", timed, columns, {})
 
 
 def summary_table(bench: Bench) -> Table:
@@ -176,8 +188,16 @@ def milliseconds_text(milliseconds: float | None) -> str:
     return f"{milliseconds:.3g} ms" if milliseconds < 100 else f"{milliseconds:,.0f} ms"
 
 
-def _latency_text(latency: Distribution | None, key: Literal["p50", "p90", "p99"]) -> str:
+def _latency_text(latency: Distribution | None, key: _Percentile) -> str:
     return milliseconds_text(None if latency is None else latency[key])
+
+
+def _latency_of(view: str, key: _Percentile) -> Cell:
+    def text(row: Row) -> str:
+        alone = row["single_view_latency_ms"].get(view)
+        return _latency_text(alone or row["latency_ms"], key)
+
+    return text
 
 
 def _throughput_text(row: Row) -> str:

@@ -10,6 +10,7 @@ from typing import cast
 
 import numpy as np
 
+from msd_deploy.views import View
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.latency import CONTROL_KERNEL, host_drift, interleaved
 from msd_mobile_bench.runtimes.process import WorkerProcess
@@ -29,7 +30,7 @@ class Timing:
         batch_size: Rows of a batch.
         peak_rss_bytes: Peak memory during single predictions.
         control: The control kernel, a list per round.
-        latency: Single examples, a list per round.
+        latency: Single examples under each view, a list per round.
         batches: Batches.
     """
 
@@ -38,7 +39,9 @@ class Timing:
     batch_size: int
     peak_rss_bytes: int = 0
     control: list[Milliseconds] = field(default_factory=list)
-    latency: list[Milliseconds] = field(default_factory=list)
+    latency: dict[View, list[Milliseconds]] = field(
+        default_factory=lambda: {view: [] for view in View}
+    )
     batches: Milliseconds = field(default_factory=list)
 
 
@@ -98,7 +101,8 @@ def _sample_latency(worker: WorkerProcess, timing: Timing, config: BenchConfig) 
         most_seconds=config.round_seconds,
     )
     timing.control.append(cast(Milliseconds, answer["control_ms"]))
-    timing.latency.append(cast(Milliseconds, answer["latency_ms"]))
+    for view, samples in cast(dict[str, Milliseconds], answer["latency_ms"]).items():
+        timing.latency[View(view)].append(samples)
 
 
 def _sample_throughput(worker: WorkerProcess, timing: Timing, config: BenchConfig) -> None:

@@ -9,7 +9,14 @@ from msd_deploy.decision_quality import DecisionsJson
 from msd_deploy.pages.formatting import Interval, bytes_text, count_text, percent, score_text
 from msd_mobile_bench.report import render_html, render_markdown, write_reports
 from msd_mobile_bench.schema import Bench
-from msd_mobile_bench.tables import headline, milliseconds_text, quality_table, speed_table
+from msd_mobile_bench.tables import (
+    headline,
+    latency_table,
+    milliseconds_text,
+    quality_table,
+    speed_table,
+    variant_title,
+)
 
 
 class _Loads(HTMLParser):
@@ -38,8 +45,9 @@ def test_the_page_requests_nothing_from_anywhere(example_bench: Bench) -> None:
 def test_the_page_has_a_chart_for_each_width_and_every_variant(example_bench: Bench) -> None:
     page = render_html(example_bench)
     assert page.count("<svg") == 2
-    for form in ("Teacher, ONNX fp32", "Student, ONNX int8", "Student, Core ML fp16"):
-        assert page.count(form) == 3  # in every table
+    for form in ("Teacher, ONNX fp32", "Student, ONNX int8"):
+        assert page.count(form) == 4  # in every table
+    assert page.count("Student, Core ML fp16") == 3  # not among the latencies
     assert "latency needs a Mac or an iPhone" in page
     assert "Not shown, without a measured latency: Core ML fp16." in page
 
@@ -54,10 +62,23 @@ def test_markup_in_the_names_of_run_and_data_is_escaped(example_bench: Bench) ->
 
 def test_the_markdown_has_a_line_for_every_variant_and_the_command(example_bench: Bench) -> None:
     text = render_markdown(example_bench)
-    assert text.count("| Student, ONNX int8 |") == 3
+    assert text.count("| Student, ONNX int8 |") == 4
     assert "    msd bench runs/memes\n" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("| ")}
-    assert len(widths) == 2  # two tables have one width: no cell breaks its row
+    assert len(widths) == 2  # three tables have one width: no cell breaks its row
+
+
+def test_each_view_has_its_own_latency(example_bench: Bench) -> None:
+    example_bench["rows"][0]["latency_ms"] = None
+    example_bench["rows"][0]["single_view_latency_ms"] = {}
+    table = latency_table(example_bench)
+    titles = [variant_title(row) for row in example_bench["rows"] if row["latency_ms"] is not None]
+    assert [line.name for line in table.lines] == titles
+    (row,) = (row for row in example_bench["rows"] if row["name"] == "student-onnx-int8")
+    assert row["latency_ms"] is not None
+    line = table.lines[titles.index("Student, ONNX int8")]
+    p50 = row["latency_ms"]["p50"]
+    assert line.cells[:3] == tuple(map(milliseconds_text, (p50, p50, p50 / 4)))
 
 
 def test_calibration_has_a_table_where_the_test_split_has_labels(example_bench: Bench) -> None:

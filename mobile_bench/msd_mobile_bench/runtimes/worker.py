@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from msd_deploy.artifacts.manifest import Json
 from msd_deploy.artifacts.write_errors import write_error
 from msd_deploy.errors import MsdError
+from msd_deploy.views import View
 from msd_export.formats import FORMATS, Target
 from msd_export.predictors import TorchPredictor, open_predictor
 from msd_export.signature import ModelInputs, TimedPredictor, single_example
@@ -42,15 +43,16 @@ class Session:
         manifest: Of the folder, its files verified before; None: a model folder is verified
             here.
         threads: CPU threads.
-        examples: Folder of the inputs that are timed, written by `save_arrays`.
+        examples: Folder of the inputs that are timed, in a folder of each view, written by
+            `save_arrays`.
     """
 
     def __init__(
         self, *, target: str, path: str, threads: int, examples: str, manifest: Json | None = None
     ) -> None:
-        batch = load_arrays(Path(examples))
-        self._rows = len(batch["image"])
-        self._examples = [single_example(batch, row) for row in range(self._rows)]
+        self._examples = {
+            view: _one_by_one(load_arrays(Path(examples) / view.value)) for view in View
+        }
         # Before the clock: load_time_ms and the increase of memory are the model's alone.
         is_torch = target == "torch"
         modules = _TORCH_MODULES if is_torch else FORMATS[cast(Target, target)].runtime_modules
@@ -75,12 +77,18 @@ class Session:
     def latency(
         self, *, warm_up: int, warm_up_seconds: float, samples: int, most_seconds: float
     ) -> Json:
-        """Time the control kernel, then single examples, each time another one."""
+        """Time the control kernel, then single examples of each view, each time another one."""
         control = time_control_kernel()
-        plan = SamplingPlan(warm_up, samples, most_seconds, warm_up_seconds)
-        calls = [self._predictor.prepare(example) for example in self._examples]
-        timed = time_calls(lambda number: calls[number % self._rows](), plan)
+        timed: dict[str, list[float]] = {}
+        for view in View:
+            plan = SamplingPlan(warm_up, samples, most_seconds, warm_up_seconds)
+            timed[view.value] = self._time_view(view, plan)
+            warm_up_seconds = 0.0  # the processor is awake
         return {"control_ms": control, "latency_ms": timed}
+
+    def _time_view(self, view: View, plan: SamplingPlan) -> list[float]:
+        calls = [self._predictor.prepare(example) for example in self._examples[view]]
+        return time_calls(lambda number: calls[number % len(calls)](), plan)
 
     def memory(self) -> Json:
         """Return the most memory that was held so far."""
@@ -88,7 +96,8 @@ class Session:
 
     def throughput(self, *, batch_size: int, batches: int, most_seconds: float) -> Json:
         """Time batches, the examples repeated to fill them, after one batch that does not count."""
-        rows = [self._examples[row % self._rows] for row in range(batch_size)]
+        examples = self._examples[View.MULTIMODAL]
+        rows = [examples[row % len(examples)] for row in range(batch_size)]
         batch = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         call = self._predictor.prepare(batch)
         plan = SamplingPlan(1, batches, most_seconds)
@@ -100,6 +109,10 @@ class Session:
         logits = self._predictor.predict(batch)
         save_arrays(Path(outputs), {"logits": logits})
         return {"rows": len(logits)}
+
+
+def _one_by_one(batch: ModelInputs) -> list[ModelInputs]:
+    return [single_example(batch, row) for row in range(len(batch["image"]))]
 
 
 def save_arrays(folder: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:

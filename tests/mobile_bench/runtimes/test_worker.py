@@ -1,4 +1,5 @@
 import importlib.util
+import itertools
 import json
 import os
 import signal
@@ -42,7 +43,8 @@ def examples(
     memes: tuple[PreparedData, Preprocessor], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     folder = tmp_path_factory.mktemp("examples")
-    save_arrays(folder, memes[0].splits["test"].inputs(np.arange(4)))
+    for view in View:
+        save_arrays(folder / view.value, memes[0].splits["test"].inputs(np.arange(4), view))
     return folder
 
 
@@ -58,10 +60,11 @@ def onnx_worker(
 def test_a_worker_is_opened_and_sampled_in_rounds(onnx_worker: WorkerProcess) -> None:
     turns: list[None] = []
     (timing,) = measure_timing([onnx_worker], _CONFIG, on_turn=lambda: turns.append(None))
-    assert [len(samples) for samples in timing.latency] == [6, 6]
+    rounds = timing.latency
+    assert {view: list(map(len, rounds[view])) for view in View} == {key: [6, 6] for key in View}
     assert len(timing.control) == 2
     assert len(timing.batches) == 2
-    assert min(map(min, timing.latency + timing.control)) > 0
+    assert min(map(min, [*itertools.chain(*rounds.values()), *timing.control])) > 0
     assert timing.load_time_ms > 0
     assert timing.peak_rss_bytes >= timing.rss_before_load_bytes > 1_000_000
     assert len(turns) == count_turns(1, _CONFIG)
