@@ -16,6 +16,7 @@ from msd_deploy.artifacts.manifest import (
     read_versioned_json,
 )
 from msd_deploy.errors import ArtifactError
+from msd_deploy.models.folders import read_operating_point
 from msd_deploy.quiet import quiet
 from msd_export.folder import PARITY_NAME, ExportFolder, open_export
 from msd_export.formats import FORMATS, Target, needing
@@ -38,6 +39,7 @@ class Inspection:
         provenance: What made it, of what, with which data.
         files: Digest of each file of the folder, all of them verified.
         parity: parity.json.
+        operating_point: How the thresholds in labels.json were chosen; None without any.
     """
 
     path: Path
@@ -48,6 +50,7 @@ class Inspection:
     provenance: Mapping[str, object] | None = None
     files: Mapping[str, str] | None = None
     parity: Json | None = None
+    operating_point: str | None = None
 
     def as_json(self) -> Json:
         """Return JSON values."""
@@ -59,6 +62,7 @@ class Inspection:
             "provenance": self.provenance,
             "files": self.files,
             "parity": self.parity,
+            "operating_point": self.operating_point,
             **self.facts.as_json(),
         }
 
@@ -84,6 +88,7 @@ def inspect_export(path: Path) -> Inspection:
     export = open_export(path)
     files = export.manifest.get("files")
     assert isinstance(files, dict)  # it was verified
+    point = read_operating_point(export.folder)
     return Inspection(
         path,
         export.target,
@@ -93,6 +98,7 @@ def inspect_export(path: Path) -> Inspection:
         {name: export.manifest.get(name) for name in _STATED},
         files,
         _parity(export),
+        None if point is None else point.rule,
     )
 
 
@@ -251,9 +257,12 @@ def _sizes(title: str, sizes: Mapping[str, int]) -> TextTable:
 
 
 def _metadata(inspection: Inspection) -> TextTable:
+    entry_points, point = ", ".join(inspection.facts.entry_points), inspection.operating_point
     values = {
         **(inspection.provenance or {}),
         **inspection.facts.metadata,
+        **({"entry points": f"this one, {entry_points}"} if entry_points else {}),
+        **({"operating point": point} if point else {}),
         **_parity_rows(inspection),
     }
     rows = tuple((name, str(value)) for name, value in values.items())

@@ -71,6 +71,8 @@ class ModelFacts:
         tensors: Weights and other constants.
         metadata: What the file states of itself.
         notes: How to read the numbers, and what the format does not contain.
+        entry_points: The names of further entry points; inputs, outputs and operators are those of
+            the one for image and text.
     """
 
     inputs: tuple[TensorFacts, ...]
@@ -80,6 +82,7 @@ class ModelFacts:
     tensors: tuple[StoredTensor, ...]
     metadata: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    entry_points: tuple[str, ...] = ()
 
     def layers(self) -> dict[str, int]:
         """Return the bytes of each layer, largest first."""
@@ -107,6 +110,7 @@ class ModelFacts:
             "layers": self.layers(),
             "storage": self.storage(),
             "metadata": dict(self.metadata),
+            "entry_points": list(self.entry_points),
             "notes": list(self.notes),
         }
 

@@ -12,7 +12,10 @@ from typer.testing import CliRunner
 from msd_cli.main import app
 from msd_deploy.artifacts.manifest import write_manifest
 from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.config.decisions import DecisionConfig
+from msd_deploy.data.source import SourceOptions
 from msd_deploy.errors import ArtifactError
+from msd_export.calibrate import calibrate_model
 from msd_export.config import ExportConfig
 from msd_export.formats import FORMATS, Format
 from msd_export.inspection import Inspection, inspect_export, tables_of
@@ -29,7 +32,12 @@ def exports(finished_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory
     """Exports in three formats; read them only."""
     root = tmp_path_factory.mktemp("inspected") / "run"
     run = RunDirectory(Path(shutil.copytree(finished_run.root, root)))
-    export_student(run, ExportConfig(FORMS, max_drop_points=100, examples=12))
+    decisions = DecisionConfig(abstain_below=0.6)
+    calibrate_model(
+        run.root, None, options=SourceOptions(), split="validation", decisions=decisions
+    )
+    stated = {"author": "Ada", "license": "MIT"}
+    export_student(run, ExportConfig(FORMS, max_drop_points=100, examples=12, **stated))
     return run.exports
 
 
@@ -77,6 +85,16 @@ def test_a_folder_shows_its_source_and_how_it_was_verified(exports: Path) -> Non
         "parity.json",
     }
     assert stated["parity"]["views"].keys() == {"multimodal", "image", "text"}  # type: ignore[index]
+
+
+@pytest.mark.parametrize("form", ["onnx-int8", "ort-int8", "coreml-int8"])
+def test_a_folder_shows_who_made_it_and_how_it_decides(exports: Path, form: str) -> None:
+    found = inspect_export(exports / form)
+    assert (found.facts.metadata["author"], found.facts.metadata["license"]) == ("Ada", "MIT")
+    assert found.operating_point == found.as_json()["operating_point"] == "abstain_below=0.6"
+    rows = dict(tables_of(found)[-1].rows)
+    assert (rows["license"], rows["operating point"]) == ("MIT", "abstain_below=0.6")
+    assert "entry points" not in rows
 
 
 @pytest.mark.parametrize(

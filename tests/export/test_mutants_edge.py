@@ -21,6 +21,7 @@ from msd_export.config import ExportConfig
 from msd_export.folder import PARITY_NAME, ExportFolder, open_export
 from msd_export.formats import FORMATS, Target
 from msd_export.graph import TextGraph
+from msd_export.inspection import inspect_export
 from msd_export.parity import predict_split
 from msd_export.pipeline import export_student
 from msd_export.predictors import open_predictor
@@ -112,6 +113,7 @@ def test_the_text_entry_answers_as_the_whole_file_does_to_a_text(
     assert list(entries["text"]["inputs"]) == ["input_ids", "attention_mask"]
     parity = read_versioned_json(export.folder / PARITY_NAME)
     assert parity["entry_points"]["text"]["agreement"] == 1
+    assert inspect_export(export.folder).facts.entry_points == ("text",)
 
 
 def test_a_text_entry_that_answers_otherwise_is_not_written(

@@ -37,9 +37,17 @@ def read_coreml(package: Path) -> ModelFacts:
         operators=dict(Counter(op.type for op in computing).most_common()),
         int8_operators=_int8_operators(computing),
         tensors=tuple(tensor for op in operations for tensor in _stored(op)),
-        metadata=dict(sorted(spec.description.metadata.userDefined.items())),
+        metadata=_metadata(spec),
         notes=_NOTES,
     )
+
+
+def _metadata(spec: Spec) -> dict[str, str]:
+    """Return what a package states of itself, in its own fields and in those for anything."""
+    metadata = spec.description.metadata
+    own = {"author": metadata.author, "license": metadata.license}
+    stated = {name: str(value) for name, value in own.items() if value}
+    return {**stated, **dict(sorted(metadata.userDefined.items()))}
 
 
 def _feature(value: Spec) -> TensorFacts:

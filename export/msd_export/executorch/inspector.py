@@ -78,6 +78,9 @@ def read_executorch(path: Path) -> ModelFacts:
             tensors=(*_constants(plan, delegates), *_delegated(delegates, layers)),
             metadata=metadata,
             notes=_NOTES,
+            entry_points=tuple(
+                other.name for other in program.execution_plan if other is not plan and other.inputs
+            ),
         )
 
 

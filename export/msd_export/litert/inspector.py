@@ -43,6 +43,11 @@ def read_litert(path: Path) -> ModelFacts:
             tensors=tuple(_stored_tensors(model)),
             metadata=_metadata(model),
             notes=_NOTES,
+            entry_points=tuple(
+                signature.signatureKey.decode()
+                for signature in model.signatureDefs or []
+                if signature.subgraphIndex != 0
+            ),
         )
 
 
