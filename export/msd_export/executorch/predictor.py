@@ -1,6 +1,7 @@
 """Run a .pte file in ExecuTorch; its Python binding requires torch for tensors."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -52,7 +53,6 @@ class ExecutorchPredictor:
                 _unsafe_reset_threadpool(threads)
                 self._program = Runtime.get().load_program(path)
                 self._method = self._program.load_method(MAIN_METHOD)
-                self.text_entry = self._text_entry()
         except (RuntimeError, KeyError) as error:
             reason = str(error).partition("\n")[0]
             raise ArtifactError(f"ExecuTorch cannot load it ({reason})", where=path) from error
@@ -80,16 +80,11 @@ class ExecutorchPredictor:
 
         A text alone is given to the method for it. See `signature.TimedPredictor`.
         """
-        has_image = inputs["image_present"].astype(bool)
-        whole = _rows(inputs, INPUT_NAMES)
-        if self.text_entry is None:
-            return lambda: [self._method.execute(row) for row in whole]
-        texts, of_text = _rows(inputs, TEXT_INPUT_NAMES), self.text_entry.method
-        calls = [
-            (self._method, row) if present else (of_text, text)
-            for present, row, text in zip(has_image, whole, texts, strict=True)
-        ]
-        return lambda: [method.execute(row) for method, row in calls]
+        if not inputs["image_present"].any() and self.text_entry is not None:
+            method, rows = self.text_entry.method, _rows(inputs, TEXT_INPUT_NAMES)
+        else:
+            method, rows = self._method, _rows(inputs, INPUT_NAMES)
+        return lambda: [method.execute(row) for row in rows]
 
     def run(
         self, method: "Method", rows: "list[tuple[Tensor, ...]]", inputs: ModelInputs
@@ -104,7 +99,9 @@ class ExecutorchPredictor:
         refuse_other_probabilities((logits, given), inputs, self.metadata, self._path)
         return cast(Logits, logits)
 
-    def _text_entry(self) -> "ExecutorchTextEntry | None":
+    @cached_property
+    def text_entry(self) -> "ExecutorchTextEntry | None":
+        """The method for a text alone, loaded when it is first asked for; see `ExportPredictor`."""
         if TEXT_ENTRY not in self._program.method_names:
             return None
         return ExecutorchTextEntry(self._program.load_method(TEXT_ENTRY), self)
