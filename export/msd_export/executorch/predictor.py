@@ -54,8 +54,7 @@ class ExecutorchPredictor:
                 self._program = Runtime.get().load_program(path)
                 self._method = self._program.load_method(MAIN_METHOD)
         except (RuntimeError, KeyError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ArtifactError(f"ExecuTorch cannot load it ({reason})", where=path) from error
+            raise _cannot_load(path, error) from error
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -104,7 +103,14 @@ class ExecutorchPredictor:
         """The method for a text alone, loaded when it is first asked for; see `ExportPredictor`."""
         if TEXT_ENTRY not in self._program.method_names:
             return None
-        return ExecutorchTextEntry(self._program.load_method(TEXT_ENTRY), self)
+        return ExecutorchTextEntry(self._load(TEXT_ENTRY), self)
+
+    def _load(self, name: str) -> "Method":
+        try:
+            with quiet():
+                return self._program.load_method(name)
+        except (RuntimeError, KeyError) as error:
+            raise _cannot_load(self._path, error) from error
 
 
 class ExecutorchTextEntry:
@@ -127,6 +133,11 @@ class ExecutorchTextEntry:
             ParityError: The program's probabilities are not its logits'.
         """
         return self._whole.run(self.method, _rows(inputs, TEXT_INPUT_NAMES), inputs)
+
+
+def _cannot_load(path: Path, error: Exception) -> ArtifactError:
+    reason = str(error).partition("\n")[0]
+    return ArtifactError(f"ExecuTorch cannot load it ({reason})", where=path)
 
 
 def _rows(inputs: ModelInputs, names: Sequence[str]) -> "list[tuple[Tensor, ...]]":
