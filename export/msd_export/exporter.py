@@ -232,8 +232,11 @@ class Exporter:
                 *uncertain_losses(parity, gate),
             ),
         )
-        if predictor.text_entry is not None:
-            result = self._compare_text_entry(predictor.text_entry, gate, exported, split_name)
+        if self.source.has_text_entry(variant[0]):
+            entry = predictor.text_entry
+            if entry is None:
+                raise ParityError(f"has no entry point {TEXT_ENTRY}", where=path)
+            result = self._compare_text_entry(entry, gate, exported, split_name)
             report = {**report, "entry_points": {TEXT_ENTRY: result.as_json()}}
         second = second_predictor(variant[0], path)
         if second is None:

@@ -33,13 +33,15 @@ class BenchConfig:
     ] = 0.25
     samples: Annotated[
         int,
-        Setting("Latency samples per model and round, one example each.", (5, 1_000_000)),
+        Setting("Latency samples per model, view and round, one example each.", (5, 1_000_000)),
         Option("--samples", "Latency"),
     ] = 100
     # A slow model then has fewer samples.
     round_seconds: Annotated[
         float,
-        Setting("Maximum duration of a model's samples in a round, in seconds.", (0.01, 3600)),
+        Setting(
+            "Maximum duration of a model's samples of a view in a round, in seconds.", (0.01, 3600)
+        ),
         Option("--round-seconds", "Latency"),
     ] = 1.5
     batch_size: Annotated[

@@ -133,16 +133,17 @@ def method_sentences(bench: Bench) -> list[str]:
         f" reverse order. Each round warms up with at least {config['warm_up']} predictions and"
         f" {config['warm_up_seconds']} s, then takes up to {config['samples']} samples (at most"
         f" {config['round_seconds']} s), each of a different test example. Percentiles are over the"
-        " samples of all rounds; all samples are in bench.json. One modality alone is timed in the"
-        " same turn, through the entry point that an app would call.",
+        " samples of all rounds; all samples are in bench.json. In the same turn as many samples"
+        f" are taken of each modality alone, after {config['warm_up']} predictions, through the"
+        " entry point that an app would call.",
         f"A control kernel ({control['kernel']}) is timed before each turn: median per round"
         f" {medians} ms, slowest / fastest turn {control['host_drift']:.2f}.",
         "Expected calibration error: mean difference of confidence and share of correct decisions"
         " in 15 bins of equally many decisions, of probabilities over the model's temperatures.",
         "Load time: opening the model once, with its files in the system's cache, its runtime"
         " imported and its digests verified before.",
-        "Peak memory: of the whole process during single predictions; in parentheses the increase"
-        " since just before the model was opened.",
+        "Peak memory: of the whole process during single predictions of all views; in parentheses"
+        " the increase since just before the model was opened.",
         f"Throughput: median of {config['batches']} batches; batch size in parentheses.",
         "Metrics: of each view on the test examples; intervals are 95 % bootstrap intervals over"
         " examples. Agreement: share of examples with the same decision as the teacher in PyTorch.",

@@ -194,8 +194,8 @@ def _latency_text(latency: Distribution | None, key: _Percentile) -> str:
 
 def _latency_of(view: str, key: _Percentile) -> Cell:
     def text(row: Row) -> str:
-        alone = row["single_view_latency_ms"].get(view)
-        return _latency_text(alone or row["latency_ms"], key)
+        whole, alone = row["latency_ms"], row["single_view_latency_ms"]
+        return _latency_text(whole if view == "multimodal" else alone.get(view), key)
 
     return text
 

@@ -20,8 +20,8 @@ from msd_export.onnx.export import save_like
 from msd_export.signature import INPUT_NAMES
 
 _IMAGE, _PRESENT = "image", "image_present"
-_GREATEST, _HAS_IMAGE, _ROWS = "greatest_image_present", "has_image", "rows_without_image"
-_TRIED_ROWS = 2
+_GREATEST, _HAS_IMAGE, _ROWS = "msd_image_present", "msd_has_image", "msd_rows"
+_TRIED_ROWS = (2, 3)
 
 
 def branch_around_image_encoder(path: Path) -> bool:
@@ -38,9 +38,12 @@ def branch_around_image_encoder(path: Path) -> bool:
     """
     original = onnx.load(path)
     encoder = _find_encoder(original.graph)
-    values = {} if encoder is None else _values(original, sorted(encoder.results))
-    if encoder is None or not all(map(_is_of_rows, values.values())):
+    if encoder is None:
         return False
+    tried = [_values(original, sorted(encoder.results), rows) for rows in _TRIED_ROWS]
+    if not all(_is_of_rows(*(values[name] for values in tried)) for name in encoder.results):
+        return False
+    values = tried[0]
     model = ModelProto()
     model.CopyFrom(original)
     del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
@@ -138,7 +141,7 @@ def _constants_for(nodes: Sequence[NodeProto], inside: set[int]) -> set[int]:
 
 
 def _read_by(nodes: Iterable[NodeProto]) -> set[str]:
-    return {name for node in nodes for name in node.input if name}
+    return {name for node in nodes for name in _reads(node)}
 
 
 def _made_by(nodes: Iterable[NodeProto]) -> set[str]:
@@ -228,14 +231,15 @@ def _value_info(name: str, value: NDArray[np.generic]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, dtype, ["batch", *value.shape[1:]])
 
 
-def _is_of_rows(value: NDArray[np.generic]) -> bool:
-    """Return whether zeros can stand for a value: numbers of each row, not sizes."""
+def _is_of_rows(value: NDArray[np.generic], another: NDArray[np.generic]) -> bool:
+    """Return whether zeros can stand for a value of two batches: numbers of each row, not sizes."""
     is_number = np.issubdtype(value.dtype, np.floating) or value.dtype.itemsize == 1
-    return is_number and value.ndim > 1 and len(value) == _TRIED_ROWS
+    has_rows = [array.ndim > 1 and len(array) for array in (value, another)] == [*_TRIED_ROWS]
+    return is_number and has_rows and value.shape[1:] == another.shape[1:]
 
 
-def _values(model: ModelProto, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
-    """Return inner values of two rows of zeros: ONNX can't infer shapes past other operators."""
+def _values(model: ModelProto, names: Sequence[str], rows: int) -> dict[str, NDArray[np.generic]]:
+    """Return inner values of rows of zeros: ONNX can't infer shapes past a runtime's operators."""
     shown = ModelProto()
     shown.CopyFrom(model)
     shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
@@ -247,7 +251,7 @@ def _values(model: ModelProto, names: Sequence[str]) -> dict[str, NDArray[np.gen
     )
     feed = {
         value.name: np.zeros(
-            [_TRIED_ROWS, *value.shape[1:]], np.uint8 if value.name == _IMAGE else np.int32
+            [rows, *value.shape[1:]], np.uint8 if value.name == _IMAGE else np.int32
         )
         for value in session.get_inputs()
     }

@@ -31,6 +31,7 @@ class OnnxConverter:
     def __init__(self, source: ExportSource) -> None:
         self._source = source
         self._static: StaticQuantizer | None = None
+        self._skips = False
 
     def groups(self, precision: Precision) -> tuple[str, ...]:
         """Return what can stay in float, of int8 alone; see `converters.Converter`."""
@@ -39,8 +40,10 @@ class OnnxConverter:
     def convert(self, precision: Precision, path: Path, *, kept: Collection[str] = ()) -> None:
         """Write a variant; see `converters.Converter`."""
         self._write(precision, path, kept)
+        self._skips = False
         if self._source.skips_image_encoder:
-            branch_around_image_encoder(path)
+            with converting("ONNX", path):
+                self._skips = branch_around_image_encoder(path)
 
     def _write(self, precision: Precision, path: Path, kept: Collection[str]) -> None:
         match precision:
@@ -63,7 +66,7 @@ class OnnxConverter:
         stored_as = "float16" if precision == "fp16" else PRECISIONS[precision].stored_as
         if stored_as is not None:
             refuse_float(precision, weights.get(stored_as, 0), path)
-        return {"weights": weights, "operators": operators}
+        return {"weights": weights, "operators": operators, "skips_image_encoder": self._skips}
 
     def float32(self) -> Path:
         """Return the float32 file, converted at the first call."""
