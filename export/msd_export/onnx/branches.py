@@ -31,7 +31,8 @@ def branch_around_image_encoder(path: Path) -> bool:
         path: A file with the inputs of `ModelSignature`, in any precision.
 
     Returns:
-        Whether it has an image encoder; without one the file stays as it is.
+        Whether it does: a file without an image encoder, or with one that gives more than numbers
+        of each row, stays as it is.
 
     Raises:
         onnx.checker.ValidationError: The result is no valid model.
@@ -89,10 +90,9 @@ class _Encoder:
 
 
 def _find_encoder(graph: GraphProto) -> _Encoder | None:
-    """Return the image encoder of a model whose outputs depend on more; None without weights.
-
-    None too where sizes that it computes are read elsewhere: zeros cannot stand for them.
-    """
+    """Return the image encoder of a model whose outputs depend on more; None without weights."""
+    if _PRESENT not in {value.name for value in graph.input}:
+        return None
     inside = _depending_on_the_image_alone(graph.node)
     inside |= _constants_for(graph.node, inside)
     read_inside = _read_by(node for index, node in enumerate(graph.node) if index in inside)
