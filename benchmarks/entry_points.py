@@ -8,7 +8,6 @@ process, on one thread, all are timed in interleaved rounds, every other one in 
 """
 
 import argparse
-import itertools
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +17,9 @@ import numpy as np
 
 from msd_deploy.artifacts.manifest import write_json
 from msd_deploy.artifacts.run_directory import RunDirectory
-from msd_deploy.data.prepared import PreparedSplit
-from msd_deploy.models.folders import load_model
+from msd_deploy.data.prepared import PreparedData, PreparedSplit
+from msd_deploy.models.classifier import ViewClassifier
+from msd_deploy.models.folders import LoadedModel, load_model
 from msd_deploy.run.record import data_of_run, read_run
 from msd_deploy.views import View
 from msd_export.converters import converter_for
@@ -36,10 +36,10 @@ _PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 _TARGETS: tuple[Target, ...] = ("onnx", "ort", "litert", "executorch")
 
 
-def write_variants(run: RunDirectory, folder: Path) -> dict[str, tuple[Target, Path]]:
+def write_variants(
+    loaded: LoadedModel[ViewClassifier], data: PreparedData, folder: Path
+) -> dict[str, tuple[Target, Path]]:
     """Write every file that is timed; return its target and path by name."""
-    loaded = load_model(run.student)
-    data = data_of_run(read_run(run), loaded.preprocessor)
     written: dict[str, tuple[Target, Path]] = {}
     for is_flat in (True, False):
         scratch = folder / f"scratch-{is_flat}"
@@ -67,18 +67,21 @@ def calls_of(
 
 
 def measure(run: RunDirectory, rounds: int) -> dict[str, dict[str, float]]:
-    """Return milliseconds and bytes of each variant, and each view's share of the pair's p50."""
-    split = data_of_run(read_run(run), load_model(run.student).preprocessor).splits["test"]
+    """Return the file size in bytes and the p50 latency of each view in ms, by variant."""
+    loaded = load_model(run.student)
+    data = data_of_run(read_run(run), loaded.preprocessor)
     with tempfile.TemporaryDirectory() as name:
-        written = write_variants(run, Path(name))
+        written = write_variants(loaded, data, Path(name))
         predictors = {key: open_predictor(*where, threads=1) for key, where in written.items()}
-        timed = list(itertools.product(predictors, View))
-        samples: dict[tuple[str, View], list[list[float]]] = {key: [] for key in timed}
-        for order in interleaved(len(timed), rounds):
-            for variant, view in (timed[index] for index in order):
-                # Made anew: LiteRT runs one signature at a time.
-                call = calls_of(predictors[variant], split, view)
-                samples[variant, view].append(time_calls(call, _PLAN))
+        calls = {
+            (variant, view): calls_of(predictor, data.splits["test"], view)
+            for variant, predictor in predictors.items()
+            for view in View
+        }
+        samples: dict[tuple[str, View], list[list[float]]] = {key: [] for key in calls}
+        for order in interleaved(len(calls), rounds):
+            for key in (list(calls)[index] for index in order):
+                samples[key].append(time_calls(calls[key], _PLAN))
         return {
             variant: {
                 "size_bytes": path.stat().st_size,

@@ -41,10 +41,9 @@ def branch_around_image_encoder(path: Path) -> bool:
     encoder = _find_encoder(original.graph)
     if encoder is None:
         return False
-    tried = [_values(original, sorted(encoder.results), rows) for rows in _TRIED_ROWS]
-    if not all(_is_of_rows(*(values[name] for values in tried)) for name in encoder.results):
+    values, others = _values(original, sorted(encoder.results))
+    if not all(_is_of_rows(value, others[name]) for name, value in values.items()):
         return False
-    values = tried[0]
     model = ModelProto()
     model.CopyFrom(original)
     del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
@@ -238,8 +237,12 @@ def _is_of_rows(value: NDArray[np.generic], another: NDArray[np.generic]) -> boo
     return is_number and has_rows and value.shape[1:] == another.shape[1:]
 
 
-def _values(model: ModelProto, names: Sequence[str], rows: int) -> dict[str, NDArray[np.generic]]:
-    """Return inner values of rows of zeros: ONNX can't infer shapes past a runtime's operators."""
+def _values(model: ModelProto, names: Sequence[str]) -> list[dict[str, NDArray[np.generic]]]:
+    """Return inner values of batches of zeros: ONNX can't infer shapes past a runtime's operators.
+
+    Returns:
+        Values by name, of one batch for each number of `_TRIED_ROWS`.
+    """
     shown = ModelProto()
     shown.CopyFrom(model)
     shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
@@ -249,10 +252,13 @@ def _values(model: ModelProto, names: Sequence[str], rows: int) -> dict[str, NDA
     session = onnxruntime.InferenceSession(
         shown.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    feed = {
-        value.name: np.zeros(
-            [rows, *value.shape[1:]], np.uint8 if value.name == _IMAGE else np.int32
-        )
-        for value in session.get_inputs()
-    }
-    return dict(zip(names, session.run(list(names), feed), strict=True))
+    batches = [
+        {
+            value.name: np.zeros(
+                [rows, *value.shape[1:]], np.uint8 if value.name == _IMAGE else np.int32
+            )
+            for value in session.get_inputs()
+        }
+        for rows in _TRIED_ROWS
+    ]
+    return [dict(zip(names, session.run(list(names), feed), strict=True)) for feed in batches]
