@@ -25,7 +25,7 @@ from msd_deploy.views import View
 from msd_export.converters import converter_for
 from msd_export.formats import FORMATS, Precision, Target
 from msd_export.predictors import open_predictor
-from msd_export.signature import TimedPredictor, single_example
+from msd_export.signature import TimedPredictor, single_examples
 from msd_export.source import ExportSource
 from msd_mobile_bench.host import describe_host
 from msd_mobile_bench.latency import SamplingPlan, describe, interleaved, time_calls
@@ -61,8 +61,7 @@ def calls_of(
 ) -> Callable[[int], object]:
     """Return a call that predicts another example each time."""
     rows = np.linspace(0, len(split) - 1, min(_EXAMPLES, len(split))).astype(np.int64)
-    inputs = split.inputs(rows, view)
-    calls = [predictor.prepare(single_example(inputs, row)) for row in range(len(rows))]
+    calls = [predictor.prepare(each) for each in single_examples(split.inputs(rows, view))]
     return lambda number: calls[number % len(calls)]()
 
 

@@ -43,7 +43,7 @@ from msd_export.parity import (
     predict_split,
 )
 from msd_export.predictors import TorchPredictor, open_predictor, second_predictor
-from msd_export.signature import TEXT_ENTRY, ModelInputs, Predictor, single_example
+from msd_export.signature import TEXT_ENTRY, ModelInputs, Predictor, single_examples
 from msd_export.source import ExportSource
 from msd_export.tolerance import (
     Gate,
@@ -343,5 +343,4 @@ class Exporter:
 
 def _predict_one_by_one(predictor: Predictor, inputs: ModelInputs) -> LogitArray:
     """Return the logits of a batch of inputs, predicted one example at a time."""
-    rows = range(len(inputs["image"]))
-    return np.concatenate([predictor.predict(single_example(inputs, row)) for row in rows])
+    return np.concatenate([predictor.predict(example) for example in single_examples(inputs)])

@@ -6,7 +6,7 @@ Predictor protocols, and the check that a model's probabilities match its logits
 probabilities, we compare logits. Torch-free.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast, get_args
@@ -95,6 +95,14 @@ class ModelSignature:
 def single_example(inputs: Mapping[str, NDArray[np.generic]], row: int) -> ModelInputs:
     """Return one row of a batch of inputs, its batch dimension kept."""
     return {name: inputs[name][row : row + 1] for name in INPUT_NAMES}
+
+
+def single_examples(
+    inputs: Mapping[str, NDArray[np.generic]], names: Sequence[str] = INPUT_NAMES
+) -> Iterator[ModelInputs]:
+    """Yield the rows of a batch one by one, their batch dimension kept, with some of the inputs."""
+    for row in range(len(inputs[names[0]])):
+        yield {name: inputs[name][row : row + 1] for name in names}
 
 
 _PROBABILITY_ERROR = 0.01

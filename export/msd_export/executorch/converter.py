@@ -1,11 +1,11 @@
 """The target executorch: .pte programs for ExecuTorch, computed by XNNPACK where it can.
 
 One example at a time, of one text length; a second method takes a text alone, and both share their
-weights. What XNNPACK has no operator for (looking up embeddings,
-layer normalisation) is left to ExecuTorch's portable kernels.
+weights. What XNNPACK has no operator for (looking up embeddings, layer normalisation) is left to
+ExecuTorch's portable kernels.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from msd_deploy.artifacts.manifest import Json
 from msd_deploy.quiet import quiet
 from msd_export.executorch.layers import add_layers
-from msd_export.executorch.predictor import MAIN_METHOD
+from msd_export.executorch.predictor import MAIN_METHOD, rows_of
 from msd_export.formats import PRECISIONS, Precision
 from msd_export.graph import (
     ExportableGraph,
@@ -25,11 +25,15 @@ from msd_export.graph import (
     text_graph_of,
 )
 from msd_export.model_file import converting
-from msd_export.signature import INPUT_NAMES, TEXT_ENTRY, TEXT_INPUT_NAMES, single_example
+from msd_export.signature import INPUT_NAMES, TEXT_ENTRY, TEXT_INPUT_NAMES
 from msd_export.source import ExportSource
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+
+
+_INPUTS = {MAIN_METHOD: INPUT_NAMES, TEXT_ENTRY: TEXT_INPUT_NAMES}
+"""The inputs of each method, in its order."""
 
 
 class HalfPrecision(nn.Module):
@@ -109,21 +113,18 @@ class ExecutorchConverter:
         return programs
 
     def _exported(self, module: nn.Module, method: str) -> "ExportedProgram":
-        example = example_inputs(self._source.signature, batch=1)
-        if method == TEXT_ENTRY:
-            example = tuple(example[INPUT_NAMES.index(name)] for name in TEXT_INPUT_NAMES)
+        tensors = dict(
+            zip(INPUT_NAMES, example_inputs(self._source.signature, batch=1), strict=True)
+        )
+        example = tuple(tensors[name] for name in _INPUTS[method])
         with torch.no_grad():
             return torch.export.export(module, example, strict=False)
 
-    def _calibration(self, method: str) -> Iterator[tuple[Tensor, ...]]:
-        """Yield the training examples of a method one by one."""
-        is_text = method == TEXT_ENTRY
+    def _calibration(self, method: str) -> list[tuple[Tensor, ...]]:
+        """Return the inputs of a method for each training example that calibrates it."""
         source = self._source
-        inputs = source.text_calibration() if is_text else source.calibration()
-        for row in range(len(inputs["image"])):
-            example = single_example(inputs, row)
-            names = TEXT_INPUT_NAMES if is_text else INPUT_NAMES
-            yield tuple(torch.from_numpy(example[name]) for name in names)
+        inputs = source.text_calibration() if method == TEXT_ENTRY else source.calibration()
+        return rows_of(inputs, _INPUTS[method])
 
 
 def lower_to_xnnpack(

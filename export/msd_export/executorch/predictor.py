@@ -17,7 +17,7 @@ from msd_export.signature import (
     Logits,
     ModelInputs,
     refuse_other_probabilities,
-    single_example,
+    single_examples,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class ExecutorchPredictor:
         Raises:
             ParityError: The program's probabilities are not its logits'.
         """
-        return self.run(self._method, _rows(inputs, INPUT_NAMES), inputs)
+        return self.run(self._method, rows_of(inputs, INPUT_NAMES), inputs)
 
     def prepare(self, inputs: ModelInputs) -> Callable[[], object]:
         """Return a call that runs the inputs, which tensors share memory with.
@@ -80,9 +80,9 @@ class ExecutorchPredictor:
         A text alone is given to the method for it. See `signature.TimedPredictor`.
         """
         if not inputs["image_present"].any() and self.text_entry is not None:
-            method, rows = self.text_entry.method, _rows(inputs, TEXT_INPUT_NAMES)
+            method, rows = self.text_entry.method, rows_of(inputs, TEXT_INPUT_NAMES)
         else:
-            method, rows = self._method, _rows(inputs, INPUT_NAMES)
+            method, rows = self._method, rows_of(inputs, INPUT_NAMES)
         return lambda: [method.execute(row) for row in rows]
 
     def run(
@@ -132,7 +132,7 @@ class ExecutorchTextEntry:
         Raises:
             ParityError: The program's probabilities are not its logits'.
         """
-        return self._whole.run(self.method, _rows(inputs, TEXT_INPUT_NAMES), inputs)
+        return self._whole.run(self.method, rows_of(inputs, TEXT_INPUT_NAMES), inputs)
 
 
 def _cannot_load(path: Path, error: Exception) -> ArtifactError:
@@ -140,8 +140,9 @@ def _cannot_load(path: Path, error: Exception) -> ArtifactError:
     return ArtifactError(f"ExecuTorch cannot load it ({reason})", where=path)
 
 
-def _rows(inputs: ModelInputs, names: Sequence[str]) -> "list[tuple[Tensor, ...]]":
+def rows_of(inputs: ModelInputs, names: Sequence[str]) -> "list[tuple[Tensor, ...]]":
+    """Return the tensors of each example, those of the named inputs, in their order."""
     import torch
 
-    examples = [single_example(inputs, row) for row in range(len(inputs["image"]))]
-    return [tuple(torch.from_numpy(e[name]) for name in names) for e in examples]
+    examples = single_examples(inputs, names)
+    return [tuple(torch.from_numpy(example[name]) for name in names) for example in examples]

@@ -1,6 +1,6 @@
 """Run a .tflite file in LiteRT's interpreter; imports no torch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -16,7 +16,7 @@ from msd_export.signature import (
     Logits,
     ModelInputs,
     refuse_other_probabilities,
-    single_example,
+    single_examples,
 )
 
 if TYPE_CHECKING:
@@ -71,10 +71,7 @@ class LiteRTPredictor:
         Raises:
             ParityError: The file's probabilities are not its logits'.
         """
-        rows = range(len(inputs["image"]))
-        return self.checked(
-            [self._predict_one(single_example(inputs, row)) for row in rows], inputs
-        )
+        return self.checked(list(map(self._predict_one, single_examples(inputs))), inputs)
 
     def checked(self, outputs: list[list[Logits]], inputs: ModelInputs) -> Logits:
         """Return the logits, [rows, classes], of rows of logits and probabilities.
@@ -91,9 +88,9 @@ class LiteRTPredictor:
 
         A text alone is given to the entry point for it. See `signature.TimedPredictor`.
         """
-        examples = [single_example(inputs, row) for row in range(len(inputs["image"]))]
         if self.text_entry is not None and not inputs["image_present"].any():
-            return self.text_entry.prepare(examples)
+            return self.text_entry.prepare(inputs)
+        examples = list(single_examples(inputs))
 
         def run() -> None:
             for example in examples:
@@ -130,13 +127,12 @@ class LiteRTTextEntry:
         Raises:
             ParityError: The file's probabilities are not its logits'.
         """
-        rows = range(len(inputs["input_ids"]))
-        outputs = [self._run(_texts(single_example(inputs, row))) for row in rows]
+        outputs = map(self._run, single_examples(inputs, TEXT_INPUT_NAMES))
         return self._whole.checked([[o[name] for name in OUTPUT_NAMES] for o in outputs], inputs)
 
-    def prepare(self, examples: Sequence[ModelInputs]) -> Callable[[], object]:
-        """Return a call that runs single examples, one after the other."""
-        texts = [_texts(example) for example in examples]
+    def prepare(self, inputs: ModelInputs) -> Callable[[], object]:
+        """Return a call that runs texts, one after the other."""
+        texts = list(single_examples(inputs, TEXT_INPUT_NAMES))
         return lambda: [self._run(text) for text in texts]
 
     def _run(self, text: ModelInputs) -> dict[str, Logits]:
@@ -144,10 +140,6 @@ class LiteRTTextEntry:
         # 2.5 microseconds.
         outputs = self._interpreter.get_signature_runner(TEXT_ENTRY)(**text)
         return cast(dict[str, Logits], outputs)
-
-
-def _texts(example: ModelInputs) -> ModelInputs:
-    return {name: example[name] for name in TEXT_INPUT_NAMES}
 
 
 def _places(interpreter: "Interpreter") -> tuple[dict[str, int], list[int]]:

@@ -7,7 +7,7 @@ stretch the scale of the scores until all of them fall into one step) and normal
 float.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,10 @@ from msd_export.formats import Precision
 from msd_export.litert.layers import CLASSIFIER_SCOPE
 from msd_export.litert.predictor import MAIN_ENTRY
 from msd_export.signature import (
-    INPUT_NAMES,
     TEXT_ENTRY,
     TEXT_INPUT_NAMES,
     ModelInputs,
-    single_example,
+    single_examples,
 )
 
 Ranges = dict[str, dict[str, Any]]
@@ -89,17 +88,12 @@ def ranges_of(source: Path, calibration: ModelInputs, texts: ModelInputs | None)
     recipe = RecipeManager()
     recipe.load_quantization_recipe(_quantizer_for(source, "int8").get_quantization_recipe())
     calibrator = Calibrator(str(source), num_threads=1, qsv_update_func=min_max_update)
-    examples = {MAIN_ENTRY: _one_by_one(calibration, INPUT_NAMES)}
+    examples = {MAIN_ENTRY: list(single_examples(calibration))}
     if texts is not None:
-        examples[TEXT_ENTRY] = _one_by_one(texts, TEXT_INPUT_NAMES)
+        examples[TEXT_ENTRY] = list(single_examples(texts, TEXT_INPUT_NAMES))
     calibrator.calibrate(examples, recipe)
     ranges: Ranges = calibrator.get_model_qsvs()
     return ranges
-
-
-def _one_by_one(inputs: ModelInputs, names: Sequence[str]) -> list[ModelInputs]:
-    examples = (single_example(inputs, row) for row in range(len(inputs["image"])))
-    return [{name: example[name] for name in names} for example in examples]
 
 
 def _quantizer_for(source: Path, precision: Precision) -> Quantizer:

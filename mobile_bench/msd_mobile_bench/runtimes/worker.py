@@ -26,7 +26,7 @@ from msd_deploy.errors import MsdError
 from msd_deploy.views import View
 from msd_export.formats import FORMATS, Target
 from msd_export.predictors import TorchPredictor, open_predictor
-from msd_export.signature import ModelInputs, TimedPredictor, single_example
+from msd_export.signature import ModelInputs, TimedPredictor, single_examples
 from msd_mobile_bench.footprint import peak_rss_bytes, rss_bytes
 from msd_mobile_bench.latency import SamplingPlan, time_calls, time_control_kernel
 
@@ -51,7 +51,7 @@ class Session:
         self, *, target: str, path: str, threads: int, examples: str, manifest: Json | None = None
     ) -> None:
         self._examples = {
-            view: _one_by_one(load_arrays(Path(examples) / view.value)) for view in View
+            view: list(single_examples(load_arrays(Path(examples) / view.value))) for view in View
         }
         # Before the clock: load_time_ms and the increase of memory are the model's alone.
         is_torch = target == "torch"
@@ -109,10 +109,6 @@ class Session:
         logits = self._predictor.predict(batch)
         save_arrays(Path(outputs), {"logits": logits})
         return {"rows": len(logits)}
-
-
-def _one_by_one(batch: ModelInputs) -> list[ModelInputs]:
-    return [single_example(batch, row) for row in range(len(batch["image"]))]
 
 
 def save_arrays(folder: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
