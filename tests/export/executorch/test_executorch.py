@@ -1,7 +1,6 @@
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,48 +181,6 @@ def test_groups_can_stay_in_float(own_source: ExportSource, forms: Forms, tmp_pa
     assert mixed["int8_weights"] == forms["int8"][1]["int8_weights"] - weights - 300 * 16
     with pytest.raises(ExportError, match="left every weight in float"):
         write_form(converter, "int8", tmp_path / "float.pte", kept=converter.groups("int8"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_efficientnet_converts(
-    make_source: Callable[[dict[str, object]], ExportSource],
-    memes: tuple[PreparedData, Preprocessor],
-    torch_logits: Ask,
-    tmp_path: Path,
-    precision: Precision,
-) -> None:
-    source = make_source({"kind": "efficientnet_lite", "variant": "lite0"})
-    facts = write_form(ExecutorchConverter(source), precision, tmp_path / "model.pte")
-    inputs = memes[0].splits["test"].inputs(slice(0, 6))
-    error = ExecutorchPredictor(tmp_path / "model.pte").predict(inputs)
-    error -= torch_logits(source, inputs)
-    assert np.abs(error).max() < {"fp32": 1e-3, "fp16": 0.1}.get(precision, 0.5)
-    assert (facts["int8_weights"] == 0) == (precision not in INTEGER)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("alone", ["vision.stem", "vision.blocks.0"])
-def test_a_group_is_integer_alone_before_a_float_one_that_pads(
-    make_source: Callable[[dict[str, object]], ExportSource],
-    memes: tuple[PreparedData, Preprocessor],
-    torch_logits: Ask,
-    tmp_path: Path,
-    alone: str,
-) -> None:
-    """ExecuTorch 1.5.1 refuses a float convolution behind integers that it padded by itself."""
-    source = make_source({"kind": "efficientnet_lite", "variant": "lite0"})
-    converter = ExecutorchConverter(source)
-    kept = set(converter.groups("int8")) - {alone}
-    facts = write_form(converter, "int8", tmp_path / "model.pte", kept=kept)
-    assert facts["int8_weights"] == sum(
-        module.weight.numel()
-        for module in source.loaded.model.get_submodule(alone).modules()
-        if isinstance(module, nn.Conv2d)
-    )
-    inputs = memes[0].splits["test"].inputs(slice(0, 4))
-    error = ExecutorchPredictor(tmp_path / "model.pte").predict(inputs)
-    assert np.abs(error - torch_logits(source, inputs)).max() < 0.5
 
 
 def test_the_file_is_read_again_in_a_fresh_process(
