@@ -16,7 +16,7 @@ $(BIN)/msd: pyproject.toml requirements/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11; name another with make PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "error: $(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable ".[demo,pretrained,executorch,litert,extensions,optimum,dev]"
+	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable ".[demo,pretrained,executorch,litert,coreai,extensions,optimum,dev]"
 	@touch $(BIN)/msd
 
 install: $(BIN)/msd

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from msd_cli.console import new_table, print_json, result_console
 from msd_cli.options import JsonOption
 from msd_deploy import __version__
-from msd_export.formats import FORMATS
+from msd_export.formats import FORMATS, distribution_of
 
 # Distribution, what needs it, the extra of this project that installs it.
 _OTHERS = (
@@ -58,13 +58,15 @@ def _parts() -> Iterator[tuple[str, str, str]]:
     for module in dict.fromkeys(name for form in FORMATS.values() for name in form.modules):
         users = [form for form in FORMATS.values() if module in form.modules]
         titles = ", ".join(form.title for form in users)
-        yield module.replace("_", "-"), f"{titles} exports", users[0].extra
+        yield distribution_of(module), f"{titles} exports", users[0].extra
     yield from _OTHERS
 
 
 def _version(distribution: str) -> str | None:
     from importlib.metadata import version  # a tenth of the time of `msd --help`
 
-    if importlib.util.find_spec(distribution.replace("-", "_")) is None:
+    modules = (module for form in FORMATS.values() for module in form.modules)
+    known = {distribution_of(module): module for module in modules}
+    if importlib.util.find_spec(known.get(distribution, distribution.replace("-", "_"))) is None:
         return None
     return version(distribution)

@@ -49,7 +49,8 @@ def export(
 
     Args:
         model: A run, or with `data` a model folder such as a run's teacher/.
-        target: "onnx", "ort", "coreml", "executorch", "litert", several of them, or "all".
+        target: "onnx", "ort", "coreml", "executorch", "litert", "coreai", several of them, or
+            "all".
         precision: One or several precisions, or "all"; none: the usual two of each target.
         max_drop: Largest loss of the test metric in percentage points.
         examples: Number of test examples to verify with; None: all.

@@ -79,10 +79,17 @@ def _litert(source: ExportSource) -> Converter:
     return LiteRTConverter(source)
 
 
+def _coreai(source: ExportSource) -> Converter:
+    from msd_export.coreai.converter import CoreAIConverter
+
+    return CoreAIConverter(source)
+
+
 _CONVERTERS: dict[Target, Callable[[ExportSource], Converter]] = {
     "onnx": _onnx,
     "ort": _ort,
     "coreml": _coreml,
     "executorch": _executorch,
     "litert": _litert,
+    "coreai": _coreai,
 }

@@ -32,6 +32,7 @@ from msd_export.formats import (
     Variant,
     needing,
     variant_name,
+    versions_of,
 )
 from msd_export.mixed_precision import Sensitivity, measure_sensitivity, mixes
 from msd_export.onnx.end_to_end import END_TO_END_NAME, check_end_to_end, write_end_to_end
@@ -89,6 +90,13 @@ class Exporter:
             if self.config.end_to_end and variant[0] == "onnx":
                 report = {**report, "end_to_end": self._end_to_end(building, logits)}
             manifest = self._complete(building, variant, report)
+        if FORMATS[variant[0]].is_beta:
+            versions = versions_of(variant[0]).items()
+            made_with = ", ".join(f"{name} {version}" for name, version in versions)
+            self.hooks.on_note(
+                f"{variant_name(variant)}: {FORMATS[variant[0]].title} is a beta, and may not load"
+                f" in other versions what {made_with} wrote"
+            )
         return ExportFolder(final, *variant, manifest)
 
     @contextmanager
@@ -337,6 +345,7 @@ class Exporter:
             ),
             "source_digest": self.loaded.digest,
             "dataset_digest": self.source.data.digest,
+            "made_with": versions_of(variant[0]),
         }
         return write_manifest(building, KIND, facts)
 

@@ -12,7 +12,7 @@ from typing import Literal, cast
 
 from msd_deploy.errors import ConfigError, ExportError, RuntimeUnavailableError
 
-Target = Literal["onnx", "ort", "coreml", "executorch", "litert"]
+Target = Literal["onnx", "ort", "coreml", "executorch", "litert", "coreai"]
 Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "int4", "pal6", "pal4", "w8a8"]
 Variant = tuple[Target, Precision]
 CalibrationMethod = Literal["minmax", "entropy", "percentile"]
@@ -41,11 +41,11 @@ PRECISIONS: Mapping[Precision, PrecisionFacts] = MappingProxyType(
     {
         "fp32": PrecisionFacts("as trained"),
         "fp16": PrecisionFacts(
-            "weights (Core ML, ExecuTorch: and arithmetic) in half precision",
+            "weights (Core ML, Core AI, ExecuTorch: and arithmetic) in half precision",
         ),
         "int8": PrecisionFacts(
-            "weights in 8 bits; activations too, calibrated on training examples (Core ML:"
-            " weights alone)",
+            "weights in 8 bits; activations too, calibrated on training examples (Core ML,"
+            " Core AI: weights alone)",
             stored_as="int8",
             is_integer=True,
             can_be_trained_for=True,
@@ -89,6 +89,7 @@ class Format:
             before its clock starts.
         extra: The extra of this project that brings them; "" if all installations have them.
         has_text_entry: Whether a file has a second entry point, for a text alone.
+        is_beta: Whether another version of its runtime may not load what is written today.
     """
 
     title: str
@@ -101,6 +102,7 @@ class Format:
     runtime_modules: tuple[str, ...]
     extra: str = ""
     has_text_entry: bool = False
+    is_beta: bool = False
 
     @property
     def package(self) -> str:
@@ -164,6 +166,19 @@ FORMATS: Mapping[Target, Format] = MappingProxyType(
             "litert",
             has_text_entry=True,
         ),
+        "coreai": Format(
+            "Core AI",
+            "Core AI",
+            "model.aimodel",
+            ("fp16", "int8"),
+            ("fp32",),
+            False,
+            ("coreai", "coreai_torch", "coreai_opt"),
+            ("coreai.authoring", "coreai.runtime", "msd_export.coreai.predictor"),
+            "coreai",
+            has_text_entry=True,
+            is_beta=True,
+        ),
     }
 )
 
@@ -174,6 +189,24 @@ USUAL_TARGETS: tuple[Target, ...] = ("onnx", "coreml")
 def variant_name(variant: Variant) -> str:
     """Return the name of a variant and of its folder, for example onnx-int8."""
     return "-".join(variant)
+
+
+_DISTRIBUTIONS = {"coreai": "coreai-core"}
+
+
+def distribution_of(module: str) -> str:
+    """Return what pip calls the package that brings one of `Format.modules`."""
+    return _DISTRIBUTIONS.get(module, module.replace("_", "-"))
+
+
+def versions_of(target: Target) -> dict[str, str]:
+    """Return the versions of what writes and runs a target, by the names that pip has for them."""
+    from importlib.metadata import version  # a tenth of the time of `msd --help`
+
+    return {
+        distribution: version(distribution)
+        for distribution in map(distribution_of, FORMATS[target].modules)
+    }
 
 
 def require_target(target: Target) -> None:

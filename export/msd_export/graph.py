@@ -4,7 +4,8 @@ Also the groups of layers that an integer variant can keep in float.
 """
 
 import copy
-from typing import Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from msd_deploy.problem import Problem
 from msd_deploy.temperatures import UNCALIBRATED, Temperatures
 from msd_export.layers import ROOT, WORD_EMBEDDINGS, group_of
 from msd_export.signature import INPUT_NAMES, ModelInputs, ModelSignature
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 ImageLayout = Literal["nhwc", "nchw"]
 
@@ -176,6 +180,22 @@ class _Probabilities(nn.Module):
 ExportableGraph = ExportGraph | FamilyGraph
 
 
+class HalfPrecision(nn.Module):
+    """A graph that computes in float16 between borders that stay as they are.
+
+    Args:
+        graph: Its weights become float16.
+    """
+
+    def __init__(self, graph: ExportableGraph | TextGraph) -> None:
+        super().__init__()
+        self.exported = graph.half()
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return logits and probabilities, float32 [1, classes], of the graph's inputs."""
+        return tuple(output.float() for output in self.exported(*inputs))
+
+
 def graph_around(loaded: LoadedModel[ViewClassifier]) -> ExportableGraph:
     """Return a loaded model behind the signature, unchanged, for reference logits in PyTorch."""
     return _graph(loaded, loaded.model, "nhwc")
@@ -253,6 +273,21 @@ def example_inputs(signature: ModelSignature, *, batch: int) -> tuple[Tensor, ..
     )
 
 
+def program_of(
+    module: nn.Module, signature: ModelSignature, names: Sequence[str]
+) -> "ExportedProgram":
+    """Trace a module for one example.
+
+    Args:
+        module: In eval mode.
+        signature: Shapes of the inputs.
+        names: Those that it takes, in its order.
+    """
+    tensors = dict(zip(INPUT_NAMES, example_inputs(signature, batch=1), strict=True))
+    with torch.no_grad():
+        return torch.export.export(module, tuple(tensors[name] for name in names), strict=False)
+
+
 def as_tensors(inputs: ModelInputs) -> tuple[Tensor, ...]:
     """Return numpy inputs as tensors, in the signature's order."""
     return tuple(torch.from_numpy(inputs[name]) for name in INPUT_NAMES)
@@ -267,9 +302,13 @@ def layer_groups(graph: nn.Module) -> tuple[str, ...]:
     Args:
         graph: The exported graph; its model stands under `layers.ROOT`.
     """
-    weighted = (
+    return tuple(dict.fromkeys(map(group_of, weighted_layers(graph))))
+
+
+def weighted_layers(graph: nn.Module) -> list[str]:
+    """Return the names, in the graph, of the layers with weights that can be quantized."""
+    return [
         name
         for name, module in graph.named_modules()
         if isinstance(module, _WEIGHTED) or name == ROOT + WORD_EMBEDDINGS
-    )
-    return tuple(dict.fromkeys(map(group_of, weighted)))
+    ]

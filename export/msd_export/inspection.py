@@ -23,7 +23,7 @@ from msd_export.formats import FORMATS, Target, needing
 from msd_export.model_file import ModelFacts, Reader
 
 _SHOWN = ("max_abs_error", "agreement", "drop")
-_STATED = ("msd_deploy", "created_utc", "source_digest", "dataset_digest")
+_STATED = ("msd_deploy", "created_utc", "source_digest", "dataset_digest", "made_with")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +169,20 @@ def _litert() -> Reader:
     return read_litert
 
 
+def _coreai() -> Reader:
+    with quiet():
+        from msd_export.coreai.asset import read_coreai
+
+    return read_coreai
+
+
 _READERS: dict[Target, Callable[[], Reader]] = {
     "onnx": _onnx,
     "ort": _ort,
     "coreml": _coreml,
     "executorch": _executorch,
     "litert": _litert,
+    "coreai": _coreai,
 }
 """The reader of each target; its libraries are imported when it is used."""
 
@@ -265,8 +273,14 @@ def _metadata(inspection: Inspection) -> TextTable:
         **({"operating point": point} if point else {}),
         **_parity_rows(inspection),
     }
-    rows = tuple((name, str(value)) for name, value in values.items())
+    rows = tuple((name, _stated(value)) for name, value in values.items())
     return TextTable("Metadata", ("name", "value"), rows)
+
+
+def _stated(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {part}" for name, part in value.items())
+    return str(value)
 
 
 def _parity_rows(inspection: Inspection) -> dict[str, str]:

@@ -213,11 +213,13 @@ def reading(title: str, path: Path) -> Iterator[None]:
         path: The file that is read.
 
     Raises:
-        ArtifactError: Anything was raised.
+        ArtifactError: Anything was raised; one of ours passes through.
     """
     try:
         with quiet():
             yield
+    except ArtifactError:
+        raise
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = lines[0][:_LONGEST_REASON]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from msd_deploy.artifacts.manifest import Json
+from msd_export.coreai.predictor import PIP_RUNTIME, core_ai_runtime
 from msd_export.coreml.predictor import CoreMLPredictor, MilPredictor
 from msd_export.formats import FORMATS, Target, needing
 from msd_export.onnx.predictor import OnnxPredictor
@@ -79,10 +80,19 @@ class TorchPredictor:
         return partial(self.predict, inputs)
 
 
+UNTIMED_RUNTIMES = {
+    MilPredictor.runtime: "Core ML variants were run by the MIL evaluator",
+    PIP_RUNTIME: "Core AI variants were run by the Core AI that pip installs",
+}
+"""Runtimes that give an app's numbers and not its speed, each with a sentence that says so."""
+
+
 def runtime_of(target: Target) -> str:
     """Return the name of the runtime that `open_predictor` uses on this machine."""
     if target == "coreml" and sys.platform != "darwin":
         return MilPredictor.runtime
+    if target == "coreai":
+        return core_ai_runtime()
     return FORMATS[target].runtime
 
 
@@ -118,6 +128,10 @@ def _open(target: Target, path: Path, threads: int) -> ExportPredictor:
             from msd_export.litert.predictor import LiteRTPredictor
 
             return LiteRTPredictor(path, threads=threads)
+        case "coreai":
+            from msd_export.coreai.predictor import CoreAIPredictor
+
+            return CoreAIPredictor(path)
 
 
 def second_predictor(target: Target, path: Path) -> Predictor | None:

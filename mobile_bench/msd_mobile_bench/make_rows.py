@@ -6,6 +6,7 @@ import numpy as np
 
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.views import View
+from msd_export.predictors import UNTIMED_RUNTIMES
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.latency import describe
 from msd_mobile_bench.quality import Quality
@@ -34,11 +35,12 @@ def write_notes(
     load, cores = host["load_average_1min"], host["logical_cores"]
     if load is not None and load > _BUSY_SHARE * cores:
         notes.append(f"The host was busy at the start: load average {load:g} on {cores} cores.")
-    if any(row["note"] == NEEDS_A_DEVICE for row in rows):
-        notes.append(
-            "Core ML variants were run by the MIL evaluator: metrics and sizes are valid, latency"
-            f" and memory are omitted ({NEEDS_A_DEVICE})."
-        )
+    for runtime, sentence in UNTIMED_RUNTIMES.items():
+        if any(row["runtime"] == runtime for row in rows):
+            notes.append(
+                f"{sentence}: metrics and sizes are valid, latency and memory are omitted"
+                f" ({NEEDS_A_DEVICE})."
+            )
     if not any(row["model"] == "teacher" and row["target"] == "onnx" for row in rows):
         notes.append("The teacher has no ONNX export: it is compared in PyTorch.")
     examples = min(row["scores"]["multimodal"]["examples"] for row in rows)

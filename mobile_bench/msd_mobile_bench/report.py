@@ -158,6 +158,7 @@ _PROCESSES: Mapping[str, str] = {
     "executorch": "ExecuTorch variants in ExecuTorch (with PyTorch, which its Python binding"
     " requires)",
     "litert": "LiteRT variants in LiteRT (without PyTorch)",
+    "coreai": "Core AI variants in Core AI, on macOS 27 only",
 }
 """The runtime of each target's variants, for the method section."""
 

@@ -8,10 +8,9 @@ from typing import cast
 from msd_deploy.artifacts.manifest import Json, read_manifest, sha256_of_json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError
-from msd_export.coreml.predictor import MilPredictor
 from msd_export.folder import ExportFolder, exports_below, open_export
 from msd_export.formats import FORMATS, Target
-from msd_export.predictors import TorchPredictor, runtime_of
+from msd_export.predictors import UNTIMED_RUNTIMES, TorchPredictor, runtime_of
 from msd_mobile_bench.schema import ModelRole
 
 TORCH = "torch"
@@ -63,9 +62,10 @@ class Variant:
     def is_timed(self) -> bool:
         """Whether this machine runs it with the runtime that an app would use.
 
-        The MIL evaluator reproduces the logits of Core ML, not its time and memory.
+        Elsewhere than on Apple's systems what runs Core ML and Core AI reproduces their logits, not
+        their time and memory.
         """
-        return self.runtime != MilPredictor.runtime
+        return self.runtime not in UNTIMED_RUNTIMES
 
     @property
     def takes_batches(self) -> bool:

@@ -1,5 +1,6 @@
-"""Damage verified .tflite files and .pte programs: opening or verification must notice it."""
+"""Damage verified LiteRT, ExecuTorch and Core AI models: opening or verification must notice it."""
 
+import hashlib
 import importlib.util
 import shutil
 from collections.abc import Callable
@@ -37,7 +38,7 @@ from .mutants import (
 
 pytestmark = pytest.mark.slow
 
-TARGETS: list[Target] = ["litert", "executorch"]
+TARGETS: list[Target] = ["litert", "executorch", "coreai"]
 Weights = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
@@ -61,16 +62,30 @@ def copied(export: ExportFolder, tmp_path: Path) -> ExportFolder:
 
 @pytest.fixture(scope="module")
 def layer(decided_run: RunDirectory) -> Weights:
-    """Weights that both formats store as PyTorch does, [classes, width]."""
+    """Weights that all three formats store as PyTorch does, [classes, width]."""
     model = load_model(decided_run.student).model
     return np.asarray(model.classifier.weight.detach().numpy(), np.float32)
 
 
-def replace_weights(path: Path, layer: Weights, changed: Weights) -> None:
-    """Replace a layer's bytes wherever they lie in a file."""
-    content = path.read_bytes()
+def program_of(export: ExportFolder) -> Path:
+    """Return the file that holds operators and weights."""
+    path = export.model_path
+    return path if path.is_file() else path / "main.mlirb"
+
+
+def replace_program(export: ExportFolder, content: bytes) -> None:
+    """Replace the file, and in a Core AI asset the digest that it has for it."""
+    program_of(export).write_bytes(content)
+    if export.target == "coreai":
+        (export.model_path / "main.hash").write_bytes(hashlib.sha256(content).digest())
+
+
+def replace_weights(export: ExportFolder, layer: Weights, changed: Weights) -> None:
+    """Replace a layer's bytes wherever they lie."""
+    content = program_of(export).read_bytes()
     assert content.count(layer.tobytes()) >= 1
-    path.write_bytes(content.replace(layer.tobytes(), np.ascontiguousarray(changed).tobytes()))
+    replaced = content.replace(layer.tobytes(), np.ascontiguousarray(changed).tobytes())
+    replace_program(export, replaced)
 
 
 CHANGES = {
@@ -139,7 +154,7 @@ def test_damaged_weights_are_refused(
     decided_logits: LogitsByView,
     decided_rows: PreparedSplit,
 ) -> None:
-    replace_weights(copied.model_path, layer, CHANGES[change](layer))
+    replace_weights(copied, layer, CHANGES[change](layer))
     with pytest.raises(REFUSALS):
         check(copied, decided_logits, decided_rows)
 
@@ -151,8 +166,8 @@ def test_a_cut_file_is_refused(
     decided_logits: LogitsByView,
     decided_rows: PreparedSplit,
 ) -> None:
-    content = copied.model_path.read_bytes()
-    copied.model_path.write_bytes(content[: int(share * len(content))])
+    content = program_of(copied).read_bytes()
+    replace_program(copied, content[: int(share * len(content))])
     with pytest.raises(REFUSALS):
         check(copied, decided_logits, decided_rows)
 
@@ -168,7 +183,7 @@ def test_another_student_in_its_place_is_refused(
     other = RunDirectory(Path(shutil.copytree(finished_run.root, tmp_path / "other")))
     form = ((copied.target, copied.precision),)
     (written,) = export_student(other, ExportConfig(form, 100.0, examples=8))
-    shutil.copyfile(written.model_path, copied.model_path)
+    replace_program(copied, program_of(written).read_bytes())
     with pytest.raises(REFUSALS):
         check(copied, decided_logits, decided_rows)
     with pytest.raises(ArtifactError, match="SHA-256 does not match"):

@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 from torch.fx.traceback import NodeSource
 
@@ -21,9 +20,10 @@ from msd_export.executorch.predictor import MAIN_METHOD, rows_of
 from msd_export.formats import PRECISIONS, Precision
 from msd_export.graph import (
     ExportableGraph,
+    HalfPrecision,
     TextGraph,
-    example_inputs,
     layer_groups,
+    program_of,
     text_graph_of,
 )
 from msd_export.model_file import converting
@@ -36,22 +36,6 @@ if TYPE_CHECKING:
 
 _INPUTS = {MAIN_METHOD: INPUT_NAMES, TEXT_ENTRY: TEXT_INPUT_NAMES}
 """The inputs of each method, in its order."""
-
-
-class HalfPrecision(nn.Module):
-    """A graph that computes in float16 between borders that stay as they are.
-
-    Args:
-        graph: Its weights become float16.
-    """
-
-    def __init__(self, graph: ExportableGraph | TextGraph) -> None:
-        super().__init__()
-        self.exported = graph.half()
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return logits and probabilities, float32 [1, classes], of the graph's inputs."""
-        return tuple(output.float() for output in self.exported(*inputs))
 
 
 class ExecutorchConverter:
@@ -115,12 +99,7 @@ class ExecutorchConverter:
         return programs
 
     def _exported(self, module: nn.Module, method: str) -> "ExportedProgram":
-        tensors = dict(
-            zip(INPUT_NAMES, example_inputs(self._source.signature, batch=1), strict=True)
-        )
-        example = tuple(tensors[name] for name in _INPUTS[method])
-        with torch.no_grad():
-            return torch.export.export(module, example, strict=False)
+        return program_of(module, self._source.signature, _INPUTS[method])
 
     def _calibration(self, method: str) -> list[tuple[Tensor, ...]]:
         """Return the inputs of a method for each training example that calibrates it."""
