@@ -105,6 +105,11 @@ def single_examples(
         yield {name: inputs[name][row : row + 1] for name in names}
 
 
+def without_image(inputs: ModelInputs) -> ModelInputs:
+    """Return inputs of which no row has an image, for what an entry point for texts answers."""
+    return {**inputs, "image_present": np.zeros_like(inputs["image_present"])}
+
+
 _PROBABILITY_ERROR = 0.01
 """float16 keeps a probability to .0005, a logit of 30 to .015: that moves a probability by .004, or
 by more over a temperature below 1."""

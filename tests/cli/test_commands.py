@@ -13,7 +13,7 @@ from msd_cli.main import app
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.run import RunConfig
 from msd_deploy.run.record import read_run
-from msd_export.formats import FORMATS
+from msd_export.formats import FORMATS, distribution_of
 
 Msd = Callable[..., Any]
 
@@ -164,7 +164,7 @@ def test_doctor_names_what_is_missing_and_how_to_get_it(msd: Msd) -> None:
     answer = msd("doctor", "--json")
     parts = answer.json()["parts"]
     assert parts["torch"] is not None
-    needed = {name.replace("_", "-") for form in FORMATS.values() for name in form.modules}
+    needed = {distribution_of(name) for form in FORMATS.values() for name in form.modules}
     assert set(parts) >= needed | {"easy-vqa", "onnxruntime-extensions"}
     assert "msd-deploy" in msd("doctor").stdout
 

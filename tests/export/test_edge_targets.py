@@ -1,4 +1,4 @@
-"""ExecuTorch and LiteRT through `msd export`, with their extras and without."""
+"""ExecuTorch, LiteRT and Core AI through `msd export`, with their extras and without."""
 
 import importlib.util
 import json
@@ -20,7 +20,7 @@ class Hiding:
     def __getattr__(self, name):
         return getattr(self.finder, name)
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("executorch", "ai_edge_litert", "litert_torch"):
+        if name.partition(".")[0] in ("executorch", "ai_edge_litert", "litert_torch", "coreai"):
             return None
         return self.finder.find_spec(name, path, target)
 sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
@@ -37,7 +37,8 @@ def msd(*arguments: str, before: str = "") -> "subprocess.CompletedProcess[str]"
 def test_what_is_not_installed_is_named_with_its_remedy_and_the_others_are_written(
     own_run: RunDirectory,
 ) -> None:
-    targets = ("--target", "executorch", "--target", "litert", "--target", "onnx")
+    names = ("executorch", "litert", "coreai", "onnx")
+    targets = [part for name in names for part in ("--target", name)]
     options = ("--precision", "fp32", "--examples", "20", "--max-drop", "100")
     answer = msd("export", str(own_run.root), *targets, *options, before=HIDE)
     assert answer.returncode == 1, answer.stderr
@@ -50,12 +51,16 @@ def test_what_is_not_installed_is_named_with_its_remedy_and_the_others_are_writt
         "litert-fp32: LiteRT requires packages that are not installed: ai_edge_litert, litert_torch"
         in error
     )
+    assert "coreai-fp32: Core AI requires packages that are not installed: coreai" in error
     assert "written: onnx-fp32" in error
-    for extra in ("executorch", "litert"):
+    for extra in ("executorch", "litert", "coreai"):
         assert f'Run pip install "msd-deploy[{extra}]"' in error
 
 
-@pytest.mark.parametrize(("name", "extra"), [("m.pte", "executorch"), ("m.tflite", "litert")])
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [("m.pte", "executorch"), ("m.tflite", "litert"), ("m.aimodel", "coreai")],
+)
 def test_what_inspect_needs_is_one_line(tmp_path: Path, name: str, extra: str) -> None:
     (tmp_path / name).write_bytes(b"no model")
     answer = msd("inspect", str(tmp_path / name), before=HIDE)

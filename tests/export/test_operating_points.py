@@ -35,7 +35,7 @@ from msd_export.parity import compare_logits, predict_every_view
 from msd_export.pipeline import export_student
 from msd_export.tolerance import Tolerance, check_view
 
-TARGETS: tuple[Target, ...] = ("onnx", "coreml", "executorch", "litert")
+TARGETS: tuple[Target, ...] = ("onnx", "coreml", "executorch", "litert", "coreai")
 _ROUNDING = 1e-4
 """Probabilities of float32 exports differ by less (logits by up to 1e-4 at most)."""
 

@@ -26,6 +26,7 @@ from msd_export.signature import (
     ModelInputs,
     refuse_other_probabilities,
     single_examples,
+    without_image,
 )
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class CoreAIEntry:
         """
         outputs = list(map(self._run, single_examples(inputs, self._names)))
         logits, given = map(np.concatenate, zip(*outputs, strict=True))
+        if "image_present" not in self._names:
+            inputs = without_image(inputs)
         refuse_other_probabilities((logits, given), inputs, self.metadata, self._path)
         return logits
 

@@ -18,6 +18,7 @@ from msd_export.signature import (
     ModelInputs,
     refuse_other_probabilities,
     single_examples,
+    without_image,
 )
 
 if TYPE_CHECKING:
@@ -132,7 +133,8 @@ class ExecutorchTextEntry:
         Raises:
             ParityError: The program's probabilities are not its logits'.
         """
-        return self._whole.run(self.method, rows_of(inputs, TEXT_INPUT_NAMES), inputs)
+        rows = rows_of(inputs, TEXT_INPUT_NAMES)
+        return self._whole.run(self.method, rows, without_image(inputs))
 
 
 def _cannot_load(path: Path, error: Exception) -> ArtifactError:

@@ -17,6 +17,7 @@ from msd_export.signature import (
     ModelInputs,
     refuse_other_probabilities,
     single_examples,
+    without_image,
 )
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ class LiteRTTextEntry:
             ParityError: The file's probabilities are not its logits'.
         """
         outputs = map(self._run, single_examples(inputs, TEXT_INPUT_NAMES))
-        return self._whole.checked([[o[name] for name in OUTPUT_NAMES] for o in outputs], inputs)
+        rows = [[output[name] for name in OUTPUT_NAMES] for output in outputs]
+        return self._whole.checked(rows, without_image(inputs))
 
     def prepare(self, inputs: ModelInputs) -> Callable[[], object]:
         """Return a call that runs texts, one after the other."""

@@ -76,6 +76,15 @@ def test_integer_variants_decide_as_pytorch_where_it_is_confident(
     check_decisions(predictor, source, torch_logits, memes[0].splits["test"].head(100))
 
 
+def test_the_entry_for_texts_answers_whatever_images_are_given(
+    forms: Forms, hard_inputs: dict[str, ModelInputs]
+) -> None:
+    entry = ExecutorchPredictor(forms["fp32"][0]).text_entry
+    assert entry is not None
+    with_images = entry.predict(hard_inputs["multimodal"])
+    np.testing.assert_array_equal(with_images, entry.predict(hard_inputs["text"]))
+
+
 def test_what_is_integer_is_counted_from_the_file(source: ExportSource, forms: Forms) -> None:
     model = source.loaded.model
     weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear))

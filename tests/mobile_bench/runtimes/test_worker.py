@@ -135,6 +135,7 @@ _ALLOWED: dict[str, frozenset[str]] = {
     "coreml": frozenset({"transformers", "pyarrow", "torch"}),
     "executorch": frozenset({"torch"}),
     "litert": frozenset(),
+    "coreai": frozenset(),
     # The model's class is one of transformers', which imports accelerate.
     "torch": _WATCHED,
 }
