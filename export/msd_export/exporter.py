@@ -44,6 +44,7 @@ from msd_export.parity import (
     predict_split,
 )
 from msd_export.predictors import TorchPredictor, open_predictor, second_predictor
+from msd_export.provenance.model_card import write_model_card
 from msd_export.signature import TEXT_ENTRY, ModelInputs, Predictor, single_examples
 from msd_export.source import ExportSource
 from msd_export.tolerance import (
@@ -89,7 +90,7 @@ class Exporter:
             report, logits = self._make(variant, building)
             if self.config.end_to_end and variant[0] == "onnx":
                 report = {**report, "end_to_end": self._end_to_end(building, logits)}
-            manifest = self._complete(building, variant, report)
+            manifest = self._complete(building, variant, report, replaced=final)
         if FORMATS[variant[0]].is_beta:
             versions = versions_of(variant[0]).items()
             made_with = ", ".join(f"{name} {version}" for name, version in versions)
@@ -330,13 +331,14 @@ class Exporter:
             on_count=lambda done, total: self.hooks.on_count(what, done, total),
         )
 
-    def _complete(self, building: Path, variant: Variant, report: Json) -> Json:
+    def _complete(self, building: Path, variant: Variant, report: Json, *, replaced: Path) -> Json:
         """Add what an app needs beside the model, and the manifest last; return the manifest."""
         self.loaded.preprocessor.save(building)
         shutil.copyfile(self.loaded.folder / LABELS_NAME, building / LABELS_NAME)
         if self.loaded.temperatures.is_fitted:
             write_json(building / CALIBRATION_NAME, self.loaded.temperatures.as_json())
         write_json(building / PARITY_NAME, report)
+        write_model_card(building, self.source, variant, report, earlier=replaced)
         facts: Json = {
             "target": variant[0],
             "precision": variant[1],

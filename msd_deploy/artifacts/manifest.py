@@ -21,6 +21,7 @@ from msd_deploy.errors import ArtifactError
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+CARD_NAME = "MODEL_CARD.md"
 _CHUNK_BYTES = 1 << 20
 _ROWS_AT_A_TIME = 1000
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -64,12 +65,13 @@ def _canonical(value: object) -> bytes:
 def digests_of_folder(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file below a folder but its manifest, by POSIX path.
 
-    What a file manager leaves behind does not count; see `is_system_file`.
+    What a file manager leaves behind does not count (see `is_system_file`), nor the model card,
+    which is completed by its owner.
     """
     return {
         path.relative_to(folder).as_posix(): sha256_of_file(path)
         for path in files_below(folder)
-        if path != folder / MANIFEST_NAME
+        if path not in (folder / MANIFEST_NAME, folder / CARD_NAME)
     }
 
 

@@ -1,0 +1,1 @@
+"""Where an export comes from, for those who get it: the model card."""

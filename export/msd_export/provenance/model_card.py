@@ -1,0 +1,143 @@
+"""MODEL_CARD.md beside an export: what it is, how it does, and what is left for its owner to say.
+
+In the layout that the Hugging Face hub reads (Mitchell et al. 2019, "Model Cards for Model
+Reporting"). Intended use and limits are the owner's: their headings are there, to be filled in.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from msd_deploy import __version__
+from msd_deploy.artifacts.manifest import CARD_NAME, Json, write_text
+from msd_deploy.problem import Problem
+from msd_export.formats import FORMATS, Variant, variant_name, versions_of
+from msd_export.source import ExportSource
+
+_TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+_PROBLEMS: Mapping[Problem, str] = {
+    "single_label": "one of them each",
+    "multi_label": "any number of them each",
+    "soft_label": "one answer each, of those that people gave",
+}
+_MOST_LABELS = 30
+_FIRST_OF_OWNER, _FIRST_OF_OURS = "## Intended use", "## Results"
+_TO_FILL_IN = f"""\
+{_FIRST_OF_OWNER}
+
+To fill in: who uses it, for what, and what a wrong answer costs.
+
+## Limits
+
+To fill in: on which images and texts it was not tried, and what is not to be left to it.
+
+It answers for the data of its task alone, and has no class for anything else."""
+_NOT_PLAIN = str.maketrans(dict.fromkeys("\n\r|`<>[]{}", " "))
+
+
+def write_model_card(
+    folder: Path,
+    source: ExportSource,
+    variant: Variant,
+    report: Json,
+    *,
+    earlier: Path | None = None,
+) -> None:
+    """Write the card of an export.
+
+    Args:
+        folder: The export.
+        source: The exported model.
+        variant: Target and precision.
+        report: parity.json.
+        earlier: An export that this one replaces: what its owner wrote in its card is kept.
+    """
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    target, precision = variant
+    form, loaded = FORMATS[target], source.loaded
+    views: dict[str, Any] = report["views"]  # type: ignore[assignment]  # written by parity_as_json
+    name = f"{_plain(source.name)} {variant_name(variant)}"
+    metric = str(report["metric"])
+    stated = source.stated.get("license")
+    data = ModelCardData(
+        model_name=name,
+        license="other" if stated else None,
+        license_name=stated,
+        metrics=[metric],
+        tags=["image-text-classification", "knowledge-distillation", "msd-deploy", target],
+        eval_results=[
+            EvalResult(
+                task_type="image-text-classification",
+                dataset_type=_plain(source.name),
+                dataset_name=_plain(source.name),
+                dataset_config=view,
+                dataset_split="test",
+                dataset_revision=source.data.digest,
+                metric_type=metric,
+                metric_name=f"{metric} ({view})",
+                metric_value=result["export"]["value"],
+            )
+            for view, result in views.items()
+        ],
+    )
+    shown = [f"`{_plain(label)}`" for label in loaded.labels[:_MOST_LABELS]]
+    further = len(loaded.labels) - len(shown)
+    point = loaded.operating_point
+    card = ModelCard.from_template(
+        data,
+        template_path=str(_TEMPLATE),
+        model_name=name,
+        owners_words=_owners_words(earlier),
+        classes=len(loaded.labels),
+        problem=_PROBLEMS[loaded.problem],
+        labels=", ".join(shown) + (f" and {further} more" if further else ""),
+        parameters=f"{sum(p.numel() for p in loaded.model.parameters()):,}",
+        title=form.title,
+        precision=precision,
+        made_with=", ".join(f"{part} {version}" for part, version in versions_of(target).items()),
+        version=__version__,
+        examples=f"{max(result['export']['examples'] for result in views.values()):,}",
+        dataset_digest=source.data.digest,
+        source_digest=loaded.digest,
+        metric=metric,
+        results=[_result(view, result) for view, result in views.items()],
+        notes=report["notes"],
+        temperatures="" if loaded.temperatures.is_fitted else " (of 1: it is not calibrated)",
+        confidence=[_confidence(view, result["confidence"]) for view, result in views.items()],
+        rule="" if point is None else point.rule,
+    )
+    write_text(folder / CARD_NAME, str(card.content).rstrip() + "\n")
+
+
+def _owners_words(earlier: Path | None) -> str:
+    """Return intended use and limits of an earlier card, or what is to be filled in."""
+    card = None if earlier is None else earlier / CARD_NAME
+    if card is None or not card.is_file():
+        return _TO_FILL_IN
+    text = card.read_text(encoding="utf-8", errors="replace")
+    start, end = text.find(_FIRST_OF_OWNER), text.find(_FIRST_OF_OURS)
+    return text[start:end].strip() if 0 <= start < end else _TO_FILL_IN
+
+
+def _plain(text: str) -> str:
+    """Return a name of the data's without what Markdown and YAML would read as theirs."""
+    return " ".join(text.translate(_NOT_PLAIN).split())
+
+
+def _percent(score: Mapping[str, Any]) -> str:
+    low, high = score["interval"]
+    return f"{score['value']:.1%} [{low:.1%}, {high:.1%}]"
+
+
+def _result(view: str, result: Mapping[str, Any]) -> tuple[str, ...]:
+    scores = (_percent(result["export"]), _percent(result["source"]))
+    return (view, *scores, f"{result['agreement']:.2%}", f"{result['max_abs_error']:.1e}")
+
+
+def _confidence(view: str, shift: Mapping[str, Any]) -> tuple[str, ...]:
+    error = shift.get("export_ece")
+    if error is None:  # without labels nobody knows what is right
+        return (view, f"{shift['export']:.1%}", "unknown")
+    low, high = error["interval"]
+    return (view, f"{shift['export']:.1%}", f"{error['value']:.3f} [{low:.3f}, {high:.3f}]")
