@@ -1,14 +1,16 @@
 # Each recipe is a line or two that can be typed by hand.
 PYTHON ?= python3
 VENV ?= .venv
+SIGN_VENV ?= .venv-sign
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: help demo test fuzz install format lint types build docs clean
+.PHONY: help demo test test-sign fuzz install format lint types build docs clean
 
 help:
 	@echo "make demo     virtual environment, install, distil, export, bench: the first ten minutes"
 	@echo "make test     the whole test suite, in random order; SEED=N repeats an order"
+	@echo "make test-sign  the tests of signatures, in an environment of their own"
 	@echo "make fuzz     long runs of the fuzz tests; SECONDS=1200 SEED=0 TESTS=tests/fuzz"
 	@echo "make install  format  lint  types  docs  build  clean"
 
@@ -29,6 +31,13 @@ demo: install
 test: install
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(if $(SEED),--randomly-seed=$(SEED))
 
+# Signing needs other versions than LiteRT's packages: they come first in this environment.
+test-sign: install
+	$(PYTHON) -m venv $(SIGN_VENV)
+	$(SIGN_VENV)/bin/python -m pip install --quiet --constraint requirements/constraints.txt model-signing
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$$($(SIGN_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/msd.pth"
+	$(SIGN_VENV)/bin/python -m pytest tests/export/provenance/test_signing.py
+
 fuzz: install
 	$(BIN)/python -m pytest $(or $(TESTS),tests/fuzz) --fuzz-seconds=$(or $(SECONDS),1200) --hypothesis-seed=$(or $(SEED),0)
 
@@ -48,4 +57,4 @@ build: install
 	$(BIN)/python -m build --no-isolation
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(SIGN_VENV) build dist .mypy_cache .pytest_cache .ruff_cache

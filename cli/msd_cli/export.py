@@ -129,6 +129,15 @@ def export(
             rich_help_panel="Data",
         ),
     ] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEY",
+            help="Sign each export with a private key, as msd sign does. Requires the extra"
+            " [sign].",
+            show_default="unsigned",
+        ),
+    ] = None,
     given: Annotated[Given, OptionsOf(ExportConfig)],
     reading: Annotated[Given, OptionsOf(DataConfig, only=READING)],
     overwrite: OverwriteOption = False,
@@ -154,6 +163,7 @@ def export(
         export_student,
         joined,
     )
+    from msd_export.provenance.signing import check_key, sign_export
 
     options = with_options(SourceOptions(), reading)
     names = {name: f"--{name}" for name in ("target", "precision", "data", "out")}
@@ -163,6 +173,8 @@ def export(
         forms = variants_of(target or USUAL_TARGETS, precision or ())
         config = with_options(ExportConfig(forms, overwrite=overwrite), given)
         check_request(model, data, config, options=options, out=out)
+    if sign is not None:
+        check_key(sign)
     display, failures = ProgressDisplay(), Failures()
     with display.running():
         hooks = display.stages()
@@ -172,6 +184,9 @@ def export(
             exports = export_model(
                 model, data, config, options=options, out=out, hooks=hooks, failures=failures
             )
+    if sign is not None:
+        for written in exports:
+            sign_export(written.folder, sign)
     _print_result(model, exports, failures, is_run=data is None, as_json=as_json)
     if failures:
         raise joined(failures, exports)

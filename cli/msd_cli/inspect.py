@@ -14,21 +14,35 @@ def inspect(
         Path,
         typer.Argument(metavar="EXPORT", help="An export folder, or its model file or package."),
     ],
+    verify_signature: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PUBLIC_KEY",
+            help="Check that the export is signed with the private key of this one, in PEM.",
+            show_default="not checked",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the inputs, outputs, operators, sizes and origin of an exported model.
 
-    Verifies the digest of each file of an export folder.
+    Verifies the digest of each file of an export folder, and its signature if
+    asked to.
 
     Examples:
         msd inspect runs/demo/exports/onnx-int8
+        msd inspect runs/demo/exports/onnx-int8 --verify-signature public.pem
         msd inspect model.tflite --json
     """
     from msd_export.inspection import inspect_export, tables_of
+    from msd_export.provenance import signing
 
+    if verify_signature is not None:
+        signing.verify_signature(export, verify_signature)
     found = inspect_export(export)
     if as_json:
-        print_json(found.as_json())
+        verified = {"signature_verified": verify_signature is not None}
+        print_json({**found.as_json(), **verified})
         return
     for text in tables_of(found):
         table = new_table(text.title, *text.columns)
@@ -39,5 +53,14 @@ def inspect(
         print_note(f"{note}.")
     if found.files is not None:
         print_note(f"The digests of all {len(found.files)} files match.")
+        print_note(_signature(is_signed=found.is_signed, key=verify_signature))
     else:
         print_note("A single file has no digest to verify; name its export folder instead.")
+
+
+def _signature(*, is_signed: bool, key: Path | None) -> str:
+    if key is not None:
+        return f"Signed with the private key of {key}."
+    if is_signed:
+        return "It has a signature, which was not checked: --verify-signature PUBLIC_KEY."
+    return "It is not signed."

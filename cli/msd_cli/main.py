@@ -29,6 +29,7 @@ from msd_cli.launcher import (
 from msd_cli.options import with_settings
 from msd_cli.predict import predict
 from msd_cli.report import report
+from msd_cli.sign import sign
 from msd_cli.teacher import teacher
 from msd_deploy import __version__
 from msd_deploy.artifacts.write_errors import cache_fix, write_error
@@ -58,7 +59,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 _WORKFLOW = (distill, teacher, export, inspect, bench, report)
-_OTHERS = (compare, evaluate, calibrate, predict, doctor)
+_OTHERS = (compare, evaluate, calibrate, predict, sign, doctor)
 for command in _WORKFLOW + _OTHERS:
     app.command()(with_settings(command))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from msd_deploy.artifacts.manifest import (
     RESTORE,
+    SIGNATURE_NAME,
     Json,
     check_lfs,
     files_below,
@@ -40,6 +41,7 @@ class Inspection:
         files: Digest of each file of the folder, all of them verified.
         parity: parity.json.
         operating_point: How the thresholds in labels.json were chosen; None without any.
+        is_signed: Whether it has a signature, which is not checked here.
     """
 
     path: Path
@@ -51,6 +53,7 @@ class Inspection:
     files: Mapping[str, str] | None = None
     parity: Json | None = None
     operating_point: str | None = None
+    is_signed: bool = False
 
     def as_json(self) -> Json:
         """Return JSON values."""
@@ -63,6 +66,7 @@ class Inspection:
             "files": self.files,
             "parity": self.parity,
             "operating_point": self.operating_point,
+            "is_signed": self.is_signed,
             **self.facts.as_json(),
         }
 
@@ -99,6 +103,7 @@ def inspect_export(path: Path) -> Inspection:
         files,
         _parity(export),
         None if point is None else point.rule,
+        (export.folder / SIGNATURE_NAME).is_file(),
     )
 
 

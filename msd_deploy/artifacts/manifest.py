@@ -22,6 +22,8 @@ from msd_deploy.errors import ArtifactError
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 CARD_NAME = "MODEL_CARD.md"
+SIGNATURE_NAME = "model.sig"
+_WITHOUT_DIGEST = (MANIFEST_NAME, CARD_NAME, SIGNATURE_NAME)
 _CHUNK_BYTES = 1 << 20
 _ROWS_AT_A_TIME = 1000
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -66,12 +68,12 @@ def digests_of_folder(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file below a folder but its manifest, by POSIX path.
 
     What a file manager leaves behind does not count (see `is_system_file`), nor the model card,
-    which is completed by its owner.
+    which is completed by its owner, and a signature, which is made last.
     """
     return {
         path.relative_to(folder).as_posix(): sha256_of_file(path)
         for path in files_below(folder)
-        if path not in (folder / MANIFEST_NAME, folder / CARD_NAME)
+        if path not in [folder / name for name in _WITHOUT_DIGEST]
     }
 
 

@@ -175,7 +175,16 @@ SETTINGS = "settings of one subject, without heavy imports"
 WHY_SHORT = {
     **{
         f"cli/msd_cli/{name}.py": COMMAND
-        for name in ("bench", "calibrate", "doctor", "evaluate", "inspect", "predict", "report")
+        for name in (
+            "bench",
+            "calibrate",
+            "doctor",
+            "evaluate",
+            "inspect",
+            "predict",
+            "report",
+            "sign",
+        )
     },
     "export/msd_export/config.py": SETTINGS,
     "export/msd_export/evaluate.py": "the work of one command and of tests, equal to export's",

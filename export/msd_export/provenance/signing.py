@@ -1,0 +1,127 @@
+"""Sign exports, and verify their signatures, with OpenSSF's model signing library.
+
+The digests in manifest.json show that a folder is as it was written, a signature also by whom: it
+covers every file, the manifest and the model card among them, and anybody can verify it with the
+public key, without this project. Keys are elliptic curve keys in PEM.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from msd_deploy.artifacts.manifest import SIGNATURE_NAME, is_system_file, write_text
+from msd_deploy.errors import ArtifactError, ConfigError, RuntimeUnavailableError
+from msd_export.folder import open_export
+
+PASSWORD_VARIABLE = "MSD_SIGNING_PASSWORD"
+"""The environment variable with the password of an encrypted private key."""
+
+
+def check_key(key: Path) -> None:
+    """Check that a private key can sign.
+
+    Raises:
+        ConfigError: It cannot be read, or is no elliptic curve key.
+        RuntimeUnavailableError: The extra [sign] is not installed.
+    """
+    _signer(key)
+
+
+def sign_export(folder: Path, key: Path) -> None:
+    """Sign an export folder; a signature that it has is replaced.
+
+    Args:
+        folder: The export, whose files are verified first.
+        key: The private key, in PEM.
+
+    Raises:
+        ArtifactError: The folder is no export, damaged, or cannot be written.
+        ConfigError: The key cannot be used.
+        RuntimeUnavailableError: The extra [sign] is not installed.
+    """
+    open_export(folder)
+    signer = _signer(key).set_hashing_config(_hashing(folder))
+    with tempfile.TemporaryDirectory() as elsewhere:
+        path = Path(elsewhere) / SIGNATURE_NAME
+        signer.sign(folder, path)
+        write_text(folder / SIGNATURE_NAME, path.read_text(encoding="utf-8"))
+
+
+def verify_signature(folder: Path, public_key: Path) -> None:
+    """Check that an export is signed, by a key, as it is now.
+
+    Args:
+        folder: The export.
+        public_key: The public key, in PEM.
+
+    Raises:
+        ArtifactError: The folder is no export, damaged, not signed, signed with another key, or
+            the signature is of another folder.
+        ConfigError: The key cannot be used.
+        RuntimeUnavailableError: The extra [sign] is not installed.
+    """
+    open_export(folder)
+    path = folder / SIGNATURE_NAME
+    if not path.is_file():
+        raise ArtifactError(
+            f"is not signed: it has no {SIGNATURE_NAME}", where=folder, fix="Sign it with msd sign"
+        )
+    with _library():
+        from model_signing import verifying
+    with _using(public_key, "public"):
+        verifier = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+    try:
+        verifier.set_hashing_config(_hashing(folder)).verify(folder, path)
+    except Exception as error:  # of the library and of those below it, whatever a file holds
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ArtifactError(
+            f"is not the signature of this folder by {public_key} ({reason})", where=path
+        ) from error
+
+
+def _signer(key: Path) -> Any:
+    with _library():
+        from model_signing import signing
+    # Bytes: model-signing 1.1.1 hands on what it gets, and asks for a string.
+    password = os.environ.get(PASSWORD_VARIABLE, "").encode() or None
+    with _using(key, "private"):
+        return signing.Config().use_elliptic_key_signer(private_key=key, password=password)
+
+
+def _hashing(folder: Path) -> Any:
+    from model_signing import hashing
+
+    unsigned = [path for path in folder.rglob("*") if is_system_file(path)]
+    return hashing.Config().set_ignored_paths(
+        paths=[folder / SIGNATURE_NAME, *unsigned], ignore_git_paths=False
+    )
+
+
+@contextlib.contextmanager
+def _library() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            f"signatures require the package model-signing ({error})",
+            fix='Run pip install "msd-deploy[sign]" in an environment without the extra [litert]:'
+            " they need different versions of typing-extensions",
+        ) from error
+
+
+@contextlib.contextmanager
+def _using(key: Path, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        # TypeError: a password is missing, or not needed; AttributeError: a key of another kind.
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"cannot be used as the {kind} key ({reason})",
+            where=str(key),
+            fix=f"Name a {kind} elliptic curve key in PEM; the password of an encrypted one is read"
+            f" from {PASSWORD_VARIABLE}",
+        ) from error
