@@ -28,6 +28,7 @@ from msd_cli.launcher import (
 )
 from msd_cli.options import with_settings
 from msd_cli.predict import predict
+from msd_cli.push import push
 from msd_cli.report import report
 from msd_cli.sign import sign
 from msd_cli.teacher import teacher
@@ -59,7 +60,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 _WORKFLOW = (distill, teacher, export, inspect, bench, report)
-_OTHERS = (compare, evaluate, calibrate, predict, sign, doctor)
+_OTHERS = (compare, evaluate, calibrate, predict, sign, push, doctor)
 for command in _WORKFLOW + _OTHERS:
     app.command()(with_settings(command))
 

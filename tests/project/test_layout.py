@@ -183,6 +183,7 @@ WHY_SHORT = {
             "inspect",
             "predict",
             "report",
+            "push",
             "sign",
         )
     },

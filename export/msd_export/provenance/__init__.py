@@ -1,1 +1,1 @@
-"""Where an export comes from, for those who get it: the model card and the signature."""
+"""Where an export comes from, for those who get it: the model card, the signature, the hub."""

@@ -4,7 +4,7 @@ In the layout that the Hugging Face hub reads (Mitchell et al. 2019, "Model Card
 Reporting"). Intended use and limits are the owner's: their headings are there, to be filled in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from msd_export.formats import FORMATS, Variant, variant_name, versions_of
 from msd_export.source import ExportSource
 
 _TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
-_PROBLEMS: Mapping[Problem, str] = {
+PROBLEMS: Mapping[Problem, str] = {
     "single_label": "one of them each",
     "multi_label": "any number of them each",
     "soft_label": "one answer each, of those that people gave",
 }
+"""What a task decides, in words."""
 _MOST_LABELS = 30
 _FIRST_OF_OWNER, _FIRST_OF_OURS = "## Intended use", "## Results"
 _TO_FILL_IN = f"""\
@@ -57,7 +58,7 @@ def write_model_card(
     target, precision = variant
     form, loaded = FORMATS[target], source.loaded
     views: dict[str, Any] = report["views"]  # type: ignore[assignment]  # written by parity_as_json
-    name = f"{_plain(source.name)} {variant_name(variant)}"
+    name = f"{plain(source.name)} {variant_name(variant)}"
     metric = str(report["metric"])
     stated = source.stated.get("license")
     data = ModelCardData(
@@ -69,8 +70,8 @@ def write_model_card(
         eval_results=[
             EvalResult(
                 task_type="image-text-classification",
-                dataset_type=_plain(source.name),
-                dataset_name=_plain(source.name),
+                dataset_type=plain(source.name),
+                dataset_name=plain(source.name),
                 dataset_config=view,
                 dataset_split="test",
                 dataset_revision=source.data.digest,
@@ -81,17 +82,15 @@ def write_model_card(
             for view, result in views.items()
         ],
     )
-    shown = [f"`{_plain(label)}`" for label in loaded.labels[:_MOST_LABELS]]
-    further = len(loaded.labels) - len(shown)
     point = loaded.operating_point
     card = ModelCard.from_template(
         data,
         template_path=str(_TEMPLATE),
         model_name=name,
-        owners_words=_owners_words(earlier),
+        owners_words=owners_words(*([] if earlier is None else [earlier])),
         classes=len(loaded.labels),
-        problem=_PROBLEMS[loaded.problem],
-        labels=", ".join(shown) + (f" and {further} more" if further else ""),
+        problem=PROBLEMS[loaded.problem],
+        labels=label_list(loaded.labels),
         parameters=f"{sum(p.numel() for p in loaded.model.parameters()):,}",
         title=form.title,
         precision=precision,
@@ -110,28 +109,37 @@ def write_model_card(
     write_text(folder / CARD_NAME, str(card.content).rstrip() + "\n")
 
 
-def _owners_words(earlier: Path | None) -> str:
-    """Return intended use and limits of an earlier card, or what is to be filled in."""
-    card = None if earlier is None else earlier / CARD_NAME
-    if card is None or not card.is_file():
-        return _TO_FILL_IN
-    text = card.read_text(encoding="utf-8", errors="replace")
-    start, end = text.find(_FIRST_OF_OWNER), text.find(_FIRST_OF_OURS)
-    return text[start:end].strip() if 0 <= start < end else _TO_FILL_IN
+def owners_words(*exports: Path) -> str:
+    """Return intended use and limits of the first card that has them filled in."""
+    for card in (export / CARD_NAME for export in exports):
+        text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+        start, end = text.find(_FIRST_OF_OWNER), text.find(_FIRST_OF_OURS)
+        words = text[start:end].strip() if 0 <= start < end else _TO_FILL_IN
+        if words != _TO_FILL_IN:
+            return words
+    return _TO_FILL_IN
 
 
-def _plain(text: str) -> str:
+def label_list(labels: Sequence[str]) -> str:
+    """Return the names of classes as code, or the first of many."""
+    shown = [f"`{plain(label)}`" for label in labels[:_MOST_LABELS]]
+    further = len(labels) - len(shown)
+    return ", ".join(shown) + (f" and {further} more" if further else "")
+
+
+def plain(text: str) -> str:
     """Return a name of the data's without what Markdown and YAML would read as theirs."""
     return " ".join(text.translate(_NOT_PLAIN).split())
 
 
-def _percent(score: Mapping[str, Any]) -> str:
+def percent(score: Mapping[str, Any]) -> str:
+    """Return a score of parity.json with its interval."""
     low, high = score["interval"]
     return f"{score['value']:.1%} [{low:.1%}, {high:.1%}]"
 
 
 def _result(view: str, result: Mapping[str, Any]) -> tuple[str, ...]:
-    scores = (_percent(result["export"]), _percent(result["source"]))
+    scores = (percent(result["export"]), percent(result["source"]))
     return (view, *scores, f"{result['agreement']:.2%}", f"{result['max_abs_error']:.1e}")
 
 

@@ -1,0 +1,239 @@
+"""The exports of a run as a repository of the Hugging Face hub, written to a folder or uploaded."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from msd_deploy import __version__
+from msd_deploy.artifacts.atomic import new_folder
+from msd_deploy.artifacts.manifest import (
+    MANIFEST_NAME,
+    Json,
+    read_json,
+    read_manifest,
+    read_versioned_json,
+    sha256_of_json,
+    write_manifest,
+    write_text,
+)
+from msd_deploy.artifacts.output import check_output
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.errors import ArtifactError, ConfigError
+from msd_deploy.models.folders import LABELS_NAME
+from msd_export.folder import PARITY_NAME, ExportFolder, exports_below
+from msd_export.formats import FORMATS
+from msd_export.onnx.end_to_end import END_TO_END_NAME
+from msd_export.provenance.model_card import (
+    PROBLEMS,
+    label_list,
+    owners_words,
+    percent,
+    plain,
+)
+
+KIND = "hub"
+CARD = "README.md"
+
+_TEMPLATE = Path(__file__).parent / "templates" / "hub_card.md"
+_SHARED = (LABELS_NAME, "tokenizer.json", "preprocess.json", "calibration.json")
+
+
+def hub_path(export: ExportFolder) -> str:
+    """Return where an export's model lies in a repository, for example onnx/model_int8.onnx."""
+    folder = "onnx" if export.target == "ort" else export.target
+    ending = Path(FORMATS[export.target].model_file).suffix
+    name = "model" if export.precision == "fp32" else f"model_{export.precision}"
+    return f"{folder}/{name}{ending}"
+
+
+def check_repository(name: str) -> None:
+    """Check the name of a repository, OWNER/NAME.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it has it
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"is not a repository's name ({reason})", where=name) from error
+    if "/" not in name:
+        raise ConfigError("has no owner", where=name, fix="Name it as OWNER/NAME")
+
+
+def write_hub_folder(
+    run: RunDirectory,
+    repository: str,
+    out: Path,
+    *,
+    base_model: str | None = None,
+    license: str | None = None,
+    overwrite: bool = False,
+    on_note: Callable[[str], None] = lambda sentence: None,
+) -> Path:
+    """Write a run's exports in the layout of the hub.
+
+    Args:
+        run: The run; every file of its exports is verified.
+        repository: OWNER/NAME, for the card.
+        out: The folder.
+        base_model: The teacher's name on the hub, for the card.
+        license: For the card.
+        overwrite: Replace a folder that this function wrote.
+        on_note: Called with what is passed over among the exports.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ArtifactError: There are no exports, one is damaged or of another student, or the folder
+            exists.
+        ConfigError: The repository or the folder cannot be named so.
+    """
+    check_repository(repository)
+    check_output(
+        out,
+        "folder for the hub",
+        is_kind=_is_ours(out),
+        overwrite=overwrite,
+        fix="Name another --out, or replace it with --overwrite",
+        inputs=[run.root],
+    )
+    student = read_manifest(run.student, "model")
+    exports = exports_below(run.exports, on_note=on_note)
+    if not exports:
+        raise ArtifactError("has no exports", where=run.root, fix=f"Run msd export {run.root}")
+    digest = sha256_of_json(student["files"])
+    for export in exports:
+        if export.manifest.get("source_digest") != digest:
+            raise ArtifactError(
+                "was not exported from the run's current student",
+                where=export.folder,
+                fix=f"Export again with `msd export {run.root} --overwrite`, or remove it",
+            )
+    with new_folder(out) as building:
+        for export in exports:
+            _copy(export, building)
+        card = _card(exports, student, repository, base_model=base_model, license=license)
+        write_text(building / CARD, card)
+        write_manifest(building, KIND, {"repository": repository, "source_digest": digest})
+    return out
+
+
+def upload(folder: Path, repository: str, *, private: bool) -> str:
+    """Upload a folder that `write_hub_folder` wrote; return the address of the commit.
+
+    The token is the one of `hf auth login`, or in HF_TOKEN.
+
+    Raises:
+        ArtifactError: The hub refused it or cannot be reached; the folder stays.
+    """
+    from huggingface_hub import HfApi
+
+    read_manifest(folder, KIND)
+    hub = HfApi()
+    try:
+        hub.create_repo(repository, private=private, exist_ok=True)
+        commit = hub.upload_folder(
+            repo_id=repository, folder_path=folder, commit_message=f"msd-deploy {__version__}"
+        )
+    except Exception as error:  # of the hub, and of the library below it for the network
+        reason = " ".join(str(error).split())
+        raise ArtifactError(
+            f"cannot be uploaded to {repository} ({reason})",
+            where=folder,
+            fix="Log in with `hf auth login`, or set HF_TOKEN, and push again with --overwrite",
+        ) from error
+    return str(commit.commit_url)
+
+
+def _is_ours(folder: Path) -> bool:
+    path = folder / MANIFEST_NAME
+    return path.is_file() and read_versioned_json(path).get("kind") == KIND
+
+
+def _copy(export: ExportFolder, building: Path) -> None:
+    """Copy a model and how it was verified; what all exports share is one file."""
+    model = building / hub_path(export)
+    model.parent.mkdir(exist_ok=True)
+    if export.model_path.is_dir():
+        shutil.copytree(export.model_path, model)
+    else:
+        shutil.copyfile(export.model_path, model)
+    if (export.folder / END_TO_END_NAME).is_file():
+        name = Path(hub_path(export)).stem.replace("model", "end_to_end")
+        shutil.copyfile(export.folder / END_TO_END_NAME, building / "onnx" / f"{name}.onnx")
+    (building / "parity").mkdir(exist_ok=True)
+    shutil.copyfile(export.folder / PARITY_NAME, building / "parity" / f"{export.name}.json")
+    for name in _SHARED:
+        path, shared = export.folder / name, building / name
+        if not path.is_file():
+            continue
+        if shared.is_file() and shared.read_bytes() != path.read_bytes():
+            raise ArtifactError(
+                "differs from that of another export", where=path, fix="Export both again"
+            )
+        shutil.copyfile(path, shared)
+
+
+def _card(
+    exports: Sequence[ExportFolder],
+    student: Json,
+    repository: str,
+    *,
+    base_model: str | None,
+    license: str | None,
+) -> str:
+    from huggingface_hub import ModelCard, ModelCardData
+
+    stated = read_json(exports[0].folder / LABELS_NAME)
+    labels: list[str] = stated["labels"]  # type: ignore[assignment]  # it was verified
+    reports: dict[str, Any] = {
+        export.name: read_json(export.folder / PARITY_NAME) for export in exports
+    }
+    metric = str(reports[exports[0].name]["metric"])
+    name = plain(repository.rpartition("/")[2])
+    data = ModelCardData(
+        model_name=name,
+        license="other" if license else None,
+        license_name=license,
+        base_model=base_model,
+        base_model_relation="finetune" if base_model else None,
+        metrics=[metric],
+        tags=[
+            "image-text-classification",
+            "knowledge-distillation",
+            "msd-deploy",
+            *dict.fromkeys(export.target for export in exports),
+        ],
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=str(_TEMPLATE),
+        model_name=name,
+        owners_words=owners_words(*(export.folder for export in exports)),
+        classes=len(labels),
+        problem=PROBLEMS[stated["problem"]],  # type: ignore[index]  # it was verified
+        labels=label_list(labels),
+        parameters=student.get("parameters"),
+        version=__version__,
+        metric=metric,
+        dataset_digest=exports[0].manifest["dataset_digest"],
+        source_digest=exports[0].manifest["source_digest"],
+        files=[_row(export, reports[export.name]) for export in exports],
+    )
+    return str(card.content).rstrip() + "\n"
+
+
+def _row(export: ExportFolder, report: Any) -> tuple[str, ...]:
+    views = report["views"]
+    scores = [
+        percent(views[view]["export"]) if view in views else ""
+        for view in ("multimodal", "image", "text")
+    ]
+    equal = f"{views['multimodal']['agreement']:.2%}"
+    return (f"`{hub_path(export)}`", *scores, equal, f"{export.size_bytes():,}")

@@ -1,0 +1,175 @@
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+from typer.testing import CliRunner
+
+from msd_cli.main import app
+from msd_deploy.artifacts.manifest import CARD_NAME, read_json, read_manifest
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.errors import ArtifactError, ConfigError
+from msd_export.folder import ExportFolder
+from msd_export.provenance.hub import KIND, upload, write_hub_folder
+
+REPOSITORY = "ada/meme-moderation"
+
+
+@pytest.fixture(scope="module")
+def run(export_decided: Callable[..., list[ExportFolder]]) -> RunDirectory:
+    """A run with exports; read it, never write into it."""
+    first, *_ = export_decided(("onnx", "fp32"), ("onnx", "int8"), ("coreml", "fp16"))
+    card = first.folder / CARD_NAME
+    card.write_text(card.read_text().replace("To fill in: who uses it", "Moderators"))
+    return RunDirectory(first.folder.parents[1])
+
+
+def test_a_folder_has_the_layout_of_the_hub(run: RunDirectory, tmp_path: Path) -> None:
+    folder = write_hub_folder(
+        run, REPOSITORY, tmp_path / "hub", base_model="ada/teacher", license="MIT"
+    )
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {
+        "README.md",
+        "onnx/model.onnx",
+        "onnx/model_int8.onnx",
+        "coreml/model_fp16.mlpackage/Manifest.json",
+        "labels.json",
+        "tokenizer.json",
+        "preprocess.json",
+        "calibration.json",
+        "manifest.json",
+    } <= files
+    exported = run.exports / "onnx-int8" / "model.onnx"
+    assert (folder / "onnx/model_int8.onnx").read_bytes() == exported.read_bytes()
+    assert read_manifest(folder, KIND)["repository"] == REPOSITORY
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.base_model == "ada/teacher"
+    assert (card.data.license, card.data.license_name) == ("other", "MIT")
+    assert card.data.tags[-2:] == ["coreml", "onnx"]
+    views: Any = read_json(run.exports / "onnx-int8" / "parity.json")["views"]
+    (row,) = (line for line in card.text.splitlines() if "`onnx/model_int8.onnx`" in line)
+    assert f"| {views['multimodal']['export']['value']:.1%} [" in row
+    assert row.endswith(f"| {exported.stat().st_size:,} |")
+    assert "Moderators" in card.text
+
+
+def test_a_folder_of_something_else_is_not_replaced(run: RunDirectory, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "thesis.tex").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(ArtifactError):
+            write_hub_folder(run, REPOSITORY, tmp_path / "kept", overwrite=overwrite)
+    assert (tmp_path / "kept" / "thesis.tex").is_file()
+    write_hub_folder(run, REPOSITORY, tmp_path / "hub")
+    with pytest.raises(ArtifactError, match="--overwrite"):
+        write_hub_folder(run, REPOSITORY, tmp_path / "hub")
+    write_hub_folder(run, REPOSITORY, tmp_path / "hub", overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["demo", "a/b/c", "ada/de mo", "ada/../x", ""])
+def test_what_is_no_repository_is_refused(run: RunDirectory, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError):
+        write_hub_folder(run, name, tmp_path / "hub")
+    assert not (tmp_path / "hub").exists()
+
+
+def test_a_run_without_exports_says_what_to_do(finished_run: RunDirectory, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"has no exports\. Run msd export"):
+        write_hub_folder(finished_run, REPOSITORY, tmp_path / "hub")
+
+
+class StandIn(BaseHTTPRequestHandler):
+    """What the hub answers to an upload of small files; no hub can be reached here."""
+
+    committed: dict[str, int]
+    is_allowed: bool
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if not self.is_allowed:
+            self.answer({"error": "Invalid username or password."}, status=401)
+        elif self.path == "/api/repos/create":
+            self.answer({"url": f"{self.address()}/{REPOSITORY}", "name": REPOSITORY})
+        elif "/preupload/" in self.path:
+            paths = [file["path"] for file in json.loads(body)["files"]]
+            modes = [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in paths]
+            self.answer({"files": modes})
+        elif self.path == "/api/validate-yaml":
+            self.answer({"errors": [], "warnings": []})
+        else:
+            assert "/commit/" in self.path
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    self.committed[line["value"]["path"]] = len(line["value"]["content"])
+            address = f"{self.address()}/{REPOSITORY}/commit/1"
+            self.answer({"commitUrl": address, "commitOid": "1"})
+
+    def do_GET(self) -> None:
+        self.answer({"id": REPOSITORY, "siblings": []})
+
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"  # type: ignore[attr-defined]
+
+    def answer(self, value: object, status: int = 200) -> None:
+        content = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[StandIn]]:
+    from huggingface_hub import constants
+
+    StandIn.committed, StandIn.is_allowed = {}, True
+    server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "a" * 34)
+    yield StandIn
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_upload_sends_every_file(
+    run: RunDirectory, tmp_path: Path, stand_in: type[StandIn]
+) -> None:
+    folder = write_hub_folder(run, REPOSITORY, tmp_path / "hub")
+    assert upload(folder, REPOSITORY, private=True).endswith("/commit/1")
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert stand_in.committed.keys() == files
+
+
+def test_a_refused_upload_is_one_line_and_the_folder_stays(
+    run: RunDirectory, tmp_path: Path, stand_in: type[StandIn]
+) -> None:
+    stand_in.is_allowed = False
+    folder = write_hub_folder(run, REPOSITORY, tmp_path / "hub")
+    with pytest.raises(ArtifactError, match="cannot be uploaded to ada/meme-moderation") as refused:
+        upload(folder, REPOSITORY, private=True)
+    assert "\n" not in str(refused.value)
+    read_manifest(folder, KIND)
+
+
+def test_the_command_uploads_nothing_unless_asked_to(run: RunDirectory, tmp_path: Path) -> None:
+    out = str(tmp_path / "hub")
+    answer = CliRunner().invoke(app, ["push", str(run.root), REPOSITORY, "--out", out])
+    assert answer.exit_code == 0, answer.output
+    assert "nothing was uploaded" in " ".join(answer.output.split())
+    again = CliRunner().invoke(app, ["push", str(run.root), REPOSITORY, "--out", out, "--json"])
+    assert again.exit_code == 1
+    options = ["--out", out, "--overwrite", "--json"]
+    again = CliRunner().invoke(app, ["push", str(run.root), REPOSITORY, *options])
+    assert json.loads(again.stdout) == {"folder": out, "uploaded": None}
