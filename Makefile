@@ -34,7 +34,7 @@ test: install
 # Signing needs other versions than LiteRT's packages: they come first in this environment.
 test-sign: install
 	$(PYTHON) -m venv $(SIGN_VENV)
-	$(SIGN_VENV)/bin/python -m pip install --quiet --constraint requirements/constraints.txt model-signing
+	$(SIGN_VENV)/bin/python -m pip install --quiet --constraint requirements/constraints.txt model-signing pyopenssl
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$$($(SIGN_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/msd.pth"
 	$(SIGN_VENV)/bin/python -m pytest tests/export/provenance/test_signing.py
 

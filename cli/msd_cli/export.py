@@ -184,9 +184,9 @@ def export(
             exports = export_model(
                 model, data, config, options=options, out=out, hooks=hooks, failures=failures
             )
+    _print_result(model, exports, failures, is_run=data is None, as_json=as_json)
     if sign is not None:
         for written in exports:
             sign_export(written.folder, sign)
-    _print_result(model, exports, failures, is_run=data is None, as_json=as_json)
     if failures:
         raise joined(failures, exports)

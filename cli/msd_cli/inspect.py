@@ -62,5 +62,5 @@ def _signature(*, is_signed: bool, key: Path | None) -> str:
     if key is not None:
         return f"Signed with the private key of {key}."
     if is_signed:
-        return "It has a signature, which was not checked: --verify-signature PUBLIC_KEY."
+        return "It has a signature, which was not checked; add --verify-signature PUBLIC_KEY."
     return "It is not signed."

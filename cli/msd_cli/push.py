@@ -37,27 +37,29 @@ def push(
 ) -> None:
     """Write a run's exports in the layout of the Hugging Face hub, and upload them if asked to.
 
-    Without --upload nothing leaves this machine: look at the folder first. The
-    token is that of hf auth login, or in HF_TOKEN.
+    Without --upload nothing leaves this machine: look at the folder first, and
+    complete its README.md. --upload sends the folder that is there already, as
+    it is. The token is that of hf auth login, or in HF_TOKEN.
 
     Examples:
         msd push runs/demo ada/meme-moderation
-        msd push runs/demo ada/meme-moderation --upload --private --overwrite
+        msd push runs/demo ada/meme-moderation --upload --private
     """
     from msd_deploy.artifacts.run_directory import RunDirectory
-    from msd_export.provenance.hub import upload as send
-    from msd_export.provenance.hub import write_hub_folder
+    from msd_export.provenance import hub
 
-    folder = write_hub_folder(
-        RunDirectory(run),
-        repository,
-        out or run.with_name(f"{run.resolve().name}-hub"),
-        base_model=base_model,
-        license=license,
-        overwrite=overwrite,
-        on_note=print_note,
-    )
-    address = send(folder, repository, private=private) if upload else None
+    folder, directory = out or hub.hub_folder_beside(run), RunDirectory(run)
+    if not (upload and not overwrite and hub.is_written(directory, repository, folder)):
+        hub.write_hub_folder(
+            directory,
+            repository,
+            folder,
+            base_model=base_model,
+            license=license,
+            overwrite=overwrite,
+            on_note=print_note,
+        )
+    address = hub.upload(folder, repository, private=private) if upload else None
     if as_json:
         print_json({"folder": str(folder), "uploaded": address})
     elif address is None:

@@ -44,7 +44,7 @@ from msd_export.parity import (
     predict_split,
 )
 from msd_export.predictors import TorchPredictor, open_predictor, second_predictor
-from msd_export.provenance.model_card import write_model_card
+from msd_export.provenance.model_card import owners_words, write_model_card
 from msd_export.signature import TEXT_ENTRY, ModelInputs, Predictor, single_examples
 from msd_export.source import ExportSource
 from msd_export.tolerance import (
@@ -81,16 +81,18 @@ class Exporter:
         """Convert, verify and keep one variant.
 
         Raises:
+            ArtifactError: The model card of the export that is replaced cannot be kept.
             RuntimeUnavailableError: What the target needs is not installed.
             ExportError: The converter failed.
             ParityError: The variant is beyond its tolerance, and is not written.
         """
         final = parent / variant_name(variant)
+        words = owners_words(final)
         with needing(variant[0]), new_folder(final) as building, self._naming_full_disks(building):
             report, logits = self._make(variant, building)
             if self.config.end_to_end and variant[0] == "onnx":
                 report = {**report, "end_to_end": self._end_to_end(building, logits)}
-            manifest = self._complete(building, variant, report, replaced=final)
+            manifest = self._complete(building, variant, report, words=words)
         if FORMATS[variant[0]].is_beta:
             versions = versions_of(variant[0]).items()
             made_with = ", ".join(f"{name} {version}" for name, version in versions)
@@ -331,14 +333,16 @@ class Exporter:
             on_count=lambda done, total: self.hooks.on_count(what, done, total),
         )
 
-    def _complete(self, building: Path, variant: Variant, report: Json, *, replaced: Path) -> Json:
+    def _complete(
+        self, building: Path, variant: Variant, report: Json, *, words: str | None
+    ) -> Json:
         """Add what an app needs beside the model, and the manifest last; return the manifest."""
         self.loaded.preprocessor.save(building)
         shutil.copyfile(self.loaded.folder / LABELS_NAME, building / LABELS_NAME)
         if self.loaded.temperatures.is_fitted:
             write_json(building / CALIBRATION_NAME, self.loaded.temperatures.as_json())
         write_json(building / PARITY_NAME, report)
-        write_model_card(building, self.source, variant, report, earlier=replaced)
+        write_model_card(building, self.source, variant, report, words=words)
         facts: Json = {
             "target": variant[0],
             "precision": variant[1],

@@ -1,7 +1,7 @@
 """An exported model on disk: exports/TARGET-PRECISION with everything that an app needs.
 
 The model's file or package (see `formats`), labels.json, tokenizer.json, preprocess.json,
-parity.json and a manifest with the digest of every file.
+parity.json, MODEL_CARD.md and a manifest with the digest of every file but the card.
 """
 
 from collections.abc import Callable

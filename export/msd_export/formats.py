@@ -200,13 +200,19 @@ def distribution_of(module: str) -> str:
 
 
 def versions_of(target: Target) -> dict[str, str]:
-    """Return the versions of what writes and runs a target, by the names that pip has for them."""
-    from importlib.metadata import version  # a tenth of the time of `msd --help`
+    """Return the versions of what writes and runs a target, PyTorch among it.
 
-    return {
-        distribution: version(distribution)
-        for distribution in map(distribution_of, FORMATS[target].modules)
-    }
+    By the names that pip has for them; one that was installed under another name is "unknown".
+    """
+    from importlib.metadata import PackageNotFoundError, version  # slow, for `msd --help`
+
+    versions = {}
+    for distribution in ("torch", *map(distribution_of, FORMATS[target].modules)):
+        try:
+            versions[distribution] = version(distribution)
+        except PackageNotFoundError:
+            versions[distribution] = "unknown"
+    return versions
 
 
 def require_target(target: Target) -> None:

@@ -20,7 +20,7 @@ from msd_deploy.models.towers import has_text
 from msd_deploy.problem import Problem
 from msd_deploy.temperatures import UNCALIBRATED, Temperatures
 from msd_export.layers import ROOT, WORD_EMBEDDINGS, group_of
-from msd_export.signature import INPUT_NAMES, ModelInputs, ModelSignature
+from msd_export.signature import INPUT_NAMES, TEXT_ENTRY, ModelInputs, ModelSignature
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -227,6 +227,17 @@ def text_graph_of(graph: ExportableGraph) -> TextGraph | None:
     None where a model has no part that an image alone uses and a text does without.
     """
     return TextGraph(graph) if isinstance(graph, ExportGraph) else None
+
+
+def entry_points_of(graph: ExportableGraph, main: str) -> dict[str, ExportableGraph | TextGraph]:
+    """Return the graphs of a file's entry points, by name: the whole, and that for a text alone.
+
+    Args:
+        graph: The whole one.
+        main: What the format calls its entry point.
+    """
+    text = text_graph_of(graph)
+    return {main: graph} if text is None else {main: graph, TEXT_ENTRY: text}
 
 
 def fold_batch_norms(model: nn.Module) -> int:

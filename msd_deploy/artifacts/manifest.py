@@ -23,7 +23,13 @@ SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 CARD_NAME = "MODEL_CARD.md"
 SIGNATURE_NAME = "model.sig"
-_WITHOUT_DIGEST = (MANIFEST_NAME, CARD_NAME, SIGNATURE_NAME)
+HUB_CARD_NAME = "README.md"
+_WITHOUT_DIGEST: Mapping[str, tuple[str, ...]] = {
+    "export": (CARD_NAME, SIGNATURE_NAME),
+    "hub": (HUB_CARD_NAME, SIGNATURE_NAME),
+}
+"""What a folder of a kind may have beside its files: a card that its owner completes, and a
+signature, which is made last."""
 _CHUNK_BYTES = 1 << 20
 _ROWS_AT_A_TIME = 1000
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -64,16 +70,17 @@ def _canonical(value: object) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def digests_of_folder(folder: Path) -> dict[str, str]:
+def digests_of_folder(folder: Path, kind: str = "") -> dict[str, str]:
     """Return the SHA-256 of every file below a folder but its manifest, by POSIX path.
 
-    What a file manager leaves behind does not count (see `is_system_file`), nor the model card,
-    which is completed by its owner, and a signature, which is made last.
+    What a file manager leaves behind does not count (see `is_system_file`), nor the card and the
+    signature of folders of some kinds.
     """
+    without = [folder / name for name in (MANIFEST_NAME, *_WITHOUT_DIGEST.get(kind, ()))]
     return {
         path.relative_to(folder).as_posix(): sha256_of_file(path)
         for path in files_below(folder)
-        if path not in [folder / name for name in _WITHOUT_DIGEST]
+        if path not in without
     }
 
 
@@ -262,7 +269,7 @@ def write_manifest(folder: Path, kind: str, facts: Mapping[str, object]) -> Json
         "msd_deploy": __version__,
         "created_utc": utc_now(),
         **facts,
-        "files": digests_of_folder(folder),
+        "files": digests_of_folder(folder, kind),
     }
     write_json(folder / MANIFEST_NAME, manifest)
     return manifest
@@ -294,7 +301,7 @@ def read_manifest(folder: Path, kind: str) -> Json:
 
 
 def _verify_digests(folder: Path, kind: str, manifest: Json) -> None:
-    recorded, found = manifest.get("files"), digests_of_folder(folder)
+    recorded, found = manifest.get("files"), digests_of_folder(folder, kind)
     if not isinstance(recorded, dict):
         raise ArtifactError(
             "has no list of files",

@@ -54,12 +54,14 @@ def try_asset(path: Path) -> None:
     digest = hashlib.sha256((path / _PROGRAM).read_bytes()).digest()
     if (path / _DIGEST).read_bytes() != digest:
         raise ValueError(f"{_PROGRAM} does not have the digest in {_DIGEST}")
-    command = [sys.executable, "-c", _TRIAL, str(path), MAIN_FUNCTION]
+    # -P: a module of the present folder is not Core AI's.
+    command = [sys.executable, "-P", "-c", _TRIAL, str(path), MAIN_FUNCTION]
     trial = subprocess.run(command, capture_output=True, text=True, check=False)
     if trial.returncode:
         lines = trial.stderr.splitlines()
         reasons = [line.partition("error: ")[2] for line in lines if "error: " in line]
-        raise RuntimeError(reasons[0] if reasons else "".join(lines[-1:]))
+        other = "".join(lines[-1:]) or f"its process ended with {trial.returncode}"
+        raise RuntimeError(reasons[0] if reasons else other)
 
 
 def open_asset(path: Path) -> "AIModelAsset":

@@ -16,12 +16,10 @@ from msd_deploy.quiet import quiet
 from msd_export.coreai.asset import MAIN_FUNCTION, state, stored_numbers
 from msd_export.formats import Precision
 from msd_export.graph import (
-    ExportableGraph,
     HalfPrecision,
-    TextGraph,
+    entry_points_of,
     layer_groups,
     program_of,
-    text_graph_of,
 )
 from msd_export.model_file import converting, refuse_float
 from msd_export.signature import INPUT_NAMES, OUTPUT_NAMES, TEXT_ENTRY, TEXT_INPUT_NAMES
@@ -59,10 +57,7 @@ class CoreAIConverter:
                 from msd_export.coreai.quantize import quantize_weights
 
                 graph = quantize_weights(graph.half(), self._source.signature, kept)
-            entries: dict[str, ExportableGraph | TextGraph] = {MAIN_FUNCTION: graph}
-            text = text_graph_of(graph)
-            if text is not None:
-                entries[TEXT_ENTRY] = text
+            entries = entry_points_of(graph, MAIN_FUNCTION)
             modules: Mapping[str, nn.Module] = entries
             if precision != "fp32":
                 modules = {name: HalfPrecision(entry) for name, entry in entries.items()}

@@ -8,7 +8,6 @@ import platform
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -80,14 +79,18 @@ class CoreAIEntry:
         return logits
 
     def prepare(self, inputs: ModelInputs) -> Callable[[], object]:
-        """Return a call on the inputs; see `signature.TimedPredictor`."""
-        return partial(self.predict, inputs)
+        """Hand inputs over; see `signature.TimedPredictor`. Not for where a loop runs already."""
+        rows = [self._given(example) for example in single_examples(inputs, self._names)]
+        loop = asyncio.new_event_loop()
+        return lambda: [loop.run_until_complete(self._function(row)) for row in rows]
 
-    def _run(self, example: ModelInputs) -> list[Logits]:
+    def _given(self, example: ModelInputs) -> dict[str, Any]:
         from coreai.runtime import NDArray
 
-        given = {name: NDArray(example[name]) for name in self._names}
-        outputs = _result(self._function(given))
+        return {name: NDArray(example[name]) for name in self._names}
+
+    def _run(self, example: ModelInputs) -> list[Logits]:
+        outputs = _result(self._function(self._given(example)))
         return [np.asarray(outputs[name].numpy(), np.float32) for name in OUTPUT_NAMES]
 
 
@@ -114,6 +117,12 @@ class CoreAIPredictor(CoreAIEntry):
             reason = str(error).partition("\n")[0]
             raise ArtifactError(f"Core AI cannot load it ({reason})", where=path) from error
         self._model = model
+
+    def prepare(self, inputs: ModelInputs) -> Callable[[], object]:
+        """Hand inputs over, a text alone to the function for it; see `signature.TimedPredictor`."""
+        if self.text_entry is not None and not inputs["image_present"].any():
+            return self.text_entry.prepare(inputs)
+        return super().prepare(inputs)
 
 
 def _text_entry(model: "AIModel", whole: CoreAIPredictor) -> CoreAIEntry | None:

@@ -19,12 +19,10 @@ from msd_export.executorch.layers import add_layers
 from msd_export.executorch.predictor import MAIN_METHOD, rows_of
 from msd_export.formats import PRECISIONS, Precision
 from msd_export.graph import (
-    ExportableGraph,
     HalfPrecision,
-    TextGraph,
+    entry_points_of,
     layer_groups,
     program_of,
-    text_graph_of,
 )
 from msd_export.model_file import converting
 from msd_export.signature import INPUT_NAMES, TEXT_ENTRY, TEXT_INPUT_NAMES
@@ -74,10 +72,7 @@ class ExecutorchConverter:
     ) -> dict[str, "ExportedProgram"]:
         """Return the graph of each method, by the method's name."""
         graph = self._source.graph("nhwc")
-        entries: dict[str, ExportableGraph | TextGraph] = {MAIN_METHOD: graph}
-        text = text_graph_of(graph)
-        if text is not None:
-            entries[TEXT_ENTRY] = text
+        entries = entry_points_of(graph, MAIN_METHOD)
         if precision == "fp32":
             return {name: self._exported(entry, name) for name, entry in entries.items()}
         if precision == "fp16":

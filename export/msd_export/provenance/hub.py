@@ -1,15 +1,15 @@
 """The exports of a run as a repository of the Hugging Face hub, written to a folder or uploaded."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from msd_deploy import __version__
 from msd_deploy.artifacts.atomic import new_folder
 from msd_deploy.artifacts.manifest import (
+    HUB_CARD_NAME,
     MANIFEST_NAME,
-    Json,
     read_json,
     read_manifest,
     read_versioned_json,
@@ -21,21 +21,28 @@ from msd_deploy.artifacts.output import check_output
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.models.folders import LABELS_NAME
+from msd_deploy.run.record import read_finished_run
 from msd_export.folder import PARITY_NAME, ExportFolder, exports_below
 from msd_export.formats import FORMATS
 from msd_export.onnx.end_to_end import END_TO_END_NAME
 from msd_export.provenance.model_card import (
     PROBLEMS,
+    TO_FILL_IN,
     label_list,
+    metric_of,
     owners_words,
     percent,
     plain,
 )
 
 KIND = "hub"
-CARD = "README.md"
-
 _TEMPLATE = Path(__file__).parent / "templates" / "hub_card.md"
+_TRAINED = {
+    "msd": "Distilled from a larger teacher by Modality-specific Distillation (Jin et al. 2021,"
+    " arXiv 2101.01881)",
+    "kd": "Distilled from a larger teacher by plain knowledge distillation",
+    "none": "Trained on labels",
+}
 _SHARED = (LABELS_NAME, "tokenizer.json", "preprocess.json", "calibration.json")
 
 
@@ -95,6 +102,7 @@ def write_hub_folder(
         ConfigError: The repository or the folder cannot be named so.
     """
     check_repository(repository)
+    method = read_finished_run(run).config.distill.method
     check_output(
         out,
         "folder for the hub",
@@ -118,14 +126,48 @@ def write_hub_folder(
     with new_folder(out) as building:
         for export in exports:
             _copy(export, building)
-        card = _card(exports, student, repository, base_model=base_model, license=license)
-        write_text(building / CARD, card)
+        words = _words(exports, on_note)
+        facts = {
+            "words": words,
+            "trained": _TRAINED[method],
+            "parameters": student.get("parameters"),
+        }
+        data = {
+            "base_model": base_model,
+            "base_model_relation": "finetune" if base_model else None,
+            "license": "other" if license else None,
+            "license_name": license,
+        }
+        card = _card(exports, repository, facts, data)
+        write_text(building / HUB_CARD_NAME, card)
         write_manifest(building, KIND, {"repository": repository, "source_digest": digest})
     return out
 
 
+def is_written(run: RunDirectory, repository: str, folder: Path) -> bool:
+    """Return whether a folder holds a run's present student for a repository, looked at or signed.
+
+    Raises:
+        ArtifactError: It is a folder for the hub, damaged.
+    """
+    if not _is_ours(folder):
+        return False
+    manifest = read_manifest(folder, KIND)
+    digest = sha256_of_json(read_manifest(run.student, "model")["files"])
+    stated = (manifest.get("repository"), manifest.get("source_digest"))
+    return stated == (repository, digest)
+
+
+def hub_folder_beside(run: Path) -> Path:
+    """Return the default folder: NAME-hub beside a run."""
+    folder = run.resolve()
+    return folder.with_name(f"{folder.name}-hub")
+
+
 def upload(folder: Path, repository: str, *, private: bool) -> str:
     """Upload a folder that `write_hub_folder` wrote; return the address of the commit.
+
+    What the repository has of earlier forms in the same layout is removed by the commit.
 
     The token is the one of `hf auth login`, or in HF_TOKEN.
 
@@ -139,7 +181,10 @@ def upload(folder: Path, repository: str, *, private: bool) -> str:
     try:
         hub.create_repo(repository, private=private, exist_ok=True)
         commit = hub.upload_folder(
-            repo_id=repository, folder_path=folder, commit_message=f"msd-deploy {__version__}"
+            repo_id=repository,
+            folder_path=folder,
+            commit_message=f"msd-deploy {__version__}",
+            delete_patterns=[*(f"{target}/*" for target in FORMATS), "parity/*", *_SHARED],
         )
     except Exception as error:  # of the hub, and of the library below it for the network
         reason = " ".join(str(error).split())
@@ -158,12 +203,16 @@ def _is_ours(folder: Path) -> bool:
 
 def _copy(export: ExportFolder, building: Path) -> None:
     """Copy a model and how it was verified; what all exports share is one file."""
-    model = building / hub_path(export)
-    model.parent.mkdir(exist_ok=True)
-    if export.model_path.is_dir():
-        shutil.copytree(export.model_path, model)
-    else:
-        shutil.copyfile(export.model_path, model)
+    for path in (export.folder, *export.folder.rglob("*")):
+        if path.is_symlink():
+            raise ArtifactError("is a link", where=path, fix="Put what it points to in its place")
+    model, files = FORMATS[export.target].model_file, export.manifest["files"]
+    assert isinstance(files, dict)  # it was verified
+    for name in files:
+        if name == model or name.startswith(f"{model}/"):
+            copy = building / (hub_path(export) + name.removeprefix(model))
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(export.folder / name, copy)
     if (export.folder / END_TO_END_NAME).is_file():
         name = Path(hub_path(export)).stem.replace("model", "end_to_end")
         shutil.copyfile(export.folder / END_TO_END_NAME, building / "onnx" / f"{name}.onnx")
@@ -180,13 +229,24 @@ def _copy(export: ExportFolder, building: Path) -> None:
         shutil.copyfile(path, shared)
 
 
+def _words(exports: Sequence[ExportFolder], on_note: Callable[[str], None]) -> str:
+    """Return intended use and limits of the exports' cards: the first that are filled in."""
+    words = {export.name: owners_words(export.folder) or TO_FILL_IN for export in exports}
+    filled = {name: text for name, text in words.items() if text != TO_FILL_IN}
+    if len(set(filled.values())) > 1:
+        first, *others = filled
+        on_note(
+            f"the model cards of {', '.join(others)} say something else than that of {first}, which"
+            " is used"
+        )
+    return next(iter(filled.values()), TO_FILL_IN)
+
+
 def _card(
     exports: Sequence[ExportFolder],
-    student: Json,
     repository: str,
-    *,
-    base_model: str | None,
-    license: str | None,
+    facts: Mapping[str, Any],
+    data: Mapping[str, Any],
 ) -> str:
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -195,36 +255,28 @@ def _card(
     reports: dict[str, Any] = {
         export.name: read_json(export.folder / PARITY_NAME) for export in exports
     }
-    metric = str(reports[exports[0].name]["metric"])
+    first = reports[exports[0].name]
     name = plain(repository.rpartition("/")[2])
-    data = ModelCardData(
-        model_name=name,
-        license="other" if license else None,
-        license_name=license,
-        base_model=base_model,
-        base_model_relation="finetune" if base_model else None,
-        metrics=[metric],
-        tags=[
-            "image-text-classification",
-            "knowledge-distillation",
-            "msd-deploy",
-            *dict.fromkeys(export.target for export in exports),
-        ],
-    )
+    targets = dict.fromkeys(export.target for export in exports)
     card = ModelCard.from_template(
-        data,
+        ModelCardData(
+            model_name=name,
+            metrics=[str(first["metric"])],
+            tags=["image-text-classification", "msd-deploy", *targets],
+            **data,
+        ),
         template_path=str(_TEMPLATE),
         model_name=name,
-        owners_words=owners_words(*(export.folder for export in exports)),
         classes=len(labels),
         problem=PROBLEMS[stated["problem"]],  # type: ignore[index]  # it was verified
         labels=label_list(labels),
-        parameters=student.get("parameters"),
         version=__version__,
-        metric=metric,
+        metric=metric_of(first),
         dataset_digest=exports[0].manifest["dataset_digest"],
         source_digest=exports[0].manifest["source_digest"],
         files=[_row(export, reports[export.name]) for export in exports],
+        notes=dict.fromkeys(note for report in reports.values() for note in report["notes"]),
+        **facts,
     )
     return str(card.content).rstrip() + "\n"
 
@@ -236,4 +288,5 @@ def _row(export: ExportFolder, report: Any) -> tuple[str, ...]:
         for view in ("multimodal", "image", "text")
     ]
     equal = f"{views['multimodal']['agreement']:.2%}"
-    return (f"`{hub_path(export)}`", *scores, equal, f"{export.size_bytes():,}")
+    examples = f"{views['multimodal']['export']['examples']:,}"
+    return (f"`{hub_path(export)}`", *scores, equal, examples, f"{export.size_bytes():,}")

@@ -4,27 +4,30 @@ In the layout that the Hugging Face hub reads (Mitchell et al. 2019, "Model Card
 Reporting"). Intended use and limits are the owner's: their headings are there, to be filled in.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from msd_deploy import __version__
 from msd_deploy.artifacts.manifest import CARD_NAME, Json, write_text
+from msd_deploy.errors import ArtifactError
 from msd_deploy.problem import Problem
 from msd_export.formats import FORMATS, Variant, variant_name, versions_of
 from msd_export.source import ExportSource
 
 _TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 PROBLEMS: Mapping[Problem, str] = {
-    "single_label": "one of them each",
-    "multi_label": "any number of them each",
-    "soft_label": "one answer each, of those that people gave",
+    "single_label": "one per example",
+    "multi_label": "any number per example",
+    "soft_label": "one answer per example, as people gave it",
 }
 """What a task decides, in words."""
 _MOST_LABELS = 30
-_FIRST_OF_OWNER, _FIRST_OF_OURS = "## Intended use", "## Results"
-_TO_FILL_IN = f"""\
-{_FIRST_OF_OWNER}
+_FIRST_OF_OWNER = re.compile(r"^## Intended use\s*$", re.MULTILINE | re.IGNORECASE)
+_FIRST_OF_OURS = re.compile(r"^## Results\s*$", re.MULTILINE | re.IGNORECASE)
+TO_FILL_IN = """\
+## Intended use
 
 To fill in: who uses it, for what, and what a wrong answer costs.
 
@@ -33,7 +36,7 @@ To fill in: who uses it, for what, and what a wrong answer costs.
 To fill in: on which images and texts it was not tried, and what is not to be left to it.
 
 It answers for the data of its task alone, and has no class for anything else."""
-_NOT_PLAIN = str.maketrans(dict.fromkeys("\n\r|`<>[]{}", " "))
+_NOT_PLAIN = str.maketrans(dict.fromkeys("\n\r|`<>[]{}#", " "))
 
 
 def write_model_card(
@@ -42,7 +45,7 @@ def write_model_card(
     variant: Variant,
     report: Json,
     *,
-    earlier: Path | None = None,
+    words: str | None = None,
 ) -> None:
     """Write the card of an export.
 
@@ -51,7 +54,7 @@ def write_model_card(
         source: The exported model.
         variant: Target and precision.
         report: parity.json.
-        earlier: An export that this one replaces: what its owner wrote in its card is kept.
+        words: Intended use and limits, with their headings; None: they are left to be filled in.
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -59,19 +62,21 @@ def write_model_card(
     form, loaded = FORMATS[target], source.loaded
     views: dict[str, Any] = report["views"]  # type: ignore[assignment]  # written by parity_as_json
     name = f"{plain(source.name)} {variant_name(variant)}"
-    metric = str(report["metric"])
+    metric = metric_of(report)
     stated = source.stated.get("license")
     data = ModelCardData(
         model_name=name,
         license="other" if stated else None,
         license_name=stated,
         metrics=[metric],
-        tags=["image-text-classification", "knowledge-distillation", "msd-deploy", target],
-        eval_results=[
+        tags=["image-text-classification", "msd-deploy", target],
+        eval_results=None
+        if not has_labels(report)
+        else [
             EvalResult(
                 task_type="image-text-classification",
-                dataset_type=plain(source.name),
-                dataset_name=plain(source.name),
+                dataset_type="custom",
+                dataset_name=f"data set {source.data.digest[:12]}",
                 dataset_config=view,
                 dataset_split="test",
                 dataset_revision=source.data.digest,
@@ -87,7 +92,7 @@ def write_model_card(
         data,
         template_path=str(_TEMPLATE),
         model_name=name,
-        owners_words=owners_words(*([] if earlier is None else [earlier])),
+        owners_words=words or TO_FILL_IN,
         classes=len(loaded.labels),
         problem=PROBLEMS[loaded.problem],
         labels=label_list(loaded.labels),
@@ -109,15 +114,40 @@ def write_model_card(
     write_text(folder / CARD_NAME, str(card.content).rstrip() + "\n")
 
 
-def owners_words(*exports: Path) -> str:
-    """Return intended use and limits of the first card that has them filled in."""
-    for card in (export / CARD_NAME for export in exports):
-        text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-        start, end = text.find(_FIRST_OF_OWNER), text.find(_FIRST_OF_OURS)
-        words = text[start:end].strip() if 0 <= start < end else _TO_FILL_IN
-        if words != _TO_FILL_IN:
-            return words
-    return _TO_FILL_IN
+def owners_words(export: Path) -> str | None:
+    """Return intended use and limits of an export's card, with their headings; None without one.
+
+    Raises:
+        ArtifactError: The card does not have our headings, so that nobody knows what to keep.
+    """
+    card = export / CARD_NAME
+    if not card.is_file():
+        return None
+    content = card.read_bytes()
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    start, ends = _FIRST_OF_OWNER.search(text), list(_FIRST_OF_OURS.finditer(text))
+    if start is None or not ends or ends[-1].start() < start.end():
+        raise ArtifactError(
+            "has no headings '## Intended use' and, after it, '## Results': what is between them is"
+            " kept",
+            where=card,
+            fix="Restore the headings, or remove the file",
+        )
+    return text[start.start() : ends[-1].start()].strip()
+
+
+def has_labels(report: Json) -> bool:
+    """Return whether the scores of parity.json are of labels, not of the source's own decisions."""
+    views: dict[str, Any] = report["views"]  # type: ignore[assignment]  # written by parity_as_json
+    return all("export_ece" in result["confidence"] for result in views.values())
+
+
+def metric_of(report: Json) -> str:
+    """Return what the scores of parity.json are."""
+    return str(report["metric"]) if has_labels(report) else "agreement with the model exported"
 
 
 def label_list(labels: Sequence[str]) -> str:

@@ -12,7 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from msd_deploy.artifacts.manifest import SIGNATURE_NAME, is_system_file, write_text
+from msd_deploy.artifacts.manifest import (
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    is_system_file,
+    write_text,
+)
 from msd_deploy.errors import ArtifactError, ConfigError, RuntimeUnavailableError
 from msd_export.folder import open_export
 
@@ -42,11 +47,15 @@ def sign_export(folder: Path, key: Path) -> None:
         ConfigError: The key cannot be used.
         RuntimeUnavailableError: The extra [sign] is not installed.
     """
+    folder = folder.resolve()  # the library refuses links
     open_export(folder)
     signer = _signer(key).set_hashing_config(_hashing(folder))
     with tempfile.TemporaryDirectory() as elsewhere:
         path = Path(elsewhere) / SIGNATURE_NAME
-        signer.sign(folder, path)
+        try:
+            signer.sign(folder, path)
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"cannot be signed ({_reason(error)})", where=folder) from error
         write_text(folder / SIGNATURE_NAME, path.read_text(encoding="utf-8"))
 
 
@@ -63,6 +72,13 @@ def verify_signature(folder: Path, public_key: Path) -> None:
         ConfigError: The key cannot be used.
         RuntimeUnavailableError: The extra [sign] is not installed.
     """
+    if folder.is_file() or not (folder / MANIFEST_NAME).is_file():
+        raise ArtifactError(
+            "is no export folder, and a signature is of one",
+            where=folder,
+            fix=f"Name the folder with {MANIFEST_NAME}",
+        )
+    folder = folder.resolve()
     open_export(folder)
     path = folder / SIGNATURE_NAME
     if not path.is_file():
@@ -76,10 +92,13 @@ def verify_signature(folder: Path, public_key: Path) -> None:
     try:
         verifier.set_hashing_config(_hashing(folder)).verify(folder, path)
     except Exception as error:  # of the library and of those below it, whatever a file holds
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ArtifactError(
-            f"is not the signature of this folder by {public_key} ({reason})", where=path
+            f"is not the signature of this folder by {public_key} ({_reason(error)})", where=path
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _signer(key: Path) -> Any:
@@ -94,9 +113,9 @@ def _signer(key: Path) -> Any:
 def _hashing(folder: Path) -> Any:
     from model_signing import hashing
 
-    unsigned = [path for path in folder.rglob("*") if is_system_file(path)]
+    unsigned = [path.relative_to(folder) for path in folder.rglob("*") if is_system_file(path)]
     return hashing.Config().set_ignored_paths(
-        paths=[folder / SIGNATURE_NAME, *unsigned], ignore_git_paths=False
+        paths=[Path(SIGNATURE_NAME), *unsigned], ignore_git_paths=False
     )
 
 
@@ -118,9 +137,8 @@ def _using(key: Path, kind: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, TypeError, AttributeError) as error:
         # TypeError: a password is missing, or not needed; AttributeError: a key of another kind.
-        reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
-            f"cannot be used as the {kind} key ({reason})",
+            f"cannot be used as the {kind} key ({_reason(error)})",
             where=str(key),
             fix=f"Name a {kind} elliptic curve key in PEM; the password of an encrypted one is read"
             f" from {PASSWORD_VARIABLE}",

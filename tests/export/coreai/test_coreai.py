@@ -74,6 +74,17 @@ def test_the_entry_for_texts_answers_whatever_images_are_given(
     np.testing.assert_array_equal(with_images, entry.predict(hard_inputs["text"]))
 
 
+@pytest.mark.parametrize("view", ["multimodal", "text"])
+def test_a_prepared_call_runs_every_row(
+    forms: Forms, hard_inputs: dict[str, ModelInputs], view: str
+) -> None:
+    predictor = CoreAIPredictor(forms["fp32"][0])
+    answers = predictor.prepare(hard_inputs[view])()
+    assert isinstance(answers, list)
+    found = np.concatenate([answer["logits"].numpy() for answer in answers])
+    np.testing.assert_allclose(found, predictor.predict(hard_inputs[view]), atol=1e-5)
+
+
 def test_what_is_integer_is_counted_from_the_file(source: ExportSource, forms: Forms) -> None:
     model = source.loaded.model
     weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear))

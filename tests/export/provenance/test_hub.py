@@ -1,4 +1,5 @@
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,9 +15,11 @@ from msd_deploy.artifacts.manifest import CARD_NAME, read_json, read_manifest
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_export.folder import ExportFolder
-from msd_export.provenance.hub import KIND, upload, write_hub_folder
+from msd_export.provenance.hub import KIND, hub_folder_beside, upload, write_hub_folder
 
 REPOSITORY = "ada/meme-moderation"
+EARLIER = ["onnx/model_int8-dynamic.onnx", "figures/loss.png"]
+"""What the repository has before: a form of an earlier student, and something of its owner's."""
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,25 @@ def test_a_folder_of_something_else_is_not_replaced(run: RunDirectory, tmp_path:
     write_hub_folder(run, REPOSITORY, tmp_path / "hub", overwrite=True)
 
 
+def test_a_link_is_not_followed(run: RunDirectory, tmp_path: Path) -> None:
+    copy = RunDirectory(Path(shutil.copytree(run.root, tmp_path / "run")))
+    (tmp_path / "secret").mkdir()
+    package = copy.exports / "coreml-fp16" / "model.mlpackage"
+    (package / "extra").symlink_to(tmp_path / "secret")
+    with pytest.raises(ArtifactError, match="is a link"):
+        write_hub_folder(copy, REPOSITORY, tmp_path / "hub")
+    assert not (tmp_path / "hub").exists()
+
+
+def test_the_default_folder_lies_beside_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    assert hub_folder_beside(tmp_path / "run") == tmp_path / "run-hub"
+    monkeypatch.chdir(tmp_path / "run")
+    assert hub_folder_beside(Path()) == tmp_path / "run-hub"
+
+
 @pytest.mark.parametrize("name", ["demo", "a/b/c", "ada/de mo", "ada/../x", ""])
 def test_what_is_no_repository_is_refused(run: RunDirectory, tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError):
@@ -87,6 +109,8 @@ class StandIn(BaseHTTPRequestHandler):
     """What the hub answers to an upload of small files; no hub can be reached here."""
 
     committed: dict[str, int]
+    created: dict[str, object]
+    deleted: list[str]
     is_allowed: bool
 
     def log_message(self, *arguments: object) -> None:
@@ -97,6 +121,7 @@ class StandIn(BaseHTTPRequestHandler):
         if not self.is_allowed:
             self.answer({"error": "Invalid username or password."}, status=401)
         elif self.path == "/api/repos/create":
+            self.created.update(json.loads(body))
             self.answer({"url": f"{self.address()}/{REPOSITORY}", "name": REPOSITORY})
         elif "/preupload/" in self.path:
             paths = [file["path"] for file in json.loads(body)["files"]]
@@ -109,11 +134,14 @@ class StandIn(BaseHTTPRequestHandler):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     self.committed[line["value"]["path"]] = len(line["value"]["content"])
+                if line["key"] == "deletedFile":
+                    self.deleted.append(line["value"]["path"])
             address = f"{self.address()}/{REPOSITORY}/commit/1"
             self.answer({"commitUrl": address, "commitOid": "1"})
 
     def do_GET(self) -> None:
-        self.answer({"id": REPOSITORY, "siblings": []})
+        there = [{"type": "file", "path": path, "size": 1, "oid": "1"} for path in EARLIER]
+        self.answer(there if "/tree/" in self.path else {"id": REPOSITORY, "siblings": []})
 
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server.server_port}"  # type: ignore[attr-defined]
@@ -131,7 +159,8 @@ class StandIn(BaseHTTPRequestHandler):
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[StandIn]]:
     from huggingface_hub import constants
 
-    StandIn.committed, StandIn.is_allowed = {}, True
+    StandIn.committed, StandIn.created, StandIn.is_allowed = {}, {}, True
+    StandIn.deleted = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
@@ -150,6 +179,24 @@ def test_an_upload_sends_every_file(
     assert upload(folder, REPOSITORY, private=True).endswith("/commit/1")
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert stand_in.committed.keys() == files
+    assert stand_in.created["visibility"] == "private"
+    assert stand_in.deleted == EARLIER[:1]
+
+
+def test_what_was_looked_at_is_uploaded_as_it_is(
+    run: RunDirectory, tmp_path: Path, stand_in: type[StandIn]
+) -> None:
+    out = str(tmp_path / "hub")
+    arguments = ["push", str(run.root), REPOSITORY, "--out", out]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    card = tmp_path / "hub" / "README.md"
+    card.write_text(card.read_text() + "\nFor moderators.\n")
+    answer = CliRunner().invoke(app, [*arguments, "--upload"])
+    assert answer.exit_code == 0, answer.output
+    assert card.read_text().endswith("For moderators.\n")
+    assert "README.md" in stand_in.committed
+    other = [*arguments[:2], "ada/another", *arguments[3:], "--upload"]
+    assert CliRunner().invoke(app, other).exit_code == 1
 
 
 def test_a_refused_upload_is_one_line_and_the_folder_stays(

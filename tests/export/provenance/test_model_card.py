@@ -9,8 +9,9 @@ import yaml
 from huggingface_hub import ModelCard
 
 from msd_deploy.artifacts.manifest import CARD_NAME, read_json
+from msd_deploy.errors import ArtifactError
 from msd_export.folder import ExportFolder, open_export
-from msd_export.provenance.model_card import write_model_card
+from msd_export.provenance.model_card import owners_words, write_model_card
 from msd_export.source import ExportSource
 
 
@@ -41,21 +42,28 @@ def test_what_the_owner_writes_is_kept_when_an_export_is_replaced(
     folder = Path(shutil.copytree(decided_export.folder, tmp_path / decided_export.name))
     card = folder / CARD_NAME
     text = card.read_text()
-    words = "Moderators alone use it.\n\n## Limits\n\n{{ No }} satire."
+    words = (
+        "Moderators alone use it.\n\n## Limits\n\n{{ No }} satire.\n\n### Results, ours\n\nGood."
+    )
     start, end = text.index("To fill in"), text.index("## Results")
     card.write_text(f"{text[:start]}{words}\n\n{text[end:]}")
     open_export(folder)  # a completed card is no damage
     parity = read_json(folder / "parity.json")
-    write_model_card(tmp_path, source, ("coreml", "fp16"), parity, earlier=folder)
+    kept = owners_words(folder)
+    write_model_card(tmp_path, source, ("coreml", "fp16"), parity, words=kept)
     again = (tmp_path / CARD_NAME).read_text()
     assert f"## Intended use\n\n{words}\n\n## Results" in again
     assert "To fill in" not in again
     card.write_text("of another tool")
-    write_model_card(tmp_path, source, ("coreml", "fp16"), parity, earlier=folder)
-    assert (tmp_path / CARD_NAME).read_text().count("To fill in:") == 2
+    with pytest.raises(ArtifactError, match="has no headings"):
+        owners_words(folder)
+    card.unlink()
+    assert owners_words(folder) is None
 
 
-@pytest.mark.parametrize("label", ["a | b", "]\n---\nlicense: mit", "{{ 7 * 7 }}", "<script>"])
+@pytest.mark.parametrize(
+    "label", ["a | b", "]\n---\nlicense: mit", "{{ 7 * 7 }}", "<script>", "## Results"]
+)
 def test_labels_cannot_change_a_card(
     source: ExportSource, decided_export: ExportFolder, tmp_path: Path, label: str
 ) -> None:
@@ -68,7 +76,8 @@ def test_labels_cannot_change_a_card(
     assert (head["license"], head["license_name"]) == ("other", "MIT: all")
     assert text.count("\n---\n") == 1
     assert "<script>" not in text
-    assert "49" not in text.splitlines()[-1]
+    (shown,) = (line for line in text.splitlines() if line.endswith("`benign`."))
+    assert "49" not in shown
     assert not re.search(r"[{}]", text.partition("## Intended use")[0].partition("\n---\n")[2])
 
 
@@ -80,6 +89,6 @@ def test_many_labels_are_cut_short(
     parity = read_json(decided_export.folder / "parity.json")
     write_model_card(tmp_path, many, ("litert", "int8"), parity)
     text = (tmp_path / CARD_NAME).read_text()
-    assert "into 100 classes (one of them each)" in text
+    assert "into 100 classes (one per example)" in text
     assert "`class 29` and 70 more." in text
     assert "thresholds in labels.json" not in text

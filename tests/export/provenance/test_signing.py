@@ -80,6 +80,27 @@ def test_a_signed_export_is_verified_and_still_one(export: Path, keys: Keys) -> 
     verify_signature(export, keys[1])
 
 
+@needs_library
+def test_a_relative_path_and_a_link_are_signed_twice_and_verified(
+    export: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(export.parent)
+    Path("latest").symlink_to(export.name)
+    for folder in (Path(export.name), Path("latest"), export):
+        sign_export(folder, keys[0])
+        for other in (Path(export.name), Path("latest"), export):
+            verify_signature(other, keys[1])
+
+
+@needs_library
+def test_what_cannot_be_signed_is_one_line(export: Path, keys: Keys) -> None:
+    (export / "._link").symlink_to(keys[0])
+    with pytest.raises(ArtifactError, match="cannot be signed"):
+        sign_export(export, keys[0])
+    with pytest.raises(ArtifactError, match="is no export folder"):
+        verify_signature(export / "model.onnx", keys[1])
+
+
 def change_a_byte(export: Path) -> None:
     (export / "model.onnx").write_text("a modem")
 
