@@ -36,7 +36,7 @@ from msd_export.provenance.model_card import (
 )
 
 KIND = "hub"
-_TEMPLATE = Path(__file__).parent / "templates" / "hub_card.md"
+_TEMPLATE = Path(__file__).parent / "templates" / "hub_card.md.j2"
 _TRAINED = {
     "msd": "Distilled from a larger teacher by Modality-specific Distillation (Jin et al. 2021,"
     " arXiv 2101.01881)",

@@ -16,7 +16,7 @@ from msd_deploy.problem import Problem
 from msd_export.formats import FORMATS, Variant, variant_name, versions_of
 from msd_export.source import ExportSource
 
-_TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+_TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.j2"
 PROBLEMS: Mapping[Problem, str] = {
     "single_label": "one per example",
     "multi_label": "any number per example",
