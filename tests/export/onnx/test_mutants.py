@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from msd_deploy.artifacts.manifest import CARD_NAME
 from msd_deploy.data.prepared import PreparedSplit
 from msd_deploy.errors import ArtifactError, ParityError
 from msd_deploy.metrics import LogitsByView
@@ -363,6 +364,8 @@ def test_the_unchanged_folder_is_opened(folder: Path) -> None:
 
 def test_one_altered_byte_in_any_file_is_noticed_by_all_that_open_an_export(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
+        if path.name == CARD_NAME:  # which its owner completes
+            continue
         content = path.read_bytes()
         middle = len(content) // 2
         path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
