@@ -22,16 +22,6 @@ JsonOption = Annotated[
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace an output that exists.")
 ]
-SigningKey = Annotated[
-    Path,
-    typer.Option(
-        "--key",
-        metavar="KEY",
-        help="Private elliptic curve key in PEM; the password of an encrypted one is read from"
-        " MSD_SIGNING_PASSWORD.",
-        show_default=False,
-    ),
-]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(

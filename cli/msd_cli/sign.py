@@ -6,14 +6,21 @@ from typing import Annotated
 import typer
 
 from msd_cli.console import print_note
-from msd_cli.options import SigningKey
 
 
 def sign(
     exports: Annotated[
         list[Path], typer.Argument(metavar="EXPORT...", help="Export folders.", show_default=False)
     ],
-    key: SigningKey,
+    key: Annotated[
+        Path,
+        typer.Option(
+            metavar="KEY",
+            help="Private elliptic curve key in PEM; the password of an encrypted one is read from"
+            " MSD_SIGNING_PASSWORD.",
+            show_default=False,
+        ),
+    ],
 ) -> None:
     """Sign exports with a private key, after their model cards are filled in.
 

@@ -30,6 +30,7 @@ from msd_export.formats import (
     Precision,
     Target,
     Variant,
+    made_with,
     needing,
     variant_name,
     versions_of,
@@ -94,11 +95,9 @@ class Exporter:
                 report = {**report, "end_to_end": self._end_to_end(building, logits)}
             manifest = self._complete(building, variant, report, words=words)
         if FORMATS[variant[0]].is_beta:
-            versions = versions_of(variant[0]).items()
-            made_with = ", ".join(f"{name} {version}" for name, version in versions)
             self.hooks.on_note(
                 f"{variant_name(variant)}: {FORMATS[variant[0]].title} is a beta, and may not load"
-                f" in other versions what {made_with} wrote"
+                f" in other versions what {made_with(variant[0])} wrote"
             )
         return ExportFolder(final, *variant, manifest)
 

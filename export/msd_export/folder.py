@@ -16,6 +16,7 @@ from msd_deploy.artifacts.manifest import (
     is_system_file,
     read_manifest,
     read_versioned_json,
+    sha256_of_json,
 )
 from msd_deploy.errors import ArtifactError
 from msd_export.formats import FORMATS, Precision, Target, is_variant, variant_name
@@ -74,6 +75,29 @@ def open_export(folder: Path) -> ExportFolder:
             fix="Export it again, or install a newer msd-deploy",
         )
     return ExportFolder(folder, cast(Target, target), cast(Precision, precision), manifest)
+
+
+def is_made_from(export: ExportFolder, model: Json) -> bool:
+    """Return whether an export was made from a model, given by its manifest."""
+    return export.manifest.get("source_digest") == sha256_of_json(model["files"])
+
+
+def refuse_another_source(export: ExportFolder, role: str, model: Json, *, fix: str) -> None:
+    """Check that an export was made from a run's present model.
+
+    Args:
+        export: The export.
+        role: teacher or student.
+        model: The manifest of the run's.
+        fix: What to do otherwise.
+
+    Raises:
+        ArtifactError: It was made from another.
+    """
+    if not is_made_from(export, model):
+        raise ArtifactError(
+            f"was not exported from the run's current {role}", where=export.folder, fix=fix
+        )
 
 
 def recorded_source(folder: Path) -> str | None:

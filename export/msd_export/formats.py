@@ -215,6 +215,11 @@ def versions_of(target: Target) -> dict[str, str]:
     return versions
 
 
+def made_with(target: Target) -> str:
+    """Return the versions of what writes and runs a target, in words."""
+    return ", ".join(f"{name} {version}" for name, version in versions_of(target).items())
+
+
 def require_target(target: Target) -> None:
     """Check that what writes and runs a target is installed.
 

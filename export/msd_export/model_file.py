@@ -6,6 +6,7 @@ quantized file without quantized weights is refused.
 
 import contextlib
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -113,6 +114,12 @@ class ModelFacts:
             "entry_points": list(self.entry_points),
             "notes": list(self.notes),
         }
+
+
+def bits_of(storage: str) -> int:
+    """Return the bits of one element of a type by its name, for example float16; else 8."""
+    found = re.search(r"\d+$", storage)
+    return int(found[0]) if found else 8
 
 
 class Reader(Protocol):

@@ -9,7 +9,7 @@ from pathlib import Path
 from msd_deploy.artifacts.atomic import remove_stale_folders
 from msd_deploy.artifacts.claim import claimed
 from msd_deploy.artifacts.manifest import Json
-from msd_deploy.artifacts.output import check_output
+from msd_deploy.artifacts.output import check_output, folder_beside
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.source import SourceData, SourceOptions, training_texts
@@ -266,8 +266,7 @@ def _with_cut_vocabulary(
 
 def exports_beside(folder: Path) -> Path:
     """Return the default folder for exports of a model folder: NAME-exports beside it."""
-    named = folder if folder.name not in ("", "..") else folder.resolve()
-    return named.with_name(f"{named.name}-exports")
+    return folder_beside(folder, "exports")
 
 
 def export_teacher_reference(

@@ -8,7 +8,13 @@ from typing import cast
 from msd_deploy.artifacts.manifest import Json, read_manifest, sha256_of_json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError
-from msd_export.folder import ExportFolder, exports_below, open_export
+from msd_export.folder import (
+    ExportFolder,
+    exports_below,
+    is_made_from,
+    open_export,
+    refuse_another_source,
+)
 from msd_export.formats import FORMATS, Target
 from msd_export.predictors import UNTIMED_RUNTIMES, TorchPredictor, runtime_of
 from msd_mobile_bench.schema import ModelRole
@@ -97,32 +103,20 @@ def find_variants(
     exports = sorted(exports_below(run.exports, on_note=on_note), key=_order)
     for export in exports:
         fix = f"Export again with `msd export {run.root} --overwrite`, or remove it"
-        _check_source(export, "student", student, fix)
+        refuse_another_source(export, "student", student, fix=fix)
     reference = run.teacher_exports / "onnx-fp32"
     references = [open_export(reference)] if reference.is_dir() else []
     if replace_reference:
-        references = [export for export in references if _is_made_from(export, teacher)]
+        references = [export for export in references if is_made_from(export, teacher)]
     for export in references:
-        _check_source(
-            export, "teacher", teacher, "Remove it: `msd bench` exports the teacher again"
-        )
+        fix = "Remove it: `msd bench` exports the teacher again"
+        refuse_another_source(export, "teacher", teacher, fix=fix)
     return [
         _torch_variant("teacher", run.distilled_teacher, teacher),
         *(exported_variant("teacher", export, teacher) for export in references),
         _torch_variant("student", run.student, student),
         *(exported_variant("student", export, student) for export in exports),
     ]
-
-
-def _is_made_from(export: ExportFolder, source: Json) -> bool:
-    return export.manifest.get("source_digest") == sha256_of_json(source["files"])
-
-
-def _check_source(export: ExportFolder, model: ModelRole, source: Json, fix: str) -> None:
-    if not _is_made_from(export, source):
-        raise ArtifactError(
-            f"was not exported from the run's current {model}", where=export.folder, fix=fix
-        )
 
 
 def _order(export: ExportFolder) -> tuple[int, int]:

@@ -36,6 +36,12 @@ RESUMABLE = f"{ANOTHER_OUT}, continue with --resume, or replace it with --overwr
 _NOT_RENAMABLE = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM)
 
 
+def folder_beside(folder: Path, what: str) -> Path:
+    """Return the default folder for what is made of another: NAME-WHAT beside it."""
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    return named.with_name(f"{named.name}-{what}")
+
+
 def check_output(
     path: Path,
     kind: str,

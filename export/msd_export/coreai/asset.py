@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from msd_deploy.artifacts.manifest import read_json, write_json
 from msd_deploy.errors import ArtifactError
-from msd_export.model_file import ModelFacts, StoredTensor, TensorFacts, reading
+from msd_export.model_file import ModelFacts, StoredTensor, TensorFacts, bits_of, reading
 
 if TYPE_CHECKING:
     from coreai.authoring import AIModelAsset
 
 MAIN_FUNCTION = "main"
 """The function for image and text."""
-METADATA_NAME = "metadata.json"
+_METADATA = "metadata.json"
 _OWN_FIELDS = ("description", "author", "license")
 _FURTHER = "creatorDefinedMetadata"
 _PROGRAM, _DIGEST = "main.mlirb", "main.hash"
@@ -82,10 +82,10 @@ def state(path: Path, metadata: Mapping[str, str]) -> None:
         path: The asset.
         metadata: Description, author and license become the asset's own fields, all others entries.
     """
-    written = read_json(path / METADATA_NAME)
+    written = read_json(path / _METADATA)
     own = {name: metadata[name] for name in _OWN_FIELDS if name in metadata}
     entries = {name: text for name, text in metadata.items() if name not in own}
-    write_json(path / METADATA_NAME, {**written, **own, _FURTHER: entries})
+    write_json(path / _METADATA, {**written, **own, _FURTHER: entries})
 
 
 def metadata_of(path: Path) -> dict[str, str]:
@@ -94,10 +94,10 @@ def metadata_of(path: Path) -> dict[str, str]:
     Raises:
         ArtifactError: It cannot be read.
     """
-    stated = read_json(path / METADATA_NAME)
+    stated = read_json(path / _METADATA)
     entries = stated.get(_FURTHER)
     if not isinstance(entries, dict):
-        raise ArtifactError(f"has no {_FURTHER}", where=path / METADATA_NAME, fix="Export it again")
+        raise ArtifactError(f"has no {_FURTHER}", where=path / _METADATA, fix="Export it again")
     own = {name: stated[name] for name in (*_OWN_FIELDS, "producer") if name in stated}
     return {name: str(text) for name, text in {**own, **entries}.items()}
 
@@ -118,7 +118,7 @@ def read_coreai(path: Path) -> ModelFacts:
             operators=dict(Counter(dict(summary.operation_distribution)).most_common()),
             int8_operators={},
             tensors=tuple(
-                StoredTensor(_LAYER, storage, numbers, _bits(storage))
+                StoredTensor(_LAYER, storage, numbers, bits_of(storage))
                 for storage, numbers in _stored(summary.storage_types).items()
             ),
             metadata=metadata_of(path),
@@ -129,11 +129,6 @@ def read_coreai(path: Path) -> ModelFacts:
 
 def _stored(counts: Iterable[tuple[str, int]]) -> dict[str, int]:
     return dict(Counter({name.lower(): count for name, count in counts}).most_common())
-
-
-def _bits(storage: str) -> int:
-    found = re.search(r"\d+$", storage)
-    return int(found[0]) if found else 8
 
 
 def _borders(tensors: Iterable[tuple[str, str]]) -> tuple[TensorFacts, ...]:

@@ -12,7 +12,7 @@ from msd_export.coreml.spec import (
     operations_of,
     read_names_of,
 )
-from msd_export.model_file import ModelFacts, StoredTensor, TensorFacts
+from msd_export.model_file import ModelFacts, StoredTensor, TensorFacts, bits_of
 
 _MADE = re.compile(r"(_to_fp16|_to_fp32|_quantized|_palettized)+$")
 _PARAMETER = re.compile(r"_(weight|bias)$")
@@ -83,15 +83,10 @@ def _stored(operation: Spec) -> Iterator[StoredTensor]:
     if operation.type.startswith("const"):
         layer = _layer(operation.outputs[0].name)
         for constant in constants_in_weights_file(operation):
-            bits = _bits(constant.dtype)
+            bits = bits_of(constant.dtype)
             yield StoredTensor(layer, constant.dtype, constant.elements, bits)
 
 
 def _layer(name: str) -> str:
     plain = _MADE.sub("", name)
     return _PARAMETER.sub("", plain.removeprefix(_PREFIX)) if plain.startswith(_PREFIX) else _OTHER
-
-
-def _bits(storage: str) -> int:
-    found = re.search(r"\d+$", storage)
-    return int(found[0]) if found else 8

@@ -17,12 +17,12 @@ from msd_deploy.artifacts.manifest import (
     write_manifest,
     write_text,
 )
-from msd_deploy.artifacts.output import check_output
+from msd_deploy.artifacts.output import check_output, folder_beside
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.models.folders import LABELS_NAME
 from msd_deploy.run.record import read_finished_run
-from msd_export.folder import PARITY_NAME, ExportFolder, exports_below
+from msd_export.folder import PARITY_NAME, ExportFolder, exports_below, refuse_another_source
 from msd_export.formats import FORMATS
 from msd_export.onnx.end_to_end import END_TO_END_NAME
 from msd_export.provenance.model_card import (
@@ -117,12 +117,8 @@ def write_hub_folder(
         raise ArtifactError("has no exports", where=run.root, fix=f"Run msd export {run.root}")
     digest = sha256_of_json(student["files"])
     for export in exports:
-        if export.manifest.get("source_digest") != digest:
-            raise ArtifactError(
-                "was not exported from the run's current student",
-                where=export.folder,
-                fix=f"Export again with `msd export {run.root} --overwrite`, or remove it",
-            )
+        fix = f"Export again with `msd export {run.root} --overwrite`, or remove it"
+        refuse_another_source(export, "student", student, fix=fix)
     with new_folder(out) as building:
         for export in exports:
             _copy(export, building)
@@ -160,8 +156,7 @@ def is_written(run: RunDirectory, repository: str, folder: Path) -> bool:
 
 def hub_folder_beside(run: Path) -> Path:
     """Return the default folder: NAME-hub beside a run."""
-    folder = run.resolve()
-    return folder.with_name(f"{folder.name}-hub")
+    return folder_beside(run, "hub")
 
 
 def upload(folder: Path, repository: str, *, private: bool) -> str:
@@ -191,7 +186,7 @@ def upload(folder: Path, repository: str, *, private: bool) -> str:
         raise ArtifactError(
             f"cannot be uploaded to {repository} ({reason})",
             where=folder,
-            fix="Log in with `hf auth login`, or set HF_TOKEN, and push again with --overwrite",
+            fix="Log in with `hf auth login`, or set HF_TOKEN, and push again",
         ) from error
     return str(commit.commit_url)
 

@@ -13,7 +13,7 @@ from msd_deploy import __version__
 from msd_deploy.artifacts.manifest import CARD_NAME, Json, write_text
 from msd_deploy.errors import ArtifactError
 from msd_deploy.problem import Problem
-from msd_export.formats import FORMATS, Variant, variant_name, versions_of
+from msd_export.formats import FORMATS, Variant, made_with, variant_name
 from msd_export.source import ExportSource
 
 _TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.j2"
@@ -99,7 +99,7 @@ def write_model_card(
         parameters=f"{sum(p.numel() for p in loaded.model.parameters()):,}",
         title=form.title,
         precision=precision,
-        made_with=", ".join(f"{part} {version}" for part, version in versions_of(target).items()),
+        made_with=made_with(target),
         version=__version__,
         examples=f"{max(result['export']['examples'] for result in views.values()):,}",
         dataset_digest=source.data.digest,
