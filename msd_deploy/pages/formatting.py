@@ -52,6 +52,12 @@ def percent(share: float | None) -> str:
     return NOTHING if share is None else f"{share * 100:.1f} %"
 
 
+def in_points(difference: Interval) -> str:
+    """Format the interval of a difference of fractions, e.g. -1.9 to +0.3 points."""
+    low, high = difference["interval"]
+    return f"{100 * low:+.1f} to {100 * high:+.1f} points"
+
+
 def score_text(score: ScoreJson | None) -> str:
     """Format a metric with its interval, e.g. 93.1 % (92.0 to 94.2)."""
     if score is None:

@@ -40,10 +40,11 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         if self.out is not None and self.out.suffix.lower() not in _SUFFIXES:
+            suggested = self.out.with_suffix(".html") if self.out.name else "report.html"
             raise ConfigError(
                 f"must end in .html, not {self.out.name!r}",
                 where="--out",
-                fix=f"Use --out {self.out.with_suffix('.html')}",
+                fix=f"Use --out {suggested}",
             )
 
 

@@ -24,6 +24,14 @@ from msd_deploy.data.source import DatasetInfo
 from msd_deploy.distillation.objectives import AdaptationObjective
 from msd_deploy.distillation.plan import plan_key
 from msd_deploy.hooks import StageHooks
+from msd_deploy.metrics import (
+    LogitArray,
+    bootstrap_rows,
+    metric_name,
+    ratio_of_sums,
+    row_counts,
+    with_interval,
+)
 from msd_deploy.models.classifier import ViewClassifier, task_config
 from msd_deploy.models.families import FamilyForClassification
 from msd_deploy.models.folders import LoadedModel, family_of
@@ -31,6 +39,7 @@ from msd_deploy.models.fusion import FusionForClassification
 from msd_deploy.models.predict import predict_views
 from msd_deploy.models.pretrained.teacher import refuse_inputs
 from msd_deploy.models.teachers import Teacher, load_teacher, teacher_for
+from msd_deploy.pages.formatting import in_points, metric_title, percent
 from msd_deploy.problem import Problem, has_independent_classes
 from msd_deploy.run.stages import (
     plan_of,
@@ -43,6 +52,7 @@ from msd_deploy.run.task import Task
 from msd_deploy.views import View
 
 _OWN_VISION = "conv_stem"
+_MOST_LOST = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +64,13 @@ class Adaptation:
         used: bool [examples], the training examples with an image and a text.
         facts: `adapted_from` of the manifest: the teacher's digest, and its scores on validation
             and test.
+        validation: float32 [examples, classes], the teacher's logits of the multimodal view.
     """
 
     objective: AdaptationObjective
     used: NDArray[np.bool_]
     facts: Json
+    validation: LogitArray
 
 
 def begin_adaptation(
@@ -79,11 +91,44 @@ def begin_adaptation(
     whole = View.MULTIMODAL
     targets = predict_views(model, train, views=(whole,), on_batch=on_batch)[whole]
     facts: Json = {"digest": digest}
-    for name in ("validation", "test"):
-        state_scores(facts, data, name, predict_views(model, data.splits[name]))
+    logits = {name: predict_views(model, data.splits[name]) for name in ("validation", "test")}
+    for name, of_split in logits.items():
+        state_scores(facts, data, name, of_split)
     multi_label = has_independent_classes(problem)
     objective = AdaptationObjective(torch.from_numpy(targets), multi_label)
-    return Adaptation(objective, train.has_both(), facts)
+    return Adaptation(objective, train.has_both(), facts, logits["validation"][whole])
+
+
+def notes_of_loss(adaptation: Adaptation, logits: LogitArray, data: PreparedData) -> list[str]:
+    """Note a multimodal view that lost more than .5 points on validation, beyond chance.
+
+    Args:
+        adaptation: See `begin_adaptation`.
+        logits: The adapted teacher's, [examples, classes], of the multimodal view of validation.
+        data: The data.
+
+    Returns:
+        A sentence that begins with "the"; none without labelled examples.
+    """
+    split, problem = data.splits["validation"], data.info.problem
+    labelled = split.has_label()
+    if not labelled.any():
+        return []
+    both = (adaptation.validation[labelled], logits[labelled])
+    counts = np.hstack([row_counts(each, split.labels[labelled], problem) for each in both])
+    resampled = [counts[drawn].sum(axis=0) for drawn in bootstrap_rows(len(counts))]
+    sums = np.stack([counts.sum(axis=0), *resampled])
+    before, after = ratio_of_sums(sums[:, :2]), ratio_of_sums(sums[:, 2:])
+    changes = after - before
+    change = with_interval(float(changes[0]), changes[1:])
+    if change["value"] >= -_MOST_LOST or change["interval"][1] >= 0:
+        return []
+    return [
+        f"the adapted teacher's multimodal view has {metric_title(metric_name(problem))}"
+        f" {percent(float(after[0]))} on {len(counts):,} validation examples, and had"
+        f" {percent(float(before[0]))} before (difference {in_points(change)}), which its student"
+        " loses as well: adapt it for fewer epochs or at a lower rate, or use it as it is"
+    ]
 
 
 def model_to_adapt(teacher: Teacher, info: DatasetInfo) -> ViewClassifier:
@@ -199,6 +244,10 @@ def _adapt(task: Task, teacher: Teacher) -> None:
     task.hooks.on_stage("Adapting the teacher to single views")
     torch.manual_seed(task.config.seed)
     result = train_in_task(task, model, adaptation.objective, plan, used=adaptation.used)
+    whole = View.MULTIMODAL
+    logits = predict_views(model, task.data.splits["validation"], views=(whole,))[whole]
+    for note in notes_of_loss(adaptation, logits, task.data):
+        task.hooks.on_note(note)
     facts = {
         "adapted_from": adaptation.facts,
         "adaptation": {

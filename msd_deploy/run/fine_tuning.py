@@ -42,7 +42,7 @@ from msd_deploy.models.folders import save_model
 from msd_deploy.models.predict import predict_views
 from msd_deploy.models.pretrained.teacher import freeze
 from msd_deploy.models.pretrained.zero_shot import ZeroShotStart
-from msd_deploy.run.adaptation import Adaptation, begin_adaptation
+from msd_deploy.run.adaptation import Adaptation, begin_adaptation, notes_of_loss
 from msd_deploy.run.calibration import best_temperature
 from msd_deploy.run.fine_tuning_folder import (
     begin_fine_tuning,
@@ -111,7 +111,7 @@ def fine_tune_teacher(
         training = None
         if not config.finetune.zero_shot:
             training = _train(teaching, model, adaptation)
-        result = _evaluate(teaching, model)
+        result = _evaluate(teaching, model, adaptation)
         if process_group.is_main():
             _save(teaching, model, training, adaptation, result)
             remove_stale_folders(folder.resolve().parent)
@@ -218,8 +218,11 @@ def _plan(teaching: FineTuning) -> TrainingPlan:
     return without_validation(plan, teaching.data)
 
 
-def _evaluate(teaching: FineTuning, model: ViewClassifier) -> Json:
-    """Return the result of `fine_tune_teacher`; note unsound views and a better temperature."""
+def _evaluate(teaching: FineTuning, model: ViewClassifier, adaptation: Adaptation | None) -> Json:
+    """Return the result of `fine_tune_teacher`.
+
+    Notes unsound views, what an adaptation lost, and a better temperature.
+    """
     data, hooks = teaching.data, teaching.hooks.stages
     hooks.on_stage("Evaluating the teacher")
     result: Json = {
@@ -239,6 +242,9 @@ def _evaluate(teaching: FineTuning, model: ViewClassifier) -> Json:
             specialists = () if view is None else (view,)
             for note in unsound_views(views, str(result["metric"]), specialists=specialists):
                 hooks.on_note(f"the {note}")
+            if adaptation is not None:
+                for note in notes_of_loss(adaptation, logits[View.MULTIMODAL], data):
+                    hooks.on_note(note)
             if isinstance(teaching.start, ZeroShotStart):
                 for note in _notes_on_temperature(teaching.start, data, logits):
                     hooks.on_note(note)

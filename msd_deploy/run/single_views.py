@@ -21,7 +21,7 @@ from msd_deploy.metrics import (
     row_counts,
     with_interval,
 )
-from msd_deploy.pages.formatting import Interval, metric_title, percent
+from msd_deploy.pages.formatting import Interval, in_points, metric_title, percent
 from msd_deploy.problem import Problem, has_independent_classes
 from msd_deploy.run.calibration import best_temperature, negative_log_likelihoods
 from msd_deploy.views import View
@@ -163,15 +163,10 @@ def unsound_views(
             f"{owner}'s {name} view is unsound as a target of distillation:"
             f" {metric_title(metric)} {percent(view['score'])} on {view['examples']:,} {split}"
             f" examples against {percent(view['constant_score'])} of the best constant answer"
-            f" (difference {_points(view['gain'])}), negative log-likelihood {view['nll']:.2f}"
+            f" (difference {in_points(view['gain'])}), negative log-likelihood {view['nll']:.2f}"
             f" against {view['constant_nll']:.2f} of the class frequencies; {remedy}"
         )
     return notes
-
-
-def _points(gain: Interval) -> str:
-    low, high = gain["interval"]
-    return f"{100 * low:+.1f} to {100 * high:+.1f} points"
 
 
 def _constant_answer(

@@ -35,7 +35,7 @@ def test_a_page_that_exists_is_kept(msd: Msd, own_run: RunDirectory, tmp_path: P
     assert (tmp_path / "mine.html").read_text() == "mine"
 
 
-@pytest.mark.parametrize("options", [("--out", "page.pdf"), ("--split", "train")])
+@pytest.mark.parametrize("options", [("--out", "page.pdf"), ("--out", ""), ("--split", "train")])
 def test_an_option_that_cannot_be_is_exit_code_2(
     msd: Msd, tmp_path: Path, options: tuple[str, str]
 ) -> None:

@@ -16,13 +16,14 @@ from msd_deploy.config.run import DataConfig, RunConfig, TeacherConfig, config_f
 from msd_deploy.data.synthetic.tasks import MEMES_LABELS
 from msd_deploy.distillation.teacher_cache import read_predictions
 from msd_deploy.errors import ConfigError, DataError, StoppedError
-from msd_deploy.hooks import Hooks, RunHooks, StepReport
+from msd_deploy.hooks import Hooks, RunHooks, StageHooks, StepReport
 from msd_deploy.metrics import LogitArray, LogitsByView, probabilities
 from msd_deploy.models.folders import load_classifier
 from msd_deploy.models.predict import predict_views
 from msd_deploy.pipeline import dry_run_distillation, run_distillation
 from msd_deploy.report.distillation import ReportConfig, write_distillation_report
 from msd_deploy.report.page import quality_table
+from msd_deploy.run.adaptation import begin_adaptation, notes_of_loss
 from msd_deploy.run.record import data_of_run, read_run
 from msd_deploy.study.compare import run_study
 from msd_deploy.study.config import StudyConfig
@@ -215,3 +216,21 @@ def test_settings_of_an_earlier_version_have_no_adaptation() -> None:
 def test_a_value_out_of_range_names_its_key(key: str) -> None:
     with pytest.raises(ConfigError, match=rf"teacher\.{key}: must lie between"):
         TeacherConfig(**{key: -1})
+
+
+@pytest.mark.parametrize(("wrong", "is_noted"), [(0, False), (1, False), (10, True)])
+def test_a_multimodal_view_that_loses_beyond_chance_is_noted(
+    run: RunDirectory, wrong: int, is_noted: bool
+) -> None:
+    loaded = load_classifier(run.adapted_teacher)
+    data = data_of_run(read_run(run), loaded.preprocessor)
+    adaptation = begin_adaptation(loaded.model, loaded.digest, data, StageHooks())
+    labels = data.splits["validation"].labels
+    right = np.eye(2, dtype=np.float32)[labels]
+    after = right.copy()
+    after[:wrong] = 1 - after[:wrong]
+    notes = notes_of_loss(replace(adaptation, validation=right), after, data)
+    assert len(labels) == 100
+    assert len(notes) == is_noted
+    if is_noted:
+        assert "Accuracy 90.0 % on 100 validation examples, and had 100.0 % before" in notes[0]
