@@ -32,6 +32,7 @@ from msd_cli.push import push
 from msd_cli.report import report
 from msd_cli.sign import sign
 from msd_cli.teacher import teacher
+from msd_cli.vectors import vectors
 from msd_deploy import __version__
 from msd_deploy.artifacts.write_errors import cache_fix, write_error
 from msd_deploy.errors import MsdError, printable
@@ -60,7 +61,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 _WORKFLOW = (distill, teacher, export, inspect, bench, report)
-_OTHERS = (compare, evaluate, calibrate, predict, sign, push, doctor)
+_OTHERS = (compare, evaluate, calibrate, predict, vectors, sign, push, doctor)
 for command in _WORKFLOW + _OTHERS:
     app.command()(with_settings(command))
 

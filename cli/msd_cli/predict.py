@@ -28,7 +28,8 @@ def predict(
     """Classify an image with its text, an image alone, or a text alone.
 
     Prints the most probable classes and what is decided at the model's operating
-    point; with --json, the probabilities of all classes.
+    point; with --json, the text's identifiers, and the logits and probabilities of
+    all classes.
 
     Examples:
         msd predict runs/demo --image cat.jpg --text "look at him go"
@@ -51,8 +52,11 @@ def predict(
             {
                 "model": str(model),
                 "runtime": opened.predictor.runtime,
-                "probabilities": prediction.probabilities,
                 "view": prediction.view.value,
+                "input_ids": prediction.input_ids.tolist(),
+                "is_text_cut": prediction.is_text_cut,
+                "logits": dict(zip(opened.labels, map(float, prediction.logits), strict=True)),
+                "probabilities": prediction.probabilities,
                 "decided": list(prediction.decided),
             }
         )

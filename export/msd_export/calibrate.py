@@ -90,7 +90,7 @@ def calibrate_model(
         folder = run.student if is_run else _model_folder(model)
         loaded = load_classifier(folder)
         rule = _rule(loaded, decisions, record)
-        data, spec = read_for_evaluation(
+        data, spec, _ = read_for_evaluation(
             model, loaded, spec, options=options, split=split, hooks=hooks
         )
         name = split_name(split)
@@ -173,7 +173,7 @@ def _own_data(
     if decides_one_class(loaded.problem):
         return None
     try:
-        own, _ = read_for_evaluation(
+        own, *_ = read_for_evaluation(
             run.root, loaded, None, options=SourceOptions(), split="validation", hooks=hooks
         )
     except MsdError as error:

@@ -57,7 +57,9 @@ def evaluate_model(
     """
     hooks = hooks or StageHooks()
     opened = open_model(model, threads=threads)
-    data, spec = read_for_evaluation(model, opened, spec, options=options, split=split, hooks=hooks)
+    data, spec, _ = read_for_evaluation(
+        model, opened, spec, options=options, split=split, hooks=hooks
+    )
     rows = data.splits[split_name(split)]
     check_labelled(data, split_name(split), "an evaluation")
     hooks.on_stage(f"Predicting with {model} in {opened.predictor.runtime}")

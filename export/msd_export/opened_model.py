@@ -25,7 +25,7 @@ from msd_deploy.data.images import ImageSource
 from msd_deploy.data.labels import check_classes, in_classes_of
 from msd_deploy.data.prepare import notes_of, prepare
 from msd_deploy.data.prepared import PreparedData
-from msd_deploy.data.preprocess import Preprocessor
+from msd_deploy.data.preprocess import IdArray, Preprocessor
 from msd_deploy.data.readers.hub_dataset import PREFIX
 from msd_deploy.data.readers.spec import kind_of_spec, load_evaluation_source, load_source
 from msd_deploy.data.source import DatasetInfo, EvaluationSplit, SourceData, SourceOptions, Split
@@ -96,6 +96,7 @@ class Prediction:
             apply a sigmoid each.
         logits: float32 [classes].
         view: What the example had: image and text, the image alone, or the text alone.
+        input_ids: int32 [max_length], the text's identifiers, padded.
         is_text_cut: Whether the text has more tokens than the model takes.
         decided: The labels that are decided at the model's operating point; none if it abstains.
             Without one the most probable label, or each with a probability of .5.
@@ -104,6 +105,7 @@ class Prediction:
     probabilities: dict[str, float]
     logits: Logits
     view: View
+    input_ids: IdArray
     is_text_cut: bool
     decided: tuple[str, ...] = ()
 
@@ -181,7 +183,7 @@ class OpenedModel:
         )
         named = dict(zip(self.labels, found.tolist(), strict=True))
         decided = tuple(itertools.compress(self.labels, is_decided))
-        return Prediction(named, logits[0], view, bool(cut), decided)
+        return Prediction(named, logits[0], view, input_ids[0], bool(cut), decided)
 
 
 def open_model(path: Path, *, threads: int = 1) -> OpenedModel:
@@ -254,8 +256,8 @@ def read_for_evaluation(
     options: SourceOptions,
     split: EvaluationSplit,
     hooks: StageHooks,
-) -> tuple[PreparedData, str]:
-    """Read and prepare data of which one split is used; return also what it is called.
+) -> tuple[PreparedData, str, SourceData]:
+    """Read and prepare data of which one split is used; return also its name and its source.
 
     Args:
         model: The run, model folder or export folder.
@@ -281,10 +283,11 @@ def read_for_evaluation(
         hooks.on_stage(f"Reading {spec}")
         source = source_of_run(record)
         data = prepare_for_run(record, source, opened.preprocessor, on_count=hooks.on_count)
-        return data, spec
+        return data, spec, source
     hooks.on_stage(f"Reading {spec}")
     source = load_evaluation_source(spec, options=options, split=split, labels=opened.labels)
-    return prepare_for_model(opened, source, spec, options=options, hooks=hooks), spec
+    data = prepare_for_model(opened, source, spec, options=options, hooks=hooks)
+    return data, spec, source
 
 
 def prepare_for_model(

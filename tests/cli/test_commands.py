@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from msd_cli.main import app
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.run import RunConfig
+from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.run.record import read_run
 from msd_export.formats import FORMATS, distribution_of
 
@@ -101,6 +102,38 @@ def test_predict_notes_that_it_truncated_a_text(msd: Msd, finished_run: RunDirec
     answer = msd("predict", finished_run.root, "--text", "look at him go " * 30)
     assert answer.code == 0
     assert "The text was truncated to 16 tokens." in answer.stderr
+
+
+def test_predict_states_identifiers_logits_and_probabilities(
+    msd: Msd, finished_run: RunDirectory
+) -> None:
+    answer = msd("predict", finished_run.root, "--text", "look at him go", "--json").json()
+    tokens, mask = Preprocessor.load(finished_run.student).tokens(["look at him go"])
+    assert answer["input_ids"] == tokens[0].tolist()
+    assert answer["is_text_cut"] is False
+    assert answer["view"] == "text"
+    assert mask.sum() > 2
+    assert list(answer["logits"]) == list(answer["probabilities"])
+    (decided,) = answer["decided"]
+    assert decided == max(answer["logits"], key=answer["logits"].get)
+
+
+@pytest.mark.slow
+def test_vectors_are_written_beside_the_model(msd: Msd, own_run: RunDirectory) -> None:
+    answer = msd("vectors", own_run.root)
+    assert answer.code == 0, answer.stderr
+    folder = own_run.root.with_name(f"{own_run.root.name}-vectors")
+    assert "10,000 texts, 36 generated images, 59 image files, 100 examples" in answer.stderr
+    assert (folder / "vectors.json").is_file()
+    again = msd("vectors", own_run.root)
+    assert again.code == 1
+    assert "replace it with --overwrite" in again.error()
+
+
+def test_vectors_of_a_model_folder_need_data(msd: Msd, finished_run: RunDirectory) -> None:
+    answer = msd("vectors", finished_run.student, "--out", "somewhere")
+    assert answer.code == 2
+    assert "Invalid value for --data: a model or export folder has no data set" in answer.stderr
 
 
 def test_evaluate_refuses_data_of_other_classes(msd: Msd, finished_run: RunDirectory) -> None:

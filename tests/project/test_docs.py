@@ -164,7 +164,7 @@ SYMBOL = re.compile(
 # A class in front of an attribute.
 OWNER = re.compile(r"\b([A-Z]\w*[a-z]\w*)\.")
 # Of libraries and operating systems.
-FOREIGN = frozenset({"DataFrame", "TMPDIR"})
+FOREIGN = frozenset({"DataFrame", "TMPDIR", "clean_text"})
 
 
 def page_name(page: Path) -> str:

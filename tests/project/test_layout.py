@@ -185,6 +185,7 @@ WHY_SHORT = {
             "report",
             "push",
             "sign",
+            "vectors",
         )
     },
     "export/msd_export/config.py": SETTINGS,
