@@ -70,6 +70,12 @@ class ExportError(MsdError):
     """A converter or quantizer failed."""
 
 
+class UnmetRuleError(MsdError):
+    """A run is finished, but its student cannot decide as was asked for."""
+
+    exit_code = 3
+
+
 class ParityError(ExportError):
     """An exported model differs from its source by more than the tolerance."""
 

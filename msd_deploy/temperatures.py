@@ -94,6 +94,20 @@ class Temperatures:
         """Whether the temperature of any view was fitted."""
         return any(self.examples.values())
 
+    def completed_by(self, earlier: "Temperatures") -> "Temperatures":
+        """Return these, with earlier ones of views that were not fitted.
+
+        Args:
+            earlier: Of the same model.
+        """
+        sources = {view: self if self.examples[view] else earlier for view in View}
+        biases = {view: source.biases.get(view, 0.0) for view, source in sources.items()}
+        return Temperatures(
+            {view: source.by_view[view] for view, source in sources.items()},
+            {view: source.examples[view] for view, source in sources.items()},
+            biases if any(biases.values()) else {},
+        )
+
     def as_json(self) -> Json:
         """Return calibration.json."""
         return {

@@ -43,7 +43,10 @@ def calibrate(
     ] = "validation",
     as_json: JsonOption = False,
 ) -> None:
-    """Calibrate a model: fit one softmax temperature for each view, choose thresholds.
+    """Calibrate a model: fit a temperature for each view, choose thresholds.
+
+    Where classes are independent, each view has a bias, too. A view of which the
+    data has fewer than 50 examples keeps its temperature.
 
     `msd distill` calibrates its student. This command is for teachers, for students
     of earlier versions, for data that has changed, and to choose another operating
@@ -84,10 +87,10 @@ def calibrate(
         "after",
         "examples",
     )
-    for view, temperature in result["temperatures"].items():
+    for view in result["fitted"]:
         table.add_row(
             view,
-            f"{temperature:.2f}" + (f", {biases[view]:+.2f}" if biases else ""),
+            f"{result['temperatures'][view]:.2f}" + (f", {biases[view]:+.2f}" if biases else ""),
             *(fraction_text(confidence[when][view]["ece"]) for when in ("before", "after")),
             f"{result['examples'][view]:,}",
         )

@@ -19,6 +19,7 @@ from msd_cli.console import (
 )
 from msd_cli.options import ConfigOption, Given, JsonOption, OptionsOf, OverwriteOption
 from msd_deploy.config.run import RunConfig
+from msd_deploy.errors import UnmetRuleError
 
 _MOST_CLASSES = 20
 
@@ -93,11 +94,21 @@ def distill(
     if dry_run:
         _print_plan(planned, as_json=as_json)
         return
+    student, name = metrics["student"], shlex.quote(str(run.root))
+    assert isinstance(student, dict)  # of a finished run
+    rule = settings.decisions.rule
+    is_met = rule is None or rule.name == "none" or "operating_point" in student
     if as_json:
         print_json({"run": str(run.root), **metrics})
-        return
-    _print_metrics(metrics)
-    print_note(f"Wrote {run.root}. Next: msd export {shlex.quote(str(run.root))}")
+    else:
+        _print_metrics(metrics)
+        print_note(f"Wrote {run.root}." + f" Next: msd export {name}" * is_met)
+    if not is_met:
+        raise UnmetRuleError(
+            f"the student cannot meet {rule} on validation, and has no operating point",
+            where=str(run.root),
+            fix=f"Choose another with msd calibrate {name} --decide RULE, or leave it so",
+        )
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:

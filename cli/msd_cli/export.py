@@ -134,7 +134,7 @@ def export(
         typer.Option(
             metavar="KEY",
             help="Sign each export with a private key, as msd sign does. Requires the extra"
-            " [sign].",
+            " \\[sign].",
             show_default="unsigned",
         ),
     ] = None,

@@ -60,7 +60,7 @@ def inspect(
 
 def _signature(*, is_signed: bool, key: Path | None) -> str:
     if key is not None:
-        return f"Signed with the private key of {key}."
+        return f"The signature of all files, the model card included, is valid for the key {key}."
     if is_signed:
         return "It has a signature, which was not checked; add --verify-signature PUBLIC_KEY."
     return "It is not signed."

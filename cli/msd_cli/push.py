@@ -49,7 +49,13 @@ def push(
     from msd_export.provenance import hub
 
     folder, directory = out or hub.hub_folder_beside(run), RunDirectory(run)
-    if not (upload and not overwrite and hub.is_written(directory, repository, folder)):
+    is_written = upload and not overwrite and hub.is_written(directory, repository, folder)
+    if is_written and (base_model or license):
+        raise typer.BadParameter(
+            f"has no effect: {folder} is written already. Edit its README.md, or add --overwrite.",
+            param_hint="--license" if license else "--base-model",
+        )
+    if not is_written:
         hub.write_hub_folder(
             directory,
             repository,

@@ -1,6 +1,7 @@
 """Calibrate a finished model: temperatures and operating point, in a folder written anew."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from msd_deploy.artifacts.manifest import (
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.decisions import DecisionConfig, Rule, rule_for, settings_of
 from msd_deploy.data.labels import check_labelled
-from msd_deploy.data.prepared import PreparedData
+from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.data.source import SourceOptions, Split
 from msd_deploy.distillation.teacher_cache import read_predictions
 from msd_deploy.errors import ArtifactError, DataError, MsdError
@@ -34,9 +35,10 @@ from msd_deploy.models.folders import (
     read_operating_point,
 )
 from msd_deploy.models.predict import predict_views
+from msd_deploy.operating_point import OperatingPoint
 from msd_deploy.problem import decides_one_class
 from msd_deploy.run.calibration import FEWEST_EXAMPLES, fit_on_split, state_confidence
-from msd_deploy.run.operating_points import check_support, choose_point
+from msd_deploy.run.operating_points import check_support, choose_point, rows_of_views
 from msd_deploy.run.record import RunRecord, read_finished_run
 from msd_deploy.run.stages import state_at_point
 from msd_deploy.temperatures import CALIBRATION_NAME, Temperatures, read_temperatures
@@ -72,8 +74,10 @@ def calibrate_model(
         hooks: Progress and notes.
 
     Returns:
-        folder, data, split, temperatures, biases and examples by view, under confidence the
-        calibration on these examples before and after, and operating_point, None without one.
+        folder, data, split, the views that were fitted, temperatures, biases and examples by view,
+        under confidence the calibration on these examples before and after, and operating_point,
+        None without one. A view without enough examples keeps its temperature, and its thresholds
+        if the rule is the model's own.
 
     Raises:
         ConfigError: All rows of a data set were requested that has training rows.
@@ -105,6 +109,13 @@ def calibrate_model(
                 f" examples, and a temperature needs {FEWEST_EXAMPLES} that have its modalities",
                 fix="Name data with more labelled examples (--data SPEC)",
             )
+        fitted = [view for view in View if temperatures.examples[view]]
+        temperatures = temperatures.completed_by(loaded.temperatures)
+        for view in (view for view in View if view not in fitted):
+            hooks.on_note(
+                f"the {view} view keeps its temperature of {temperatures.by_view[view]:g}: fewer"
+                f" than {FEWEST_EXAMPLES} labelled examples have its modalities"
+            )
         point = None
         if rule is not None:
             chosen = choose_point(
@@ -115,7 +126,7 @@ def calibrate_model(
                 classes=loaded.labels,
                 temperatures=temperatures,
             )
-            point = chosen.point
+            point = _completed(chosen.point, loaded.operating_point, data.splits[name])
             for note in chosen.notes:
                 hooks.on_note(f"{rule}: {note}")
         measured: Json = {}
@@ -155,12 +166,34 @@ def calibrate_model(
         "folder": str(folder),
         "data": spec,
         "split": split,
+        "fitted": [view.value for view in fitted],
         "temperatures": temperatures.by_name(),
         "biases": {view.value: bias for view, bias in temperatures.biases.items()},
         "examples": {view.value: temperatures.examples[view] for view in View},
         "confidence": {"before": confidence["uncalibrated"][name], "after": confidence[name]},
         "operating_point": None if point is None else point.as_json(loaded.problem),
     }
+
+
+def _completed(
+    point: OperatingPoint, own: OperatingPoint | None, rows: PreparedSplit
+) -> OperatingPoint:
+    """Return a point with the model's own thresholds of views without examples.
+
+    Where they are by another rule, they are not kept.
+    """
+    if own is None or own.rule != point.rule:
+        return point
+    kept = [view for view, used in rows_of_views(rows).items() if not used.any()]
+    return replace(
+        point,
+        thresholds={**point.thresholds, **{view: own.thresholds[view] for view in kept}},
+        examples={**point.examples, **{view: own.examples[view] for view in kept}},
+        expected={
+            **point.expected,
+            **{view: own.expected[view] for view in kept if view in own.expected},
+        },
+    )
 
 
 def _own_data(

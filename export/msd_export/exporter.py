@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from msd_deploy.artifacts.atomic import new_folder
-from msd_deploy.artifacts.manifest import Json, write_json, write_manifest
+from msd_deploy.artifacts.manifest import CARD_NAME, Json, write_json, write_manifest
 from msd_deploy.artifacts.write_errors import check_room
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.errors import ArtifactError, ExportError, ParityError
@@ -88,7 +88,7 @@ class Exporter:
             ParityError: The variant is beyond its tolerance, and is not written.
         """
         final = parent / variant_name(variant)
-        words = owners_words(final)
+        words = owners_words(final / CARD_NAME)
         with needing(variant[0]), new_folder(final) as building, self._naming_full_disks(building):
             report, logits = self._make(variant, building)
             if self.config.end_to_end and variant[0] == "onnx":

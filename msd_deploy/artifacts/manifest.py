@@ -24,12 +24,13 @@ MANIFEST_NAME = "manifest.json"
 CARD_NAME = "MODEL_CARD.md"
 SIGNATURE_NAME = "model.sig"
 HUB_CARD_NAME = "README.md"
+HUB_OWN_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE")
 _WITHOUT_DIGEST: Mapping[str, tuple[str, ...]] = {
     "export": (CARD_NAME, SIGNATURE_NAME),
-    "hub": (HUB_CARD_NAME, SIGNATURE_NAME),
+    "hub": (HUB_CARD_NAME, *HUB_OWN_FILES, SIGNATURE_NAME),
 }
-"""What a folder of a kind may have beside its files: a card that its owner completes, and a
-signature, which is made last."""
+"""What a folder of a kind may have beside its files: a card that its owner completes, the owner's
+license, and a signature, which is made last."""
 _CHUNK_BYTES = 1 << 20
 _ROWS_AT_A_TIME = 1000
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -301,6 +302,13 @@ def read_manifest(folder: Path, kind: str) -> Json:
 
 
 def _verify_digests(folder: Path, kind: str, manifest: Json) -> None:
+    for path in folder.rglob("*"):
+        if path.is_symlink() and path.is_dir():
+            raise ArtifactError(
+                f"is a link to a folder, and was added since the {kind} was written",
+                where=path,
+                fix="Move it elsewhere",
+            )
     recorded, found = manifest.get("files"), digests_of_folder(folder, kind)
     if not isinstance(recorded, dict):
         raise ArtifactError(
@@ -310,9 +318,15 @@ def _verify_digests(folder: Path, kind: str, manifest: Json) -> None:
         )
     for name in sorted(recorded.keys() | found.keys()):
         if name not in found or recorded.get(name) != found[name]:
+            if name not in recorded:
+                raise ArtifactError(
+                    f"was added since the {kind} was written: {MANIFEST_NAME} does not have it",
+                    where=folder / name,
+                    fix="Move it elsewhere",
+                )
             if name in found:
                 check_lfs(folder / name)
-            state = "is missing" if name not in found else "was added or altered"
+            state = "is missing" if name not in found else "was altered"
             raise ArtifactError(
                 f"{state} since the {kind} was written (its SHA-256 does not match"
                 f" {MANIFEST_NAME})",

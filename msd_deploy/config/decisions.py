@@ -60,11 +60,18 @@ class DecisionConfig:
         if self.decide is not None and self.abstain_below is not None:
             raise ConfigError(
                 "excludes decide, which chooses it",
-                where="decisions.abstain_below",
+                where="decisions.abstain_below (--abstain-below)",
                 fix="Give one of --decide and --abstain-below",
             )
         if self.decide is not None:
             _parsed(self.decide)
+        if self.abstain_below in (0.0, 1.0):
+            meaning = "never abstain" if self.abstain_below == 0 else "never decide"
+            raise ConfigError(
+                f"of {self.abstain_below:g} would {meaning}",
+                where="decisions.abstain_below (--abstain-below)",
+                fix="Use a number above 0 and below 1, or --decide none",
+            )
 
     @property
     def rule(self) -> Rule | None:
@@ -88,14 +95,14 @@ def rule_for(config: DecisionConfig, problem: Problem) -> Rule | None:
     if is_single and rule.name in ("f1", "threshold"):
         raise ConfigError(
             f"{rule} is for multi-label tasks, and in this one a single class is decided",
-            where="decisions.decide",
+            where="decisions.decide (--decide)",
             fix="Use --abstain-below T, --decide precision=P or recall=R",
         )
     if not is_single and rule.name == "abstain_below":
         raise ConfigError(
             "is for tasks in which a single class is decided; in this one every class has a"
             " threshold of its own",
-            where="decisions.abstain_below",
+            where="decisions.abstain_below (--abstain-below)",
             fix="Use --decide threshold=T",
         )
     return rule
@@ -123,7 +130,7 @@ def _parsed(text: str) -> Rule:
     for name in numbered:
         if name == stated and 0 < (value := _number(number)) < 1:
             return Rule(name, value)
-    raise ConfigError(f"must be {_FORMS}, not {text!r}", where="decisions.decide")
+    raise ConfigError(f"must be {_FORMS}, not {text!r}", where="decisions.decide (--decide)")
 
 
 def _number(text: str) -> float:

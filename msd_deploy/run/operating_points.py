@@ -78,7 +78,7 @@ def check_support(
         return
     assert rule.value is not None
     needed, labelled = examples_needed(rule.value), split.has_label()
-    of_views = _rows_of_views(split)
+    of_views = rows_of_views(split)
     view = _main_view(of_views)
     used = labelled & of_views[view]
     add = "Add labelled examples to it, lower the number"
@@ -99,7 +99,7 @@ def check_support(
         )
 
 
-def _rows_of_views(rows: Modalities) -> dict[View, NDArray[np.bool_]]:
+def rows_of_views(rows: Modalities) -> dict[View, NDArray[np.bool_]]:
     """Return which examples have the modalities of each view, bool [examples]."""
     has_image, has_text = rows.has_image(), rows.has_text()
     return {View.MULTIMODAL: has_image & has_text, View.IMAGE: has_image, View.TEXT: has_text}
@@ -152,7 +152,7 @@ def choose_point(
     labelled = split.has_label()
     rows, all_labels = modalities_of(split, labelled), split.labels[labelled]
     scaled = temperatures.scaled({v: values[labelled] for v, values in logits.items()}, rows)
-    used = _rows_of_views(rows)
+    used = rows_of_views(rows)
     main = _main_view(used)
     count = 1 if decides_one_class(problem) else len(classes)
     thresholds: dict[View, tuple[float, ...]] = {}

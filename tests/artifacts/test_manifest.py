@@ -86,8 +86,19 @@ def test_any_other_file_that_is_added_is_refused(tmp_path: Path, name: str) -> N
     write_manifest(tmp_path, "thing", {})
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("x")
-    with pytest.raises(ArtifactError, match="was added or altered"):
+    with pytest.raises(ArtifactError, match=r"was added since .* Move it elsewhere"):
         read_manifest(tmp_path, "thing")
+
+
+def test_a_link_to_a_folder_is_refused_and_one_to_a_file_is_that_file(tmp_path: Path) -> None:
+    (tmp_path / "thing").mkdir()
+    (tmp_path / "content").write_text("x")
+    (tmp_path / "thing" / "file").symlink_to(tmp_path / "content")  # as the hub's cache has them
+    write_manifest(tmp_path / "thing", "thing", {})
+    read_manifest(tmp_path / "thing", "thing")
+    (tmp_path / "thing" / "folder").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(ArtifactError, match="folder: is a link to a folder"):
+        read_manifest(tmp_path / "thing", "thing")
 
 
 @pytest.mark.parametrize("version", [0, -1, "1", None, True, 2])

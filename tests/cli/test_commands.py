@@ -130,6 +130,19 @@ def test_vectors_are_written_beside_the_model(msd: Msd, own_run: RunDirectory) -
     assert "replace it with --overwrite" in again.error()
 
 
+@pytest.mark.slow
+def test_a_rule_that_the_student_cannot_meet_is_exit_code_3_and_the_run_is_kept(
+    msd: Msd, finished_run: RunDirectory, tmp_path: Path
+) -> None:
+    spec = read_run(finished_run).config.data.spec
+    options = ("--teacher", finished_run.teacher, "--epochs", "1", "--decide", "precision=0.95")
+    answer = msd("distill", "--data", spec, *options, "--out", "run")
+    assert answer.code == 3, answer.stderr
+    assert "cannot meet precision=0.95 on validation" in answer.error()
+    assert "Next:" not in answer.stderr
+    assert RunDirectory(tmp_path / "run").metrics.is_file()
+
+
 def test_vectors_of_a_model_folder_need_data(msd: Msd, finished_run: RunDirectory) -> None:
     answer = msd("vectors", finished_run.student, "--out", "somewhere")
     assert answer.code == 2

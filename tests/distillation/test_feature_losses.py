@@ -296,7 +296,7 @@ def test_features_are_cached_when_needed_and_verified(
     np.testing.assert_allclose(by_hand, logits, atol=1e-6)
     damaged = folder / "features.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    with pytest.raises(ArtifactError, match=r"features\.safetensors: was added or altered"):
+    with pytest.raises(ArtifactError, match=r"features\.safetensors: was altered"):
         cache_predictions(teacher, few, folder, with_features=True)
 
 

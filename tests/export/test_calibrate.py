@@ -17,7 +17,7 @@ from msd_deploy.config.run import DataConfig
 from msd_deploy.data.source import SourceOptions
 from msd_deploy.errors import ArtifactError, DataError, ParityError
 from msd_deploy.metrics import probabilities
-from msd_deploy.models.folders import load_model
+from msd_deploy.models.folders import load_model, read_operating_point
 from msd_deploy.models.predict import predict_views
 from msd_deploy.run.record import data_of_run, read_run
 from msd_deploy.temperatures import CALIBRATION_NAME, UNCALIBRATED, Temperatures, read_temperatures
@@ -85,6 +85,38 @@ def test_other_data_removes_the_calibration_that_metrics_json_states(own_run: Ru
     assert isinstance(of_student, dict)
     assert "confidence" not in of_student
     assert "test" in of_student
+
+
+def test_views_that_the_data_does_not_have_keep_what_they_have(
+    own_run: RunDirectory, tmp_path: Path
+) -> None:
+    arguments = ["calibrate", str(own_run.root), "--decide", "precision=0.3"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    before, point = read_temperatures(own_run.student), read_operating_point(own_run.student)
+    assert point is not None
+    opened = open_model(own_run.root)
+    texts = [f"look at him go {number}" for number in range(80)]
+    labels = [opened.predict(text=text).label for text in texts]  # three in four are right
+    labels[::4] = [next(name for name in opened.labels if name != label) for label in labels[::4]]
+    rows = zip(texts, labels, strict=True)
+    lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines))
+    options = ["--data", str(tmp_path / "texts.jsonl"), "--split", "all"]
+    answer = CliRunner().invoke(app, [*arguments, *options, "--json"])
+    assert answer.exit_code == 0, answer.output
+    said = " ".join(answer.output.split())
+    assert f"the image view keeps its temperature of {before.by_view[View.IMAGE]:g}" in said
+    assert "the multimodal view keeps its temperature" in said
+    assert json.loads(answer.stdout)["fitted"] == ["text"]
+    after, chosen = read_temperatures(own_run.student), read_operating_point(own_run.student)
+    assert chosen is not None
+    for view in (View.MULTIMODAL, View.IMAGE):
+        assert after.by_view[view] == before.by_view[view]
+        assert after.examples[view] == before.examples[view]
+        assert chosen.thresholds[view] == point.thresholds[view]
+        assert chosen.examples[view] == point.examples[view]
+    assert after.examples[View.TEXT] == 80
+    assert chosen.examples[View.TEXT] == 80
 
 
 def test_a_model_folder_is_calibrated_from_the_command_line(

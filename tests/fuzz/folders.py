@@ -63,7 +63,7 @@ def read_changed(
 
 
 def _assert_refused(read: Callable[[], object], path: Path) -> None:
-    with pytest.raises(MsdError, match="was added or altered") as caught:
+    with pytest.raises(MsdError, match="was altered") as caught:
         read()
     _assert_clear(caught.value, [str(path)])
 

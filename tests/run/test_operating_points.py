@@ -292,7 +292,7 @@ def test_thresholds_keep_every_digit() -> None:
     "text", ["", "F1", "precision", "precision=", "precision=1", "recall=0", "threshold=x", "f1=1"]
 )
 def test_a_rule_that_cannot_be_read_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"decisions.decide: must be none, f1, precision=P"):
+    with pytest.raises(ConfigError, match=r"\(--decide\): must be none, f1, precision=P"):
         DecisionConfig(decide=text)
 
 
@@ -311,3 +311,9 @@ def test_by_default_multi_label_tasks_have_f1_thresholds_and_others_none() -> No
     assert rule_for(DecisionConfig(decide="none"), "multi_label") is None
     assert rule_for(DecisionConfig(), "single_label") is None
     assert rule_for(DecisionConfig(), "soft_label") is None
+
+
+@pytest.mark.parametrize(("value", "meaning"), [(0.0, "never abstain"), (1.0, "never decide")])
+def test_a_threshold_that_decides_all_or_nothing_is_refused(value: float, meaning: str) -> None:
+    with pytest.raises(ConfigError, match=f"--abstain-below.*would {meaning}"):
+        DecisionConfig(abstain_below=value)

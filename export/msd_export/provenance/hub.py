@@ -3,13 +3,16 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from msd_deploy import __version__
 from msd_deploy.artifacts.atomic import new_folder
 from msd_deploy.artifacts.manifest import (
+    CARD_NAME,
     HUB_CARD_NAME,
+    HUB_OWN_FILES,
     MANIFEST_NAME,
+    Json,
     read_json,
     read_manifest,
     read_versioned_json,
@@ -28,6 +31,7 @@ from msd_export.onnx.end_to_end import END_TO_END_NAME
 from msd_export.provenance.model_card import (
     PROBLEMS,
     TO_FILL_IN,
+    confidence_row,
     label_list,
     metric_of,
     owners_words,
@@ -90,7 +94,8 @@ def write_hub_folder(
         out: The folder.
         base_model: The teacher's name on the hub, for the card.
         license: For the card.
-        overwrite: Replace a folder that this function wrote.
+        overwrite: Replace a folder that this function wrote; its owner's words in README.md, and
+            LICENSE and NOTICE, stay.
         on_note: Called with what is passed over among the exports.
 
     Returns:
@@ -119,10 +124,14 @@ def write_hub_folder(
     for export in exports:
         fix = f"Export again with `msd export {run.root} --overwrite`, or remove it"
         refuse_another_source(export, "student", student, fix=fix)
+    own_words = owners_words(out / HUB_CARD_NAME)
     with new_folder(out) as building:
         for export in exports:
             _copy(export, building)
-        words = _words(exports, on_note)
+        for name in HUB_OWN_FILES:
+            if (out / name).is_file():
+                shutil.copyfile(out / name, building / name)
+        words = _words(exports, on_note) if own_words in (None, TO_FILL_IN) else own_words
         facts = {
             "words": words,
             "trained": _TRAINED[method],
@@ -136,22 +145,33 @@ def write_hub_folder(
         }
         card = _card(exports, repository, facts, data)
         write_text(building / HUB_CARD_NAME, card)
-        write_manifest(building, KIND, {"repository": repository, "source_digest": digest})
+        stated = {"repository": repository, "source_digest": digest, "exports": _versions(exports)}
+        write_manifest(building, KIND, stated)
     return out
 
 
+def _versions(exports: Sequence[ExportFolder]) -> Json:
+    """Return by path of a model what wrote it, and the digest of its export."""
+    return {
+        hub_path(export): {
+            "digest": sha256_of_json(cast(Json, export.manifest["files"])),
+            "made_with": export.manifest.get("made_with"),
+        }
+        for export in exports
+    }
+
+
 def is_written(run: RunDirectory, repository: str, folder: Path) -> bool:
-    """Return whether a folder holds a run's present student for a repository, looked at or signed.
+    """Return whether a folder holds a run's present exports for a repository, looked at or signed.
 
     Raises:
-        ArtifactError: It is a folder for the hub, damaged.
+        ArtifactError: It is a folder for the hub, damaged, or an export is.
     """
     if not _is_ours(folder):
         return False
     manifest = read_manifest(folder, KIND)
-    digest = sha256_of_json(read_manifest(run.student, "model")["files"])
-    stated = (manifest.get("repository"), manifest.get("source_digest"))
-    return stated == (repository, digest)
+    stated = (manifest.get("repository"), manifest.get("exports"))
+    return stated == (repository, _versions(exports_below(run.exports)))
 
 
 def hub_folder_beside(run: Path) -> Path:
@@ -226,7 +246,9 @@ def _copy(export: ExportFolder, building: Path) -> None:
 
 def _words(exports: Sequence[ExportFolder], on_note: Callable[[str], None]) -> str:
     """Return intended use and limits of the exports' cards: the first that are filled in."""
-    words = {export.name: owners_words(export.folder) or TO_FILL_IN for export in exports}
+    words = {
+        export.name: owners_words(export.folder / CARD_NAME) or TO_FILL_IN for export in exports
+    }
     filled = {name: text for name, text in words.items() if text != TO_FILL_IN}
     if len(set(filled.values())) > 1:
         first, *others = filled
@@ -270,10 +292,40 @@ def _card(
         dataset_digest=exports[0].manifest["dataset_digest"],
         source_digest=exports[0].manifest["source_digest"],
         files=[_row(export, reports[export.name]) for export in exports],
-        notes=dict.fromkeys(note for report in reports.values() for note in report["notes"]),
+        notes=[
+            *_betas(exports),
+            *dict.fromkeys(note for report in reports.values() for note in report["notes"]),
+        ],
+        confidence=[_errors(export, reports[export.name]) for export in exports],
+        rule=_rule(stated),
         **facts,
     )
     return str(card.content).rstrip() + "\n"
+
+
+def _betas(exports: Sequence[ExportFolder]) -> list[str]:
+    """Return a sentence for each model that other versions of its runtime may not load."""
+    return [
+        f"`{hub_path(export)}`: {FORMATS[export.target].title} is in beta. It was written by"
+        f" {plain(str(export.manifest.get('made_with')))}; other versions may not load it."
+        for export in exports
+        if FORMATS[export.target].is_beta
+    ]
+
+
+def _rule(labels: Json) -> str:
+    point = labels.get("operating_point")
+    return str(point["rule"]) if isinstance(point, dict) else ""
+
+
+def _errors(export: ExportFolder, report: Any) -> tuple[str, ...]:
+    """Return the path and the expected calibration error of each view."""
+    views = report["views"]
+    errors = [
+        confidence_row(view, views[view]["confidence"])[-1] if view in views else ""
+        for view in ("multimodal", "image", "text")
+    ]
+    return (f"`{hub_path(export)}`", *errors)
 
 
 def _row(export: ExportFolder, report: Any) -> tuple[str, ...]:

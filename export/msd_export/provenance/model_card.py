@@ -13,6 +13,8 @@ from msd_deploy import __version__
 from msd_deploy.artifacts.manifest import CARD_NAME, Json, write_text
 from msd_deploy.errors import ArtifactError
 from msd_deploy.problem import Problem
+from msd_deploy.temperatures import Temperatures
+from msd_deploy.views import View
 from msd_export.formats import FORMATS, Variant, made_with, variant_name
 from msd_export.source import ExportSource
 
@@ -107,20 +109,19 @@ def write_model_card(
         metric=metric,
         results=[_result(view, result) for view, result in views.items()],
         notes=report["notes"],
-        temperatures="" if loaded.temperatures.is_fitted else " (of 1: it is not calibrated)",
-        confidence=[_confidence(view, result["confidence"]) for view, result in views.items()],
+        temperatures=_temperatures(loaded.temperatures),
+        confidence=[confidence_row(view, result["confidence"]) for view, result in views.items()],
         rule="" if point is None else point.rule,
     )
     write_text(folder / CARD_NAME, str(card.content).rstrip() + "\n")
 
 
-def owners_words(export: Path) -> str | None:
-    """Return intended use and limits of an export's card, with their headings; None without one.
+def owners_words(card: Path) -> str | None:
+    """Return intended use and limits of a card, with their headings; None without a card.
 
     Raises:
         ArtifactError: The card does not have our headings, so that nobody knows what to keep.
     """
-    card = export / CARD_NAME
     if not card.is_file():
         return None
     content = card.read_bytes()
@@ -168,12 +169,23 @@ def percent(score: Mapping[str, Any]) -> str:
     return f"{score['value']:.1%} [{low:.1%}, {high:.1%}]"
 
 
+def _temperatures(temperatures: Temperatures) -> str:
+    """Return which views are calibrated."""
+    fitted = [view.value for view in View if temperatures.examples[view]]
+    if not fitted:
+        return "They are not calibrated."
+    if len(fitted) == len(View):
+        return "They are calibrated, by a temperature of each view."
+    return f"They are calibrated for {' and '.join(fitted)} alone, by a temperature of each."
+
+
 def _result(view: str, result: Mapping[str, Any]) -> tuple[str, ...]:
     scores = (percent(result["export"]), percent(result["source"]))
     return (view, *scores, f"{result['agreement']:.2%}", f"{result['max_abs_error']:.1e}")
 
 
-def _confidence(view: str, shift: Mapping[str, Any]) -> tuple[str, ...]:
+def confidence_row(view: str, shift: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a view, its mean confidence, and its expected calibration error with its interval."""
     error = shift.get("export_ece")
     if error is None:  # without labels nobody knows what is right
         return (view, f"{shift['export']:.1%}", "unknown")

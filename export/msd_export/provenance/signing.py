@@ -7,6 +7,7 @@ public key, without this project. Keys are elliptic curve keys in PEM.
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +19,11 @@ from msd_deploy.artifacts.manifest import (
     is_system_file,
     write_text,
 )
-from msd_deploy.errors import ArtifactError, ConfigError, RuntimeUnavailableError
+from msd_deploy.errors import ArtifactError, ConfigError, RuntimeUnavailableError, shortened
 from msd_export.folder import open_export
 
+_CHANGED = re.compile(r"Hash mismatch for '([^']+)'")
+_LISTED = re.compile(r"((?:Extra|Missing) files)[^']*'([^']+)'")
 PASSWORD_VARIABLE = "MSD_SIGNING_PASSWORD"
 """The environment variable with the password of an encrypted private key."""
 
@@ -93,8 +96,22 @@ def verify_signature(folder: Path, public_key: Path) -> None:
         verifier.set_hashing_config(_hashing(folder)).verify(folder, path)
     except Exception as error:  # of the library and of those below it, whatever a file holds
         raise ArtifactError(
-            f"is not the signature of this folder by {public_key} ({_reason(error)})", where=path
+            f"is not the signature of this folder, as it is now, by {public_key}"
+            f" ({_mismatch(error)})",
+            where=path,
+            fix="Get the folder again from whoever signed it, or sign it again with msd sign",
         ) from error
+
+
+def _mismatch(error: Exception) -> str:
+    """Return which files differ from the signed ones, or what else the library says."""
+    text = str(error)
+    changed, missing = _CHANGED.findall(text), _LISTED.findall(text)
+    if changed:
+        return f"since it was signed {', '.join(sorted({*changed}))} changed"
+    if missing:
+        return f"{missing[0][0].lower()} {missing[0][1]}"
+    return shortened(_reason(error))
 
 
 def _reason(error: Exception) -> str:
@@ -126,9 +143,12 @@ def _library() -> Iterator[None]:
     except ImportError as error:
         raise RuntimeUnavailableError(
             f"signatures require the package model-signing ({error})",
-            fix='Run pip install "msd-deploy[sign]" in an environment without the extra [litert]:'
-            " they need different versions of typing-extensions",
+            fix='Run pip install "/path/to/msd-deploy[sign]" in a separate environment: the extra'
+            " [litert] needs another version of typing-extensions",
         ) from error
+
+
+_PASSWORD_HINT = f"; the password of an encrypted one is read from {PASSWORD_VARIABLE}"
 
 
 @contextlib.contextmanager
@@ -140,6 +160,6 @@ def _using(key: Path, kind: str) -> Iterator[None]:
         raise ConfigError(
             f"cannot be used as the {kind} key ({_reason(error)})",
             where=str(key),
-            fix=f"Name a {kind} elliptic curve key in PEM; the password of an encrypted one is read"
-            f" from {PASSWORD_VARIABLE}",
+            fix=f"Name a {kind} key in PEM, of the curve prime256v1, secp384r1 or secp521r1"
+            + _PASSWORD_HINT * (kind == "private"),
         ) from error

@@ -15,7 +15,7 @@ from msd_deploy.artifacts.manifest import CARD_NAME, read_json, read_manifest
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_export.folder import ExportFolder
-from msd_export.provenance.hub import KIND, hub_folder_beside, upload, write_hub_folder
+from msd_export.provenance.hub import KIND, hub_folder_beside, is_written, upload, write_hub_folder
 
 REPOSITORY = "ada/meme-moderation"
 EARLIER = ["onnx/model_int8-dynamic.onnx", "figures/loss.png"]
@@ -55,10 +55,45 @@ def test_a_folder_has_the_layout_of_the_hub(run: RunDirectory, tmp_path: Path) -
     assert (card.data.license, card.data.license_name) == ("other", "MIT")
     assert card.data.tags[-2:] == ["coreml", "onnx"]
     views: Any = read_json(run.exports / "onnx-int8" / "parity.json")["views"]
-    (row,) = (line for line in card.text.splitlines() if "`onnx/model_int8.onnx`" in line)
+    row, of_confidence = (
+        line for line in card.text.splitlines() if "`onnx/model_int8.onnx`" in line
+    )
     assert f"| {views['multimodal']['export']['value']:.1%} [" in row
     assert row.endswith(f"| {exported.stat().st_size:,} |")
     assert "Moderators" in card.text
+    stated: Any = read_json(folder / "manifest.json")["exports"]
+    assert "onnxruntime" in stated["onnx/model_int8.onnx"]["made_with"]
+    error = views["text"]["confidence"]["export_ece"]["value"]
+    assert f"| {error:.3f} [" in of_confidence
+
+
+def test_what_the_owner_adds_stays_when_the_folder_is_written_again(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    folder = write_hub_folder(run, REPOSITORY, tmp_path / "hub")
+    card = folder / "README.md"
+    card.write_text(card.read_text().replace("Moderators", "Moderators of one forum"))
+    (folder / "LICENSE").write_text("Ours.")
+    assert is_written(run, REPOSITORY, folder)
+    write_hub_folder(run, REPOSITORY, folder, overwrite=True)
+    assert "Moderators of one forum" in card.read_text()
+    assert (folder / "LICENSE").read_text() == "Ours."
+    (folder / "weights.bin").write_text("x")
+    with pytest.raises(ArtifactError, match=r"was added since .* Move it elsewhere"):
+        is_written(run, REPOSITORY, folder)
+
+
+def test_a_folder_of_other_exports_is_not_uploaded(run: RunDirectory, tmp_path: Path) -> None:
+    own = RunDirectory(Path(shutil.copytree(run.root, tmp_path / "run")))
+    arguments = ["push", str(own.root), REPOSITORY, "--out", str(tmp_path / "hub")]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    licensed = CliRunner().invoke(app, [*arguments, "--upload", "--license", "MIT"])
+    assert licensed.exit_code == 2
+    assert "has no effect" in licensed.output
+    shutil.rmtree(own.exports / "onnx-int8")
+    refused = CliRunner().invoke(app, [*arguments, "--upload"])
+    assert refused.exit_code == 1
+    assert "already exists" in str(refused.exception)
 
 
 def test_a_folder_of_something_else_is_not_replaced(run: RunDirectory, tmp_path: Path) -> None:

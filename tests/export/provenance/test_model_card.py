@@ -49,16 +49,16 @@ def test_what_the_owner_writes_is_kept_when_an_export_is_replaced(
     card.write_text(f"{text[:start]}{words}\n\n{text[end:]}")
     open_export(folder)  # a completed card is no damage
     parity = read_json(folder / "parity.json")
-    kept = owners_words(folder)
+    kept = owners_words(folder / "MODEL_CARD.md")
     write_model_card(tmp_path, source, ("coreml", "fp16"), parity, words=kept)
     again = (tmp_path / CARD_NAME).read_text()
     assert f"## Intended use\n\n{words}\n\n## Results" in again
     assert "To fill in" not in again
     card.write_text("of another tool")
     with pytest.raises(ArtifactError, match="has no headings"):
-        owners_words(folder)
+        owners_words(folder / "MODEL_CARD.md")
     card.unlink()
-    assert owners_words(folder) is None
+    assert owners_words(folder / "MODEL_CARD.md") is None
 
 
 @pytest.mark.parametrize(
