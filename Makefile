@@ -2,15 +2,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 SIGN_VENV ?= .venv-sign
+WEB ?= .web
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: help demo test test-sign fuzz install format lint types build docs clean
+.PHONY: help demo test test-sign test-web fuzz install format lint types build docs clean
 
 help:
 	@echo "make demo     virtual environment, install, distil, export, bench: the first ten minutes"
 	@echo "make test     the whole test suite, in random order; SEED=N repeats an order"
 	@echo "make test-sign  the tests of signatures, in an environment of their own"
+	@echo "make test-web  the tests of bundles for the web; needs npm and chromium. With .web, make test has them too"
 	@echo "make fuzz     long runs of the fuzz tests; SECONDS=1200 SEED=0 TESTS=tests/fuzz"
 	@echo "make install  format  lint  types  docs  build  clean"
 
@@ -38,6 +40,14 @@ test-sign: install
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$$($(SIGN_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/msd.pth"
 	$(SIGN_VENV)/bin/python -m pytest tests/export/provenance/test_signing.py
 
+$(WEB)/node_modules: requirements/web/package.json
+	@command -v npm >/dev/null || { echo "error: npm is missing; on Debian: apt-get install npm" >&2; exit 1; }
+	mkdir -p $(WEB) && cp $< $(WEB)/ && cd $(WEB) && npm install --no-audit --no-fund --silent
+	@touch $@
+
+test-web: install $(WEB)/node_modules
+	$(BIN)/python -m pytest tests/export/bundle/test_web.py
+
 fuzz: install
 	$(BIN)/python -m pytest $(or $(TESTS),tests/fuzz) --fuzz-seconds=$(or $(SECONDS),1200) --hypothesis-seed=$(or $(SEED),0)
 
@@ -57,4 +67,4 @@ build: install
 	$(BIN)/python -m build --no-isolation
 
 clean:
-	rm -rf $(VENV) $(SIGN_VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(SIGN_VENV) $(WEB) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -50,7 +50,7 @@ traceback.
 | 0 | Done. |
 | 1 | An error that you can fix: data, settings of a TOML file, files, a full disk. |
 | 2 | Usage: an unknown command or option, a value of the wrong type or out of range. |
-| 3 | An export is outside its tolerance, or loses more than `--max-drop`; a student cannot meet the rule of `--decide`. |
+| 3 | An export exceeds its tolerance or `--max-drop`; a student cannot meet `--decide`. |
 | 130 | Stopped by Ctrl-C; finished work is kept. |
 | 143 | Ended by SIGTERM; files begun are removed, and checkpoints stay for `--resume`. |
 """

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from msd_cli.bench import bench
+from msd_cli.bundle import bundle
 from msd_cli.calibrate import calibrate
 from msd_cli.compare import compare
 from msd_cli.console import NoteHandler, print_note
@@ -61,7 +62,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 _WORKFLOW = (distill, teacher, export, inspect, bench, report)
-_OTHERS = (compare, evaluate, calibrate, predict, vectors, sign, push, doctor)
+_OTHERS = (compare, evaluate, calibrate, predict, bundle, vectors, sign, push, doctor)
 for command in _WORKFLOW + _OTHERS:
     app.command()(with_settings(command))
 

@@ -177,6 +177,7 @@ WHY_SHORT = {
         f"cli/msd_cli/{name}.py": COMMAND
         for name in (
             "bench",
+            "bundle",
             "calibrate",
             "doctor",
             "evaluate",

@@ -29,6 +29,7 @@ _HANGUL = range(0xAC00, 0xD7A4)
 # Combining marks that are not accents, of a low and a high class of canonical order.
 _LOW, _HIGH = "\u1b44", "\u302e"
 _BLANK, _BETWEEN = " ", "|"
+_ANOTHER = "Distil with a WordPiece tokenizer of BERT's type, or without data.tokenizer"
 # How many words "a", the character and "a" are.
 _WORDS_AROUND_BLANK, _WORDS_AROUND_PUNCTUATION = 2, 3
 
@@ -94,7 +95,8 @@ def text_rules(preprocessor: Preprocessor) -> TextJson:
     tokenizer = preprocessor.tokenizer
     content: dict[str, Any] = json.loads(tokenizer.to_str())
     _refuse_others(content)
-    model, vocabulary = content["model"], tokenizer.get_vocab()
+    model = content["model"]
+    vocabulary: dict[str, int] = model["vocab"]
     start, end = tokenizer.encode("").ids
     rules = _character_rules(
         json.dumps(content["normalizer"]), json.dumps(content["pre_tokenizer"])
@@ -141,8 +143,17 @@ def _refuse_others(content: dict[str, Any]) -> None:
                 f"the tokenizer has a {part} of type {kinds[part]}, not {kind}, and apps can only"
                 " be given BERT's",
                 where="data.tokenizer",
-                fix="Distil with a WordPiece tokenizer of BERT's type, or without data.tokenizer",
+                fix=_ANOTHER,
             )
+    numbers = sorted(content["model"]["vocab"].values())
+    matched = [token["content"] for token in content["added_tokens"] if not token["special"]]
+    if matched or numbers != list(range(len(numbers))):
+        what = f"has the added token {matched[0]!r}" if matched else "numbers its pieces with gaps"
+        raise ConfigError(
+            f"the tokenizer {what}, which apps cannot be given",
+            where="data.tokenizer",
+            fix=_ANOTHER,
+        )
 
 
 @lru_cache(maxsize=2)

@@ -44,28 +44,38 @@ class Example:
 
 
 def text_vectors(preprocessor: Preprocessor, texts: Sequence[str]) -> list[Json]:
-    """Return some of the texts, of each kind alike, with their identifiers before padding."""
+    """Return some of the texts, of each kind alike, with words, and identifiers before padding."""
     some = list(texts[:: len(texts) // _FULL_TEXTS])[:_FULL_TEXTS]
     input_ids, mask = preprocessor.tokens(some)
     return [
-        {"text": text, "ids": ids[: int(present.sum())].tolist()}
+        {
+            "text": text,
+            "words": _words_of(preprocessor.tokenizer, text),
+            "ids": ids[: int(present.sum())].tolist(),
+        }
         for text, ids, present in zip(some, input_ids, mask, strict=True)
     ]
 
 
+def _words_of(tokenizer: Tokenizer, text: str) -> list[str]:
+    normal = tokenizer.normalizer.normalize_str(text)
+    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal)]
+
+
 def text_digests(preprocessor: Preprocessor, texts: Sequence[str]) -> Json:
     """Return all texts with digests of their identifiers, and digests of all characters' words."""
+    tokenizer = preprocessor.tokenizer
     input_ids, _ = preprocessor.tokens(texts)
-    parts = [
-        input_ids[start : start + _TEXTS_A_DIGEST]
-        for start in range(0, len(texts), _TEXTS_A_DIGEST)
-    ]
+    starts = range(0, len(texts), _TEXTS_A_DIGEST)
+    parts = [slice(start, start + _TEXTS_A_DIGEST) for start in starts]
+    lines = [" ".join(_words_of(tokenizer, text)) + "\n" for text in texts]
     return {
         "texts": list(texts),
         "texts_a_digest": _TEXTS_A_DIGEST,
-        "ids": [_digest(part.astype("<i4").tobytes()) for part in parts],
+        "ids": [_digest(input_ids[part].astype("<i4").tobytes()) for part in parts],
+        "words_of_texts": [_digest("".join(lines[part]).encode()) for part in parts],
         "characters_a_digest": _SCALARS_A_DIGEST,
-        "words": [_digest(part.encode()) for part in _words(preprocessor.tokenizer)],
+        "words": [_digest(part.encode()) for part in _words(tokenizer)],
     }
 
 
@@ -79,9 +89,7 @@ def _words(tokenizer: Tokenizer) -> Iterator[str]:
         for number in range(start, start + _SCALARS_A_DIGEST):
             if number in _SURROGATES:
                 continue
-            normal = tokenizer.normalizer.normalize_str(f"a{chr(number)}b")
-            words = tokenizer.pre_tokenizer.pre_tokenize_str(normal)
-            lines.append(" ".join(word for word, _ in words) + "\n")
+            lines.append(" ".join(_words_of(tokenizer, f"a{chr(number)}b")) + "\n")
         yield "".join(lines)
 
 

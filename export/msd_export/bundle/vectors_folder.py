@@ -1,5 +1,6 @@
 """`msd vectors`: a folder of test vectors of a model, with its text.json."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from msd_export.bundle.vectors import (
     text_vectors,
 )
 from msd_export.opened_model import (
+    OpenedModel,
     check_has_data,
     open_model,
     read_for_evaluation,
@@ -72,7 +74,7 @@ def write_vectors(
     check_output(
         out,
         "folder of vectors",
-        is_kind=_is_ours(out),
+        is_kind=is_folder_of(KIND, out),
         overwrite=overwrite,
         fix="Name another --out, or replace it with --overwrite",
         inputs=[model],
@@ -80,8 +82,33 @@ def write_vectors(
     opened = open_model(model)
     if spec is None:
         check_has_data(model, options)
-    hooks.on_stage("Asking the tokenizer about every character")
-    rules = text_rules(opened.preprocessor)
+    examples, spec = read_examples(model, opened, spec, options=options, split=split, hooks=hooks)
+    with new_folder(out) as building:
+        return fill_vectors(building, opened, examples, {"data": spec, "split": split}, hooks)
+
+
+def read_examples(
+    model: Path,
+    opened: OpenedModel,
+    spec: str | None,
+    *,
+    options: SourceOptions,
+    split: EvaluationSplit,
+    hooks: StageHooks,
+) -> tuple[list[Example], str]:
+    """Read examples of a data set, spread over a split; return also the name of the data.
+
+    Args:
+        model: The run, or the model.
+        opened: Whose preprocessing counts.
+        spec: The data set; None: that of the run.
+        options: How it is read.
+        split: Which split of it.
+        hooks: Progress.
+
+    Raises:
+        DataError: The data cannot be read.
+    """
     data, spec, source = read_for_evaluation(
         model, opened, spec, options=options, split=split, hooks=hooks
     )
@@ -95,26 +122,45 @@ def write_vectors(
         )
         for place in places
     ]
+    return examples, spec
+
+
+def fill_vectors(
+    folder: Path,
+    opened: OpenedModel,
+    examples: Sequence[Example],
+    facts: Mapping[str, object],
+    hooks: StageHooks,
+) -> Json:
+    """Write text.json, all vectors and their manifest into an empty folder; return the counts.
+
+    Args:
+        folder: The folder.
+        opened: Whose answers count.
+        examples: Examples of a data set.
+        facts: Of the data, for vectors.json.
+        hooks: Progress.
+
+    Raises:
+        ConfigError: The tokenizer is not of BERT's type.
+    """
+    hooks.on_stage("Asking the tokenizer about every character")
+    rules = text_rules(opened.preprocessor)
     odd = odd_texts(rules["vocabulary"])
-    hooks.on_stage("Computing the vectors")
-    with new_folder(out) as building:
-        write_text(building / TEXT_NAME, json_text(rules))
-        digests = {"schema_version": SCHEMA_VERSION, **text_digests(opened.preprocessor, odd)}
-        write_text(building / TEXTS_NAME, json_text(digests))
-        parts = {
-            "texts": text_vectors(opened.preprocessor, odd),
-            "noise": noise_vectors(opened.preprocessor),
-            "images": image_vectors(opened.preprocessor, building),
-            "examples": answers(opened, examples, building),
-        }
-        facts = {"runtime": opened.predictor.runtime, "data": spec, "split": split}
-        vectors = {"schema_version": SCHEMA_VERSION, **facts, **parts}
-        write_text(building / VECTORS_NAME, json_text(vectors))
-        write_manifest(building, KIND, {"preprocess_digest": opened.preprocessor.digest()})
-    return {
-        "texts": len(odd),
-        **{name: len(values) for name, values in parts.items() if name != "texts"},
+    hooks.on_stage("Computing the test vectors")
+    write_text(folder / TEXT_NAME, json_text(rules))
+    digests = {"schema_version": SCHEMA_VERSION, **text_digests(opened.preprocessor, odd)}
+    write_text(folder / TEXTS_NAME, json_text(digests))
+    parts: dict[str, Sequence[object]] = {
+        "texts": text_vectors(opened.preprocessor, odd),
+        "noise": noise_vectors(opened.preprocessor),
+        "images": image_vectors(opened.preprocessor, folder),
+        "examples": answers(opened, examples, folder),
     }
+    vectors = {"schema_version": SCHEMA_VERSION, "runtime": opened.predictor.runtime, **facts}
+    write_text(folder / VECTORS_NAME, json_text({**vectors, **parts}))
+    write_manifest(folder, KIND, {"preprocess_digest": opened.preprocessor.digest()})
+    return {**{name: len(values) for name, values in parts.items()}, "texts": len(odd)}
 
 
 def vectors_folder_beside(model: Path) -> Path:
@@ -122,6 +168,7 @@ def vectors_folder_beside(model: Path) -> Path:
     return folder_beside(model, "vectors")
 
 
-def _is_ours(folder: Path) -> bool:
+def is_folder_of(kind: str, folder: Path) -> bool:
+    """Return whether a folder has the manifest of a kind."""
     path = folder / MANIFEST_NAME
-    return path.is_file() and read_versioned_json(path).get("kind") == KIND
+    return path.is_file() and read_versioned_json(path).get("kind") == kind

@@ -47,11 +47,11 @@ class PlainTokenizer:
     def spelled(self, number: int) -> list[int]:
         if self.is_in("blank", number):
             return [0x20]
+        becomes = self.becomes.get(number, [number])
         if self.rules["splits_hangul"] and 0xAC00 <= number <= 0xD7A3:
             at = number - 0xAC00
             last = [0x11A7 + at % 28] if at % 28 else []
-            return [0x1100 + at // 588, 0x1161 + at % 588 // 28, *last]
-        becomes = self.becomes.get(number, [number])
+            becomes = [0x1100 + at // 588, 0x1161 + at % 588 // 28, *last]
         return [0x20, *becomes, 0x20] if self.is_in("spaced", number) else becomes
 
     def words(self, text: str) -> list[str]:

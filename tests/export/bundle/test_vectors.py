@@ -58,6 +58,9 @@ def test_every_text_has_the_same_identifiers(plain: PlainTokenizer, folder: Path
     count = stated["texts_a_digest"]
     parts = range(0, len(texts), count)
     assert [digest(rows[at : at + count].tobytes()) for at in parts] == stated["ids"]
+    lines = [" ".join(plain.words(text)) + "\n" for text in texts]
+    found = [digest("".join(lines[at : at + count]).encode()) for at in parts]
+    assert found == stated["words_of_texts"]
 
 
 def test_every_character_of_unicode_has_the_same_words(plain: PlainTokenizer, folder: Path) -> None:
@@ -77,6 +80,7 @@ def test_texts_in_full_have_the_same_identifiers(
 ) -> None:
     assert len(vectors["texts"]) == 300
     for vector in vectors["texts"]:
+        assert plain.words(vector["text"]) == vector["words"], vector["text"]
         assert plain.encode(vector["text"]) == vector["ids"], vector["text"]
 
 
@@ -188,6 +192,21 @@ def test_a_tokenizer_of_another_kind_is_refused(finished_run: RunDirectory) -> N
     other = build_preprocessor(tokenizer, whole.image, max_length=8)
     with pytest.raises(ConfigError, match="has a normalizer of type None, not BertNormalizer"):
         text_rules(other)
+
+
+def test_added_tokens_and_gaps_are_refused(finished_run: RunDirectory) -> None:
+    whole = Preprocessor.load(finished_run.student)
+    added = Tokenizer.from_str(whole.tokenizer.to_str())
+    added.add_tokens(["brandname"])
+    content = json.loads(whole.tokenizer.to_str())
+    content["model"]["vocab"]["last"] = 2000
+    for tokenizer, what in (
+        (added, "has the added token 'brandname'"),
+        (Tokenizer.from_str(json.dumps(content)), "numbers its pieces with gaps"),
+    ):
+        other = build_preprocessor(tokenizer, whole.image, max_length=16)
+        with pytest.raises(ConfigError, match=what):
+            text_rules(other)
 
 
 def test_noise_is_saved_as_it_is() -> None:

@@ -1,0 +1,218 @@
+"""`msd bundle`: a folder for an app's project, with model, code and test vectors.
+
+Below the code, which is the same for every model, the folder `model/` has all that is read when the
+app runs, with a manifest of kind `bundle`; `vectors/` is for tests, and no part of the app.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from msd_deploy.artifacts.atomic import new_folder
+from msd_deploy.artifacts.manifest import (
+    CARD_NAME,
+    MANIFEST_NAME,
+    Json,
+    json_text,
+    read_json,
+    read_manifest,
+    sha256_of_json,
+    write_manifest,
+    write_text,
+)
+from msd_deploy.artifacts.output import check_output, folder_beside
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.data.preprocess import PREPROCESS_NAME
+from msd_deploy.data.source import SourceOptions
+from msd_deploy.errors import ArtifactError, ConfigError
+from msd_deploy.hooks import StageHooks
+from msd_deploy.models.folders import LABELS_NAME
+from msd_deploy.run.record import read_finished_run
+from msd_export.bundle.text_rules import TEXT_NAME
+from msd_export.bundle.vectors import Example, answers
+from msd_export.bundle.vectors_folder import (
+    VECTORS_NAME,
+    fill_vectors,
+    is_folder_of,
+    read_examples,
+)
+from msd_export.folder import ExportFolder, open_export, refuse_another_source
+from msd_export.formats import FORMATS, PRECISIONS, Precision, Target, variant_name
+from msd_export.opened_model import OpenedModel, check_has_data, open_model
+
+Platform = Literal["web"]
+KIND = "bundle"
+_MODEL, _VECTORS = "model", "vectors"
+_TEMPLATES = Path(__file__).parent / "templates"
+_SELF_TEST_EXAMPLES = 10
+# Probabilities of the same file in another build of its runtime. Float32 is added up in another
+# order: 3e-6 was measured in Chromium. Integers are rounded otherwise on other processors: .016.
+_TOLERANCE, _TOLERANCE_OF_INTEGERS = 0.001, 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformForm:
+    """What a platform's code runs.
+
+    Attributes:
+        targets: Of exports that it reads.
+        usual: The variant that is taken unless another is named.
+    """
+
+    targets: tuple[Target, ...]
+    usual: tuple[Target, Precision]
+
+
+PLATFORMS: dict[Platform, PlatformForm] = {
+    # int8 saves a twentieth of what an app downloads with the runtime, and is slower there.
+    "web": PlatformForm(("onnx",), ("onnx", "fp32")),
+}
+
+
+def write_bundle(
+    model: Path,
+    platform: Platform,
+    out: Path,
+    *,
+    form: str | None = None,
+    spec: str | None = None,
+    options: SourceOptions | None = None,
+    overwrite: bool = False,
+    hooks: StageHooks | None = None,
+) -> Json:
+    """Write a bundle of an export.
+
+    Args:
+        model: A run, of whose exports one is taken, or an export folder.
+        platform: Where the app runs.
+        out: The folder.
+        form: Name of the run's export, for example onnx-int8; None: the platform's usual one.
+        spec: Data set of the examples that are replayed; None: the run's own.
+        options: How it is read.
+        overwrite: Replace a bundle.
+        hooks: Progress.
+
+    Returns:
+        folder, platform, form, and the counts of vectors.
+
+    Raises:
+        ArtifactError: There is no such export, it is damaged or of another student, or `out`
+            exists.
+        ConfigError: The platform does not run the form, or an export folder has no data set.
+        DataError: The data cannot be read.
+    """
+    options, hooks = options or SourceOptions(), hooks or StageHooks()
+    check_output(
+        out,
+        "bundle",
+        is_kind=is_folder_of(KIND, out / _MODEL),
+        overwrite=overwrite,
+        fix="Name another --out, or replace it with --overwrite",
+        inputs=[model],
+    )
+    export = _export_of(model, platform, form)
+    if export.target not in PLATFORMS[platform].targets:
+        raise ConfigError(
+            f"{export.name} does not run on {platform}",
+            where="--form",
+            fix=f"Use one of {', '.join(_forms(platform))}",
+        )
+    opened = open_model(export.folder)
+    if spec is None:
+        check_has_data(model, options)
+    examples, spec = read_examples(model, opened, spec, options=options, split="test", hooks=hooks)
+    with new_folder(out) as building:
+        shutil.copytree(_TEMPLATES / platform, building, dirs_exist_ok=True)
+        vectors, folder = building / _VECTORS, building / _MODEL
+        vectors.mkdir()
+        facts = {"data": spec, "split": "test"}
+        counts = fill_vectors(vectors, opened, examples, facts, hooks)
+        folder.mkdir()
+        _fill_model(folder, export, opened, examples, vectors)
+        stated = {
+            "platform": platform,
+            "form": export.name,
+            "model": FORMATS[export.target].model_file,
+            "export_digest": sha256_of_json(read_json(export.folder / MANIFEST_NAME)),
+        }
+        write_manifest(folder, KIND, stated)
+        card = export.folder / CARD_NAME
+        if card.is_file():
+            shutil.copyfile(card, building / CARD_NAME)
+    return {"folder": str(out), "platform": platform, "form": export.name, "vectors": counts}
+
+
+def bundle_folder_beside(model: Path, platform: Platform) -> Path:
+    """Return the default folder: NAME-PLATFORM beside a run or export."""
+    return folder_beside(model, platform)
+
+
+def _export_of(model: Path, platform: Platform, form: str | None) -> ExportFolder:
+    """Open the export that is bundled, verified against its manifest and its run's student."""
+    run = RunDirectory(model)
+    if not run.run_json.is_file():
+        if form is not None:
+            raise ConfigError(
+                "is for a run, of whose exports it names one", where="--form", fix="Leave it out"
+            )
+        return open_export(model)
+    read_finished_run(run)
+    name = form or variant_name(PLATFORMS[platform].usual)
+    folder = run.exports / name
+    if not folder.is_dir():
+        if name not in _forms(platform):
+            raise ConfigError(
+                f"{name!r} is not a form that runs on {platform}",
+                where="--form",
+                fix=f"Use one of {', '.join(_forms(platform))}",
+            )
+        target, _, precision = name.partition("-")
+        raise ArtifactError(
+            "no such export",
+            where=folder,
+            fix=f"Run msd export {model} --target {target} --precision {precision}",
+        )
+    export = open_export(folder)
+    fix = f"Run msd export {model} --overwrite"
+    refuse_another_source(export, "student", read_manifest(run.student, "model"), fix=fix)
+    return export
+
+
+def _forms(platform: Platform) -> list[str]:
+    """Return the names of the forms that a platform runs."""
+    return [
+        variant_name((target, precision))
+        for target in PLATFORMS[platform].targets
+        for precision in PRECISIONS
+        if precision in FORMATS[target].precisions
+    ]
+
+
+def _fill_model(
+    folder: Path,
+    export: ExportFolder,
+    opened: OpenedModel,
+    examples: Sequence[Example],
+    vectors: Path,
+) -> None:
+    """Write what an app reads: the model, its labels, its preprocessing, and a short self-test."""
+    name = FORMATS[export.target].model_file
+    source = export.folder / name
+    if source.is_dir():
+        shutil.copytree(source, folder / name)
+    else:
+        shutil.copyfile(source, folder / name)
+    shutil.copyfile(export.folder / LABELS_NAME, folder / LABELS_NAME)
+    shutil.copyfile(export.folder / PREPROCESS_NAME, folder / PREPROCESS_NAME)
+    shutil.copyfile(vectors / TEXT_NAME, folder / TEXT_NAME)
+    stated = read_json(vectors / VECTORS_NAME)
+    is_float = export.precision in ("fp32", "fp16")
+    some = examples[:: max(1, len(examples) // _SELF_TEST_EXAMPLES)]
+    short = {
+        **{key: stated[key] for key in ("schema_version", "runtime", "texts", "noise")},
+        "tolerance": _TOLERANCE if is_float else _TOLERANCE_OF_INTEGERS,
+        "examples": answers(opened, some, folder),
+    }
+    write_text(folder / VECTORS_NAME, json_text(short))

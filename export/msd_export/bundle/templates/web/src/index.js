@@ -1,0 +1,101 @@
+import { BundleError } from "./errors.js";
+
+export { BundleError };
+
+/**
+ * Classifies an image, a text, or both, in a worker: the page stays responsive.
+ *
+ * Calls may overlap; they are answered one after the other.
+ */
+export class MultimodalClassifier {
+  #worker;
+  #waiting = new Map();
+  #calls = 0;
+
+  /**
+   * Load and verify a bundle.
+   *
+   * @param {string | URL} source the folder that holds manifest.json
+   * @param {{runtime: string | URL, wasm: string | URL}} options addresses of onnxruntime-web's
+   *   module (its entry /wasm) and of its .wasm file
+   * @returns {Promise<MultimodalClassifier>}
+   * @throws {BundleError} a file is missing, altered, or not understood
+   */
+  static async load(source, { runtime, wasm }) {
+    const classifier = new MultimodalClassifier();
+    classifier.#worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
+    classifier.#worker.addEventListener("message", ({ data }) => classifier.#settle(data));
+    classifier.#worker.addEventListener("error", ({ message }) => {
+      classifier.#end(`The worker has ended: ${message ?? "it cannot be loaded"}.`);
+    });
+    const whole = (address) => new URL(address, document.baseURI).href;
+    try {
+      const addresses = { runtime: whole(runtime), wasm: whole(wasm) };
+      await classifier.#call("load", whole(source), addresses);
+    } catch (error) {
+      classifier.#end("The bundle could not be loaded.");
+      throw error;
+    }
+    return classifier;
+  }
+
+  /**
+   * Classify an image, a text, or both. A blank text counts as none.
+   *
+   * @param {{image?: Blob, text?: string, topK?: number, threshold?: number}} request
+   *   `threshold` takes the place of the model's operating point
+   * @returns {Promise<{view: string, labels: {label: string, probability: number}[],
+   *   decided: string[], isTextCut: boolean}>} the most probable labels; nothing decided is an
+   *   abstention
+   * @throws {BundleError} neither is given, or the image cannot be read
+   */
+  classify({ image, text, topK, threshold } = {}) {
+    return this.#call("classify", { image, text, topK, threshold });
+  }
+
+  /**
+   * Replay the bundle's test vectors.
+   *
+   * @returns {Promise<string[]>} every difference from Python, in words; empty: none
+   */
+  selfTest() {
+    return this.#call("selfTest");
+  }
+
+  /** Free the model and end the worker. */
+  async close() {
+    await this.#call("close");
+    this.#end("The classifier is closed.");
+  }
+
+  #call(call, ...given) {
+    return new Promise((resolve, reject) => {
+      if (this.#worker === null) {
+        reject(new BundleError("The classifier is closed."));
+        return;
+      }
+      const id = this.#calls++;
+      this.#waiting.set(id, { resolve, reject });
+      this.#worker.postMessage({ id, call, given });
+    });
+  }
+
+  #settle({ id, result, error }) {
+    const { resolve, reject } = this.#waiting.get(id);
+    this.#waiting.delete(id);
+    if (error) {
+      reject(error.name === "BundleError" ? new BundleError(error.message) : new Error(error.message));
+    } else {
+      resolve(result);
+    }
+  }
+
+  #end(reason) {
+    this.#worker?.terminate();
+    this.#worker = null;
+    for (const { reject } of this.#waiting.values()) {
+      reject(new BundleError(reason));
+    }
+    this.#waiting.clear();
+  }
+}

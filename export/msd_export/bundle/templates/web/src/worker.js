@@ -1,0 +1,25 @@
+/** The worker of `MultimodalClassifier`: one call after the other on one engine. */
+
+import { Engine } from "./engine.js";
+
+let engine;
+let last = Promise.resolve();
+
+const CALLS = {
+  load: async (source, options) => {
+    engine = await Engine.load(source, options);
+  },
+  classify: (request) => engine.classify(request),
+  selfTest: () => engine.selfTest(),
+  close: () => engine?.close(),
+};
+
+self.addEventListener("message", ({ data: { id, call, given } }) => {
+  last = last.then(async () => {
+    try {
+      self.postMessage({ id, result: await CALLS[call](...given) });
+    } catch ({ name, message }) {
+      self.postMessage({ id, error: { name, message } });
+    }
+  });
+});
