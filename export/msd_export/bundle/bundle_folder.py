@@ -113,12 +113,6 @@ def write_bundle(
         inputs=[model],
     )
     export = _export_of(model, platform, form)
-    if export.target not in PLATFORMS[platform].targets:
-        raise ConfigError(
-            f"{export.name} does not run on {platform}",
-            where="--form",
-            fix=f"Use one of {', '.join(_forms(platform))}",
-        )
     opened = open_model(export.folder)
     if spec is None:
         check_has_data(model, options)
@@ -157,17 +151,14 @@ def _export_of(model: Path, platform: Platform, form: str | None) -> ExportFolde
             raise ConfigError(
                 "is for a run, of whose exports it names one", where="--form", fix="Leave it out"
             )
-        return open_export(model)
+        export = open_export(model)
+        _refuse_form(export.name, platform)
+        return export
     read_finished_run(run)
     name = form or variant_name(PLATFORMS[platform].usual)
+    _refuse_form(name, platform)
     folder = run.exports / name
     if not folder.is_dir():
-        if name not in _forms(platform):
-            raise ConfigError(
-                f"{name!r} is not a form that runs on {platform}",
-                where="--form",
-                fix=f"Use one of {', '.join(_forms(platform))}",
-            )
         target, _, precision = name.partition("-")
         raise ArtifactError(
             "no such export",
@@ -180,14 +171,24 @@ def _export_of(model: Path, platform: Platform, form: str | None) -> ExportFolde
     return export
 
 
-def _forms(platform: Platform) -> list[str]:
-    """Return the names of the forms that a platform runs."""
-    return [
+def _refuse_form(name: str, platform: Platform) -> None:
+    """Check that a platform runs a form.
+
+    Raises:
+        ConfigError: It does not, or there is none of this name.
+    """
+    forms = [
         variant_name((target, precision))
         for target in PLATFORMS[platform].targets
         for precision in PRECISIONS
         if precision in FORMATS[target].precisions
     ]
+    if name not in forms:
+        raise ConfigError(
+            f"{name!r} does not run on {platform}",
+            where="--form",
+            fix=f"Use one of {', '.join(forms)}",
+        )
 
 
 def _fill_model(
