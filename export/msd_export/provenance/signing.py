@@ -22,8 +22,8 @@ from msd_deploy.artifacts.manifest import (
 from msd_deploy.errors import ArtifactError, ConfigError, RuntimeUnavailableError, shortened
 from msd_export.folder import open_export
 
-_CHANGED = re.compile(r"Hash mismatch for '([^']+)'")
-_LISTED = re.compile(r"((?:Extra|Missing) files)[^']*'([^']+)'")
+_CHANGED = re.compile(r"Hash mismatch for [^\w]*'([^'\\]+)")
+_LISTED = re.compile(r"((?:Extra|Missing) files)[^']*'([^'\\]+)")
 PASSWORD_VARIABLE = "MSD_SIGNING_PASSWORD"
 """The environment variable with the password of an encrypted private key."""
 
