@@ -23,7 +23,7 @@ from msd_deploy.errors import ArtifactError, ConfigError, RuntimeUnavailableErro
 from msd_export.folder import open_export
 
 _CHANGED = re.compile(r"Hash mismatch for [^\w]*'([^'\\]+)")
-_LISTED = re.compile(r"((?:Extra|Missing) files)[^']*'([^'\\]+)")
+_LISTED = re.compile(r"((?:Extra|Missing) files) .*?'[^']*': ([^'\"]+)")
 PASSWORD_VARIABLE = "MSD_SIGNING_PASSWORD"
 """The environment variable with the password of an encrypted private key."""
 
@@ -106,11 +106,12 @@ def verify_signature(folder: Path, public_key: Path) -> None:
 def _mismatch(error: Exception) -> str:
     """Return which files differ from the signed ones, or what else the library says."""
     text = str(error)
-    changed, missing = _CHANGED.findall(text), _LISTED.findall(text)
+    changed = ", ".join(sorted({*_CHANGED.findall(text)}))
+    found = [f"{what.lower()}: {names}" for what, names in _LISTED.findall(text)]
     if changed:
-        return f"since it was signed {', '.join(sorted({*changed}))} changed"
-    if missing:
-        return f"{missing[0][0].lower()} {missing[0][1]}"
+        found.append(f"changed files: {changed}")
+    if found:
+        return shortened(f"since it was signed, {'; '.join(found)}")
     return shortened(_reason(error))
 
 

@@ -170,7 +170,9 @@ def test_what_was_changed_is_refused(
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 400
     if change is change_the_card:
-        assert f"since it was signed {CARD_NAME} changed" in str(refused.value)
+        assert f"since it was signed, changed files: {CARD_NAME})" in str(refused.value)
+    if change is remove_the_card:
+        assert f"since it was signed, missing files: {CARD_NAME})" in str(refused.value)
 
 
 @needs_library
