@@ -33,6 +33,7 @@ from msd_export.provenance.model_card import (
     TO_FILL_IN,
     confidence_row,
     label_list,
+    license_of_card,
     metric_of,
     owners_words,
     percent,
@@ -71,7 +72,9 @@ def check_repository(name: str) -> None:
         validate_repo_id(name)
     except HFValidationError as error:
         reason = str(error).partition("\n")[0]
-        raise ConfigError(f"is not a repository's name ({reason})", where=name) from error
+        raise ConfigError(
+            f"is not a repository's name ({reason})", where=repr(name), fix="Name it as OWNER/NAME"
+        ) from error
     if "/" not in name:
         raise ConfigError("has no owner", where=name, fix="Name it as OWNER/NAME")
 
@@ -140,8 +143,7 @@ def write_hub_folder(
         data = {
             "base_model": base_model,
             "base_model_relation": "finetune" if base_model else None,
-            "license": "other" if license else None,
-            "license_name": license,
+            **license_of_card(license),
         }
         card = _card(exports, repository, facts, data)
         write_text(building / HUB_CARD_NAME, card)
@@ -206,7 +208,7 @@ def upload(folder: Path, repository: str, *, private: bool) -> str:
         raise ArtifactError(
             f"cannot be uploaded to {repository} ({reason})",
             where=folder,
-            fix="Log in with `hf auth login`, or set HF_TOKEN, and push again",
+            fix="Check the network, log in with `hf auth login` or set HF_TOKEN, and push again",
         ) from error
     return str(commit.commit_url)
 

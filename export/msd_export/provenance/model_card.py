@@ -25,6 +25,14 @@ PROBLEMS: Mapping[Problem, str] = {
     "soft_label": "one answer per example, as people gave it",
 }
 """What a task decides, in words."""
+# Identifiers of the Hugging Face hub, without versions and variants that names leave open.
+_LICENSES = frozenset(
+    {
+        *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "mpl-2.0", "unlicense"),
+        *("gpl-2.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "openrail", "cc0-1.0", "cc-by-4.0"),
+        *("cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"),
+    }
+)
 _MOST_LABELS = 30
 _FIRST_OF_OWNER = re.compile(r"^## Intended use\s*$", re.MULTILINE | re.IGNORECASE)
 _FIRST_OF_OURS = re.compile(r"^## Results\s*$", re.MULTILINE | re.IGNORECASE)
@@ -68,8 +76,7 @@ def write_model_card(
     stated = source.stated.get("license")
     data = ModelCardData(
         model_name=name,
-        license="other" if stated else None,
-        license_name=stated,
+        **license_of_card(None if stated is None else str(stated)),
         metrics=[metric],
         tags=["image-text-classification", "msd-deploy", target],
         eval_results=None
@@ -149,6 +156,16 @@ def has_labels(report: Json) -> bool:
 def metric_of(report: Json) -> str:
     """Return what the scores of parity.json are."""
     return str(report["metric"]) if has_labels(report) else "agreement with the model exported"
+
+
+def license_of_card(name: str | None) -> dict[str, Any]:
+    """Return how a card states a license: by the hub's identifier, or as another with its name."""
+    if not name:
+        return {}
+    known = name.strip().lower()
+    if known in _LICENSES:
+        return {"license": known}
+    return {"license": "other", "license_name": plain(name)}
 
 
 def label_list(labels: Sequence[str]) -> str:
