@@ -9,12 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from msd_cli.bench import bench
-from msd_cli.bundle import bundle
 from msd_cli.calibrate import calibrate
 from msd_cli.compare import compare
 from msd_cli.console import NoteHandler, print_note
 from msd_cli.distill import distill
 from msd_cli.doctor import doctor
+from msd_cli.embedding.bundle import bundle
+from msd_cli.embedding.demo import demo
+from msd_cli.embedding.vectors import vectors
 from msd_cli.evaluate import evaluate
 from msd_cli.export import export
 from msd_cli.inspect import inspect
@@ -33,7 +35,6 @@ from msd_cli.push import push
 from msd_cli.report import report
 from msd_cli.sign import sign
 from msd_cli.teacher import teacher
-from msd_cli.vectors import vectors
 from msd_deploy import __version__
 from msd_deploy.artifacts.write_errors import cache_fix, write_error
 from msd_deploy.errors import MsdError, printable
@@ -62,7 +63,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 _WORKFLOW = (distill, teacher, export, inspect, bench, report)
-_OTHERS = (compare, evaluate, calibrate, predict, bundle, vectors, sign, push, doctor)
+_OTHERS = (compare, evaluate, calibrate, predict, demo, bundle, vectors, sign, push, doctor)
 for command in _WORKFLOW + _OTHERS:
     app.command()(with_settings(command))
 

@@ -177,7 +177,6 @@ WHY_SHORT = {
         f"cli/msd_cli/{name}.py": COMMAND
         for name in (
             "bench",
-            "bundle",
             "calibrate",
             "doctor",
             "evaluate",
@@ -186,9 +185,10 @@ WHY_SHORT = {
             "report",
             "push",
             "sign",
-            "vectors",
         )
     },
+    "cli/msd_cli/embedding/bundle.py": COMMAND,
+    "cli/msd_cli/embedding/vectors.py": COMMAND,
     "export/msd_export/config.py": SETTINGS,
     "export/msd_export/evaluate.py": "the work of one command and of tests, equal to export's",
     "export/msd_export/coreai/quantize.py": "imports what int8 alone needs",

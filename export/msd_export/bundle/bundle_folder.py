@@ -44,7 +44,7 @@ from msd_export.opened_model import OpenedModel, check_has_data, open_model
 
 Platform = Literal["web"]
 KIND = "bundle"
-_MODEL, _VECTORS = "model", "vectors"
+MODEL_FOLDER, _VECTORS = "model", "vectors"
 _TEMPLATES = Path(__file__).parent / "templates"
 _SELF_TEST_EXAMPLES = 10
 # Probabilities of the same file in another build of its runtime. Float32 is added up in another
@@ -107,7 +107,7 @@ def write_bundle(
     check_output(
         out,
         "bundle",
-        is_kind=is_folder_of(KIND, out / _MODEL),
+        is_kind=is_folder_of(KIND, out / MODEL_FOLDER),
         overwrite=overwrite,
         fix="Name another --out, or replace it with --overwrite",
         inputs=[model],
@@ -119,7 +119,7 @@ def write_bundle(
     examples, spec = read_examples(model, opened, spec, options=options, split="test", hooks=hooks)
     with new_folder(out) as building:
         shutil.copytree(_TEMPLATES / platform, building, dirs_exist_ok=True)
-        vectors, folder = building / _VECTORS, building / _MODEL
+        vectors, folder = building / _VECTORS, building / MODEL_FOLDER
         vectors.mkdir()
         facts = {"data": spec, "split": "test"}
         counts = fill_vectors(vectors, opened, examples, facts, hooks)

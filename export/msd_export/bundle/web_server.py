@@ -1,0 +1,161 @@
+"""`msd demo`: serves a bundle for the web, with its runtime, on this machine alone."""
+
+import hashlib
+import mimetypes
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from msd_deploy.artifacts.atomic import new_folder
+from msd_deploy.errors import RuntimeUnavailableError
+
+HOST = "127.0.0.1"
+_NAMES = (HOST, "localhost")
+_VERSION = "1.30.0"
+_PACKAGE = f"onnxruntime-web@{_VERSION}"
+# Of npm's package: what the page loads, with the digests of this version.
+_FILES = {
+    "ort.wasm.bundle.min.mjs": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
+    "ort-wasm-simd-threaded.wasm": (
+        "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2"
+    ),
+}
+_TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm"}
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src 'self' blob: data:;"
+    " object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+def runtime_folder() -> Path:
+    """Return where the runtime for the web is kept, in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "msd-deploy" / f"onnxruntime-web-{_VERSION}"
+
+
+def fetch_runtime() -> Path:
+    """Return a folder with onnxruntime-web's files, fetched by npm once.
+
+    Raises:
+        RuntimeUnavailableError: npm is missing, or it cannot fetch the package.
+    """
+    folder = runtime_folder()
+    if all(_is_right(folder / name) for name in _FILES):
+        return folder
+    npm = shutil.which("npm")
+    if npm is None:
+        raise RuntimeUnavailableError(
+            f"the browser's runtime, {_PACKAGE}, is fetched by npm, which is not installed",
+            fix="Install Node.js (https://nodejs.org, or apt-get install npm)",
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        line = [npm, "pack", "--silent", _PACKAGE]
+        answer = subprocess.run(line, cwd=scratch, capture_output=True, text=True, check=False)
+        archives = list(Path(scratch).glob("*.tgz"))
+        if answer.returncode or not archives:
+            reason = " ".join(answer.stderr.split()) or f"exit code {answer.returncode}"
+            raise RuntimeUnavailableError(
+                f"npm cannot fetch {_PACKAGE} ({reason})", fix="Check the network, and try again"
+            )
+        with tarfile.open(archives[0]) as archive, new_folder(folder) as building:
+            for name in _FILES:
+                content = archive.extractfile(f"package/dist/{name}")
+                assert content is not None  # a file of this version
+                with (building / name).open("wb") as copy:
+                    shutil.copyfileobj(content, copy)
+    for name in _FILES:
+        if not _is_right(folder / name):
+            raise RuntimeUnavailableError(
+                f"{name} of {_PACKAGE} is not the published file (its SHA-256 differs)",
+                where=folder,
+                fix="Remove the folder, and check where npm fetches packages from",
+            )
+    return folder
+
+
+def _is_right(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == _FILES[path.name]
+
+
+class BundleServer(ThreadingHTTPServer):
+    """Serves a bundle's files, and the runtime's below /runtime/, and nothing else."""
+
+    daemon_threads = True
+
+    def __init__(self, bundle: Path, runtime: Path, port: int = 0) -> None:
+        """Begin to listen; 0 takes any free port.
+
+        Raises:
+            OSError: The port is in use.
+        """
+        self.roots = {"runtime": runtime.resolve(), "": bundle.resolve()}
+        super().__init__((HOST, port), _Handler)
+
+    @property
+    def address(self) -> str:
+        """The address of the demo page."""
+        return f"http://{HOST}:{self.server_port}/demo/"
+
+    def file_of(self, path: str) -> Path | None:
+        """Return the file of a requested path; None: there is none, or it lies elsewhere."""
+        parts = [part for part in unquote(urlsplit(path).path).split("/") if part]
+        name = parts[0] if parts and parts[0] in self.roots else ""
+        root = self.roots[name]
+        found = root.joinpath(*parts[1:] if name else parts)
+        if found.is_dir():
+            found = found / "index.html"
+        try:
+            found = found.resolve(strict=True)
+        except (OSError, ValueError):
+            return None
+        return found if found.is_relative_to(root) and found.is_file() else None
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: BundleServer
+
+    def do_GET(self) -> None:
+        """Send a file."""
+        self._send(with_content=True)
+
+    def do_HEAD(self) -> None:
+        """Send a file's headers."""
+        self._send(with_content=False)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Log nothing: stderr is for notes."""
+
+    def _send(self, *, with_content: bool) -> None:
+        if urlsplit(self.path).path == "/":
+            self.send_response(HTTPStatus.FOUND)
+            self.send_header("Location", "/demo/")
+            self.end_headers()
+            return
+        # Another site whose name leads to this machine must not read what is served here.
+        if self.headers.get("Host") not in {f"{name}:{self.server.server_port}" for name in _NAMES}:
+            self.send_error(HTTPStatus.FORBIDDEN)
+            return
+        found = self.server.file_of(self.path)
+        if found is None:
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        kind = _TYPES.get(found.suffix) or mimetypes.guess_type(found.name)[0]
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", kind or "application/octet-stream")
+        self.send_header("Content-Length", str(found.stat().st_size))
+        self.send_header("Content-Security-Policy", _POLICY)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cache-Control", "no-cache")
+        self.end_headers()
+        if with_content:
+            with found.open("rb") as file:
+                shutil.copyfileobj(file, self.wfile)
