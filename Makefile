@@ -3,16 +3,18 @@ PYTHON ?= python3
 VENV ?= .venv
 SIGN_VENV ?= .venv-sign
 WEB ?= .web
+KOTLIN ?= .kotlin
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: help demo test test-sign test-web fuzz install format lint types build docs clean
+.PHONY: help demo test test-sign test-web test-android fuzz install format lint types build docs clean
 
 help:
 	@echo "make demo     virtual environment, install, distil, export, bench: the first ten minutes"
 	@echo "make test     the whole test suite, in random order; SEED=N repeats an order"
 	@echo "make test-sign  the tests of signatures, in an environment of their own"
 	@echo "make test-web  the tests of bundles for the web; needs npm and chromium. With .web, make test has them too"
+	@echo "make test-android  the tests of bundles for Android; needs npm and Java 17"
 	@echo "make fuzz     long runs of the fuzz tests; SECONDS=1200 SEED=0 TESTS=tests/fuzz"
 	@echo "make install  format  lint  types  docs  build  clean"
 
@@ -48,6 +50,14 @@ $(WEB)/node_modules: requirements/web/package.json
 test-web: install $(WEB)/node_modules
 	$(BIN)/python -m pytest tests/export/bundle/test_web.py
 
+# 86 MB; it needs Java 17 to run.
+$(KOTLIN)/package:
+	@command -v npm >/dev/null || { echo "error: npm is missing; on Debian: apt-get install npm" >&2; exit 1; }
+	mkdir -p $(KOTLIN) && cd $(KOTLIN) && npm pack --silent kotlin-compiler@2.4.20 && tar xzf *.tgz && rm *.tgz
+
+test-android: install $(KOTLIN)/package
+	$(BIN)/python -m pytest tests/export/bundle/test_android.py
+
 fuzz: install
 	$(BIN)/python -m pytest $(or $(TESTS),tests/fuzz) --fuzz-seconds=$(or $(SECONDS),1200) --hypothesis-seed=$(or $(SEED),0)
 
@@ -67,4 +77,4 @@ build: install
 	$(BIN)/python -m build --no-isolation
 
 clean:
-	rm -rf $(VENV) $(SIGN_VENV) $(WEB) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(SIGN_VENV) $(WEB) $(KOTLIN) build dist .mypy_cache .pytest_cache .ruff_cache

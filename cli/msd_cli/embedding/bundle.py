@@ -21,7 +21,9 @@ def bundle(
         Given, OptionsOf(DataConfig, only=("spec",), defaults={"spec": "the run's own"})
     ],
     reading: Annotated[Given, OptionsOf(DataConfig, only=READING)],
-    platform: Annotated[Literal["web"], typer.Option(help="Where the app runs.")] = "web",
+    platform: Annotated[
+        Literal["web", "android"], typer.Option(help="Where the app runs.")
+    ] = "web",
     form: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Which of the run's exports.", show_default="onnx-fp32"),
@@ -35,12 +37,13 @@ def bundle(
 ) -> None:
     """Write what an app embeds: an exported model, code that runs it, test vectors.
 
-    web is an npm package: a classifier of photos and texts on onnxruntime-web, in
-    a worker, which computes what Python computes. Examples of the data set are
-    replayed by its self-test.
+    web is an npm package on onnxruntime-web, android two Kotlin modules on ONNX
+    Runtime. Both classify photos and texts as Python does; examples of the data
+    set are replayed by their self-test.
 
     Examples:
         msd bundle runs/demo
+        msd bundle runs/demo --platform android
         msd bundle runs/demo --form onnx-int8 --out moderation
         msd bundle runs/demo/exports/onnx-fp32 --data synthetic:memes
     """

@@ -1,6 +1,6 @@
 """`msd bundle`: a folder for an app's project, with model, code and test vectors.
 
-Below the code, which is the same for every model, the folder `model/` has all that is read when the
+Beside the code, which is the same for every model, a folder `model/` has all that is read when the
 app runs, with a manifest of kind `bundle`; `vectors/` is for tests, and no part of the app.
 """
 
@@ -42,9 +42,9 @@ from msd_export.folder import ExportFolder, open_export, refuse_another_source
 from msd_export.formats import FORMATS, PRECISIONS, Precision, Target, variant_name
 from msd_export.opened_model import OpenedModel, check_has_data, open_model
 
-Platform = Literal["web"]
+Platform = Literal["web", "android"]
 KIND = "bundle"
-MODEL_FOLDER, _VECTORS = "model", "vectors"
+_VECTORS = "vectors"
 _TEMPLATES = Path(__file__).parent / "templates"
 _SELF_TEST_EXAMPLES = 10
 # Probabilities of the same file in another build of its runtime. Float32 is added up in another
@@ -59,15 +59,18 @@ class PlatformForm:
     Attributes:
         targets: Of exports that it reads.
         usual: The variant that is taken unless another is named.
+        folder: Of a bundle, with what is read when the app runs.
     """
 
     targets: tuple[Target, ...]
     usual: tuple[Target, Precision]
+    folder: str
 
 
 PLATFORMS: dict[Platform, PlatformForm] = {
     # int8 saves a twentieth of what an app downloads with the runtime, and is slower there.
-    "web": PlatformForm(("onnx",), ("onnx", "fp32")),
+    "web": PlatformForm(("onnx",), ("onnx", "fp32"), "model"),
+    "android": PlatformForm(("onnx",), ("onnx", "fp32"), "android/src/main/assets/model"),
 }
 
 
@@ -107,7 +110,7 @@ def write_bundle(
     check_output(
         out,
         "bundle",
-        is_kind=is_folder_of(KIND, out / MODEL_FOLDER),
+        is_kind=any(is_folder_of(KIND, out / each.folder) for each in PLATFORMS.values()),
         overwrite=overwrite,
         fix="Name another --out, or replace it with --overwrite",
         inputs=[model],
@@ -119,11 +122,11 @@ def write_bundle(
     examples, spec = read_examples(model, opened, spec, options=options, split="test", hooks=hooks)
     with new_folder(out) as building:
         shutil.copytree(_TEMPLATES / platform, building, dirs_exist_ok=True)
-        vectors, folder = building / _VECTORS, building / MODEL_FOLDER
+        vectors, folder = building / _VECTORS, building / PLATFORMS[platform].folder
         vectors.mkdir()
         facts = {"data": spec, "split": "test"}
         counts = fill_vectors(vectors, opened, examples, facts, hooks)
-        folder.mkdir()
+        folder.mkdir(parents=True)
         _fill_model(folder, export, opened, examples, vectors)
         stated = {
             "platform": platform,

@@ -1,0 +1,19 @@
+// A stub of published signatures, for compiling alone: it never runs.
+package ai.onnxruntime;
+
+public class OrtEnvironment implements AutoCloseable {
+    private OrtEnvironment() {}
+
+    public static OrtEnvironment getEnvironment() {
+        throw new UnsupportedOperationException("stub");
+    }
+
+    public OrtSession createSession(byte[] modelArray) throws OrtException {
+        throw new UnsupportedOperationException("stub");
+    }
+
+    @Override
+    public void close() {
+        throw new UnsupportedOperationException("stub");
+    }
+}
