@@ -4,10 +4,11 @@ VENV ?= .venv
 SIGN_VENV ?= .venv-sign
 WEB ?= .web
 KOTLIN ?= .kotlin
+SWIFT ?= .swift
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: help demo test test-sign test-web test-android fuzz install format lint types build docs clean
+.PHONY: help demo test test-sign test-web test-android test-ios fuzz install format lint types build docs clean
 
 help:
 	@echo "make demo     virtual environment, install, distil, export, bench: the first ten minutes"
@@ -15,6 +16,7 @@ help:
 	@echo "make test-sign  the tests of signatures, in an environment of their own"
 	@echo "make test-web  the tests of bundles for the web; needs npm and chromium. With .web, make test has them too"
 	@echo "make test-android  the tests of bundles for Android; needs npm and Java 17"
+	@echo "make test-ios  the tests of bundles for iOS; needs root, and gets Swift from Debian"
 	@echo "make fuzz     long runs of the fuzz tests; SECONDS=1200 SEED=0 TESTS=tests/fuzz"
 	@echo "make install  format  lint  types  docs  build  clean"
 
@@ -58,6 +60,14 @@ $(KOTLIN)/package:
 test-android: install $(KOTLIN)/package
 	$(BIN)/python -m pytest tests/export/bundle/test_android.py
 
+# A Debian of its own with Swift, 2.6 GB; it needs root.
+$(SWIFT)/root:
+	mkdir -p $(SWIFT)
+	ROOT=$(CURDIR)/$@ bash tests/export/bundle/ios/setup.sh
+
+test-ios: install $(SWIFT)/root
+	$(BIN)/python -m pytest tests/export/bundle/test_ios.py
+
 fuzz: install
 	$(BIN)/python -m pytest $(or $(TESTS),tests/fuzz) --fuzz-seconds=$(or $(SECONDS),1200) --hypothesis-seed=$(or $(SEED),0)
 
@@ -77,4 +87,4 @@ build: install
 	$(BIN)/python -m build --no-isolation
 
 clean:
-	rm -rf $(VENV) $(SIGN_VENV) $(WEB) $(KOTLIN) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(SIGN_VENV) $(WEB) $(KOTLIN) $(SWIFT) build dist .mypy_cache .pytest_cache .ruff_cache

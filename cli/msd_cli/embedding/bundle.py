@@ -22,11 +22,15 @@ def bundle(
     ],
     reading: Annotated[Given, OptionsOf(DataConfig, only=READING)],
     platform: Annotated[
-        Literal["web", "android"], typer.Option(help="Where the app runs.")
+        Literal["web", "android", "ios"], typer.Option(help="Where the app runs.")
     ] = "web",
     form: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Which of the run's exports.", show_default="onnx-fp32"),
+        typer.Option(
+            metavar="NAME",
+            help="Which of the run's exports.",
+            show_default="onnx-fp32; ios: coreml-fp16",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -38,8 +42,8 @@ def bundle(
     """Write what an app embeds: an exported model, code that runs it, test vectors.
 
     web is an npm package on onnxruntime-web, android two Kotlin modules on ONNX
-    Runtime. Both classify photos and texts as Python does; examples of the data
-    set are replayed by their self-test.
+    Runtime, ios a Swift package on Core ML. They classify photos and texts as
+    Python does; examples of the data set are replayed by their self-test.
 
     Examples:
         msd bundle runs/demo

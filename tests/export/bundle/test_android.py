@@ -19,23 +19,11 @@ from msd_export.bundle.bundle_folder import KIND, write_bundle
 from msd_export.bundle.text_rules import text_rules
 from msd_export.bundle.vectors import noise_vectors
 from msd_export.folder import ExportFolder
+from tests.export.bundle.spec import write_spec
 
 KOTLIN = Path(__file__).parents[3] / ".kotlin" / "package"
 MODEL = "android/src/main/assets/model"
 SIZES = (("crop", (48, 48)), ("crop", (24, 32)), ("fit", (33, 17)), ("fit", (224, 160)))
-KNOWN = {
-    "text": "the visitors again send them back",
-    "views": {
-        view: {"logits": logits, "probabilities": probabilities, "decided": ["hateful"]}
-        for view, logits, probabilities in (
-            ("multimodal", [-3.2581394, 0.14462374], [0.0531984, 0.9468016]),
-            ("image", [-1.3775779, -0.39134577], [0.2771165, 0.7228835]),
-            ("text", [-1.5658203, -1.1762625], [0.4274445, 0.5725555]),
-        )
-    },
-}
-"""What the tests in Kotlin know of the first example: their runtime replays what is stated."""
-
 pytestmark = pytest.mark.slow
 
 
@@ -89,13 +77,7 @@ def test_the_code_compiles_without_warnings_and_computes_what_python_computes(
     bundle: Path, run: RunDirectory, tmp_path: Path
 ) -> None:
     spec, preprocessor = tmp_path / "spec", Preprocessor.load(run.student)
-    spec.mkdir()
-    shutil.copytree(bundle / "vectors", spec / "vectors")
-    for name in ("labels.json", "preprocess.json"):
-        shutil.copyfile(bundle / MODEL / name, spec / name)
-    stated = json.loads((spec / "vectors" / "vectors.json").read_text(encoding="utf-8"))
-    stated["examples"][0] |= KNOWN
-    (spec / "vectors" / "vectors.json").write_text(json.dumps(stated))
+    write_spec(spec, bundle, MODEL)
     (spec / "words.json").write_text(json.dumps({"texts": words_of_marks(preprocessor)}))
     sizes = []
     for mode, size in SIZES:

@@ -1,0 +1,143 @@
+#if canImport(CoreML)
+    import CoreML
+    import CoreVideo
+    import Foundation
+    import MsdDeployCore
+
+    /// Runs the Core ML model of a bundle. Safe from one thread at a time.
+    public final class CoreMLRuntime: Runtime {
+        private let model: MLModel
+        private let imageSpec: ImageSpec
+
+        /// Loads a model. The first time it is compiled, into the folder `msd-deploy` of Caches;
+        /// later that is read, unless the system has emptied Caches or the bundle has changed.
+        ///
+        /// - Parameters:
+        ///   - bundle: A bundle whose model is a .mlpackage.
+        ///   - computeUnits: Where the model may run. Each rounds differently.
+        /// - Throws: `BundleError` if Core ML cannot compile or load the model.
+        public static func load(
+            _ bundle: ModelBundle, computeUnits: MLComputeUnits = .all
+        ) async throws -> sending CoreMLRuntime {
+            let configuration = MLModelConfiguration()
+            configuration.computeUnits = computeUnits
+            // One that is damaged, or that this system no longer reads, is compiled again.
+            if let cached = try? MLModel(contentsOf: cacheURL(bundle), configuration: configuration)
+            {
+                return CoreMLRuntime(cached, bundle.imageSpec)
+            }
+            do {
+                let compiled = try await MLModel.compileModel(at: bundle.modelURL)
+                let model = try MLModel(
+                    contentsOf: keep(compiled, of: bundle), configuration: configuration)
+                return CoreMLRuntime(model, bundle.imageSpec)
+            } catch {
+                throw BundleError(
+                    subject: bundle.modelURL.lastPathComponent,
+                    problem: "cannot be loaded by Core ML (\(error.localizedDescription))",
+                    fix: "Copy the bundle again, and check that the device has space left")
+            }
+        }
+
+        private init(_ model: MLModel, _ imageSpec: ImageSpec) {
+            (self.model, self.imageSpec) = (model, imageSpec)
+        }
+
+        /// Returns the model's outputs.
+        ///
+        /// - Throws: `BundleError` if Core ML cannot run the model, or it has other outputs.
+        public func run(_ input: ModelInput) throws -> ModelOutput {
+            let length = [1, NSNumber(value: input.inputIDs.count)]
+            let outputs: any MLFeatureProvider
+            do {
+                outputs = try model.prediction(
+                    from: MLDictionaryFeatureProvider(dictionary: [
+                        "image": MLFeatureValue(pixelBuffer: pixelBuffer(input.pixels)),
+                        "image_present": feature([input.imagePresent], [1]),
+                        "input_ids": feature(input.inputIDs, length),
+                        "attention_mask": feature(input.attentionMask, length),
+                    ]))
+            } catch {
+                throw BundleError(
+                    subject: "model", problem: "cannot be run (\(error.localizedDescription))",
+                    fix: "Run it with computeUnits .cpuOnly")
+            }
+            return try ModelOutput(
+                logits: numbers(outputs, "logits"),
+                probabilities: numbers(outputs, "probabilities"))
+        }
+
+        private static func cacheURL(_ bundle: ModelBundle) throws -> URL {
+            try FileManager.default
+                .url(for: .cachesDirectory, in: .userDomainMask, appropriateFor: nil, create: true)
+                .appendingPathComponent("msd-deploy/\(bundle.digest).mlmodelc")
+        }
+
+        /// Moves a compiled model from the temporary folder to Caches, and returns where it is.
+        private static func keep(_ compiled: URL, of bundle: ModelBundle) throws -> URL {
+            let kept = try cacheURL(bundle)
+            try? FileManager.default.removeItem(at: kept)
+            do {
+                try FileManager.default.createDirectory(
+                    at: kept.deletingLastPathComponent(), withIntermediateDirectories: true)
+                try FileManager.default.moveItem(at: compiled, to: kept)
+                return kept
+            } catch {
+                // A full disk costs the next start some time, and is no reason to fail.
+                return compiled
+            }
+        }
+
+        private func feature(_ numbers: [Int32], _ shape: [NSNumber]) throws -> MLFeatureValue {
+            let array = try MLMultiArray(shape: shape, dataType: .int32)
+            for (index, number) in numbers.enumerated() { array[index] = NSNumber(value: number) }
+            return MLFeatureValue(multiArray: array)
+        }
+
+        /// Returns pixels as a buffer, byte for byte: Core ML applies no colour space to it.
+        private func pixelBuffer(_ pixels: [UInt8]) throws -> CVPixelBuffer {
+            let (width, height) = (imageSpec.width, imageSpec.height)
+            var created: CVPixelBuffer?
+            let status = CVPixelBufferCreate(
+                nil, width, height, kCVPixelFormatType_32BGRA, nil, &created)
+            guard status == kCVReturnSuccess, let buffer = created else {
+                throw Self.noBuffer(status)
+            }
+            let lockStatus = CVPixelBufferLockBaseAddress(buffer, [])
+            guard lockStatus == kCVReturnSuccess else { throw Self.noBuffer(lockStatus) }
+            defer { CVPixelBufferUnlockBaseAddress(buffer, []) }
+            guard let start = CVPixelBufferGetBaseAddress(buffer) else {
+                throw Self.noBuffer(lockStatus)
+            }
+            let rowBytes = CVPixelBufferGetBytesPerRow(buffer)
+            for row in 0..<height {
+                for column in 0..<width {
+                    let offset = 3 * (row * width + column)
+                    let pixel = start + row * rowBytes + 4 * column
+                    // Blue, green, red and opacity.
+                    for channel in 0..<3 {
+                        pixel.storeBytes(
+                            of: pixels[offset + 2 - channel], toByteOffset: channel, as: UInt8.self)
+                    }
+                    pixel.storeBytes(of: 255, toByteOffset: 3, as: UInt8.self)
+                }
+            }
+            return buffer
+        }
+
+        private static func noBuffer(_ status: CVReturn) -> BundleError {
+            BundleError(
+                subject: "pixels", problem: "have no buffer (Core Video error \(status))",
+                fix: "Check that the device has memory left")
+        }
+
+        private func numbers(_ outputs: any MLFeatureProvider, _ name: String) throws -> [Float] {
+            guard let array = outputs.featureValue(for: name)?.multiArrayValue else {
+                throw BundleError(
+                    subject: "model", problem: "has no output \(name)",
+                    fix: "Use the model that msd export wrote")
+            }
+            return (0..<array.count).map { array[$0].floatValue }
+        }
+    }
+#endif

@@ -1,0 +1,100 @@
+import Foundation
+import Testing
+
+@testable import MsdDeployCore
+
+private let names = [
+    "labels.json", "model.mlpackage/Data/weights.bin", "model.mlpackage/Manifest.json",
+    "preprocess.json", "text.json",
+]
+
+/// Calls with a whole bundle in a temporary folder, and removes that afterwards.
+private func withBundle(_ call: (URL) throws -> Void) throws {
+    let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
+    defer { try? FileManager.default.removeItem(at: folder) }
+    let data = folder.appendingPathComponent("model.mlpackage/Data")
+    try FileManager.default.createDirectory(at: data, withIntermediateDirectories: true)
+    let contents = try [
+        Spec.labels(), Data(repeating: 7, count: 300_000), Data("{}".utf8), Spec.preprocess(),
+        Spec.text(),
+    ]
+    var files: [String: String] = [:]
+    for (name, content) in zip(names, contents) {
+        try content.write(to: folder.appendingPathComponent(name))
+        files[name] = SHA256.hexDigest(of: Array(content))
+    }
+    let manifest: [String: Any] = [
+        "schema_version": 1, "kind": "bundle", "platform": "ios", "form": "coreml-fp16",
+        "model": "model.mlpackage", "files": files, "msd_deploy": "0.1.0",
+        "created_utc": "2026-11-30T16:00:00+00:00", "export_digest": "0123",
+    ]
+    try JSONSerialization.data(withJSONObject: manifest).write(to: manifestURL(folder))
+    try call(folder)
+}
+
+private func manifestURL(_ folder: URL) -> URL { folder.appendingPathComponent("manifest.json") }
+
+@Test func aWholeBundleIsOpened() throws {
+    try withBundle { folder in
+        let bundle = try ModelBundle(folder: folder)
+        #expect(bundle.form == "coreml-fp16")
+        #expect(bundle.modelURL == folder.appendingPathComponent("model.mlpackage"))
+        #expect(bundle.labels.names == ["benign", "hateful"])
+        #expect(bundle.imageSpec.mode == .fit)
+        #expect(bundle.tokenizer.encode("").inputIDs[0] == 2)
+        let manifest = try Data(contentsOf: manifestURL(folder))
+        #expect(bundle.digest == SHA256.hexDigest(of: Array(manifest)))
+    }
+}
+
+@Test(arguments: names)
+func aDamagedFileIsNamed(name: String) throws {
+    try withBundle { folder in
+        let url = folder.appendingPathComponent(name)
+        var content = try Data(contentsOf: url)
+        content[content.count - 1] ^= 1
+        try content.write(to: url)
+        let found = message { try ModelBundle(folder: folder) }
+        #expect(found?.hasPrefix("\(name): is damaged: its SHA-256 is not that of") == true)
+    }
+}
+
+@Test(arguments: names + ["manifest.json"])
+func aMissingFileIsNamed(name: String) throws {
+    try withBundle { folder in
+        try FileManager.default.removeItem(at: folder.appendingPathComponent(name))
+        let found = message { try ModelBundle(folder: folder) }
+        #expect(found?.hasPrefix("\(name): ") == true)
+        #expect(found?.contains(folder.path) == true)
+    }
+}
+
+@Test(arguments: [
+    ("schema_version", "2", "schema_version is not 1. Use the Swift package"),
+    ("kind", #""export""#, #"kind is not "bundle""#),
+    ("platform", #""android""#, #"platform is not "ios""#),
+    ("model", #""other.mlpackage""#, "files has nothing of the model, other.mlpackage"),
+    ("model", #""model""#, "files has nothing of the model, model"),
+    ("files", #"{"model.mlpackage": ""}"#, "files has no labels.json"),
+    ("form", nil, "has no form"),
+])
+func anInvalidManifestIsRefusedByItsKey(key: String, value: String?, expected: String) throws {
+    try withBundle { folder in
+        let json = try changed(Data(contentsOf: manifestURL(folder)), key, to: value)
+        try json.write(to: manifestURL(folder))
+        let found = message { try ModelBundle(folder: folder) }
+        #expect(found?.hasPrefix("manifest.json: \(expected)") == true, "\(found ?? "no error")")
+    }
+}
+
+@Test(arguments: ["../labels.json", "/labels.json", "a/../labels.json", "./a"])
+func aPathOutsideTheFolderIsRefused(path: String) throws {
+    try withBundle { folder in
+        let text = String(decoding: try Data(contentsOf: manifestURL(folder)), as: UTF8.self)
+        let files = "\"files\":{\"\(path)\":\"\","
+        let changed = text.replacingOccurrences(of: "\"files\":{", with: files)
+        try Data(changed.utf8).write(to: manifestURL(folder))
+        let found = message { try ModelBundle(folder: folder) }
+        #expect(found?.hasPrefix("manifest.json: files.\(path) is not of a path") == true)
+    }
+}

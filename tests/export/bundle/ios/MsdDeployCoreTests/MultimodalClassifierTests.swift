@@ -1,0 +1,189 @@
+import Foundation
+import Testing
+
+@testable import MsdDeployCore
+
+/// Answers in a given order, and keeps what it was asked.
+private final class ReplayedRuntime: Runtime {
+    private(set) var inputs: [ModelInput] = []
+    private let answers: [ModelOutput]
+
+    init(_ answers: [ModelOutput]) {
+        self.answers = answers
+    }
+
+    /// Answers with probabilities, which are logits as well.
+    convenience init(_ answers: [[Float]]) {
+        self.init(answers.map { ModelOutput(logits: $0, probabilities: $0) })
+    }
+
+    func run(_ input: ModelInput) throws -> ModelOutput {
+        inputs.append(input)
+        return answers[inputs.count - 1]
+    }
+}
+
+/// Decodes every file to a black image.
+private struct BlackImages: ImageDecoder {
+    func decode(_ file: Data) throws -> Picture {
+        try Picture(width: 2, height: 2, bytes: [UInt8](repeating: 0, count: 12))
+    }
+}
+
+private func classifier(
+    _ runtime: any Runtime, labels: String = #"["x", "y"]"#
+) throws -> MultimodalClassifier {
+    try MultimodalClassifier(
+        tokenizer: Tokenizer(json: Spec.text()), imageSpec: ImageSpec(json: Spec.preprocess()),
+        labels: Labels(json: changed(Spec.labels(), "labels", to: labels)), runtime: runtime)
+}
+
+@Test func theViewIsThatOfTheModalitiesThatAreGiven() throws {
+    let runtime = ReplayedRuntime([[0.25, 0.75], [1, 0], [0.5, 0.5]])
+    let classifier = try classifier(runtime)
+    let black = try BlackImages().decode(Data())
+    let both = try classifier.classify(image: black, text: "Look!")
+    #expect(both.view == .multimodal)
+    #expect(both.labels.map(\.name) == ["y", "x"])
+    #expect(both.labels.map(\.probability) == [0.75, 0.25])
+    #expect(both.decided == ["y"])
+    #expect(try classifier.classify(image: black, text: "\u{3000}").view == .image)
+    #expect(try classifier.classify(image: nil, text: "Look!").view == .text)
+    #expect(runtime.inputs.map(\.imagePresent) == [1, 1, 0])
+    #expect(runtime.inputs[1].attentionMask == [1] + [Int32](repeating: 0, count: 15))
+    #expect(runtime.inputs[0].pixels == runtime.inputs[1].pixels)
+    #expect(runtime.inputs[2].pixels == [UInt8](repeating: 0, count: 48 * 48 * 3))
+}
+
+@Test func anExampleOfNothingIsRefused() throws {
+    let classifier = try classifier(ReplayedRuntime([[Float]]()))
+    for text in [nil, "", " \n\u{1F}\u{3000}"] {
+        let found = message { try classifier.classify(image: nil, text: text) }
+        #expect(found?.hasPrefix("example: has neither an image nor a text.") == true)
+    }
+}
+
+@Test func theMostProbableLabelsComeFirst() throws {
+    let runtime = ReplayedRuntime([[0.1, 0.3, 0.3, 0.3], [0.1, 0.3, 0.3, 0.3]])
+    let classifier = try classifier(runtime, labels: #"["a", "b", "c", "d"]"#)
+    let found = try classifier.classify(image: nil, text: "a", topK: 2, threshold: 0.5)
+    #expect(found.labels.map(\.name) == ["b", "c"])
+    #expect(found.decided == [])
+    #expect(try classifier.classify(image: nil, text: "a").labels.count == 4)
+    #expect(throws: BundleError.self) { try classifier.classify(image: nil, text: "a", topK: 0) }
+}
+
+@Test func theLargestLogitComesFirst() throws {
+    let output = ModelOutput(logits: [17, 19, 20, 19], probabilities: [0.5, 1, 1, 1])
+    let classifier = try classifier(
+        ReplayedRuntime([output]), labels: #"["a", "b", "c", "d"]"#)
+    let found = try classifier.classify(image: nil, text: "a")
+    #expect(found.labels.map(\.name) == ["c", "b", "d", "a"])
+    #expect(found.decided == ["c"])
+}
+
+@Test func aTextThatIsTooLongIsReported() throws {
+    let classifier = try classifier(ReplayedRuntime([[1, 0], [1, 0]]))
+    let text = String(repeating: "a ", count: 15)
+    #expect(try classifier.classify(image: nil, text: text).isTextCut)
+    #expect(try !classifier.classify(image: nil, text: "a").isTextCut)
+}
+
+private let names = #"["benign", "hateful"]"#
+
+private func statedAnswers() throws -> [[Float]] {
+    try Spec.json("vectors.json")["examples"].list().flatMap { example in
+        try example["views"].object().sorted { $0.key < $1.key }.map { _, answer in
+            try answer["probabilities"].list().map { try Float($0.probability()) }
+        }
+    }
+}
+
+/// Calls with the vectors, of which vectors.json has another value, in a temporary folder.
+private func withVectors(
+    _ key: String, _ value: String, _ call: (URL) throws -> Void
+) throws {
+    let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
+    defer { try? FileManager.default.removeItem(at: folder) }
+    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    try FileManager.default.copyItem(
+        at: Spec.vectors.appendingPathComponent("examples"),
+        to: folder.appendingPathComponent("examples"))
+    try changed(readFile("vectors.json", in: Spec.vectors), key, to: value)
+        .write(to: folder.appendingPathComponent("vectors.json"))
+    try call(folder)
+}
+
+@Test func theSelfTestPassesWithTheStatedAnswers() throws {
+    let runtime = try ReplayedRuntime(statedAnswers())
+    let classifier = try classifier(runtime, labels: names)
+    #expect(try classifier.selfTest(vectors: Spec.vectors, decoder: BlackImages()) == [])
+    #expect(runtime.inputs.count == 300)
+    #expect(runtime.inputs[..<3].map(\.imagePresent) == [1, 1, 0])
+    #expect(runtime.inputs[..<3].map { $0.attentionMask[1] } == [0, 1, 1])
+}
+
+@Test func theSelfTestReportsEveryDifference() throws {
+    var answers = try statedAnswers()
+    answers[1] = [0.5, 0.5]
+    let other = try Labels(json: changed(Spec.labels(), "labels", to: #"["benign", "bad"]"#))
+    let text = try changed(Spec.text(), "start_id", to: "4")
+    let preprocess = try changed(Spec.preprocess(), "image.mode", to: #""crop""#)
+    let classifier = try MultimodalClassifier(
+        tokenizer: Tokenizer(json: text), imageSpec: ImageSpec(json: preprocess), labels: other,
+        runtime: ReplayedRuntime(answers))
+    let found = try classifier.selfTest(vectors: Spec.vectors, decoder: BlackImages())
+    let vectors = Set(found.map(\.vector))
+    #expect(!vectors.contains("texts[0]"))
+    #expect(vectors.contains("texts[1]"))
+    #expect(!vectors.contains("noise[0]"))
+    #expect(vectors.contains("noise[2]"))
+    let messages = found.map(\.description)
+    #expect(
+        messages.contains {
+            $0.hasPrefix(
+                "examples[0].views.multimodal: probabilities [0.5, 0.5] instead of [0.0531")
+        })
+    #expect(
+        messages.contains(
+            #"examples[0].views.image: decides ["bad"] instead of ["hateful"]"#))
+}
+
+/// Moves two probabilities by as much towards each other.
+private func moved(_ probabilities: [Float], by change: Float) -> [Float] {
+    let step = probabilities[0] < probabilities[1] ? change : -change
+    return [probabilities[0] + step, probabilities[1] - step]
+}
+
+@Test(arguments: [("0.01", 0.002, 0), ("0.01", 0.02, 300), ("0.0001", 0.0002, 300)])
+func theToleranceIsThatOfTheVectors(tolerance: String, change: Float, count: Int) throws {
+    let answers = try statedAnswers().map { moved($0, by: change) }
+    try withVectors("tolerance", tolerance) { folder in
+        let classifier = try classifier(ReplayedRuntime(answers), labels: names)
+        let found = try classifier.selfTest(vectors: folder, decoder: BlackImages())
+        #expect(found.count == count)
+    }
+}
+
+@Test(arguments: [(Float(0.0009), 0), (0.0011, 300)])
+func theToleranceIsAThousandthWithoutAStatedOne(change: Float, count: Int) throws {
+    let answers = try statedAnswers().map { moved($0, by: change) }
+    let classifier = try classifier(ReplayedRuntime(answers), labels: names)
+    let found = try classifier.selfTest(vectors: Spec.vectors, decoder: BlackImages())
+    #expect(found.count == count)
+}
+
+@Test func theSelfTestComparesWordsByTheirScalars() throws {
+    // In one scalar and in two: equal strings, but other words.
+    let texts = #"[{"text": "e\u0301", "words": ["\u00e9"], "ids": [2, 3]}]"#
+    var text = try Spec.text()
+    for key in ["removed", "replaced"] { text = try changed(text, key, to: "[]") }
+    let classifier = try MultimodalClassifier(
+        tokenizer: Tokenizer(json: text), imageSpec: ImageSpec(json: Spec.preprocess()),
+        labels: Labels(json: Spec.labels()), runtime: ReplayedRuntime(statedAnswers()))
+    try withVectors("texts", texts) { folder in
+        let found = try classifier.selfTest(vectors: folder, decoder: BlackImages())
+        #expect(found.map(\.vector) == ["texts[0]"])
+        #expect(found.first?.problem.hasPrefix("words [") == true)
+    }
+}

@@ -1,0 +1,72 @@
+"""The bundle for iOS: its core built and tested on Linux, its Core ML part against stubs."""
+
+import os
+import plistlib
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from msd_deploy.artifacts.manifest import read_json, read_manifest
+from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_export.bundle.bundle_folder import KIND, write_bundle
+from msd_export.folder import ExportFolder
+from tests.export.bundle.spec import write_spec
+
+ROOT = Path(__file__).parents[3] / ".swift" / "root"
+MODEL = "Sources/MsdDeploy/Resources/model"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def bundle(
+    export_decided: Callable[..., list[ExportFolder]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    first, *_ = export_decided(("coreml", "fp16"))
+    folder = tmp_path_factory.mktemp("bundles") / "ios"
+    write_bundle(RunDirectory(first.folder.parents[1]).root, "ios", folder)
+    return folder
+
+
+def test_the_package_has_its_model_and_its_privacy_manifest(bundle: Path) -> None:
+    manifest = read_manifest(bundle / MODEL, KIND)
+    stated = (manifest["platform"], manifest["form"], manifest["model"])
+    assert stated == ("ios", "coreml-fp16", "model.mlpackage")
+    files = manifest["files"]
+    assert isinstance(files, dict)
+    assert "model.mlpackage/Manifest.json" in files
+    assert read_json(bundle / MODEL / "vectors.json")["tolerance"] == 0.02
+    package = (bundle / "Package.swift").read_text()
+    for name in re.findall(r'\.copy\("([^"]+)"\)', package):
+        assert (bundle / "Sources/MsdDeploy" / name).exists()
+    for name in re.findall(r'\.target\(\s*name: "(\w+)"', package):
+        assert list((bundle / "Sources" / name).glob("*.swift"))
+    with (bundle / "Sources/MsdDeploy/PrivacyInfo.xcprivacy").open("rb") as file:
+        privacy = plistlib.load(file)
+    assert privacy["NSPrivacyTracking"] is False
+    assert privacy["NSPrivacyCollectedDataTypes"] == []
+
+
+@pytest.mark.skipif(
+    not (ROOT.is_dir() and os.geteuid() == 0), reason="needs root, and make .swift/root"
+)
+def test_the_code_builds_without_warnings_and_computes_what_python_computes(
+    bundle: Path, tmp_path: Path
+) -> None:
+    spec = tmp_path / "spec"
+    write_spec(spec, bundle, MODEL)
+    answer = subprocess.run(
+        ["bash", str(Path(__file__).parent / "ios" / "test.sh")],
+        env={**os.environ, "ROOT": str(ROOT), "BUNDLE": str(bundle), "SPEC": str(spec)},
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
+    said = (answer.stdout + answer.stderr).splitlines()
+    assert answer.returncode == 0, [*(line for line in said if "✘" in line), *said[-20:]]
+    runs = re.findall(r"Test run with (\d+) tests.* passed", answer.stdout + answer.stderr)
+    assert len(runs) == 2
+    assert min(map(int, runs)) >= 43
