@@ -187,6 +187,10 @@ def source_names() -> frozenset[str]:
                     names.add(name)
                 case ast.arg(arg=name) | ast.Attribute(attr=name):
                     names.add(name)
+    # The code of bundles, in other languages.
+    for path in (ROOT / "export/msd_export/bundle/templates").rglob("*"):
+        if path.suffix in (".js", ".kt", ".swift"):
+            names.update(re.findall(r"\w+", path.read_text(encoding="utf-8")))
     return frozenset(names)
 
 
