@@ -143,8 +143,8 @@ def test_evaluate_scores_what_is_decided(posters: RunDirectory) -> None:
 def test_predict_prints_what_is_decided(own_run: RunDirectory) -> None:
     line = ["predict", str(own_run.root), "--text", "look at him go"]
     assert "decided: " in CliRunner().invoke(app, line).stdout
-    decide(own_run.root, DecisionConfig(abstain_below=1.0))
-    assert "abstains (abstain_below=1.0, text alone)" in CliRunner().invoke(app, line).stdout
+    decide(own_run.root, DecisionConfig(abstain_below=0.99999))
+    assert "abstains (abstain_below=0.99999, text alone)" in CliRunner().invoke(app, line).stdout
     answer = json.loads(CliRunner().invoke(app, [*line, "--json"]).stdout)
     assert answer["decided"] == []
     assert answer["view"] == "text"
