@@ -74,6 +74,12 @@ def modalities_of(rows: Modalities, selected: NDArray[np.bool_]) -> RowModalitie
     return RowModalities(rows.has_image()[selected], rows.has_text()[selected])
 
 
+def rows_of_views(rows: Modalities) -> dict[View, NDArray[np.bool_]]:
+    """Return which examples have the modalities of each view, bool [examples]."""
+    has_image, has_text = rows.has_image(), rows.has_text()
+    return {View.MULTIMODAL: has_image & has_text, View.IMAGE: has_image, View.TEXT: has_text}
+
+
 @dataclass(frozen=True, slots=True)
 class Temperatures:
     """The temperatures of a model.

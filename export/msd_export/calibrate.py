@@ -38,10 +38,10 @@ from msd_deploy.models.predict import predict_views
 from msd_deploy.operating_point import OperatingPoint
 from msd_deploy.problem import decides_one_class
 from msd_deploy.run.calibration import FEWEST_EXAMPLES, fit_on_split, state_confidence
-from msd_deploy.run.operating_points import check_support, choose_point, rows_of_views
+from msd_deploy.run.operating_points import check_support, choose_point
 from msd_deploy.run.record import RunRecord, read_finished_run
 from msd_deploy.run.stages import state_at_point
-from msd_deploy.temperatures import CALIBRATION_NAME, Temperatures, read_temperatures
+from msd_deploy.temperatures import CALIBRATION_NAME, Temperatures, read_temperatures, rows_of_views
 from msd_deploy.views import View
 from msd_export.folder import KIND
 from msd_export.opened_model import read_for_evaluation, split_name

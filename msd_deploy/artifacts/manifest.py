@@ -276,6 +276,16 @@ def write_manifest(folder: Path, kind: str, facts: Mapping[str, object]) -> Json
     return manifest
 
 
+def is_folder_of(kind: str, folder: Path) -> bool:
+    """Return whether a folder has a manifest of a kind; its files are not verified.
+
+    Raises:
+        ArtifactError: The manifest cannot be read.
+    """
+    path = folder / MANIFEST_NAME
+    return path.is_file() and read_versioned_json(path).get("kind") == kind
+
+
 def read_manifest(folder: Path, kind: str) -> Json:
     """Read and verify a folder's manifest.
 

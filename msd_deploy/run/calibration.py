@@ -15,7 +15,15 @@ from msd_deploy.confidence import confidence_of_views
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.metrics import LabelArray, LogitArray
 from msd_deploy.problem import Problem, has_independent_classes
-from msd_deploy.temperatures import HIGHEST, LOWEST, MOST_BIAS, UNCALIBRATED, Temperatures
+from msd_deploy.temperatures import (
+    HIGHEST,
+    LOWEST,
+    MOST_BIAS,
+    UNCALIBRATED,
+    RowModalities,
+    Temperatures,
+    rows_of_views,
+)
 from msd_deploy.views import View
 
 FEWEST_EXAMPLES = 50
@@ -68,7 +76,7 @@ def fit_temperatures(
         has_image: bool [examples], whether they have an image.
         has_text: The same of a text.
     """
-    used = {View.MULTIMODAL: has_image & has_text, View.IMAGE: has_image, View.TEXT: has_text}
+    used = rows_of_views(RowModalities(has_image, has_text))
     temperatures, examples = dict.fromkeys(View, 1.0), dict.fromkeys(View, 0)
     biases = dict.fromkeys(View, 0.0)
     for view, rows in used.items():

@@ -24,7 +24,7 @@ from msd_deploy.metrics import LogitArray
 from msd_deploy.operating_point import OperatingPoint, point_from_json
 from msd_deploy.problem import Problem, decides_one_class
 from msd_deploy.run.calibration import FEWEST_EXAMPLES
-from msd_deploy.temperatures import Modalities, Temperatures, modalities_of
+from msd_deploy.temperatures import Temperatures, modalities_of, rows_of_views
 from msd_deploy.views import View
 
 _Values = NDArray[np.float64]
@@ -97,12 +97,6 @@ def check_support(
             f" {int(used.sum())} labelled examples, and {needed} are needed",
             fix=f"{add}, or leave the rule out",
         )
-
-
-def rows_of_views(rows: Modalities) -> dict[View, NDArray[np.bool_]]:
-    """Return which examples have the modalities of each view, bool [examples]."""
-    has_image, has_text = rows.has_image(), rows.has_text()
-    return {View.MULTIMODAL: has_image & has_text, View.IMAGE: has_image, View.TEXT: has_text}
 
 
 def _main_view(of_views: Mapping[View, NDArray[np.bool_]]) -> View:

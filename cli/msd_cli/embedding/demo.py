@@ -46,9 +46,9 @@ def demo(
         msd demo runs/demo --form onnx-int8
         msd demo runs/demo-web --port 8000 --no-open
     """
+    from msd_deploy.artifacts.manifest import is_folder_of
     from msd_deploy.errors import ConfigError
     from msd_export.bundle.bundle_folder import KIND, PLATFORMS, write_bundle
-    from msd_export.bundle.vectors_folder import is_folder_of
     from msd_export.bundle.web_server import BundleServer, fetch_runtime
 
     is_bundle = is_folder_of(KIND, model / PLATFORMS["web"].folder)

@@ -5,16 +5,16 @@ app runs, with a manifest of kind `bundle`; `vectors/` is for tests, and no part
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from msd_deploy.artifacts.atomic import new_folder
 from msd_deploy.artifacts.manifest import (
     CARD_NAME,
-    MANIFEST_NAME,
     Json,
+    is_folder_of,
     json_text,
     read_json,
     read_manifest,
@@ -31,16 +31,14 @@ from msd_deploy.hooks import StageHooks
 from msd_deploy.models.folders import LABELS_NAME
 from msd_deploy.run.record import read_finished_run
 from msd_export.bundle.text_rules import TEXT_NAME
-from msd_export.bundle.vectors import Example, answers
 from msd_export.bundle.vectors_folder import (
     VECTORS_NAME,
     fill_vectors,
-    is_folder_of,
     read_examples,
 )
 from msd_export.folder import ExportFolder, open_export, refuse_another_source
 from msd_export.formats import FORMATS, PRECISIONS, Precision, Target, variant_name
-from msd_export.opened_model import OpenedModel, check_has_data, open_model
+from msd_export.opened_model import check_has_data, open_model
 
 Platform = Literal["web", "android", "ios"]
 KIND = "bundle"
@@ -104,8 +102,8 @@ def write_bundle(
         folder, platform, form, and the counts of vectors.
 
     Raises:
-        ArtifactError: There is no such export, it is damaged or of another student, or `out`
-            exists.
+        ArtifactError: The export does not exist, is damaged, or was made from another student; or
+            `out` exists.
         ConfigError: The platform does not run the form, or an export folder has no data set.
         DataError: The data cannot be read.
     """
@@ -130,12 +128,12 @@ def write_bundle(
         facts = {"data": spec, "split": "test"}
         counts = fill_vectors(vectors, opened, examples, facts, hooks)
         folder.mkdir(parents=True)
-        _fill_model(folder, export, opened, examples, vectors)
+        _fill_model(folder, export, vectors)
         stated = {
             "platform": platform,
             "form": export.name,
             "model": FORMATS[export.target].model_file,
-            "export_digest": sha256_of_json(read_json(export.folder / MANIFEST_NAME)),
+            "export_digest": sha256_of_json(export.manifest),
         }
         write_manifest(folder, KIND, stated)
         card = export.folder / CARD_NAME
@@ -197,13 +195,7 @@ def _refuse_form(name: str, platform: Platform) -> None:
         )
 
 
-def _fill_model(
-    folder: Path,
-    export: ExportFolder,
-    opened: OpenedModel,
-    examples: Sequence[Example],
-    vectors: Path,
-) -> None:
+def _fill_model(folder: Path, export: ExportFolder, vectors: Path) -> None:
     """Write what an app reads: the model, its labels, its preprocessing, and a short self-test."""
     name = FORMATS[export.target].model_file
     source = export.folder / name
@@ -214,11 +206,14 @@ def _fill_model(
     shutil.copyfile(export.folder / LABELS_NAME, folder / LABELS_NAME)
     shutil.copyfile(export.folder / PREPROCESS_NAME, folder / PREPROCESS_NAME)
     shutil.copyfile(vectors / TEXT_NAME, folder / TEXT_NAME)
-    stated = read_json(vectors / VECTORS_NAME)
-    some = examples[:: max(1, len(examples) // _SELF_TEST_EXAMPLES)]
+    stated: Any = read_json(vectors / VECTORS_NAME)
+    some = stated["examples"][:: -(-len(stated["examples"]) // _SELF_TEST_EXAMPLES)]
+    for image in filter(None, (example["image"] for example in some)):
+        (folder / image).parent.mkdir(exist_ok=True)
+        shutil.copyfile(vectors / image, folder / image)
     short = {
         **{key: stated[key] for key in ("schema_version", "runtime", "texts", "noise")},
         "tolerance": _TOLERANCE.get(export.precision, _TOLERANCE_OF_INTEGERS),
-        "examples": answers(opened, some, folder),
+        "examples": some,
     }
     write_text(folder / VECTORS_NAME, json_text(short))

@@ -24,7 +24,7 @@ from msd_deploy.errors import ConfigError
 TEXT_NAME = "text.json"
 SCHEMA_VERSION = 1
 
-_SURROGATES = range(0xD800, 0xE000)
+SURROGATES = range(0xD800, 0xE000)
 _HANGUL = range(0xAC00, 0xD7A4)
 # Combining marks that are not accents, of a low and a high class of canonical order.
 _LOW, _HIGH = "\u1b44", "\u302e"
@@ -225,7 +225,7 @@ class _Normalisation:
 
 def _letters() -> list[str]:
     """Return every character of Unicode, surrogates apart."""
-    return [chr(n) for n in range(sys.maxunicode + 1) if n not in _SURROGATES]
+    return [chr(n) for n in range(sys.maxunicode + 1) if n not in SURROGATES]
 
 
 def _splits_hangul(becomes: Mapping[str, str]) -> bool:
@@ -258,7 +258,7 @@ def _ranges(letters: Iterable[str]) -> list[int]:
     """Return the first and the last number of each run of characters, one after the other."""
     runs: list[int] = []
     for number in sorted(map(ord, letters)):
-        after_gap = number == _SURROGATES.stop and runs and runs[-1] == _SURROGATES.start - 1
+        after_gap = number == SURROGATES.stop and runs and runs[-1] == SURROGATES.start - 1
         if runs and (number == runs[-1] + 1 or after_gap):
             runs[-1] = number
         else:

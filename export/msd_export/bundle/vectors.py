@@ -20,12 +20,12 @@ from msd_deploy.data.images import decode_image
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.resize import PixelArray
 from msd_export.bundle.odd_images import image_files, noise_images
+from msd_export.bundle.text_rules import SURROGATES
 from msd_export.opened_model import OpenedModel
 
 EXAMPLES = 100
 """The most examples of a data set."""
 _FULL_TEXTS, _TEXTS_A_DIGEST, _SCALARS_A_DIGEST = 300, 100, 0x1000
-_SURROGATES = range(0xD800, 0xE000)
 _IMAGES, _EXAMPLES = "images", "examples"
 _LOSSY = (".jpg", "lossy.webp")
 
@@ -87,7 +87,7 @@ def _words(tokenizer: Tokenizer) -> Iterator[str]:
     for start in range(0, sys.maxunicode + 1, _SCALARS_A_DIGEST):
         lines = []
         for number in range(start, start + _SCALARS_A_DIGEST):
-            if number in _SURROGATES:
+            if number in SURROGATES:
                 continue
             lines.append(" ".join(_words_of(tokenizer, f"a{chr(number)}b")) + "\n")
         yield "".join(lines)

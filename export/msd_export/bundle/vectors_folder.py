@@ -7,10 +7,9 @@ import numpy as np
 
 from msd_deploy.artifacts.atomic import new_folder
 from msd_deploy.artifacts.manifest import (
-    MANIFEST_NAME,
     Json,
+    is_folder_of,
     json_text,
-    read_versioned_json,
     write_manifest,
     write_text,
 )
@@ -166,9 +165,3 @@ def fill_vectors(
 def vectors_folder_beside(model: Path) -> Path:
     """Return the default folder: NAME-vectors beside a model."""
     return folder_beside(model, "vectors")
-
-
-def is_folder_of(kind: str, folder: Path) -> bool:
-    """Return whether a folder has the manifest of a kind."""
-    path = folder / MANIFEST_NAME
-    return path.is_file() and read_versioned_json(path).get("kind") == kind

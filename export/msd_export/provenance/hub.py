@@ -11,11 +11,10 @@ from msd_deploy.artifacts.manifest import (
     CARD_NAME,
     HUB_CARD_NAME,
     HUB_OWN_FILES,
-    MANIFEST_NAME,
     Json,
+    is_folder_of,
     read_json,
     read_manifest,
-    read_versioned_json,
     sha256_of_json,
     write_manifest,
     write_text,
@@ -114,7 +113,7 @@ def write_hub_folder(
     check_output(
         out,
         "folder for the hub",
-        is_kind=_is_ours(out),
+        is_kind=is_folder_of(KIND, out),
         overwrite=overwrite,
         fix="Name another --out, or replace it with --overwrite",
         inputs=[run.root],
@@ -169,7 +168,7 @@ def is_written(run: RunDirectory, repository: str, folder: Path) -> bool:
     Raises:
         ArtifactError: It is a folder for the hub, damaged, or an export is.
     """
-    if not _is_ours(folder):
+    if not is_folder_of(KIND, folder):
         return False
     manifest = read_manifest(folder, KIND)
     stated = (manifest.get("repository"), manifest.get("exports"))
@@ -211,11 +210,6 @@ def upload(folder: Path, repository: str, *, private: bool) -> str:
             fix="Check the network, log in with `hf auth login` or set HF_TOKEN, and push again",
         ) from error
     return str(commit.commit_url)
-
-
-def _is_ours(folder: Path) -> bool:
-    path = folder / MANIFEST_NAME
-    return path.is_file() and read_versioned_json(path).get("kind") == KIND
 
 
 def _copy(export: ExportFolder, building: Path) -> None:
