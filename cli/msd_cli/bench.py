@@ -1,16 +1,33 @@
 """`msd bench`: measure teacher and student in every variant."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from msd_cli.console import ProgressDisplay, new_table, print_json, print_note, result_console
 from msd_cli.options import Given, JsonOption, OptionsOf, RunArgument
 from msd_cli.settings import with_given
+from msd_deploy.errors import ConfigError
 from msd_mobile_bench.config import BenchConfig
+
+if TYPE_CHECKING:
+    from msd_deploy.pages.page import Table
 
 
 def bench(
     run: RunArgument,
     given: Annotated[Given, OptionsOf(BenchConfig)],
+    imports: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--import",
+            metavar="FILE",
+            help="Add to the reports what benchmark() of a bundle wrote in an app; nothing is"
+            " measured. Give it again for another file.",
+            show_default="none",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a run's teacher, student and exports: speed, memory, size, accuracy.
@@ -22,22 +39,39 @@ def bench(
     Examples:
         msd bench runs/demo
         msd bench runs/demo --threads 2 --samples 300
+        msd bench runs/demo --import pixel-8.json --import iphone.json
     """
     from msd_mobile_bench.api import bench as measure
-    from msd_mobile_bench.tables import summary_table
+    from msd_mobile_bench.api import import_apps
+    from msd_mobile_bench.tables import app_table, summary_table
 
     display = ProgressDisplay()
     config = with_given(BenchConfig(), given)
+    if imports and given:
+        raise ConfigError(
+            "measures nothing, so that no setting counts",
+            where="--import",
+            fix="Run msd bench without it first",
+        )
     with display.running():
-        result = measure(run, config=config, hooks=display.stages())
+        if imports:
+            result = import_apps(run, imports, hooks=display.stages())
+        else:
+            result = measure(run, config=config, hooks=display.stages())
     if as_json:
         print_json(result)
         return
-    summary = summary_table(result)
+    shown = app_table(result) if imports else summary_table(result)
+    _print_table(shown)
+    print_note(f"Wrote {run / 'reports' / 'bench.html'}. Open it in a browser.")
+
+
+def _print_table(shown: "Table") -> None:
     table = new_table(
-        summary.title, "variant", *(name for names in summary.groups.values() for name in names)
+        shown.title,
+        shown.names.lower(),
+        *(name for group in shown.groups.values() for name in group),
     )
-    for line in summary.lines:
+    for line in shown.lines:
         table.add_row(line.name, *line.cells)
     result_console().print(table)
-    print_note(f"Wrote {run / 'reports' / 'bench.html'}. Open it in a browser.")

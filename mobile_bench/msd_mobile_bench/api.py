@@ -1,6 +1,6 @@
 """`msd_mobile_bench.bench`: what `msd bench` does, for notebooks and programs. Light to import."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -59,3 +59,33 @@ def bench(
     with torch_threads_restored():
         result = run_bench(folder, config, hooks, export_teacher=True)
     return cast("Bench", result)
+
+
+def import_apps(
+    run: StrPath, files: Sequence[StrPath], *, hooks: StageHooks | None = None
+) -> "Bench":
+    """Add to a run's reports what `benchmark()` of its bundles measured in apps.
+
+    Nothing is measured. A file that was added before is there once.
+
+    Args:
+        run: A run that was benchmarked.
+        files: What bundles wrote, as JSON.
+        hooks: Progress callbacks.
+
+    Returns:
+        The content of bench.json; "apps" has one entry per file.
+
+    Raises:
+        ArtifactError: There is no benchmark of the run, or a file is missing, is none of a
+            bundle's, has a value that cannot be, or is of another model.
+
+    Example:
+        >>> import_apps("runs/products", ["pixel-8.json"])["apps"][0]["runtime"]
+        'ONNX Runtime 1.29.0'
+    """
+    from msd_deploy.artifacts.run_directory import RunDirectory
+    from msd_mobile_bench.import_apps import add_apps
+
+    folder = RunDirectory(Path(path_as_str(run, "run")))
+    return add_apps(folder, [Path(path_as_str(file, "files")) for file in files], hooks)

@@ -36,6 +36,7 @@ from msd_deploy.views import View
 from msd_export.pipeline import export_teacher_reference
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.host import describe_host
+from msd_mobile_bench.import_apps import apps_of_before
 from msd_mobile_bench.make_rows import make_row, ratios_of, write_notes
 from msd_mobile_bench.quality import SPLIT, Quality, evaluate, predict_variants
 from msd_mobile_bench.report import write_reports
@@ -115,6 +116,7 @@ def run_bench(
                 for model, point in points.items()
             },
             "rows": rows,
+            "apps": apps_of_before(run, variants, hooks),
             "ratios": ratios_of(rows),
             "notes": write_notes(rows, control, host, config),
         }

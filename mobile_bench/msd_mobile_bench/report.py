@@ -11,9 +11,12 @@ from msd_deploy.artifacts.manifest import json_text, write_texts
 from msd_deploy.pages.formatting import bytes_text, metric_title
 from msd_deploy.pages.page import Table, render_page
 from msd_deploy.pages.svg import Canvas
+from msd_mobile_bench.app_benchmark import app_notes
 from msd_mobile_bench.chart import Point, draw_chart
 from msd_mobile_bench.schema import Bench, Row
 from msd_mobile_bench.tables import (
+    app_table,
+    app_title,
     calibration_table,
     decisions_table,
     headline,
@@ -44,8 +47,8 @@ def render_markdown(bench: Bench) -> str:
     parts.append(f"Student / teacher, both {_compared_variant(bench)}: {shares}.")
     for table in _tables(bench):
         parts += [f"## {table.title}", _markdown_table(table)]
-    if bench["notes"]:
-        parts += ["## Notes", _bullets(bench["notes"])]
+    if notes := _notes(bench):
+        parts += ["## Notes", _bullets(notes)]
     parts += ["## Measurement", _bullets(method_sentences(bench))]
     parts += ["## Host", _bullets([f"{name}: {value}" for name, value in host_facts(bench)])]
     parts += ["Command to repeat it:", f"    {bench['command']}"]
@@ -53,12 +56,23 @@ def render_markdown(bench: Bench) -> str:
 
 
 def _tables(bench: Bench) -> list[Table]:
-    tables = [speed_table(bench), latency_table(bench), quality_table(bench)]
+    tables = [speed_table(bench), latency_table(bench)]
+    if bench["apps"]:
+        tables.append(app_table(bench))
+    tables.append(quality_table(bench))
     is_labelled = all(row["confidence"] for row in bench["rows"])
     if not is_labelled:
         return tables
     tables.append(calibration_table(bench))
     return [*tables, decisions_table(bench)] if bench["operating_points"] else tables
+
+
+def _notes(bench: Bench) -> list[str]:
+    """Return the notes on the measurement, and on those of apps."""
+    doubts = {app_title(app): app_notes(app) for app in bench["apps"]}
+    return bench["notes"] + [
+        f"{app}: {'; '.join(found)}." for app, found in doubts.items() if found
+    ]
 
 
 def _markdown_table(table: Table) -> str:
@@ -88,6 +102,7 @@ def render_html(bench: Bench) -> str:
         "msd_mobile_bench",
         "bench.html.j2",
         bench=bench,
+        notes=_notes(bench),
         subtitle=_subtitle(bench),
         metric=metric,
         compared=_compared_variant(bench),

@@ -59,6 +59,47 @@ class Row(TypedDict):
     note: str | None
 
 
+class Conditions(TypedDict, total=False):
+    """What a platform says of its device; what it does not say is left out.
+
+    thermal is one of none, light, moderate, severe, critical; battery is 0..1.
+    """
+
+    thermal: str
+    battery: float
+    charging: bool
+    low_power: bool
+
+
+class AppRow(TypedDict):
+    """What `benchmark()` of a bundle measured of a variant in an app, on its device.
+
+    name is that of the variant's row. latency_ms is of inference alone, by view; stages_ms of whole
+    classifications of one photo and text; load_time_ms of all that loading takes, digests included.
+    """
+
+    name: str
+    target: str
+    precision: str
+    file_digest: str
+    bundle_digest: str
+    export_digest: str
+    platform: str
+    device: str
+    system: str
+    cores: int
+    runtime: str
+    threads: int | None
+    measured_utc: str
+    load_time_ms: float | None
+    first_ms: float | None
+    clock_step_ms: float
+    latency_ms: dict[str, Distribution]
+    stages_ms: dict[str, Distribution]
+    photo: dict[str, int]
+    conditions: dict[str, Conditions]
+
+
 class OperatingPointFacts(TypedDict):
     """How a model's operating point was chosen, and what it gave on validation, by view."""
 
@@ -123,5 +164,6 @@ class Bench(TypedDict):
     control: Control
     operating_points: dict[ModelRole, OperatingPointFacts]
     rows: list[Row]
+    apps: list[AppRow]
     ratios: Ratios
     notes: list[str]

@@ -17,7 +17,7 @@ from msd_deploy.pages.formatting import (
 )
 from msd_deploy.pages.page import Line, Table, Tile
 from msd_export.formats import FORMATS
-from msd_mobile_bench.schema import Bench, Distribution, Row
+from msd_mobile_bench.schema import AppRow, Bench, Distribution, Row
 
 _TARGET_NAMES: Mapping[str, str] = {
     "torch": "PyTorch",
@@ -29,7 +29,7 @@ _Percentile = Literal["p50", "p90", "p99"]
 _SHOWN_PERCENTILES: tuple[_Percentile, ...] = ("p50", "p90")
 
 
-def short_title(row: Row) -> str:
+def short_title(row: Row | AppRow) -> str:
     """Return a variant without its model, for example ONNX int8."""
     return f"{_TARGET_NAMES.get(row['target'], row['target'])} {row['precision']}"
 
@@ -67,6 +67,37 @@ def latency_table(bench: Bench) -> Table:
     }
     timed = [row for row in bench["rows"] if row["latency_ms"] is not None]
     return _table("Latency of each view", timed, columns, {})
+
+
+def app_table(bench: Bench) -> Table:
+    """Return what bundles measured in apps, on their devices."""
+    groups = {
+        "Inference, p50 (p90)": tuple(VIEW_NAMES.values()),
+        "Start": ("load", "first inference"),
+        "One photo and text, p50": ("in all", "decode", "resize"),
+        "Photo": ("pixels",),
+    }
+    lines = tuple(Line(app_title(app), "student", _app_cells(app)) for app in bench["apps"])
+    return Table("In apps", "Variant, device and runtime", {}, groups, lines)
+
+
+def app_title(app: AppRow) -> str:
+    """Return what was measured where, for example ONNX fp32, Google Pixel 8, ONNX Runtime 1.29."""
+    return f"{short_title(app)}, {app['device']} ({app['system']}), {app['runtime']}"
+
+
+def _app_cells(app: AppRow) -> tuple[str, ...]:
+    def both(latency: Distribution) -> str:
+        return f"{milliseconds_text(latency['p50'])} ({milliseconds_text(latency['p90'])})"
+
+    stages, photo = app["stages_ms"], app["photo"]
+    return (
+        *(both(app["latency_ms"][view]) for view in VIEW_NAMES),
+        milliseconds_text(app["load_time_ms"]),
+        milliseconds_text(app["first_ms"]),
+        *(milliseconds_text(stages[stage]["p50"]) for stage in ("total", "decode", "resize")),
+        f"{photo['width']:,} x {photo['height']:,}",
+    )
 
 
 def summary_table(bench: Bench) -> Table:

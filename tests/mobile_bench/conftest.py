@@ -183,6 +183,7 @@ _EXAMPLE: Bench = {
         example_row("student", "onnx", "int8", p50=0.25, value=0.9385),
         example_row("student", "coreml", "fp16", p50=None, value=0.9412),
     ],
+    "apps": [],
     "ratios": {
         "form": "onnx-fp32",
         "parameters": 0.083,

@@ -12,6 +12,8 @@ import pytest
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_export.bundle.bundle_folder import write_bundle
 from msd_export.folder import ExportFolder
+from msd_mobile_bench.app_benchmark import read_app_benchmark
+from msd_mobile_bench.variants import find_variants
 
 ROOT = Path(__file__).parents[3]
 HERE = Path(__file__).parent / "web"
@@ -77,6 +79,38 @@ def test_the_self_test_finds_nothing_and_no_request_leaves_the_server(said: Any)
     assert said["selfTest"] == []
     assert said["foreign"] == []
     assert said["problems"] == []
+
+
+def test_a_benchmark_is_read_by_msd_bench(
+    said: Any, run: RunDirectory, form: str, tmp_path: Path
+) -> None:
+    benchmark = said["benchmark"]
+    path = tmp_path / "benchmark.json"
+    path.write_text(json.dumps(benchmark["result"]))
+    row = read_app_benchmark(path, find_variants(run))
+    assert row["name"] == f"student-{form}"
+    assert row["runtime"].startswith("onnxruntime-web 1.")
+    assert row["photo"]["characters"] == 14
+    for latency in row["latency_ms"].values():
+        assert [len(samples) >= 3 for samples in latency["samples"]] == [True, True]
+    assert all(len(stage["samples"][0]) == 20 for stage in row["stages_ms"].values())
+    assert row["load_time_ms"] > row["first_ms"] > 0  # type: ignore[operator]
+    assert benchmark["photo"]["bytes"] == benchmark["bytes"]
+    assert "rounds is a whole number from 1, not 0" in benchmark["reasons"]["rounds"]
+    assert "runs is a whole number from 1, not 1.5" in benchmark["reasons"]["runs"]
+    assert "seconds is a number from 0, not -1" in benchmark["reasons"]["seconds"]
+    assert "cannot be decoded" in benchmark["reasons"]["image"]
+
+
+def test_views_are_timed_in_turns_until_they_have_their_share(said: Any) -> None:
+    timed = said["timed"]
+    assert timed["turns"] == ["a", "b", "a", "b"]
+    rounds = ["multimodal", "image", "text", "image", "multimodal"]  # there and back
+    assert timed["order"] == [*rounds, "image", "text"]
+    samples = timed["samples"]
+    assert [len(each) for each in samples["multimodal"]] == [25, 25]  # 50 ms of 2 each
+    assert [len(each) for each in samples["text"]] == [50, 50]
+    assert timed["most"] == 1000
 
 
 def test_odd_inputs_are_an_answer_or_one_error_and_the_page_goes_on(said: Any) -> None:

@@ -159,8 +159,13 @@ def test_a_person_is_answered_as_in_python_also_offline(
     assert said["empty"] == "Give an image, a text, or both."
     assert "cannot be decoded" in said["refused"]
     assert said["checked"] == "This browser computes what Python computes."
+    assert "Median of inference: Image and text" in said["measured"]
+    assert said["benchmark"]["photo"]["characters"] == len(example["text"])
+    assert said["benchmark"]["clock_step_ms"] < 0.1  # the server isolates the page
     assert said["focused"] == "file"
-    assert {"file: Image", "text: Text", "check: Run the self-test"} <= set(said["reached"])
+    assert {"file: Image", "text: Text", "check: Run the self-test", "measure: Measure"} <= set(
+        said["reached"]
+    )
     assert said["overflow"] == 0
     assert said["foreign"] == []
     assert said["problems"] == []

@@ -151,6 +151,39 @@ const selfTest = await page.evaluate(async () => {
   return differences;
 });
 
+/** What a short benchmark returns, and what is refused. */
+const benchmark = await page.evaluate(async () => {
+  const classifier = await load(), plan = { rounds: 2, runs: 5, seconds: 0.01 };
+  const result = await classifier.benchmark({ ...plan, text: "look at him go" });
+  const photo = await (await fetch("/vectors/images/large.jpg")).blob();
+  const other = await classifier.benchmark({ ...plan, image: photo });
+  const reasons = {};
+  for (const wrong of [{ rounds: 0 }, { runs: 1.5 }, { seconds: -1 }, { image: new Blob([]) }]) {
+    reasons[Object.keys(wrong)[0]] = await reasonOf(() => classifier.benchmark(wrong));
+  }
+  await classifier.close();
+  return { result, photo: other.photo, bytes: photo.size, reasons };
+});
+
+/** Which view was called when, by a clock that every call moves by a millisecond. */
+const timed = await page.evaluate(async () => {
+  const { timeViews } = await import("/src/benchmark.js");
+  let time = 0;
+  const called = [], call = (name) => async () => {
+    time += name === "text" ? 1 : 2;
+    called.push(name);
+  };
+  const calls = {
+    multimodal: [call("a"), call("b")], image: [call("image")], text: [call("text")],
+  };
+  const plan = { rounds: 2, runs: 30, seconds: 0.1 };
+  const samples = await timeViews(calls, plan, () => time);
+  const long = await timeViews(calls, { rounds: 1, runs: 5000, seconds: 0 }, () => time);
+  const views = called.map((name) => name.length === 1 ? "multimodal" : name);
+  const order = views.filter((view, at) => view !== views[at - 1]);
+  return { samples, turns: called.slice(0, 4), order, most: long.text[0].length };
+});
+
 /** What is refused, and what large inputs do; the page has to tick meanwhile. */
 const inputs = await page.evaluate(async () => {
   const classifier = await load();
@@ -211,7 +244,7 @@ damaged["vectors.json"] = await page.evaluate(() => reasonOf(async () => {
 }));
 
 console.log(JSON.stringify({
-  texts, images, examples, selfTest, inputs, damaged, foreign, problems,
+  texts, images, examples, selfTest, benchmark, timed, inputs, damaged, foreign, problems,
 }));
 await browser.close();
 server.close();

@@ -59,10 +59,17 @@ await page.click("#check");
 await page.waitForFunction(() => /[a-z]\./.test(document.getElementById("checked").textContent));
 const checked = await page.locator("#checked").textContent();
 
+await page.fill("#text", text);
+await page.click("#measure");
+await page.waitForSelector("#save:not([hidden])", { timeout: 120_000 });
+const measured = await page.locator("#measured").textContent();
+const [saved] = await Promise.all([page.waitForEvent("download"), page.click("#save")]);
+const benchmark = JSON.parse(fs.readFileSync(await saved.path(), "utf8"));
+
 /** Everything that a keyboard reaches, in its order, with its name for a screen reader. */
 const reached = [];
 await page.evaluate(() => document.activeElement.blur());
-for (let at = 0; at < 6; at++) {
+for (let at = 0; at < 8; at++) {
   await page.keyboard.press("Tab");
   reached.push(await page.evaluate(() => {
     const { id, labels, textContent } = document.activeElement;
@@ -80,7 +87,7 @@ await page.fill("#text", text);
 const offline = await answers(2);
 
 console.log(JSON.stringify({
-  empty, imageAlone, all, textAlone, focused, refused, checked, reached, offline, overflow, foreign,
-  problems,
+  empty, imageAlone, all, textAlone, focused, refused, checked, measured, benchmark, reached, offline,
+  overflow, foreign, problems,
 }));
 await browser.close();

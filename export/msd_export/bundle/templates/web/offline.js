@@ -3,7 +3,7 @@
 const MANIFEST = "model/manifest.json";
 const CODE = [
   "demo/", "demo/demo.css", "demo/demo.js",
-  ...["decode", "engine", "errors", "index", "labels", "pixels", "tokenizer", "worker"]
+  ...["benchmark", "decode", "engine", "errors", "index", "labels", "pixels", "tokenizer", "worker"]
     .map((name) => `src/${name}.js`),
   "runtime/ort.wasm.bundle.min.mjs", "runtime/ort-wasm-simd-threaded.wasm",
 ];

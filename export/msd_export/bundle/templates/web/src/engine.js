@@ -1,3 +1,4 @@
+import { VIEWS, clockStep, refusePlan, rounded, timeStages, timeViews } from "./benchmark.js";
 import { decode } from "./decode.js";
 import { BundleError, check } from "./errors.js";
 import { Labels } from "./labels.js";
@@ -14,6 +15,8 @@ export class Engine {
   #tokenizer;
   #spec;
   #labels;
+  #loadMs;
+  #firstMs = null;
 
   /**
    * Load and verify a bundle.
@@ -24,7 +27,7 @@ export class Engine {
    * @throws {BundleError} a file is missing, altered, or not understood
    */
   static async load(source, { runtime, wasm }) {
-    const engine = new Engine();
+    const engine = new Engine(), begin = performance.now();
     engine.#files = await Files.open(source);
     engine.#labels = new Labels(await engine.#files.json("labels.json"));
     engine.#spec = readImageSpec(await engine.#files.json("preprocess.json"));
@@ -36,6 +39,7 @@ export class Engine {
     engine.#session = await engine.#ort.InferenceSession.create(model, {
       executionProviders: ["wasm"],
     });
+    engine.#loadMs = rounded(performance.now() - begin);
     return engine;
   }
 
@@ -70,20 +74,13 @@ export class Engine {
     if (pixels === null && !hasText) {
       throw new BundleError("There is nothing to classify. Give an image, a text, or both.");
     }
-    const { inputIds, attentionMask, isCut } = this.#tokenizer.encode(text);
-    const { width, height } = this.#spec, { Tensor } = this.#ort;
-    const image = pixels ?? new Uint8Array(width * height * 3);
-    const outputs = await this.#session.run({
-      image: new Tensor("uint8", image, [1, height, width, 3]),
-      image_present: new Tensor("int32", Int32Array.of(pixels === null ? 0 : 1), [1]),
-      input_ids: new Tensor("int32", inputIds, [1, inputIds.length]),
-      attention_mask: new Tensor("int32", attentionMask, [1, attentionMask.length]),
-    });
+    const tokens = this.#tokenizer.encode(text);
+    const outputs = await this.#run(pixels, tokens);
     return {
       view: pixels === null ? "text" : hasText ? "multimodal" : "image",
       logits: Array.from(outputs.logits.data),
       probabilities: Array.from(outputs.probabilities.data),
-      isTextCut: isCut,
+      isTextCut: tokens.isCut,
     };
   }
 
@@ -117,9 +114,84 @@ export class Engine {
     return differences;
   }
 
+  /** Measure latency; see `MultimodalClassifier`. */
+  async benchmark({ image, text, rounds = 4, runs = 200, seconds = 3 } = {}) {
+    refusePlan({ rounds, runs, seconds });
+    const now = () => performance.now(), measured_utc = new Date().toISOString();
+    const { examples } = await this.#files.json("vectors.json");
+    const usual = examples.find((example) => example.image);
+    check(usual, "vectors.json", "has no example with an image");
+    const photo = image ?? new Blob([await this.#files.bytes(usual.image)]);
+    const words = text ?? usual.text;
+    const { width, height } = await decode(photo, this.#spec);
+    const latency_ms = await timeViews(await this.#calls(examples), { rounds, runs, seconds }, now);
+    const stages_ms = await timeStages({
+      decode: () => decode(photo, this.#spec),
+      resize: (done) => modelPixels(done.decode, this.#spec),
+      tokenize: () => this.#tokenizer.encode(words),
+      inference: (done) => this.#run(done.resize, done.tokenize),
+    }, now);
+    return {
+      schema_version: 1,
+      kind: "app_benchmark",
+      platform: "web",
+      form: this.#files.manifest.form,
+      bundle_digest: this.#files.digest,
+      export_digest: this.#files.manifest.export_digest,
+      runtime: `onnxruntime-web ${this.#ort.env.versions.web}`,
+      threads: 1,
+      device: {
+        model: navigator.userAgentData?.platform || navigator.platform,
+        system: navigator.userAgent,
+        cores: navigator.hardwareConcurrency,
+      },
+      measured_utc,
+      load_ms: this.#loadMs,
+      first_ms: this.#firstMs,
+      clock_step_ms: clockStep(now),
+      latency_ms,
+      photo: { bytes: photo.size, width, height, characters: Array.from(words).length },
+      stages_ms,
+    };
+  }
+
   /** Free the model. */
   async close() {
     await this.#session.release();
+  }
+
+  /** Run the model; `pixels` is null where there is no image. */
+  async #run(pixels, { inputIds, attentionMask }) {
+    const { width, height } = this.#spec, { Tensor } = this.#ort;
+    const image = pixels ?? new Uint8Array(width * height * 3);
+    const begin = performance.now();
+    const outputs = await this.#session.run({
+      image: new Tensor("uint8", image, [1, height, width, 3]),
+      image_present: new Tensor("int32", Int32Array.of(pixels === null ? 0 : 1), [1]),
+      input_ids: new Tensor("int32", inputIds, [1, inputIds.length]),
+      attention_mask: new Tensor("int32", attentionMask, [1, attentionMask.length]),
+    });
+    this.#firstMs ??= rounded(performance.now() - begin);
+    return outputs;
+  }
+
+  /** Return calls of the model for examples, by view, with the inputs prepared. */
+  async #calls(examples) {
+    const calls = Object.fromEntries(VIEWS.map((view) => [view, []]));
+    const none = this.#tokenizer.encode("");
+    for (const { image, text, views } of examples) {
+      const file = image && new Blob([await this.#files.bytes(image)]);
+      const pixels = file && modelPixels(await decode(file, this.#spec), this.#spec);
+      const tokens = this.#tokenizer.encode(text);
+      for (const view of Object.keys(views)) {
+        const given = view === "text" ? null : pixels, said = view === "image" ? none : tokens;
+        calls[view].push(() => this.#run(given, said));
+      }
+    }
+    for (const view of VIEWS) {
+      check(calls[view].length > 0, "vectors.json", `has no example of the view ${view}`);
+    }
+    return calls;
   }
 
   async #replay({ image, text, views }, tolerance) {
@@ -144,13 +216,16 @@ export class Engine {
 /** The files of a bundle, verified when they are read. */
 class Files {
   manifest;
+  /** SHA-256 of manifest.json, which has those of all files. */
+  digest;
   #source;
 
   static async open(source) {
     const files = new Files();
     files.#source = source.endsWith("/") ? source : `${source}/`;
-    const text = new TextDecoder().decode(await files.#fetch(MANIFEST));
-    files.manifest = parsed(text, MANIFEST);
+    const content = await files.#fetch(MANIFEST);
+    files.digest = await digest(content);
+    files.manifest = parsed(new TextDecoder().decode(content), MANIFEST);
     check(files.manifest?.schema_version === 1 && files.manifest.kind === "bundle", MANIFEST,
       "is not of a bundle that this code knows");
     check(typeof files.manifest.files === "object", MANIFEST, "has no files");

@@ -32,6 +32,40 @@ export interface Classification {
   isTextCut: boolean;
 }
 
+export interface BenchmarkOptions {
+  /** The image file whose stages are timed, in place of the bundle's own. */
+  image?: Blob;
+  text?: string;
+  /** 4 by default; the views take turns in each. */
+  rounds?: number;
+  /** Least samples of a view over all rounds; 200 by default. */
+  runs?: number;
+  /** Least seconds of a view over all rounds; 3 by default. */
+  seconds?: number;
+}
+
+/** What was measured; milliseconds. `msd bench RUN --import FILE` reads it as JSON. */
+export interface Benchmark {
+  schema_version: 1;
+  kind: "app_benchmark";
+  platform: "web";
+  form: string;
+  bundle_digest: string;
+  export_digest: string;
+  runtime: string;
+  threads: number;
+  device: { model: string; system: string; cores: number };
+  measured_utc: string;
+  load_ms: number;
+  first_ms: number;
+  clock_step_ms: number;
+  /** Of inference alone: every sample, a list per round. */
+  latency_ms: Record<View, number[][]>;
+  photo: { bytes: number; width: number; height: number; characters: number };
+  stages_ms: Record<"decode" | "resize" | "tokenize" | "inference" | "total", number[]>;
+  conditions: Record<"before" | "after", { battery?: number; charging?: boolean }>;
+}
+
 /**
  * Classifies an image, a text, or both, in a worker: the page stays responsive.
  *
@@ -49,6 +83,9 @@ export class MultimodalClassifier {
 
   /** Replay the test vectors; return every difference from Python, in words. */
   selfTest(): Promise<string[]>;
+
+  /** Measure latency, for about 15 seconds: of each view, and of each stage of a classification. */
+  benchmark(options?: BenchmarkOptions): Promise<Benchmark>;
 
   /** Free the model and end the worker. */
   close(): Promise<void>;

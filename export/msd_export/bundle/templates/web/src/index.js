@@ -62,6 +62,23 @@ export class MultimodalClassifier {
     return this.#call("selfTest");
   }
 
+  /**
+   * Measure latency, for about 15 seconds: of each view, and of each stage of a classification.
+   *
+   * Keep the page visible, and the device idle. `msd bench RUN --import FILE` reads the result.
+   *
+   * @param {{image?: Blob, text?: string, rounds?: number, runs?: number, seconds?: number}} options
+   *   the photo and the text of the stages, in place of the bundle's own; least runs and seconds of
+   *   a view, over all rounds
+   * @returns {Promise<object>} see docs/embedding.md
+   * @throws {BundleError} a number is out of range, or the image cannot be read
+   */
+  async benchmark({ image, text, rounds, runs, seconds } = {}) {
+    const before = await conditions();
+    const measured = await this.#call("benchmark", { image, text, rounds, runs, seconds });
+    return { ...measured, conditions: { before, after: await conditions() } };
+  }
+
   /** Free the model and end the worker. */
   async close() {
     await this.#call("close");
@@ -98,4 +115,10 @@ export class MultimodalClassifier {
     }
     this.#waiting.clear();
   }
+}
+
+/** Return what the browser says of the device: its battery at most. */
+async function conditions() {
+  const battery = await navigator.getBattery?.().catch(() => null);
+  return battery ? { battery: battery.level, charging: battery.charging } : {};
 }

@@ -11,6 +11,7 @@ const CALLS = {
   },
   classify: (request) => engine.classify(request),
   selfTest: () => engine.selfTest(),
+  benchmark: (options) => engine.benchmark(options),
   close: () => engine?.close(),
 };
 
