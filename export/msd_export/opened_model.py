@@ -87,6 +87,9 @@ def refuse_contradictions(metadata: Mapping[str, str], folder: Path) -> None:
             )
 
 
+ImageLike = str | os.PathLike[str] | ImageSource
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
     """The result for one example.
@@ -140,9 +143,7 @@ class OpenedModel:
         """Return the runtime, problem and number of classes: the fields hold whole tokenizers."""
         return f"OpenedModel({self.predictor.runtime}, {self.problem}, {len(self.labels)} classes)"
 
-    def predict(
-        self, *, image: str | os.PathLike[str] | ImageSource | None = None, text: str | None = None
-    ) -> Prediction:
+    def predict(self, *, image: ImageLike | None = None, text: str | None = None) -> Prediction:
         """Classify an image, a text, or both; a blank text counts as none.
 
         Args:
@@ -162,6 +163,30 @@ class OpenedModel:
             raise ConfigError(
                 "nothing to predict from", fix="Give image (--image), text (--text), or both"
             )
+        inputs, is_text_cut = self._inputs(image, text)
+        logits = self.predictor.predict(inputs)
+        scaled = calibrated(logits, inputs, self.temperatures)
+        (found,) = probabilities(scaled, self.problem)
+        view = View.TEXT if image is None else View.MULTIMODAL if has_text else View.IMAGE
+        modalities = RowModalities(np.array([image is not None]), np.array([has_text]))
+        (is_decided,) = decided_classes(
+            scaled, View.MULTIMODAL, modalities, self.problem, self.operating_point
+        )
+        named = dict(zip(self.labels, found.tolist(), strict=True))
+        decided = tuple(itertools.compress(self.labels, is_decided))
+        return Prediction(named, logits[0], view, inputs["input_ids"][0], is_text_cut, decided)
+
+    def inputs(self, *, image: ImageLike | None = None, text: str = "") -> ModelInputs:
+        """Return what the model is given for an image, a text, or both; see `predict`.
+
+        Raises:
+            DataError: The image cannot be read.
+        """
+        inputs, _ = self._inputs(image, text)
+        return inputs
+
+    def _inputs(self, image: ImageLike | None, text: str) -> tuple[ModelInputs, bool]:
+        """Return the inputs, and whether the text was cut."""
         input_ids, attention_mask, cut = self.preprocessor.tokens_and_cut([text])
         pixels = np.zeros((*self.preprocessor.image.size, 3), np.uint8)
         if image is not None:
@@ -173,17 +198,7 @@ class OpenedModel:
             "input_ids": input_ids,
             "attention_mask": attention_mask,
         }
-        logits = self.predictor.predict(inputs)
-        scaled = calibrated(logits, inputs, self.temperatures)
-        (found,) = probabilities(scaled, self.problem)
-        view = View.TEXT if image is None else View.MULTIMODAL if has_text else View.IMAGE
-        modalities = RowModalities(np.array([image is not None]), np.array([has_text]))
-        (is_decided,) = decided_classes(
-            scaled, View.MULTIMODAL, modalities, self.problem, self.operating_point
-        )
-        named = dict(zip(self.labels, found.tolist(), strict=True))
-        decided = tuple(itertools.compress(self.labels, is_decided))
-        return Prediction(named, logits[0], view, input_ids[0], bool(cut), decided)
+        return inputs, bool(cut)
 
 
 def open_model(path: Path, *, threads: int = 1) -> OpenedModel:

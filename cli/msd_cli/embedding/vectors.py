@@ -16,6 +16,7 @@ _NAMES = {
     "noise": "generated images",
     "images": "image files",
     "examples": "examples",
+    "cases": "cases for the tools of the model's runtime",
 }
 
 
@@ -41,7 +42,8 @@ def vectors(
     Code that turns a photo and a text into a model's inputs is right if it
     computes the same. docs/preprocessing.md describes the files; text.json is
     the tokenizer as tables, which an app needs. Up to 100 examples of the data
-    set have the answers of MODEL for image and text, and for each alone.
+    set have the answers of MODEL for image and text, and for each alone; some
+    also as the runtime's own tools take them, if MODEL is an export.
 
     Examples:
         msd vectors runs/demo
@@ -66,5 +68,5 @@ def vectors(
     if as_json:
         print_json({"folder": str(folder), **counts})
         return
-    listed = ", ".join(f"{counts[name]:,} {what}" for name, what in _NAMES.items())
+    listed = ", ".join(f"{counts[name]:,} {what}" for name, what in _NAMES.items() if counts[name])
     print_note(f"Wrote {folder}: {listed}.")

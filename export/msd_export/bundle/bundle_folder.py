@@ -126,7 +126,7 @@ def write_bundle(
         vectors, folder = building / _VECTORS, building / PLATFORMS[platform].folder
         vectors.mkdir()
         facts = {"data": spec, "split": "test"}
-        counts = fill_vectors(vectors, opened, examples, facts, hooks)
+        counts = fill_vectors(vectors, opened, examples, facts, hooks, export)
         folder.mkdir(parents=True)
         _fill_model(folder, export, vectors)
         stated = {

@@ -144,15 +144,8 @@ def answers(opened: OpenedModel, examples: Sequence[Example], folder: Path) -> l
             name = f"{_EXAMPLES}/{number:03}.png"
             (folder / name).write_bytes(_png(example.pixels))
             stated["image"] = name
-        asked: list[tuple[PixelArray | None, str]] = [
-            (example.pixels, example.text),
-            (example.pixels, ""),
-            (None, example.text),
-        ]
         predictions = [
-            opened.predict(image=pixels, text=text)
-            for pixels, text in asked
-            if pixels is not None or text.strip()
+            opened.predict(image=pixels, text=text) for pixels, text in asked_of(example)
         ]
         stated["views"] = {
             found.view.value: {
@@ -164,6 +157,12 @@ def answers(opened: OpenedModel, examples: Sequence[Example], folder: Path) -> l
         }
         vectors.append(stated)
     return vectors
+
+
+def asked_of(example: Example) -> list[tuple[PixelArray | None, str]]:
+    """Return what a model is asked about an example: all of it, its image alone, its text alone."""
+    asked = [(example.pixels, example.text), (example.pixels, ""), (None, example.text)]
+    return [(pixels, text) for pixels, text in asked if pixels is not None or text.strip()]
 
 
 def _png(pixels: PixelArray) -> bytes:

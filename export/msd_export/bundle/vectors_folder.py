@@ -17,6 +17,7 @@ from msd_deploy.artifacts.output import check_output, folder_beside
 from msd_deploy.data.source import EvaluationSplit, SourceOptions
 from msd_deploy.hooks import StageHooks
 from msd_export.bundle.odd_texts import odd_texts
+from msd_export.bundle.runtime_vectors import write_runtime_vectors
 from msd_export.bundle.text_rules import TEXT_NAME, text_rules
 from msd_export.bundle.vectors import (
     EXAMPLES,
@@ -27,6 +28,8 @@ from msd_export.bundle.vectors import (
     text_digests,
     text_vectors,
 )
+from msd_export.folder import KIND as EXPORT_KIND
+from msd_export.folder import ExportFolder, open_export
 from msd_export.opened_model import (
     OpenedModel,
     check_has_data,
@@ -35,7 +38,7 @@ from msd_export.opened_model import (
     split_name,
 )
 
-VECTORS_NAME, TEXTS_NAME = "vectors.json", "texts.json"
+VECTORS_NAME, TEXTS_NAME, RUNTIME_NAME = "vectors.json", "texts.json", "runtime"
 KIND = "vectors"
 SCHEMA_VERSION = 1
 
@@ -62,7 +65,8 @@ def write_vectors(
         hooks: Progress.
 
     Returns:
-        How many there are, by kind: texts, noise, images, examples.
+        How many there are, by kind: texts, noise, images, examples, and cases for the tools of an
+            export's runtime.
 
     Raises:
         ArtifactError: The model is incomplete or altered, or `out` exists.
@@ -83,7 +87,9 @@ def write_vectors(
         check_has_data(model, options)
     examples, spec = read_examples(model, opened, spec, options=options, split=split, hooks=hooks)
     with new_folder(out) as building:
-        return fill_vectors(building, opened, examples, {"data": spec, "split": split}, hooks)
+        facts = {"data": spec, "split": split}
+        export = open_export(model) if is_folder_of(EXPORT_KIND, model) else None
+        return fill_vectors(building, opened, examples, facts, hooks, export)
 
 
 def read_examples(
@@ -130,6 +136,7 @@ def fill_vectors(
     examples: Sequence[Example],
     facts: Mapping[str, object],
     hooks: StageHooks,
+    export: ExportFolder | None = None,
 ) -> Json:
     """Write text.json, all vectors and their manifest into an empty folder; return the counts.
 
@@ -139,6 +146,8 @@ def fill_vectors(
         examples: Examples of a data set.
         facts: Of the data, for vectors.json.
         hooks: Progress.
+        export: What was opened, if it is an export: examples are also written for the tools of its
+            runtime.
 
     Raises:
         ConfigError: The tokenizer is not of BERT's type.
@@ -158,8 +167,15 @@ def fill_vectors(
     }
     vectors = {"schema_version": SCHEMA_VERSION, "runtime": opened.predictor.runtime, **facts}
     write_text(folder / VECTORS_NAME, json_text({**vectors, **parts}))
+    cases = 0
+    if export is not None:
+        cases = write_runtime_vectors(folder / RUNTIME_NAME, export, opened, examples)
     write_manifest(folder, KIND, {"preprocess_digest": opened.preprocessor.digest()})
-    return {**{name: len(values) for name, values in parts.items()}, "texts": len(odd)}
+    return {
+        **{name: len(values) for name, values in parts.items()},
+        "texts": len(odd),
+        "cases": cases,
+    }
 
 
 def vectors_folder_beside(model: Path) -> Path:

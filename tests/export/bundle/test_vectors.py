@@ -33,7 +33,7 @@ def folder(finished_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory)
     """The vectors of a finished run; read them, never write into them."""
     out = tmp_path_factory.mktemp("bundle") / "vectors"
     counts = write_vectors(finished_run.root, out)
-    assert counts == {"texts": 10_000, "noise": 36, "images": 59, "examples": 100}
+    assert counts == {"texts": 10_000, "noise": 36, "images": 59, "examples": 100, "cases": 0}
     return out
 
 
