@@ -162,6 +162,8 @@ def test_a_person_is_answered_as_in_python_also_offline(
     assert "Median of inference: Image and text" in said["measured"]
     assert said["benchmark"]["photo"]["characters"] == len(example["text"])
     assert said["benchmark"]["clock_step_ms"] < 0.1  # the server isolates the page
+    assert said["contrast"]["light"]["ratio"] > 4.5
+    assert said["contrast"]["dark"]["ratio"] > 4.5
     assert said["focused"] == "file"
     assert {"file: Image", "text: Text", "check: Run the self-test", "measure: Measure"} <= set(
         said["reached"]

@@ -46,6 +46,41 @@ await page.fill("#text", text);
 const all = await answers(6);
 const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
 
+/** The least contrast of a text with its ground, as WCAG 2.2 defines it, in light and dark. */
+const contrast = {};
+for (const colorScheme of ["light", "dark"]) {
+  await page.emulateMedia({ colorScheme });
+  contrast[colorScheme] = await page.evaluate(() => {
+    const channels = (color) => color.match(/[\d.]+/g).map(Number);
+    const luminance = (color) => {
+      const [red, green, blue] = channels(color).map((value) => {
+        const share = value / 255;
+        return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+      });
+      return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+    };
+    const groundOf = (element) => {
+      for (let at = element; at; at = at.parentElement) {
+        const color = getComputedStyle(at).backgroundColor;
+        if ((channels(color)[3] ?? 1) === 1) {
+          return color;
+        }
+      }
+      return null; // the browser's own: luminance fails on it
+    };
+    const texts = [...document.querySelectorAll("body *")].filter((element) => {
+      const isSaid = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+      return (isSaid || element.matches("textarea")) && element.checkVisibility();
+    });
+    return texts.map((element) => {
+      const [low, high] = [getComputedStyle(element).color, groundOf(element)]
+        .map(luminance).sort((a, b) => a - b);
+      const name = element.id || element.className || element.localName;
+      return { name, ratio: (high + 0.05) / (low + 0.05) };
+    }).sort((a, b) => a.ratio - b.ratio)[0];
+  });
+}
+
 await page.click("#remove");
 const textAlone = await answers(2);
 const focused = await page.evaluate(() => document.activeElement.id);
@@ -87,7 +122,7 @@ await page.fill("#text", text);
 const offline = await answers(2);
 
 console.log(JSON.stringify({
-  empty, imageAlone, all, textAlone, focused, refused, checked, measured, benchmark, reached, offline,
-  overflow, foreign, problems,
+  empty, imageAlone, all, textAlone, focused, refused, checked, measured, benchmark, contrast, reached,
+  offline, overflow, foreign, problems,
 }));
 await browser.close();
