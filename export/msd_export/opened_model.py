@@ -130,6 +130,7 @@ class OpenedModel:
         temperatures: The temperatures of its probabilities.
         operating_point: Which labels it decides at which probabilities; None: the most probable
             one, or each with a probability of .5.
+        text_entry: Runs a text alone, as an app does; None: `predictor` does.
     """
 
     predictor: Predictor
@@ -138,6 +139,7 @@ class OpenedModel:
     problem: Problem
     temperatures: Temperatures = UNCALIBRATED
     operating_point: OperatingPoint | None = None
+    text_entry: Predictor | None = None
 
     def __repr__(self) -> str:
         """Return the runtime, problem and number of classes: the fields hold whole tokenizers."""
@@ -164,7 +166,7 @@ class OpenedModel:
                 "nothing to predict from", fix="Give image (--image), text (--text), or both"
             )
         inputs, is_text_cut = self._inputs(image, text)
-        logits = self.predictor.predict(inputs)
+        logits = self.logits(inputs)
         scaled = calibrated(logits, inputs, self.temperatures)
         (found,) = probabilities(scaled, self.problem)
         view = View.TEXT if image is None else View.MULTIMODAL if has_text else View.IMAGE
@@ -175,6 +177,12 @@ class OpenedModel:
         named = dict(zip(self.labels, found.tolist(), strict=True))
         decided = tuple(itertools.compress(self.labels, is_decided))
         return Prediction(named, logits[0], view, inputs["input_ids"][0], is_text_cut, decided)
+
+    def logits(self, inputs: ModelInputs) -> Logits:
+        """Return the logits of one example, float32 [1, classes]; see `inputs`."""
+        is_text = not inputs["image_present"].any()
+        predictor = self.text_entry if is_text and self.text_entry else self.predictor
+        return predictor.predict(inputs)
 
     def inputs(self, *, image: ImageLike | None = None, text: str = "") -> ModelInputs:
         """Return what the model is given for an image, a text, or both; see `predict`.
@@ -215,11 +223,12 @@ def open_model(path: Path, *, threads: int = 1) -> OpenedModel:
         check_model_exists(path)
         raise ArtifactError("is not a run, model or export folder", where=path, fix=MODEL_FOLDERS)
     predictor: Predictor
+    text_entry = None
     if not is_run and read_versioned_json(folder / MANIFEST_NAME).get("kind") == KIND:
         export = open_export(folder)
         exported = open_predictor(export.target, export.model_path, threads=threads)
         refuse_contradictions(exported.metadata, folder)
-        predictor = exported
+        predictor, text_entry = exported, exported.text_entry
     else:
         predictor = TorchPredictor(folder, threads=threads)
     labels, problem = read_labels(folder)
@@ -230,6 +239,7 @@ def open_model(path: Path, *, threads: int = 1) -> OpenedModel:
         problem,
         read_temperatures(folder),
         read_operating_point(folder),
+        text_entry,
     )
 
 

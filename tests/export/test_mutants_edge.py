@@ -23,6 +23,7 @@ from msd_export.folder import PARITY_NAME, ExportFolder, open_export
 from msd_export.formats import FORMATS, Target
 from msd_export.graph import TextGraph
 from msd_export.inspection import inspect_export
+from msd_export.opened_model import open_model
 from msd_export.parity import predict_split
 from msd_export.pipeline import export_student
 from msd_export.predictors import open_predictor
@@ -52,6 +53,16 @@ def export(
         pytest.skip(f"needs {target}")
     (written,) = export_decided((target, "fp32"))
     return written
+
+
+def test_a_text_alone_is_predicted_by_its_own_entry_point(
+    export: ExportFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_model(export.folder)
+    whole = open_model(export.folder).predictor.predict(opened.inputs(text="look at him go"))
+    monkeypatch.setattr(type(opened.predictor), "predict", None)
+    found = opened.predict(text="look at him go")
+    np.testing.assert_allclose(found.logits, whole[0], atol=1e-4)
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ from msd_export.bundle.vectors_folder import (
     fill_vectors,
     read_examples,
 )
+from msd_export.folder import KIND as EXPORT_KIND
 from msd_export.folder import ExportFolder, open_export, refuse_another_source
 from msd_export.formats import FORMATS, PRECISIONS, Precision, Target, variant_name
 from msd_export.opened_model import check_has_data, open_model
@@ -44,6 +45,7 @@ Platform = Literal["web", "android", "ios"]
 KIND = "bundle"
 _VECTORS = "vectors"
 _TEMPLATES = Path(__file__).parent / "templates"
+_RUNTIMES = "runtimes"
 _SELF_TEST_EXAMPLES = 10
 # Probabilities of the same file in another build of its runtime. Float32 is added up in another
 # order: 3e-6 was measured in Chromium. Integers are rounded otherwise on other processors: .016.
@@ -70,8 +72,10 @@ class PlatformForm:
 PLATFORMS: dict[Platform, PlatformForm] = {
     # int8 saves a twentieth of what an app downloads with the runtime, and is slower there.
     "web": PlatformForm(("onnx",), ("onnx", "fp32"), "model"),
-    "ios": PlatformForm(("coreml",), ("coreml", "fp16"), "Sources/MsdDeploy/Resources/model"),
-    "android": PlatformForm(("onnx",), ("onnx", "fp32"), "android/src/main/assets/model"),
+    "ios": PlatformForm(
+        ("coreml", "coreai"), ("coreml", "fp16"), "Sources/MsdDeploy/Resources/model"
+    ),
+    "android": PlatformForm(("onnx", "litert"), ("onnx", "fp32"), "android/src/main/assets/model"),
 }
 
 
@@ -122,19 +126,21 @@ def write_bundle(
         check_has_data(model, options)
     examples, spec = read_examples(model, opened, spec, options=options, split="test", hooks=hooks)
     with new_folder(out) as building:
-        shutil.copytree(_TEMPLATES / platform, building, dirs_exist_ok=True)
+        _copy_code(platform, export.target, building)
         vectors, folder = building / _VECTORS, building / PLATFORMS[platform].folder
         vectors.mkdir()
         facts = {"data": spec, "split": "test"}
         counts = fill_vectors(vectors, opened, examples, facts, hooks, export)
         folder.mkdir(parents=True)
         _fill_model(folder, export, vectors)
-        stated = {
+        stated: Json = {
             "platform": platform,
             "form": export.name,
             "model": FORMATS[export.target].model_file,
             "export_digest": sha256_of_json(export.manifest),
         }
+        if export.target == "coreai":
+            stated |= _add_fallback(folder, export, hooks)
         write_manifest(folder, KIND, stated)
         card = export.folder / CARD_NAME
         if card.is_file():
@@ -193,6 +199,43 @@ def _refuse_form(name: str, platform: Platform) -> None:
             where="--form",
             fix=f"Use one of {', '.join(forms)}",
         )
+
+
+def _copy_code(platform: Platform, target: Target, building: Path) -> None:
+    """Copy a platform's code; of that for different runtimes, what runs the target."""
+    template = _TEMPLATES / platform
+    runtimes = template / _RUNTIMES
+    ignore = shutil.ignore_patterns(_RUNTIMES)
+    shutil.copytree(template, building, dirs_exist_ok=True, ignore=ignore)
+    if runtimes.is_dir():
+        shutil.copytree(runtimes / target, building / platform, dirs_exist_ok=True)
+
+
+def _add_fallback(folder: Path, export: ExportFolder, hooks: StageHooks) -> Json:
+    """Copy the Core ML package that answers where a system has no Core AI; return its entry."""
+    name = variant_name(("coreml", export.precision))
+    beside = export.folder.parent / name
+    if not is_folder_of(EXPORT_KIND, beside):
+        hooks.on_note(
+            f"Without {name} beside it, {export.name} answers from iOS 27 on alone: export that"
+            " too, and write the bundle again, for older systems."
+        )
+        return {}
+    fallback = open_export(beside)
+    if fallback.manifest["source_digest"] != export.manifest["source_digest"]:
+        raise ArtifactError(
+            "was made from another model than the Core AI asset",
+            where=beside,
+            fix="Run msd export again with --overwrite for both",
+        )
+    package = FORMATS["coreml"].model_file
+    shutil.copytree(beside / package, folder / package)
+    stated: Json = {
+        "model": package,
+        "form": fallback.name,
+        "export_digest": sha256_of_json(fallback.manifest),
+    }
+    return {"fallback": stated}
 
 
 def _fill_model(folder: Path, export: ExportFolder, vectors: Path) -> None:

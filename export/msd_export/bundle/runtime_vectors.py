@@ -72,7 +72,7 @@ def write_runtime_vectors(
 
 
 def _case(opened: OpenedModel, inputs: ModelInputs) -> _Case:
-    logits = opened.predictor.predict(inputs)
+    logits = opened.logits(inputs)
     stated = probabilities(calibrated(logits, inputs, opened.temperatures), opened.problem)
     return _Case(inputs, {"logits": logits, "probabilities": stated.astype(np.float32)})
 

@@ -15,13 +15,17 @@ import pytest
 from msd_deploy.artifacts.manifest import read_manifest
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.preprocess import Preprocessor
+from msd_export.bundle import bundle_folder
 from msd_export.bundle.bundle_folder import KIND, write_bundle
 from msd_export.bundle.text_rules import text_rules
 from msd_export.bundle.vectors import noise_vectors
 from msd_export.folder import ExportFolder
+from msd_mobile_bench.app_benchmark import read_app_benchmark
+from msd_mobile_bench.variants import find_variants
 from tests.export.bundle.spec import write_spec
 
 KOTLIN = Path(__file__).parents[3] / ".kotlin" / "package"
+TEMPLATE = Path(bundle_folder.__file__).parent / "templates" / "android"
 MODEL = "android/src/main/assets/model"
 SIZES = (("crop", (48, 48)), ("crop", (24, 32)), ("fit", (33, 17)), ("fit", (224, 160)))
 pytestmark = pytest.mark.slow
@@ -44,14 +48,28 @@ def bundle(run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_modules_and_assets_are_where_gradle_looks(bundle: Path) -> None:
     assert read_manifest(bundle / MODEL, KIND)["platform"] == "android"
     modules = re.findall(r'":(\w+)"', (bundle / "settings.gradle.kts").read_text())
-    assert modules == ["core", "android"]
+    assert modules == ["core", "android", "example"]
     for module in modules:
         assert (bundle / module / "build.gradle.kts").is_file()
         assert list((bundle / module / "src/main/kotlin").rglob("*.kt"))
+    assert (bundle / "example/src/main/AndroidManifest.xml").is_file()
     stated = (bundle / "gradle/libs.versions.toml").read_text()
     for path in bundle.rglob("build.gradle.kts"):
         for name in re.findall(r"libs\.(?:plugins\.)?([a-z.]+)\)", path.read_text()):
             assert name.replace(".", "-") in stated
+
+
+@pytest.mark.parametrize(("runtime", "library"), [("onnx", "onnxruntime"), ("litert", "litert")])
+def test_a_runtime_has_what_the_android_module_names(runtime: str, library: str) -> None:
+    folder = TEMPLATE / "runtimes" / runtime
+    module = (TEMPLATE / "android/build.gradle.kts").read_text()
+    assert not (TEMPLATE / "android/consumer-rules.pro").exists()
+    for name in ("runtime.gradle.kts", "consumer-rules.pro"):
+        assert f'"{name}"' in module
+        assert (folder / name).is_file()
+    assert library in (folder / "runtime.gradle.kts").read_text()
+    code = "".join(path.read_text() for path in folder.rglob("*.kt"))
+    assert code.count("internal fun openRuntime(bundle: Bundle): Runtime") == 1
 
 
 def words_of_marks(preprocessor: Preprocessor) -> list[dict[str, object]]:
@@ -90,6 +108,7 @@ def test_the_code_compiles_without_warnings_and_computes_what_python_computes(
         env={
             **os.environ,
             "KOTLIN": str(KOTLIN),
+            "TEMPLATE": str(TEMPLATE),
             "BUNDLE": str(bundle),
             "SPEC": str(spec),
             "BUILD": str(tmp_path / "build"),
@@ -101,4 +120,8 @@ def test_the_code_compiles_without_warnings_and_computes_what_python_computes(
     assert answer.returncode == 0, answer.stdout + answer.stderr
     passed = re.search(r"(\d+) passed, 0 failed", answer.stdout)
     assert passed is not None
-    assert int(passed[1]) >= 45
+    assert int(passed[1]) >= 58
+    row = read_app_benchmark(tmp_path / "build" / "benchmark.json", find_variants(run))
+    assert (row["name"], row["platform"]) == ("student-onnx-fp32", "android")
+    for state in row["conditions"].values():
+        assert state.keys() == {"thermal", "battery", "charging", "low_power"}

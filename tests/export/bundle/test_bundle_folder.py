@@ -9,9 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from msd_cli.main import app
-from msd_deploy.artifacts.manifest import CARD_NAME, read_json, read_manifest
+from msd_deploy.artifacts.manifest import CARD_NAME, read_json, read_manifest, sha256_of_json
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError, ConfigError, MsdError
+from msd_deploy.hooks import StageHooks
 from msd_export.bundle.bundle_folder import KIND, write_bundle
 from msd_export.folder import ExportFolder
 from msd_export.onnx.predictor import OnnxPredictor
@@ -70,6 +71,47 @@ def test_a_bundle_is_replaced_when_asked_to_and_nothing_else_is(
     (tmp_path / "site" / "index.html").touch()
     with pytest.raises(ArtifactError, match="is not a bundle"):
         write_bundle(run.root, "web", tmp_path / "site", overwrite=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "other"), [("onnx-int8", "LiteRt"), ("litert-fp32", "Onnx")])
+def test_a_bundle_for_android_has_the_runtime_of_its_form_alone(
+    export_decided: Callable[..., list[ExportFolder]], tmp_path: Path, form: str, other: str
+) -> None:
+    target, precision = form.split("-")
+    (export,) = export_decided((target, precision))
+    write_bundle(export.folder.parents[1], "android", tmp_path / "out", form=form)
+    code = [path.name for path in (tmp_path / "out" / "android").rglob("*.kt")]
+    assert "MultimodalClassifiers.kt" in code
+    assert not any(name.startswith(other) for name in code)
+    assert len([name for name in code if name.endswith("Runtime.kt")]) == 1
+    assert (tmp_path / "out" / "android" / "runtime.gradle.kts").is_file()
+    assert not (tmp_path / "out" / "runtimes").exists()
+
+
+@pytest.mark.slow
+def test_a_bundle_of_core_ai_has_core_ml_for_older_systems(
+    export_decided: Callable[..., list[ExportFolder]], tmp_path: Path
+) -> None:
+    first, _ = export_decided(("coreai", "fp16"), ("coreml", "fp16"))
+    run, notes = first.folder.parents[1], []
+    hooks = StageHooks(on_note=notes.append)
+    write_bundle(run, "ios", tmp_path / "out", form="coreai-fp16", hooks=hooks)
+    folder = tmp_path / "out" / "Sources/MsdDeploy/Resources/model"
+    manifest: Any = read_manifest(folder, KIND)
+    assert (manifest["form"], manifest["model"]) == ("coreai-fp16", "model.aimodel")
+    digest = sha256_of_json(read_manifest(run / "exports" / "coreml-fp16", "export"))
+    assert manifest["fallback"] == {
+        "model": "model.mlpackage",
+        "form": "coreml-fp16",
+        "export_digest": digest,
+    }
+    assert "model.mlpackage/Manifest.json" in manifest["files"]
+    assert not any("Without" in note for note in notes)
+    shutil.rmtree(run / "exports" / "coreml-fp16")
+    write_bundle(run, "ios", tmp_path / "out", form="coreai-fp16", overwrite=True, hooks=hooks)
+    assert "fallback" not in read_manifest(folder, KIND)
+    assert any("Without coreml-fp16 beside it" in note for note in notes)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The bundle for iOS: its core built and tested on Linux, its Core ML part against stubs."""
+"""The bundle for iOS: its core built and tested on Linux, its Apple parts against stubs."""
 
 import os
 import plistlib
@@ -13,6 +13,8 @@ from msd_deploy.artifacts.manifest import read_json, read_manifest
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_export.bundle.bundle_folder import KIND, write_bundle
 from msd_export.folder import ExportFolder
+from msd_mobile_bench.app_benchmark import read_app_benchmark
+from msd_mobile_bench.variants import find_variants
 from tests.export.bundle.spec import write_spec
 
 ROOT = Path(__file__).parents[3] / ".swift" / "root"
@@ -22,12 +24,16 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def bundle(
-    export_decided: Callable[..., list[ExportFolder]], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def run(export_decided: Callable[..., list[ExportFolder]]) -> RunDirectory:
+    """A run with an export; read it, never write into it."""
     first, *_ = export_decided(("coreml", "fp16"))
+    return RunDirectory(first.folder.parents[1])
+
+
+@pytest.fixture(scope="module")
+def bundle(run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles") / "ios"
-    write_bundle(RunDirectory(first.folder.parents[1]).root, "ios", folder)
+    write_bundle(run.root, "ios", folder)
     return folder
 
 
@@ -54,7 +60,7 @@ def test_the_package_has_its_model_and_its_privacy_manifest(bundle: Path) -> Non
     not (ROOT.is_dir() and os.geteuid() == 0), reason="needs root, and make .swift/root"
 )
 def test_the_code_builds_without_warnings_and_computes_what_python_computes(
-    bundle: Path, tmp_path: Path
+    bundle: Path, run: RunDirectory, tmp_path: Path
 ) -> None:
     spec = tmp_path / "spec"
     write_spec(spec, bundle, MODEL)
@@ -69,4 +75,7 @@ def test_the_code_builds_without_warnings_and_computes_what_python_computes(
     assert answer.returncode == 0, [*(line for line in said if "✘" in line), *said[-20:]]
     runs = re.findall(r"Test run with (\d+) tests.* passed", answer.stdout + answer.stderr)
     assert len(runs) == 2
-    assert min(map(int, runs)) >= 43
+    assert min(map(int, runs)) >= 56
+    row = read_app_benchmark(spec / "benchmark.json", find_variants(run))
+    assert (row["name"], row["platform"]) == ("student-coreml-fp16", "ios")
+    assert row["threads"] is None

@@ -15,4 +15,4 @@ dependencyResolutionManagement {
 }
 
 rootProject.name = "multimodal-classifier"
-include(":core", ":android")
+include(":core", ":android", ":example")

@@ -8,12 +8,30 @@ enum Spec {
         .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
         .appendingPathComponent("Spec")
     static let vectors = folder.appendingPathComponent("vectors")
+    /// The bundle that Python wrote.
+    static let bundle = folder.deletingLastPathComponent()
+        .appendingPathComponent("Sources/MsdDeploy/Resources/model")
 
     static func labels() throws -> Data { try readFile("labels.json", in: folder) }
     static func preprocess() throws -> Data { try readFile("preprocess.json", in: folder) }
     static func text() throws -> Data { try readFile("text.json", in: vectors) }
 
     static func json(_ name: String) throws -> JSON { try JSON(file: name, in: vectors) }
+}
+
+extension ModelBundle {
+    /// A bundle whose model is not there, with some contents of `Spec`, or others.
+    init(
+        vectors folder: URL = Spec.vectors, text: Data? = nil, preprocess: Data? = nil,
+        labels: Data? = nil
+    ) throws {
+        try self.init(
+            folder: folder, modelURL: Spec.folder.appendingPathComponent("model.mlpackage"),
+            form: "coreml-fp16", exportDigest: "2", fallback: nil, digest: "1",
+            labels: Labels(json: labels ?? Spec.labels()),
+            tokenizer: Tokenizer(json: text ?? Spec.text()),
+            imageSpec: ImageSpec(json: preprocess ?? Spec.preprocess()))
+    }
 }
 
 /// Returns a JSON object with another value, itself as JSON, at a path such as `image.mode`; none
@@ -33,10 +51,35 @@ func changed(_ json: Data, _ path: String, to value: String?) throws -> Data {
     return try JSONSerialization.data(withJSONObject: change(object, keys, parsed) as Any)
 }
 
+/// Calls with the vectors, of which vectors.json has another value, in a temporary folder.
+func withVectors(
+    _ key: String, _ value: String, _ call: (URL) async throws -> Void
+) async throws {
+    let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
+    defer { try? FileManager.default.removeItem(at: folder) }
+    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    try FileManager.default.copyItem(
+        at: Spec.vectors.appendingPathComponent("examples"),
+        to: folder.appendingPathComponent("examples"))
+    try changed(readFile("vectors.json", in: Spec.vectors), key, to: value)
+        .write(to: folder.appendingPathComponent("vectors.json"))
+    try await call(folder)
+}
+
 /// Returns the message of the error that a call throws; nil if it throws none.
 func message<Result>(of call: () throws -> Result) -> String? {
     do {
         _ = try call()
+        return nil
+    } catch {
+        return "\(error)"
+    }
+}
+
+/// Returns the message of the error that an asynchronous call throws; nil if it throws none.
+func message<Result>(of call: () async throws -> Result) async -> String? {
+    do {
+        _ = try await call()
         return nil
     } catch {
         return "\(error)"

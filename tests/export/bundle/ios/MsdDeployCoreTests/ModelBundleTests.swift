@@ -39,11 +39,50 @@ private func manifestURL(_ folder: URL) -> URL { folder.appendingPathComponent("
         let bundle = try ModelBundle(folder: folder)
         #expect(bundle.form == "coreml-fp16")
         #expect(bundle.modelURL == folder.appendingPathComponent("model.mlpackage"))
+        #expect(bundle.fallback == nil)
+        #expect(try !bundle.isCoreAI && bundle.forCoreML().modelURL == bundle.modelURL)
+        #expect(bundle.exportDigest == "0123")
         #expect(bundle.labels.names == ["benign", "hateful"])
         #expect(bundle.imageSpec.mode == .fit)
         #expect(bundle.tokenizer.encode("").inputIDs[0] == 2)
         let manifest = try Data(contentsOf: manifestURL(folder))
         #expect(bundle.digest == SHA256.hexDigest(of: Array(manifest)))
+    }
+}
+
+@Test func aBundleThatPythonWroteIsOpened() throws {
+    #expect(try ModelBundle(folder: Spec.bundle).form == "coreml-fp16")
+}
+
+@Test func aCoreAIAssetMayHaveAFallback() throws {
+    try withBundle { folder in
+        let asset = folder.appendingPathComponent("model.aimodel")
+        try Spec.labels().write(to: asset)
+        var json = try Data(contentsOf: manifestURL(folder))
+        json = try changed(json, "form", to: #""coreai-fp16""#)
+        json = try changed(json, "model", to: #""model.aimodel""#)
+        let digest = SHA256.hexDigest(of: Array(try Spec.labels()))
+        let text = String(decoding: json, as: UTF8.self).replacingOccurrences(
+            of: "\"files\":{", with: "\"files\":{\"model.aimodel\":\"\(digest)\",")
+        try Data(text.utf8).write(to: manifestURL(folder))
+
+        let alone = try ModelBundle(folder: folder)
+        #expect(alone.isCoreAI && alone.modelURL == asset)
+        #expect(
+            message { try alone.forCoreML() }
+                == "model.aimodel: needs Core AI: iOS 27 or macOS 27, and an app that Xcode 27"
+                + " built. Bundle the model with --form coreml-fp16.")
+
+        let fallback =
+            #"{"model": "model.mlpackage", "form": "coreml-fp16", "export_digest": "4567"}"#
+        json = try changed(Data(text.utf8), "fallback", to: fallback)
+        try json.write(to: manifestURL(folder))
+        let bundle = try ModelBundle(folder: folder)
+        #expect(bundle.isCoreAI && bundle.modelURL == asset)
+        let ofCoreML = try bundle.forCoreML()
+        #expect(ofCoreML.modelURL == folder.appendingPathComponent("model.mlpackage"))
+        #expect(ofCoreML.form == "coreml-fp16" && ofCoreML.exportDigest == "4567")
+        #expect(ofCoreML.digest == bundle.digest)
     }
 }
 
@@ -77,6 +116,10 @@ func aMissingFileIsNamed(name: String) throws {
     ("model", #""model""#, "files has nothing of the model, model"),
     ("files", #"{"model.mlpackage": ""}"#, "files has no labels.json"),
     ("form", nil, "has no form"),
+    ("export_digest", nil, "has no export_digest"),
+    ("fallback", #"{"model": "other.mlpackage"}"#, "files has nothing of the model, other"),
+    ("fallback", #"{"model": "model.mlpackage"}"#, "fallback has no form"),
+    ("fallback", #""model.mlpackage""#, "fallback is not an object"),
 ])
 func anInvalidManifestIsRefusedByItsKey(key: String, value: String?, expected: String) throws {
     try withBundle { folder in

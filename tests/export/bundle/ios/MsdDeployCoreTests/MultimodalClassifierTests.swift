@@ -4,7 +4,9 @@ import Testing
 @testable import MsdDeployCore
 
 /// Answers in a given order, and keeps what it was asked.
-private final class ReplayedRuntime: Runtime {
+private actor ReplayedRuntime: Runtime {
+    nonisolated let name = "replay"
+    nonisolated let threads: Int? = nil
     private(set) var inputs: [ModelInput] = []
     private let answers: [ModelOutput]
 
@@ -13,7 +15,7 @@ private final class ReplayedRuntime: Runtime {
     }
 
     /// Answers with probabilities, which are logits as well.
-    convenience init(_ answers: [[Float]]) {
+    init(_ answers: [[Float]]) {
         self.init(answers.map { ModelOutput(logits: $0, probabilities: $0) })
     }
 
@@ -34,59 +36,60 @@ private func classifier(
     _ runtime: any Runtime, labels: String = #"["x", "y"]"#
 ) throws -> MultimodalClassifier {
     try MultimodalClassifier(
-        tokenizer: Tokenizer(json: Spec.text()), imageSpec: ImageSpec(json: Spec.preprocess()),
-        labels: Labels(json: changed(Spec.labels(), "labels", to: labels)), runtime: runtime)
+        ModelBundle(labels: changed(Spec.labels(), "labels", to: labels)), runtime: runtime)
 }
 
-@Test func theViewIsThatOfTheModalitiesThatAreGiven() throws {
+@Test func theViewIsThatOfTheModalitiesThatAreGiven() async throws {
     let runtime = ReplayedRuntime([[0.25, 0.75], [1, 0], [0.5, 0.5]])
     let classifier = try classifier(runtime)
     let black = try BlackImages().decode(Data())
-    let both = try classifier.classify(image: black, text: "Look!")
+    let both = try await classifier.classify(image: black, text: "Look!")
     #expect(both.view == .multimodal)
     #expect(both.labels.map(\.name) == ["y", "x"])
     #expect(both.labels.map(\.probability) == [0.75, 0.25])
     #expect(both.decided == ["y"])
-    #expect(try classifier.classify(image: black, text: "\u{3000}").view == .image)
-    #expect(try classifier.classify(image: nil, text: "Look!").view == .text)
-    #expect(runtime.inputs.map(\.imagePresent) == [1, 1, 0])
-    #expect(runtime.inputs[1].attentionMask == [1] + [Int32](repeating: 0, count: 15))
-    #expect(runtime.inputs[0].pixels == runtime.inputs[1].pixels)
-    #expect(runtime.inputs[2].pixels == [UInt8](repeating: 0, count: 48 * 48 * 3))
+    #expect(try await classifier.classify(image: black, text: "\u{3000}").view == .image)
+    #expect(try await classifier.classify(image: nil, text: "Look!").view == .text)
+    #expect(await runtime.inputs.map(\.imagePresent) == [1, 1, 0])
+    #expect(await runtime.inputs[1].attentionMask == [1] + [Int32](repeating: 0, count: 15))
+    #expect(await runtime.inputs[0].pixels == runtime.inputs[1].pixels)
+    #expect(await runtime.inputs[2].pixels == [UInt8](repeating: 0, count: 48 * 48 * 3))
 }
 
-@Test func anExampleOfNothingIsRefused() throws {
+@Test func anExampleOfNothingIsRefused() async throws {
     let classifier = try classifier(ReplayedRuntime([[Float]]()))
     for text in [nil, "", " \n\u{1F}\u{3000}"] {
-        let found = message { try classifier.classify(image: nil, text: text) }
+        let found = await message { try await classifier.classify(image: nil, text: text) }
         #expect(found?.hasPrefix("example: has neither an image nor a text.") == true)
     }
 }
 
-@Test func theMostProbableLabelsComeFirst() throws {
+@Test func theMostProbableLabelsComeFirst() async throws {
     let runtime = ReplayedRuntime([[0.1, 0.3, 0.3, 0.3], [0.1, 0.3, 0.3, 0.3]])
     let classifier = try classifier(runtime, labels: #"["a", "b", "c", "d"]"#)
-    let found = try classifier.classify(image: nil, text: "a", topK: 2, threshold: 0.5)
+    let found = try await classifier.classify(image: nil, text: "a", topK: 2, threshold: 0.5)
     #expect(found.labels.map(\.name) == ["b", "c"])
     #expect(found.decided == [])
-    #expect(try classifier.classify(image: nil, text: "a").labels.count == 4)
-    #expect(throws: BundleError.self) { try classifier.classify(image: nil, text: "a", topK: 0) }
+    #expect(try await classifier.classify(image: nil, text: "a").labels.count == 4)
+    await #expect(throws: BundleError.self) {
+        try await classifier.classify(image: nil, text: "a", topK: 0)
+    }
 }
 
-@Test func theLargestLogitComesFirst() throws {
+@Test func theLargestLogitComesFirst() async throws {
     let output = ModelOutput(logits: [17, 19, 20, 19], probabilities: [0.5, 1, 1, 1])
     let classifier = try classifier(
         ReplayedRuntime([output]), labels: #"["a", "b", "c", "d"]"#)
-    let found = try classifier.classify(image: nil, text: "a")
+    let found = try await classifier.classify(image: nil, text: "a")
     #expect(found.labels.map(\.name) == ["c", "b", "d", "a"])
     #expect(found.decided == ["c"])
 }
 
-@Test func aTextThatIsTooLongIsReported() throws {
+@Test func aTextThatIsTooLongIsReported() async throws {
     let classifier = try classifier(ReplayedRuntime([[1, 0], [1, 0]]))
     let text = String(repeating: "a ", count: 15)
-    #expect(try classifier.classify(image: nil, text: text).isTextCut)
-    #expect(try !classifier.classify(image: nil, text: "a").isTextCut)
+    #expect(try await classifier.classify(image: nil, text: text).isTextCut)
+    #expect(try await !classifier.classify(image: nil, text: "a").isTextCut)
 }
 
 private let names = #"["benign", "hateful"]"#
@@ -99,40 +102,25 @@ private func statedAnswers() throws -> [[Float]] {
     }
 }
 
-/// Calls with the vectors, of which vectors.json has another value, in a temporary folder.
-private func withVectors(
-    _ key: String, _ value: String, _ call: (URL) throws -> Void
-) throws {
-    let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
-    defer { try? FileManager.default.removeItem(at: folder) }
-    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
-    try FileManager.default.copyItem(
-        at: Spec.vectors.appendingPathComponent("examples"),
-        to: folder.appendingPathComponent("examples"))
-    try changed(readFile("vectors.json", in: Spec.vectors), key, to: value)
-        .write(to: folder.appendingPathComponent("vectors.json"))
-    try call(folder)
-}
-
-@Test func theSelfTestPassesWithTheStatedAnswers() throws {
+@Test func theSelfTestPassesWithTheStatedAnswers() async throws {
     let runtime = try ReplayedRuntime(statedAnswers())
     let classifier = try classifier(runtime, labels: names)
-    #expect(try classifier.selfTest(vectors: Spec.vectors, decoder: BlackImages()) == [])
-    #expect(runtime.inputs.count == 300)
-    #expect(runtime.inputs[..<3].map(\.imagePresent) == [1, 1, 0])
-    #expect(runtime.inputs[..<3].map { $0.attentionMask[1] } == [0, 1, 1])
+    #expect(try await classifier.selfTest(vectors: Spec.vectors, decoder: BlackImages()) == [])
+    #expect(await runtime.inputs.count == 300)
+    #expect(await runtime.inputs[..<3].map(\.imagePresent) == [1, 1, 0])
+    #expect(await runtime.inputs[..<3].map { $0.attentionMask[1] } == [0, 1, 1])
 }
 
-@Test func theSelfTestReportsEveryDifference() throws {
+@Test func theSelfTestReportsEveryDifference() async throws {
     var answers = try statedAnswers()
     answers[1] = [0.5, 0.5]
-    let other = try Labels(json: changed(Spec.labels(), "labels", to: #"["benign", "bad"]"#))
+    let other = try changed(Spec.labels(), "labels", to: #"["benign", "bad"]"#)
     let text = try changed(Spec.text(), "start_id", to: "4")
     let preprocess = try changed(Spec.preprocess(), "image.mode", to: #""crop""#)
     let classifier = try MultimodalClassifier(
-        tokenizer: Tokenizer(json: text), imageSpec: ImageSpec(json: preprocess), labels: other,
+        ModelBundle(text: text, preprocess: preprocess, labels: other),
         runtime: ReplayedRuntime(answers))
-    let found = try classifier.selfTest(vectors: Spec.vectors, decoder: BlackImages())
+    let found = try await classifier.selfTest(vectors: Spec.vectors, decoder: BlackImages())
     let vectors = Set(found.map(\.vector))
     #expect(!vectors.contains("texts[0]"))
     #expect(vectors.contains("texts[1]"))
@@ -156,33 +144,32 @@ private func moved(_ probabilities: [Float], by change: Float) -> [Float] {
 }
 
 @Test(arguments: [("0.01", 0.002, 0), ("0.01", 0.02, 300), ("0.0001", 0.0002, 300)])
-func theToleranceIsThatOfTheVectors(tolerance: String, change: Float, count: Int) throws {
+func theToleranceIsThatOfTheVectors(tolerance: String, change: Float, count: Int) async throws {
     let answers = try statedAnswers().map { moved($0, by: change) }
-    try withVectors("tolerance", tolerance) { folder in
+    try await withVectors("tolerance", tolerance) { folder in
         let classifier = try classifier(ReplayedRuntime(answers), labels: names)
-        let found = try classifier.selfTest(vectors: folder, decoder: BlackImages())
+        let found = try await classifier.selfTest(vectors: folder, decoder: BlackImages())
         #expect(found.count == count)
     }
 }
 
 @Test(arguments: [(Float(0.0009), 0), (0.0011, 300)])
-func theToleranceIsAThousandthWithoutAStatedOne(change: Float, count: Int) throws {
+func theToleranceIsAThousandthWithoutAStatedOne(change: Float, count: Int) async throws {
     let answers = try statedAnswers().map { moved($0, by: change) }
     let classifier = try classifier(ReplayedRuntime(answers), labels: names)
-    let found = try classifier.selfTest(vectors: Spec.vectors, decoder: BlackImages())
+    let found = try await classifier.selfTest(vectors: Spec.vectors, decoder: BlackImages())
     #expect(found.count == count)
 }
 
-@Test func theSelfTestComparesWordsByTheirScalars() throws {
+@Test func theSelfTestComparesWordsByTheirScalars() async throws {
     // In one scalar and in two: equal strings, but other words.
     let texts = #"[{"text": "e\u0301", "words": ["\u00e9"], "ids": [2, 3]}]"#
     var text = try Spec.text()
     for key in ["removed", "replaced"] { text = try changed(text, key, to: "[]") }
     let classifier = try MultimodalClassifier(
-        tokenizer: Tokenizer(json: text), imageSpec: ImageSpec(json: Spec.preprocess()),
-        labels: Labels(json: Spec.labels()), runtime: ReplayedRuntime(statedAnswers()))
-    try withVectors("texts", texts) { folder in
-        let found = try classifier.selfTest(vectors: folder, decoder: BlackImages())
+        ModelBundle(text: text), runtime: ReplayedRuntime(statedAnswers()))
+    try await withVectors("texts", texts) { folder in
+        let found = try await classifier.selfTest(vectors: folder, decoder: BlackImages())
         #expect(found.map(\.vector) == ["texts[0]"])
         #expect(found.first?.problem.hasPrefix("words [") == true)
     }

@@ -20,7 +20,7 @@ android {
     }
 
     androidResources {
-        noCompress += "onnx"
+        noCompress += listOf("onnx", "tflite")
     }
 }
 
@@ -33,5 +33,6 @@ kotlin {
 
 dependencies {
     api(project(":core"))
-    implementation(libs.onnxruntime.android)
 }
+
+apply(from = "runtime.gradle.kts")

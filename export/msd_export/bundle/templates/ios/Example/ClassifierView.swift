@@ -1,31 +1,17 @@
-// An example to copy into an app: choose a photo, write a text, read the answer.
-// It is not part of the package, and was never compiled or run where the package was made.
+// An example to copy into an app: choose a photo, write a text, read the answer; test and measure
+// the device. It is no part of the package, and never ran where the package was made.
+import Foundation
 import MsdDeploy
 import PhotosUI
 import SwiftUI
 
-/// Runs the model in the background, one example at a time.
-actor Classifier {
-    private var loaded: MultimodalClassifier?
-
-    func classify(imageFile: Data?, text: String) async throws -> Classification {
-        let classifier = try await classifier()
-        return try classifier.classify(imageFile: imageFile, text: text)
-    }
-
-    private func classifier() async throws -> MultimodalClassifier {
-        if let loaded { return loaded }
-        let classifier = try await MultimodalClassifier.load()
-        loaded = classifier
-        return classifier
-    }
-}
-
 struct ClassifierView: View {
-    @State private var classifier = Classifier()
+    @State private var classifier: MultimodalClassifier?
     @State private var item: PhotosPickerItem?
     @State private var text = ""
     @State private var answer: Classification?
+    @State private var differences: [Difference]?
+    @State private var benchmark: URL?
     @State private var problem: String?
     @State private var isBusy = false
 
@@ -40,26 +26,66 @@ struct ClassifierView: View {
                     Button("Without a photo", role: .destructive) { item = nil }
                 }
                 TextField("Text", text: $text, axis: .vertical)
-                Button("Classify") { Task { await classify() } }
+                Button("Classify") { run(classify) }
                     .disabled(isBusy)
             }
             if let answer { AnswerSection(answer: answer) }
+            Section("This device") {
+                Button("Self-test") { run(selfTest) }
+                    .disabled(isBusy)
+                Button("Benchmark") { run(measure) }
+                    .disabled(isBusy)
+                if isBusy { ProgressView() }
+                if let differences { DifferencesView(differences: differences) }
+                if let benchmark { ShareLink("Share benchmark.json", item: benchmark) }
+            }
             if let problem {
                 Section { Text(problem).foregroundStyle(.red) }
             }
         }
     }
 
-    private func classify() async {
+    /// Loads the model once, and runs one action at a time; the classifier works in the background.
+    private func run(_ action: @escaping @MainActor (MultimodalClassifier) async throws -> Void) {
         isBusy = true
-        defer { isBusy = false }
-        (answer, problem) = (nil, nil)
-        do {
-            let imageFile = try await item?.loadTransferable(type: Data.self)
-            answer = try await classifier.classify(imageFile: imageFile, text: text)
-        } catch {
-            problem = error.localizedDescription
+        (answer, differences, benchmark, problem) = (nil, nil, nil, nil)
+        Task {
+            defer { isBusy = false }
+            do {
+                let loaded: MultimodalClassifier
+                if let classifier {
+                    loaded = classifier
+                } else {
+                    loaded = try await MultimodalClassifier.load()
+                    classifier = loaded
+                }
+                try await action(loaded)
+            } catch {
+                problem = error.localizedDescription
+            }
         }
+    }
+
+    private func classify(_ classifier: MultimodalClassifier) async throws {
+        answer = try await classifier.classify(imageFile: photo(), text: text)
+    }
+
+    private func selfTest(_ classifier: MultimodalClassifier) async throws {
+        differences = try await classifier.selfTest()
+    }
+
+    /// Measures with the photo and the text that are given, or with those of the self-test.
+    private func measure(_ classifier: MultimodalClassifier) async throws {
+        let result = try await classifier.benchmark(
+            photo: photo(), text: text.isEmpty ? nil : text)
+        let file = FileManager.default.temporaryDirectory.appendingPathComponent("benchmark.json")
+        try result.jsonData().write(to: file)
+        benchmark = file
+    }
+
+    /// Returns the content of the photo's file; nil: none is chosen.
+    private func photo() async throws -> Data? {
+        try await item?.loadTransferable(type: Data.self)
     }
 }
 
@@ -76,6 +102,18 @@ private struct AnswerSection: View {
             if answer.isTextCut {
                 Text("The text is too long: its end was left out.")
             }
+        }
+    }
+}
+
+private struct DifferencesView: View {
+    let differences: [Difference]
+
+    var body: some View {
+        if differences.isEmpty {
+            Text("The self-test passed: this device computes what Python computed.")
+        } else {
+            Text(differences.map(\.description).joined(separator: "\n"))
         }
     }
 }

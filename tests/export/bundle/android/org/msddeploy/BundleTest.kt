@@ -31,8 +31,11 @@ internal fun streams(files: Map<String, ByteArray>): (String) -> InputStream =
 
 internal fun Tests.bundleTests() {
     test("a whole bundle is opened") {
-        val bundle = Bundle.open(streams(bundleFiles()))
+        val files = bundleFiles()
+        val bundle = Bundle.open(streams(files))
         assertEquals("onnx-fp32", bundle.form)
+        assertEquals("ab", bundle.exportDigest)
+        assertEquals(sha256Of(files.getValue("manifest.json")), bundle.digest)
         assertEquals(listOf("benign", "hateful"), bundle.labels.names)
         assertEquals(48, bundle.image.width)
         assertEquals(16, bundle.tokenizer.maxLength)
@@ -82,6 +85,7 @@ internal fun Tests.bundleTests() {
             "manifest.json: platform is ios" to ("android" to "ios"),
             "manifest.json: model is x.onnx, which" to ("\"model\": \"model" to "\"model\": \"x"),
             "manifest.json: files.../a is not the path" to ("\"text.json" to "\"../a"),
+            "manifest.json: lacks the key \"export_digest\"" to ("\"export_d" to "\"d"),
             "labels.json: is not listed" to ("\"labels.json" to "\"model.onnx2"),
             "manifest.json: files.text.json is 1" to
                 ("\"${sha256Of(bundleFiles().getValue("text.json"))}\"" to "1"),

@@ -8,6 +8,8 @@ import kotlin.test.assertTrue
 
 /** Answers as the test vectors state for the inputs of their examples. */
 private class StatedAnswers(bundle: Bundle, vectors: Json) : Runtime {
+    override val name = "Stated answers"
+    override val threads = null
     var timesClosed = 0
     var last: ModelInput? = null
     private val answers = HashMap<List<Any>, ModelOutput>()
@@ -102,6 +104,9 @@ internal fun Tests.classifierTests() {
 
     test("classes are ranked by their logits") {
         val saturated = object : Runtime {
+            override val name = "Saturated"
+            override val threads = null
+
             override fun run(input: ModelInput) =
                 ModelOutput(floatArrayOf(30f, 40f), floatArrayOf(1f, 1f))
 

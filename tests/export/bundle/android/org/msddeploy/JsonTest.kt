@@ -31,6 +31,28 @@ internal fun Tests.jsonTests() {
         parse("[".repeat(64) + "]".repeat(64))
     }
 
+    test("values are written in ASCII, and read again") {
+        val text = jsonText(
+            mapOf(
+                "\"\\\n" to listOf(1, 2L, 0.0001, true, null, emptyList<Int>()),
+                "é" to mapOf("a" to "~\u007f😀\ud800"),
+            ),
+        )
+        val expected = """{"\"\\\u000a": [1, 2, 1.0E-4, true, null, []], """ +
+            """"\u00e9": {"a": "~\u007f\ud83d\ude00\ud800"}}"""
+        assertEquals(expected, text)
+        val json = parse(text)
+        assertEquals(0.0001, json["\"\\\n"].items()[2].number())
+        assertEquals("~\u007f😀\ud800", json["é"]["a"].text())
+    }
+
+    test("a number that is not finite is not written") {
+        for (number in listOf(Double.NaN, Double.POSITIVE_INFINITY)) {
+            val error = assertFailsWith<BundleException> { jsonText(listOf(number)) }
+            assertTrue("$number has no JSON" in error.message!!)
+        }
+    }
+
     test("a wrong value is named by its place") {
         val json = parse("""{"a": {"b": [1, "x"]}}""")
         val error = assertFailsWith<BundleException> { json["a"]["b"].items()[1].int(0..9) }

@@ -40,5 +40,6 @@ fun main() {
     tests.pixelsTests()
     tests.bundleTests()
     tests.classifierTests()
+    tests.benchmarkTests()
     exitProcess(if (tests.run()) 0 else 1)
 }

@@ -4,8 +4,10 @@
     import Foundation
     import MsdDeployCore
 
-    /// Runs the Core ML model of a bundle. Safe from one thread at a time.
-    public final class CoreMLRuntime: Runtime {
+    /// Runs the Core ML package of a bundle.
+    public actor CoreMLRuntime: Runtime {
+        public nonisolated let name: String
+        public nonisolated let threads: Int? = nil
         private let model: MLModel
         private let imageSpec: ImageSpec
 
@@ -15,22 +17,22 @@
         /// - Parameters:
         ///   - bundle: A bundle whose model is a .mlpackage.
         ///   - computeUnits: Where the model may run. Each rounds differently.
-        /// - Throws: `BundleError` if Core ML cannot compile or load the model.
+        /// - Throws: `BundleError` if Core ML cannot load it.
         public static func load(
             _ bundle: ModelBundle, computeUnits: MLComputeUnits = .all
-        ) async throws -> sending CoreMLRuntime {
+        ) async throws -> CoreMLRuntime {
             let configuration = MLModelConfiguration()
             configuration.computeUnits = computeUnits
             // One that is damaged, or that this system no longer reads, is compiled again.
             if let cached = try? MLModel(contentsOf: cacheURL(bundle), configuration: configuration)
             {
-                return CoreMLRuntime(cached, bundle.imageSpec)
+                return CoreMLRuntime(cached, computeUnits, bundle.imageSpec)
             }
             do {
                 let compiled = try await MLModel.compileModel(at: bundle.modelURL)
                 let model = try MLModel(
                     contentsOf: keep(compiled, of: bundle), configuration: configuration)
-                return CoreMLRuntime(model, bundle.imageSpec)
+                return CoreMLRuntime(model, computeUnits, bundle.imageSpec)
             } catch {
                 throw BundleError(
                     subject: bundle.modelURL.lastPathComponent,
@@ -39,8 +41,9 @@
             }
         }
 
-        private init(_ model: MLModel, _ imageSpec: ImageSpec) {
+        private init(_ model: MLModel, _ computeUnits: MLComputeUnits, _ imageSpec: ImageSpec) {
             (self.model, self.imageSpec) = (model, imageSpec)
+            name = "Core ML, \(BenchmarkResult.Device.current.system), \(computeUnits.title)"
         }
 
         /// Returns the model's outputs.
@@ -95,7 +98,7 @@
         }
 
         /// Returns pixels as a buffer, byte for byte: Core ML applies no colour space to it.
-        private func pixelBuffer(_ pixels: [UInt8]) throws -> CVPixelBuffer {
+        private nonisolated func pixelBuffer(_ pixels: [UInt8]) throws -> CVPixelBuffer {
             let (width, height) = (imageSpec.width, imageSpec.height)
             var created: CVPixelBuffer?
             let status = CVPixelBufferCreate(
@@ -138,6 +141,17 @@
                     fix: "Use the model that msd export wrote")
             }
             return (0..<array.count).map { array[$0].floatValue }
+        }
+    }
+
+    extension MLComputeUnits {
+        var title: String {
+            switch self {
+            case .cpuOnly: "CPU"
+            case .cpuAndGPU: "CPU and GPU"
+            case .cpuAndNeuralEngine: "CPU and Neural Engine"
+            default: "all compute units"
+            }
         }
     }
 #endif

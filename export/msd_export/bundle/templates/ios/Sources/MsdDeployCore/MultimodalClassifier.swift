@@ -21,8 +21,13 @@ public struct ModelOutput: Equatable, Sendable {
 }
 
 /// Runs the model of a bundle.
-public protocol Runtime {
-    func run(_ input: ModelInput) throws -> ModelOutput
+public protocol Runtime: Sendable {
+    /// What runs the model, with the version and where, such as "Core ML, iOS 26.1, CPU".
+    var name: String { get }
+    /// The threads that it uses; nil: it decides itself.
+    var threads: Int? { get }
+
+    func run(_ input: ModelInput) async throws -> ModelOutput
 }
 
 /// The answer to one example.
@@ -43,24 +48,31 @@ public struct Classification: Equatable, Sendable {
     public let isTextCut: Bool
 }
 
-/// Classifies an image, a text, or both. Safe from one thread at a time.
-public final class MultimodalClassifier {
-    public let tokenizer: Tokenizer
-    public let imageSpec: ImageSpec
-    public let labels: Labels
+/// Classifies an image, a text, or both. Safe from any task; images are prepared one at a time.
+public actor MultimodalClassifier {
+    public nonisolated let bundle: ModelBundle
     let runtime: any Runtime
+    /// Time since some moment.
+    let now: @Sendable () -> Duration
+    let loadTime: Duration?
+    private(set) var firstInferenceTime: Duration?
 
-    public init(
-        tokenizer: Tokenizer, imageSpec: ImageSpec, labels: Labels, runtime: any Runtime
-    ) {
-        (self.tokenizer, self.imageSpec) = (tokenizer, imageSpec)
-        (self.labels, self.runtime) = (labels, runtime)
+    /// - Parameters:
+    ///   - bundle: The labels, and how images and texts are prepared.
+    ///   - runtime: Runs the model of the bundle.
+    ///   - loadTime: How long both took to load, for `benchmark`; nil: unknown.
+    public init(_ bundle: ModelBundle, runtime: any Runtime, loadTime: Duration? = nil) {
+        let start = ContinuousClock.now
+        self.init(bundle, runtime: runtime, loadTime: loadTime) { start.duration(to: .now) }
     }
 
-    public convenience init(_ bundle: ModelBundle, runtime: any Runtime) {
-        self.init(
-            tokenizer: bundle.tokenizer, imageSpec: bundle.imageSpec, labels: bundle.labels,
-            runtime: runtime)
+    /// - Parameter now: Returns the time since some moment.
+    init(
+        _ bundle: ModelBundle, runtime: any Runtime, loadTime: Duration? = nil,
+        now: @escaping @Sendable () -> Duration
+    ) {
+        (self.bundle, self.runtime) = (bundle, runtime)
+        (self.loadTime, self.now) = (loadTime, now)
     }
 
     /// Classifies one example.
@@ -74,13 +86,14 @@ public final class MultimodalClassifier {
     ///   range; what the runtime throws.
     public func classify(
         image: Picture?, text: String?, topK: Int = 5, threshold: Double? = nil
-    ) throws -> Classification {
+    ) async throws -> Classification {
         guard topK >= 1 else {
             throw BundleError(
                 subject: "topK", problem: "\(topK) is not 1 or more", fix: "Pass a count of labels")
         }
         let example = try prepare(image: image, text: text)
-        let output = try runtime.run(example.input)
+        let output = try await run(example.input)
+        let labels = bundle.labels
         let decided = try labels.decide(output, view: example.view, threshold: threshold)
         return Classification(
             labels: labels.ranked(output).prefix(topK).map {
@@ -88,6 +101,15 @@ public final class MultimodalClassifier {
             },
             view: example.view, decided: decided.map { labels.names[$0] },
             isTextCut: example.isTextCut)
+    }
+
+    /// Runs the model, and measures how long the first time takes.
+    func run(_ input: ModelInput) async throws -> ModelOutput {
+        guard firstInferenceTime == nil else { return try await runtime.run(input) }
+        let start = now()
+        let output = try await runtime.run(input)
+        firstInferenceTime = firstInferenceTime ?? now() - start
+        return output
     }
 
     /// The model's inputs, and what they are of.
@@ -99,6 +121,7 @@ public final class MultimodalClassifier {
 
     func prepare(image: Picture?, text: String?) throws -> Example {
         let text = text ?? ""
+        let (tokenizer, imageSpec) = (bundle.tokenizer, bundle.imageSpec)
         let hasText = !tokenizer.isAbsent(text)
         guard image != nil || hasText else {
             throw BundleError(

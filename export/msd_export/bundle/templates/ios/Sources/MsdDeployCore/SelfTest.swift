@@ -1,7 +1,7 @@
 import Foundation
 
 /// Decodes image files (step 1 of docs/preprocessing.md).
-public protocol ImageDecoder {
+public protocol ImageDecoder: Sendable {
     /// Returns stored pixels, without a colour profile applied, and the EXIF orientation.
     func decode(_ file: Data) throws -> Picture
 }
@@ -28,7 +28,9 @@ extension MultimodalClassifier {
     ///   - decoder: Reads PNG files.
     /// - Returns: Every difference; none if this device does what Python does.
     /// - Throws: `BundleError` if a file cannot be read; what runtime and decoder throw.
-    public func selfTest(vectors folder: URL, decoder: any ImageDecoder) throws -> [Difference] {
+    public func selfTest(
+        vectors folder: URL, decoder: any ImageDecoder
+    ) async throws -> [Difference] {
         let vectors = try JSON(file: "vectors.json", in: folder)
         let tolerance = try vectors.object()["tolerance"]?.probability() ?? 0.001
         var differences: [Difference] = []
@@ -41,32 +43,49 @@ extension MultimodalClassifier {
             differences.append(Difference(vector: "noise[\(index)]", problem: problem))
         }
         for (index, example) in try vectors["examples"].list().enumerated() {
-            let name = try example["image"].textOrNull()
-            let image = try name.map { try decoder.decode(readFile($0, in: folder)) }
-            let text = try example["text"].text()
-            for (view, answer) in try example["views"].object().sorted(by: { $0.key < $1.key }) {
-                let found = try prepare(
-                    image: view == Labels.View.text.rawValue ? nil : image,
-                    text: view == Labels.View.image.rawValue ? nil : text)
-                guard let problem = try difference(of: found, from: answer, within: tolerance)
-                else { continue }
+            for view in try views(of: example, in: folder, decoder) {
+                guard let problem = try await difference(of: view, within: tolerance) else {
+                    continue
+                }
                 differences.append(
-                    Difference(vector: "examples[\(index)].views.\(view)", problem: problem))
+                    Difference(vector: "examples[\(index)].views.\(view.name)", problem: problem))
             }
         }
         return differences
     }
 
+    /// An example of vectors.json in one of its views, and what Python answered.
+    struct ExampleView {
+        let name: String
+        let example: Example
+        let answer: JSON
+    }
+
+    /// Prepares an example of vectors.json in each of its views.
+    func views(
+        of example: JSON, in folder: URL, _ decoder: any ImageDecoder
+    ) throws -> [ExampleView] {
+        let name = try example["image"].textOrNull()
+        let image = try name.map { try decoder.decode(readFile($0, in: folder)) }
+        let text = try example["text"].text()
+        return try example["views"].object().sorted { $0.key < $1.key }.map { view, answer in
+            let prepared = try prepare(
+                image: view == Labels.View.text.rawValue ? nil : image,
+                text: view == Labels.View.image.rawValue ? nil : text)
+            return ExampleView(name: view, example: prepared, answer: answer)
+        }
+    }
+
     private func textDifference(_ vector: JSON) throws -> String? {
         let text = try vector["text"].text()
         let expectedWords = try vector["words"].list().map { try $0.text() }
-        let words = tokenizer.words(of: text)
+        let words = bundle.tokenizer.words(of: text)
         // Not as strings: equivalent ones are different words.
         guard words.map({ Array($0.utf8) }) == expectedWords.map({ Array($0.utf8) }) else {
             return "words \(words) instead of \(expectedWords)"
         }
         let expected = try vector["ids"].list().map { try Int32($0.int(from: 0, to: 1 << 30)) }
-        let tokens = tokenizer.encode(text)
+        let tokens = bundle.tokenizer.encode(text)
         let ids = tokens.inputIDs.prefix(Int(tokens.attentionMask.reduce(0, +)))
         return ids.elementsEqual(expected) ? nil : "identifiers \(ids) instead of \(expected)"
     }
@@ -74,26 +93,27 @@ extension MultimodalClassifier {
     private func noiseDifference(_ vector: JSON) throws -> String? {
         let expected = try vector["model_pixels"].text()
         let picture = try Picture(noise: vector)
-        let digest = try SHA256.hexDigest(of: imageSpec.pixels(of: picture))
+        let digest = try SHA256.hexDigest(of: bundle.imageSpec.pixels(of: picture))
         guard digest != expected else { return nil }
         return "pixels of \(picture.width) by \(picture.height) as \(picture.layout), orientation"
             + " \(picture.orientation), with SHA-256 \(digest) instead of \(expected)"
     }
 
     private func difference(
-        of example: Example, from answer: JSON, within tolerance: Double
-    ) throws -> String? {
-        let output = try runtime.run(example.input)
+        of view: ExampleView, within tolerance: Double
+    ) async throws -> String? {
+        let (labels, example) = (bundle.labels, view.example)
+        let output = try await run(example.input)
         let found = output.probabilities
         let decided = try labels.decide(output, view: example.view).map { labels.names[$0] }
-        let expected = try answer["probabilities"].list().map { try Float($0.probability()) }
+        let expected = try view.answer["probabilities"].list().map { try Float($0.probability()) }
         guard expected.count == found.count else {
             return "\(found.count) probabilities instead of \(expected.count)"
         }
         guard zip(found, expected).allSatisfy({ abs(Double($0) - Double($1)) <= tolerance }) else {
             return "probabilities \(found) instead of \(expected)"
         }
-        let expectedDecided = try answer["decided"].list().map { try $0.text() }
+        let expectedDecided = try view.answer["decided"].list().map { try $0.text() }
         let margin = try labels.margin(expected, view: example.view)
         guard margin > tolerance, decided != expectedDecided else { return nil }
         return "decides \(decided) instead of \(expectedDecided)"

@@ -8,7 +8,12 @@ public class OrtEnvironment implements AutoCloseable {
         throw new UnsupportedOperationException("stub");
     }
 
-    public OrtSession createSession(byte[] modelArray) throws OrtException {
+    public String getVersion() {
+        throw new UnsupportedOperationException("stub");
+    }
+
+    public OrtSession createSession(byte[] modelArray, OrtSession.SessionOptions options)
+            throws OrtException {
         throw new UnsupportedOperationException("stub");
     }
 

@@ -16,6 +16,19 @@ public class OrtSession implements AutoCloseable {
         throw new UnsupportedOperationException("stub");
     }
 
+    public static class SessionOptions implements AutoCloseable {
+        public SessionOptions() {}
+
+        public void setIntraOpNumThreads(int numThreads) throws OrtException {
+            throw new UnsupportedOperationException("stub");
+        }
+
+        @Override
+        public void close() {
+            throw new UnsupportedOperationException("stub");
+        }
+    }
+
     public static class Result implements AutoCloseable {
         Result() {}
 

@@ -2,7 +2,16 @@
 package android.content;
 
 import android.content.res.AssetManager;
+import android.content.res.Resources;
+import java.io.File;
 
 public abstract class Context {
     public abstract AssetManager getAssets();
+    public abstract ContentResolver getContentResolver();
+    public abstract File getExternalFilesDir(String type);
+    public abstract Resources getResources();
+
+    public final <T> T getSystemService(Class<T> serviceClass) {
+        throw new UnsupportedOperationException("stub");
+    }
 }

@@ -6,6 +6,10 @@ public final class Bitmap {
 
     private Bitmap() {}
 
+    public static Bitmap createBitmap(int[] colors, int width, int height, Config config) {
+        throw new UnsupportedOperationException("stub");
+    }
+
     public int getWidth() {
         throw new UnsupportedOperationException("stub");
     }

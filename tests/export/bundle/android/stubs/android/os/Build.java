@@ -2,8 +2,12 @@
 package android.os;
 
 public class Build {
+    // Not constants of the compiler, as on Android.
+    public static final String MANUFACTURER = String.valueOf("");
+    public static final String MODEL = String.valueOf("");
+
     public static class VERSION {
-        // Not a constant of the compiler, as on Android.
+        public static final String RELEASE = String.valueOf("");
         public static final int SDK_INT = Integer.parseInt("0");
     }
 

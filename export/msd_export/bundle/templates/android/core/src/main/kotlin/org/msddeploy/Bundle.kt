@@ -12,12 +12,16 @@ private const val REMEDY = "Copy the whole bundle again."
  *
  * @property form The model's format and precision, such as "onnx-fp32".
  * @property model The name of the model's file, for [read].
+ * @property digest The SHA-256 of manifest.json, which identifies the bundle.
+ * @property exportDigest The digest of the export that the bundle was made of.
  */
 public class Bundle private constructor(
     private val files: (String) -> InputStream,
     private val digests: Map<String, String>,
     public val form: String,
     public val model: String,
+    public val digest: String,
+    public val exportDigest: String,
 ) {
     /** The tokenizer, of text.json. */
     public val tokenizer: Tokenizer = Tokenizer.read(read("text.json"))
@@ -50,7 +54,8 @@ public class Bundle private constructor(
          * @throws BundleException A file is damaged, missing or of an unknown version.
          */
         public fun open(files: (String) -> InputStream): Bundle {
-            val manifest = Json.parse(readAll(files, MANIFEST), MANIFEST)
+            val content = readAll(files, MANIFEST)
+            val manifest = Json.parse(content, MANIFEST)
             manifest["schema_version"].expect(1L)
             manifest["kind"].expect("bundle")
             manifest["platform"].expect("android")
@@ -69,7 +74,14 @@ public class Bundle private constructor(
                 }
                 check(name, digest.digest(), expected)
             }
-            return Bundle(files, digests, manifest["form"].text(), model)
+            return Bundle(
+                files,
+                digests,
+                manifest["form"].text(),
+                model,
+                hexadecimal(sha256().digest(content)),
+                manifest["export_digest"].text(),
+            )
         }
 
         private fun isInside(name: String): Boolean =

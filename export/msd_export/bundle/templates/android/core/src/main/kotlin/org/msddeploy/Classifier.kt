@@ -30,6 +30,12 @@ public class ModelOutput(
 
 /** Runs the model of a bundle. */
 public interface Runtime {
+    /** The name and version, such as "ONNX Runtime 1.29.0". */
+    public val name: String
+
+    /** The number of threads of a run, or null if the runtime decides it. */
+    public val threads: Int?
+
     public fun run(input: ModelInput): ModelOutput
 
     /** Frees the model; `run` must not be called afterwards. */
@@ -72,9 +78,27 @@ public data class Classification(
  *
  * @property bundle The model's files, classes and preprocessing.
  */
-public class MultimodalClassifier(public val bundle: Bundle, private val runtime: Runtime) :
-    AutoCloseable {
+public class MultimodalClassifier internal constructor(
+    public val bundle: Bundle,
+    private val runtime: Runtime,
+    private val loadMs: Double?,
+    private val clock: () -> Long,
+) : AutoCloseable {
     private var isClosed = false
+    private var firstMs: Double? = null
+
+    init {
+        if (loadMs != null && !(loadMs >= 0 && loadMs.isFinite())) {
+            throw BundleException("loadMs is $loadMs. Pass milliseconds from 0, or null.")
+        }
+    }
+
+    /**
+     * @param loadMs The milliseconds that opening bundle and runtime took, for [benchmark]; null if
+     *   not known.
+     */
+    public constructor(bundle: Bundle, runtime: Runtime, loadMs: Double? = null) :
+        this(bundle, runtime, loadMs, System::nanoTime)
 
     /**
      * Classifies an image and a text.
@@ -95,7 +119,7 @@ public class MultimodalClassifier(public val bundle: Bundle, private val runtime
         if (topK < 1) throw BundleException("topK is $topK. Pass 1 or more.")
         val tokens = bundle.tokenizer.encode(text ?: "")
         val view = viewOf(picture, text)
-        val output = run(picture, tokens)
+        val output = infer(picture, tokens)
         val decided =
             bundle.labels.decide(output.probabilities, output.logits, view, threshold)
         val labels = bundle.labels.ranked(output.logits).take(topK)
@@ -119,7 +143,62 @@ public class MultimodalClassifier(public val bundle: Bundle, private val runtime
     public fun selfTest(
         decoder: Decoder,
         files: (String) -> InputStream = { bundle.read(it).inputStream() },
-    ): List<Difference> = SelfTest(bundle, decoder, files, ::run).differences()
+    ): List<Difference> = SelfTest(bundle, decoder, files, ::infer).differences()
+
+    /**
+     * Measures the model on this device.
+     *
+     * The views take turns, in rounds, every other round backwards. A sample is the time of one run
+     * of the model, on the examples of the self-test, which are decoded, resized and tokenized
+     * before. Then whole classifications of one photo and text are measured, stage by stage.
+     *
+     * Takes some 12 seconds by default, and longer if a photo takes long to decode. For comparable
+     * numbers use a release build on a cool device that is not charging.
+     *
+     * @param decoder Decodes the images.
+     * @param device The device, for the result.
+     * @param photo An image file; null for the first image of the self-test.
+     * @param text The text of the photo; null for that of the same example.
+     * @param options The number of rounds and samples.
+     * @param conditions Returns the state of the device, before and after.
+     * @param files Opens vectors.json, and the images that it names, by name; by default those of
+     *   the bundle.
+     * @throws BundleException A file is missing or malformed, vectors.json has no example of a
+     *   view, the photo cannot be decoded, or the classifier is closed.
+     */
+    public fun benchmark(
+        decoder: Decoder,
+        device: Device,
+        photo: ByteArray? = null,
+        text: String? = null,
+        options: BenchmarkOptions = BenchmarkOptions(),
+        conditions: () -> Conditions = { Conditions() },
+        files: (String) -> InputStream = { bundle.read(it).inputStream() },
+    ): BenchmarkResult {
+        val measuredUtc = utcNow()
+        val before = conditions()
+        val benchmark = Benchmark(bundle, decoder, files, clock, ::infer)
+        val clockStepMs = benchmark.clockStepMs()
+        val latencyMs = benchmark.latencyMs(options)
+        val whole = benchmark.wholeMs(photo, text)
+        return BenchmarkResult(
+            form = bundle.form,
+            bundleDigest = bundle.digest,
+            exportDigest = bundle.exportDigest,
+            runtime = runtime.name,
+            threads = runtime.threads,
+            device = device,
+            measuredUtc = measuredUtc,
+            loadMs = loadMs?.let(::rounded),
+            firstMs = firstMs,
+            clockStepMs = clockStepMs,
+            latencyMs = latencyMs,
+            photo = whole.photo,
+            stagesMs = whole.stagesMs,
+            before = before,
+            after = conditions(),
+        )
+    }
 
     /** Frees the runtime. Further calls do nothing. */
     override fun close() {
@@ -138,12 +217,21 @@ public class MultimodalClassifier(public val bundle: Bundle, private val runtime
         }
     }
 
-    private fun run(picture: Picture?, tokens: Tokens): ModelOutput {
+    private fun infer(picture: Picture?, tokens: Tokens): ModelOutput =
+        infer(modelInput(bundle, picture?.let(bundle.image::pixels), tokens))
+
+    private fun infer(input: ModelInput): ModelOutput {
         if (isClosed) throw BundleException("The classifier is closed. Load it again.")
-        val image = picture?.let(bundle.image::pixels)
-            ?: ByteArray(bundle.image.height * bundle.image.width * 3)
-        return runtime.run(
-            ModelInput(image, picture != null, tokens.inputIds, tokens.attentionMask),
-        )
+        if (firstMs != null) return runtime.run(input)
+        val start = clock()
+        val output = runtime.run(input)
+        firstMs = milliseconds(clock() - start)
+        return output
     }
+}
+
+/** Returns the inputs of an image, of [ImageSpec.pixels], and a text. */
+internal fun modelInput(bundle: Bundle, pixels: ByteArray?, tokens: Tokens): ModelInput {
+    val image = pixels ?: ByteArray(bundle.image.height * bundle.image.width * 3)
+    return ModelInput(image, pixels != null, tokens.inputIds, tokens.attentionMask)
 }

@@ -82,6 +82,38 @@ internal class Json private constructor(
     }
 }
 
+/**
+ * Returns a value as JSON in ASCII: a Map of strings to values, a List, a String, an Int, a Long, a
+ * Double, a Boolean or null.
+ *
+ * @throws BundleException A number is not finite.
+ */
+internal fun jsonText(value: Any?): String = when (value) {
+    is Map<*, *> -> value.entries.joinToString(", ", "{", "}") { (key, item) ->
+        "${quoted(key as String)}: ${jsonText(item)}"
+    }
+    is List<*> -> value.joinToString(", ", "[", "]", transform = ::jsonText)
+    is String -> quoted(value)
+    is Double -> {
+        if (!value.isFinite()) throw BundleException("$value has no JSON. Pass finite numbers.")
+        value.toString()
+    }
+    null, is Boolean, is Int, is Long -> value.toString()
+    else -> throw IllegalArgumentException("${value.javaClass} has no JSON")
+}
+
+private fun quoted(text: String): String = buildString {
+    append('"')
+    for (letter in text) {
+        when (letter) {
+            '"', '\\' -> append('\\').append(letter)
+            in ' '..'~' -> append(letter)
+            else -> append("\\u").append(letter.code.toString(16).padStart(4, '0'))
+        }
+    }
+    append('"')
+}
+
 private class JsonParser(private val text: String, private val file: String) {
     private var at = 0
 

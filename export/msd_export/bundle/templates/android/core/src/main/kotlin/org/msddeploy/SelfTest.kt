@@ -3,7 +3,7 @@ package org.msddeploy
 import java.io.InputStream
 import kotlin.math.abs
 
-private const val VECTORS = "vectors.json"
+internal const val VECTORS = "vectors.json"
 
 // Of vectors.json without a tolerance: runtimes differ by some 1e-5 in float32.
 private const val TOLERANCE = 0.001

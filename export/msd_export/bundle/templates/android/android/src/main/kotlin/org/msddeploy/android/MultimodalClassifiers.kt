@@ -13,13 +13,15 @@ public object MultimodalClassifiers {
      *
      * @param folder Folder of the assets that holds manifest.json.
      * @throws org.msddeploy.BundleException A file is damaged, missing or of an unknown version, or
-     *   ONNX Runtime cannot load the model.
+     *   the runtime cannot load the model.
      */
     @JvmStatic
     @JvmOverloads
     public fun load(context: Context, folder: String = "model"): MultimodalClassifier {
+        val start = System.nanoTime()
         val assets = context.assets
         val bundle = Bundle.open { name -> assets.open("$folder/$name") }
-        return MultimodalClassifier(bundle, OnnxRuntime(bundle))
+        val runtime = openRuntime(bundle)
+        return MultimodalClassifier(bundle, runtime, loadMs = (System.nanoTime() - start) / 1e6)
     }
 }
