@@ -30,7 +30,7 @@ $(BIN)/msd: pyproject.toml requirements/constraints.txt
 install: $(BIN)/msd
 
 demo: install
-	$(BIN)/msd distill --out $(RUN) --overwrite
+	$(BIN)/msd distill --out $(RUN) --overwrite $(OPTIONS)
 	$(BIN)/msd export $(RUN) --overwrite
 	$(BIN)/msd bench $(RUN)
 
@@ -50,7 +50,7 @@ $(WEB)/node_modules: requirements/web/package.json
 	@touch $@
 
 test-web: install $(WEB)/node_modules
-	$(BIN)/python -m pytest tests/export/bundle/test_web.py
+	$(BIN)/python -m pytest tests/export/bundle/test_web.py tests/export/bundle/test_web_demo.py
 
 # 86 MB; it needs Java 17 to run.
 $(KOTLIN)/package:
@@ -63,7 +63,7 @@ test-android: install $(KOTLIN)/package
 # A Debian of its own with Swift, 2.6 GB; it needs root.
 $(SWIFT)/root:
 	mkdir -p $(SWIFT)
-	ROOT=$(CURDIR)/$@ bash tests/export/bundle/ios/setup.sh
+	ROOT=$(CURDIR)/$@.part bash tests/export/bundle/ios/setup.sh && mv $@.part $@
 
 test-ios: install $(SWIFT)/root
 	$(BIN)/python -m pytest tests/export/bundle/test_ios.py

@@ -1,6 +1,7 @@
 """What the export tests share."""
 
 import gc
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
@@ -18,13 +20,14 @@ from msd_deploy.metrics import LogitsByView
 from msd_deploy.models.configs import FusionConfig
 from msd_deploy.models.folders import LoadedModel, load_model, save_model
 from msd_deploy.models.fusion import FusionForClassification
+from msd_deploy.models.vision import EFFICIENTNET_LITE
 from msd_deploy.quiet import quiet_python
 from msd_deploy.run.record import data_of_run, read_run
 from msd_deploy.temperatures import Temperatures
 from msd_deploy.views import View
 from msd_export.config import ExportConfig
-from msd_export.folder import ExportFolder
-from msd_export.formats import Variant
+from msd_export.folder import ExportFolder, open_export
+from msd_export.formats import Variant, variant_name
 from msd_export.graph import ExportableGraph, ExportGraph, ImageLayout, as_tensors
 from msd_export.parity import predict_every_view, predict_split
 from msd_export.pipeline import export_student
@@ -249,6 +252,36 @@ def export_decided(
         return export_student(run, ExportConfig(variants, examples=DECIDED_ROWS))
 
     return export
+
+
+@pytest.fixture(scope="session")
+def decided_exports(
+    decided_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., list[ExportFolder]]:
+    """The same, made once for all tests and all processes of a session: read them alone."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def exports(*variants: Variant) -> list[ExportFolder]:
+        names = [variant_name(variant) for variant in variants]
+        root = shared / "-".join(["decided", *names])
+        with FileLock(f"{root}.lock"):
+            if not root.is_dir():
+                building = RunDirectory(
+                    shutil.copytree(decided_run.root, root.with_suffix(".part"))
+                )
+                export_student(building, ExportConfig(variants, examples=DECIDED_ROWS))
+                building.root.rename(root)
+        return [open_export(RunDirectory(root).exports / name) for name in names]
+
+    return exports
+
+
+@pytest.fixture
+def shallow_efficientnet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """EfficientNet-Lite0 of half the width and ten blocks instead of sixteen, of every kind."""
+    monkeypatch.setitem(EFFICIENTNET_LITE, "lite0", (0.5, 0.34))
 
 
 @pytest.fixture(scope="session")

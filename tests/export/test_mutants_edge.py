@@ -45,13 +45,13 @@ Weights = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 @pytest.fixture(scope="module", params=TARGETS)
 def export(
-    request: pytest.FixtureRequest, export_decided: Callable[..., list[ExportFolder]]
+    request: pytest.FixtureRequest, decided_exports: Callable[..., list[ExportFolder]]
 ) -> ExportFolder:
     """The decided student in float32, verified."""
     target: Target = request.param
     if not all(map(importlib.util.find_spec, FORMATS[target].modules)):
         pytest.skip(f"needs {target}")
-    (written,) = export_decided((target, "fp32"))
+    (written,) = decided_exports((target, "fp32"))
     return written
 
 

@@ -32,9 +32,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def run(export_decided: Callable[..., list[ExportFolder]]) -> RunDirectory:
+def run(decided_exports: Callable[..., list[ExportFolder]]) -> RunDirectory:
     """A run with an export; read it, never write into it."""
-    first, *_ = export_decided(("onnx", "fp32"))
+    first, *_ = decided_exports(("onnx", "fp32"))
     return RunDirectory(first.folder.parents[1])
 
 

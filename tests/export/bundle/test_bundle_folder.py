@@ -13,6 +13,7 @@ from msd_deploy.artifacts.manifest import CARD_NAME, read_json, read_manifest, s
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError, ConfigError, MsdError
 from msd_deploy.hooks import StageHooks
+from msd_export.bundle import vectors_folder
 from msd_export.bundle.bundle_folder import KIND, write_bundle
 from msd_export.folder import ExportFolder
 from msd_export.onnx.predictor import OnnxPredictor
@@ -20,9 +21,9 @@ from msd_export.opened_model import open_model
 
 
 @pytest.fixture(scope="module")
-def run(export_decided: Callable[..., list[ExportFolder]]) -> RunDirectory:
+def run(decided_exports: Callable[..., list[ExportFolder]]) -> RunDirectory:
     """A run with exports; read it, never write into it."""
-    first, *_ = export_decided(("onnx", "fp32"), ("onnx", "int8"), ("coreml", "fp16"))
+    first, *_ = decided_exports(("onnx", "fp32"), ("onnx", "int8"), ("coreml", "fp16"))
     return RunDirectory(first.folder.parents[1])
 
 
@@ -73,13 +74,20 @@ def test_a_bundle_is_replaced_when_asked_to_and_nothing_else_is(
         write_bundle(run.root, "web", tmp_path / "site", overwrite=True)
 
 
+@pytest.fixture
+def few_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bundles have the answers to four examples instead of a hundred."""
+    monkeypatch.setattr(vectors_folder, "EXAMPLES", 4)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_examples")
 @pytest.mark.parametrize(("form", "other"), [("onnx-int8", "LiteRt"), ("litert-fp32", "Onnx")])
 def test_a_bundle_for_android_has_the_runtime_of_its_form_alone(
-    export_decided: Callable[..., list[ExportFolder]], tmp_path: Path, form: str, other: str
+    decided_exports: Callable[..., list[ExportFolder]], tmp_path: Path, form: str, other: str
 ) -> None:
     target, precision = form.split("-")
-    (export,) = export_decided((target, precision))
+    (export,) = decided_exports((target, precision))
     write_bundle(export.folder.parents[1], "android", tmp_path / "out", form=form)
     code = [path.name for path in (tmp_path / "out" / "android").rglob("*.kt")]
     assert "MultimodalClassifiers.kt" in code
@@ -90,6 +98,7 @@ def test_a_bundle_for_android_has_the_runtime_of_its_form_alone(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_examples")
 def test_a_bundle_of_core_ai_has_core_ml_for_older_systems(
     export_decided: Callable[..., list[ExportFolder]], tmp_path: Path
 ) -> None:

@@ -24,12 +24,12 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def vectors(
     request: pytest.FixtureRequest,
-    export_decided: Callable[..., list[ExportFolder]],
+    decided_exports: Callable[..., list[ExportFolder]],
     tmp_path: Path,
 ) -> Path:
     """The folder for the tools of an export's runtime."""
     target = cast(Target, request.param)
-    (export,) = export_decided((target, "fp32"))
+    (export,) = decided_exports((target, "fp32"))
     counts = write_vectors(export.folder, tmp_path / "vectors", spec_of(export))
     assert counts["cases"] == 15
     assert read_manifest(tmp_path / "vectors", KIND)

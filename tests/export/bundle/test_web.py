@@ -29,9 +29,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def run(export_decided: Callable[..., list[ExportFolder]]) -> RunDirectory:
+def run(decided_exports: Callable[..., list[ExportFolder]]) -> RunDirectory:
     """A run with exports; read it, never write into it."""
-    first, *_ = export_decided(("onnx", "fp32"), ("onnx", "int8"))
+    first, *_ = decided_exports(("onnx", "fp32"), ("onnx", "int8"))
     return RunDirectory(first.folder.parents[1])
 
 

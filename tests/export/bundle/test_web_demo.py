@@ -126,9 +126,9 @@ def test_the_runtime_is_fetched_once_and_is_the_published_one(
     not (MODULES.is_dir() and BROWSER), reason="needs chromium, and make .web/node_modules"
 )
 def test_a_person_is_answered_as_in_python_also_offline(
-    export_decided: Callable[..., list[ExportFolder]], tmp_path: Path
+    decided_exports: Callable[..., list[ExportFolder]], tmp_path: Path
 ) -> None:
-    first, *_ = export_decided(("onnx", "fp32"))
+    first, *_ = decided_exports(("onnx", "fp32"))
     run, folder = RunDirectory(first.folder.parents[1]), tmp_path / "bundle"
     write_bundle(run.root, "web", folder)
     examples: Any = read_json(folder / "vectors" / "vectors.json")["examples"]

@@ -28,7 +28,10 @@ def test_efficientnet_converts(
     torch_logits: Ask,
     tmp_path: Path,
     precision: Precision,
+    request: pytest.FixtureRequest,
 ) -> None:
+    if precision != "fp32":
+        request.getfixturevalue("shallow_efficientnet")
     source = make_source({"kind": "efficientnet_lite", "variant": "lite0"})
     facts = write_form(ExecutorchConverter(source), precision, tmp_path / "model.pte")
     inputs = memes[0].splits["test"].inputs(slice(0, 6))
@@ -39,6 +42,7 @@ def test_efficientnet_converts(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shallow_efficientnet")
 @pytest.mark.parametrize("alone", ["vision.stem", "vision.blocks.0"])
 def test_a_group_is_integer_alone_before_a_float_one_that_pads(
     make_source: Callable[[dict[str, object]], ExportSource],

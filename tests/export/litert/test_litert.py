@@ -224,6 +224,7 @@ def test_groups_can_stay_in_float(own_source: ExportSource, forms: Forms, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shallow_efficientnet")
 def test_efficientnet_converts_and_each_block_can_stay_in_float(
     make_source: Callable[[dict[str, object]], ExportSource],
     memes: tuple[PreparedData, Preprocessor],

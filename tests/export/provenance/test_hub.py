@@ -23,9 +23,9 @@ EARLIER = ["onnx/model_int8-dynamic.onnx", "figures/loss.png"]
 
 
 @pytest.fixture(scope="module")
-def run(export_decided: Callable[..., list[ExportFolder]]) -> RunDirectory:
+def run(decided_exports: Callable[..., list[ExportFolder]]) -> RunDirectory:
     """A run with exports; read it, never write into it."""
-    first, *_ = export_decided(("onnx", "fp32"), ("onnx", "int8"), ("coreml", "fp16"))
+    first, *_ = decided_exports(("onnx", "fp32"), ("onnx", "int8"), ("coreml", "fp16"))
     card = first.folder / CARD_NAME
     card.write_text(card.read_text().replace("To fill in: who uses it", "Moderators"))
     return RunDirectory(first.folder.parents[1])
