@@ -60,6 +60,15 @@ def test_the_temperature_that_labels_were_drawn_at_is_found(temperature: float) 
     assert temperatures.examples == dict.fromkeys(View, ROWS)
 
 
+def test_a_temperature_that_fits_by_chance_is_not_taken() -> None:
+    logits, labels = drawn(1.0, 500)
+    assert best_temperature(logits, labels, "single_label", least=0.2) != pytest.approx(1, abs=1e-3)
+    assert fitted(logits, labels).by_view == dict.fromkeys(View, 1.0)
+    logits, labels = drawn(1.6, 500)
+    found = best_temperature(logits, labels, "single_label", least=0.2, prior=1.0)
+    assert fitted(logits, labels).by_view[View.TEXT] == pytest.approx(found, abs=1e-4)
+
+
 def test_the_gradient_of_the_loss_is_zero_at_the_fitted_temperature() -> None:
     logits, labels = drawn(2.0)
     found = best_temperature(logits, labels, "single_label", least=0.1, most=10)

@@ -30,6 +30,9 @@ FEWEST_EXAMPLES = 50
 """Of fewer, the temperature of the lowest loss is mostly that of the examples' noise."""
 
 _HIGHEST_TO_COMPARE = 1000.0
+_BY_CHANCE = 3.84
+"""95th percentile of chi-squared with one degree of freedom: by how much twice the logarithm of the
+likelihood rises at the best temperature where the right one is 1."""
 
 
 def fit_on_split(
@@ -66,6 +69,7 @@ def fit_temperatures(
     temperature changes.
 
     Each on the examples that have the modalities of its view; with fewer than 50 of them it is 1.
+    Where one class applies it is also 1 if another is no better beyond chance.
     Where all of a few examples are correct the likelihood alone has no optimum, so log T has a
     standard normal prior, which weighs as much as less than one example.
 
@@ -92,8 +96,21 @@ def fit_temperatures(
             if has_independent_classes(problem):
                 fitted, bias = _best_with_bias(logits[view][rows], labels[rows], problem, fitted)
                 biases[view] = round(bias, 4)
+            elif not _is_beyond_chance(logits[view][rows], labels[rows], problem, fitted):
+                fitted = 1.0
             temperatures[view], examples[view] = round(fitted, 4), int(rows.sum())
     return Temperatures(temperatures, examples, biases if any(biases.values()) else {})
+
+
+def _is_beyond_chance(
+    logits: LogitArray, labels: LabelArray, problem: Problem, temperature: float
+) -> bool:
+    """Return whether a temperature fits better than 1 by more than chance: Wilks 1938, at 95 %."""
+    before, after = (
+        negative_log_likelihoods(logits / number, labels, problem).sum()
+        for number in (1.0, temperature)
+    )
+    return bool(2 * (before - after) > _BY_CHANCE)
 
 
 def _best_with_bias(
