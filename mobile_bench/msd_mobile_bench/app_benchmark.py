@@ -27,6 +27,7 @@ PLATFORMS = ("android", "ios", "web")
 THERMAL_STATES = ("none", "light", "moderate", "severe", "critical")
 _Read = TypeVar("_Read")
 _MOST_SAMPLES = 1_000_000
+_LONGEST_TEXT = 500
 _COARSE = 0.05
 """A clock whose step is a larger share of the median makes percentiles doubtful."""
 
@@ -136,10 +137,15 @@ class _Check:
         )
 
     def text(self, content: Json, key: str) -> str:
+        """Return a text; what cannot be printed, such as the escapes of a terminal, is a blank."""
         value = self._value(content, key)
-        if not isinstance(value, str) or not value.strip() or not value.isprintable():
-            raise self.error(key, "a text")
-        return value
+        printable = "".join(
+            letter if letter.isprintable() else " "
+            for letter in (value if isinstance(value, str) else "")
+        )
+        if not printable.strip() or len(printable) > _LONGEST_TEXT:
+            raise self.error(key, f"a text of up to {_LONGEST_TEXT} characters")
+        return " ".join(printable.split())
 
     def one_of(self, content: Json, key: str, values: tuple[str, ...]) -> str:
         value = self._value(content, key)

@@ -89,6 +89,15 @@ def test_an_apps_percentiles_stand_beside_the_rows(
     assert "4,032 x 3,024" in markdown
 
 
+def test_what_cannot_be_printed_is_a_blank(
+    run: RunDirectory, written: dict[str, Any], tmp_path: Path
+) -> None:
+    written["device"] = {"model": "\x1b[31m|<b>", "system": "iOS\u00a026.1\u200f", "cores": 6}
+    (found,) = add_apps(run, [save(written, tmp_path / "phone.json")])["apps"]
+    assert (found["device"], found["system"]) == ("[31m|<b>", "iOS 26.1")
+    assert "[31m\\|&lt;b>" in (run.reports / MARKDOWN_NAME).read_text()
+
+
 def test_a_file_counts_once_and_files_add_up(
     run: RunDirectory, written: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -106,7 +115,9 @@ def test_a_file_counts_once_and_files_add_up(
         ("platform", "symbian", "platform is not one of android, ios, web"),
         ("device.cores", 0, "device.cores is not a whole number from 1"),
         ("device.cores", True, "device.cores is not a number"),
-        ("device.model", "\x1b[31mred", "device.model is not a text"),
+        ("device.model", "\x1b\n", "device.model is not a text"),
+        ("device.model", "a" * 501, "device.model is not a text of up to 500 characters"),
+        ("device.model", 3, "device.model is not a text"),
         ("measured_utc", "yesterday", "measured_utc is not a time"),
         ("latency_ms.text", [], "latency_ms.text is not a list of rounds"),
         ("latency_ms.text", [[]], "latency_ms.text is not a list of samples"),

@@ -84,7 +84,7 @@ export class MultimodalClassifier {
   /** Replay the test vectors; return every difference from Python, in words. */
   selfTest(): Promise<string[]>;
 
-  /** Measure latency, for about 15 seconds: of each view, and of each stage of a classification. */
+  /** Measure latency, for about 10 seconds: of each view, and of each stage of a classification. */
   benchmark(options?: BenchmarkOptions): Promise<Benchmark>;
 
   /** Free the model and end the worker. */

@@ -63,7 +63,7 @@ export class MultimodalClassifier {
   }
 
   /**
-   * Measure latency, for about 15 seconds: of each view, and of each stage of a classification.
+   * Measure latency, for about 10 seconds: of each view, and of each stage of a classification.
    *
    * Keep the page visible, and the device idle. `msd bench RUN --import FILE` reads the result.
    *
