@@ -61,8 +61,9 @@ def calibrate(
     """
     check_model_exists(model)
     from msd_deploy.pages.formatting import fraction_text
-    from msd_export.calibrate import calibrate_model
+    from msd_export.calibrate import calibrate_model, refuse_export
 
+    refuse_export(model)
     spec, options = data_of_model(model, data, reading)
     decisions = with_given(DecisionConfig(), deciding)
     display = ProgressDisplay()

@@ -154,6 +154,7 @@ def export(
         msd export runs/demo --target all --precision all
         msd export runs/demo/teacher --data synthetic:memes --out teacher-exports
     """
+    from msd_deploy.artifacts.manifest import SIGNATURE_NAME
     from msd_deploy.artifacts.run_directory import RunDirectory
     from msd_deploy.data.source import SourceOptions
     from msd_export.pipeline import (
@@ -161,6 +162,7 @@ def export(
         check_request,
         export_model,
         export_student,
+        exports_beside,
         joined,
     )
     from msd_export.provenance.signing import check_key, sign_export
@@ -175,6 +177,8 @@ def export(
         check_request(model, data, config, options=options, out=out)
     if sign is not None:
         check_key(sign)
+    parent = RunDirectory(model).exports if data is None else out or exports_beside(model)
+    signed = {path.parent.name for path in parent.glob(f"*/{SIGNATURE_NAME}")}
     display, failures = ProgressDisplay(), Failures()
     with display.running():
         hooks = display.stages()
@@ -185,8 +189,12 @@ def export(
                 model, data, config, options=options, out=out, hooks=hooks, failures=failures
             )
     _print_result(model, exports, failures, is_run=data is None, as_json=as_json)
-    if sign is not None:
-        for written in exports:
+    for written in exports:
+        if sign is not None:
             sign_export(written.folder, sign)
+        elif written.name in signed:
+            print_note(
+                f"{written.folder} was signed before, and is not now: sign it with msd sign."
+            )
     if failures:
         raise joined(failures, exports)

@@ -270,12 +270,11 @@ def _predict(
     )
 
 
-def _model_folder(folder: Path) -> Path:
-    """Return the path of a model folder that may be replaced.
+def refuse_export(folder: Path) -> None:
+    """Check that a folder is no export, whose temperatures cannot be changed.
 
     Raises:
-        ArtifactError: It is an export, whose graph has temperatures of its own, or lies in a run,
-            which records the digest of its teacher.
+        ArtifactError: It is one.
     """
     manifest = folder / MANIFEST_NAME
     if manifest.is_file() and read_json(manifest).get("kind") == KIND:
@@ -284,6 +283,16 @@ def _model_folder(folder: Path) -> Path:
             where=folder,
             fix="Calibrate the run or model folder, and export it again",
         )
+
+
+def _model_folder(folder: Path) -> Path:
+    """Return the path of a model folder that may be replaced.
+
+    Raises:
+        ArtifactError: It is an export, whose graph has temperatures of its own, or lies in a run,
+            which records the digest of its teacher.
+    """
+    refuse_export(folder)
     around = RunDirectory(folder.resolve().parent)
     if around.run_json.is_file():
         is_student = folder.resolve() == around.student.resolve()

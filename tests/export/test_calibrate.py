@@ -259,6 +259,10 @@ def test_temperatures_beside_a_file_that_has_others_are_refused(exported: Export
 def test_an_export_is_not_calibrated_itself(exported: ExportFolder) -> None:
     with pytest.raises(ArtifactError, match="is an export, whose probabilities are part of its"):
         calibrate(exported.folder, "synthetic:memes")
+    answer = CliRunner().invoke(
+        app, ["calibrate", str(exported.folder)]
+    )  # not asked for data first
+    assert "is an export" in str(answer.exception)
 
 
 def test_a_model_without_temperatures_is_exported_as_it_is(

@@ -239,3 +239,6 @@ def test_the_commands_sign_verify_and_say_what_is_unsigned(
     code, said = msd("inspect", folder, "--verify-signature", keys[1], "--json")
     assert code == 0
     assert '"signature_verified": true' in said
+    code, said = msd("export", own_run.root, *options, "--overwrite")
+    assert code == 0
+    assert "was signed before, and is not now" in said
