@@ -48,7 +48,7 @@ check_types() {
     }
     for module in CoreGraphics ImageIO CoreVideo CoreML Darwin; do stub "$module"; done
     check_package  # As an Xcode before 27 compiles it.
-    for module in CoreAI SwiftUI PhotosUI; do stub "$module"; done
+    for module in CoreAI SwiftUI PhotosUI UIKit; do stub "$module"; done
     check_package
     # The README's examples: all but the test, whose macros need swift build.
     awk '/^## / {skip = /^## Test it/} /^```swift/ {inside = !skip; next} /^```/ {inside = 0} inside' \

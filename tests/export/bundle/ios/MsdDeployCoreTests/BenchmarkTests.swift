@@ -157,7 +157,8 @@ func aRoundHasItsShareOfRunsAndSecondsOrAThousandSamples(
     let plan = BenchmarkPlan(rounds: 1, runs: 1, seconds: 0)
     let result = try await Slow(.milliseconds(7)).benchmark(plan)
     let file = try readFile("examples/000.png", in: Spec.bundle)
-    let example = try JSON(file: "vectors.json", in: Spec.bundle)["examples"].list()[0]
+    let vectors = try JSON(readFile("vectors.json", in: Spec.bundle), file: "vectors.json")
+    let example = try vectors["examples"].list()[0]
     let text = try example["text"].text()
     #expect(
         result.photo
@@ -239,11 +240,39 @@ func aPlanThatMeasuresNothingIsRefused(plan: BenchmarkPlan, expected: String) as
 ])
 func examplesWithoutAViewAreRefused(examples: String, missing: String) async throws {
     try await withVectors("examples", examples) { folder in
-        let slow = try Slow(.zero, bundle: ModelBundle(vectors: folder))
+        let slow = try Slow(
+            .zero,
+            bundle: ModelBundle(vectors: folder, files: ["vectors.json", "examples/000.png"]))
         let found = await message { try await slow.benchmark(BenchmarkPlan()) }
         #expect(found?.hasPrefix("vectors.json: examples has no example") == true)
         #expect(found?.contains(missing) == true)
     }
+}
+
+@Test func aBenchmarkReadsNothingThatIsNotListed() async throws {
+    let slow = try Slow(.zero, bundle: ModelBundle(files: ["vectors.json"]))
+    let found = await message { try await slow.benchmark(BenchmarkPlan()) }
+    #expect(found?.hasPrefix("examples/000.png: is not in manifest.json.") == true)
+}
+
+@Test func aNegativeLoadTimeIsRefused() throws {
+    let found = message { try Slow(.zero, loadTime: .milliseconds(-1)) }
+    #expect(found?.hasPrefix("loadTime: ") == true)
+    #expect(found?.contains("is negative. Pass a duration from 0, or nil.") == true)
+    #expect(message { try Slow(.zero, loadTime: .zero) } == nil)
+}
+
+@Test(arguments: [
+    ("iPhone16,2", "iPhone16,2"), ("", "unknown"), (" \n\u{7F}\u{200B}", "unknown"),
+    ("\u{1B}[31mPixel\u{202E}  8\r\n", "[31mPixel 8"), ("\u{E000}a\u{2028}é😀", "a é😀"),
+])
+func ofADeviceIsKeptWhatCanBePrinted(name: String, expected: String) {
+    let device = BenchmarkResult.Device(model: name, system: name, cores: 0)
+    #expect(device == .init(model: expected, system: expected, cores: 1))
+    #expect(device.model == expected && device.cores == 1)
+    #expect(
+        BenchmarkResult.Device(model: name, system: String(repeating: "a", count: 501), cores: 8)
+            .system.count == 500)
 }
 
 @Test func aCancelledTaskMeasuresNoView() async throws {

@@ -16,18 +16,25 @@ enum Spec {
     static func preprocess() throws -> Data { try readFile("preprocess.json", in: folder) }
     static func text() throws -> Data { try readFile("text.json", in: vectors) }
 
-    static func json(_ name: String) throws -> JSON { try JSON(file: name, in: vectors) }
+    static func json(_ name: String) throws -> JSON {
+        try JSON(readFile(name, in: vectors), file: name)
+    }
 }
 
 extension ModelBundle {
-    /// A bundle whose model is not there, with some contents of `Spec`, or others.
+    /// A bundle whose model is not there, with some contents of `Spec`, or others, and which lists
+    /// `files`.
     init(
         vectors folder: URL = Spec.vectors, text: Data? = nil, preprocess: Data? = nil,
-        labels: Data? = nil
+        labels: Data? = nil, files: [String] = []
     ) throws {
         try self.init(
             folder: folder, modelURL: Spec.folder.appendingPathComponent("model.mlpackage"),
             form: "coreml-fp16", exportDigest: "2", fallback: nil, digest: "1",
+            digests: Dictionary(
+                uniqueKeysWithValues: files.map {
+                    try ($0, SHA256.hexDigest(of: readFile($0, in: folder)))
+                }),
             labels: Labels(json: labels ?? Spec.labels()),
             tokenizer: Tokenizer(json: text ?? Spec.text()),
             imageSpec: ImageSpec(json: preprocess ?? Spec.preprocess()))

@@ -5,7 +5,7 @@ import Testing
 
 private let names = [
     "labels.json", "model.mlpackage/Data/weights.bin", "model.mlpackage/Manifest.json",
-    "preprocess.json", "text.json",
+    "preprocess.json", "text.json", "vectors.json",
 ]
 
 /// Calls with a whole bundle in a temporary folder, and removes that afterwards.
@@ -16,7 +16,7 @@ private func withBundle(_ call: (URL) throws -> Void) throws {
     try FileManager.default.createDirectory(at: data, withIntermediateDirectories: true)
     let contents = try [
         Spec.labels(), Data(repeating: 7, count: 300_000), Data("{}".utf8), Spec.preprocess(),
-        Spec.text(),
+        Spec.text(), readFile("vectors.json", in: Spec.vectors),
     ]
     var files: [String: String] = [:]
     for (name, content) in zip(names, contents) {
@@ -98,6 +98,47 @@ func aDamagedFileIsNamed(name: String) throws {
     }
 }
 
+@Test(arguments: ["labels.json", "vectors.json"])
+func aFileThatIsAlteredAfterOpeningIsNotRead(name: String) throws {
+    try withBundle { folder in
+        let url = folder.appendingPathComponent(name)
+        let content = try Data(contentsOf: url)
+        let bundle = try ModelBundle(folder: folder)
+        #expect(try bundle.read(name) == content)
+        try (content + Data(" ".utf8)).write(to: url)
+        let found = message { try bundle.read(name) }
+        #expect(found?.hasPrefix("\(name): is damaged: its SHA-256 is not that of") == true)
+        try FileManager.default.removeItem(at: url)
+        #expect(message { try bundle.read(name) }?.hasPrefix("\(name): cannot be read in") == true)
+    }
+}
+
+@Test func aFileThatIsNotListedIsNotRead() throws {
+    try withBundle { folder in
+        try Spec.text().write(to: folder.appendingPathComponent("other.json"))
+        let bundle = try ModelBundle(folder: folder)
+        for name in ["other.json", "manifest.json", "../labels.json"] {
+            let found = message { try bundle.read(name) }
+            #expect(found?.hasPrefix("\(name): is not in manifest.json.") == true)
+        }
+    }
+}
+
+@Test(arguments: ["labels.json", "preprocess.json", "text.json", "vectors.json"])
+func aFileThatTheManifestDoesNotListIsNamed(name: String) throws {
+    try withBundle { folder in
+        let url = manifestURL(folder)
+        let json = try JSONSerialization.jsonObject(with: Data(contentsOf: url))
+        var manifest = try #require(json as? [String: Any])
+        var files = try #require(manifest["files"] as? [String: String])
+        files[name] = nil
+        manifest["files"] = files
+        try JSONSerialization.data(withJSONObject: manifest).write(to: url)
+        let found = message { try ModelBundle(folder: folder) }
+        #expect(found?.hasPrefix("manifest.json: files has no \(name).") == true)
+    }
+}
+
 @Test(arguments: names + ["manifest.json"])
 func aMissingFileIsNamed(name: String) throws {
     try withBundle { folder in
@@ -130,14 +171,38 @@ func anInvalidManifestIsRefusedByItsKey(key: String, value: String?, expected: S
     }
 }
 
-@Test(arguments: ["../labels.json", "/labels.json", "a/../labels.json", "./a"])
+@Test(arguments: ["../labels.json", "/labels.json", "a/../labels.json", "./a", "a\\b"])
 func aPathOutsideTheFolderIsRefused(path: String) throws {
     try withBundle { folder in
         let text = String(decoding: try Data(contentsOf: manifestURL(folder)), as: UTF8.self)
-        let files = "\"files\":{\"\(path)\":\"\","
+        let files = "\"files\":{\"\(path.replacing("\\", with: "\\\\"))\":\"\","
         let changed = text.replacingOccurrences(of: "\"files\":{", with: files)
         try Data(changed.utf8).write(to: manifestURL(folder))
         let found = message { try ModelBundle(folder: folder) }
-        #expect(found?.hasPrefix("manifest.json: files.\(path) is not of a path") == true)
+        #expect(found?.hasPrefix("manifest.json: files has \(path), which is not a path") == true)
     }
+}
+
+@Test(arguments: [
+    (#""kind": "bundle", "kind": "bundle""#, "kind"),
+    (#""files": {"a\"b": "", "c": {}, "a\u0022b" : ""}"#, "a\"b"),
+    (#""files": [{"a": ["{", 1]}, {"a": 1, "b": "c", "\\": [{}], "a": 2}]"#, "a"),
+])
+func aKeyThatIsThereTwiceIsRefused(pairs: String, key: String) throws {
+    let content = Data(#"{"schema_version": 1, \#(pairs)}"#.utf8)
+    let found = message { try JSON(content, file: "manifest.json") }
+    #expect(found?.hasPrefix("manifest.json: has the key \(key) twice.") == true)
+}
+
+@Test func keysOfDifferentObjectsMayBeEqual() throws {
+    let content = #"{"schema_version": 1, "a": {"a": "a"}, "b": [{"a": "b:"}, {"a": ["a", "a"]}]}"#
+    let json = try JSON(Data(content.utf8), file: "a.json")
+    #expect(try json["b"].list()[1]["a"].list().count == 2)
+}
+
+@Test(arguments: [String.Encoding.utf8, .utf16, .utf16LittleEndian, .utf32BigEndian])
+func onlyUTF8IsRead(encoding: String.Encoding) throws {
+    let content = try #require(#"{"schema_version": 1}"#.data(using: encoding))
+    let found = message { try JSON(content, file: "a.json") }
+    #expect(found?.hasPrefix("a.json: is not JSON in UTF-8.") == (encoding == .utf8 ? nil : true))
 }

@@ -32,6 +32,17 @@ private struct BlackImages: ImageDecoder {
     }
 }
 
+/// Decodes every file to a black image, but for the second one.
+private final class AllButOneImage: ImageDecoder, @unchecked Sendable {
+    private var count = 0
+
+    func decode(_ file: Data) throws -> Picture {
+        count += 1
+        guard count != 2 else { throw CocoaError(.fileReadCorruptFile) }
+        return try BlackImages().decode(file)
+    }
+}
+
 private func classifier(
     _ runtime: any Runtime, labels: String = #"["x", "y"]"#
 ) throws -> MultimodalClassifier {
@@ -137,6 +148,44 @@ private func statedAnswers() throws -> [[Float]] {
             #"examples[0].views.image: decides ["bad"] instead of ["hateful"]"#))
 }
 
+@Test func theSelfTestReportsAnImageThatIsNotDecoded() async throws {
+    var answers = try statedAnswers()
+    answers.removeSubrange(3..<6)
+    let classifier = try classifier(ReplayedRuntime(answers), labels: names)
+    let found = try await classifier.selfTest(vectors: Spec.vectors, decoder: AllButOneImage())
+    #expect(found.map(\.vector) == ["examples[1]"])
+    #expect(found.first?.problem.hasPrefix("not decoded: ") == true)
+}
+
+@Test func theSelfTestOfABundleReadsOnlyWhatIsListedAndUnaltered() async throws {
+    let runtime = ReplayedRuntime([[Float]]())
+    try await withVectors("tolerance", "0.5") { folder in
+        let bundle = try ModelBundle(vectors: folder, files: ["vectors.json"])
+        let classifier = try MultimodalClassifier(bundle, runtime: runtime)
+        let unlisted = await message { try await classifier.selfTest(decoder: BlackImages()) }
+        #expect(unlisted?.hasPrefix("examples/000.png: is not in manifest.json.") == true)
+
+        let url = folder.appendingPathComponent("vectors.json")
+        try (Data(contentsOf: url) + Data(" ".utf8)).write(to: url)
+        let altered = await message { try await classifier.selfTest(decoder: BlackImages()) }
+        #expect(altered?.hasPrefix("vectors.json: is damaged: its SHA-256") == true)
+    }
+    let nothing = try MultimodalClassifier(ModelBundle(), runtime: runtime)
+    let found = await message { try await nothing.selfTest(decoder: BlackImages()) }
+    #expect(found?.hasPrefix("vectors.json: is not in manifest.json.") == true)
+}
+
+@Test(arguments: ["texts", "examples"])
+func vectorsThatTestNothingAreRefused(key: String) async throws {
+    let classifier = try classifier(ReplayedRuntime(statedAnswers()), labels: names)
+    try await withVectors(key, "[]") { folder in
+        let found = await message {
+            try await classifier.selfTest(vectors: folder, decoder: BlackImages())
+        }
+        #expect(found?.hasPrefix("vectors.json: \(key) is empty.") == true)
+    }
+}
+
 /// Moves two probabilities by as much towards each other.
 private func moved(_ probabilities: [Float], by change: Float) -> [Float] {
     let step = probabilities[0] < probabilities[1] ? change : -change
@@ -151,6 +200,14 @@ func theToleranceIsThatOfTheVectors(tolerance: String, change: Float, count: Int
         let found = try await classifier.selfTest(vectors: folder, decoder: BlackImages())
         #expect(found.count == count)
     }
+}
+
+@Test func theToleranceMayBeAnother() async throws {
+    let answers = try statedAnswers().map { moved($0, by: 0.002) }
+    let classifier = try classifier(ReplayedRuntime(answers), labels: names)
+    let found = try await classifier.selfTest(
+        vectors: Spec.vectors, tolerance: 0.01, decoder: BlackImages())
+    #expect(found == [])
 }
 
 @Test(arguments: [(Float(0.0009), 0), (0.0011, 300)])

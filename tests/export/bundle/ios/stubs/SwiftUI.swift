@@ -22,7 +22,11 @@ extension Primitive {
     public var body: Never { return fatalError() }
 }
 
-public struct Group<each Content: View>: Primitive {}
+public struct Blocks<each Content: View>: Primitive {}
+
+public struct Group: Primitive {
+    public init<Content: View>(@ViewBuilder content: () -> Content) {}
+}
 
 public struct Conditional<True: View, False: View>: Primitive {}
 
@@ -30,7 +34,7 @@ public struct Conditional<True: View, False: View>: Primitive {}
     public static func buildExpression<Content: View>(_ content: Content) -> Content { content }
     public static func buildBlock<each Content: View>(
         _ content: repeat each Content
-    ) -> Group<repeat each Content> { fatalError() }
+    ) -> Blocks<repeat each Content> { fatalError() }
     public static func buildIf<Content: View>(_ content: Content?) -> Content? { content }
     public static func buildEither<True: View, False: View>(
         first: True
@@ -66,6 +70,9 @@ public struct Color: Sendable {
 }
 
 extension View {
+    public func onChange<Value: Equatable>(
+        of value: Value, perform action: @escaping (Value) -> Void
+    ) -> some View { self }
     public func disabled(_ disabled: Bool) -> some View { self }
     public func foregroundStyle(_ style: Color) -> some View { self }
 }
@@ -75,7 +82,7 @@ public struct Text: Primitive {
 }
 
 public struct ProgressView: Primitive {
-    public init() {}
+    public init(_ title: String) {}
 }
 
 public struct TextField: Primitive {

@@ -5,6 +5,10 @@ import MsdDeploy
 import PhotosUI
 import SwiftUI
 
+#if canImport(UIKit)
+    import UIKit
+#endif
+
 struct ClassifierView: View {
     @State private var classifier: MultimodalClassifier?
     @State private var item: PhotosPickerItem?
@@ -21,21 +25,25 @@ struct ClassifierView: View {
                 // .current: the file as it is stored, with its orientation.
                 PhotosPicker(
                     item == nil ? "Choose a photo" : "Choose another photo", selection: $item,
-                    matching: .images, preferredItemEncoding: .current)
+                    matching: .images, preferredItemEncoding: .current
+                )
+                .onChange(of: item) { _ in answer = nil }
                 if item != nil {
                     Button("Without a photo", role: .destructive) { item = nil }
                 }
                 TextField("Text", text: $text, axis: .vertical)
+                    .onChange(of: text) { _ in answer = nil }
                 Button("Classify") { run(classify) }
-                    .disabled(isBusy)
             }
+            .disabled(isBusy)
             if let answer { AnswerSection(answer: answer) }
             Section("This device") {
-                Button("Self-test") { run(selfTest) }
-                    .disabled(isBusy)
-                Button("Benchmark") { run(measure) }
-                    .disabled(isBusy)
-                if isBusy { ProgressView() }
+                Group {
+                    Button("Self-test") { run(selfTest) }
+                    Button("Benchmark") { run(measure) }
+                }
+                .disabled(isBusy)
+                if isBusy { ProgressView("Working") }
                 if let differences { DifferencesView(differences: differences) }
                 if let benchmark { ShareLink("Share benchmark.json", item: benchmark) }
             }
@@ -47,10 +55,10 @@ struct ClassifierView: View {
 
     /// Loads the model once, and runs one action at a time; the classifier works in the background.
     private func run(_ action: @escaping @MainActor (MultimodalClassifier) async throws -> Void) {
-        isBusy = true
+        setBusy(true)
         (answer, differences, benchmark, problem) = (nil, nil, nil, nil)
         Task {
-            defer { isBusy = false }
+            defer { setBusy(false) }
             do {
                 let loaded: MultimodalClassifier
                 if let classifier {
@@ -64,6 +72,14 @@ struct ClassifierView: View {
                 problem = error.localizedDescription
             }
         }
+    }
+
+    /// Keeps the screen on in the meantime: a device that sleeps stops a benchmark.
+    private func setBusy(_ isBusy: Bool) {
+        self.isBusy = isBusy
+        #if canImport(UIKit)
+            UIApplication.shared.isIdleTimerDisabled = isBusy
+        #endif
     }
 
     private func classify(_ classifier: MultimodalClassifier) async throws {
@@ -84,8 +100,16 @@ struct ClassifierView: View {
     }
 
     /// Returns the content of the photo's file; nil: none is chosen.
+    ///
+    /// - Throws: `BundleError` if one is chosen whose content is not there: not to classify the
+    ///   text alone.
     private func photo() async throws -> Data? {
-        try await item?.loadTransferable(type: Data.self)
+        guard let item else { return nil }
+        guard let file = try await item.loadTransferable(type: Data.self) else {
+            throw BundleError(
+                subject: "photo", problem: "cannot be read", fix: "Choose it again, or another one")
+        }
+        return file
     }
 }
 

@@ -13,7 +13,8 @@
 
         /// Loads a model from a folder that `msd bundle` wrote.
         ///
-        /// Verifies each file and, the first time, compiles the model: call it once. A Core AI
+        /// Verifies each file and, the first time, compiles the model: call it once. `load_ms` of a
+        /// benchmark is the time that this took, the first time with compiling. A Core AI
         /// asset runs on iOS 27, macOS 27 or later; its fallback in Core ML before that, and where
         /// the app was built without Core AI.
         ///
@@ -29,13 +30,13 @@
             #if canImport(CoreAI)
                 if #available(iOS 27, macOS 27, *), bundle.isCoreAI {
                     let runtime = try await CoreAIRuntime.load(bundle, computeUnits: computeUnits)
-                    return MultimodalClassifier(
+                    return try MultimodalClassifier(
                         bundle, runtime: runtime, loadTime: start.duration(to: .now))
                 }
             #endif
             let ofCoreML = try bundle.forCoreML()
             let runtime = try await CoreMLRuntime.load(ofCoreML, computeUnits: computeUnits)
-            return MultimodalClassifier(
+            return try MultimodalClassifier(
                 ofCoreML, runtime: runtime, loadTime: start.duration(to: .now))
         }
 
@@ -54,7 +55,7 @@
         ///
         /// - Returns: Every difference from Python; none if this device does what Python does.
         public func selfTest() async throws -> [Difference] {
-            try await selfTest(vectors: bundle.folder, decoder: ImageIODecoder(bundle.imageSpec))
+            try await selfTest(decoder: ImageIODecoder(bundle.imageSpec))
         }
 
         /// Measures the latency on this device; see

@@ -11,8 +11,8 @@
         private let model: MLModel
         private let imageSpec: ImageSpec
 
-        /// Loads a model. The first time it is compiled, into the folder `msd-deploy` of Caches;
-        /// later that is read, unless the system has emptied Caches or the bundle has changed.
+        /// Loads a model. The first time it is compiled, into the app's folder of Caches; later
+        /// that is read, unless the system has emptied Caches or the bundle has changed.
         ///
         /// - Parameters:
         ///   - bundle: A bundle whose model is a .mlpackage.
@@ -23,10 +23,13 @@
         ) async throws -> CoreMLRuntime {
             let configuration = MLModelConfiguration()
             configuration.computeUnits = computeUnits
-            // One that is damaged, or that this system no longer reads, is compiled again.
-            if let cached = try? MLModel(contentsOf: cacheURL(bundle), configuration: configuration)
-            {
-                return CoreMLRuntime(cached, computeUnits, bundle.imageSpec)
+            if let kept = try? cacheURL(bundle), FileManager.default.fileExists(atPath: kept.path) {
+                if let cached = try? MLModel(contentsOf: kept, configuration: configuration) {
+                    removeUnused(beside: kept)
+                    return CoreMLRuntime(cached, computeUnits, bundle.imageSpec)
+                }
+                // One that is damaged, or that this system no longer reads, is compiled again.
+                try? FileManager.default.removeItem(at: kept)
             }
             do {
                 let compiled = try await MLModel.compileModel(at: bundle.modelURL)
@@ -73,21 +76,47 @@
         private static func cacheURL(_ bundle: ModelBundle) throws -> URL {
             try FileManager.default
                 .url(for: .cachesDirectory, in: .userDomainMask, appropriateFor: nil, create: true)
+                // Without a sandbox, as on macOS, all apps have one folder Caches.
+                .appendingPathComponent(Bundle.main.bundleIdentifier ?? "msd-deploy")
                 .appendingPathComponent("msd-deploy/\(bundle.digest).mlmodelc")
         }
 
         /// Moves a compiled model from the temporary folder to Caches, and returns where it is.
+        ///
+        /// One that another load has put there meanwhile is left alone: it is being opened.
         private static func keep(_ compiled: URL, of bundle: ModelBundle) throws -> URL {
-            let kept = try cacheURL(bundle)
-            try? FileManager.default.removeItem(at: kept)
+            let (kept, files) = (try cacheURL(bundle), FileManager.default)
+            let folder = kept.deletingLastPathComponent()
+            let moved = folder.appendingPathComponent("\(UUID().uuidString).mlmodelc")
             do {
-                try FileManager.default.createDirectory(
-                    at: kept.deletingLastPathComponent(), withIntermediateDirectories: true)
-                try FileManager.default.moveItem(at: compiled, to: kept)
-                return kept
+                try files.createDirectory(at: folder, withIntermediateDirectories: true)
+                // Perhaps copied from another volume: the name is taken when it is whole.
+                try files.moveItem(at: compiled, to: moved)
             } catch {
                 // A full disk costs the next start some time, and is no reason to fail.
+                try? files.removeItem(at: moved)
                 return compiled
+            }
+            do {
+                try files.moveItem(at: moved, to: kept)
+                return kept
+            } catch {
+                return moved
+            }
+        }
+
+        /// Removes models that were not loaded for 30 days, such as those of earlier bundles.
+        private static func removeUnused(beside kept: URL) {
+            let files = FileManager.default
+            try? files.setAttributes([.modificationDate: Date.now], ofItemAtPath: kept.path)
+            let models = try? files.contentsOfDirectory(
+                at: kept.deletingLastPathComponent(), includingPropertiesForKeys: nil)
+            for model in models ?? [] {
+                let values = try? model.resourceValues(forKeys: [.contentModificationDateKey])
+                guard let loaded = values?.contentModificationDate,
+                    loaded.timeIntervalSinceNow < -30 * 86_400
+                else { continue }
+                try? files.removeItem(at: model)
             }
         }
 

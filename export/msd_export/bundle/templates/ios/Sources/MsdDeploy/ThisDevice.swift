@@ -12,15 +12,17 @@
                 let (name, system) = ("hw.machine", "iOS")
             #endif
             let process = ProcessInfo.processInfo
-            let version = process.operatingSystemVersionString
+            // Not operatingSystemVersionString, which is in the language of the app.
+            let version = process.operatingSystemVersion
+            let patch = version.patchVersion == 0 ? "" : ".\(version.patchVersion)"
+            let numbers = "\(version.majorVersion).\(version.minorVersion)\(patch)"
             return BenchmarkResult.Device(
-                model: hardware(name),
-                // "Version 26.1 (Build 23B85)", in the language of the app.
-                system: "\(system) \(version.replacingOccurrences(of: "Version ", with: ""))",
+                model: kernelText(name),
+                system: "\(system) \(numbers) (Build \(kernelText("kern.osversion")))",
                 cores: process.activeProcessorCount)
         }
 
-        private static func hardware(_ name: String) -> String {
+        private static func kernelText(_ name: String) -> String {
             var size = 0
             sysctlbyname(name, nil, &size, nil, 0)
             var bytes = [UInt8](repeating: 0, count: size)

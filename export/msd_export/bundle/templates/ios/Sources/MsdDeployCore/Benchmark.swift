@@ -36,8 +36,11 @@ public struct BenchmarkResult: Encodable, Sendable {
         public let system: String
         public let cores: Int
 
+        /// Keeps what `msd bench --import` reads: what cannot be printed becomes a blank, no text
+        /// "unknown", and fewer cores than one are one.
         public init(model: String, system: String, cores: Int) {
-            (self.model, self.system, self.cores) = (model, system, cores)
+            (self.model, self.system) = (printable(model), printable(system))
+            self.cores = max(1, cores)
         }
     }
 
@@ -101,7 +104,7 @@ public struct BenchmarkResult: Encodable, Sendable {
     public let device: Device
     /// When the benchmark began, in ISO 8601.
     public let measuredUTC: String
-    /// To read, verify and open the bundle; nil: unknown.
+    /// To read, verify and open the bundle; nil: unknown. The first start also compiles the model.
     public let loadMs: Double?
     /// Of the first inference since then.
     public let firstMs: Double?
@@ -164,8 +167,9 @@ extension Labels.View: Encodable, CodingKeyRepresentable {}
 extension MultimodalClassifier {
     /// Measures the latency of each view, and of one whole classification by stages.
     ///
-    /// Takes three times the seconds of the plan or longer; call nothing else in the meantime. In
-    /// a debug build, decoding and resizing are many times slower.
+    /// As planned by default, takes about 10 seconds, 1 to 2 for a tiny model, and longer from some
+    /// 15 ms an inference. Call nothing else in the meantime. In a debug build, decoding and
+    /// resizing are many times slower.
     ///
     /// - Parameters:
     ///   - photo: The content of an image file for the stages; nil: the first one of vectors.json.
@@ -183,7 +187,7 @@ extension MultimodalClassifier {
     ) async throws -> BenchmarkResult {
         try plan.check()
         let (start, before) = (Date.now, conditions())
-        let examples = try JSON(file: "vectors.json", in: bundle.folder)["examples"]
+        let examples = try JSON(bundle.read("vectors.json"), file: "vectors.json")["examples"]
         let usual = try usualExample(examples)
         let (photo, text) = (photo ?? usual.photo, text ?? usual.text)
         let stated = try describe(photo, text, decoder)
@@ -191,7 +195,7 @@ extension MultimodalClassifier {
         let stages = try await stages(photo: photo, text: text, decoder)
         return BenchmarkResult(
             form: bundle.form, bundleDigest: bundle.digest, exportDigest: bundle.exportDigest,
-            runtime: runtime.name, threads: runtime.threads, device: device,
+            runtime: printable(runtime.name), threads: runtime.threads, device: device,
             measuredUTC: start.formatted(.iso8601), loadMs: loadTime.map { milliseconds($0) },
             firstMs: firstInferenceTime.map { milliseconds($0) }, clockStepMs: clockStep(),
             latencyMs: latencies, photo: stated, stagesMs: stages,
@@ -202,7 +206,7 @@ extension MultimodalClassifier {
     private func usualExample(_ examples: JSON) throws -> (photo: Data, text: String) {
         for example in try examples.list() {
             guard let name = try example["image"].textOrNull() else { continue }
-            return try (readFile(name, in: bundle.folder), example["text"].text())
+            return try (bundle.read(name), example["text"].text())
         }
         throw examples.error("has no example with an image")
     }
@@ -221,7 +225,8 @@ extension MultimodalClassifier {
         of examples: JSON, _ decoder: any ImageDecoder
     ) throws -> [Labels.View: Turns] {
         let prepared = try examples.list().flatMap { example in
-            try views(of: example, in: bundle.folder, decoder).map(\.example)
+            let file = try example["image"].textOrNull().map(bundle.read)
+            return try views(of: example, file.map(decoder.decode)).map(\.example)
         }
         let inputs = Dictionary(grouping: prepared, by: \.view)
         return try Dictionary(
@@ -337,4 +342,18 @@ func milliseconds(
     _ time: Duration, _ rule: FloatingPointRoundingRule = .toNearestOrAwayFromZero
 ) -> Double {
     (time / .milliseconds(1) * 10_000).rounded(rule) / 10_000
+}
+
+/// Returns what can be printed of a text, 1 to 500 characters, as `msd bench --import` reads it.
+private func printable(_ text: String) -> String {
+    let words = text.unicodeScalars.split { scalar in
+        switch scalar.properties.generalCategory {
+        case .control, .format, .surrogate, .privateUse, .unassigned, .spaceSeparator,
+            .lineSeparator, .paragraphSeparator:
+            true
+        default: false
+        }
+    }
+    let joined = words.map { String($0) }.joined(separator: " ").unicodeScalars.prefix(500)
+    return joined.isEmpty ? "unknown" : String(joined)
 }

@@ -21,19 +21,16 @@ struct JSON {
         (self.value, self.file, self.path) = (value, file, path)
     }
 
-    /// Reads a file below a folder: an object of `schema_version` 1.
-    init(file: String, in folder: URL) throws {
-        try self.init(readFile(file, in: folder), file: file)
-    }
-
     /// Reads the content of a file: an object of `schema_version` 1.
     init(_ content: Data, file: String) throws {
-        do {
-            value = try JSONDecoder().decode(Value.self, from: content)
-        } catch {
-            throw BundleError(file: file, "is not JSON (\(error))")
+        // JSONDecoder also reads UTF-16 and UTF-32, which have zeros.
+        guard !content.contains(0),
+            let decoded = try? JSONDecoder().decode(Value.self, from: content)
+        else { throw BundleError(file: file, "is not JSON in UTF-8") }
+        if let key = repeatedKey(content) {
+            throw BundleError(file: file, "has the key \(key) twice")
         }
-        (self.file, path) = (file, "")
+        (value, self.file, path) = (decoded, file, "")
         guard case .number(1) = try self["schema_version"].value else {
             throw BundleError(
                 subject: file, problem: "schema_version is not 1",
@@ -60,6 +57,13 @@ struct JSON {
     func list() throws -> [JSON] {
         guard case .list(let values) = value else { throw error("is not a list") }
         return values.enumerated().map { JSON($1, file: file, path: "\(path)[\($0)]") }
+    }
+
+    /// Returns a list of one value or more.
+    func filledList() throws -> [JSON] {
+        let values = try list()
+        guard !values.isEmpty else { throw error("is empty") }
+        return values
     }
 
     func text() throws -> String {
@@ -133,6 +137,33 @@ extension JSON.Value: Decodable {
         } else {
             self = .object(try container.decode([String: Self].self))
         }
+    }
+}
+
+/// Returns a key that an object of valid JSON has twice, of which JSONDecoder drops one; or nil.
+private func repeatedKey(_ json: Data) -> String? {
+    let (quote, backslash) = (UInt8(ascii: "\""), UInt8(ascii: "\\"))
+    return json.withUnsafeBytes { bytes in
+        /// Of each list and object that is open.
+        var keys: [Set<String>] = []
+        var index = 0
+        while index < bytes.count {
+            defer { index += 1 }
+            switch bytes[index] {
+            case UInt8(ascii: "{"), UInt8(ascii: "["): keys.append([])
+            case UInt8(ascii: "}"), UInt8(ascii: "]"): keys.removeLast()
+            case quote:
+                let start = index
+                repeat { index += bytes[index] == backslash ? 2 : 1 } while bytes[index] != quote
+                let next = bytes[(index + 1)...].first { !" \t\r\n".utf8.contains($0) }
+                guard next == UInt8(ascii: ":") else { continue }
+                let list = "[\(String(decoding: bytes[start...index], as: UTF8.self))]"
+                let key = try? JSONDecoder().decode([String].self, from: Data(list.utf8))[0]
+                if let key, !keys[keys.count - 1].insert(key).inserted { return key }
+            default: break
+            }
+        }
+        return nil
     }
 }
 

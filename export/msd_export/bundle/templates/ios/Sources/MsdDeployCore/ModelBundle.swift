@@ -13,6 +13,8 @@ public struct ModelBundle: Sendable {
     public let fallback: Fallback?
     /// SHA-256 of manifest.json, which has those of all files: another model has another one.
     public let digest: String
+    /// SHA-256 of each file of manifest.json, by its path.
+    let digests: [String: String]
     public let labels: Labels
     public let tokenizer: Tokenizer
     public let imageSpec: ImageSpec
@@ -26,6 +28,13 @@ public struct ModelBundle: Sendable {
 
     /// Whether the model is a Core AI asset.
     public var isCoreAI: Bool { modelURL.pathExtension == "aimodel" }
+
+    /// Returns the content of a file, such as "vectors.json", after verifying these very bytes.
+    ///
+    /// - Throws: `BundleError` if manifest.json has no such file, or it is missing or altered.
+    public func read(_ name: String) throws -> Data {
+        try Self.read(name, digest: digests[name], in: folder)
+    }
 
     /// Returns the bundle with a Core ML package as its model: itself, or with its fallback.
     ///
@@ -61,10 +70,15 @@ extension ModelBundle {
         where !files.keys.contains(where: { $0 == name || $0.hasPrefix("\(name)/") }) {
             throw try manifest["files"].error("has nothing of the model, \(name)")
         }
-        for name in ["labels.json", "preprocess.json", "text.json"] where files[name] == nil {
+        for name in ["labels.json", "preprocess.json", "text.json", "vectors.json"]
+        where files[name] == nil {
             throw try manifest["files"].error("has no \(name)")
         }
-        for (name, digest) in files.sorted(by: { $0.key < $1.key }) {
+        for name in files.keys.sorted() where !Self.isInside(name) {
+            throw try manifest["files"].error("has \(name), which is not a path in the folder")
+        }
+        let digests = try files.mapValues { try $0.text() }
+        for (name, digest) in digests.sorted(by: { $0.key < $1.key }) {
             try Self.verify(name, digest: digest, in: folder)
         }
         self.folder = folder
@@ -75,24 +89,36 @@ extension ModelBundle {
                 form: $0["form"].text(), exportDigest: $0["export_digest"].text())
         }
         form = try manifest["form"].text()
-        digest = SHA256.hexDigest(of: Array(content))
+        digest = SHA256.hexDigest(of: content)
+        self.digests = digests
         exportDigest = try manifest["export_digest"].text()
-        labels = try Labels(json: readFile("labels.json", in: folder))
-        tokenizer = try Tokenizer(json: readFile("text.json", in: folder))
-        imageSpec = try ImageSpec(json: readFile("preprocess.json", in: folder))
+        let read = { try Self.read($0, digest: digests[$0], in: folder) }
+        labels = try Labels(json: read("labels.json"))
+        tokenizer = try Tokenizer(json: read("text.json"))
+        imageSpec = try ImageSpec(json: read("preprocess.json"))
     }
 
-    private static func verify(_ name: String, digest: JSON, in folder: URL) throws {
+    private static func isInside(_ name: String) -> Bool {
         let parts = name.split(separator: "/", omittingEmptySubsequences: false)
-        guard parts.allSatisfy({ !["", ".", ".."].contains($0) }) else {
-            throw digest.error("is not of a path in the folder")
-        }
+        return !name.contains("\\") && !parts.contains { ["", ".", ".."].contains($0) }
+    }
+
+    private static func verify(_ name: String, digest: String, in folder: URL) throws {
         let url = folder.appendingPathComponent(name)
         guard FileManager.default.fileExists(atPath: url.path) else {
             throw BundleError(file: name, "is missing in \(folder.path)")
         }
-        guard try SHA256.hexDigest(ofFileAt: url) == digest.text() else {
-            throw BundleError(file: name, "is damaged: its SHA-256 is not that of manifest.json")
-        }
+        guard SHA256.hexDigest(ofFileAt: url) == digest else { throw damaged(name) }
+    }
+
+    private static func read(_ name: String, digest: String?, in folder: URL) throws -> Data {
+        guard let digest else { throw BundleError(file: name, "is not in manifest.json") }
+        let content = try readFile(name, in: folder)
+        guard SHA256.hexDigest(of: content) == digest else { throw damaged(name) }
+        return content
+    }
+
+    private static func damaged(_ name: String) -> BundleError {
+        BundleError(file: name, "is damaged: its SHA-256 is not that of manifest.json")
     }
 }

@@ -61,16 +61,22 @@ public actor MultimodalClassifier {
     ///   - bundle: The labels, and how images and texts are prepared.
     ///   - runtime: Runs the model of the bundle.
     ///   - loadTime: How long both took to load, for `benchmark`; nil: unknown.
-    public init(_ bundle: ModelBundle, runtime: any Runtime, loadTime: Duration? = nil) {
+    /// - Throws: `BundleError` if `loadTime` is negative.
+    public init(_ bundle: ModelBundle, runtime: any Runtime, loadTime: Duration? = nil) throws {
         let start = ContinuousClock.now
-        self.init(bundle, runtime: runtime, loadTime: loadTime) { start.duration(to: .now) }
+        try self.init(bundle, runtime: runtime, loadTime: loadTime) { start.duration(to: .now) }
     }
 
     /// - Parameter now: Returns the time since some moment.
     init(
         _ bundle: ModelBundle, runtime: any Runtime, loadTime: Duration? = nil,
         now: @escaping @Sendable () -> Duration
-    ) {
+    ) throws {
+        if let loadTime, loadTime < .zero {
+            throw BundleError(
+                subject: "loadTime", problem: "\(loadTime) is negative",
+                fix: "Pass a duration from 0, or nil")
+        }
         (self.bundle, self.runtime) = (bundle, runtime)
         (self.loadTime, self.now) = (loadTime, now)
     }

@@ -41,7 +41,7 @@ struct SHA256 {
     }
 
     /// Returns the digest of bytes in hexadecimal digits.
-    static func hexDigest(of bytes: [UInt8]) -> String {
+    static func hexDigest(of bytes: some ContiguousBytes) -> String {
         var digest = SHA256()
         bytes.withUnsafeBytes { digest.update($0) }
         return digest.hexDigest()

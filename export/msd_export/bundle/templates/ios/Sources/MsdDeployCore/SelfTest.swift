@@ -24,17 +24,31 @@ extension MultimodalClassifier {
     /// differ where the stated probabilities are that close to another decision.
     ///
     /// - Parameters:
-    ///   - folder: A bundle, or what `msd vectors` wrote: vectors.json and its examples' images.
+    ///   - folder: What `msd vectors` wrote: vectors.json and its examples' images. Not verified.
+    ///   - tolerance: Replaces that of vectors.json.
     ///   - decoder: Reads PNG files.
     /// - Returns: Every difference; none if this device does what Python does.
-    /// - Throws: `BundleError` if a file cannot be read; what runtime and decoder throw.
+    /// - Throws: `BundleError` if a file cannot be read or has no texts or examples; what the
+    ///   runtime throws.
     public func selfTest(
-        vectors folder: URL, decoder: any ImageDecoder
+        vectors folder: URL, tolerance: Double? = nil, decoder: any ImageDecoder
     ) async throws -> [Difference] {
-        let vectors = try JSON(file: "vectors.json", in: folder)
-        let tolerance = try vectors.object()["tolerance"]?.probability() ?? 0.001
+        try await selfTest(decoder, within: tolerance) { try readFile($0, in: folder) }
+    }
+
+    /// Replays the bundle's test vectors, verified; see `selfTest(vectors:tolerance:decoder:)`.
+    public func selfTest(decoder: any ImageDecoder) async throws -> [Difference] {
+        try await selfTest(decoder, within: nil, read: bundle.read)
+    }
+
+    private func selfTest(
+        _ decoder: any ImageDecoder, within tolerance: Double?, read: (String) throws -> Data
+    ) async throws -> [Difference] {
+        let vectors = try JSON(read("vectors.json"), file: "vectors.json")
+        let stated = try vectors.object()["tolerance"]?.probability()
+        let tolerance = tolerance ?? stated ?? 0.001
         var differences: [Difference] = []
-        for (index, vector) in try vectors["texts"].list().enumerated() {
+        for (index, vector) in try vectors["texts"].filledList().enumerated() {
             guard let problem = try textDifference(vector) else { continue }
             differences.append(Difference(vector: "texts[\(index)]", problem: problem))
         }
@@ -42,8 +56,17 @@ extension MultimodalClassifier {
             guard let problem = try noiseDifference(vector) else { continue }
             differences.append(Difference(vector: "noise[\(index)]", problem: problem))
         }
-        for (index, example) in try vectors["examples"].list().enumerated() {
-            for view in try views(of: example, in: folder, decoder) {
+        for (index, example) in try vectors["examples"].filledList().enumerated() {
+            let file = try example["image"].textOrNull().map(read)
+            let image: Picture?
+            do {
+                image = try file.map(decoder.decode)
+            } catch {
+                differences.append(
+                    Difference(vector: "examples[\(index)]", problem: "not decoded: \(error)"))
+                continue
+            }
+            for view in try views(of: example, image) {
                 guard let problem = try await difference(of: view, within: tolerance) else {
                     continue
                 }
@@ -61,12 +84,8 @@ extension MultimodalClassifier {
         let answer: JSON
     }
 
-    /// Prepares an example of vectors.json in each of its views.
-    func views(
-        of example: JSON, in folder: URL, _ decoder: any ImageDecoder
-    ) throws -> [ExampleView] {
-        let name = try example["image"].textOrNull()
-        let image = try name.map { try decoder.decode(readFile($0, in: folder)) }
+    /// Prepares an example of vectors.json, with its image, in each of its views.
+    func views(of example: JSON, _ image: Picture?) throws -> [ExampleView] {
         let text = try example["text"].text()
         return try example["views"].object().sorted { $0.key < $1.key }.map { view, answer in
             let prepared = try prepare(
