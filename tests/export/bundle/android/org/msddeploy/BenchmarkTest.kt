@@ -261,6 +261,8 @@ internal fun Tests.benchmarkTests() {
             "runs is 0" to { BenchmarkOptions(runs = 0) },
             "seconds is -1.0" to { BenchmarkOptions(seconds = -1.0) },
             "seconds is NaN" to { BenchmarkOptions(seconds = Double.NaN) },
+            "seconds is 3600.1" to { BenchmarkOptions(seconds = 3600.1) },
+            "seconds is 1.0E300" to { BenchmarkOptions(seconds = 1e300) },
             "battery is 81.0" to { Conditions(battery = 81.0) },
             "loadMs is -1.0" to { MultimodalClassifier(bundle, FakeRuntime(), loadMs = -1.0) },
         )
@@ -270,11 +272,73 @@ internal fun Tests.benchmarkTests() {
         }
     }
 
+    test("a time that is too large to be rounded is kept as it is") {
+        BenchmarkOptions(seconds = 3600.0)
+        val options = BenchmarkOptions(rounds = 1, runs = 1, seconds = 0.0)
+        for (loadMs in listOf(0.0, 51.2346, 1e12, 1e308)) {
+            assertEquals(loadMs, benchmark(FakeRuntime(), options, loadMs = loadMs).loadMs)
+        }
+    }
+
+    test("a device has names that can be printed, and a core") {
+        val device = Device("Fairphone\t5\u0007 \u202eé😀\ud800", " \u0000\n", 0)
+        assertEquals("Fairphone 5 é😀", device.model)
+        assertEquals("unknown", device.system)
+        assertEquals(1, device.cores)
+        assertEquals(500, Device("x".repeat(999), "Android 16", 8).model.length)
+    }
+
+    test("an interrupt of the thread ends the benchmark") {
+        val options = BenchmarkOptions(rounds = 1, runs = 1, seconds = 0.0)
+        // At a run to warm up, a sample of the latency, and a whole classification.
+        for (last in listOf(1, 251, 290)) {
+            val runtime = FakeRuntime()
+            val interrupted = object : Runtime by runtime {
+                override fun run(input: ModelInput) = runtime.run(input).also {
+                    if (runtime.inputs.size == last) Thread.currentThread().interrupt()
+                }
+            }
+            val classifier = MultimodalClassifier(bundle, interrupted, null, runtime::clock)
+            assertFailsWith<InterruptedException> {
+                classifier.benchmark(
+                    { decode(it) },
+                    google,
+                    options = options,
+                    files = files(vectors),
+                )
+            }
+            assertEquals(last, runtime.inputs.size)
+            assertEquals(false, Thread.interrupted())
+        }
+    }
+
+    test("a wrong photo is refused before the model runs") {
+        val runtime = FakeRuntime()
+        val wrong = byteArrayOf(1, 2, 3)
+        val large = byteArrayOf(4)
+        val decoder = Decoder { file ->
+            when {
+                file === wrong -> throw BundleException("It cannot be decoded.")
+                file === large -> Picture(1 shl 16, 1 shl 16) { _, _, _, _, _ -> }
+                else -> decode(file)
+            }
+        }
+        val messages = mapOf(wrong to "It cannot be decoded.", large to "pixels: more than")
+        for ((photo, message) in messages) {
+            val error = assertFailsWith<BundleException> {
+                MultimodalClassifier(bundle, runtime)
+                    .benchmark(decoder, google, photo, files = files(vectors))
+            }
+            assertTrue(message in error.message!!, error.message)
+        }
+        assertEquals(0, runtime.inputs.size)
+    }
+
     test("a view without an example, a wrong photo and a closed classifier are errors") {
         val options = BenchmarkOptions(rounds = 1, runs = 1, seconds = 0.0)
         val without = mapOf(
             "has no example of the view image" to vectors.replace("\"image\": {}", "\"x\": {}"),
-            "has no example of the view multimodal" to
+            "has no example with an image" to
                 vectors.replace("\"examples/000.png\"", "null"),
             "schema_version is 2" to vectors.replace(": 1,", ": 2,"),
         )

@@ -84,10 +84,10 @@ internal fun Tests.bundleTests() {
             "manifest.json: kind is vectors" to ("\"bundle\"" to "\"vectors\""),
             "manifest.json: platform is ios" to ("android" to "ios"),
             "manifest.json: model is x.onnx, which" to ("\"model\": \"model" to "\"model\": \"x"),
-            "manifest.json: files.../a is not the path" to ("\"text.json" to "\"../a"),
+            "manifest.json: files[\"../a\"] is not the path" to ("\"text.json" to "\"../a"),
             "manifest.json: lacks the key \"export_digest\"" to ("\"export_d" to "\"d"),
             "labels.json: is not listed" to ("\"labels.json" to "\"model.onnx2"),
-            "manifest.json: files.text.json is 1" to
+            "manifest.json: files[\"text.json\"] is 1" to
                 ("\"${sha256Of(bundleFiles().getValue("text.json"))}\"" to "1"),
         )
         for ((message, change) in changes) {

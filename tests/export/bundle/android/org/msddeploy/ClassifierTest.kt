@@ -1,6 +1,9 @@
 package org.msddeploy
 
 import java.io.File
+import java.util.Collections
+import java.util.concurrent.CountDownLatch
+import kotlin.concurrent.thread
 import kotlin.test.assertContentEquals
 import kotlin.test.assertEquals
 import kotlin.test.assertFailsWith
@@ -102,6 +105,59 @@ internal fun Tests.classifierTests() {
         assertTrue("The classifier is closed." in error.message!!)
     }
 
+    test("closing while the model runs waits for its end") {
+        val isRunning = CountDownLatch(1)
+        val mayEnd = CountDownLatch(1)
+        val events = Collections.synchronizedList(ArrayList<String>())
+        val slow = object : Runtime {
+            override val name = "Slow"
+            override val threads = null
+
+            override fun run(input: ModelInput): ModelOutput {
+                isRunning.countDown()
+                mayEnd.await()
+                events += "ran"
+                return ModelOutput(floatArrayOf(0f, 0f), floatArrayOf(.5f, .5f))
+            }
+
+            override fun close() {
+                events += "closed"
+            }
+        }
+        val classifier = MultimodalClassifier(bundle, slow)
+        val running = thread(isDaemon = true) { classifier.classify(null, text) }
+        isRunning.await()
+        val closing = thread(isDaemon = true) { classifier.close() }
+        val waitsOrEnded = setOf(Thread.State.BLOCKED, Thread.State.TERMINATED)
+        while (closing.state !in waitsOrEnded) Thread.yield()
+        mayEnd.countDown()
+        running.join()
+        closing.join()
+        assertEquals(listOf("ran", "closed"), events.toList())
+        assertFailsWith<BundleException> { classifier.classify(null, text) }
+    }
+
+    test("a classifier whose runtime fails to close is closed") {
+        var timesClosed = 0
+        val failing = object : Runtime {
+            override val name = "Failing"
+            override val threads = null
+
+            override fun run(input: ModelInput) = throw AssertionError("closed before")
+
+            override fun close() {
+                timesClosed++
+                throw BundleException("It cannot be closed.")
+            }
+        }
+        val classifier = MultimodalClassifier(bundle, failing)
+        assertFailsWith<BundleException> { classifier.close() }
+        classifier.close()
+        assertEquals(1, timesClosed)
+        val error = assertFailsWith<BundleException> { classifier.classify(null, text) }
+        assertTrue("The classifier is closed." in error.message!!)
+    }
+
     test("classes are ranked by their logits") {
         val saturated = object : Runtime {
             override val name = "Saturated"
@@ -165,6 +221,27 @@ internal fun Tests.classifierTests() {
         for (wrong in listOf("-1", "2", "\"0\"")) {
             val error = assertFailsWith<BundleException> { selfTest(changed(wrong)) }
             assertTrue("vectors.json: tolerance is " in error.message!!, error.message)
+        }
+    }
+
+    test("an image that is not decoded is a difference of its example") {
+        val refused = File(VECTORS, "examples/000.png").readBytes()
+        val decoder = Decoder { file ->
+            if (file.contentEquals(refused)) throw BundleException("No PNG here.")
+            decode(file)
+        }
+        val found = classifier.selfTest(decoder) { File(VECTORS, it).inputStream() }
+        assertEquals(
+            listOf(Difference("examples[0]", "its image is not decoded: No PNG here.")),
+            found,
+        )
+    }
+
+    test("vectors that would compare nothing are refused") {
+        for (key in listOf("texts", "noise", "examples")) {
+            val renamed = vectors.replaceFirst("\"$key\":", "\"$key\": [], \"x\":")
+            val error = assertFailsWith<BundleException> { selfTest(renamed) }
+            assertTrue("vectors.json: $key is empty" in error.message!!, error.message)
         }
     }
 

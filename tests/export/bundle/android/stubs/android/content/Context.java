@@ -9,6 +9,7 @@ public abstract class Context {
     public abstract AssetManager getAssets();
     public abstract ContentResolver getContentResolver();
     public abstract File getExternalFilesDir(String type);
+    public abstract File getFilesDir();
     public abstract Resources getResources();
 
     public final <T> T getSystemService(Class<T> serviceClass) {

@@ -26,6 +26,11 @@ public class ContextWrapper extends Context {
     }
 
     @Override
+    public File getFilesDir() {
+        throw new UnsupportedOperationException("stub");
+    }
+
+    @Override
     public Resources getResources() {
         throw new UnsupportedOperationException("stub");
     }

@@ -10,10 +10,6 @@ public class View {
         throw new UnsupportedOperationException("stub");
     }
 
-    public static int generateViewId() {
-        throw new UnsupportedOperationException("stub");
-    }
-
     public int getId() {
         throw new UnsupportedOperationException("stub");
     }
@@ -51,6 +47,14 @@ public class View {
     }
 
     public void setLabelFor(int id) {
+        throw new UnsupportedOperationException("stub");
+    }
+
+    public boolean getKeepScreenOn() {
+        throw new UnsupportedOperationException("stub");
+    }
+
+    public void setKeepScreenOn(boolean keepScreenOn) {
         throw new UnsupportedOperationException("stub");
     }
 

@@ -14,6 +14,9 @@ private const val MOST_SAMPLES = 1000
 private const val STAGE_WARM_UPS = 3
 private const val STAGE_SAMPLES = 20
 private const val CLOCK_READING_NS = 20_000_000L
+private const val MOST_SECONDS = 3600.0
+private const val MOST_CHARACTERS = 500
+private val UNPRINTABLE = Regex("[^\\p{L}\\p{M}\\p{N}\\p{P}\\p{S}]+")
 
 /**
  * How long [MultimodalClassifier.benchmark] measures.
@@ -22,7 +25,7 @@ private const val CLOCK_READING_NS = 20_000_000L
  *
  * @property rounds The rounds in which the views take turns, 1 or more.
  * @property runs The least samples of a view, over all rounds, 1 or more.
- * @property seconds The least time of a view's samples, over all rounds.
+ * @property seconds The least time of a view's samples, over all rounds, 0 to 3,600.
  * @throws BundleException A value is out of range.
  */
 public class BenchmarkOptions(
@@ -33,24 +36,24 @@ public class BenchmarkOptions(
     init {
         if (rounds < 1) throw BundleException("rounds is $rounds. Pass 1 or more.")
         if (runs < 1) throw BundleException("runs is $runs. Pass 1 or more.")
-        if (!(seconds >= 0 && seconds.isFinite())) {
-            throw BundleException("seconds is $seconds. Pass a number from 0.")
+        if (seconds !in 0.0..MOST_SECONDS) {
+            throw BundleException("seconds is $seconds. Pass a number from 0 to 3600.")
         }
     }
 }
 
 /**
- * What is measured on.
+ * What is measured on. Names lose what cannot be printed; an empty one becomes "unknown".
  *
- * @property model The manufacturer and model, such as "Google Pixel 8".
- * @property system The operating system, such as "Android 16".
- * @property cores The number of processor cores.
+ * @param model The manufacturer and model, such as "Google Pixel 8".
+ * @param system The operating system, such as "Android 16".
+ * @param cores The number of processor cores; less than 1 becomes 1.
  */
-public data class Device(
-    public val model: String,
-    public val system: String,
-    public val cores: Int,
-)
+public class Device(model: String, system: String, cores: Int) {
+    public val model: String = printable(model)
+    public val system: String = printable(system)
+    public val cores: Int = cores.coerceAtLeast(1)
+}
 
 /** How much a device is slowed down by its temperature; the names are Android's. */
 public enum class Thermal(internal val key: String) {
@@ -179,8 +182,8 @@ public class BenchmarkResult internal constructor(
     )
 }
 
-/** The samples of whole classifications of a photo and a text. */
-internal class WholeTimes(val photo: MeasuredPhoto, val stagesMs: Map<Stage, List<Double>>)
+/** The photo and the text of whole classifications. */
+internal class Whole(val file: ByteArray, val text: String, val measured: MeasuredPhoto)
 
 /**
  * The parts of [MultimodalClassifier.benchmark].
@@ -237,6 +240,7 @@ internal class Benchmark(
         val begin = clock()
         var runs = 0
         while (runs < WARM_UP_RUNS || clock() - begin < leastNs) {
+            endIfInterrupted()
             infer(inputs.next())
             runs++
         }
@@ -249,6 +253,7 @@ internal class Benchmark(
         val begin = clock()
         var end = begin
         while (samples.size < least || (samples.size < MOST_SAMPLES && end - begin < leastNs)) {
+            endIfInterrupted()
             val input = inputs.next()
             val start = clock()
             infer(input)
@@ -282,34 +287,44 @@ internal class Benchmark(
         return inputs
     }
 
-    /** Measures whole classifications; by default of the first example that has an image. */
-    fun wholeMs(givenPhoto: ByteArray?, givenText: String?): WholeTimes {
+    /**
+     * Returns what whole classifications are of, by default the first example that has an image.
+     *
+     * Decodes and resizes the photo once, so that a wrong one is refused before anything runs.
+     */
+    fun whole(givenPhoto: ByteArray?, givenText: String?): Whole {
         val example = examples.items().find { it.find("image") != null }
             ?: examples.fail("has no example with an image")
-        val photo = givenPhoto ?: read(example["image"])
+        val file = givenPhoto ?: read(example["image"])
         val text = givenText ?: example["text"].text()
+        val measured = decoder.decode(file).use {
+            bundle.image.pixels(it)
+            MeasuredPhoto(file.size, it.width, it.height, text.codePointCount(0, text.length))
+        }
+        return Whole(file, text, measured)
+    }
+
+    /** Returns the samples of whole classifications by stage. */
+    fun stagesMs(whole: Whole): Map<Stage, List<Double>> {
         val samples = Stage.entries.associateWith { ArrayList<Double>() }
-        repeat(STAGE_WARM_UPS) { measure(photo, text) }
+        repeat(STAGE_WARM_UPS) { measure(whole) }
         repeat(STAGE_SAMPLES) {
-            for ((stage, nanoseconds) in measure(photo, text)) {
+            for ((stage, nanoseconds) in measure(whole)) {
                 samples.getValue(stage).add(milliseconds(nanoseconds))
             }
         }
-        val measured = decoder.decode(photo).use {
-            val characters = text.codePointCount(0, text.length)
-            MeasuredPhoto(photo.size, it.width, it.height, characters)
-        }
-        return WholeTimes(measured, samples)
+        return samples
     }
 
     /** Returns the nanoseconds of each stage of one classification. */
-    private fun measure(photo: ByteArray, text: String): Map<Stage, Long> {
+    private fun measure(whole: Whole): Map<Stage, Long> {
+        endIfInterrupted()
         val begin = clock()
-        return decoder.decode(photo).use { picture ->
+        return decoder.decode(whole.file).use { picture ->
             val decoded = clock()
             val pixels = bundle.image.pixels(picture)
             val resized = clock()
-            val tokens = bundle.tokenizer.encode(text)
+            val tokens = bundle.tokenizer.encode(whole.text)
             val tokenized = clock()
             infer(modelInput(bundle, pixels, tokens))
             val end = clock()
@@ -323,13 +338,22 @@ internal class Benchmark(
         }
     }
 
+    private fun endIfInterrupted() {
+        if (Thread.interrupted()) throw InterruptedException("The benchmark was interrupted.")
+    }
+
     private fun read(name: Json): ByteArray = readAll(files, name.text())
 }
 
 internal fun milliseconds(nanoseconds: Long): Double = rounded(nanoseconds / 1e6)
 
-/** Returns milliseconds with 4 decimals. */
-internal fun rounded(milliseconds: Double): Double = Math.round(milliseconds * 1e4) / 1e4
+/** Returns milliseconds with 4 decimals; from 1e12 on, where a Double has no more, as they are. */
+internal fun rounded(milliseconds: Double): Double =
+    if (milliseconds < 1e12) Math.round(milliseconds * 1e4) / 1e4 else milliseconds
+
+/** Returns a name as `msd bench --import` reads it: of what can be printed, 1 to 500 characters. */
+internal fun printable(name: String): String =
+    name.replace(UNPRINTABLE, " ").trim().take(MOST_CHARACTERS).ifEmpty { "unknown" }
 
 internal fun utcNow(): String = SimpleDateFormat("yyyy-MM-dd'T'HH:mm:ss'Z'", Locale.ROOT)
     .apply { timeZone = TimeZone.getTimeZone("UTC") }

@@ -28,7 +28,7 @@ public class ModelOutput(
     public val probabilities: FloatArray,
 )
 
-/** Runs the model of a bundle. */
+/** Runs the model of a bundle. A classifier calls it from one thread at a time. */
 public interface Runtime {
     /** The name and version, such as "ONNX Runtime 1.29.0". */
     public val name: String
@@ -74,7 +74,7 @@ public data class Classification(
 /**
  * Classifies an image, a text or both.
  *
- * Safe from one thread at a time. [close] frees the runtime.
+ * Safe from any thread: runs of the model take turns, and [close] waits for the one that goes on.
  *
  * @property bundle The model's files, classes and preprocessing.
  */
@@ -84,6 +84,7 @@ public class MultimodalClassifier internal constructor(
     private val loadMs: Double?,
     private val clock: () -> Long,
 ) : AutoCloseable {
+    private val lock = Any()
     private var isClosed = false
     private var firstMs: Double? = null
 
@@ -135,10 +136,11 @@ public class MultimodalClassifier internal constructor(
      * vectors.json. A file without one is of `msd vectors`: there logits and probabilities may
      * differ by 0.001.
      *
-     * @param decoder Decodes the PNG files of the examples.
+     * @param decoder Decodes the PNG files of the examples. One that it refuses is a difference.
      * @param files Opens vectors.json, and the images that it names, by name; by default those of
      *   the bundle.
-     * @throws BundleException A file is missing or malformed, or the classifier is closed.
+     * @throws BundleException A file is missing or malformed, vectors.json has no texts or no
+     *   examples, or the classifier is closed.
      */
     public fun selfTest(
         decoder: Decoder,
@@ -152,8 +154,9 @@ public class MultimodalClassifier internal constructor(
      * of the model, on the examples of the self-test, which are decoded, resized and tokenized
      * before. Then whole classifications of one photo and text are measured, stage by stage.
      *
-     * Takes some 12 seconds by default, and longer if a photo takes long to decode. For comparable
-     * numbers use a release build on a cool device that is not charging.
+     * Takes about 10 seconds by default, more from some 15 ms a run, and 1 to 2 seconds for a tiny
+     * model. An interrupt of the thread ends it. For comparable numbers use a release build on a
+     * cool device that is not charging.
      *
      * @param decoder Decodes the images.
      * @param device The device, for the result.
@@ -165,6 +168,7 @@ public class MultimodalClassifier internal constructor(
      *   the bundle.
      * @throws BundleException A file is missing or malformed, vectors.json has no example of a
      *   view, the photo cannot be decoded, or the classifier is closed.
+     * @throws InterruptedException The thread was interrupted.
      */
     public fun benchmark(
         decoder: Decoder,
@@ -178,14 +182,15 @@ public class MultimodalClassifier internal constructor(
         val measuredUtc = utcNow()
         val before = conditions()
         val benchmark = Benchmark(bundle, decoder, files, clock, ::infer)
+        val whole = benchmark.whole(photo, text)
         val clockStepMs = benchmark.clockStepMs()
         val latencyMs = benchmark.latencyMs(options)
-        val whole = benchmark.wholeMs(photo, text)
+        val stagesMs = benchmark.stagesMs(whole)
         return BenchmarkResult(
             form = bundle.form,
             bundleDigest = bundle.digest,
             exportDigest = bundle.exportDigest,
-            runtime = runtime.name,
+            runtime = printable(runtime.name),
             threads = runtime.threads,
             device = device,
             measuredUtc = measuredUtc,
@@ -193,17 +198,18 @@ public class MultimodalClassifier internal constructor(
             firstMs = firstMs,
             clockStepMs = clockStepMs,
             latencyMs = latencyMs,
-            photo = whole.photo,
-            stagesMs = whole.stagesMs,
+            photo = whole.measured,
+            stagesMs = stagesMs,
             before = before,
             after = conditions(),
         )
     }
 
-    /** Frees the runtime. Further calls do nothing. */
-    override fun close() {
-        if (!isClosed) runtime.close()
+    /** Frees the runtime, after a run that goes on. Further calls do nothing. */
+    override fun close(): Unit = synchronized(lock) {
+        if (isClosed) return
         isClosed = true
+        runtime.close()
     }
 
     private fun viewOf(picture: Picture?, text: String?): ModelView {
@@ -220,13 +226,13 @@ public class MultimodalClassifier internal constructor(
     private fun infer(picture: Picture?, tokens: Tokens): ModelOutput =
         infer(modelInput(bundle, picture?.let(bundle.image::pixels), tokens))
 
-    private fun infer(input: ModelInput): ModelOutput {
+    private fun infer(input: ModelInput): ModelOutput = synchronized(lock) {
         if (isClosed) throw BundleException("The classifier is closed. Load it again.")
         if (firstMs != null) return runtime.run(input)
         val start = clock()
         val output = runtime.run(input)
         firstMs = milliseconds(clock() - start)
-        return output
+        output
     }
 }
 

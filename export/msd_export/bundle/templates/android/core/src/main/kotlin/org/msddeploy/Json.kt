@@ -4,6 +4,7 @@ import java.nio.charset.CharacterCodingException
 
 private const val REMEDY = "Replace the bundle with one that `msd bundle` has just written."
 private const val DEEPEST = 64
+private val WORD = Regex("[A-Za-z0-9_]+")
 
 /**
  * A value of a JSON file, with the file and its path there for error messages.
@@ -58,7 +59,13 @@ internal class Json private constructor(
 
     private fun path(): String =
         generateSequence(this) { it.parent }.mapNotNull { it.step }.toList().asReversed()
-            .joinToString("") { if (it is Int) "[$it]" else ".$it" }
+            .joinToString("") { step ->
+                when {
+                    step is Int -> "[$step]"
+                    WORD.matches("$step") -> ".$step"
+                    else -> "[\"$step\"]"
+                }
+            }
             .removePrefix(".").let { if (it.isEmpty()) it else "$it " }
 
     private fun shown(): String =

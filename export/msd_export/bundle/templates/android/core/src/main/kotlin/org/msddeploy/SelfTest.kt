@@ -35,16 +35,16 @@ internal class SelfTest(
             if (tolerance !in 0.0..1.0) stated.fail("is $tolerance, not a number from 0 to 1")
             areLogitsCompared = false
         }
-        vectors["texts"].items().forEachIndexed { index, vector ->
-            compareText("texts[$index]", vector)
-        }
-        vectors["noise"].items().forEachIndexed { index, vector ->
-            compareNoise("noise[$index]", vector)
-        }
-        vectors["examples"].items().forEachIndexed { index, vector ->
-            compareExample("examples[$index]", vector)
-        }
+        compareAll(vectors["texts"], "texts", ::compareText)
+        compareAll(vectors["noise"], "noise", ::compareNoise)
+        compareAll(vectors["examples"], "examples", ::compareExample)
         return found
+    }
+
+    private fun compareAll(vectors: Json, key: String, compare: (String, Json) -> Unit) {
+        val items = vectors.items()
+        if (items.isEmpty()) vectors.fail("is empty, and would compare nothing")
+        items.forEachIndexed { index, vector -> compare("$key[$index]", vector) }
     }
 
     private fun compareText(name: String, vector: Json) {
@@ -78,11 +78,17 @@ internal class SelfTest(
     }
 
     private fun compareExample(name: String, vector: Json) {
-        val picture = vector.find("image")?.let { decoder.decode(readAll(files, it.text())) }
-        picture.use { compareExample(name, vector, it) }
+        val file = vector.find("image")?.let { readAll(files, it.text()) }
+        val picture = try {
+            file?.let(decoder::decode)
+        } catch (error: Exception) {
+            // Whatever a decoder throws, the other examples are compared.
+            return report(name, "its image is not decoded: ${error.message ?: error}")
+        }
+        picture.use { compareViews(name, vector, it) }
     }
 
-    private fun compareExample(name: String, vector: Json, picture: Picture?) {
+    private fun compareViews(name: String, vector: Json, picture: Picture?) {
         val tokens = bundle.tokenizer.encode(vector["text"].text())
         val absent = bundle.tokenizer.encode("")
         for (view in ModelView.entries) {

@@ -15,14 +15,17 @@ import org.msddeploy.Thermal
  * Measures the model on this device; see [MultimodalClassifier.benchmark] of the core.
  *
  * Adds the device and its state: temperature from Android 10 on, battery, charging, and whether the
- * device saves power. Takes some 12 seconds: call it on the thread of the classifier.
+ * device saves power. Takes about 10 seconds, more from some 15 ms a run, and 1 to 2 seconds for a
+ * tiny model: call it on a background thread, and keep the screen on.
  *
  * @param photo An image file; null for the first image of the self-test.
  * @param text The text of the photo; null for that of the same example.
  * @param options The number of rounds and samples.
  * @throws org.msddeploy.BundleException The photo cannot be decoded, or the classifier is closed.
+ * @throws InterruptedException The thread was interrupted.
  */
-public fun MultimodalClassifier.benchmark(
+// Not an overload of the member: the IDE would offer no import of it.
+public fun MultimodalClassifier.benchmarkOnDevice(
     context: Context,
     photo: ByteArray? = null,
     text: String? = null,

@@ -1,6 +1,7 @@
 package org.msddeploy.example
 
 import android.app.Activity
+import android.content.ActivityNotFoundException
 import android.content.Intent
 import android.graphics.Bitmap
 import android.graphics.Color
@@ -19,6 +20,7 @@ import java.io.File
 import java.io.IOException
 import java.util.Locale
 import java.util.concurrent.Executors
+import java.util.concurrent.Future
 import org.msddeploy.BundleException
 import org.msddeploy.Classification
 import org.msddeploy.ImageSpec
@@ -26,7 +28,8 @@ import org.msddeploy.MultimodalClassifier
 import org.msddeploy.Picture
 import org.msddeploy.android.BitmapDecoder
 import org.msddeploy.android.MultimodalClassifiers
-import org.msddeploy.android.benchmark
+import org.msddeploy.android.benchmarkOnDevice
+import org.msddeploy.android.readPhoto
 
 /** One screen to try a bundle: a photo, a text, the answer, the self-test and the benchmark. */
 class MainActivity : Activity() {
@@ -36,6 +39,8 @@ class MainActivity : Activity() {
     private var classifier: MultimodalClassifier? = null
     private var photo: ByteArray? = null
 
+    // Used by the main thread alone.
+    private val unfinished = ArrayList<Future<*>>()
     private lateinit var preview: ImageView
     private lateinit var text: EditText
     private lateinit var answer: TextView
@@ -54,6 +59,7 @@ class MainActivity : Activity() {
     }
 
     override fun onDestroy() {
+        unfinished.forEach { it.cancel(true) }
         worker.execute { classifier?.close() }
         worker.shutdown()
         super.onDestroy()
@@ -63,12 +69,15 @@ class MainActivity : Activity() {
         val intent = Intent(Intent.ACTION_OPEN_DOCUMENT)
             .addCategory(Intent.CATEGORY_OPENABLE)
             .setType("image/*")
-        startActivityForResult(intent, 0)
+        try {
+            startActivityForResult(intent, 0)
+        } catch (error: ActivityNotFoundException) {
+            answer.text = "This device has no app to choose a photo with ($error)."
+        }
     }
 
     private fun read(uri: Uri) = work("Reading the photo.") { classifier ->
-        val file = contentResolver.openInputStream(uri)?.use { it.readBytes() }
-            ?: throw IOException("$uri has no content")
+        val file = readPhoto(this, uri)
         val image = classifier.bundle.image
         val shown = BitmapDecoder(image).decode(file).use { modelImage(image, it) }
         photo = file
@@ -101,39 +110,42 @@ class MainActivity : Activity() {
 
     private fun benchmark() {
         val typed = text.text.toString().ifBlank { null }
-        work("Measuring, for some 12 seconds.") { classifier ->
-            val result = classifier.benchmark(this, photo, typed)
-            val file = File(getExternalFilesDir(null), "benchmark.json")
+        work("Measuring, for about 10 seconds.") { classifier ->
+            val result = classifier.benchmarkOnDevice(this, photo, typed)
+            val file = File(getExternalFilesDir(null) ?: filesDir, "benchmark.json")
             file.writeText(result.toJson())
             val medians = result.latencyMs.map { (view, rounds) ->
                 val samples = rounds.flatten().sorted()
                 "${view.name.lowercase(Locale.ROOT)}: ${samples[samples.size / 2]} ms"
             }
-            (medians + "adb pull $file").joinToString("\n")
+            (medians + "The result is in $file").joinToString("\n")
         }
     }
 
     /** Runs a task on the worker and shows its result; of a failure its cause and remedy. */
     private fun work(running: String, task: (MultimodalClassifier) -> String) {
-        show(running, isReady = false)
-        worker.execute {
+        unfinished += worker.submit {
             val result = try {
                 task(loaded())
-            } catch (error: BundleException) {
-                error.message ?: "$error"
-            } catch (error: IOException) {
-                "A file cannot be read or written ($error). Try another one."
+            } catch (error: Throwable) {
+                // Whatever it is, an app to try a bundle shows it.
+                described(error)
             }
-            runOnUiThread { show(result, isReady = true) }
+            runOnUiThread {
+                unfinished.removeAt(0)
+                show(result)
+            }
         }
+        show(running)
     }
 
     private fun loaded(): MultimodalClassifier =
         classifier ?: MultimodalClassifiers.load(this).also { classifier = it }
 
-    private fun show(message: String, isReady: Boolean) {
+    private fun show(message: String) {
         answer.text = message
-        buttons.forEach { it.isEnabled = isReady }
+        answer.keepScreenOn = unfinished.isNotEmpty()
+        buttons.forEach { it.isEnabled = unfinished.isEmpty() }
     }
 
     private fun showPhoto(bitmap: Bitmap?, description: String) = runOnUiThread {
@@ -143,7 +155,8 @@ class MainActivity : Activity() {
 
     private fun screen(): View {
         preview = ImageView(this).apply { contentDescription = NO_PHOTO }
-        text = EditText(this).apply { id = View.generateViewId() }
+        // The same number in every process, since the typed text is kept by it.
+        text = EditText(this).apply { id = android.R.id.edit }
         answer = TextView(this).apply {
             accessibilityLiveRegion = View.ACCESSIBILITY_LIVE_REGION_POLITE
             setTextIsSelectable(true)
@@ -192,6 +205,15 @@ class MainActivity : Activity() {
             val decided = answer.decided.joinToString().ifEmpty { "Undecided" }
             val cut = listOf("The text was cut.").filter { answer.isTextCut }
             return (listOf(decided) + labels + cut).joinToString("\n")
+        }
+
+        fun described(error: Throwable): String = when (error) {
+            is BundleException -> error.message ?: "$error"
+            is IOException -> "A file cannot be read or written ($error). Try another one."
+            is InterruptedException -> "It was interrupted."
+            is OutOfMemoryError -> "The memory does not suffice. Choose a smaller photo."
+            is LinkageError -> "The APK lacks the runtime for this processor ($error)."
+            else -> "It failed: $error"
         }
 
         fun modelImage(image: ImageSpec, picture: Picture): Bitmap {

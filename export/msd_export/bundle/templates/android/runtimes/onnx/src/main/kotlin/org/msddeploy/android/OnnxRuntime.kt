@@ -31,16 +31,22 @@ public class OnnxRuntime(bundle: Bundle) : Runtime {
 
     // One for the whole process: other sessions of the app may use it, so it is never closed.
     private val environment = OrtEnvironment.getEnvironment()
-    // Closed after its session, as its documentation demands.
-    private val options = OrtSession.SessionOptions()
-    private val session = wrapped {
-        options.setIntraOpNumThreads(threads)
-        environment.createSession(bundle.read(bundle.model), options)
-    }
+    override val name: String = "ONNX Runtime ${environment.version}"
+
     private val imageShape =
         longArrayOf(1, bundle.image.height.toLong(), bundle.image.width.toLong(), 3)
 
-    override val name: String = "ONNX Runtime ${environment.version}"
+    // Closed after its session, as its documentation demands.
+    private val options = OrtSession.SessionOptions()
+    private val session = try {
+        wrapped {
+            options.setIntraOpNumThreads(threads)
+            environment.createSession(bundle.read(bundle.model), options)
+        }
+    } catch (error: Throwable) {
+        options.close()
+        throw error
+    }
 
     override fun run(input: ModelInput): ModelOutput = wrapped {
         val tensors = LinkedHashMap<String, OnnxTensor>()
@@ -62,8 +68,7 @@ public class OnnxRuntime(bundle: Bundle) : Runtime {
     }
 
     override fun close() {
-        wrapped { session.close() }
-        options.close()
+        options.use { wrapped { session.close() } }
     }
 
     private fun tensor(values: IntArray, vararg shape: Int): OnnxTensor {
