@@ -12,14 +12,13 @@ from msd_deploy.artifacts.manifest import (
     Json,
     is_number,
     read_versioned_json,
-    sha256_of_file,
     sha256_of_json,
 )
 from msd_deploy.errors import ArtifactError
 from msd_deploy.views import View
 from msd_mobile_bench.latency import describe
 from msd_mobile_bench.schema import AppRow, Conditions, Distribution
-from msd_mobile_bench.variants import Variant
+from msd_mobile_bench.variants import TORCH, Variant
 
 KIND = "app_benchmark"
 STAGES = ("decode", "resize", "tokenize", "inference", "total")
@@ -28,6 +27,9 @@ THERMAL_STATES = ("none", "light", "moderate", "severe", "critical")
 _Read = TypeVar("_Read")
 _MOST_SAMPLES = 1_000_000
 _LONGEST_TEXT = 500
+_MOST_BYTES = 20_000_000
+_MOST_MS = 1e7
+_MARKS = " .,:;()/+-_'"
 _COARSE = 0.05
 """A clock whose step is a larger share of the median makes percentiles doubtful."""
 
@@ -43,8 +45,10 @@ def read_app_benchmark(path: Path, variants: list[Variant]) -> AppRow:
         ArtifactError: The file is missing, is no such file, has a value that cannot be, or is of
             another model.
     """
-    content = read_versioned_json(path)
     check = _Check(path)
+    if path.is_file() and path.stat().st_size > _MOST_BYTES:
+        raise check.error("it", f"a file of up to {_MOST_BYTES:,} bytes")
+    content = read_versioned_json(path)
     if content.get("kind") != KIND:
         raise check.error("kind", f"{KIND!r}: it is no file of a bundle's benchmark()")
     variant = _variant_of(content, variants, check)
@@ -52,7 +56,7 @@ def read_app_benchmark(path: Path, variants: list[Variant]) -> AppRow:
         "name": variant.name,
         "target": variant.target,
         "precision": variant.precision,
-        "file_digest": sha256_of_file(path),
+        "file_digest": sha256_of_json(content),
         "bundle_digest": check.text(content, "bundle_digest"),
         "export_digest": check.text(content, "export_digest"),
         "platform": check.one_of(content, "platform", PLATFORMS),
@@ -99,15 +103,20 @@ def app_notes(row: AppRow) -> list[str]:
 
 def is_of(row: AppRow, variants: list[Variant]) -> bool:
     """Return whether an app's model is still one of a run's exports."""
-    return row["export_digest"] in map(_export_digest, variants)
+    return row["export_digest"] in map(_export_digest, exports_of(variants))
+
+
+def exports_of(variants: list[Variant]) -> list[Variant]:
+    """Return the variants that a bundle is made of: the student's exports."""
+    return [each for each in variants if each.model == "student" and each.target != TORCH]
 
 
 def _variant_of(content: Json, variants: list[Variant], check: "_Check") -> Variant:
     digest = check.text(content, "export_digest")
-    for variant in variants:
-        if _export_digest(variant) == digest:
-            return variant
     form = check.text(content, "form")
+    for variant in exports_of(variants):
+        if _export_digest(variant) == digest and variant.name == f"student-{form}":
+            return variant
     raise ArtifactError(
         f"measures an export {form} that is none of this run's",
         where=check.path,
@@ -137,15 +146,15 @@ class _Check:
         )
 
     def text(self, content: Json, key: str) -> str:
-        """Return a text; what cannot be printed, such as the escapes of a terminal, is a blank."""
+        """Return a text; what a terminal, Markdown or HTML could take for its own is a blank."""
         value = self._value(content, key)
-        printable = "".join(
-            letter if letter.isprintable() else " "
+        plain = "".join(
+            letter if letter.isalnum() or letter in _MARKS else " "
             for letter in (value if isinstance(value, str) else "")
         )
-        if not printable.strip() or len(printable) > _LONGEST_TEXT:
+        if not plain.strip() or len(plain) > _LONGEST_TEXT:
             raise self.error(key, f"a text of up to {_LONGEST_TEXT} characters")
-        return " ".join(printable.split())
+        return " ".join(plain.split())
 
     def one_of(self, content: Json, key: str, values: tuple[str, ...]) -> str:
         value = self._value(content, key)
@@ -194,6 +203,8 @@ class _Check:
             found["thermal"] = self.one_of(content, f"{key}.thermal", THERMAL_STATES)
         if "battery" in state:
             found["battery"] = self.number(content, f"{key}.battery")
+            if found["battery"] > 1:
+                raise self.error(f"{key}.battery", "a number from 0 to 1")
         if "charging" in state:
             found["charging"] = self._yes_or_no(content, f"{key}.charging")
         if "low_power" in state:
@@ -209,8 +220,8 @@ class _Check:
     def _milliseconds(self, samples: object, key: str) -> list[float]:
         if not isinstance(samples, list) or not 0 < len(samples) <= _MOST_SAMPLES:
             raise self.error(key, "a list of samples")
-        if not all(is_number(sample) and sample >= 0 for sample in samples):
-            raise self.error(key, "milliseconds from 0")
+        if not all(is_number(sample) and 0 <= sample <= _MOST_MS for sample in samples):
+            raise self.error(key, f"milliseconds from 0 to {_MOST_MS:,.0f}")
         return [float(sample) for sample in samples]
 
     def _value(self, content: Json, key: str) -> object:

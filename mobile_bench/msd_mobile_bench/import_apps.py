@@ -12,7 +12,7 @@ from msd_deploy.hooks import StageHooks
 from msd_deploy.run.record import read_finished_run
 from msd_mobile_bench.app_benchmark import is_of, read_app_benchmark
 from msd_mobile_bench.report import JSON_NAME, write_reports
-from msd_mobile_bench.schema import AppRow, Bench
+from msd_mobile_bench.schema import AppRow, Bench, Row
 from msd_mobile_bench.variants import Variant, find_variants
 
 
@@ -38,29 +38,50 @@ def add_apps(run: RunDirectory, files: Sequence[Path], hooks: StageHooks | None 
         read_finished_run(run)
         variants = find_variants(run, on_note=hooks.on_note)
         bench = _read_bench(run)
-        if bench is None:
-            raise ArtifactError(
-                "has no benchmark that apps could be added to",
-                where=run.root,
-                fix=f"Run msd bench {run.root} first",
-            )
-        added = [read_app_benchmark(path, variants) for path in files]
-        digests = {app["file_digest"] for app in added}
-        kept = [app for app in bench.get("apps", []) if app["file_digest"] not in digests]
-        bench["apps"] = [*kept, *added]
+        read = [read_app_benchmark(path, variants) for path in files]
+        added = {app["file_digest"]: app for app in read}
+        kept = _still_of(bench["apps"], variants, hooks)
+        others = [app for app in kept if app["file_digest"] not in added]
+        bench["apps"] = [*others, *added.values()]
         write_reports(run.reports, bench)
     return bench
 
 
-def _read_bench(run: RunDirectory) -> Bench | None:
-    path = run.reports / JSON_NAME
-    return cast(Bench, read_versioned_json(path)) if path.is_file() else None
-
-
 def apps_of_before(run: RunDirectory, variants: list[Variant], hooks: StageHooks) -> list[AppRow]:
     """Return the apps of an earlier benchmark whose model is still one of the run's exports."""
-    bench = _read_bench(run)
-    apps = [] if bench is None else bench.get("apps", [])
+    try:
+        apps = _read_bench(run)["apps"]
+    except ArtifactError:  # it is replaced, and had none that could be read
+        return []
+    return _still_of(apps, variants, hooks)
+
+
+def _read_bench(run: RunDirectory) -> Bench:
+    """Read a run's benchmark, of which all that a report shows has to be there.
+
+    Raises:
+        ArtifactError: There is none, it cannot be read, or another version wrote it.
+    """
+    path = run.reports / JSON_NAME
+    fix = f"Run msd bench {run.root} first"
+    if not path.is_file():
+        what = "has no benchmark that apps could be added to"
+        raise ArtifactError(what, where=run.root, fix=fix)
+    bench = read_versioned_json(path)
+    is_whole = bench.get("kind") == "bench" and Bench.__annotations__.keys() <= bench.keys()
+    if not (is_whole and _are(bench["rows"], Row) and _are(bench["apps"], AppRow)):
+        raise ArtifactError("was written by another version", where=path, fix=fix)
+    return cast(Bench, bench)
+
+
+def _are(rows: object, kind: type) -> bool:
+    """Return whether rows have all keys of a typed dictionary."""
+    return isinstance(rows, list) and all(
+        isinstance(row, dict) and kind.__annotations__.keys() <= row.keys() for row in rows
+    )
+
+
+def _still_of(apps: list[AppRow], variants: list[Variant], hooks: StageHooks) -> list[AppRow]:
     kept = [app for app in apps if is_of(app, variants)]
     if len(kept) < len(apps):
         hooks.on_note(

@@ -69,10 +69,8 @@ def _tables(bench: Bench) -> list[Table]:
 
 def _notes(bench: Bench) -> list[str]:
     """Return the notes on the measurement, and on those of apps."""
-    doubts = {app_title(app): app_notes(app) for app in bench["apps"]}
-    return bench["notes"] + [
-        f"{app}: {'; '.join(found)}." for app, found in doubts.items() if found
-    ]
+    doubts = [(app_title(app), app_notes(app)) for app in bench["apps"]]
+    return bench["notes"] + [f"{app}: {'; '.join(found)}." for app, found in doubts if found]
 
 
 def _markdown_table(table: Table) -> str:

@@ -39,6 +39,9 @@ def variant_title(row: Row) -> str:
     return f"{row['model'].capitalize()}, {short_title(row)}"
 
 
+_LONGEST_SYSTEM = 40
+
+
 def speed_table(bench: Bench) -> Table:
     """Return size, latency, load time, throughput and memory of every variant."""
     columns: dict[str, dict[str, Cell]] = {
@@ -83,7 +86,11 @@ def app_table(bench: Bench) -> Table:
 
 def app_title(app: AppRow) -> str:
     """Return what was measured where, for example ONNX fp32, Google Pixel 8, ONNX Runtime 1.29."""
-    return f"{short_title(app)}, {app['device']} ({app['system']}), {app['runtime']}"
+    system = app["system"]
+    if len(system) > _LONGEST_SYSTEM:  # a browser's
+        system = f"{system[: _LONGEST_SYSTEM - 1]}…"
+    when = app["measured_utc"][:16].replace("T", " ")
+    return f"{short_title(app)}, {app['device']} ({system}), {app['runtime']}, {when}"
 
 
 def _app_cells(app: AppRow) -> tuple[str, ...]:

@@ -85,7 +85,10 @@ def test_an_apps_percentiles_stand_beside_the_rows(
     assert found["stages_ms"]["total"]["mean"] == 105.0
     assert len(bench["rows"]) == 4
     markdown = (run.reports / MARKDOWN_NAME).read_text()
-    assert "| ONNX fp32, An invented phone (Android 16), ONNX Runtime 1.29.0 | 3 ms" in markdown
+    assert (
+        "| ONNX fp32, An invented phone (Android 16), ONNX Runtime 1.29.0, 2026-01-02 03:04 | 3 ms"
+        in markdown
+    )
     assert "4,032 x 3,024" in markdown
 
 
@@ -94,8 +97,8 @@ def test_what_cannot_be_printed_is_a_blank(
 ) -> None:
     written["device"] = {"model": "\x1b[31m|<b>", "system": "iOS\u00a026.1\u200f", "cores": 6}
     (found,) = add_apps(run, [save(written, tmp_path / "phone.json")])["apps"]
-    assert (found["device"], found["system"]) == ("[31m|<b>", "iOS 26.1")
-    assert "[31m\\|&lt;b>" in (run.reports / MARKDOWN_NAME).read_text()
+    assert (found["device"], found["system"]) == ("31m b", "iOS 26.1")
+    assert "| ONNX fp32, 31m b (iOS 26.1)" in (run.reports / MARKDOWN_NAME).read_text()
 
 
 def test_a_file_counts_once_and_files_add_up(
@@ -104,7 +107,7 @@ def test_a_file_counts_once_and_files_add_up(
     first, second = save(written, tmp_path / "a.json"), tmp_path / "b.json"
     save({**written, "platform": "web", "threads": None, "load_ms": None}, second)
     add_apps(run, [first])
-    bench = add_apps(run, [second, first])
+    bench = add_apps(run, [second, first, first])
     assert [each["platform"] for each in bench["apps"]] == ["web", "android"]
 
 
@@ -125,6 +128,8 @@ def test_a_file_counts_once_and_files_add_up(
         ("latency_ms.image", [["1"]], "latency_ms.image is not milliseconds"),
         ("stages_ms.decode", None, "stages_ms.decode is not a list"),
         ("conditions.after", {"thermal": "warm"}, "conditions.after.thermal is not one of"),
+        ("conditions.after", {"battery": 77}, "conditions.after.battery is not a number from 0 to"),
+        ("form", "onnx-int8", "an export onnx-int8 that is none of this run's"),
         ("conditions.after", {"low_power": "no"}, "conditions.after.low_power is not true"),
         ("conditions.before", [], "conditions.before is not an object"),
         ("threads", 1.5, "threads is not a whole number"),
@@ -167,6 +172,19 @@ def test_without_a_benchmark_there_is_nothing_to_add_to(
     (run.reports / JSON_NAME).unlink()
     with pytest.raises(ArtifactError, match=r"Run msd bench .* first"):
         add_apps(run, [save(written, tmp_path / "phone.json")])
+
+
+@pytest.mark.parametrize("key", ["kind", "rows", "apps", "confidence"])
+def test_a_benchmark_of_another_version_is_one_error(
+    run: RunDirectory, written: dict[str, Any], tmp_path: Path, key: str
+) -> None:
+    bench: Any = read_json(run.reports / JSON_NAME)
+    for place in (bench, *bench["rows"]):
+        place.pop(key, None)
+    save(bench, run.reports / JSON_NAME)
+    with pytest.raises(ArtifactError, match="was written by another version"):
+        add_apps(run, [save(written, tmp_path / "phone.json")])
+    assert apps_of_before(run, find_variants(run), StageHooks()) == []
 
 
 def test_settings_beside_an_import_are_refused(run: RunDirectory, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from msd_deploy.artifacts.atomic import new_folder
 from msd_deploy.artifacts.manifest import (
     CARD_NAME,
     Json,
+    digests_of_folder,
     is_folder_of,
     json_text,
     read_json,
@@ -46,6 +47,7 @@ KIND = "bundle"
 _VECTORS = "vectors"
 _TEMPLATES = Path(__file__).parent / "templates"
 _RUNTIMES = "runtimes"
+_WRITTEN = ".msd-bundle.json"
 _SELF_TEST_EXAMPLES = 10
 # Probabilities of the same file in another build of its runtime. Float32 is added up in another
 # order: 3e-6 was measured in Chromium. Integers are rounded otherwise on other processors: .016.
@@ -120,6 +122,8 @@ def write_bundle(
         fix="Name another --out, or replace it with --overwrite",
         inputs=[model],
     )
+    if out.exists():
+        _refuse_own_files(out)
     export = _export_of(model, platform, form)
     opened = open_model(export.folder)
     if spec is None:
@@ -145,7 +149,27 @@ def write_bundle(
         card = export.folder / CARD_NAME
         if card.is_file():
             shutil.copyfile(card, building / CARD_NAME)
+        write_text(building / _WRITTEN, json_text(digests_of_folder(building)))
     return {"folder": str(out), "platform": platform, "form": export.name, "vectors": counts}
+
+
+def _refuse_own_files(bundle: Path) -> None:
+    """Check that all files in a folder are as `msd bundle` wrote them, since it is replaced.
+
+    Raises:
+        ArtifactError: One was added or altered, or it is unknown which were written.
+    """
+    listed = bundle / _WRITTEN
+    written = read_json(listed) if listed.is_file() else {}
+    found = digests_of_folder(bundle)
+    found.pop(_WRITTEN, None)
+    for name, digest in found.items():
+        if written.get(name) != digest:
+            raise ArtifactError(
+                "was added or changed after msd bundle wrote the folder",
+                where=bundle / name,
+                fix="Move it away, or name another --out",
+            )
 
 
 def bundle_folder_beside(model: Path, platform: Platform) -> Path:

@@ -26,6 +26,7 @@ from msd_export.signature import (
     TEXT_ENTRY,
     TEXT_INPUT_NAMES,
     ModelInputs,
+    Predictor,
     calibrated,
 )
 
@@ -33,12 +34,20 @@ _MOST_EXAMPLES = 5
 FLAGS_NAME = "benchmark_model.flags"
 
 
+_Outputs = dict[str, NDArray[np.float32]]
+
+
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """What a model is given and answers, each with a batch dimension of 1."""
+    """What a model is given and answers, each with a batch dimension of 1.
+
+    of_text is the answer of the entry point for a text alone; None: the example has an image, or
+    the file has none.
+    """
 
     inputs: ModelInputs
-    outputs: dict[str, NDArray[np.float32]]
+    outputs: _Outputs
+    of_text: _Outputs | None
 
 
 def write_runtime_vectors(
@@ -72,9 +81,14 @@ def write_runtime_vectors(
 
 
 def _case(opened: OpenedModel, inputs: ModelInputs) -> _Case:
-    logits = opened.logits(inputs)
-    stated = probabilities(calibrated(logits, inputs, opened.temperatures), opened.problem)
-    return _Case(inputs, {"logits": logits, "probabilities": stated.astype(np.float32)})
+    def outputs(predictor: Predictor) -> _Outputs:
+        logits = predictor.predict(inputs)
+        stated = probabilities(calibrated(logits, inputs, opened.temperatures), opened.problem)
+        return {"logits": logits, "probabilities": stated.astype(np.float32)}
+
+    has_entry = opened.text_entry is not None and not inputs["image_present"].any()
+    of_text = outputs(opened.text_entry) if opened.text_entry and has_entry else None
+    return _Case(inputs, outputs(opened.predictor), of_text)
 
 
 def _write_onnx(model: Path, cases: Sequence[_Case]) -> None:
@@ -101,21 +115,22 @@ def _write_executorch(model: Path, cases: Sequence[_Case]) -> None:
     from executorch.devtools.bundled_program.serialize import (
         serialize_from_bundled_program_to_flatbuffer,
     )
-    from executorch.runtime import Runtime
 
-    def suite(method: str, names: Sequence[str], chosen: Sequence[_Case]) -> MethodTestSuite:
+    def suite(
+        method: str, names: Sequence[str], chosen: Sequence[tuple[_Case, _Outputs]]
+    ) -> MethodTestSuite:
         tests = [
             MethodTestCase(
                 inputs=rows_of(case.inputs, names)[0],
-                expected_outputs=[torch.from_numpy(case.outputs[name]) for name in OUTPUT_NAMES],
+                expected_outputs=[torch.from_numpy(outputs[name]) for name in OUTPUT_NAMES],
             )
-            for case in chosen
+            for case, outputs in chosen
         ]
         return MethodTestSuite(method, tests)
 
-    suites = [suite(MAIN_METHOD, INPUT_NAMES, cases)]
-    texts = [case for case in cases if not case.inputs["image_present"].any()]
-    if texts and TEXT_ENTRY in Runtime.get().load_program(model).method_names:
+    suites = [suite(MAIN_METHOD, INPUT_NAMES, [(case, case.outputs) for case in cases])]
+    texts = [(case, case.of_text) for case in cases if case.of_text is not None]
+    if texts:
         suites.append(suite(TEXT_ENTRY, TEXT_INPUT_NAMES, texts))
     bundled = BundledProgram(None, suites, str(model))
     content = serialize_from_bundled_program_to_flatbuffer(bundled)
@@ -131,7 +146,9 @@ def _write_litert(model: Path, cases: Sequence[_Case]) -> None:
     signatures = interpreter.get_signature_list()
     main = MAIN_ENTRY if MAIN_ENTRY in signatures else next(iter(signatures))
     runner = interpreter.get_signature_runner(main)
-    tensors = {name: details["name"] for name, details in runner.get_input_details().items()}
+    names = {each["index"]: name for name, each in runner.get_input_details().items()}
+    # benchmark_model takes them in the order of the file's inputs.
+    tensors = {names[each["index"]]: each["name"] for each in interpreter.get_input_details()}
     for number, case in enumerate(cases):
         folder = model.parent / f"example_{number}"
         folder.mkdir()

@@ -68,6 +68,13 @@ def test_a_bundle_is_replaced_when_asked_to_and_nothing_else_is(
         write_bundle(run.root, "web", own)
     write_bundle(run.root, "web", own, overwrite=True)
     assert read_manifest(own / "model", KIND)["form"] == "onnx-fp32"
+    for name in ("notes.txt", "src/index.js"):
+        mine = own / name
+        mine.write_text("mine")
+        with pytest.raises(ArtifactError, match=f"{name}: was added or changed after"):
+            write_bundle(run.root, "web", own, overwrite=True)
+        assert mine.read_text() == "mine"
+        mine.unlink()
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.html").touch()
     with pytest.raises(ArtifactError, match="is not a bundle"):

@@ -76,6 +76,7 @@ def test_litert_takes_the_files_that_the_flags_name(vectors: Path) -> None:
         lines = (folder / FLAGS_NAME).read_text().splitlines()
         flags = dict(line.removeprefix("--").split("=", 1) for line in lines)
         names = flags["input_layer"].split(",")
+        assert names == list(inputs)  # the tool takes them by their place
         shapes = [list(map(int, each.split(","))) for each in flags["input_layer_shape"].split(":")]
         assert shapes == [inputs[name]["shape"].tolist() for name in names]
         given = dict(each.rsplit(":", 1) for each in flags["input_layer_value_files"].split(","))

@@ -1,5 +1,6 @@
 /** The service worker of the demo: after the first visit it needs no network. */
 
+const PREFIX = "msd-classifier-";
 const MANIFEST = "model/manifest.json";
 const CODE = [
   "demo/", "demo/demo.css", "demo/demo.js",
@@ -15,7 +16,7 @@ async function current() {
   const response = await fetch(whole(MANIFEST), { cache: "no-store" });
   const digest = await crypto.subtle.digest("SHA-256", await response.clone().arrayBuffer());
   const start = new Uint8Array(digest).slice(0, 8);
-  return { response, name: Array.from(start, (byte) => byte.toString(16)).join("-") };
+  return { response, name: PREFIX + Array.from(start, (byte) => byte.toString(16)).join("-") };
 }
 
 async function fill() {
@@ -24,7 +25,7 @@ async function fill() {
   const model = Object.keys(files).map((file) => `model/${file}`);
   await cache.addAll([...CODE, ...model, MANIFEST].map(whole));
   for (const other of await caches.keys()) {
-    if (other !== name) {
+    if (other.startsWith(PREFIX) && other !== name) {
       await caches.delete(other);
     }
   }

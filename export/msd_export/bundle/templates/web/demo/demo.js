@@ -26,16 +26,18 @@ async function answer() {
     text: text.value.trim() ? { text: text.value } : null,
   };
   const start = performance.now(), answers = {};
-  try {
-    for (const [view, request] of Object.entries(requests)) {
+  let problem = "";
+  for (const [view, request] of Object.entries(requests)) {
+    try {
       answers[view] = request && await classifier.classify(request);
+    } catch (error) {
+      problem = error.message;
     }
-  } catch (error) {
-    complain(error.message);
   }
   if (now !== round) {
     return; // a later input has been asked for meanwhile
   }
+  complain(problem);
   const count = Object.values(answers).filter(Boolean).length;
   const took = `${Math.round(performance.now() - start)} ms for ${count}`;
   element("status").textContent = count
@@ -122,6 +124,7 @@ async function runBenchmark() {
   const button = element("measure"), output = element("measured"), link = element("save");
   button.disabled = true;
   output.textContent = "Measuring …";
+  link.hidden = true;
   try {
     const found = await classifier.benchmark({
       image: image ?? undefined, text: text.value.trim() ? text.value : undefined,

@@ -1,7 +1,7 @@
 import { BundleError } from "./errors.js";
 
 export const VIEWS = ["multimodal", "image", "text"];
-const WARM_UP_CALLS = 10, WARM_UP_MS = 250, MOST_SAMPLES = 1000;
+const WARM_UP_CALLS = 10, WARM_UP_MS = 250, MOST_SAMPLES = 1000, MOST_ROUNDS = 100;
 const STAGE_WARM_UPS = 3, STAGE_SAMPLES = 20;
 const CLOCK_READING_MS = 20;
 
@@ -99,6 +99,9 @@ export function refusePlan({ rounds, runs, seconds }) {
     if (!(Number.isInteger(value) && value > 0)) {
       throw new BundleError(`${name} is a whole number from 1, not ${value}.`);
     }
+  }
+  if (rounds > MOST_ROUNDS) {
+    throw new BundleError(`rounds is at most ${MOST_ROUNDS}, not ${rounds}.`);
   }
   if (!(seconds >= 0 && seconds < Infinity)) {
     throw new BundleError(`seconds is a number from 0, not ${seconds}.`);

@@ -33,7 +33,7 @@ export class Engine {
     engine.#spec = readImageSpec(await engine.#files.json("preprocess.json"));
     engine.#tokenizer = new Tokenizer(await engine.#files.json("text.json"));
     const model = await engine.#files.bytes(engine.#files.manifest.model);
-    engine.#ort = await import(runtime);
+    engine.#ort = await import(/* webpackIgnore: true */ /* @vite-ignore */ runtime);
     engine.#ort.env.wasm.wasmPaths = { wasm };
     engine.#ort.env.wasm.numThreads = 1;
     engine.#session = await engine.#ort.InferenceSession.create(model, {
@@ -141,9 +141,9 @@ export class Engine {
       runtime: `onnxruntime-web ${this.#ort.env.versions.web}`,
       threads: 1,
       device: {
-        model: navigator.userAgentData?.platform || navigator.platform,
-        system: navigator.userAgent,
-        cores: navigator.hardwareConcurrency,
+        model: navigator.userAgentData?.platform || navigator.platform || "unknown",
+        system: navigator.userAgent || "unknown",
+        cores: navigator.hardwareConcurrency || 1,
       },
       measured_utc,
       load_ms: this.#loadMs,
@@ -153,11 +153,6 @@ export class Engine {
       photo: { bytes: photo.size, width, height, characters: Array.from(words).length },
       stages_ms,
     };
-  }
-
-  /** Free the model. */
-  async close() {
-    await this.#session.release();
   }
 
   /** Run the model; `pixels` is null where there is no image. */

@@ -87,6 +87,6 @@ export class MultimodalClassifier {
   /** Measure latency, for about 10 seconds: of each view, and of each stage of a classification. */
   benchmark(options?: BenchmarkOptions): Promise<Benchmark>;
 
-  /** Free the model and end the worker. */
+  /** End the worker, and with it the model; calls that still wait are rejected. */
   close(): Promise<void>;
 }

@@ -79,9 +79,8 @@ export class MultimodalClassifier {
     return { ...measured, conditions: { before, after: await conditions() } };
   }
 
-  /** Free the model and end the worker. */
+  /** End the worker, and with it the model; calls that still wait are rejected. */
   async close() {
-    await this.#call("close");
     this.#end("The classifier is closed.");
   }
 
@@ -117,8 +116,14 @@ export class MultimodalClassifier {
   }
 }
 
-/** Return what the browser says of the device: its battery at most. */
+/** Return what the browser says of the device within a second: its battery at most. */
 async function conditions() {
-  const battery = await navigator.getBattery?.().catch(() => null);
-  return battery ? { battery: battery.level, charging: battery.charging } : {};
+  try {
+    const late = new Promise((resolve) => setTimeout(resolve, 1000));
+    const battery = await Promise.race([navigator.getBattery?.(), late]);
+    const isKnown = Number.isFinite(battery?.level);
+    return isKnown ? { battery: battery.level, charging: Boolean(battery.charging) } : {};
+  } catch {
+    return {};
+  }
 }

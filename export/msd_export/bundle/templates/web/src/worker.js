@@ -12,7 +12,6 @@ const CALLS = {
   classify: (request) => engine.classify(request),
   selfTest: () => engine.selfTest(),
   benchmark: (options) => engine.benchmark(options),
-  close: () => engine?.close(),
 };
 
 self.addEventListener("message", ({ data: { id, call, given } }) => {
