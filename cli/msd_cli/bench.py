@@ -43,7 +43,7 @@ def bench(
     """
     from msd_mobile_bench.api import bench as measure
     from msd_mobile_bench.api import import_apps
-    from msd_mobile_bench.tables import app_table, summary_table
+    from msd_mobile_bench.tables import app_sentence, summary_table
 
     display = ProgressDisplay()
     config = with_given(BenchConfig(), given)
@@ -61,8 +61,11 @@ def bench(
     if as_json:
         print_json(result)
         return
-    shown = app_table(result) if imports else summary_table(result)
-    _print_table(shown)
+    if imports:
+        for each in result["apps"]:
+            result_console().print(app_sentence(each), markup=False, highlight=False)
+    else:
+        _print_table(summary_table(result))
     print_note(f"Wrote {run / 'reports' / 'bench.html'}. Open it in a browser.")
 
 

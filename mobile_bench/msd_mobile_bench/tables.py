@@ -93,6 +93,16 @@ def app_title(app: AppRow) -> str:
     return f"{short_title(app)}, {app['device']} ({system}), {app['runtime']}, {when}"
 
 
+def app_sentence(app: AppRow) -> str:
+    """Return the main figures of an app, for a terminal, which is too narrow for the table."""
+    views = ", ".join(
+        f"{name} {milliseconds_text(app['latency_ms'][view]['p50'])}"
+        for view, name in VIEW_NAMES.items()
+    )
+    whole = milliseconds_text(app["stages_ms"]["total"]["p50"])
+    return f"{app_title(app)}: inference of {views}; a whole classification {whole} (p50)."
+
+
 def _app_cells(app: AppRow) -> tuple[str, ...]:
     def both(latency: Distribution) -> str:
         return f"{milliseconds_text(latency['p50'])} ({milliseconds_text(latency['p90'])})"
