@@ -1,7 +1,7 @@
 """`msd bench`: measure teacher and student in every variant."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,9 +10,6 @@ from msd_cli.options import Given, JsonOption, OptionsOf, RunArgument
 from msd_cli.settings import with_given
 from msd_deploy.errors import ConfigError
 from msd_mobile_bench.config import BenchConfig
-
-if TYPE_CHECKING:
-    from msd_deploy.pages.page import Table
 
 
 def bench(
@@ -65,16 +62,10 @@ def bench(
         for each in result["apps"]:
             result_console().print(app_sentence(each), markup=False, highlight=False)
     else:
-        _print_table(summary_table(result))
+        summary = summary_table(result)
+        columns = (name for names in summary.groups.values() for name in names)
+        table = new_table(summary.title, "variant", *columns)
+        for line in summary.lines:
+            table.add_row(line.name, *line.cells)
+        result_console().print(table)
     print_note(f"Wrote {run / 'reports' / 'bench.html'}. Open it in a browser.")
-
-
-def _print_table(shown: "Table") -> None:
-    table = new_table(
-        shown.title,
-        shown.names.lower(),
-        *(name for group in shown.groups.values() for name in group),
-    )
-    for line in shown.lines:
-        table.add_row(line.name, *line.cells)
-    result_console().print(table)

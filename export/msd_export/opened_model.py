@@ -166,7 +166,7 @@ class OpenedModel:
                 "nothing to predict from", fix="Give image (--image), text (--text), or both"
             )
         inputs, is_text_cut = self._inputs(image, text)
-        logits = self.logits(inputs)
+        logits = (self.text_entry_for(inputs) or self.predictor).predict(inputs)
         scaled = calibrated(logits, inputs, self.temperatures)
         (found,) = probabilities(scaled, self.problem)
         view = View.TEXT if image is None else View.MULTIMODAL if has_text else View.IMAGE
@@ -178,11 +178,9 @@ class OpenedModel:
         decided = tuple(itertools.compress(self.labels, is_decided))
         return Prediction(named, logits[0], view, inputs["input_ids"][0], is_text_cut, decided)
 
-    def logits(self, inputs: ModelInputs) -> Logits:
-        """Return the logits of one example, float32 [1, classes]; see `inputs`."""
-        is_text = not inputs["image_present"].any()
-        predictor = self.text_entry if is_text and self.text_entry else self.predictor
-        return predictor.predict(inputs)
+    def text_entry_for(self, inputs: ModelInputs) -> Predictor | None:
+        """Return the entry point for a text alone if it exists and the inputs have no image."""
+        return None if inputs["image_present"].any() else self.text_entry
 
     def inputs(self, *, image: ImageLike | None = None, text: str = "") -> ModelInputs:
         """Return what the model is given for an image, a text, or both; see `predict`.

@@ -77,8 +77,8 @@ def import_apps(
         The content of bench.json; "apps" has one entry per file.
 
     Raises:
-        ArtifactError: There is no benchmark of the run, or a file is missing, is none of a
-            bundle's, has a value that cannot be, or is of another model.
+        ArtifactError: The run has no benchmark, or a file does not exist, is not an app benchmark,
+            has an invalid value, or was made from another model.
 
     Example:
         >>> import_apps("runs/products", ["pixel-8.json"])["apps"][0]["runtime"]

@@ -24,6 +24,7 @@ KIND = "app_benchmark"
 STAGES = ("decode", "resize", "tokenize", "inference", "total")
 PLATFORMS = ("android", "ios", "web")
 THERMAL_STATES = ("none", "light", "moderate", "severe", "critical")
+_REWRITE = "Use the unmodified output of the bundle's benchmark()"
 _Read = TypeVar("_Read")
 _MOST_SAMPLES = 1_000_000
 _LONGEST_TEXT = 500
@@ -42,15 +43,15 @@ def read_app_benchmark(path: Path, variants: list[Variant]) -> AppRow:
         variants: Of the run: the bundle was made of one of them.
 
     Raises:
-        ArtifactError: The file is missing, is no such file, has a value that cannot be, or is of
-            another model.
+        ArtifactError: The file does not exist, is not an app benchmark, has an invalid value, or
+            was made from another model.
     """
     check = _Check(path)
     if path.is_file() and path.stat().st_size > _MOST_BYTES:
         raise check.error("it", f"a file of up to {_MOST_BYTES:,} bytes")
     content = read_versioned_json(path)
     if content.get("kind") != KIND:
-        raise check.error("kind", f"{KIND!r}: it is no file of a bundle's benchmark()")
+        raise check.error("kind", f"{KIND!r}: benchmark() of a bundle did not write the file")
     variant = _variant_of(content, variants, check)
     return {
         "name": variant.name,
@@ -142,7 +143,7 @@ class _Check:
         return ArtifactError(
             f"{key} is not {wanted}",
             where=self.path,
-            fix="Take the file as benchmark() of the bundle wrote it",
+            fix=_REWRITE,
         )
 
     def text(self, content: Json, key: str) -> str:
@@ -231,7 +232,7 @@ class _Check:
                 raise ArtifactError(
                     f"has no {key}",
                     where=self.path,
-                    fix="Take the file as benchmark() of the bundle wrote it",
+                    fix=_REWRITE,
                 )
             value = value[part]
         return value

@@ -30,8 +30,8 @@ def add_apps(run: RunDirectory, files: Sequence[Path], hooks: StageHooks | None 
         The content of bench.json.
 
     Raises:
-        ArtifactError: There is no benchmark of the run, or a file is missing, is no such file, has
-            a value that cannot be, or is of another model.
+        ArtifactError: The run has no benchmark, or a file does not exist, is not an app benchmark,
+            has an invalid value, or was made from another model.
     """
     hooks = hooks or StageHooks()
     with claimed(run.root):

@@ -26,6 +26,7 @@ _TARGET_NAMES: Mapping[str, str] = {
 
 Cell = Callable[[Row], str]
 _Percentile = Literal["p50", "p90", "p99"]
+_LONGEST_SYSTEM = 40
 _SHOWN_PERCENTILES: tuple[_Percentile, ...] = ("p50", "p90")
 
 
@@ -37,9 +38,6 @@ def short_title(row: Row | AppRow) -> str:
 def variant_title(row: Row) -> str:
     """Return a variant with its model, for example Student, ONNX int8."""
     return f"{row['model'].capitalize()}, {short_title(row)}"
-
-
-_LONGEST_SYSTEM = 40
 
 
 def speed_table(bench: Bench) -> Table:

@@ -247,11 +247,17 @@ def export_decided(
     """Exports its student to the variants given, verified, in a copy of the run."""
 
     def export(*variants: Variant) -> list[ExportFolder]:
-        root = tmp_path_factory.mktemp("exports") / "run"
-        run = RunDirectory(Path(shutil.copytree(decided_run.root, root)))
-        return export_student(run, ExportConfig(variants, examples=DECIDED_ROWS))
+        return _export_copy(decided_run, tmp_path_factory.mktemp("exports") / "run", variants)
 
     return export
+
+
+def _export_copy(
+    run: RunDirectory, root: Path, variants: tuple[Variant, ...]
+) -> list[ExportFolder]:
+    """Copy a run to a folder that does not exist, and export its student there."""
+    copied = RunDirectory(Path(shutil.copytree(run.root, root)))
+    return export_student(copied, ExportConfig(variants, examples=DECIDED_ROWS))
 
 
 @pytest.fixture(scope="session")
@@ -268,11 +274,9 @@ def decided_exports(
         root = shared / "-".join(["decided", *names])
         with FileLock(f"{root}.lock"):
             if not root.is_dir():
-                building = RunDirectory(
-                    shutil.copytree(decided_run.root, root.with_suffix(".part"))
-                )
-                export_student(building, ExportConfig(variants, examples=DECIDED_ROWS))
-                building.root.rename(root)
+                building = root.with_suffix(".part")
+                _export_copy(decided_run, building, variants)
+                building.rename(root)
         return [open_export(RunDirectory(root).exports / name) for name in names]
 
     return exports

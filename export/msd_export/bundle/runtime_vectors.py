@@ -18,7 +18,7 @@ from msd_export.bundle.vectors import Example, asked_of
 from msd_export.executorch.predictor import MAIN_METHOD, rows_of
 from msd_export.folder import ExportFolder
 from msd_export.formats import FORMATS, Target
-from msd_export.litert.predictor import MAIN_ENTRY
+from msd_export.litert.predictor import main_signature
 from msd_export.opened_model import OpenedModel
 from msd_export.signature import (
     INPUT_NAMES,
@@ -32,8 +32,6 @@ from msd_export.signature import (
 
 _MOST_EXAMPLES = 5
 FLAGS_NAME = "benchmark_model.flags"
-
-
 _Outputs = dict[str, NDArray[np.float32]]
 
 
@@ -86,9 +84,8 @@ def _case(opened: OpenedModel, inputs: ModelInputs) -> _Case:
         stated = probabilities(calibrated(logits, inputs, opened.temperatures), opened.problem)
         return {"logits": logits, "probabilities": stated.astype(np.float32)}
 
-    has_entry = opened.text_entry is not None and not inputs["image_present"].any()
-    of_text = outputs(opened.text_entry) if opened.text_entry and has_entry else None
-    return _Case(inputs, outputs(opened.predictor), of_text)
+    entry = opened.text_entry_for(inputs)
+    return _Case(inputs, outputs(opened.predictor), outputs(entry) if entry else None)
 
 
 def _write_onnx(model: Path, cases: Sequence[_Case]) -> None:
@@ -143,9 +140,7 @@ def _write_litert(model: Path, cases: Sequence[_Case]) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(model))
-    signatures = interpreter.get_signature_list()
-    main = MAIN_ENTRY if MAIN_ENTRY in signatures else next(iter(signatures))
-    runner = interpreter.get_signature_runner(main)
+    runner = interpreter.get_signature_runner(main_signature(interpreter))
     names = {each["index"]: name for name, each in runner.get_input_details().items()}
     # benchmark_model takes them in the order of the file's inputs.
     tensors = {names[each["index"]]: each["name"] for each in interpreter.get_input_details()}

@@ -146,7 +146,7 @@ class LiteRTTextEntry:
 
 def _places(interpreter: "Interpreter") -> tuple[dict[str, int], list[int]]:
     """Return the numbers of the tensors that the file's signature calls by our names."""
-    runner = interpreter.get_signature_runner(_main_signature(interpreter))
+    runner = interpreter.get_signature_runner(main_signature(interpreter))
     inputs, outputs = runner.get_input_details(), runner.get_output_details()
     return (
         {name: inputs[name]["index"] for name in INPUT_NAMES},
@@ -154,7 +154,7 @@ def _places(interpreter: "Interpreter") -> tuple[dict[str, int], list[int]]:
     )
 
 
-def _main_signature(interpreter: "Interpreter") -> str | None:
+def main_signature(interpreter: "Interpreter") -> str | None:
     """Return the name of the signature for image and text; None, the only one, of older files."""
     return MAIN_ENTRY if len(interpreter.get_signature_list()) > 1 else None
 

@@ -173,14 +173,10 @@ export class Engine {
   /** Return calls of the model for examples, by view, with the inputs prepared. */
   async #calls(examples) {
     const calls = Object.fromEntries(VIEWS.map((view) => [view, []]));
-    const none = this.#tokenizer.encode("");
-    for (const { image, text, views } of examples) {
-      const file = image && new Blob([await this.#files.bytes(image)]);
-      const pixels = file && modelPixels(await decode(file, this.#spec), this.#spec);
-      const tokens = this.#tokenizer.encode(text);
-      for (const view of Object.keys(views)) {
-        const given = view === "text" ? null : pixels, said = view === "image" ? none : tokens;
-        calls[view].push(() => this.#run(given, said));
+    for (const example of examples) {
+      for (const { view, pixels, text } of await this.#viewsOf(example)) {
+        const tokens = this.#tokenizer.encode(text);
+        calls[view].push(() => this.#run(pixels, tokens));
       }
     }
     for (const view of VIEWS) {
@@ -189,22 +185,28 @@ export class Engine {
     return calls;
   }
 
-  async #replay({ image, text, views }, tolerance) {
+  async #replay(example, tolerance) {
     const differences = [];
-    const whole = image && await decode(new Blob([await this.#files.bytes(image)]), this.#spec);
-    const pixels = image && modelPixels(whole, this.#spec);
-    for (const [view, expected] of Object.entries(views)) {
-      const found = await this.answer(
-        view === "text" ? null : pixels, view === "image" ? "" : text,
-      );
+    for (const { view, pixels, text, expected } of await this.#viewsOf(example)) {
+      const found = await this.answer(pixels, text);
       const furthest = Math.max(
         ...found.probabilities.map((value, at) => Math.abs(value - expected.probabilities[at])),
       );
       if (!(furthest <= tolerance)) {
-        differences.push(`${image ?? text}, ${view}: probabilities differ by ${furthest}.`);
+        const name = example.image ?? example.text;
+        differences.push(`${name}, ${view}: probabilities differ by ${furthest}.`);
       }
     }
     return differences;
+  }
+
+  /** Return the input of each view of an example of vectors.json, and what Python answered. */
+  async #viewsOf({ image, text, views }) {
+    const file = image && new Blob([await this.#files.bytes(image)]);
+    const pixels = file && modelPixels(await decode(file, this.#spec), this.#spec);
+    return Object.entries(views).map(([view, expected]) => ({
+      view, expected, pixels: view === "text" ? null : pixels, text: view === "image" ? "" : text,
+    }));
   }
 }
 

@@ -265,20 +265,12 @@ internal class Benchmark(
 
     /** Returns the inputs of all examples of a view, prepared, by view. */
     private fun inputs(): Map<ModelView, List<ModelInput>> {
-        val absent = bundle.tokenizer.encode("")
         val inputs = ModelView.entries.associateWith { ArrayList<ModelInput>() }
         for (example in examples.items()) {
-            val tokens = bundle.tokenizer.encode(example["text"].text())
             val image = example.find("image")
             val pixels = image?.let { decoder.decode(read(it)).use(bundle.image::pixels) }
-            for ((view, ofView) in inputs) {
-                val hasView = example["views"].find(view.key) != null
-                if (!hasView || (view != ModelView.TEXT && pixels == null)) continue
-                ofView += modelInput(
-                    bundle,
-                    pixels.takeIf { view != ModelView.TEXT },
-                    if (view == ModelView.IMAGE) absent else tokens,
-                )
+            for ((view, input) in inputsOf(bundle, example, pixels)) {
+                if (view == ModelView.TEXT || pixels != null) inputs.getValue(view) += input
             }
         }
         for ((view, ofView) in inputs) {

@@ -120,7 +120,7 @@ public class MultimodalClassifier internal constructor(
         if (topK < 1) throw BundleException("topK is $topK. Pass 1 or more.")
         val tokens = bundle.tokenizer.encode(text ?: "")
         val view = viewOf(picture, text)
-        val output = infer(picture, tokens)
+        val output = infer(modelInput(bundle, picture?.let(bundle.image::pixels), tokens))
         val decided =
             bundle.labels.decide(output.probabilities, output.logits, view, threshold)
         val labels = bundle.labels.ranked(output.logits).take(topK)
@@ -223,9 +223,6 @@ public class MultimodalClassifier internal constructor(
         }
     }
 
-    private fun infer(picture: Picture?, tokens: Tokens): ModelOutput =
-        infer(modelInput(bundle, picture?.let(bundle.image::pixels), tokens))
-
     private fun infer(input: ModelInput): ModelOutput = synchronized(lock) {
         if (isClosed) throw BundleException("The classifier is closed. Load it again.")
         if (firstMs != null) return runtime.run(input)
@@ -240,4 +237,22 @@ public class MultimodalClassifier internal constructor(
 internal fun modelInput(bundle: Bundle, pixels: ByteArray?, tokens: Tokens): ModelInput {
     val image = pixels ?: ByteArray(bundle.image.height * bundle.image.width * 3)
     return ModelInput(image, pixels != null, tokens.inputIds, tokens.attentionMask)
+}
+
+/**
+ * Returns the inputs of an example of vectors.json by its views.
+ *
+ * @param pixels Its image, of [ImageSpec.pixels]; null if it has none.
+ */
+internal fun inputsOf(bundle: Bundle, example: Json, pixels: ByteArray?): Map<ModelView, ModelInput> {
+    val tokens = bundle.tokenizer.encode(example["text"].text())
+    val absent = bundle.tokenizer.encode("")
+    val views = ModelView.entries.filter { example["views"].find(it.key) != null }
+    return views.associateWith { view ->
+        modelInput(
+            bundle,
+            pixels.takeIf { view != ModelView.TEXT },
+            if (view == ModelView.IMAGE) absent else tokens,
+        )
+    }
 }

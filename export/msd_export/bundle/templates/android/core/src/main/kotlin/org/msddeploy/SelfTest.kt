@@ -21,7 +21,7 @@ internal class SelfTest(
     private val bundle: Bundle,
     private val decoder: Decoder,
     private val files: (String) -> InputStream,
-    private val run: (Picture?, Tokens) -> ModelOutput,
+    private val infer: (ModelInput) -> ModelOutput,
 ) {
     private val found = ArrayList<Difference>()
     private var tolerance = TOLERANCE
@@ -85,18 +85,10 @@ internal class SelfTest(
             // Whatever a decoder throws, the other examples are compared.
             return report(name, "its image is not decoded: ${error.message ?: error}")
         }
-        picture.use { compareViews(name, vector, it) }
-    }
-
-    private fun compareViews(name: String, vector: Json, picture: Picture?) {
-        val tokens = bundle.tokenizer.encode(vector["text"].text())
-        val absent = bundle.tokenizer.encode("")
-        for (view in ModelView.entries) {
-            val expected = vector["views"].find(view.key) ?: continue
-            val output = run(
-                picture.takeIf { view != ModelView.TEXT },
-                if (view == ModelView.IMAGE) absent else tokens,
-            )
+        val pixels = picture?.use(bundle.image::pixels)
+        for ((view, input) in inputsOf(bundle, vector, pixels)) {
+            val expected = vector["views"][view.key]
+            val output = infer(input)
             val place = "$name.views.${view.key}"
             if (areLogitsCompared) {
                 compareNumbers("$place.logits", output.logits, expected["logits"])
