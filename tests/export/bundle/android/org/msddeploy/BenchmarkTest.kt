@@ -258,6 +258,7 @@ internal fun Tests.benchmarkTests() {
     test("arguments that are out of range are refused") {
         val wrong = mapOf(
             "rounds is 0" to { BenchmarkOptions(rounds = 0) },
+            "rounds is 101" to { BenchmarkOptions(rounds = 101) },
             "runs is 0" to { BenchmarkOptions(runs = 0) },
             "seconds is -1.0" to { BenchmarkOptions(seconds = -1.0) },
             "seconds is NaN" to { BenchmarkOptions(seconds = Double.NaN) },

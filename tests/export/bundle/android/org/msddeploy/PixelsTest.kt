@@ -69,6 +69,26 @@ internal fun Tests.pixelsTests() {
         }
     }
 
+    test("a turned image that is handled in several parts equals the document's") {
+        // 2^18 / 40 columns are handled at a time, and 2^18 / 6,553 rows of them.
+        val (width, height) = 16_000 to 50
+        val bytes = Random(8).nextBytes(width * height * 3)
+        for (orientation in 5..8) {
+            for (mode in ResizeMode.entries) {
+                val spec = ImageSpec(30, 40, mode)
+                val picture = Picture.ofBytes(bytes, width, height, 3, orientation)
+                val straight = ByteArray(width * height * 4) {
+                    if (it % 4 == 3) -1 else bytes[it / 4 * 3 + it % 4]
+                }
+                assertContentEquals(
+                    Reference(straight, width, height, orientation).pixels(spec),
+                    spec.pixels(picture),
+                    "$orientation, $mode",
+                )
+            }
+        }
+    }
+
     test("premultiplied colours become those of straight ones") {
         val pairs = (0..255).flatMap { c -> (0..255).map { a -> c to a } }
         fun picture(isPremultiplied: Boolean) =
@@ -115,8 +135,13 @@ internal fun Tests.pixelsTests() {
     }
 
     test("a photo takes little more memory than a block of rows") {
-        for (orientation in listOf(1, 6)) {
-            val picture = Picture(4000, 3000, orientation) { into, x, y, across, down ->
+        for ((width, height, orientation) in listOf(
+            Triple(4000, 3000, 1),
+            Triple(4000, 3000, 6),
+            // The longest side of a JPEG, and as high as allowed.
+            Triple(65_500, 1_366, 6),
+        )) {
+            val picture = Picture(width, height, orientation) { into, x, y, across, down ->
                 for (index in 0 until across * down) into[index] = -0x1000000 or index * 31 + x + y
             }
             val spec = ImageSpec(224, 224, ResizeMode.FIT)

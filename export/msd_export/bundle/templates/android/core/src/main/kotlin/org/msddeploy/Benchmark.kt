@@ -14,6 +14,7 @@ private const val MOST_SAMPLES = 1000
 private const val STAGE_WARM_UPS = 3
 private const val STAGE_SAMPLES = 20
 private const val CLOCK_READING_NS = 20_000_000L
+private const val MOST_ROUNDS = 100
 private const val MOST_SECONDS = 3600.0
 private const val MOST_CHARACTERS = 500
 private val UNPRINTABLE = Regex("[^\\p{L}\\p{M}\\p{N}\\p{P}\\p{S}]+")
@@ -23,7 +24,7 @@ private val UNPRINTABLE = Regex("[^\\p{L}\\p{M}\\p{N}\\p{P}\\p{S}]+")
  *
  * A round of a view ends when it has its share of the runs and of the seconds, or 1,000 samples.
  *
- * @property rounds The rounds in which the views take turns, 1 or more.
+ * @property rounds The rounds in which the views take turns, 1 to 100.
  * @property runs The least samples of a view, over all rounds, 1 or more.
  * @property seconds The least time of a view's samples, over all rounds, 0 to 3,600.
  * @throws BundleException A value is out of range.
@@ -34,7 +35,9 @@ public class BenchmarkOptions(
     public val seconds: Double = 3.0,
 ) {
     init {
-        if (rounds < 1) throw BundleException("rounds is $rounds. Pass 1 or more.")
+        if (rounds !in 1..MOST_ROUNDS) {
+            throw BundleException("rounds is $rounds. Pass 1 to $MOST_ROUNDS.")
+        }
         if (runs < 1) throw BundleException("runs is $runs. Pass 1 or more.")
         if (seconds !in 0.0..MOST_SECONDS) {
             throw BundleException("seconds is $seconds. Pass a number from 0 to 3600.")

@@ -135,9 +135,9 @@ public class ImageSpec internal constructor(
     /**
      * Returns the model's input of an image: upright, over white, resized, padded or cropped.
      *
-     * Computes no other pixels. Memory: 1 MB for a block of stored rows, or one row if that is
-     * longer; 12 bytes times the stored width times the model's width if the image is turned by
-     * 90 degrees, otherwise 12 bytes for each pixel of the result.
+     * Computes no other pixels. Memory: about 1 MB for a block of stored rows, or one row if that
+     * is longer; 12 bytes for each pixel of the result, and 4 MB if the image is turned by 90
+     * degrees.
      *
      * @return RGB, uint8 `[height, width, 3]`.
      * @throws BundleException The image has more than [maxPixels] pixels.
@@ -158,17 +158,21 @@ public class ImageSpec internal constructor(
         }
         val horizontal = Side(uprightWidth, scaledWidth, width, isReversed = turn in MIRRORED)
         val vertical = Side(uprightHeight, scaledHeight, height, isReversed = turn in UPENDED)
-        val scaled = resize(picture, horizontal, vertical, isTurned)
+        val scaled = if (isTurned) {
+            resizeTurned(picture, horizontal, vertical)
+        } else {
+            resize(picture, horizontal, vertical)
+        }
         val left = (width - horizontal.count) / 2
         val top = (height - vertical.count) / 2
         val result = ByteArray(height * width * 3) { WHITE.toByte() }
         for (y in 0 until vertical.count) {
             for (x in 0 until horizontal.count) {
                 val at = 3 * ((top + y) * width + left + x)
-                val index = if (isTurned) x * vertical.count + y else y * horizontal.count + x
-                result[at] = red(scaled[index]).toByte()
-                result[at + 1] = green(scaled[index]).toByte()
-                result[at + 2] = blue(scaled[index]).toByte()
+                val pixel = scaled[y * horizontal.count + x]
+                result[at] = red(pixel).toByte()
+                result[at + 1] = green(pixel).toByte()
+                result[at + 2] = blue(pixel).toByte()
             }
         }
         return result
@@ -239,30 +243,59 @@ public class ImageSpec internal constructor(
     }
 }
 
-/**
- * Returns the scaled pixels in the order of the stored ones: upright rows, or columns if turned.
- *
- * The upright horizontal pass is the first of two. It is along stored columns if turned.
- */
-private fun resize(
-    picture: Picture,
-    horizontal: Side,
-    vertical: Side,
-    isTurned: Boolean,
-): IntArray {
-    val across = if (isTurned) vertical else horizontal
-    val down = if (isTurned) horizontal else vertical
-    val sums = Sums(down, if (isTurned) across.reach else across.count)
-    val most = min(down.reach, max(1, BLOCK_PIXELS / across.reach))
-    val block = IntArray(most * across.reach)
-    for (first in 0 until down.reach step most) {
-        val rows = min(most, down.reach - first)
-        val y = down.firstStored + first
-        picture.readOverWhite(block, across.firstStored, y, across.reach, rows)
-        sums.add(if (isTurned) block else resizedRows(block, rows, across), first, rows)
+/** Returns the scaled pixels of an image whose stored rows are upright rows. */
+private fun resize(picture: Picture, horizontal: Side, vertical: Side): IntArray {
+    val sums = Sums(vertical, horizontal.count)
+    val most = rowsOfBlock(vertical, horizontal.reach)
+    val block = IntArray(most * horizontal.reach)
+    for (first in 0 until vertical.reach step most) {
+        val rows = min(most, vertical.reach - first)
+        val y = vertical.firstStored + first
+        picture.readOverWhite(block, horizontal.firstStored, y, horizontal.reach, rows)
+        sums.add(resizedRows(block, rows, horizontal), first, rows)
     }
-    return if (isTurned) resizedRows(sums.pixels(), down.count, across) else sums.pixels()
+    return sums.pixels()
 }
+
+/**
+ * Returns the scaled pixels of an image whose stored columns are upright rows.
+ *
+ * The upright horizontal pass, along stored columns, comes first here as well. It takes so many
+ * columns at a time that their results fill a block.
+ */
+private fun resizeTurned(picture: Picture, horizontal: Side, vertical: Side): IntArray {
+    val sums = Sums(vertical, horizontal.count)
+    val most = rowsOfBlock(vertical, horizontal.count)
+    for (first in 0 until vertical.reach step most) {
+        val columns = min(most, vertical.reach - first)
+        val x = vertical.firstStored + first
+        sums.add(turned(resizedColumns(picture, x, columns, horizontal), columns), first, columns)
+    }
+    return sums.pixels()
+}
+
+/** Returns stored columns resized to [Side.count] pixels each. */
+private fun resizedColumns(picture: Picture, x: Int, columns: Int, side: Side): IntArray {
+    val sums = Sums(side, columns)
+    val most = rowsOfBlock(side, columns)
+    val block = IntArray(most * columns)
+    for (first in 0 until side.reach step most) {
+        val rows = min(most, side.reach - first)
+        picture.readOverWhite(block, x, side.firstStored + first, columns, rows)
+        sums.add(block, first, rows)
+    }
+    return sums.pixels()
+}
+
+/** Returns the pixels of rows column by column. */
+private fun turned(pixels: IntArray, width: Int): IntArray {
+    val height = pixels.size / width
+    return IntArray(pixels.size) { pixels[it % height * width + it / height] }
+}
+
+/** Returns how many rows along a side are handled at a time. */
+private fun rowsOfBlock(side: Side, rowLength: Int): Int =
+    min(side.reach, max(1, BLOCK_PIXELS / rowLength))
 
 /** Resizes along rows of [Side.reach] pixels. */
 private fun resizedRows(block: IntArray, rows: Int, side: Side): IntArray {

@@ -36,7 +36,8 @@ public class BitmapDecoder(private val image: ImageSpec) : Decoder {
     /**
      * Returns the stored pixels of a file, with the orientation that it states.
      *
-     * @throws BundleException Android cannot decode the file, or the image has too many pixels.
+     * @throws BundleException Android cannot decode the file, or the image has too many pixels, for
+     *   the model or for the memory that is left.
      */
     override fun decode(file: ByteArray): Picture {
         val bounds = BitmapFactory.Options().apply { inJustDecodeBounds = true }
@@ -48,8 +49,14 @@ public class BitmapDecoder(private val image: ImageSpec) : Decoder {
             inPreferredConfig = Bitmap.Config.ARGB_8888
             inPremultiplied = false
         }
-        val bitmap = BitmapFactory.decodeByteArray(file, 0, file.size, options)
-            ?: throw undecodable()
+        val bitmap = try {
+            BitmapFactory.decodeByteArray(file, 0, file.size, options)
+        } catch (error: OutOfMemoryError) {
+            throw BundleException(
+                "Image of ${bounds.outWidth} by ${bounds.outHeight} pixels: there is no memory for" +
+                    " it. Pass it at a lower resolution.",
+            )
+        } ?: throw undecodable()
         keepStoredNumbers(bitmap)
         val orientation = if (type in UPRIGHT) 1 else orientation(file)
         return Picture(
