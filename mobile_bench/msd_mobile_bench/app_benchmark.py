@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from msd_deploy.artifacts.manifest import (
+    RESTORE,
     Json,
     is_number,
     read_versioned_json,
@@ -49,7 +50,11 @@ def read_app_benchmark(path: Path, variants: list[Variant]) -> AppRow:
     check = _Check(path)
     if path.is_file() and path.stat().st_size > _MOST_BYTES:
         raise check.error("it", f"a file of up to {_MOST_BYTES:,} bytes")
-    content = read_versioned_json(path)
+    try:
+        content = read_versioned_json(path)
+    except ArtifactError as error:
+        fix = _REWRITE if error.fix == RESTORE else error.fix
+        raise ArtifactError(error.what, where=error.where, fix=fix) from error
     if content.get("kind") != KIND:
         raise check.error("kind", f"{KIND!r}: benchmark() of a bundle did not write the file")
     variant = _variant_of(content, variants, check)
@@ -99,6 +104,8 @@ def app_notes(row: AppRow) -> list[str]:
         notes.append(f"the device was hot (thermal state {hottest})")
     if any(state.get("low_power") for state in row["conditions"].values()):
         notes.append("the device saved power")
+    if any(state.get("hidden") for state in row["conditions"].values()):
+        notes.append("its page was hidden for a while")
     return notes
 
 
@@ -210,6 +217,8 @@ class _Check:
             found["charging"] = self._yes_or_no(content, f"{key}.charging")
         if "low_power" in state:
             found["low_power"] = self._yes_or_no(content, f"{key}.low_power")
+        if "hidden" in state:
+            found["hidden"] = self._yes_or_no(content, f"{key}.hidden")
         return found
 
     def _yes_or_no(self, content: Json, key: str) -> bool:

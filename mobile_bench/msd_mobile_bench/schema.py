@@ -62,13 +62,15 @@ class Row(TypedDict):
 class Conditions(TypedDict, total=False):
     """What a platform says of its device; what it does not say is left out.
 
-    thermal is one of none, light, moderate, severe, critical; battery is 0..1.
+    thermal is one of none, light, moderate, severe, critical; battery is 0..1; hidden is of a web
+    page.
     """
 
     thermal: str
     battery: float
     charging: bool
     low_power: bool
+    hidden: bool
 
 
 class AppRow(TypedDict):

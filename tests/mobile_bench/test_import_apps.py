@@ -131,6 +131,7 @@ def test_a_file_counts_once_and_files_add_up(
         ("conditions.after", {"battery": 77}, "conditions.after.battery is not a number from 0 to"),
         ("form", "onnx-int8", "an export onnx-int8 that is none of this run's"),
         ("conditions.after", {"low_power": "no"}, "conditions.after.low_power is not true"),
+        ("conditions.after", {"hidden": 0}, "conditions.after.hidden is not true"),
         ("conditions.before", [], "conditions.before is not an object"),
         ("threads", 1.5, "threads is not a whole number"),
         ("schema_version", 2, "reads up to 1"),
@@ -164,6 +165,17 @@ def test_a_missing_key_is_named(
     del place[last]
     with pytest.raises(ArtifactError, match=f"has no {key}"):
         add_apps(run, [save(written, tmp_path / "phone.json")])
+
+
+@pytest.mark.parametrize("content", [None, '{"schema_version": 1, "kind": "app_', "[]"])
+def test_a_file_that_is_cut_or_missing_is_to_be_written_by_the_bundle_again(
+    run: RunDirectory, tmp_path: Path, content: str | None
+) -> None:
+    path = tmp_path / "phone.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ArtifactError, match=r"phone\.json: .* output of the bundle's benchmark"):
+        add_apps(run, [path])
 
 
 def test_without_a_benchmark_there_is_nothing_to_add_to(
@@ -208,8 +220,8 @@ def test_what_makes_the_numbers_doubtful_is_noted(
     run: RunDirectory, written: dict[str, Any], tmp_path: Path
 ) -> None:
     written["clock_step_ms"] = 0.1
-    written["conditions"]["after"] = {"thermal": "severe", "low_power": True}
+    written["conditions"]["after"] = {"thermal": "severe", "low_power": True, "hidden": True}
     add_apps(run, [save(written, tmp_path / "phone.json")])
     markdown = (run.reports / MARKDOWN_NAME).read_text()
-    for words in ("its clock steps by 0.1 ms", "thermal state severe", "saved power"):
+    for words in ("its clock steps by 0.1 ms", "thermal state severe", "saved power", "hidden"):
         assert words in markdown

@@ -95,6 +95,9 @@ def test_a_benchmark_is_read_by_msd_bench(
         assert [len(samples) >= 3 for samples in latency["samples"]] == [True, True]
     assert all(len(stage["samples"][0]) == 20 for stage in row["stages_ms"].values())
     assert row["load_time_ms"] > row["first_ms"] > 0  # type: ignore[operator]
+    assert benchmark["shares"] == [pytest.approx(step / 6) for step in range(1, 7)]
+    assert [state["hidden"] for state in row["conditions"].values()] == [False, False]
+    assert [state["hidden"] for state in benchmark["hidden"].values()] == [False, True]
     assert benchmark["photo"]["bytes"] == benchmark["bytes"]
     assert "rounds is a whole number from 1, not 0" in benchmark["reasons"]["rounds"]
     assert "runs is a whole number from 1, not 1.5" in benchmark["reasons"]["runs"]

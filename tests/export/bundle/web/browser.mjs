@@ -154,7 +154,14 @@ const selfTest = await page.evaluate(async () => {
 /** What a short benchmark returns, and what is refused. */
 const benchmark = await page.evaluate(async () => {
   const classifier = await load(), plan = { rounds: 2, runs: 5, seconds: 0.01 };
-  const result = await classifier.benchmark({ ...plan, text: "look at him go" });
+  const shares = [], onProgress = (share) => shares.push(share);
+  const result = await classifier.benchmark({ ...plan, text: "look at him go", onProgress });
+  const later = classifier.benchmark({ ...plan, onProgress: () => {
+    Object.defineProperty(document, "hidden", { value: true, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+    delete document.hidden;
+  } });
+  const { conditions: hidden } = await later;
   const photo = await (await fetch("/vectors/images/large.jpg")).blob();
   const other = await classifier.benchmark({ ...plan, image: photo });
   const reasons = {};
@@ -162,7 +169,7 @@ const benchmark = await page.evaluate(async () => {
     reasons[Object.keys(wrong)[0]] = await reasonOf(() => classifier.benchmark(wrong));
   }
   await classifier.close();
-  return { result, photo: other.photo, bytes: photo.size, reasons };
+  return { result, shares, hidden, photo: other.photo, bytes: photo.size, reasons };
 });
 
 /** Which view was called when, by a clock that every call moves by a millisecond. */

@@ -13,7 +13,9 @@ const view: View = answer.view;
 const best: { label: string; probability: number } | undefined = answer.labels[0];
 const decided: string[] = answer.decided, isCut: boolean = answer.isTextCut;
 const differences: string[] = await classifier.selfTest();
-const measured: Benchmark = await classifier.benchmark({ runs: 10 });
+const measured: Benchmark = await classifier.benchmark({
+  runs: 10, onProgress: (share: number) => console.log(share),
+});
 const rounds: number[][] = measured.latency_ms.text, battery: number | undefined =
   measured.conditions.after.battery;
 await classifier.close();

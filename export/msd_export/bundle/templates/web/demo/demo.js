@@ -127,14 +127,19 @@ async function runBenchmark() {
   link.hidden = true;
   try {
     const found = await classifier.benchmark({
-      image: image ?? undefined, text: text.value.trim() ? text.value : undefined,
+      image: image ?? undefined,
+      text: text.value.trim() ? text.value : undefined,
+      onProgress: (share) => {
+        output.textContent = `Measuring … ${Math.round(100 * share)} %`;
+      },
     });
     const views = Object.entries(VIEWS)
       .map(([view, title]) => `${title} ${medianText(found.latency_ms[view].flat())}`);
     const { decode, resize, total } = found.stages_ms;
     output.textContent = `Median of inference: ${views.join(", ")}. A whole classification`
       + ` ${medianText(total)}, of which decoding ${medianText(decode)} and resizing`
-      + ` ${medianText(resize)}.`;
+      + ` ${medianText(resize)}.${found.conditions.after.hidden
+        ? " The page was hidden for a while: measure again and keep it in front." : ""}`;
     URL.revokeObjectURL(link.href);
     link.href = URL.createObjectURL(
       new Blob([JSON.stringify(found, null, 1)], { type: "application/json" }),

@@ -13,9 +13,10 @@ const CLOCK_READING_MS = 20;
  * @param {Record<string, (() => Promise<unknown>)[]>} calls of each view, taken in turn
  * @param {{rounds: number, runs: number, seconds: number}} plan runs and seconds are of a view
  * @param {() => number} now milliseconds
+ * @param {(share: number) => void} [progress] is called with what is done of the whole, 0 to 1
  * @returns {Promise<Record<string, number[][]>>} milliseconds of every sample, a list per round
  */
-export async function timeViews(calls, plan, now) {
+export async function timeViews(calls, plan, now, progress = () => {}) {
   const samples = Object.fromEntries(VIEWS.map((view) => [view, []]));
   const least = Math.ceil(plan.runs / plan.rounds), leastMs = plan.seconds * 1000 / plan.rounds;
   for (let round = 0; round < plan.rounds; round++) {
@@ -27,6 +28,7 @@ export async function timeViews(calls, plan, now) {
         await next();
       }
       samples[view].push(await sample(next, least, leastMs, now));
+      progress((round + (order.indexOf(view) + 1) / order.length) / plan.rounds);
     }
   }
   return samples;

@@ -115,8 +115,9 @@ export class Engine {
   }
 
   /** Measure latency; see `MultimodalClassifier`. */
-  async benchmark({ image, text, rounds = 4, runs = 200, seconds = 3 } = {}) {
-    refusePlan({ rounds, runs, seconds });
+  async benchmark({ image, text, rounds = 4, runs = 200, seconds = 3 }, progress) {
+    const plan = { rounds, runs, seconds };
+    refusePlan(plan);
     const now = () => performance.now(), measured_utc = new Date().toISOString();
     const { examples } = await this.#files.json("vectors.json");
     const usual = examples.find((example) => example.image);
@@ -124,7 +125,7 @@ export class Engine {
     const photo = image ?? new Blob([await this.#files.bytes(usual.image)]);
     const words = text ?? usual.text;
     const { width, height } = await decode(photo, this.#spec);
-    const latency_ms = await timeViews(await this.#calls(examples), { rounds, runs, seconds }, now);
+    const latency_ms = await timeViews(await this.#calls(examples), plan, now, progress);
     const stages_ms = await timeStages({
       decode: () => decode(photo, this.#spec),
       resize: (done) => modelPixels(done.decode, this.#spec),

@@ -42,6 +42,8 @@ export interface BenchmarkOptions {
   runs?: number;
   /** Least seconds of a view over all rounds; 3 by default. */
   seconds?: number;
+  /** Is called with the share of the views' time that has passed, 0 to 1. */
+  onProgress?: (share: number) => void;
 }
 
 /** What was measured; milliseconds. `msd bench RUN --import FILE` reads it as JSON. */
@@ -63,7 +65,10 @@ export interface Benchmark {
   latency_ms: Record<View, number[][]>;
   photo: { bytes: number; width: number; height: number; characters: number };
   stages_ms: Record<"decode" | "resize" | "tokenize" | "inference" | "total", number[]>;
-  conditions: Record<"before" | "after", { battery?: number; charging?: boolean }>;
+  /** `hidden`: the page is hidden, or was while it was measured, which slows it down. */
+  conditions: Record<
+    "before" | "after", { battery?: number; charging?: boolean; hidden: boolean }
+  >;
 }
 
 /**

@@ -67,16 +67,29 @@ export class MultimodalClassifier {
    *
    * Keep the page visible, and the device idle. `msd bench RUN --import FILE` reads the result.
    *
-   * @param {{image?: Blob, text?: string, rounds?: number, runs?: number, seconds?: number}} options
-   *   the photo and the text of the stages, in place of the bundle's own; least runs and seconds of
-   *   a view, over all rounds
+   * @param {{image?: Blob, text?: string, rounds?: number, runs?: number, seconds?: number,
+   *   onProgress?: (share: number) => void}} options the photo and the text of the stages, in place
+   *   of the bundle's own; least runs and seconds of a view, over all rounds; a function that is
+   *   called with the share of the views' time that has passed, 0 to 1
    * @returns {Promise<object>} see docs/embedding.md
    * @throws {BundleError} a number is out of range, or the image cannot be read
    */
-  async benchmark({ image, text, rounds, runs, seconds } = {}) {
-    const before = await conditions();
-    const measured = await this.#call("benchmark", { image, text, rounds, runs, seconds });
-    return { ...measured, conditions: { before, after: await conditions() } };
+  async benchmark({ image, text, rounds, runs, seconds, onProgress } = {}) {
+    await this.#call("wait");
+    let wasHidden = document.hidden;
+    const watch = () => {
+      wasHidden ||= document.hidden;
+    };
+    document.addEventListener("visibilitychange", watch);
+    try {
+      const before = { ...await conditions(), hidden: wasHidden };
+      const request = { image, text, rounds, runs, seconds };
+      const measured = await this.#callWithProgress(onProgress, "benchmark", request);
+      const after = { ...await conditions(), hidden: wasHidden };
+      return { ...measured, conditions: { before, after } };
+    } finally {
+      document.removeEventListener("visibilitychange", watch);
+    }
   }
 
   /** End the worker, and with it the model; calls that still wait are rejected. */
@@ -85,19 +98,27 @@ export class MultimodalClassifier {
   }
 
   #call(call, ...given) {
+    return this.#callWithProgress(undefined, call, ...given);
+  }
+
+  #callWithProgress(onProgress, call, ...given) {
     return new Promise((resolve, reject) => {
       if (this.#worker === null) {
         reject(new BundleError("The classifier is closed."));
         return;
       }
       const id = this.#calls++;
-      this.#waiting.set(id, { resolve, reject });
+      this.#waiting.set(id, { resolve, reject, onProgress });
       this.#worker.postMessage({ id, call, given });
     });
   }
 
-  #settle({ id, result, error }) {
-    const { resolve, reject } = this.#waiting.get(id);
+  #settle({ id, result, error, progress }) {
+    const { resolve, reject, onProgress } = this.#waiting.get(id);
+    if (progress !== undefined) {
+      onProgress?.(progress);
+      return;
+    }
     this.#waiting.delete(id);
     if (error) {
       reject(error.name === "BundleError" ? new BundleError(error.message) : new Error(error.message));

@@ -11,13 +11,16 @@ const CALLS = {
   },
   classify: (request) => engine.classify(request),
   selfTest: () => engine.selfTest(),
-  benchmark: (options) => engine.benchmark(options),
+  /** Is answered when all earlier calls are. */
+  wait: () => {},
+  benchmark: (options, progress) => engine.benchmark(options, progress),
 };
 
 self.addEventListener("message", ({ data: { id, call, given } }) => {
   last = last.then(async () => {
     try {
-      self.postMessage({ id, result: await CALLS[call](...given) });
+      const progress = (share) => self.postMessage({ id, progress: share });
+      self.postMessage({ id, result: await CALLS[call](...given, progress) });
     } catch ({ name, message }) {
       self.postMessage({ id, error: { name, message } });
     }
