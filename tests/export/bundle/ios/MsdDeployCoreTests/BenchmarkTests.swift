@@ -222,7 +222,8 @@ private func keys(_ json: Any, under path: String = "") -> Set<String> {
 }
 
 @Test(arguments: [
-    (BenchmarkPlan(rounds: 0), "rounds: 0 is not 1 or more"),
+    (BenchmarkPlan(rounds: 0), "rounds: 0 is not from 1 to 100"),
+    (BenchmarkPlan(rounds: 101), "rounds: 101 is not from 1 to 100"),
     (BenchmarkPlan(runs: -1), "runs: -1 is not 1 or more"),
     (BenchmarkPlan(seconds: -0.5), "seconds: -0.5 is not from 0 to 3600"),
     (BenchmarkPlan(seconds: .infinity), "seconds: inf is not from 0"),

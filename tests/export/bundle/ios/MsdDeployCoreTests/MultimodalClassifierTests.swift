@@ -175,7 +175,7 @@ private func statedAnswers() throws -> [[Float]] {
     #expect(found?.hasPrefix("vectors.json: is not in manifest.json.") == true)
 }
 
-@Test(arguments: ["texts", "examples"])
+@Test(arguments: ["texts", "noise", "examples"])
 func vectorsThatTestNothingAreRefused(key: String) async throws {
     let classifier = try classifier(ReplayedRuntime(statedAnswers()), labels: names)
     try await withVectors(key, "[]") { folder in

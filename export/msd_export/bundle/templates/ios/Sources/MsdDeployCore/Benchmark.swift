@@ -2,7 +2,7 @@ import Foundation
 
 /// How much a benchmark measures.
 public struct BenchmarkPlan: Sendable {
-    /// How often the views take turns.
+    /// How often the views take turns, up to 100.
     public var rounds: Int
     /// The fewest samples of a view, over all rounds; a round has at most 1,000.
     public var runs: Int
@@ -14,9 +14,13 @@ public struct BenchmarkPlan: Sendable {
     }
 
     fileprivate func check() throws {
-        for (name, count) in [("rounds", rounds), ("runs", runs)] where count < 1 {
+        guard (1...100).contains(rounds) else {
             throw BundleError(
-                subject: name, problem: "\(count) is not 1 or more", fix: "Pass a count")
+                subject: "rounds", problem: "\(rounds) is not from 1 to 100", fix: "Pass a count")
+        }
+        guard runs > 0 else {
+            throw BundleError(
+                subject: "runs", problem: "\(runs) is not 1 or more", fix: "Pass a count")
         }
         guard (0...3600).contains(seconds) else {
             throw BundleError(

@@ -28,7 +28,7 @@ extension MultimodalClassifier {
     ///   - tolerance: Replaces that of vectors.json.
     ///   - decoder: Reads PNG files.
     /// - Returns: Every difference; none if this device does what Python does.
-    /// - Throws: `BundleError` if a file cannot be read or has no texts or examples; what the
+    /// - Throws: `BundleError` if a file cannot be read or has no texts, noise or examples; what the
     ///   runtime throws.
     public func selfTest(
         vectors folder: URL, tolerance: Double? = nil, decoder: any ImageDecoder
@@ -52,7 +52,7 @@ extension MultimodalClassifier {
             guard let problem = try textDifference(vector) else { continue }
             differences.append(Difference(vector: "texts[\(index)]", problem: problem))
         }
-        for (index, vector) in try vectors["noise"].list().enumerated() {
+        for (index, vector) in try vectors["noise"].filledList().enumerated() {
             guard let problem = try noiseDifference(vector) else { continue }
             differences.append(Difference(vector: "noise[\(index)]", problem: problem))
         }
