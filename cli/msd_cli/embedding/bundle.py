@@ -41,8 +41,8 @@ def bundle(
 ) -> None:
     """Write what an app embeds: an exported model, code that runs it, test vectors.
 
-    web is an npm package on onnxruntime-web, android two Kotlin modules on ONNX
-    Runtime, ios a Swift package on Core ML. They classify photos and texts as
+    web is an npm package on onnxruntime-web, android Kotlin modules on ONNX Runtime
+    or LiteRT, ios a Swift package on Core ML. They classify photos and texts as
     Python does; examples of the data set are replayed by their self-test.
 
     Examples:
@@ -52,8 +52,10 @@ def bundle(
         msd bundle runs/demo/exports/onnx-fp32 --data synthetic:memes
     """
     check_model_exists(model)
-    from msd_export.bundle.bundle_folder import bundle_folder_beside, write_bundle
+    from msd_export.bundle.bundle_folder import bundle_folder_beside, find_export, write_bundle
 
+    with usage_errors():
+        find_export(model, platform, form)
     spec, options = data_of_model(model, data, reading)
     display = ProgressDisplay()
     with display.running(), usage_errors():

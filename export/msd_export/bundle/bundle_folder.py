@@ -124,7 +124,7 @@ def write_bundle(
     )
     if out.exists():
         _refuse_own_files(out)
-    export = _export_of(model, platform, form)
+    export = find_export(model, platform, form)
     opened = open_model(export.folder)
     if spec is None:
         check_has_data(model, options)
@@ -177,8 +177,18 @@ def bundle_folder_beside(model: Path, platform: Platform) -> Path:
     return folder_beside(model, platform)
 
 
-def _export_of(model: Path, platform: Platform, form: str | None) -> ExportFolder:
-    """Open the export that is bundled, verified against its manifest and its run's student."""
+def find_export(model: Path, platform: Platform, form: str | None) -> ExportFolder:
+    """Open the export that a bundle takes, verified against its manifest and its run's student.
+
+    Args:
+        model: A run or an export folder.
+        platform: Where the app runs.
+        form: Name of the run's export; None: the platform's usual one.
+
+    Raises:
+        ArtifactError: As `write_bundle`.
+        ConfigError: The platform does not run the form, or an export folder was given a form.
+    """
     run = RunDirectory(model)
     if not run.run_json.is_file():
         if form is not None:

@@ -155,6 +155,15 @@ def test_a_damaged_export_is_not_bundled(run: RunDirectory, tmp_path: Path) -> N
         write_bundle(own.root, "web", tmp_path / "out")
 
 
+def test_the_command_refuses_a_form_before_it_asks_for_data(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    line = ["bundle", str(run.exports / "onnx-fp32"), "--platform", "ios"]
+    answer = CliRunner().invoke(app, [*line, "--out", str(tmp_path / "out")])
+    assert answer.exit_code == 2
+    assert "does not run on ios" in " ".join(answer.output.replace("\u2502", " ").split())
+
+
 def test_the_command_needs_data_for_an_export_by_itself(run: RunDirectory, tmp_path: Path) -> None:
     line = ["bundle", str(run.exports / "onnx-fp32"), "--out", str(tmp_path / "out")]
     answer = CliRunner().invoke(app, line)
