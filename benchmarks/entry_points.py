@@ -31,7 +31,7 @@ from msd_mobile_bench.host import describe_host
 from msd_mobile_bench.latency import SamplingPlan, describe, interleaved, time_calls
 
 _ROUNDS, _EXAMPLES = 10, 32
-_PLAN = SamplingPlan(warm_up=10, samples=100, most_seconds=1.5)
+_PLAN = SamplingPlan(warm_up=10, runs=100, most_seconds=1.5)
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 _TARGETS: tuple[Target, ...] = ("onnx", "ort", "litert", "executorch")
 

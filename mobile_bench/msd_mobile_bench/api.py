@@ -12,6 +12,7 @@ from msd_deploy.quiet import quiet_imports
 from msd_mobile_bench.config import BenchConfig
 
 if TYPE_CHECKING:
+    from msd_mobile_bench.regression import Comparison
     from msd_mobile_bench.schema import Bench
 
 
@@ -20,6 +21,7 @@ def bench(
     *,
     config: BenchConfig | Mapping[str, object] | None = None,
     hooks: StageHooks | None = None,
+    against: "Comparison | None" = None,
 ) -> "Bench":
     """Measure a run's teacher, student and exports: speed, memory, size and accuracy.
 
@@ -31,12 +33,14 @@ def bench(
         config: How to measure: a `BenchConfig`, or the same as a mapping; None: the defaults of
             `msd bench`.
         hooks: Progress callbacks.
+        against: An earlier benchmark to compare with; "against" of the result has what changed.
 
     Returns:
-        The content of bench.json; "rows" has one entry per model and variant.
+        The content of bench.json; "rows" has one entry per variant, runtime and number of threads.
 
     Raises:
-        ConfigError: A setting is unknown, mistyped or out of range.
+        ConfigError: A setting is unknown, mistyped or out of range, or the earlier benchmark was
+            made on another machine.
         ArtifactError: The run is unfinished, or a file is missing or altered.
         DataError: The data set has changed since the run.
         MsdError: A model cannot be run.
@@ -57,7 +61,7 @@ def bench(
         raise ConfigError(f"must be a BenchConfig or a mapping, not {config!r}", where="config")
     folder = RunDirectory(Path(path_as_str(run, "run")))
     with torch_threads_restored():
-        result = run_bench(folder, config, hooks, export_teacher=True)
+        result = run_bench(folder, config, hooks, export_teacher=True, against=against)
     return cast("Bench", result)
 
 

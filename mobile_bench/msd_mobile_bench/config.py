@@ -11,6 +11,14 @@ class BenchConfig:
     """How a run's models are measured."""
 
     threads: Annotated[int, Setting("Number of CPU threads.", (1, 256)), Option("--threads")] = 1
+    runtimes: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Runtimes that the variants are measured in, with commas: native (those of this"
+            " Python), or the name of one, with :N for another number of threads."
+        ),
+        Option("--runtimes", default="native", metavar="NAME[:N],..."),
+    ] = ("native",)
     rounds: Annotated[
         int,
         Setting(
@@ -31,19 +39,41 @@ class BenchConfig:
         Setting("Minimum duration of the warm-up before each round, in seconds.", (0, 3600)),
         Option("--warm-up-seconds", "Latency"),
     ] = 0.25
-    samples: Annotated[
-        int,
-        Setting("Latency samples per model, view and round, one example each.", (5, 1_000_000)),
-        Option("--samples", "Latency"),
-    ] = 100
-    # A slow model then has fewer samples.
-    round_seconds: Annotated[
+    settle_seconds: Annotated[
         float,
         Setting(
-            "Maximum duration of a model's samples of a view in a round, in seconds.", (0.01, 3600)
+            "Maximum duration of the warm-up, in seconds, while the latency of two successive"
+            " blocks of 10 predictions differs by more than 2 %.",
+            (0, 3600),
         ),
-        Option("--round-seconds", "Latency"),
-    ] = 1.5
+        Option("--settle-seconds", "Latency"),
+    ] = 2.0
+    runs: Annotated[
+        int,
+        Setting(
+            "Minimum number of latency samples per model and view, over all rounds.", (5, 1_000_000)
+        ),
+        Option("--runs", "Latency"),
+    ] = 200
+    seconds: Annotated[
+        float,
+        Setting(
+            "Minimum duration of a model's samples of image and text together, over all rounds, in"
+            " seconds; of each alone a third of it.",
+            (0, 36_000),
+        ),
+        Option("--seconds", "Latency"),
+    ] = 3.0
+    # A slow model then has fewer samples.
+    most_seconds: Annotated[
+        float,
+        Setting(
+            "Maximum duration of a model's samples of a view, over all rounds, in seconds; a slower"
+            " model has fewer samples, which is noted.",
+            (0.01, 36_000),
+        ),
+        Option("--most-seconds", "Latency"),
+    ] = 30.0
     batch_size: Annotated[
         int,
         Setting("Batch size of the throughput measurement.", (1, 4096)),
@@ -60,5 +90,15 @@ class BenchConfig:
         Option("--examples", default="all"),
     ] = None
 
+    timeout: Annotated[
+        float,
+        Setting("Maximum duration of one request to a runtime, in seconds.", (1, 36_000)),
+        Option("--timeout"),
+    ] = 600.0
+
     def __post_init__(self) -> None:
         check_ranges(self)
+
+
+THOROUGH = BenchConfig(runs=1024, seconds=60.0, most_seconds=600.0)
+"""As long as MLPerf Mobile measures a single stream: 1,024 samples and 60 s."""

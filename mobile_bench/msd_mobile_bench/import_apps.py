@@ -12,7 +12,7 @@ from msd_deploy.hooks import StageHooks
 from msd_deploy.run.record import read_finished_run
 from msd_mobile_bench.app_benchmark import is_of, read_app_benchmark
 from msd_mobile_bench.report import JSON_NAME, write_reports
-from msd_mobile_bench.schema import AppRow, Bench, Row
+from msd_mobile_bench.schema import BENCH_SCHEMA_VERSION, AppRow, Bench, Row
 from msd_mobile_bench.variants import Variant, find_variants
 
 
@@ -67,7 +67,7 @@ def _read_bench(run: RunDirectory) -> Bench:
     if not path.is_file():
         what = "has no benchmark that apps could be added to"
         raise ArtifactError(what, where=run.root, fix=fix)
-    bench = read_versioned_json(path)
+    bench = read_versioned_json(path, newest=BENCH_SCHEMA_VERSION)
     is_whole = bench.get("kind") == "bench" and Bench.__annotations__.keys() <= bench.keys()
     if not (is_whole and _are(bench["rows"], Row) and _are(bench["apps"], AppRow)):
         raise ArtifactError("was written by another version", where=path, fix=fix)

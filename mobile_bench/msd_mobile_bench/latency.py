@@ -11,30 +11,40 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from msd_mobile_bench.schema import Distribution
 
 _NANOSECONDS_PER_MS = 1e6
 _MIN_SAMPLES = 5
+_BLOCK, _STEADY = 10, 0.02
+"""A warm-up is over when the medians of two successive blocks of calls differ by no more."""
+_RESAMPLES = 1000
 _CONTROL_SIZE, _CONTROL_SAMPLES, _CONTROL_WARM_UP = 192, 40, 5
 CONTROL_KERNEL = f"numpy matrix product, float32 [{_CONTROL_SIZE}, {_CONTROL_SIZE}]"
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingPlan:
-    """How many times something is timed.
+    """How long something is timed.
 
     Attributes:
         warm_up: Least calls before the first sample.
-        samples: Most samples.
-        most_seconds: No sample begins after this many seconds, once there are five.
+        runs: Least samples.
         warm_up_seconds: Least seconds of calls before the first sample.
+        settle_seconds: Most seconds of warm-up while the calls still become faster or slower.
+        seconds: Least seconds of samples.
+        most_seconds: No sample begins after this many seconds, once there are five.
+        kept: Most samples that are returned, evenly spaced over all.
     """
 
     warm_up: int
-    samples: int
-    most_seconds: float = float("inf")
+    runs: int
     warm_up_seconds: float = 0.0
+    settle_seconds: float = 0.0
+    seconds: float = 0.0
+    most_seconds: float = float("inf")
+    kept: int | None = None
 
 
 def time_calls(call: Callable[[int], object], plan: SamplingPlan) -> list[float]:
@@ -59,24 +69,48 @@ def time_calls(call: Callable[[int], object], plan: SamplingPlan) -> list[float]
 
 
 def _warm_up(call: Callable[[int], object], plan: SamplingPlan) -> int:
-    """Call until the plan's calls and seconds are over; return how many calls it took."""
-    begin, number = time.perf_counter_ns(), 0
-    while number < plan.warm_up or (time.perf_counter_ns() - begin) / 1e9 < plan.warm_up_seconds:
-        call(number)
-        number += 1
-    return number
+    """Call until the plan's calls and seconds are over and their time is steady; return how many.
+
+    Slow calls end at `settle_seconds` without being steady.
+    """
+    begin = time.perf_counter_ns()
+    took: list[int] = []
+    elapsed = 0.0
+    while (
+        len(took) < plan.warm_up
+        or elapsed < plan.warm_up_seconds
+        or (elapsed < plan.settle_seconds and not _is_steady(took))
+    ):
+        start = time.perf_counter_ns()
+        call(len(took))
+        end = time.perf_counter_ns()
+        took.append(end - start)
+        elapsed = (end - begin) / 1e9
+    return len(took)
+
+
+def _is_steady(took: Sequence[int]) -> bool:
+    """Return whether the last two blocks of calls had the same median, within 2 %."""
+    if len(took) < 2 * _BLOCK:
+        return False
+    before, after = np.median(took[-2 * _BLOCK : -_BLOCK]), np.median(took[-_BLOCK:])
+    return bool(abs(after - before) <= _STEADY * before)
 
 
 def _samples(call: Callable[[int], object], plan: SamplingPlan, *, first: int) -> list[float]:
     samples: list[float] = []
-    begin = time.perf_counter_ns()
-    for number in range(first, first + plan.samples):
-        start = time.perf_counter_ns()
-        if len(samples) >= _MIN_SAMPLES and (start - begin) / 1e9 > plan.most_seconds:
+    begin, elapsed = time.perf_counter_ns(), 0.0
+    while len(samples) < plan.runs or elapsed < plan.seconds:
+        if len(samples) >= _MIN_SAMPLES and elapsed > plan.most_seconds:
             break
-        call(number)
-        samples.append((time.perf_counter_ns() - start) / _NANOSECONDS_PER_MS)
-    return samples
+        start = time.perf_counter_ns()
+        call(first + len(samples))
+        end = time.perf_counter_ns()
+        samples.append((end - start) / _NANOSECONDS_PER_MS)
+        elapsed = (end - begin) / 1e9
+    if plan.kept is None or len(samples) <= plan.kept:
+        return samples
+    return [samples[at] for at in np.linspace(0, len(samples) - 1, plan.kept).astype(int)]
 
 
 def time_control_kernel() -> list[float]:
@@ -87,7 +121,7 @@ def time_control_kernel() -> list[float]:
     """
     matrix = np.random.default_rng(0).standard_normal((_CONTROL_SIZE, _CONTROL_SIZE), np.float32)
     result = np.empty_like(matrix)
-    plan = SamplingPlan(warm_up=_CONTROL_WARM_UP, samples=_CONTROL_SAMPLES)
+    plan = SamplingPlan(warm_up=_CONTROL_WARM_UP, runs=_CONTROL_SAMPLES)
     return time_calls(lambda number: np.matmul(matrix, matrix, out=result), plan)
 
 
@@ -103,15 +137,42 @@ def describe(rounds: Sequence[Sequence[float]]) -> Distribution:
     Percentiles interpolate linearly between samples (numpy's default) over all rounds.
     """
     samples = np.concatenate([np.asarray(samples, np.float64) for samples in rounds])
-    p50, p90, p99 = np.percentile(samples, [50, 90, 99])
+    p50, p90, p95, p99 = np.percentile(samples, [50, 90, 95, 99])
+    low, high = _median_interval(rounds)
     return {
         "p50": _rounded(p50),
+        "p50_interval": [_rounded(low), _rounded(high)],
         "p90": _rounded(p90),
+        "p95": _rounded(p95),
         "p99": _rounded(p99),
+        "min": _rounded(samples.min()),
+        "max": _rounded(samples.max()),
         "mean": _rounded(samples.mean()),
+        "std": _rounded(samples.std()),
         "p50_per_round": [_rounded(float(np.median(samples))) for samples in rounds],
         "samples": [[_rounded(sample) for sample in samples] for samples in rounds],
     }
+
+
+def _median_interval(rounds: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Return a 95 % bootstrap interval of the median, over rounds and samples.
+
+    Samples of one round have the machine's state in common, so that rounds are drawn first, with
+    replacement, and then samples of each (Davison and Hinkley 1997, section 3.8).
+    """
+    random = np.random.default_rng(0)
+    medians = np.empty(_RESAMPLES)
+    arrays = [_thinned(np.asarray(samples, np.float64)) for samples in rounds]
+    for at in range(_RESAMPLES):
+        drawn = [arrays[index] for index in random.integers(len(arrays), size=len(arrays))]
+        medians[at] = np.median(np.concatenate([random.choice(each, len(each)) for each in drawn]))
+    low, high = np.percentile(medians, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _thinned(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return at most as many samples as there are resamples, evenly spaced."""
+    return samples[:: -(-len(samples) // _RESAMPLES)]
 
 
 def _rounded(milliseconds: float) -> float:

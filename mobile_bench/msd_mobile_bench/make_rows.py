@@ -5,14 +5,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.errors import MsdError, RuntimeUnavailableError
 from msd_deploy.views import View
 from msd_export.predictors import UNTIMED_RUNTIMES
 from msd_mobile_bench.config import BenchConfig
+from msd_mobile_bench.footprint import compressed_bytes
 from msd_mobile_bench.latency import describe
 from msd_mobile_bench.quality import Quality
-from msd_mobile_bench.schema import Control, Host, ModelRole, Ratios, Row
-from msd_mobile_bench.timing import Timing
-from msd_mobile_bench.variants import TORCH, Variant
+from msd_mobile_bench.runtimes.process import WorkerError
+from msd_mobile_bench.runtimes.setup import Setup
+from msd_mobile_bench.schema import FAILED, Control, Host, ModelRole, Ratios, Row, Status
+from msd_mobile_bench.timing import CONTROL_BAND, Timing
+from msd_mobile_bench.variants import TORCH
 
 NEEDS_A_DEVICE = "latency needs a Mac or an iPhone"
 MOST_DRIFT = 1.25
@@ -35,6 +39,15 @@ def write_notes(
     load, cores = host["load_average_1min"], host["logical_cores"]
     if load is not None and load > _BUSY_SHARE * cores:
         notes.append(f"The host was busy at the start: load average {load:g} on {cores} cores.")
+    if control["repeated_turns"]:
+        notes.append(
+            f"{control['repeated_turns']} turns were measured again, since the control kernel took"
+            f" more than {CONTROL_BAND:g} times its fastest."
+        )
+    for row in rows:
+        if row["status"] in FAILED:
+            notes.append(f"{row['key']} failed ({row['status']}): {row['note']}")
+        notes += [f"{row['key']}: {flag}." for flag in row["flags"]]
     for runtime, sentence in UNTIMED_RUNTIMES.items():
         if any(row["runtime"] == runtime for row in rows):
             notes.append(
@@ -43,7 +56,7 @@ def write_notes(
             )
     if not any(row["model"] == "teacher" and row["target"] == "onnx" for row in rows):
         notes.append("The teacher has no ONNX export: it is compared in PyTorch.")
-    examples = min(row["scores"]["multimodal"]["examples"] for row in rows)
+    examples = min(row["scores"]["multimodal"]["examples"] for row in rows if row["scores"])
     if examples < _FEW_EXAMPLES:
         notes.append(f"Only {examples} test examples: the intervals of the metrics are wide.")
     if config.rounds % 2:
@@ -55,42 +68,93 @@ _MS_PER_SECOND = 1000.0
 _COMPARED = (("onnx", "fp32"), (TORCH, "fp32"))
 
 
-def make_row(run: RunDirectory, variant: Variant, timing: Timing | None, quality: Quality) -> Row:
-    """Return the row of one variant; without timing its fields are None, with a note why."""
+def make_row(
+    run: RunDirectory,
+    setup: Setup,
+    timing: Timing | None,
+    quality: Quality | MsdError,
+    config: BenchConfig,
+) -> Row:
+    """Return the row of one setup.
+
+    Args:
+        run: The run.
+        setup: What was measured.
+        timing: None: it has no latency that counts.
+        quality: Of its predictions, or why there are none.
+        config: How it was measured.
+    """
+    variant = setup.variant
     row: Row = {
+        "key": setup.key,
         "name": variant.name,
         "model": variant.model,
         "target": variant.target,
         "precision": variant.precision,
-        "runtime": variant.runtime,
+        "runtime": setup.runtime.title,
+        "runtime_key": setup.runtime.key,
+        "threads": setup.threads,
+        "status": _status(timing, quality),
         "path": variant.folder.relative_to(run.root).as_posix(),
         "digest": variant.digest,
         "size_bytes": variant.size_bytes,
+        "size_compressed_bytes": compressed_bytes(variant.weights_path),
         "parameters": variant.parameters,
         "load_time_ms": None,
+        "first_ms": None,
         "latency_ms": None,
         "single_view_latency_ms": {},
+        "relative_p50": None,
+        "repeated_turns": 0,
+        "flags": [],
         "throughput_per_second": None,
         "throughput_batch_size": None,
         "throughput_batch_ms": [],
         "rss_before_load_bytes": None,
         "peak_rss_bytes": None,
         "peak_rss_increase_bytes": None,
-        "scores": quality.scores,
-        "agreement": quality.agreement,
-        "confidence": quality.confidence,
-        "decisions": quality.decisions,
-        "note": NEEDS_A_DEVICE if timing is None else None,
+        "scores": {},
+        "agreement": {},
+        "confidence": {},
+        "decisions": {},
+        "note": _note(timing, quality),
     }
+    if isinstance(quality, MsdError):
+        return row
+    row["scores"], row["agreement"] = quality.scores, quality.agreement
+    row["confidence"], row["decisions"] = quality.confidence, quality.decisions
     if timing is not None:
-        _add_timing(row, timing)
+        _add_timing(row, timing, config)
     return row
 
 
-def _add_timing(row: Row, timing: Timing) -> None:
+def _status(timing: Timing | None, quality: Quality | MsdError) -> Status:
+    match quality:
+        case RuntimeUnavailableError():
+            return "runtime_missing"
+        case WorkerError():
+            return "timed_out" if quality.has_timed_out else "crashed"
+        case MsdError():
+            return "invalid"
+        case _:
+            return "accuracy_only" if timing is None else "measured"
+
+
+def _note(timing: Timing | None, quality: Quality | MsdError) -> str | None:
+    if isinstance(quality, MsdError):
+        return f"{quality.what}. {quality.fix}." if quality.fix else f"{quality.what}."
+    return NEEDS_A_DEVICE if timing is None else None
+
+
+def _add_timing(row: Row, timing: Timing, config: BenchConfig) -> None:
     seconds = float(np.median(timing.batches)) / _MS_PER_SECOND
+    latency = describe(timing.latency[View.MULTIMODAL])
     row["load_time_ms"] = timing.load_time_ms
-    row["latency_ms"] = describe(timing.latency[View.MULTIMODAL])
+    row["first_ms"] = round(timing.first_ms, 4)
+    row["latency_ms"] = latency
+    row["relative_p50"] = round(latency["p50"] / timing.control_p50(), 6)
+    row["repeated_turns"] = timing.repeats
+    row["flags"] = _flags(timing, config)
     row["single_view_latency_ms"] = {
         view.value: describe(timing.latency[view]) for view in (View.IMAGE, View.TEXT)
     }
@@ -99,17 +163,34 @@ def _add_timing(row: Row, timing: Timing) -> None:
     row["throughput_batch_ms"] = [round(sample, 4) for sample in timing.batches]
     row["rss_before_load_bytes"] = timing.rss_before_load_bytes
     row["peak_rss_bytes"] = timing.peak_rss_bytes
-    row["peak_rss_increase_bytes"] = timing.peak_rss_bytes - timing.rss_before_load_bytes
+    if timing.peak_rss_bytes is not None and timing.rss_before_load_bytes is not None:
+        row["peak_rss_increase_bytes"] = timing.peak_rss_bytes - timing.rss_before_load_bytes
+
+
+def _flags(timing: Timing, config: BenchConfig) -> list[str]:
+    """Return what makes a latency doubtful."""
+    flags = []
+    samples = min(sum(map(len, rounds)) for rounds in timing.latency.values())
+    if samples < config.runs:
+        flags.append(
+            f"{samples} samples instead of {config.runs}, within {config.most_seconds:g} s"
+        )
+    if timing.unsteady_turns:
+        flags.append(f"the control kernel was slow in {timing.unsteady_turns} of its turns")
+    return flags
 
 
 def ratios_of(rows: Sequence[Row]) -> Ratios:
     """Divide the student by the teacher in the same variant: ONNX float32, else PyTorch."""
-    by_variant = {(row["model"], row["target"], row["precision"]): row for row in rows}
+    by_variant: dict[tuple[str, str, str], Row] = {}
+    for row in rows:
+        if row["scores"]:  # the first of several runtimes is that of this machine
+            by_variant.setdefault((row["model"], row["target"], row["precision"]), row)
     for variant in _COMPARED:
         teacher, student = (by_variant.get((who, *variant)) for who in _MODEL_ROLES)
         if teacher is not None and student is not None:
             return _ratios(teacher, student)
-    raise AssertionError("both models always have a PyTorch row")
+    raise AssertionError("a benchmark without both PyTorch rows is not written")
 
 
 _MODEL_ROLES: tuple[ModelRole, ModelRole] = ("teacher", "student")

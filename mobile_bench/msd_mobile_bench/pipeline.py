@@ -5,7 +5,7 @@ import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import cast
 
@@ -13,16 +13,19 @@ import numpy as np
 
 from msd_deploy import __version__
 from msd_deploy.artifacts.claim import claimed
-from msd_deploy.artifacts.manifest import SCHEMA_VERSION, Json, read_versioned_json, utc_now
+from msd_deploy.artifacts.manifest import Json, read_versioned_json, utc_now
 from msd_deploy.artifacts.output import check_writable
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.describe import shown_path
+from msd_deploy.config.parsing import config_as_json
+from msd_deploy.config.setting import declarations
 from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.readers.spec import name_of_spec
-from msd_deploy.distillation.teacher_cache import read_predictions
+from msd_deploy.distillation.teacher_cache import TeacherPredictions, read_predictions
+from msd_deploy.errors import ArtifactError, MsdError
 from msd_deploy.hooks import StageHooks
-from msd_deploy.metrics import metric_name
+from msd_deploy.metrics import LogitsByView, metric_name
 from msd_deploy.models.folders import read_labels, read_operating_point
 from msd_deploy.operating_point import OperatingPoint
 from msd_deploy.run.operating_points import teacher_point_of
@@ -38,13 +41,15 @@ from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.host import describe_host
 from msd_mobile_bench.import_apps import apps_of_before
 from msd_mobile_bench.make_rows import make_row, ratios_of, write_notes
-from msd_mobile_bench.quality import SPLIT, Quality, evaluate, predict_variants
+from msd_mobile_bench.quality import SPLIT, Quality, evaluate, predict_setups
+from msd_mobile_bench.regression import Comparison, compare
 from msd_mobile_bench.report import write_reports
-from msd_mobile_bench.runtimes.process import WorkerProcess
+from msd_mobile_bench.runtimes.process import ModelWorker, control_worker
+from msd_mobile_bench.runtimes.setup import Setup, requested_runtimes, setups_of
 from msd_mobile_bench.runtimes.worker import save_arrays
-from msd_mobile_bench.schema import Bench, DataFacts, ModelRole, Row
+from msd_mobile_bench.schema import BENCH_SCHEMA_VERSION, Bench, DataFacts, ModelRole, Row
 from msd_mobile_bench.timing import Timing, count_turns, measure_timing, summarize_control
-from msd_mobile_bench.variants import Variant, exported_variant, find_variants
+from msd_mobile_bench.variants import TORCH, Variant, exported_variant, find_variants
 
 _TIMED_EXAMPLES = 64
 
@@ -55,17 +60,20 @@ def run_bench(
     hooks: StageHooks | None = None,
     *,
     export_teacher: bool = False,
+    against: Comparison | None = None,
 ) -> Json:
-    """Measure a run's teacher and student in every variant, and write the reports.
+    """Measure a run's teacher and student in every variant and runtime, and write the reports.
 
     Files are verified first, and nothing is written before everything is measured; earlier reports
-    are then replaced.
+    are then replaced. A runtime that is missing, crashes, hangs or returns NaN has a row that says
+    so; the others are measured.
 
     Args:
         run: A finished run; its exports, and its teacher's ONNX export where there is one, count.
         config: How.
         hooks: Progress.
         export_teacher: Export the teacher to float32 ONNX first, unless that was done.
+        against: An earlier benchmark to compare with.
 
     Returns:
         The content of bench.json; see `msd_mobile_bench.schema.Bench`.
@@ -73,11 +81,14 @@ def run_bench(
     Raises:
         ArtifactError: The run is unfinished or in use, or a model's file is missing or altered.
         DataError: The data set has changed since the run.
-        MsdError: A model cannot be run.
+        ConfigError: A runtime is unknown, or the earlier benchmark was made on another machine.
+        MsdError: A model cannot be run in PyTorch, which all others are compared with.
     """
     config, hooks = config or BenchConfig(), hooks or StageHooks()
+    runtimes = requested_runtimes(config.runtimes, config.threads)
     with claimed(run.root):
         record, host = read_finished_run(run), describe_host()
+        earlier = None if against is None else against.read(host)
         check_writable(run.reports, fix="Copy the run to a folder that can be written")
         hooks.on_stage("Verifying the models' files")
         variants = find_variants(run, replace_reference=export_teacher, on_note=hooks.on_note)
@@ -89,24 +100,26 @@ def run_bench(
             if export is not None:
                 variants.insert(1, exported_variant("teacher", export, teacher.manifest))
         with tempfile.TemporaryDirectory(prefix="msd-bench-") as scratch, ExitStack() as stack:
-            workers = _prepare_workers(variants, data, config, Path(scratch), stack)
-            timings = _time(workers, config, hooks)
+            setups = setups_of(variants, runtimes)
+            workers = _prepare_workers(setups, data, config, Path(scratch), stack)
+            timings = _time(workers, config, hooks, Path(scratch))
             points = _operating_points(run, data["student"])
-            qualities = _evaluate(workers, data, run, config, hooks, points)
+            qualities = _evaluate(workers, timings, data, run, config, hooks, points)
+        timed = {key: each for key, each in timings.items() if isinstance(each, Timing)}
         rows = [
-            make_row(run, variant, timings.get(variant.name), quality)
-            for variant, quality in zip(variants, qualities, strict=True)
+            make_row(run, setup, timed.get(setup.key), quality, config)
+            for setup, quality in zip(setups, qualities, strict=True)
         ]
-        control = summarize_control(list(timings.values()))
+        control = summarize_control(list(timed.values()))
         prepared = data["student"]
         bench: Bench = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": BENCH_SCHEMA_VERSION,
             "kind": "bench",
             "msd_deploy": __version__,
             "created_utc": utc_now(),
             "run": run.root.resolve().name,
             "command": command_line(run, config),
-            "config": asdict(config),
+            "config": config_as_json(config),
             "data": _data_facts(record, prepared, rows),
             "metric": _metric_of(prepared),
             "host": host,
@@ -118,8 +131,11 @@ def run_bench(
             "rows": rows,
             "apps": apps_of_before(run, variants, hooks),
             "ratios": ratios_of(rows),
+            "against": None,
             "notes": write_notes(rows, control, host, config),
         }
+        if earlier is not None and against is not None:
+            bench["against"] = compare(earlier, bench, against.limits)
         write_reports(run.reports, bench)
         return cast(Json, bench)
 
@@ -129,11 +145,13 @@ def command_line(run: RunDirectory, config: BenchConfig) -> str:
 
     The run's path is written as in every report; see `shown_path`.
     """
+    options = {item.key: item.option.name for item in declarations(config) if item.option}
     words = ["msd", "bench", shown_path(run.root)]
     for field in fields(config):
         value = getattr(config, field.name)
         if value != field.default:
-            words += [f"--{field.name.replace('_', '-')}", str(value)]
+            text = ",".join(value) if isinstance(value, tuple) else str(value)
+            words += [options[field.name], text]
     return shlex.join(words)
 
 
@@ -163,12 +181,12 @@ def _data_facts(record: RunRecord, data: PreparedData, rows: Sequence[Row]) -> D
 
 
 def _prepare_workers(
-    variants: Sequence[Variant],
+    setups: Sequence[Setup],
     data: Mapping[ModelRole, PreparedData],
     config: BenchConfig,
     scratch: Path,
     stack: ExitStack,
-) -> list[WorkerProcess]:
+) -> list[ModelWorker]:
     """Write the inputs that are timed, spread over the test split; return workers not yet begun."""
     examples = {who: scratch / f"examples-{who}" for who in data}
     for who, prepared in data.items():
@@ -177,26 +195,38 @@ def _prepare_workers(
         for view in View:
             save_arrays(examples[who] / view.value, split.inputs(rows, view))
     workers = [
-        WorkerProcess(
-            variant, threads=config.threads, examples=examples[variant.model], scratch=scratch
+        ModelWorker(
+            setup,
+            examples=examples[setup.variant.model],
+            scratch=scratch,
+            timeout=config.timeout,
         )
-        for variant in variants
+        for setup in setups
     ]
     return [stack.enter_context(worker) for worker in workers]
 
 
 def _time(
-    workers: Sequence[WorkerProcess], config: BenchConfig, hooks: StageHooks
-) -> dict[str, Timing]:
-    """Return the timing of every variant that this machine has the runtime of, by name."""
-    timed = [worker for worker in workers if worker.variant.is_timed]
-    hooks.on_stage(f"Timing {len(timed)} variants, each in its own process, {config.rounds} rounds")
+    workers: Sequence[ModelWorker], config: BenchConfig, hooks: StageHooks, scratch: Path
+) -> dict[str, Timing | MsdError]:
+    """Return the timing of every setup whose runtime is timed, or why it has none, by its key."""
+    timed = [worker for worker in workers if worker.setup.runtime.is_timed]
+    hooks.on_stage(f"Timing {len(timed)} setups, each in its own process, {config.rounds} rounds")
     total = count_turns(len(timed), config)
     turns = itertools.count(1)
-    timings = measure_timing(
-        timed, config, on_turn=lambda: hooks.on_count("measurements", next(turns), total)
-    )
-    return {worker.variant.name: timing for worker, timing in zip(timed, timings, strict=True)}
+    with control_worker(scratch=scratch, timeout=config.timeout) as control:
+        timings = measure_timing(
+            timed,
+            control,
+            config,
+            on_turn=lambda: hooks.on_count("measurements", next(turns), total),
+        )
+    by_key = {worker.setup.key: each for worker, each in zip(timed, timings, strict=True)}
+    for worker in timed:
+        failure = by_key[worker.setup.key]
+        if isinstance(failure, MsdError) and worker.setup.variant.target == TORCH:
+            raise failure
+    return by_key
 
 
 def _operating_points(run: RunDirectory, data: PreparedData) -> dict[ModelRole, OperatingPoint]:
@@ -211,14 +241,15 @@ def _operating_points(run: RunDirectory, data: PreparedData) -> dict[ModelRole, 
 
 
 def _evaluate(
-    workers: Sequence[WorkerProcess],
+    workers: Sequence[ModelWorker],
+    timings: Mapping[str, Timing | MsdError],
     data: Mapping[ModelRole, PreparedData],
     run: RunDirectory,
     config: BenchConfig,
     hooks: StageHooks,
     points: Mapping[ModelRole, OperatingPoint],
-) -> list[Quality]:
-    """Return the quality of each variant on the configured examples."""
+) -> list[Quality | MsdError]:
+    """Return the quality of each setup on the configured examples, or why there is none."""
     splits = {
         who: prepared.splits[SPLIT].head(config.examples or len(prepared.splits[SPLIT]))
         for who, prepared in data.items()
@@ -226,19 +257,41 @@ def _evaluate(
     hooks.on_stage(
         f"Predicting {len(splits['student']):,} test examples with every variant and view"
     )
-    logits = predict_variants(
-        workers,
-        [splits[worker.variant.model] for worker in workers],
+    failures = {key: each for key, each in timings.items() if isinstance(each, MsdError)}
+    running = [worker for worker in workers if worker.setup.key not in failures]
+    logits = predict_setups(
+        running,
+        [splits[worker.setup.variant.model] for worker in running],
         on_done=lambda done, total: hooks.on_count("variants and views", done, total),
     )
+    predicted = {worker.setup.key: each for worker, each in zip(running, logits, strict=True)}
     predictions = read_predictions(run.teacher_predictions)
-    return [
-        evaluate(
-            worker.variant,
-            by_view,
+    qualities: list[Quality | MsdError] = []
+    for worker in workers:
+        variant = worker.setup.variant
+        quality = _quality(
+            variant,
+            failures.get(worker.setup.key) or predicted[worker.setup.key],
             data["student"],
             predictions,
-            points.get(worker.variant.model),
+            points.get(variant.model),
         )
-        for worker, by_view in zip(workers, logits, strict=True)
-    ]
+        if isinstance(quality, MsdError) and variant.target == TORCH:
+            raise quality
+        qualities.append(quality)
+    return qualities
+
+
+def _quality(
+    variant: Variant,
+    logits: LogitsByView | MsdError,
+    data: PreparedData,
+    predictions: TeacherPredictions,
+    point: OperatingPoint | None,
+) -> Quality | MsdError:
+    if isinstance(logits, MsdError):
+        return logits
+    try:
+        return evaluate(variant, logits, data, predictions, point)
+    except ArtifactError as error:
+        return error

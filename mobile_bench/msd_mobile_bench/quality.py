@@ -12,7 +12,7 @@ from msd_deploy.confidence import ConfidenceJson, confidence_of_views
 from msd_deploy.data.prepared import PreparedData, PreparedSplit
 from msd_deploy.decision_quality import DecisionsJson, decisions_of_views
 from msd_deploy.distillation.teacher_cache import TeacherPredictions
-from msd_deploy.errors import ArtifactError
+from msd_deploy.errors import ArtifactError, MsdError
 from msd_deploy.metrics import (
     LogitArray,
     LogitsByView,
@@ -27,7 +27,7 @@ from msd_deploy.pages.formatting import ScoreJson
 from msd_deploy.temperatures import read_temperatures
 from msd_deploy.views import View
 from msd_export.parity import predict_split
-from msd_mobile_bench.runtimes.process import RemotePredictor, WorkerProcess
+from msd_mobile_bench.runtimes.process import ModelWorker, RemotePredictor
 from msd_mobile_bench.variants import Variant
 
 SPLIT = "test"
@@ -35,7 +35,7 @@ SPLIT = "test"
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """The quality of one variant's predictions.
+    """The quality of the predictions of one setup.
 
     Attributes:
         scores: The metric by view.
@@ -50,22 +50,25 @@ class Quality:
     decisions: dict[str, DecisionsJson]
 
 
-def predict_variants(
-    workers: Sequence[WorkerProcess],
+def predict_setups(
+    workers: Sequence[ModelWorker],
     splits: Sequence[PreparedSplit],
     *,
     on_done: Callable[[int, int], None] = lambda done, total: None,
-) -> list[LogitsByView]:
+) -> list[LogitsByView | MsdError]:
     """Return each worker's logits of all views, the workers side by side on the machine's cores.
+
+    A worker that fails ends alone, and its error is returned.
 
     Args:
         workers: Those that are not open yet are opened, beside what the others do.
         splits: The examples of each: teacher and student may be preprocessed differently.
-        on_done: Called in this thread with the pairs of variant and view that are done, and their
+        on_done: Called in this thread with the pairs of setup and view that are done, and their
             total.
     """
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
-    logits: list[LogitsByView] = [{} for _ in workers]
+    logits: list[dict[View, LogitArray]] = [{} for _ in workers]
+    failures: dict[int, MsdError] = {}
     try:
         futures: dict[Future[LogitArray], tuple[int, View]] = {}
         for view in View:  # the outer loop: a worker runs one task at a time
@@ -74,7 +77,11 @@ def predict_variants(
                 futures[future] = (index, view)
         for done, future in enumerate(as_completed(futures), start=1):
             index, view = futures[future]
-            logits[index][view] = future.result()
+            try:
+                logits[index][view] = future.result()
+            except MsdError as error:
+                failures.setdefault(index, error)
+                workers[index].kill()
             on_done(done, len(futures))
     except BaseException:
         for worker in workers:
@@ -82,10 +89,13 @@ def predict_variants(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-    return [{view: by_view[view] for view in View} for by_view in logits]
+    return [
+        failures.get(index) or {view: by_view[view] for view in View}
+        for index, by_view in enumerate(logits)
+    ]
 
 
-def _predict(worker: WorkerProcess, split: PreparedSplit, view: View) -> LogitArray:
+def _predict(worker: ModelWorker, split: PreparedSplit, view: View) -> LogitArray:
     worker.ensure_open()
     return predict_split(RemotePredictor(worker), split, view)
 
@@ -154,6 +164,10 @@ def _order(variant: Variant, logits: Mapping[View, LogitArray], labels: Sequence
         raise ArtifactError("has other classes than the data", where=variant.folder)
     order = [own.index(label) for label in labels]
     for view, values in logits.items():
+        if values.shape[1] != len(own):
+            raise ArtifactError(
+                f"returns {values.shape[1]} logits for {len(own)} classes", where=variant.folder
+            )
         if not np.isfinite(values).all():
             raise ArtifactError(
                 f"returns NaN or infinite logits on the {view} view", where=variant.folder

@@ -14,7 +14,9 @@ from msd_deploy.pages.svg import Canvas
 from msd_mobile_bench.app_benchmark import app_notes
 from msd_mobile_bench.chart import Point, draw_chart
 from msd_mobile_bench.schema import Bench, Row
+from msd_mobile_bench.summary import summarize
 from msd_mobile_bench.tables import (
+    against_table,
     app_table,
     app_title,
     calibration_table,
@@ -24,6 +26,7 @@ from msd_mobile_bench.tables import (
     quality_table,
     short_title,
     speed_table,
+    variant_title,
 )
 
 JSON_NAME, MARKDOWN_NAME, HTML_NAME = "bench.json", "bench.md", "bench.html"
@@ -45,6 +48,7 @@ def render_markdown(bench: Bench) -> str:
     parts = [f"# Benchmark of {_in_markdown(bench['run'])}", _subtitle(bench)]
     shares = ", ".join(f"{tile.name} {tile.share} ({tile.detail})" for tile in headline(bench))
     parts.append(f"Student / teacher, both {_compared_variant(bench)}: {shares}.")
+    parts += ["## Summary", _bullets(summarize(bench))]
     for table in _tables(bench):
         parts += [f"## {table.title}", _markdown_table(table)]
     if notes := _notes(bench):
@@ -57,10 +61,12 @@ def render_markdown(bench: Bench) -> str:
 
 def _tables(bench: Bench) -> list[Table]:
     tables = [speed_table(bench), latency_table(bench)]
+    if bench["against"] is not None:
+        tables.insert(0, against_table(bench["against"]))
     if bench["apps"]:
         tables.append(app_table(bench))
     tables.append(quality_table(bench))
-    is_labelled = all(row["confidence"] for row in bench["rows"])
+    is_labelled = all(row["confidence"] for row in bench["rows"] if row["scores"])
     if not is_labelled:
         return tables
     tables.append(calibration_table(bench))
@@ -101,6 +107,7 @@ def render_html(bench: Bench) -> str:
         "bench.html.j2",
         bench=bench,
         notes=_notes(bench),
+        summary=summarize(bench),
         subtitle=_subtitle(bench),
         metric=metric,
         compared=_compared_variant(bench),
@@ -114,9 +121,10 @@ def render_html(bench: Bench) -> str:
 
 
 def _point(row: Row) -> Point | None:
-    score, latency = row["scores"]["multimodal"], row["latency_ms"]
+    latency = row["latency_ms"]
     if latency is None:
         return None
+    score = row["scores"]["multimodal"]
     low, high = score["interval"]
     return Point(short_title(row), row["model"], latency["p50"], score["value"], low, high)
 
@@ -133,7 +141,8 @@ def _subtitle(bench: Bench) -> str:
 
 def _compared_variant(bench: Bench) -> str:
     variant = bench["ratios"]["form"]
-    return next(short_title(row) for row in bench["rows"] if row["name"] == f"student-{variant}")
+    name = f"student-{variant}"
+    return next(variant_title(row) for row in bench["rows"] if row["name"] == name)
 
 
 def method_sentences(bench: Bench) -> list[str]:
@@ -144,17 +153,22 @@ def method_sentences(bench: Bench) -> list[str]:
         f"Every variant runs in a new process of its own: {_processes(bench)}.",
         f"Latency: {config['rounds']} interleaved rounds over all variants, every other one in"
         f" reverse order. Each round warms up with at least {config['warm_up']} predictions and"
-        f" {config['warm_up_seconds']} s, then takes up to {config['samples']} samples (at most"
-        f" {config['round_seconds']} s), each of a different test example. Percentiles are over the"
-        " samples of all rounds; all samples are in bench.json. In the same turn as many samples"
-        f" are taken of each modality alone, after {config['warm_up']} predictions, through the"
-        " entry point that an app would call.",
-        f"A control kernel ({control['kernel']}) is timed before each turn: median per round"
-        f" {medians} ms, slowest / fastest turn {control['host_drift']:.2f}.",
+        f" {config['warm_up_seconds']} s, until the median of 10 predictions is steady within 2 %"
+        f" (at most {config['settle_seconds']} s). Over all rounds there are at least"
+        f" {config['runs']} samples and {config['seconds']} s (at most {config['most_seconds']} s),"
+        " of different test examples. In the same turn each modality alone is measured, for a third"
+        " of the time, through the entry point that an app would call. Percentiles are over the"
+        " samples of all rounds; bench.json has up to 1,000 of them, evenly spaced. The interval of"
+        " p50 is a 95 % bootstrap interval over rounds and samples.",
+        f"A control kernel ({control['kernel']}) is timed before and after each turn, in a process"
+        f" of its own: median per round {medians} ms, slowest / fastest turn"
+        f" {control['host_drift']:.2f}. Turns in which it is more than 10 % slower than at its"
+        f" fastest are measured again, twice at most: {control['repeated_turns']} turns.",
         "Expected calibration error: mean difference of confidence and share of correct decisions"
         " in 15 bins of equally many decisions, of probabilities over the model's temperatures.",
-        "Load time: opening the model once, with its files in the system's cache, its runtime"
-        " imported and its digests verified before.",
+        "Start: opening the model once, with its files in the system's cache, its runtime imported"
+        " and its digests verified before; then the first inference of image and text.",
+        "Compressed size: of the model in a zip file, as app packages are.",
         "Peak memory: of the whole process during single predictions of all views; in parentheses"
         " the increase since just before the model was opened.",
         f"Throughput: median of {config['batches']} batches; batch size in parentheses.",

@@ -12,40 +12,67 @@ from msd_deploy.operating_point import Expected
 from msd_deploy.pages.formatting import ScoreJson
 
 ModelRole = Literal["teacher", "student"]
+Status = Literal["measured", "accuracy_only", "runtime_missing", "crashed", "timed_out", "invalid"]
+"""Of a row: whether it has all figures, those of accuracy alone, or none, and why."""
+FAILED: tuple[Status, ...] = ("crashed", "timed_out", "invalid")
+BENCH_SCHEMA_VERSION = 2
+"""Of bench.json: since 2 a row has a runtime and a number of threads, and a status."""
 
 
 class Distribution(TypedDict):
-    """Milliseconds: percentiles and mean over all rounds, and every sample of each round."""
+    """Milliseconds, over the samples of all rounds, and the samples of each.
+
+    p50_interval is a 95 % bootstrap interval over rounds and samples.
+    """
 
     p50: float
+    p50_interval: list[float]
     p90: float
+    p95: float
     p99: float
+    min: float
+    max: float
     mean: float
+    std: float
     p50_per_round: list[float]
     samples: list[list[float]]
 
 
 class Row(TypedDict):
-    """One model in one variant. None for what cannot be measured here; `note` has the reason.
+    """One model in one variant, in one runtime with a number of threads.
 
-    path is relative to the run. peak_rss_bytes is that of a new process during single predictions;
-    the increase is counted from before the model was opened, with its runtime loaded. latency_ms is
-    of image and text together, single_view_latency_ms of one alone, by view. confidence is
-    empty where no test example has a label, decisions also of a model without an operating point.
+    None, or empty, for what was not measured; `note` has the reason and what to do. name is that of
+    the variant, key that of the row. path is relative to the run. size_compressed_bytes is of the
+    model in a zip file, as app packages are. latency_ms is of image and text together,
+    single_view_latency_ms of one alone, by view. relative_p50 is the median latency divided by that
+    of the control kernel in the same turns, and repeated_turns how many of them were measured
+    again; flags are what makes its latency doubtful, a sentence each. peak_rss_bytes is that of a
+    new process during single predictions; the increase is counted from before the model was opened,
+    with its runtime loaded. confidence is empty where no test example has a label, decisions also
+    of a model without an operating point.
     """
 
+    key: str
     name: str
     model: ModelRole
     target: str
     precision: str
     runtime: str
+    runtime_key: str
+    threads: int
+    status: Status
     path: str
     digest: str
     size_bytes: int
+    size_compressed_bytes: int
     parameters: int | None
     load_time_ms: float | None
+    first_ms: float | None
     latency_ms: Distribution | None
     single_view_latency_ms: dict[str, Distribution]
+    relative_p50: float | None
+    repeated_turns: int
+    flags: list[str]
     throughput_per_second: float | None
     throughput_batch_size: int | None
     throughput_batch_ms: list[float]
@@ -110,11 +137,15 @@ class OperatingPointFacts(TypedDict):
 
 
 class Control(TypedDict):
-    """The control kernel: its median per round over all turns, and slowest turn / fastest turn."""
+    """The control kernel: its median per round over all turns, and slowest turn / fastest turn.
+
+    repeated_turns were measured again since the kernel was slow in them.
+    """
 
     kernel: str
     p50_ms_per_round: list[float]
     host_drift: float
+    repeated_turns: int
 
 
 class Host(TypedDict):
@@ -150,6 +181,31 @@ class DataFacts(TypedDict):
     digest: str
 
 
+class Change(TypedDict):
+    """What changed of a row since an earlier benchmark.
+
+    slowdown is a fraction of the earlier median latency, both in control kernels, with the least
+    and the most that the intervals of both allow; drops are percentage points by view; reasons why
+    the row counts as worse, none if it does not.
+    """
+
+    key: str
+    slowdown: float | None
+    slowdown_interval: list[float] | None
+    drops: dict[str, float]
+    reasons: list[str]
+
+
+class Against(TypedDict):
+    """The comparison with an earlier benchmark; drops are of the same examples alone."""
+
+    created_utc: str
+    max_slowdown: float
+    max_drop: float
+    has_same_data: bool
+    changes: list[Change]
+
+
 class Bench(TypedDict):
     """bench.json."""
 
@@ -168,4 +224,5 @@ class Bench(TypedDict):
     rows: list[Row]
     apps: list[AppRow]
     ratios: Ratios
+    against: Against | None
     notes: list[str]

@@ -17,7 +17,8 @@ from msd_deploy.pages.formatting import (
 )
 from msd_deploy.pages.page import Line, Table, Tile
 from msd_export.formats import FORMATS
-from msd_mobile_bench.schema import AppRow, Bench, Distribution, Row
+from msd_export.predictors import UNTIMED_RUNTIMES, TorchPredictor
+from msd_mobile_bench.schema import Against, AppRow, Bench, Change, Distribution, Row
 
 _TARGET_NAMES: Mapping[str, str] = {
     "torch": "PyTorch",
@@ -25,18 +26,32 @@ _TARGET_NAMES: Mapping[str, str] = {
 }
 
 Cell = Callable[[Row], str]
+_USUAL_RUNTIMES = frozenset(
+    {TorchPredictor.runtime, *(entry.runtime for entry in FORMATS.values()), *UNTIMED_RUNTIMES}
+)
 _Percentile = Literal["p50", "p90", "p99"]
 _LONGEST_SYSTEM = 40
 _SHOWN_PERCENTILES: tuple[_Percentile, ...] = ("p50", "p90")
 
 
-def short_title(row: Row | AppRow) -> str:
+def variant_title(row: Row | AppRow) -> str:
     """Return a variant without its model, for example ONNX int8."""
     return f"{_TARGET_NAMES.get(row['target'], row['target'])} {row['precision']}"
 
 
-def variant_title(row: Row) -> str:
-    """Return a variant with its model, for example Student, ONNX int8."""
+def short_title(row: Row) -> str:
+    """Return a row without its model, for example ONNX int8, or ONNX int8, 2 threads.
+
+    The runtime is left out where the format has one of its own and it is that.
+    """
+    title = variant_title(row)
+    if row["runtime"] not in _USUAL_RUNTIMES:
+        title += f", {row['runtime']}"
+    return title if row["threads"] == 1 else f"{title}, {row['threads']} threads"
+
+
+def row_title(row: Row) -> str:
+    """Return a row with its model, for example Student, ONNX int8."""
     return f"{row['model'].capitalize()}, {short_title(row)}"
 
 
@@ -44,19 +59,23 @@ def speed_table(bench: Bench) -> Table:
     """Return size, latency, load time, throughput and memory of every variant."""
     columns: dict[str, dict[str, Cell]] = {
         "Latency": {
-            "p50": lambda row: _latency_text(row["latency_ms"], "p50"),
+            "p50 (95 % interval)": _median_text,
             "p90": lambda row: _latency_text(row["latency_ms"], "p90"),
             "p99": lambda row: _latency_text(row["latency_ms"], "p99"),
         },
         "Model": {
             "parameters": lambda row: count_text(row["parameters"]),
             "size": lambda row: bytes_text(row["size_bytes"]),
+            "compressed": lambda row: bytes_text(row["size_compressed_bytes"]),
         },
-        "Load": {"time": lambda row: milliseconds_text(row["load_time_ms"])},
+        "Start": {
+            "load": lambda row: milliseconds_text(row["load_time_ms"]),
+            "first inference": lambda row: milliseconds_text(row["first_ms"]),
+        },
         "Throughput": {"per second (batch)": _throughput_text},
         "Peak memory": {"process (increase)": _memory_text},
     }
-    notes = {variant_title(row): row["note"] for row in bench["rows"] if row["note"]}
+    notes = {row_title(row): row["note"] for row in bench["rows"] if row["note"]}
     return _table("Size, speed and memory", bench["rows"], columns, notes)
 
 
@@ -88,7 +107,7 @@ def app_title(app: AppRow) -> str:
     if len(system) > _LONGEST_SYSTEM:  # a browser's
         system = f"{system[: _LONGEST_SYSTEM - 1]}…"
     when = app["measured_utc"][:16].replace("T", " ")
-    return f"{short_title(app)}, {app['device']} ({system}), {app['runtime']}, {when}"
+    return f"{variant_title(app)}, {app['device']} ({system}), {app['runtime']}, {when}"
 
 
 def app_sentence(app: AppRow) -> str:
@@ -115,6 +134,31 @@ def _app_cells(app: AppRow) -> tuple[str, ...]:
     )
 
 
+def against_table(against: Against) -> Table:
+    """Return what changed of each row since an earlier benchmark."""
+    views = tuple(VIEW_NAMES.values())
+    groups = {"Latency": ("slower by (at least, at most)",), "Points less": views}
+    lines, notes = [], {}
+    for change in against["changes"]:
+        name = change["key"] + (": worse" if change["reasons"] else "")
+        series = "student" if change["key"].startswith("student") else "teacher"
+        lines.append(Line(name, series, _change_cells(change)))
+        if change["reasons"]:
+            notes[name] = "; ".join(change["reasons"])
+    title = f"Against the benchmark of {against['created_utc']}"
+    return Table(title, "Row", notes, groups, tuple(lines))
+
+
+def _change_cells(change: Change) -> tuple[str, ...]:
+    slower, interval = change["slowdown"], change["slowdown_interval"]
+    latency = NOTHING
+    if slower is not None and interval is not None:
+        low, high = interval
+        latency = f"{100 * slower:+.1f} % ({100 * low:+.1f}, {100 * high:+.1f})"
+    drops = (change["drops"].get(view) for view in VIEW_NAMES)
+    return (latency, *(NOTHING if drop is None else f"{drop:+.2f}" for drop in drops))
+
+
 def summary_table(bench: Bench) -> Table:
     """Return the main figures of every variant, narrow enough for a terminal."""
     columns: dict[str, dict[str, Cell]] = {
@@ -124,7 +168,7 @@ def summary_table(bench: Bench) -> Table:
         },
         "Speed": {"p50": lambda row: _latency_text(row["latency_ms"], "p50")},
         "Quality": {
-            bench["metric"]: lambda row: percent(row["scores"]["multimodal"]["value"]),
+            bench["metric"]: _metric_text,
             "agreement": _agreement_of("multimodal"),
         },
     }
@@ -153,14 +197,14 @@ def calibration_table(bench: Bench) -> Table:
         "Mean confidence": {name: _confidence_of(view) for view, name in VIEW_NAMES.items()},
     }
     title = f"Calibration, {bench['data']['examples']:,} test examples"
-    return _table(title, bench["rows"], columns, {})
+    return _table(title, [row for row in bench["rows"] if row["scores"]], columns, {})
 
 
 def decisions_table(bench: Bench) -> Table:
     """Return what the operating points give in every variant, and gave on validation."""
     points = bench["operating_points"]
     lines = [
-        Line(f"{variant_title(row)}, {points[row['model']]['rule']}: {view}", row["model"], cells)
+        Line(f"{row_title(row)}, {points[row['model']]['rule']}: {view}", row["model"], cells)
         for row in bench["rows"]
         if row["decisions"]
         for view, cells in decision_cells(row["decisions"], points[row["model"]]["expected"])
@@ -178,11 +222,18 @@ def _confidence_of(view: str) -> Cell:
 
 
 def _score_of(view: str) -> Cell:
-    return lambda row: score_text(row["scores"][view])
+    return lambda row: score_text(row["scores"][view]) if row["scores"] else NOTHING
 
 
 def _agreement_of(view: str) -> Cell:
-    return lambda row: percent(row["agreement"][view])
+    return lambda row: percent(row["agreement"].get(view))
+
+
+def _metric_text(row: Row) -> str:
+    """Return the metric of image and text, or what became of the row."""
+    if not row["scores"]:
+        return row["status"].replace("_", " ")
+    return percent(row["scores"]["multimodal"]["value"])
 
 
 def _table(
@@ -192,24 +243,29 @@ def _table(
     notes: Mapping[str, str],
 ) -> Table:
     cells = [cell for group in columns.values() for cell in group.values()]
-    lines = (
-        Line(variant_title(row), row["model"], tuple(cell(row) for cell in cells)) for row in rows
-    )
+    lines = (Line(row_title(row), row["model"], tuple(cell(row) for cell in cells)) for row in rows)
     groups = {name: tuple(group) for name, group in columns.items()}
     return Table(title, "Variant", notes, groups, tuple(lines))
 
 
-def headline(bench: Bench) -> list[Tile]:
-    """Return the student's share of the teacher's metric, latency, size and parameters."""
+def compared_rows(bench: Bench) -> tuple[Row, Row]:
+    """Return teacher and student in the same variant, of which the ratios are."""
     target, precision = bench["ratios"]["form"].split("-")
     teacher, student = (
         next(
             row
             for row in bench["rows"]
             if (row["model"], row["target"], row["precision"]) == (who, target, precision)
+            and row["scores"]
         )
         for who in ("teacher", "student")
     )
+    return teacher, student
+
+
+def headline(bench: Bench) -> list[Tile]:
+    """Return the student's share of the teacher's metric, latency, size and parameters."""
+    teacher, student = compared_rows(bench)
     ratios = bench["ratios"]
 
     def tile(name: str, share: float | None, text: Callable[[Row], str]) -> Tile:
@@ -232,6 +288,14 @@ def milliseconds_text(milliseconds: float | None) -> str:
     if milliseconds is None:
         return NOTHING
     return f"{milliseconds:.3g} ms" if milliseconds < 100 else f"{milliseconds:,.0f} ms"
+
+
+def _median_text(row: Row) -> str:
+    latency = row["latency_ms"]
+    if latency is None:
+        return NOTHING
+    low, high = (f"{end:.3g}" for end in latency["p50_interval"])
+    return f"{milliseconds_text(latency['p50'])} ({low} to {high})"
 
 
 def _latency_text(latency: Distribution | None, key: _Percentile) -> str:

@@ -16,7 +16,6 @@ from msd_export.folder import (
     refuse_another_source,
 )
 from msd_export.formats import FORMATS, Target
-from msd_export.predictors import UNTIMED_RUNTIMES, TorchPredictor, runtime_of
 from msd_mobile_bench.schema import ModelRole
 
 TORCH = "torch"
@@ -31,7 +30,6 @@ class Variant:
         model: teacher or student.
         target: torch, or a target of exports.
         precision: Of its weights.
-        runtime: What runs it on this machine.
         folder: The model folder or export folder.
         size_bytes: Of its weights' file, or of the exported file or package.
         parameters: Of the model; None where its folder does not state them.
@@ -41,7 +39,6 @@ class Variant:
     model: ModelRole
     target: str
     precision: str
-    runtime: str
     folder: Path
     size_bytes: int
     parameters: int | None
@@ -65,13 +62,9 @@ class Variant:
         return self.folder / FORMATS[cast(Target, self.target)].model_file
 
     @property
-    def is_timed(self) -> bool:
-        """Whether this machine runs it with the runtime that an app would use.
-
-        Elsewhere than on Apple's systems what runs Core ML and Core AI reproduces their logits, not
-        their time and memory.
-        """
-        return self.runtime not in UNTIMED_RUNTIMES
+    def weights_path(self) -> Path:
+        """The file or package whose size counts: of a model folder its weights."""
+        return self.folder / _WEIGHTS_NAME if self.target == TORCH else self.model_path
 
     @property
     def takes_batches(self) -> bool:
@@ -138,7 +131,6 @@ def _torch_variant(model: ModelRole, folder: Path, manifest: Json) -> Variant:
         model=model,
         target=TORCH,
         precision="fp32",
-        runtime=TorchPredictor.runtime,
         folder=folder,
         size_bytes=(folder / _WEIGHTS_NAME).stat().st_size,
         parameters=_parameters(manifest),
@@ -158,7 +150,6 @@ def exported_variant(model: ModelRole, export: ExportFolder, source: Json) -> Va
         model=model,
         target=export.target,
         precision=export.precision,
-        runtime=runtime_of(export.target),
         folder=export.folder,
         size_bytes=export.size_bytes(),
         parameters=_parameters(source),

@@ -25,7 +25,7 @@ from msd_mobile_bench.pipeline import run_bench
 PAIRS, SEED = 6, 18
 ONNX = ExportConfig((("onnx", "fp32"),), examples=8, overwrite=True)
 BENCH = BenchConfig(
-    examples=8, rounds=1, warm_up=1, warm_up_seconds=0, samples=5, round_seconds=0.1, batches=1
+    examples=8, rounds=1, warm_up=1, warm_up_seconds=0, runs=5, seconds=0, batches=1
 )
 
 

@@ -77,8 +77,8 @@ COMMANDS = ("distill", "export", "bench", "evaluate", "predict", "doctor")
         "bench nowhere --examples 0",
         "bench nowhere --rounds 0",
         "bench nowhere --warm-up -1",
-        "bench nowhere --samples 4",
-        "bench nowhere --round-seconds 0",
+        "bench nowhere --runs 4",
+        "bench nowhere --most-seconds 0",
         "bench nowhere --batch-size 0",
         "bench nowhere --batches 0",
         "evaluate nowhere --threads 257",
@@ -201,6 +201,7 @@ def test_a_reports_command_means_its_settings(
             parsed = command_of("bench").make_context("bench", words[2:]).params
             assert parsed["run"].resolve() == tmp_path / folder
             given = {field.name: parsed[field.name] for field in fields(default)}
+            given["runtimes"] = given["runtimes"] and tuple(given["runtimes"].split(","))
             read = with_options(BenchConfig(), given)
             assert read == config
 

@@ -300,7 +300,7 @@ def test_a_benchmark_measures_what_was_finished_before_a_kill(exports: Exports) 
     assert ended.code == -signal.SIGKILL, ended.stderr
     assert [form_of(folder) for folder in exports.hidden()] == ["onnx-int8"]
     exports.check()
-    few = ("--rounds", "1", "--samples", "5", "--warm-up", "1", "--warm-up-seconds", "0")
+    few = ("--rounds", "1", "--runs", "5", "--seconds", "0", "--warm-up", "1")
     ended = exports.order("bench", str(exports.run.root), *few, *EXAMPLES, "--json")
     assert ended.code == 0, ended.stderr
     assert "student-onnx-fp32" in ended.stdout

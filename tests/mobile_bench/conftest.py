@@ -96,9 +96,14 @@ def example_row(
     if p50 is not None:
         latency = {
             "p50": p50,
+            "p50_interval": [p50 * 0.98, p50 * 1.02],
             "p90": p50 * 1.1,
+            "p95": p50 * 1.2,
             "p99": p50 * 1.5,
+            "min": p50 * 0.9,
+            "max": p50 * 2,
             "mean": p50,
+            "std": p50 * 0.1,
             "p50_per_round": [p50, p50],
             "samples": [[p50], [p50]],
         }
@@ -106,20 +111,29 @@ def example_row(
     interval = [value - 0.01, value + 0.01]
     is_timed = p50 is not None
     return {
+        "key": f"{role}-{target}-{precision}@{_RUNTIME_KEYS[target]}-1",
         "name": f"{role}-{target}-{precision}",
         "model": role,
         "target": target,
         "precision": precision,
         "runtime": "ONNX Runtime" if target == "onnx" else "MIL evaluator",
+        "runtime_key": _RUNTIME_KEYS[target],
+        "threads": 1,
+        "status": "measured" if is_timed else "accuracy_only",
         "path": f"exports/{target}-{precision}",
         "digest": sha256_of_json([role, target, precision]),
         "size_bytes": 240_000 if role == "student" else 2_600_000,
+        "size_compressed_bytes": 210_000 if role == "student" else 2_300_000,
         "parameters": 53_502 if role == "student" else 641_570,
         "load_time_ms": 30.0 if is_timed else None,
+        "first_ms": 2.0 if is_timed else None,
         "latency_ms": latency,
         "single_view_latency_ms": (
             {"image": latency, "text": {**latency, "p50": latency["p50"] / 4}} if latency else {}
         ),
+        "relative_p50": p50 and p50 / 0.2,
+        "repeated_turns": 0,
+        "flags": [],
         "throughput_per_second": 2648.0 if is_timed else None,
         "throughput_batch_size": 32 if is_timed else None,
         "throughput_batch_ms": [12.0] if is_timed else [],
@@ -136,6 +150,7 @@ def example_row(
     }
 
 
+_RUNTIME_KEYS = {"onnx": "onnxruntime", "coreml": "milevaluator"}
 _CONFIDENCE: ConfidenceJson = {
     "ece": {"value": 0.021, "interval": [0.015, 0.034]},
     "ece_by_chance": 0.018,
@@ -145,7 +160,7 @@ _CONFIDENCE: ConfidenceJson = {
     "reliability": [{"decisions": 2000, "confidence": 0.93, "outcome": 0.94}],
 }
 _EXAMPLE: Bench = {
-    "schema_version": 1,
+    "schema_version": 2,
     "kind": "bench",
     "msd_deploy": "0.1.0",
     "created_utc": "2026-01-02T03:04:05+00:00",
@@ -156,8 +171,10 @@ _EXAMPLE: Bench = {
         "rounds": 2,
         "warm_up": 10,
         "warm_up_seconds": 0.25,
-        "samples": 100,
-        "round_seconds": 1.5,
+        "settle_seconds": 2.0,
+        "runs": 200,
+        "seconds": 3.0,
+        "most_seconds": 30.0,
         "batch_size": 32,
         "batches": 8,
         "examples": None,
@@ -176,7 +193,12 @@ _EXAMPLE: Bench = {
         "load_average_1min": 0.1,
     },
     "operating_points": {},
-    "control": {"kernel": "a product", "p50_ms_per_round": [0.2, 0.21], "host_drift": 1.05},
+    "control": {
+        "kernel": "a product",
+        "p50_ms_per_round": [0.2, 0.21],
+        "host_drift": 1.05,
+        "repeated_turns": 0,
+    },
     "rows": [
         example_row("teacher", "onnx", "fp32", p50=1.45, value=0.962),
         example_row("student", "onnx", "fp32", p50=0.27, value=0.941),
@@ -191,6 +213,7 @@ _EXAMPLE: Bench = {
         "latency": 0.186,
         "metric": 0.978,
     },
+    "against": None,
     "notes": ["A note."],
 }
 

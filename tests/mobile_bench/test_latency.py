@@ -56,20 +56,53 @@ def test_samples_are_milliseconds_and_leave_the_warm_up_out(clock: _Clock) -> No
     def call(number: int) -> None:
         clock.now += 2_000_000 * (100 if number < 2 else 1)
 
-    assert time_calls(call, SamplingPlan(warm_up=2, samples=3)) == [2.0, 2.0, 2.0]
+    assert time_calls(call, SamplingPlan(warm_up=2, runs=3)) == [2.0, 2.0, 2.0]
 
 
 def test_a_warm_up_lasts_its_seconds_too(clock: _Clock) -> None:
     def call(number: int) -> None:
         clock.now += 10_000_000 * (100 if number < 25 else 1)
 
-    plan = SamplingPlan(warm_up=2, samples=3, warm_up_seconds=25.0)
+    plan = SamplingPlan(warm_up=2, runs=3, warm_up_seconds=25.0)
     assert time_calls(call, plan) == [10.0, 10.0, 10.0]
+
+
+def test_a_warm_up_goes_on_until_the_calls_are_steady(clock: _Clock) -> None:
+    numbers: list[int] = []
+
+    def call(number: int) -> None:
+        numbers.append(number)
+        clock.now += 1_000_000 * (200 if number < 15 else 100)
+
+    plan = SamplingPlan(warm_up=2, runs=1, settle_seconds=60.0)
+    assert time_calls(call, plan) == [100.0]
+    # Of calls 11 to 20 four are slow, of 21 to 30 none: both have a median of 100 ms.
+    assert numbers == list(range(31 + 1))
+
+
+def test_a_warm_up_of_unsteady_calls_ends(clock: _Clock) -> None:
+    numbers: list[int] = []
+
+    def call(number: int) -> None:
+        numbers.append(number)
+        clock.now += 1_000_000 * (number + 1)
+
+    time_calls(call, SamplingPlan(warm_up=2, runs=1, settle_seconds=0.1))
+    assert sum(numbers[:-1]) + len(numbers) - 1 >= 100 > sum(numbers[:-2]) + len(numbers) - 2
+
+
+def test_samples_last_their_seconds_and_some_are_kept(clock: _Clock) -> None:
+    def call(number: int) -> None:
+        clock.now += 1_000_000 * (number + 1)
+
+    whole = time_calls(call, SamplingPlan(0, 5, seconds=0.1))
+    assert whole == [float(ms) for ms in range(1, 15)]  # 91 ms after 13 calls
+    assert time_calls(call, SamplingPlan(0, 5, seconds=0.1, kept=3)) == [1.0, 7.0, 14.0]
 
 
 def test_every_call_gets_its_number_so_that_inputs_vary() -> None:
     numbers: list[int] = []
-    time_calls(numbers.append, SamplingPlan(warm_up=2, samples=3))
+    time_calls(numbers.append, SamplingPlan(warm_up=2, runs=3))
     assert numbers == [0, 1, 2, 3, 4]
 
 
@@ -94,3 +127,15 @@ def test_the_garbage_collector_rests_and_is_woken_even_after_an_error() -> None:
 def test_host_drift_is_the_slowest_turn_over_the_fastest() -> None:
     assert host_drift([2.0, 1.0, 1.3]) == 2.0
     assert host_drift([1.5]) == 1.0
+
+
+def test_the_interval_of_a_median_covers_what_differs_between_rounds() -> None:
+    random = np.random.default_rng(0)
+    same = [random.normal(10, 0.1, 200).tolist() for _ in range(4)]
+    shifted = [[sample + at for sample in samples] for at, samples in enumerate(same)]
+    low, high = describe(same)["p50_interval"]
+    assert 9.95 < low < describe(same)["p50"] < high < 10.05
+    low, high = describe(shifted)["p50_interval"]
+    assert low < 10.6
+    assert high > 12.4
+    assert describe([[2.0, 2.0], [2.0]])["p50_interval"] == [2.0, 2.0]

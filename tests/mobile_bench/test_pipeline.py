@@ -15,7 +15,9 @@ from msd_mobile_bench.pipeline import command_line, run_bench
 from msd_mobile_bench.schema import Bench
 from tests.full_disk import largest_file
 
-_CONFIG = BenchConfig(rounds=2, warm_up=1, samples=5, batches=2, batch_size=4, examples=60)
+_CONFIG = BenchConfig(
+    rounds=2, warm_up=1, warm_up_seconds=0, runs=10, seconds=0, batches=2, batch_size=4, examples=60
+)
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,10 @@ def test_the_command_names_what_differs_from_the_defaults(
     monkeypatch.chdir(tmp_path)
     run = RunDirectory(tmp_path / "runs/my memes")
     assert command_line(run, BenchConfig()) == "msd bench 'runs/my memes'"
-    config = replace(BenchConfig(), threads=2, batch_size=8)
-    assert command_line(run, config) == "msd bench 'runs/my memes' --threads 2 --batch-size 8"
+    config = replace(BenchConfig(), threads=2, batch_size=8, runtimes=("native", "onnxruntime:4"))
+    assert command_line(run, config) == (
+        "msd bench 'runs/my memes' --threads 2 --runtimes native,onnxruntime:4 --batch-size 8"
+    )
 
 
 def test_a_run_outside_the_working_folder_is_shown_by_its_name_alone(

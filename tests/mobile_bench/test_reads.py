@@ -77,21 +77,21 @@ def test_an_export_reads_run_data_and_model_once(
     assert opened[memes_run.root.parent / "memes.jsonl"] == 1
 
 
-def test_a_benchmark_reads_run_data_and_every_model_once(
+def test_a_benchmark_reads_run_data_once_and_models_for_their_digest_and_compressed_size(
     run: RunDirectory, memes_run: RunDirectory, opened: Counter[Path]
 ) -> None:
     export(run.root, target="onnx", precision="fp32", max_drop=100.0, overwrite=True)
-    config = BenchConfig(rounds=1, warm_up=0, samples=5, round_seconds=0.1, batches=1)
+    config = BenchConfig(rounds=1, warm_up=0, warm_up_seconds=0, runs=5, seconds=0, batches=1)
     reference = run.teacher_exports / "onnx-fp32/model.onnx"
     for expected in (0, 1):  # the teacher's export is written; it is verified and used again
         opened.clear()
         bench(run.root, config=config)
-        assert opened[reference] == expected
+        assert opened[reference] == expected + 1
+        for path in (run.run_json, memes_run.root.parent / "memes.jsonl"):
+            assert opened[path] == 1, path
         for path in (
-            run.run_json,
-            memes_run.root.parent / "memes.jsonl",
             run.student / "model.safetensors",
             run.teacher / "model.safetensors",
             run.exports / "onnx-fp32/model.onnx",
         ):
-            assert opened[path] == 1, path
+            assert opened[path] == 2, path

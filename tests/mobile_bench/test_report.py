@@ -7,6 +7,8 @@ import pytest
 
 from msd_deploy.decision_quality import DecisionsJson
 from msd_deploy.pages.formatting import Interval, bytes_text, count_text, percent, score_text
+from msd_mobile_bench.config import BenchConfig
+from msd_mobile_bench.make_rows import write_notes
 from msd_mobile_bench.report import render_html, render_markdown, write_reports
 from msd_mobile_bench.schema import Bench
 from msd_mobile_bench.tables import (
@@ -14,8 +16,9 @@ from msd_mobile_bench.tables import (
     latency_table,
     milliseconds_text,
     quality_table,
+    row_title,
     speed_table,
-    variant_title,
+    summary_table,
 )
 
 
@@ -72,7 +75,7 @@ def test_each_view_has_its_own_latency(example_bench: Bench) -> None:
     example_bench["rows"][0]["latency_ms"] = None
     example_bench["rows"][0]["single_view_latency_ms"] = {}
     table = latency_table(example_bench)
-    titles = [variant_title(row) for row in example_bench["rows"] if row["latency_ms"] is not None]
+    titles = [row_title(row) for row in example_bench["rows"] if row["latency_ms"] is not None]
     assert [line.name for line in table.lines] == titles
     (row,) = (row for row in example_bench["rows"] if row["name"] == "student-onnx-int8")
     assert row["latency_ms"] is not None
@@ -126,8 +129,38 @@ def test_a_variant_without_latency_has_dashes_but_keeps_size_and_metric(
     example_bench: Bench,
 ) -> None:
     line = speed_table(example_bench).lines[3]
-    assert line.cells == ("–", "–", "–", "53.5 k", "240 kB", "–", "–", "–")
+    assert line.cells == ("–", "–", "–", "53.5 k", "240 kB", "210 kB", "–", "–", "–", "–")
     assert quality_table(example_bench).lines[3].cells[0] == "94.1 % (93.1 to 95.1)"
+
+
+def test_a_runtime_or_threads_other_than_usual_are_in_the_title(example_bench: Bench) -> None:
+    row = example_bench["rows"][1]
+    assert row_title(row) == "Student, ONNX fp32"
+    row["threads"] = 4
+    assert row_title(row) == "Student, ONNX fp32, 4 threads"
+    row["runtime"] = "onnxruntime-web 1.30"
+    assert row_title(row) == "Student, ONNX fp32, onnxruntime-web 1.30, 4 threads"
+
+
+def test_a_row_that_failed_says_so_in_every_report(example_bench: Bench) -> None:
+    row = example_bench["rows"][2]
+    row.update(
+        status="crashed",
+        note="its worker process died.",
+        latency_ms=None,
+        single_view_latency_ms={},
+        scores={},
+        agreement={},
+        confidence={},
+    )
+    (line,) = (line for line in summary_table(example_bench).lines if "int8" in line.name)
+    assert line.cells[-2:] == ("crashed", "–")
+    notes = write_notes(
+        example_bench["rows"], example_bench["control"], example_bench["host"], BenchConfig()
+    )
+    assert "student-onnx-int8@onnxruntime-1 failed (crashed): its worker" in "\n".join(notes)
+    assert "Student, ONNX int8" in render_markdown(example_bench)
+    assert "Student, ONNX int8" in render_html(example_bench)
 
 
 def test_the_headline_is_the_students_share(example_bench: Bench) -> None:

@@ -30,7 +30,6 @@ def test_both_models_and_every_export_are_found(run: RunDirectory) -> None:
         "student-torch-fp32",
         "student-onnx-fp32",
     ]
-    assert [form.runtime for form in forms] == ["PyTorch", "PyTorch", "ONNX Runtime"]
     student = forms[2]
     assert student.size_bytes == (run.exports / "onnx-fp32/model.onnx").stat().st_size
     assert student.parameters == read_json(run.student / "manifest.json")["parameters"]

@@ -255,7 +255,7 @@ def test_an_export_is_verified_against_the_decisions_of_its_source(own: RunDirec
 @pytest.mark.slow
 def test_a_benchmark_scores_the_agreement_with_the_teacher(own: RunDirectory) -> None:
     export_student(own, ExportConfig(variants=(("onnx", "fp32"),)))
-    bench = run_bench(own, BenchConfig(rounds=1))
+    bench = run_bench(own, BenchConfig(rounds=1, runs=5, seconds=0))
     assert bench["metric"] == "agreement"
     rows = bench["rows"]
     assert isinstance(rows, list)

@@ -1,4 +1,7 @@
-"""Start, query and stop a worker process; `RemotePredictor` is its model as a predictor."""
+"""Worker processes: started, queried by one JSON object per line, and ended.
+
+`ModelWorker` has a model opened in a runtime, `RemotePredictor` is that model as a predictor.
+"""
 
 import contextlib
 import json
@@ -7,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import cast
@@ -18,10 +22,10 @@ from msd_deploy import errors
 from msd_deploy.artifacts.manifest import Json
 from msd_deploy.errors import MsdError
 from msd_export.signature import ModelInputs
+from msd_mobile_bench.runtimes.setup import Setup
 from msd_mobile_bench.runtimes.worker import load_arrays, save_arrays
-from msd_mobile_bench.variants import Variant
 
-_COMMAND = (
+_PYTHON_WORKER = (
     sys.executable,
     "-P",
     "-m",
@@ -35,24 +39,52 @@ _THREAD_VARIABLES = (
 )
 
 
-class WorkerProcess:
-    """A fresh process with one opened model; a context manager that ends it.
+class WorkerError(MsdError):
+    """A worker process died, or did not answer within its time limit.
 
     Args:
-        variant: What it opens.
-        threads: CPU threads.
-        examples: Folder of the inputs that are timed; see `save_arrays`.
-        scratch: An existing folder for its log and arrays.
+        what: What happened.
+        where: The model concerned.
+        fix: What to do.
+        has_timed_out: Whether it was ended since it did not answer.
     """
 
-    def __init__(self, variant: Variant, *, threads: int, examples: Path, scratch: Path) -> None:
-        self.variant = variant
-        self.scratch = Path(tempfile.mkdtemp(dir=scratch, prefix=f"{variant.name}-"))
-        self._threads, self._examples = threads, examples
+    def __init__(
+        self, what: str, *, where: object = None, fix: str = "", has_timed_out: bool = False
+    ) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.has_timed_out = has_timed_out
+
+
+class WorkerProcess:
+    """A process that answers requests; a context manager that ends it.
+
+    Args:
+        command: What starts it.
+        environment: Its environment variables.
+        name: Of its folder, for its log.
+        where: What errors name.
+        scratch: An existing folder for its log and arrays.
+        timeout: Seconds that a request may take.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        name: str,
+        where: object,
+        scratch: Path,
+        timeout: float,
+    ) -> None:
+        self.scratch = Path(tempfile.mkdtemp(dir=scratch, prefix=f"{name}-"))
+        self._command, self._environment = list(command), dict(environment)
+        self._where, self._timeout = where, timeout
         self._log = self.scratch / "stderr.txt"
         self._lock = threading.RLock()
         self._process: subprocess.Popen[str] | None = None
-        self._is_killed = False
+        self._is_killed = self._is_late = False
 
     def __enter__(self) -> "WorkerProcess":
         return self
@@ -72,11 +104,154 @@ class WorkerProcess:
                 if pipe is not None:
                     pipe.close()
 
+    @property
+    def is_started(self) -> bool:
+        """Whether `start` was called."""
+        return self._process is not None
+
+    def start(self) -> None:
+        """Start the process.
+
+        Raises:
+            WorkerError: The program cannot be run.
+        """
+        try:
+            with self._log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=self._environment,
+                    encoding="utf-8",
+                    start_new_session=True,  # Ctrl-C is the benchmark's to handle
+                )
+        except OSError as error:
+            what = f"{self._command[0]} cannot be run ({error.strerror})"
+            raise WorkerError(what, where=self._where, fix="Check it with `msd doctor`") from error
+
+    def kill(self) -> None:
+        """End the process, and what it has started, at once; waiting for its answer is an error."""
+        self._is_killed = True
+        if self._process is not None and self._process.poll() is None:
+            end_session(self._process)
+
+    def request(self, task: str, **arguments: object) -> Json:
+        """Run a task in the worker and return its answer; threads take turns.
+
+        Raises:
+            WorkerError: The process died, or did not answer in time.
+            MsdError: What the worker raised.
+        """
+        process = self._process
+        assert process is not None  # start comes first
+        assert process.stdin is not None  # both are pipes
+        assert process.stdout is not None
+        with self._lock:
+            if self._is_killed:
+                raise WorkerError("was stopped", where=self._where)
+            timer = threading.Timer(self._timeout, self._end_late)
+            timer.start()
+            try:
+                process.stdin.write(json.dumps({"task": task, **arguments}) + "\n")
+                process.stdin.flush()
+                line = process.stdout.readline()
+            except BrokenPipeError:
+                line = ""
+            finally:
+                timer.cancel()
+        if not line:
+            raise self._death(task, process.wait())
+        answer = cast(Json, json.loads(line))
+        if "error" in answer:
+            raise _error(cast(dict[str, str], answer["error"]))
+        return answer
+
+    def _end_late(self) -> None:
+        self._is_late = True
+        self.kill()
+
+    def _death(self, task: str, code: int) -> WorkerError:
+        if self._is_late:
+            return WorkerError(
+                f"did not answer {task!r} within {self._timeout:g} s",
+                where=self._where,
+                fix="Raise --timeout if the model is that slow",
+                has_timed_out=True,
+            )
+        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        last = f": {lines[-1]}" if lines else ""
+        reason = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        return WorkerError(
+            f"its worker process died during {task!r} ({reason}){last}",
+            where=self._where,
+            fix="Check the free memory, and the runtime with `msd doctor`",
+        )
+
+
+def end_session(process: "subprocess.Popen[str]") -> None:
+    """Kill a process that leads a session of its own, and the processes that it has started."""
+    if hasattr(os, "killpg"):
+        import signal
+
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+
+
+def control_worker(*, scratch: Path, timeout: float) -> WorkerProcess:
+    """Return a process, not started, that times the control kernel ("control") on one thread."""
+    environment = worker_environment(1)
+    where = "control kernel"
+    return WorkerProcess(
+        _PYTHON_WORKER, environment, name="control", where=where, scratch=scratch, timeout=timeout
+    )
+
+
+class ModelWorker:
+    """A fresh process with one opened model; a context manager that ends it.
+
+    Args:
+        setup: What it opens, and in which runtime.
+        examples: Folder of the inputs that are timed; see `save_arrays`.
+        scratch: An existing folder for its log and arrays.
+        timeout: Seconds that a request may take.
+    """
+
+    def __init__(
+        self, setup: Setup, *, examples: Path, scratch: Path, timeout: float = 600.0
+    ) -> None:
+        self.setup = setup
+        self._examples = examples
+        self._lock = threading.RLock()
+        self._process = WorkerProcess(
+            setup.runtime.command(setup.variant.target, setup.threads) or _PYTHON_WORKER,
+            {**worker_environment(setup.threads), **setup.runtime.environment(setup.threads)},
+            name=setup.key,
+            where=setup.variant.folder,
+            scratch=scratch,
+            timeout=timeout,
+        )
+
+    def __enter__(self) -> "ModelWorker":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._process.__exit__(kind, error, traceback)
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for arrays."""
+        return self._process.scratch
+
     def kill(self) -> None:
         """End the process at once; waiting for its answer raises an error."""
-        self._is_killed = True
-        if self._process is not None:
-            self._process.kill()
+        self._process.kill()
 
     def open(self) -> Json:
         """Start the process and let it open its model.
@@ -85,68 +260,31 @@ class WorkerProcess:
             load_time_ms and rss_before_load_bytes.
 
         Raises:
-            MsdError: The model cannot be opened, or the process died.
+            MsdError: The runtime is missing, the model cannot be opened, or the process died.
         """
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                _COMMAND,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=worker_environment(self._threads),
-                encoding="utf-8",
-                start_new_session=True,  # Ctrl-C is the benchmark's to handle
-            )
-        return self.request(
+        setup = self.setup
+        missing = setup.runtime.unavailable(setup.variant.target)
+        if missing is not None:
+            raise missing
+        self._process.start()
+        return self._process.request(
             "open",
-            target=self.variant.target,
-            path=str(self.variant.model_path.resolve()),
-            manifest=self.variant.manifest,
-            threads=self._threads,
+            target=setup.variant.target,
+            path=str(setup.variant.model_path.resolve()),
+            manifest=setup.variant.manifest,
+            threads=setup.threads,
             examples=str(self._examples),
         )
 
     def ensure_open(self) -> None:
         """Open the model unless that was done; see `open`."""
         with self._lock:
-            if self._process is None:
+            if not self._process.is_started:
                 self.open()
 
     def request(self, task: str, **arguments: object) -> Json:
-        """Run a task in the worker and return its answer; threads take turns.
-
-        Raises:
-            MsdError: What the worker raised, or that the process died.
-        """
-        process = self._process
-        assert process is not None  # open comes first
-        assert process.stdin is not None  # both are pipes
-        assert process.stdout is not None
-        with self._lock:
-            if self._is_killed:
-                raise MsdError("was stopped", where=self.variant.folder)
-            try:
-                process.stdin.write(json.dumps({"task": task, **arguments}) + "\n")
-                process.stdin.flush()
-                line = process.stdout.readline()
-            except BrokenPipeError:
-                line = ""
-        if not line:
-            raise self._death(task, process.wait())
-        answer = cast(Json, json.loads(line))
-        if "error" in answer:
-            raise _error(cast(dict[str, str], answer["error"]))
-        return answer
-
-    def _death(self, task: str, code: int) -> MsdError:
-        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        last = f": {lines[-1]}" if lines else ""
-        reason = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        return MsdError(
-            f"its worker process died during {task!r} ({reason}){last}",
-            where=self.variant.folder,
-            fix="Check the free memory, and the runtime with `msd doctor`",
-        )
+        """Run a task in the worker and return its answer; see `WorkerProcess.request`."""
+        return self._process.request(task, **arguments)
 
 
 def worker_environment(threads: int) -> dict[str, str]:
@@ -177,14 +315,27 @@ class RemotePredictor:
         worker: An opened worker.
     """
 
-    def __init__(self, worker: WorkerProcess) -> None:
+    def __init__(self, worker: ModelWorker) -> None:
         self._worker = worker
-        self.runtime = worker.variant.runtime
+        self.runtime = worker.setup.runtime.title
 
     def predict(self, inputs: ModelInputs) -> NDArray[np.float32]:
-        """Return logits, float32 [batch, classes]; see `Predictor`."""
+        """Return logits, float32 [batch, classes]; see `Predictor`.
+
+        Raises:
+            ArtifactError: The runtime returned no logits, or of another number of examples.
+        """
         with tempfile.TemporaryDirectory(dir=self._worker.scratch) as name:
             there, back = Path(name) / "inputs", Path(name) / "outputs"
             save_arrays(there, inputs)
             self._worker.request("predict", inputs=str(there), outputs=str(back))
-            return load_arrays(back)["logits"].astype(np.float32)
+            logits = load_arrays(back).get("logits")
+        rows = len(next(iter(inputs.values())))
+        if logits is None or logits.ndim != 2 or len(logits) != rows:
+            shape = "none" if logits is None else list(logits.shape)
+            raise errors.ArtifactError(
+                f"returned logits of the shape {shape} for {rows} examples",
+                where=self._worker.setup.variant.folder,
+                fix="Export the model again",
+            )
+        return logits.astype(np.float32)

@@ -74,17 +74,22 @@ class Session:
             "rss_before_load_bytes": self._rss_before_load,
         }
 
-    def latency(
-        self, *, warm_up: int, warm_up_seconds: float, samples: int, most_seconds: float
-    ) -> Json:
-        """Time the control kernel, then single examples of each view, each time another one."""
-        control = time_control_kernel()
-        timed: dict[str, list[float]] = {}
-        for view in View:
-            plan = SamplingPlan(warm_up, samples, most_seconds, warm_up_seconds)
-            timed[view.value] = self._time_view(view, plan)
-            warm_up_seconds = 0.0  # the processor is awake
-        return {"control_ms": control, "latency_ms": timed}
+    def first(self) -> Json:
+        """Time the first inference, of image and text together."""
+        call = self._predictor.prepare(self._examples[View.MULTIMODAL][0])
+        return {"first_ms": time_calls(lambda number: call(), SamplingPlan(0, 1))[0]}
+
+    def latency(self, *, plans: Mapping[str, Mapping[str, float]]) -> Json:
+        """Time single examples of each view, each time another one.
+
+        Args:
+            plans: The arguments of a `SamplingPlan` by view, in the order of the measurement.
+        """
+        timed = {
+            view: self._time_view(View(view), SamplingPlan(**plan))  # type: ignore[arg-type]
+            for view, plan in plans.items()
+        }
+        return {"latency_ms": timed}
 
     def _time_view(self, view: View, plan: SamplingPlan) -> list[float]:
         calls = [self._predictor.prepare(example) for example in self._examples[view]]
@@ -100,7 +105,7 @@ class Session:
         rows = [examples[row % len(examples)] for row in range(batch_size)]
         batch = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         call = self._predictor.prepare(batch)
-        plan = SamplingPlan(1, batches, most_seconds)
+        plan = SamplingPlan(warm_up=1, runs=batches, most_seconds=most_seconds)
         return {"batch_ms": time_calls(lambda number: call(), plan)}
 
     def predict(self, *, inputs: str, outputs: str) -> Json:
@@ -135,14 +140,17 @@ def load_arrays(folder: Path) -> dict[str, NDArray[np.generic]]:
     return {path.stem: np.load(path, allow_pickle=False) for path in sorted(folder.glob("*.npy"))}
 
 
-def _run_task(session: Session | None, request: Json) -> tuple[Session, Json]:
+def _run_task(session: Session | None, request: Json) -> tuple[Session | None, Json]:
     task = request.pop("task")
+    if task == "control":
+        return session, {"control_ms": time_control_kernel()}
     if task == "open":
         session = Session(**request)  # type: ignore[arg-type]  # WorkerProcess wrote the request
         return session, session.describe()
     if session is None:
         raise RuntimeError("the first task is open")
     tasks: dict[object, Callable[..., Json]] = {
+        "first": session.first,
         "latency": session.latency,
         "memory": session.memory,
         "throughput": session.throughput,

@@ -24,13 +24,31 @@ from msd_export.onnx.predictor import OnnxPredictor
 from msd_export.predictors import TorchPredictor
 from msd_export.source import ExportSource
 from msd_mobile_bench.config import BenchConfig
-from msd_mobile_bench.quality import predict_variants
-from msd_mobile_bench.runtimes.process import RemotePredictor, WorkerProcess, worker_environment
+from msd_mobile_bench.quality import predict_setups
+from msd_mobile_bench.runtimes.process import (
+    ModelWorker,
+    RemotePredictor,
+    WorkerError,
+    WorkerProcess,
+    control_worker,
+    worker_environment,
+)
+from msd_mobile_bench.runtimes.setup import Setup, python_runtimes
 from msd_mobile_bench.runtimes.worker import save_arrays
-from msd_mobile_bench.timing import count_turns, measure_timing
+from msd_mobile_bench.timing import Timing, count_turns, measure_timing
 from msd_mobile_bench.variants import Variant, find_variants
 
-_CONFIG = BenchConfig(rounds=2, warm_up=1, samples=6, batches=2, batch_size=3)
+_CONFIG = BenchConfig(
+    rounds=2,
+    warm_up=1,
+    warm_up_seconds=0,
+    settle_seconds=0,
+    runs=12,
+    seconds=0,
+    batches=2,
+    batch_size=3,
+)
+_NATIVE = {runtime.key: runtime for runtime in python_runtimes()}
 
 
 @pytest.fixture(scope="session")
@@ -49,34 +67,46 @@ def examples(
 
 
 @pytest.fixture
-def onnx_worker(
-    forms: dict[str, Variant], examples: Path, tmp_path: Path
-) -> Iterator[WorkerProcess]:
-    form = forms["student-onnx-fp32"]
-    with WorkerProcess(form, threads=1, examples=examples, scratch=tmp_path) as worker:
+def onnx_worker(forms: dict[str, Variant], examples: Path, tmp_path: Path) -> Iterator[ModelWorker]:
+    setup = Setup(forms["student-onnx-fp32"], _NATIVE["onnxruntime"])
+    with ModelWorker(setup, examples=examples, scratch=tmp_path) as worker:
         yield worker
 
 
-def test_a_worker_is_opened_and_sampled_in_rounds(onnx_worker: WorkerProcess) -> None:
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[WorkerProcess]:
+    with control_worker(scratch=tmp_path, timeout=60) as worker:
+        yield worker
+
+
+def test_a_worker_is_opened_and_sampled_in_rounds(
+    onnx_worker: ModelWorker, control: WorkerProcess
+) -> None:
     turns: list[None] = []
-    (timing,) = measure_timing([onnx_worker], _CONFIG, on_turn=lambda: turns.append(None))
+    (timing,) = measure_timing([onnx_worker], control, _CONFIG, on_turn=lambda: turns.append(None))
+    assert isinstance(timing, Timing)
     rounds = timing.latency
     assert {view: list(map(len, rounds[view])) for view in View} == {key: [6, 6] for key in View}
     assert len(timing.control) == 2
     assert len(timing.batches) == 2
-    assert min(map(min, [*itertools.chain(*rounds.values()), *timing.control])) > 0
+    assert (
+        min(map(min, [*itertools.chain(*rounds.values()), *itertools.chain(*timing.control)])) > 0
+    )
     assert timing.load_time_ms > 0
+    assert timing.first_ms > 0
+    assert timing.rss_before_load_bytes is not None
+    assert timing.peak_rss_bytes is not None
     assert timing.peak_rss_bytes >= timing.rss_before_load_bytes > 1_000_000
     assert len(turns) == count_turns(1, _CONFIG)
 
 
 @pytest.mark.parametrize("view", list(View))
 def test_a_worker_gives_the_logits_that_the_model_gives_here(
-    onnx_worker: WorkerProcess, memes: tuple[PreparedData, Preprocessor], view: View
+    onnx_worker: ModelWorker, memes: tuple[PreparedData, Preprocessor], view: View
 ) -> None:
     inputs = memes[0].splits["test"].inputs(np.arange(5), view)
     onnx_worker.open()
-    expected = OnnxPredictor(onnx_worker.variant.folder / "model.onnx").predict(inputs)
+    expected = OnnxPredictor(onnx_worker.setup.variant.model_path).predict(inputs)
     assert np.array_equal(RemotePredictor(onnx_worker).predict(inputs), expected)
 
 
@@ -88,7 +118,8 @@ def test_a_worker_runs_a_model_folder(
 ) -> None:
     form = forms["teacher-torch-fp32"]
     inputs = memes[0].splits["test"].inputs(np.arange(5))
-    with WorkerProcess(form, threads=1, examples=examples, scratch=tmp_path) as worker:
+    setup = Setup(form, _NATIVE["torch"])
+    with ModelWorker(setup, examples=examples, scratch=tmp_path) as worker:
         worker.ensure_open()
         answer = RemotePredictor(worker).predict(inputs)
     expected = TorchPredictor(form.folder).predict(inputs)
@@ -182,39 +213,89 @@ def test_threads_are_set_before_anything_is_imported() -> None:
 
 
 def test_a_model_that_the_runtime_refuses_is_an_error_of_its_kind(
-    onnx_worker: WorkerProcess, tmp_path: Path
+    onnx_worker: ModelWorker, tmp_path: Path
 ) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/model.onnx").write_bytes(b"no model")
-    onnx_worker.variant = replace(onnx_worker.variant, folder=tmp_path / "broken")
+    variant = replace(onnx_worker.setup.variant, folder=tmp_path / "broken")
+    onnx_worker.setup = replace(onnx_worker.setup, variant=variant)
     with pytest.raises(ArtifactError, match=r"model\.onnx: ONNX Runtime cannot load it"):
         onnx_worker.open()
 
 
-def test_a_worker_that_was_killed_is_named_with_its_model(onnx_worker: WorkerProcess) -> None:
-    onnx_worker.open()
-    process = onnx_worker._process
+def process_of(worker: ModelWorker) -> "subprocess.Popen[str]":
+    process = worker._process._process
     assert process is not None
-    os.kill(process.pid, signal.SIGKILL)
-    with pytest.raises(MsdError, match=r"onnx-fp32: .*died during 'latency' .*killed by signal 9"):
-        onnx_worker.request("latency", warm_up=1, warm_up_seconds=0.0, samples=5, most_seconds=1.0)
+    return process
 
 
-def test_a_traceback_of_a_worker_is_reported_by_its_last_line(onnx_worker: WorkerProcess) -> None:
+def test_a_worker_that_was_killed_is_named_with_its_model(onnx_worker: ModelWorker) -> None:
+    onnx_worker.open()
+    os.kill(process_of(onnx_worker).pid, signal.SIGKILL)
+    with pytest.raises(WorkerError, match=r"onnx-fp32: .*during 'memory' .*killed by signal 9"):
+        onnx_worker.request("memory")
+
+
+def test_a_worker_that_does_not_answer_is_ended(
+    forms: dict[str, Variant], examples: Path, tmp_path: Path
+) -> None:
+    setup = Setup(forms["student-onnx-fp32"], _NATIVE["onnxruntime"])
+    with ModelWorker(setup, examples=examples, scratch=tmp_path, timeout=20) as worker:
+        worker.open()
+        os.kill(process_of(worker).pid, signal.SIGSTOP)
+        worker._process._timeout = 0.2
+        with pytest.raises(WorkerError, match=r"did not answer 'memory' within 0\.2 s") as caught:
+            worker.request("memory")
+        assert caught.value.has_timed_out
+        assert process_of(worker).wait() == -signal.SIGKILL
+
+
+def test_one_that_fails_does_not_end_the_others(
+    forms: dict[str, Variant], examples: Path, control: WorkerProcess, tmp_path: Path
+) -> None:
+    good = Setup(forms["student-onnx-fp32"], _NATIVE["onnxruntime"])
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/model.onnx").write_bytes(b"no model")
+    bad = replace(good, variant=replace(good.variant, folder=tmp_path / "broken"))
+    with (
+        ModelWorker(bad, examples=examples, scratch=tmp_path) as first,
+        ModelWorker(good, examples=examples, scratch=tmp_path) as second,
+    ):
+        failed, timing = measure_timing([first, second], control, _CONFIG)
+    assert isinstance(failed, ArtifactError)
+    assert isinstance(timing, Timing)
+    assert len(timing.latency[View.TEXT]) == 2
+
+
+def test_a_turn_in_which_the_machine_was_slow_is_measured_again(
+    onnx_worker: ModelWorker, control: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Around the only turn, then around the two in its place.
+    times = iter([[1.0], [2.0], [1.0], [1.2], [1.0], [1.05]])
+    monkeypatch.setattr(control, "request", lambda task: {"control_ms": next(times)})
+    config = replace(_CONFIG, rounds=1)
+    (timing,) = measure_timing([onnx_worker], control, config)
+    assert isinstance(timing, Timing)
+    assert timing.control == [[[1.0], [1.05]]]
+    assert timing.repeats == 2
+    assert timing.unsteady_turns == 0
+    assert {view: len(rounds) for view, rounds in timing.latency.items()} == dict.fromkeys(View, 1)
+
+
+def test_a_traceback_of_a_worker_is_reported_by_its_last_line(onnx_worker: ModelWorker) -> None:
     onnx_worker.open()
     with pytest.raises(MsdError, match=r"exit code 1\): KeyError: 'dance'"):
         onnx_worker.request("dance")
 
 
 def test_a_stop_while_variants_predict_ends_their_processes(
-    onnx_worker: WorkerProcess, memes: tuple[PreparedData, Preprocessor]
+    onnx_worker: ModelWorker, memes: tuple[PreparedData, Preprocessor]
 ) -> None:
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict_variants([onnx_worker], [memes[0].splits["test"].head(8)], on_done=stop)
-    assert onnx_worker._process is not None
-    assert onnx_worker._process.wait(timeout=60) != 0
+        predict_setups([onnx_worker], [memes[0].splits["test"].head(8)], on_done=stop)
+    assert process_of(onnx_worker).wait(timeout=60) != 0
     with pytest.raises(MsdError, match="was stopped"):
         onnx_worker.request("memory")
