@@ -158,12 +158,16 @@ def _set_mode(path: Path, mode: int) -> None:
 
 
 @contextmanager
-def new_folder(final: Path) -> Iterator[Path]:
+def new_folder(final: Path, *, keeps_programs: bool = False) -> Iterator[Path]:
     """Yield a temporary sibling folder that becomes `final` when the block ends without an error.
 
     An existing `final` is replaced only then, and at once where the file system can exchange two
     folders. All in it gets the mode that the umask gives, whatever wrote it. On any error the
     temporary folder is removed and `final` stays as it was.
+
+    Args:
+        final: The folder.
+        keeps_programs: Leave files executable that their owner can execute. Otherwise none is.
 
     Raises:
         ArtifactError: It cannot be written; see `write_error`.
@@ -179,7 +183,8 @@ def new_folder(final: Path) -> Iterator[Path]:
             yield building
             for path in building.rglob("*"):
                 if not path.is_symlink():
-                    _set_mode(path, mode if path.is_dir() else mode & 0o666)
+                    is_program = keeps_programs and path.stat().st_mode & stat.S_IXUSR
+                    _set_mode(path, mode if path.is_dir() or is_program else mode & 0o666)
             _replace_folder(building, final)
         finally:
             remove_path(building)

@@ -47,6 +47,20 @@ def test_files_and_folders_have_the_modes_of_the_umask(tmp_path: Path, umask: in
         assert mode_of(path) == (0o777 if path.is_dir() else 0o666) & ~umask, path
 
 
+@pytest.mark.parametrize("keeps_programs", [False, True])
+def test_a_program_stays_executable_where_that_is_asked_for(
+    tmp_path: Path, keeps_programs: bool
+) -> None:
+    with new_folder(tmp_path / "out", keeps_programs=keeps_programs) as folder:
+        for name, mode in (("program", 0o700), ("data", 0o600)):
+            (folder / name).touch()
+            (folder / name).chmod(mode)
+    umask = os.umask(0o022)
+    os.umask(umask)
+    assert mode_of(tmp_path / "out/data") == 0o666 & ~umask
+    assert mode_of(tmp_path / "out/program") == (0o777 if keeps_programs else 0o666) & ~umask
+
+
 def fail_with_words(number: int) -> None:
     raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(number)} (os error 1)")
 
