@@ -105,6 +105,12 @@ class Format:
     is_beta: bool = False
 
     @property
+    def modules_to_run(self) -> tuple[str, ...]:
+        """What must be importable to run it: the packages of others in `runtime_modules`."""
+        packages = (name.partition(".")[0] for name in self.runtime_modules)
+        return tuple(dict.fromkeys(name for name in packages if name != "msd_export"))
+
+    @property
     def package(self) -> str:
         """The requirement to install it with pip."""
         return f"msd-deploy[{self.extra}]" if self.extra else "msd-deploy"
@@ -220,14 +226,15 @@ def made_with(target: Target) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions_of(target).items())
 
 
-def require_target(target: Target) -> None:
-    """Check that what writes and runs a target is installed.
+def require_target(target: Target, *, only_to_run: bool = False) -> None:
+    """Check that what writes and runs a target, or only what runs it, is installed.
 
     Raises:
         RuntimeUnavailableError: It is not; names what to install.
     """
     needed = FORMATS[target]
-    missing = [name for name in needed.modules if importlib.util.find_spec(name) is None]
+    modules = needed.modules_to_run if only_to_run else needed.modules
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise RuntimeUnavailableError(
             f"{needed.title} requires packages that are not installed: {', '.join(missing)}",
@@ -237,13 +244,13 @@ def require_target(target: Target) -> None:
 
 
 @contextmanager
-def needing(target: Target) -> Iterator[None]:
-    """Run what imports a target's libraries.
+def needing(target: Target, *, only_to_run: bool = False) -> Iterator[None]:
+    """Run what imports a target's libraries, or only those that run it.
 
     Raises:
         RuntimeUnavailableError: They are not installed, or cannot be imported.
     """
-    require_target(target)
+    require_target(target, only_to_run=only_to_run)
     try:
         yield
     except (ImportError, ExportError) as error:

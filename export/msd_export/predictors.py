@@ -110,7 +110,7 @@ def open_predictor(target: Target, path: Path, *, threads: int = 1) -> ExportPre
         ArtifactError: The runtime cannot load it.
         RuntimeUnavailableError: It is not installed.
     """
-    with needing(target):
+    with needing(target, only_to_run=True):  # a machine that runs exports need not convert any
         return _open(target, path, threads)
 
 
