@@ -8,7 +8,7 @@ SWIFT ?= .swift
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: help demo test test-sign test-web test-android test-ios fuzz install format lint types build docs clean
+.PHONY: help demo test test-sign test-web test-android test-ios test-arm64 fuzz install format lint types build docs clean
 
 help:
 	@echo "make demo     virtual environment, install, distil, export, bench: the first ten minutes"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-web  the tests of bundles for the web; needs npm and chromium. With .web, make test has them too"
 	@echo "make test-android  the tests of bundles for Android; needs npm and Java 17"
 	@echo "make test-ios  the tests of bundles for iOS; needs root, and gets Swift from Debian"
+	@echo "make test-arm64  the runtimes on emulated ARM64; needs Debian, and keeps 230 MB in the user's cache"
 	@echo "make fuzz     long runs of the fuzz tests; SECONDS=1200 SEED=0 TESTS=tests/fuzz"
 	@echo "make install  format  lint  types  docs  build  clean"
 
@@ -67,6 +68,11 @@ $(SWIFT)/root:
 
 test-ios: install $(SWIFT)/root
 	$(BIN)/python -m pytest tests/export/bundle/test_ios.py
+
+# ONNX Runtime, LiteRT and ExecuTorch for ARM64, and QEMU, without root.
+test-arm64: install
+	$(BIN)/msd doctor --install arm64
+	$(BIN)/python -m pytest -m arm64
 
 fuzz: install
 	$(BIN)/python -m pytest $(or $(TESTS),tests/fuzz) --fuzz-seconds=$(or $(SECONDS),1200) --hypothesis-seed=$(or $(SEED),0)

@@ -178,7 +178,6 @@ WHY_SHORT = {
         for name in (
             "bench",
             "calibrate",
-            "doctor",
             "evaluate",
             "inspect",
             "predict",

@@ -2,7 +2,7 @@
 
 ONNX Runtime, LiteRT and ExecuTorch are run as their ARM64 builds, by QEMU. Covered is what a model
 answers with the kernels of ARM64, which differ from those of x86. Time and memory are not: QEMU
-translates instructions, and translated code ranks variants in another order than a phone does.
+translates instructions, and translated code ranks int8 and fp32 in another order than native code.
 
 What is needed lies in the user's cache; `install_arm64` writes it, and this module looks it up.
 """
@@ -22,9 +22,9 @@ import msd_mobile_bench
 
 INSTALL = "msd doctor --install arm64"
 CPU = "cortex-a76"
-"""The processor that is emulated: ARMv8.2 with half precision and 8-bit dot products, as in most
-phones since 2019. QEMU's "max" has extensions that hardly any phone has (SVE, SME), which select
-other kernels, and is ten times slower (measured: pointer authentication)."""
+"""The processor that is emulated: a phone's large core of ARMv8.2, with half precision and 8-bit
+dot products, which later ones have too. QEMU's "max" has extensions beyond those of phones (SVE,
+SME), which select other kernels, and is ten times slower: it computes pointer authentication."""
 PYTHON = "3.11"
 """Of the worker: the Python of `SUITE`, whatever Python runs this."""
 SUITE, EMULATOR_SUITE = "bookworm", "trixie"

@@ -79,7 +79,7 @@ _MODULES = {
 
 
 def install_arm64(on_stage: Callable[[str], None] = lambda sentence: None) -> Path:
-    """Install the ARM64 runtimes for emulation, unless that was done for these versions.
+    """Install the ARM64 runtimes for emulation, unless those of these versions work already.
 
     Args:
         on_stage: Called with a sentence when a stage begins.
@@ -93,7 +93,7 @@ def install_arm64(on_stage: Callable[[str], None] = lambda sentence: None) -> Pa
         ArtifactError: The cache cannot be written, for example on a full disk.
     """
     folder = installation_folder()
-    if is_installed():
+    if is_installed() and _works(folder, on_stage):
         return folder
     mirror = _debian_mirror()
     if folder.parent.is_dir():
@@ -106,8 +106,7 @@ def install_arm64(on_stage: Callable[[str], None] = lambda sentence: None) -> Pa
         if "executorch" in pinned_versions():
             debian |= _build_executorch(mirror, scratch, building, on_stage)
         shutil.rmtree(scratch)
-        on_stage("Starting the ARM64 runtimes")
-        _try(building)
+        _start(building, on_stage)
         write_json(building / STAMP, {**recipe(), "debian": debian})
     return folder
 
@@ -320,16 +319,29 @@ def compiler_arguments(include: Path, libraries: Path, target: Path) -> list[str
     ]
 
 
-def _try(building: Path) -> None:
-    """Import the runtimes under emulation; this also writes their byte code."""
+def _start(folder: Path, on_stage: Callable[[str], None]) -> None:
+    """Import the runtimes under emulation; the first time this also writes their byte code.
+
+    Raises:
+        RuntimeUnavailableError: They cannot be imported.
+    """
+    on_stage("Starting the ARM64 runtimes")
     names = [module for name, module in _MODULES.items() if name in pinned_versions()]
     lines = [f"import {', '.join(names)}"]
     if "executorch" in pinned_versions():
-        lines.append(f"import ctypes; ctypes.CDLL({str(building / EXECUTORCH_LIBRARY)!r})")
-    environment = worker_environment(building, 1)
+        lines.append(f"import ctypes; ctypes.CDLL({str(folder / EXECUTORCH_LIBRARY)!r})")
+    environment = worker_environment(folder, 1)
     del environment["PYTHONDONTWRITEBYTECODE"]
-    command = [*emulated_python(building), "-P", "-c", "\n".join(lines)]
+    command = [*emulated_python(folder), "-P", "-c", "\n".join(lines)]
     _run(command, "the emulated Python", environment=environment)
+
+
+def _works(folder: Path, on_stage: Callable[[str], None]) -> bool:
+    try:
+        _start(folder, on_stage)
+    except RuntimeUnavailableError:  # damaged since: it is installed again
+        return False
+    return True
 
 
 def _in_words(versions: Mapping[str, str]) -> str:
@@ -364,6 +376,7 @@ def _run(
             text=True,
             errors="replace",
             check=False,
+            start_new_session=True,  # the first Ctrl-C stops after the stage
         )
     except OSError as error:
         raise RuntimeUnavailableError(f"{name} cannot be started ({error.strerror})") from error

@@ -297,6 +297,24 @@ def test_an_installation_that_fails_leaves_nothing_behind(
 
 
 @on_debian
+def test_an_installation_that_does_not_start_is_made_again_and_kept_until_then(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = arm64.installation_folder()
+    folder.mkdir(parents=True)
+    (folder / arm64.STAMP).write_text("{}")
+    stages: list[str] = []
+    with pytest.raises(RuntimeUnavailableError, match="apt-get failed"):
+        install_arm64(stages.append)
+    assert stages == ["Starting the ARM64 runtimes", "Fetching QEMU of Debian trixie"]
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert [path.name for path in folder.iterdir()] == [arm64.STAMP]
+
+
+@on_debian
 def test_an_archive_without_debians_signature_is_refused(tmp_path: Path) -> None:
     packages = tmp_path / "archive/dists/bookworm/main/binary-arm64"
     packages.mkdir(parents=True)
