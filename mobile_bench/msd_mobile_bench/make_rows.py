@@ -13,12 +13,11 @@ from msd_mobile_bench.footprint import compressed_bytes
 from msd_mobile_bench.latency import describe
 from msd_mobile_bench.quality import Quality
 from msd_mobile_bench.runtimes.process import WorkerError
-from msd_mobile_bench.runtimes.setup import Setup
+from msd_mobile_bench.runtimes.setup import NEEDS_A_DEVICE, Setup
 from msd_mobile_bench.schema import FAILED, Control, Host, ModelRole, Ratios, Row, Status
 from msd_mobile_bench.timing import CONTROL_BAND, Timing
 from msd_mobile_bench.variants import TORCH
 
-NEEDS_A_DEVICE = "latency needs a Mac or an iPhone"
 MOST_DRIFT = 1.25
 _FEW_EXAMPLES = 200
 _BUSY_SHARE = 0.75  # an export that has just ended keeps one core's load for a minute
@@ -117,7 +116,7 @@ def make_row(
         "agreement": {},
         "confidence": {},
         "decisions": {},
-        "note": _note(timing, quality),
+        "note": _note(setup, timing, quality),
     }
     if isinstance(quality, MsdError):
         return row
@@ -140,10 +139,10 @@ def _status(timing: Timing | None, quality: Quality | MsdError) -> Status:
             return "accuracy_only" if timing is None else "measured"
 
 
-def _note(timing: Timing | None, quality: Quality | MsdError) -> str | None:
+def _note(setup: Setup, timing: Timing | None, quality: Quality | MsdError) -> str | None:
     if isinstance(quality, MsdError):
         return f"{quality.what}. {quality.fix}." if quality.fix else f"{quality.what}."
-    return NEEDS_A_DEVICE if timing is None else None
+    return setup.runtime.untimed_note if timing is None else None
 
 
 def _add_timing(row: Row, timing: Timing, config: BenchConfig) -> None:

@@ -210,7 +210,7 @@ def _time(
     workers: Sequence[ModelWorker], config: BenchConfig, hooks: StageHooks, scratch: Path
 ) -> dict[str, Timing | MsdError]:
     """Return the timing of every setup whose runtime is timed, or why it has none, by its key."""
-    timed = [worker for worker in workers if worker.setup.runtime.is_timed]
+    timed = [worker for worker in workers if worker.setup.is_timed]
     hooks.on_stage(f"Timing {len(timed)} setups, each in its own process, {config.rounds} rounds")
     total = count_turns(len(timed), config)
     turns = itertools.count(1)

@@ -66,6 +66,11 @@ class Arm64Runtime:
     measures: frozenset[str] = frozenset({"answers"})
 
     @property
+    def untimed_note(self) -> str:
+        """Why its latency is not measured."""
+        return "emulated: latency is not measured"
+
+    @property
     def title(self) -> str:
         """The name for people, for example "ONNX Runtime 1.32, ARM64 emulated"."""
         version = ".".join(pinned_versions().get(self.distribution, "").split(".")[:2])

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -20,23 +19,10 @@ from numpy.typing import NDArray
 
 from msd_deploy import errors
 from msd_deploy.artifacts.manifest import Json
-from msd_deploy.errors import MsdError
+from msd_deploy.errors import MsdError, RuntimeUnavailableError
 from msd_export.signature import ModelInputs
-from msd_mobile_bench.runtimes.setup import Setup
+from msd_mobile_bench.runtimes.setup import PYTHON_WORKER, Setup, worker_environment
 from msd_mobile_bench.runtimes.worker import load_arrays, save_arrays
-
-_PYTHON_WORKER = (
-    sys.executable,
-    "-P",
-    "-m",
-    "msd_mobile_bench.runtimes.worker",
-)  # -P: not from the user's folder
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
 
 
 class WorkerError(MsdError):
@@ -204,7 +190,7 @@ def control_worker(*, scratch: Path, timeout: float) -> WorkerProcess:
     environment = worker_environment(1)
     where = "control kernel"
     return WorkerProcess(
-        _PYTHON_WORKER, environment, name="control", where=where, scratch=scratch, timeout=timeout
+        PYTHON_WORKER, environment, name="control", where=where, scratch=scratch, timeout=timeout
     )
 
 
@@ -225,8 +211,8 @@ class ModelWorker:
         self._examples = examples
         self._lock = threading.RLock()
         self._process = WorkerProcess(
-            setup.runtime.command(setup.variant.target, setup.threads) or _PYTHON_WORKER,
-            {**worker_environment(setup.threads), **setup.runtime.environment(setup.threads)},
+            setup.runtime.command(setup.variant.target, setup.threads),
+            setup.runtime.environment(setup.threads),
             name=setup.key,
             where=setup.variant.folder,
             scratch=scratch,
@@ -263,9 +249,9 @@ class ModelWorker:
             MsdError: The runtime is missing, the model cannot be opened, or the process died.
         """
         setup = self.setup
-        missing = setup.runtime.unavailable(setup.variant.target)
+        missing = setup.runtime.unavailable()
         if missing is not None:
-            raise missing
+            raise RuntimeUnavailableError(missing, where=setup.runtime.title)
         self._process.start()
         return self._process.request(
             "open",
@@ -285,22 +271,6 @@ class ModelWorker:
     def request(self, task: str, **arguments: object) -> Json:
         """Run a task in the worker and return its answer; see `WorkerProcess.request`."""
         return self._process.request(task, **arguments)
-
-
-def worker_environment(threads: int) -> dict[str, str]:
-    """Return the worker's environment: thread counts, the way to our packages, no network."""
-    packages = ("msd_deploy", "msd_export", "msd_mobile_bench")
-    folders = dict.fromkeys(Path(sys.modules[name].__path__[0]).parent for name in packages)
-    # A checkout is not installed. Site-packages in front would hide the standard library.
-    paths = [str(folder) for folder in folders if not folder.name.endswith("-packages")]
-    if os.environ.get("PYTHONPATH"):
-        paths.append(os.environ["PYTHONPATH"])
-    return {
-        **os.environ,
-        **dict.fromkeys(_THREAD_VARIABLES, str(threads)),
-        "PYTHONPATH": os.pathsep.join(paths),
-        "HF_HUB_OFFLINE": "1",
-    }
 
 
 def _error(parts: dict[str, str]) -> MsdError:

@@ -4,51 +4,66 @@ A `Runtime` starts a process that answers the requests of `msd_mobile_bench.runt
 runtimes of this Python are here, others have a file each.
 """
 
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, cast
 
-from msd_deploy.errors import ConfigError, MsdError, RuntimeUnavailableError
+from msd_deploy.errors import ConfigError, RuntimeUnavailableError
 from msd_export.formats import FORMATS, Target, require_target
 from msd_export.predictors import UNTIMED_RUNTIMES, TorchPredictor, runtime_of
+from msd_mobile_bench.runtimes.arm64 import ARM64_RUNTIMES
 from msd_mobile_bench.variants import TORCH, Variant
+
+NEEDS_A_DEVICE = "latency needs a Mac or an iPhone"
+PYTHON_WORKER = (
+    sys.executable,
+    "-P",
+    "-m",
+    "msd_mobile_bench.runtimes.worker",
+)  # -P: not from the user's folder
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 
 _MOST_THREADS = 256
 
 
 class Runtime(Protocol):
-    """What runs a model, in a process of its own.
-
-    Attributes:
-        key: Its name in bench.json and on the command line, for example onnxruntime.
-        title: Its name for people, for example ONNX Runtime.
-        is_timed: Whether its latency and memory are those of an app; if not, predictions alone
-            are compared.
-    """
+    """What runs a model, in a process of its own."""
 
     @property
     def key(self) -> str:
-        """Return its name on the command line."""
+        """Return its name in bench.json and on the command line, for example onnxruntime."""
 
     @property
     def title(self) -> str:
-        """Return its name for people."""
+        """Return its name for people, for example ONNX Runtime."""
 
     @property
-    def is_timed(self) -> bool:
-        """Return whether its latency counts."""
+    def measures(self) -> frozenset[str]:
+        """Return what is measured with it: answers, and latency where that is an app's."""
+
+    @property
+    def untimed_note(self) -> str:
+        """Return why its latency is not measured, for the row; "": it is."""
 
     def runs(self, target: str) -> bool:
         """Return whether it runs variants of a target."""
 
-    def unavailable(self, target: str) -> MsdError | None:
+    def unavailable(self) -> str | None:
         """Return why it cannot be used here, with what to install; None: it can."""
 
     def command(self, target: str, threads: int) -> Sequence[str]:
-        """Return what starts its worker process; empty: the worker of this Python."""
+        """Return what starts its worker process."""
 
     def environment(self, threads: int) -> dict[str, str]:
-        """Return the environment variables that its worker needs besides `worker_environment`."""
+        """Return the whole environment of its worker process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,35 +74,59 @@ class PythonRuntime:
         key: Its name.
         title: Its name for people.
         targets: What it runs.
-        is_timed: Whether its latency is that of an app.
     """
 
     key: str
     title: str
     targets: tuple[str, ...]
-    is_timed: bool = True
+
+    @property
+    def measures(self) -> frozenset[str]:
+        """Return answers, and latency unless it stands in for a phone's runtime."""
+        return frozenset({"answers"} if self.untimed_note else {"answers", "latency"})
+
+    @property
+    def untimed_note(self) -> str:
+        """Return what its latency needs; "": nothing."""
+        return NEEDS_A_DEVICE if self.title in UNTIMED_RUNTIMES else ""
 
     def runs(self, target: str) -> bool:
         """Return whether it runs variants of a target."""
         return target in self.targets
 
-    def unavailable(self, target: str) -> MsdError | None:
-        """Return which package is missing, or None."""
-        if target == TORCH:
+    def unavailable(self) -> str | None:
+        """Return which package is missing, with what to install; None: none."""
+        if TORCH in self.targets:
             return None
         try:
-            require_target(cast(Target, target))
+            require_target(cast(Target, self.targets[0]), only_to_run=True)
         except RuntimeUnavailableError as error:
-            return error
+            return f"{error.what}. {error.fix}"
         return None
 
     def command(self, target: str, threads: int) -> Sequence[str]:
-        """Return nothing: it is run by the worker of this Python."""
-        return ()
+        """Return what starts the worker of this Python."""
+        return PYTHON_WORKER
 
     def environment(self, threads: int) -> dict[str, str]:
-        """Return nothing more than `worker_environment`."""
-        return {}
+        """Return the environment of the worker of this Python."""
+        return worker_environment(threads)
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Return the worker's environment: thread counts, the way to our packages, no network."""
+    packages = ("msd_deploy", "msd_export", "msd_mobile_bench")
+    folders = dict.fromkeys(Path(sys.modules[name].__path__[0]).parent for name in packages)
+    # A checkout is not installed. Site-packages in front would hide the standard library.
+    paths = [str(folder) for folder in folders if not folder.name.endswith("-packages")]
+    if os.environ.get("PYTHONPATH"):
+        paths.append(os.environ["PYTHONPATH"])
+    return {
+        **os.environ,
+        **dict.fromkeys(_THREAD_VARIABLES, str(threads)),
+        "PYTHONPATH": os.pathsep.join(paths),
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 def python_runtimes() -> tuple[PythonRuntime, ...]:
@@ -98,7 +137,7 @@ def python_runtimes() -> tuple[PythonRuntime, ...]:
         key = title.lower().replace(" ", "").replace("(", "-").replace(")", "")
         same = runtimes.get(key)
         targets = (*same.targets, target) if same else (target,)
-        runtimes[key] = PythonRuntime(key, title, targets, is_timed=title not in UNTIMED_RUNTIMES)
+        runtimes[key] = PythonRuntime(key, title, targets)
     return tuple(runtimes.values())
 
 
@@ -122,6 +161,11 @@ class Setup:
         return f"{self.variant.name}@{self.runtime.key}-{self.threads}"
 
     @property
+    def is_timed(self) -> bool:
+        """Whether its latency is measured."""
+        return "latency" in self.runtime.measures
+
+    @property
     def takes_batches(self) -> bool:
         """Whether it takes any number of examples at once."""
         return self.variant.takes_batches
@@ -131,29 +175,35 @@ def requested_runtimes(names: Sequence[str], threads: int) -> list[tuple[Runtime
     """Return the runtimes of some names, each with its number of threads.
 
     Args:
-        names: native, the key of a runtime, or one of both with :N for N threads.
+        names: A group (native, arm64), the key of a runtime, or one of both with :N for N threads.
         threads: For names without a number.
 
     Raises:
         ConfigError: A name is unknown, or a number of threads is not one.
     """
-    known = python_runtimes()
+    groups = _groups()
+    known = [runtime for group in groups.values() for runtime in group]
     found: dict[tuple[str, int], tuple[Runtime, int]] = {}
     for name in names:
         word, colon, number = name.partition(":")
         count = _thread_count(name, number) if colon else threads
-        matching = [each for each in known if word in ("native", each.key)]
+        matching = [*groups.get(word, ()), *(each for each in known if each.key == word)]
         if not matching:
             raise ConfigError(
                 f"unknown: {word}",
                 where="runtimes",
-                fix=f"Known: native, {', '.join(each.key for each in known)}",
+                fix=f"Known: {', '.join([*groups, *(each.key for each in known)])}",
             )
         for runtime in matching:
             found.setdefault((runtime.key, count), (runtime, count))
     if not found:
         raise ConfigError("is empty", where="runtimes", fix="Use native")
     return list(found.values())
+
+
+def _groups() -> dict[str, tuple[Runtime, ...]]:
+    """Return the runtimes by the name of their group."""
+    return {"native": python_runtimes(), "arm64": ARM64_RUNTIMES}
 
 
 def _thread_count(name: str, number: str) -> int:

@@ -31,9 +31,8 @@ from msd_mobile_bench.runtimes.process import (
     WorkerError,
     WorkerProcess,
     control_worker,
-    worker_environment,
 )
-from msd_mobile_bench.runtimes.setup import Setup, python_runtimes
+from msd_mobile_bench.runtimes.setup import Setup, python_runtimes, worker_environment
 from msd_mobile_bench.runtimes.worker import save_arrays
 from msd_mobile_bench.timing import Timing, count_turns, measure_timing
 from msd_mobile_bench.variants import Variant, find_variants
