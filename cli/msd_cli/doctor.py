@@ -79,8 +79,7 @@ def doctor(
     remedy = "" if core_ml else "macOS only; elsewhere the MIL evaluator runs Core ML packages"
     table.add_row("Core ML runtime", runtime, "latency of Core ML", remedy)
     for title, reason in arm64.items():
-        state = "missing" if reason else "present"
-        remedy = (reason or "").removeprefix("not installed: ")
+        state, _, remedy = (reason or "present").partition(": ")
         table.add_row(title, state, "answers on ARM64 in msd bench", remedy)
     result_console().print(table)
 

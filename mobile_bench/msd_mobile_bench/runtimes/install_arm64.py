@@ -127,9 +127,13 @@ def _debian_mirror() -> str:
             f"ARM64 emulation is installed from Debian's packages, and this system has no {what}",
             fix=fix,
         )
-    addresses = _run(["apt-get", "indextargets", "--format", "$(REPO_URI)"], "apt-get").split()
-    # Not the archive of security updates, which has a name of its own.
-    found = [address for address in addresses if re.search(r"/debian/?$", address)]
+    # Labels are known once apt-get has fetched its lists, which a new container has not.
+    form = "$(LABEL) $(REPO_URI)"
+    listed = _run(["apt-get", "indextargets", "--format", form], "apt-get").splitlines()
+    found = [line.split()[1] for line in listed if line.startswith("Debian ")]
+    found += re.findall(
+        r"'(\S+/debian(?:\.list)?/)dists/", _run(["apt-get", "--print-uris", "update"], "apt-get")
+    )
     if not found:
         raise RuntimeUnavailableError(
             "ARM64 emulation is installed from Debian's packages, and apt-get has no mirror of them"
@@ -223,13 +227,17 @@ def open_archive(mirror: str, suite: str, architecture: str, folder: Path) -> _A
     return archive
 
 
+def _own() -> str:
+    """Return Debian's name of this machine's architecture."""
+    return _run(["dpkg", "--print-architecture"], "dpkg").strip()
+
+
 def _install_system(
     mirror: str, scratch: Path, building: Path, on_stage: Callable[[str], None]
 ) -> dict[str, str]:
     """Install QEMU and an ARM64 Python; return the versions of Debian's packages."""
     on_stage(f"Fetching QEMU of Debian {EMULATOR_SUITE}")
-    own = _run(["dpkg", "--print-architecture"], "dpkg").strip()
-    emulator = open_archive(mirror, EMULATOR_SUITE, own, scratch / "apt-emulator")
+    emulator = open_archive(mirror, EMULATOR_SUITE, _own(), scratch / "apt-emulator")
     versions = emulator.unpack(["qemu-user"], scratch / "emulator")
     (scratch / "emulator/usr/bin/qemu-aarch64").rename(building / "qemu-aarch64")
     on_stage(f"Fetching Python {PYTHON} for ARM64 of Debian {SUITE}")
@@ -263,6 +271,29 @@ def _build_executorch(
     mirror: str, scratch: Path, building: Path, on_stage: Callable[[str], None]
 ) -> dict[str, str]:
     """Build the library that runs .pte files; return the versions of Debian's packages."""
+    library = building / EXECUTORCH_LIBRARY
+    include = _fetch_executorch(scratch, library.parent, on_stage)
+    on_stage(f"Fetching the cross compiler of Debian {SUITE}")
+    compiler = scratch / "compiler"
+    archive = open_archive(mirror, SUITE, _own(), scratch / "apt-compiler")
+    versions = archive.unpack(_COMPILER_PACKAGES, compiler)
+    on_stage("Compiling the library that calls ExecuTorch")
+    its_libraries = ":".join(map(str, (compiler / "usr/lib").glob("*-linux-gnu")))
+    _run(
+        [
+            str(compiler / f"usr/bin/aarch64-linux-gnu-g++-{_GCC}"),
+            f"--sysroot={compiler}",
+            f"-B{compiler}/usr/bin",
+            *compiler_arguments(include, library.parent, library),
+        ],
+        "the compiler",
+        environment={**os.environ, "LD_LIBRARY_PATH": its_libraries},
+    )
+    return versions
+
+
+def _fetch_executorch(scratch: Path, libraries: Path, on_stage: Callable[[str], None]) -> Path:
+    """Put the libraries of ExecuTorch's ARM64 wheel into a new folder; return its headers."""
     versions = {"executorch": pinned_versions()["executorch"]}
     on_stage(f"Fetching for ARM64: {_in_words(versions)}")
     _pip("download", versions, "--dest", str(scratch / "wheels"), scratch=scratch)
@@ -271,30 +302,12 @@ def _build_executorch(
         prefixes = ("executorch/lib/", "executorch/include/")
         names = [name for name in archive.namelist() if name.startswith(prefixes)]
         archive.extractall(scratch / "wheel", names)
-    libraries = building / EXECUTORCH_LIBRARY
-    libraries.parent.mkdir()
+    libraries.mkdir()
     for name in _EXECUTORCH_LIBRARIES:
         source = scratch / f"wheel/executorch/lib/lib{name}.so"
         if source.is_file():
-            source.rename(libraries.with_name(source.name))
-    on_stage(f"Fetching the cross compiler of Debian {SUITE}")
-    own = _run(["dpkg", "--print-architecture"], "dpkg").strip()
-    archive_of_suite = open_archive(mirror, SUITE, own, scratch / "apt-compiler")
-    compiler = scratch / "compiler"
-    debian = archive_of_suite.unpack(_COMPILER_PACKAGES, compiler)
-    on_stage("Compiling the library that calls ExecuTorch")
-    libraries_of_compiler = ":".join(map(str, (compiler / "usr/lib").glob("*-linux-gnu")))
-    _run(
-        [
-            str(compiler / f"usr/bin/aarch64-linux-gnu-g++-{_GCC}"),
-            f"--sysroot={compiler}",
-            f"-B{compiler}/usr/bin",
-            *compiler_arguments(scratch / "wheel/executorch/include", libraries.parent, libraries),
-        ],
-        "the compiler",
-        environment={**os.environ, "LD_LIBRARY_PATH": libraries_of_compiler},
-    )
-    return debian
+            source.rename(libraries / source.name)
+    return scratch / "wheel/executorch/include"
 
 
 def compiler_arguments(include: Path, libraries: Path, target: Path) -> list[str]:
