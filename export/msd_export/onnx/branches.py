@@ -1,5 +1,7 @@
 """The branch of an ONNX file: its image encoder runs only where a row of a batch has an image.
 
+A model with two towers can have a second branch, around its text encoder.
+
 The tokens of an absent image are masked, so that their values don't matter; without the branch a
 text alone would pay for the whole encoder. What depends on the image alone becomes the body of an
 If operator, its weights with it: ONNX Runtime does not optimize a body whose weights lie outside
@@ -17,10 +19,10 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from msd_export.onnx.export import save_like
-from msd_export.signature import INPUT_NAMES
+from msd_export.signature import INPUT_NAMES, TEXT_INPUT_NAMES
 
-_IMAGE, _PRESENT = "image", "image_present"
-_GREATEST, _HAS_IMAGE, _ROWS = "msd_image_present", "msd_has_image", "msd_rows"
+_IMAGE, _PRESENT, _MASK = "image", "image_present", "attention_mask"
+_ROWS = "msd_rows"
 _TRIED_ROWS = (2, 3)
 
 
@@ -37,8 +39,30 @@ def branch_around_image_encoder(path: Path) -> bool:
     Raises:
         onnx.checker.ValidationError: The result is no valid model.
     """
+    return _branch_around(_OF_IMAGE, path)
+
+
+def branch_around_text_encoder(path: Path) -> bool:
+    """Rewrite an ONNX file so that it skips its text encoder for a batch without texts.
+
+    Only of a model whose text encoder says nothing where a text is absent, as that of CLIP does,
+    whose embedding of a text is then replaced. A stream has a first token without a text too.
+
+    Args:
+        path: As `branch_around_image_encoder`.
+
+    Returns:
+        As there.
+
+    Raises:
+        onnx.checker.ValidationError: As there.
+    """
+    return _branch_around(_OF_TEXT, path)
+
+
+def _branch_around(modality: "_Modality", path: Path) -> bool:
     original = onnx.load(path)
-    encoder = _find_encoder(original.graph)
+    encoder = _find_encoder(original.graph, modality)
     if encoder is None:
         return False
     values, others = _values(original, sorted(encoder.results))
@@ -48,7 +72,7 @@ def branch_around_image_encoder(path: Path) -> bool:
     model.CopyFrom(original)
     del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
     rest = [node for index, node in enumerate(original.graph.node) if index not in encoder.nodes]
-    model.graph.node.extend(_in_order([*_branch(original.graph, encoder, values), *rest]))
+    model.graph.node.extend(_in_order([*_branch(original.graph, modality, encoder, values), *rest]))
     stored = (t for t in original.graph.initializer if t.name not in encoder.weights)
     sizes = (_sizes(name, value) for name, value in values.items())
     model.graph.initializer.extend([*stored, *sizes])
@@ -74,8 +98,49 @@ def _parts(graph: GraphProto) -> Iterator[GraphProto]:
 
 
 @dataclass(frozen=True, slots=True)
+class _Modality:
+    """What an encoder reads.
+
+    Attributes:
+        name: image or text.
+        inputs: What depends on these alone is the encoder.
+    """
+
+    name: str
+    inputs: frozenset[str]
+
+    @property
+    def is_given(self) -> str:
+        """Name of the value that says whether a row has it."""
+        return f"msd_has_{self.name}"
+
+    def condition(self) -> list[NodeProto]:
+        """Return the nodes that compute `is_given`."""
+        most = f"msd_{self.name}_present"
+        cast = helper.make_node("Cast", [most], [self.is_given], self.is_given, to=TensorProto.BOOL)
+        if self.name == _IMAGE:
+            return [helper.make_node("ReduceMax", [_PRESENT], [most], most, keepdims=0), cast]
+        # A text has more than its first token, which every row has.
+        first, axis = helper.make_tensor("first", TensorProto.INT32, [], [1]), "msd_token_axis"
+        return [
+            helper.make_node("Constant", [], ["msd_first_token"], "msd_first_token", value=first),
+            helper.make_node("Constant", [], [axis], axis, value_ints=[1]),
+            helper.make_node("ReduceSum", [_MASK, axis], ["msd_tokens"], "msd_tokens", keepdims=0),
+            helper.make_node(
+                "ReduceMax", ["msd_tokens"], ["msd_longest"], "msd_longest", keepdims=0
+            ),
+            helper.make_node("Sub", ["msd_longest", "msd_first_token"], [most], most),
+            cast,
+        ]
+
+
+_OF_IMAGE = _Modality(_IMAGE, frozenset({_IMAGE}))
+_OF_TEXT = _Modality("text", frozenset(TEXT_INPUT_NAMES))
+
+
+@dataclass(frozen=True, slots=True)
 class _Encoder:
-    """What depends on the image alone.
+    """What depends on one modality alone.
 
     Attributes:
         nodes: The places of its nodes in the graph, with those of the constants for it alone.
@@ -88,11 +153,11 @@ class _Encoder:
     results: frozenset[str]
 
 
-def _find_encoder(graph: GraphProto) -> _Encoder | None:
-    """Return the image encoder of a model whose outputs depend on more; None without weights."""
+def _find_encoder(graph: GraphProto, modality: _Modality) -> _Encoder | None:
+    """Return the encoder of a model whose outputs depend on more; None without weights."""
     if _PRESENT not in {value.name for value in graph.input}:
         return None
-    inside = _depending_on_the_image_alone(graph.node)
+    inside = _depending_alone_on(modality.inputs, graph.node)
     inside |= _constants_for(graph.node, inside)
     read_inside = _read_by(node for index, node in enumerate(graph.node) if index in inside)
     read_outside = _read_by(node for index, node in enumerate(graph.node) if index not in inside)
@@ -104,16 +169,16 @@ def _find_encoder(graph: GraphProto) -> _Encoder | None:
     return _Encoder(frozenset(inside), frozenset(weights), frozenset(made & read_outside))
 
 
-def _depending_on_the_image_alone(nodes: Sequence[NodeProto]) -> set[int]:
-    """Return the places of these nodes; how many rows it has does not depend on the image."""
+def _depending_alone_on(inputs: frozenset[str], nodes: Sequence[NodeProto]) -> set[int]:
+    """Return the places of these nodes; how many rows there are depends on no input."""
     sources: dict[str, frozenset[str]] = {name: frozenset({name}) for name in INPUT_NAMES}
     found: set[int] = set()
     for index, node in enumerate(nodes):
-        known = frozenset[str]().union(*(sources.get(name, ()) for name in node.input))
+        known = frozenset[str]().union(*(sources.get(name, ()) for name in _reads(node)))
         if node.op_type == "Shape" and node.input[0] in INPUT_NAMES:
             known = frozenset()
         sources.update(dict.fromkeys(node.output, known))
-        if known == {_IMAGE}:
+        if known and known <= inputs:
             found.add(index)
     return found
 
@@ -123,13 +188,13 @@ def _constants_for(nodes: Sequence[NodeProto], inside: set[int]) -> set[int]:
     sources: set[str] = set(INPUT_NAMES)
     constant: list[int] = []
     for index, node in enumerate(nodes):
-        if sources.isdisjoint(node.input):
+        if sources.isdisjoint(_reads(node)):
             constant.append(index)
         else:
             sources.update(node.output)
     readers: dict[str, set[int]] = {}
     for index, node in enumerate(nodes):
-        for name in node.input:
+        for name in _reads(node):
             readers.setdefault(name, set()).add(index)
     found: set[int] = set()
     for index in reversed(constant):  # what reads a constant stands behind it
@@ -172,10 +237,13 @@ def _reads(node: NodeProto) -> set[str]:
 
 
 def _branch(
-    graph: GraphProto, encoder: _Encoder, values: Mapping[str, NDArray[np.generic]]
+    graph: GraphProto,
+    modality: _Modality,
+    encoder: _Encoder,
+    values: Mapping[str, NDArray[np.generic]],
 ) -> list[NodeProto]:
     """Return the If operator, with what decides it."""
-    inner = {name: f"{name}_of_image" for name in values}
+    inner = {name: f"{name}_of_{modality.name}" for name in values}
     body: list[NodeProto] = []
     for index in sorted(encoder.nodes):
         node = NodeProto()
@@ -185,22 +253,21 @@ def _branch(
         body.append(node)
     weights = [tensor for tensor in graph.initializer if tensor.name in encoder.weights]
     results = [_value_info(inner[name], value) for name, value in values.items()]
-    encoded = helper.make_graph(body, "image_encoder", [], results, weights)
+    encoded = helper.make_graph(body, f"{modality.name}_encoder", [], results, weights)
     return [
-        helper.make_node("ReduceMax", [_PRESENT], [_GREATEST], name=_GREATEST, keepdims=0),
-        helper.make_node("Cast", [_GREATEST], [_HAS_IMAGE], name=_HAS_IMAGE, to=TensorProto.BOOL),
+        *modality.condition(),
         helper.make_node(
             "If",
-            [_HAS_IMAGE],
+            [modality.is_given],
             list(values),
-            name="image_encoder",
+            name=f"{modality.name}_encoder",
             then_branch=encoded,
-            else_branch=_zeros(values),
+            else_branch=_zeros(modality, values),
         ),
     ]
 
 
-def _zeros(values: Mapping[str, NDArray[np.generic]]) -> GraphProto:
+def _zeros(modality: _Modality, values: Mapping[str, NDArray[np.generic]]) -> GraphProto:
     """Return the graph that gives zeros in place of the encoder's results."""
     nodes = [helper.make_node("Shape", [_PRESENT], [_ROWS], name=_ROWS)]
     results = []
@@ -213,7 +280,7 @@ def _zeros(values: Mapping[str, NDArray[np.generic]]) -> GraphProto:
             helper.make_node("ConstantOfShape", [shape], [zeros], name=zeros, value=zero),
         ]
         results.append(_value_info(zeros, value))
-    return helper.make_graph(nodes, "no_image", [], results)
+    return helper.make_graph(nodes, f"no_{modality.name}", [], results)
 
 
 def _sizes(name: str, value: NDArray[np.generic]) -> TensorProto:

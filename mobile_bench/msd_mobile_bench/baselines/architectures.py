@@ -65,6 +65,11 @@ class Baseline:
         return f"{self.title} ({NOTE})"
 
     @property
+    def has_two_towers(self) -> bool:
+        """Whether image and text have encoders of their own, each of which can be left out."""
+        return self.family in ("clip", "siglip")
+
+    @property
     def vocabulary_size(self) -> int:
         """Number of word pieces."""
         text = self.backbone.get("text_config", self.backbone)

@@ -27,6 +27,7 @@ from msd_deploy.artifacts.manifest import (
     sha256_of_json,
     write_manifest,
 )
+from msd_deploy.artifacts.output import check_writable
 from msd_deploy.errors import ArtifactError, ConfigError, ParityError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.views import View
@@ -45,6 +46,8 @@ Form = Literal["onnx-fp32", "onnx-int8-dynamic", "torch-fp32"]
 """What a baseline can be measured in: precisions that need no data, and PyTorch itself."""
 
 KIND = "baseline"
+# Of what is written, to be raised with it: files of another one are not used.
+_REVISION = 1
 _SEED = 0
 _COMPARED_EXAMPLES = 2
 _DIGITS = 12
@@ -129,20 +132,21 @@ def build_baseline(
         ParityError: The file's predictions are not PyTorch's; it is not kept.
     """
     hooks = hooks or StageHooks()
-    _check(form, classes)
+    _check_request(form, classes)
     cache = cache or baselines_folder()
     facts = _facts(baseline, classes, form)
     digest = sha256_of_json(facts)[:_DIGITS]
     folder = cache / f"{baseline.name}-{digest}"
     kept = _kept(folder, form, hooks)
     if kept is None:
+        check_writable(folder, fix="Set XDG_CACHE_HOME to a folder that can be written")
         with claimed(folder):
             remove_stale_folders(cache)
             kept = _build(baseline, classes, form, folder, facts=facts, hooks=hooks)
     return BuiltBaseline(baseline, form, folder, kept)
 
 
-def _check(form: str, classes: int) -> None:
+def _check_request(form: str, classes: int) -> None:
     if form not in get_args(Form):
         raise ConfigError(
             f"no baseline is built as {form!r}",
@@ -162,6 +166,7 @@ def _facts(baseline: Baseline, classes: int, form: Form) -> Json:
         "baseline": baseline.as_json(),
         "classes": classes,
         "seed": _SEED,
+        "revision": _REVISION,
         "made_with": {
             "msd-deploy": __version__,
             "transformers": version("transformers"),
@@ -259,13 +264,13 @@ def _export(
 ) -> Json:
     """Write an ONNX file that is verified against PyTorch; return what it holds."""
     from msd_export.graph import FamilyGraph
-    from msd_export.onnx.branches import branch_around_image_encoder
+    from msd_export.onnx.branches import branch_around_image_encoder, branch_around_text_encoder
     from msd_export.onnx.export import export_onnx
     from msd_export.onnx.inspector import count_weights_and_operators
     from msd_export.onnx.weight_only import quantize_dynamic
 
     graph = FamilyGraph(model, problem="single_label", image_layout="nhwc")
-    signature = _signature(baseline, model.config.num_labels)
+    signature = _signature(baseline, model.classifier.out_features)
     metadata = {"description": baseline.label, "problem": signature.problem}
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as scratch:
         float32 = Path(scratch) / path.name
@@ -275,7 +280,8 @@ def _export(
         else:
             quantize_dynamic(float32, path)
     with converting("ONNX", path):
-        skips = branch_around_image_encoder(path)
+        skips_image = branch_around_image_encoder(path)
+        skips_text = baseline.has_two_towers and branch_around_text_encoder(path)
     weights, operators = count_weights_and_operators(path)
     if precision == "int8-dynamic":
         refuse_float(precision, weights.get("int8", 0), path)
@@ -284,7 +290,8 @@ def _export(
         "conversion": {
             "weights": weights,
             "operators": operators,
-            "skips_image_encoder": skips,
+            "skips_image_encoder": skips_image,
+            "skips_text_encoder": skips_text,
         },
         "max_abs_error": _verify(graph, baseline, precision, path),
     }
@@ -343,5 +350,5 @@ def _save_model(
         ImageSpec((side, side)),
         max_length=baseline.max_length,
     )
-    labels = _labels(model.config.num_labels)
+    labels = _labels(model.classifier.out_features)
     save_model(folder, model, preprocessor, labels=labels, problem="single_label", facts=facts)
