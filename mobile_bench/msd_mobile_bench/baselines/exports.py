@@ -132,7 +132,7 @@ def build_baseline(
         ParityError: The file's predictions are not PyTorch's; it is not kept.
     """
     hooks = hooks or StageHooks()
-    _check_request(form, classes)
+    _check_request(baseline, form, classes)
     cache = cache or baselines_folder()
     facts = _facts(baseline, classes, form)
     digest = sha256_of_json(facts)[:_DIGITS]
@@ -146,12 +146,18 @@ def build_baseline(
     return BuiltBaseline(baseline, form, folder, kept)
 
 
-def _check_request(form: str, classes: int) -> None:
+def _check_request(baseline: Baseline, form: str, classes: int) -> None:
     if form not in get_args(Form):
         raise ConfigError(
             f"no baseline is built as {form!r}",
             where="baseline",
             fix=f"Use one of {', '.join(get_args(Form))}",
+        )
+    if form == "torch-fp32" and baseline.fastvit is not None:
+        raise ConfigError(
+            f"{baseline.title} is built for ONNX Runtime alone: no teacher has its image tower",
+            where="baseline",
+            fix="Use another form",
         )
     if classes < 1:
         raise ConfigError(f"must have 1 class or more, not {classes}", where="baseline")
@@ -225,6 +231,7 @@ def random_model(baseline: Baseline, classes: int) -> "FamilyForClassification":
     from msd_deploy.models.classifier import task_config
     from msd_deploy.models.configs import FamilyConfig
     from msd_deploy.models.families import FamilyForClassification
+    from msd_mobile_bench.baselines.fastvit import FastVit
 
     config = FamilyConfig(
         family=baseline.family,
@@ -239,6 +246,8 @@ def random_model(baseline: Baseline, classes: int) -> "FamilyForClassification":
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(_SEED)
         model = FamilyForClassification(config)
+        if baseline.fastvit is not None:
+            model.backbone.set_submodule("vision_model", FastVit(baseline.fastvit))
     torch.nn.Module.eval(model)
     return model
 
