@@ -1,0 +1,1 @@
+"""Measure exports on an Android phone through adb, with the runtimes' own benchmark tools."""
