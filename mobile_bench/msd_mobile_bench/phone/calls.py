@@ -6,14 +6,14 @@ what benchmark_model has an option for; of the others' predictions the first are
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from msd_deploy.artifacts.manifest import write_text
 from msd_deploy.views import View
 from msd_export.executorch.predictor import MAIN_METHOD
-from msd_export.signature import INPUT_NAMES, TEXT_INPUT_NAMES
+from msd_export.signature import INPUT_NAMES, TEXT_INPUT_NAMES, ModelInputs
 from msd_mobile_bench.phone.adb import Adb, LostPhoneError, PhoneError
 from msd_mobile_bench.phone.formats import (
     Timings,
@@ -89,11 +89,12 @@ class PhoneFiles:
 
     def copy_examples(self, inputs: ViewInputs) -> None:
         """Copy examples as benchmark_model and executor_runner take them."""
-        for view, examples in inputs.items():
-            for number, example in enumerate(examples):
-                with tempfile.TemporaryDirectory() as scratch:
-                    files = write_tensors(Path(scratch), example)
-                    self._push_into(self._example(view, number), files)
+        places = {
+            self._example(view, number): example
+            for view, examples in inputs.items()
+            for number, example in enumerate(examples)
+        }
+        self._copy_tensors(places, write_tensors)
 
     def copy_export(self, variant: Variant, tool: ToolName, inputs: ViewInputs) -> list[ToolCall]:
         """Copy an exported model; return its calls, one for each view of the examples."""
@@ -102,7 +103,8 @@ class PhoneFiles:
         entries = {view: entry_of(signature, view) for view in inputs}
         if tool == "onnxruntime_perf_test":
             return self._copy_for_perf_test(variant, place, inputs)
-        self._push_into(place, [variant.model_path])
+        self._adb.checked(f"mkdir -p {place}")
+        self._adb.push(variant.model_path, f"{place}/{variant.model_path.name}")
         model = f"{place}/{variant.model_path.name}"
         return [
             ToolCall(
@@ -123,26 +125,34 @@ class PhoneFiles:
     def _copy_for_perf_test(
         self, variant: Variant, place: str, inputs: ViewInputs
     ) -> list[ToolCall]:
+        places = {
+            f"{place}/{view.value}/test_data_set_{number}": example
+            for view, examples in inputs.items()
+            for number, example in enumerate(examples)
+        }
+        self._copy_tensors(places, write_onnx_tensors)
         calls = []
-        for view, examples in inputs.items():
-            own = f"{place}/{view.value}"
-            self._push_into(own, [variant.model_path])
-            for number, example in enumerate(examples):
-                with tempfile.TemporaryDirectory() as scratch:
-                    files = write_onnx_tensors(Path(scratch), example)
-                    self._push_into(f"{own}/test_data_set_{number}", files)
+        for view in inputs:
+            model = f"{place}/{view.value}/{variant.model_path.name}"
+            self._adb.push(variant.model_path, model)
             result = f"{place}/{view.value}.csv"
-            model = f"{own}/{variant.model_path.name}"
             words = self._perf_test_words(model, result)
             calls.append(
                 ToolCall(variant.name, view, "onnxruntime_perf_test", None, (words,), result)
             )
         return calls
 
-    def _push_into(self, folder: str, files: Sequence[Path]) -> None:
-        self._adb.checked(f"mkdir -p {folder}")
-        for file in files:
-            self._adb.push(file, f"{folder}/{file.name}")
+    def _copy_tensors(
+        self,
+        places: Mapping[str, ModelInputs],
+        write: Callable[[Path, ModelInputs], list[Path]],
+    ) -> None:
+        """Copy examples into folders of the phone, in the form that a function writes."""
+        self._adb.checked(f"mkdir -p {' '.join(places)}")
+        for folder, example in places.items():
+            with tempfile.TemporaryDirectory() as scratch:
+                for file in write(Path(scratch), example):
+                    self._adb.push(file, f"{folder}/{file.name}")
 
     def _example(self, view: View, number: int) -> str:
         return f"{self._folder}/{_INPUTS}/{view.value}/{number}"

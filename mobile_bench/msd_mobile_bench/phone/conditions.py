@@ -153,11 +153,11 @@ def conditions_of(
     try:
         thermal = read_thermal(thermal_text, logs[0])
     except ArtifactError as error:
-        notes.append(f"The phone's thermal state is not known: {error}")
+        notes.append(f"The phone's thermal state is not known ({logs[0].name} {error.what}).")
     try:
         battery = read_battery(battery_text, logs[1])
     except ArtifactError as error:
-        notes.append(f"The phone's battery is not known: {error}")
+        notes.append(f"The phone's battery is not known ({logs[1].name} {error.what}).")
     if thermal is not None and thermal.is_overridden:
         notes.append("The thermal status was set by hand (cmd thermalservice reset undoes it).")
     if battery is not None and battery.is_overridden:

@@ -19,13 +19,13 @@ from msd_export.formats import needing
 from msd_export.opened_model import open_model
 from msd_export.signature import INPUT_NAMES, TEXT_ENTRY, ModelInputs
 
-_MOST_EXAMPLES = 3
+_MOST_EXAMPLES = 2
 """A dense model takes the same time for each: these are for what depends on values after all."""
 ViewInputs = Mapping[View, Sequence[ModelInputs]]
 
 
 def read_inputs(run: RunDirectory, hooks: StageHooks) -> ViewInputs:
-    """Return up to three examples for each view, preprocessed as the run's student takes them.
+    """Return up to two examples for each view, preprocessed as the run's student takes them.
 
     A view of which the data has no example is left out.
 

@@ -6,7 +6,6 @@ an app. Accuracy is not measured here: `msd bench` does on this computer, from t
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, cast
 
@@ -74,11 +73,11 @@ def measure_on_phone(
         check_mask_fits(options.cpu_mask, len(device.cpus))
     for name in _tools_of(chosen):
         check_tool(options.tools[name], name, device.abis)
-    inputs = read_inputs(run, hooks)
     logs = run.reports / LOGS_NAME / re.sub(r"\W", "", utc_now().partition("+")[0])
     with adb.own_folder(hooks.on_note) as folder:
         session = _Session(adb, folder, logs, options, hooks)
         session.check_is_cool(device)
+        inputs = read_inputs(run, hooks)
         hooks.on_stage(f"Copying {counted(len(chosen), 'export', 'exports')} to {device.model}")
         calls = session.copy(chosen, inputs)
         session.measure(calls, device)
@@ -142,6 +141,7 @@ class _Session:
         self.calls: dict[tuple[str, View], ToolCall] = {}
         self.timings: dict[tuple[str, View], list[Timings]] = {}
         self.written: dict[str, list[Path]] = {}
+        self.logs_of_conditions: list[Path] = []
         self.pushed: dict[str, dict[str, str]] = {}
 
     def check_is_cool(self, device: Device) -> None:
@@ -220,6 +220,8 @@ class _Session:
             write_text(log, text)
             texts.append(text)
             logs.append(log)
+            if log not in self.logs_of_conditions:
+                self.logs_of_conditions.append(log)
         low_power = self._adb.shell("settings get global low_power").text
         state, notes = conditions_of(texts[0], texts[1], low_power, (logs[0], logs[1]))
         for note in notes:
@@ -241,6 +243,7 @@ def _row(
     session: _Session,
 ) -> PhoneRow:
     views = [view for name, view in session.timings if name == variant.name]
+    logs = [*session.logs_of_conditions, *session.written[variant.name]]
     all_timings = [each for view in views for each in session.timings[variant.name, view]]
     latency = {
         view.value: _view_latency(
@@ -264,12 +267,12 @@ def _row(
         "samples": options.samples,
         "measured_utc": session.begun_utc,
         "load_ms": _median([each.load_ms for each in all_timings]),
-        "first_ms": _median([each.first_ms for each in all_timings]),
+        "first_ms": _median([each.first_ms for each in session.timings[variant.name, views[0]]]),
         "memory_bytes": _largest(all_timings),
         "latency": latency,
         "conditions": session.conditions,
         "thermal_per_round": session.thermal_per_round,
-        "logs": [path.relative_to(run.root).as_posix() for path in session.written[variant.name]],
+        "logs": [path.relative_to(run.root).as_posix() for path in logs],
         "pushed": session.pushed[variant.name],
         "notes": [*session.notes, *_notes_on(latency, options)],
     }
@@ -295,9 +298,22 @@ def _mean(rounds: Sequence[Timings]) -> float:
 
 
 def _figures(timings: Timings) -> RoundFigures:
-    figures = asdict(timings)
-    del figures["samples_ms"], figures["used_inputs"]
-    return cast(RoundFigures, figures)
+    return {
+        "load_ms": _rounded(timings.load_ms),
+        "first_ms": _rounded(timings.first_ms),
+        "warm_up_ms": _rounded(timings.warm_up_ms),
+        "count": timings.count,
+        "mean_ms": round(timings.mean_ms, 4),
+        "min_ms": _rounded(timings.min_ms),
+        "max_ms": _rounded(timings.max_ms),
+        "std_ms": _rounded(timings.std_ms),
+        "percentiles_ms": {name: round(ms, 4) for name, ms in timings.percentiles_ms.items()},
+        "memory_bytes": dict(timings.memory_bytes),
+    }
+
+
+def _rounded(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else round(milliseconds, 4)
 
 
 def _median(values: Sequence[float | None]) -> float | None:

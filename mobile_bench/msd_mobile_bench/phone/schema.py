@@ -63,10 +63,10 @@ class ViewLatency(TypedDict):
 class PhoneRow(TypedDict):
     """One export on one phone.
 
-    load_ms and first_ms are medians over all calls, first_ms None where the tool does not print
-    it. memory_bytes has the largest of each kind. conditions are of the whole measurement,
-    thermal_per_round after each round. logs are paths in the run; pushed has the SHA-256 of what
-    was copied to the phone, by name.
+    load_ms is the median over all calls; first_ms that of image and text together, or of the first
+    view that the data has; None where the tool does not print it. memory_bytes has the largest of
+    each kind. conditions are of the whole measurement, thermal_per_round after each round. logs are
+    paths in the run; pushed has the SHA-256 of what was copied to the phone, by name.
     """
 
     name: str

@@ -79,7 +79,7 @@ def install(folder: Path, **behaviour: object) -> Path:
     tool = Path(__file__).with_name("stand_in_tool.py")
     (folder / "tool.json").write_text(json.dumps(str(tool)))
     program = folder / "adb"
-    program.write_text(f"#!{sys.executable} -E\n" + Path(__file__).read_text())
+    program.write_text(f"#!{sys.executable} -ES\n" + Path(__file__).read_text())
     program.chmod(0o755)
     return program
 
@@ -141,7 +141,7 @@ class _Phone:
         shutil.copyfile(source, there)
         if there.read_bytes()[:4] == b"\x7fELF":  # a program that cannot run here
             tool = Path(json.loads((self.folder / "tool.json").read_text()))
-            there.write_text(f"#!{sys.executable} -E\n" + tool.read_text())
+            there.write_text(f"#!{sys.executable} -ES\n" + tool.read_text())
         _say(f"{source}: 1 file pushed, 0 skipped.")
         return 0
 
