@@ -194,6 +194,7 @@ ThermalEventListeners:
 Thermal Status: 0
 Cached temperatures:
 \tTemperature{mValue=37.0, mType=0, mName=CPU0, mStatus=0}
+\tTemperature{mValue=30.0, mType=2, mName=battery, mStatus=0}
 HAL Ready: true
 HAL connection:
 \tThermalHAL 2.0 connected: yes

@@ -185,7 +185,8 @@ class _Phone:
         while not printed.stat().st_size:
             time.sleep(0.01)
         (self.folder / "lost").touch()
-        sys.stdout.write(printed.read_text().replace(str(self.root), "")[:40])
+        # Of a command that has ended meanwhile, the rest is lost all the same.
+        sys.stdout.write(printed.read_text().partition("\n")[0])
         _fail("")
 
 

@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -163,8 +164,9 @@ def test_a_phone_is_used_by_one_process_at_a_time(adb: Adb) -> None:
         "with Adb.connect(Path(sys.argv[1])).own_folder(print): pass"
     )
     with adb.own_folder(silent) as folder:
-        command = ["python", "-c", script, str(adb.program)]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-c", script, str(adb.program)]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
         assert f"msd-phone-{SERIAL}: is in use by process {os.getpid()}" in answer.stderr
         assert files_on(adb.program) == [Path(folder).name]
     with pytest.raises(ArtifactError), adb.own_folder(silent), adb.own_folder(silent):
@@ -197,6 +199,7 @@ def is_running(number: int) -> bool:
     return status.is_file() and "State:\tZ" not in status.read_text()
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, which Android has")
 def test_a_tool_that_takes_too_long_is_ended_on_the_phone(
     install_phone: InstallPhone, tools: dict[str, Path]
 ) -> None:
@@ -224,6 +227,7 @@ def test_a_tool_runs_in_the_phones_folder_on_the_cpus_of_a_mask(adb: Adb) -> Non
     assert (adb.program.parent / "phone/masks").read_text() == "taskset f0\n"
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, which Android has")
 def test_nothing_ends_but_a_tool_of_ours(adb: Adb) -> None:
     """The number of a tool that ended may be another process's."""
     other = subprocess.Popen(["sleep", "600"])
