@@ -20,6 +20,15 @@ class BenchConfig:
         ),
         Option("--runtimes", default="native", metavar="NAME[:N],..."),
     ] = ("native",)
+    baselines: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Published architectures that are measured beside, with commas: clip-vit-b32,"
+            " siglip-base, visualbert-base, vilt-b32, mobileclip2-s0. Their weights are random:"
+            " latency, memory and size only."
+        ),
+        Option("--baselines", default="none", metavar="NAME,..."),
+    ] = ()
     rounds: Annotated[
         int,
         Setting(

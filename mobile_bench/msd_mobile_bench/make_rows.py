@@ -8,6 +8,7 @@ from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import MsdError, RuntimeUnavailableError
 from msd_deploy.views import View
 from msd_export.predictors import UNTIMED_RUNTIMES
+from msd_mobile_bench.baselines.architectures import NOTE
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.footprint import compressed_bytes
 from msd_mobile_bench.latency import describe
@@ -71,7 +72,7 @@ def make_row(
     run: RunDirectory,
     setup: Setup,
     timing: Timing | None,
-    quality: Quality | MsdError,
+    quality: Quality | MsdError | None,
     config: BenchConfig,
 ) -> Row:
     """Return the row of one setup.
@@ -80,7 +81,7 @@ def make_row(
         run: The run.
         setup: What was measured.
         timing: None: it has no latency that counts.
-        quality: Of its predictions, or why there are none.
+        quality: Of its predictions, or why there are none; None: they are not evaluated.
         config: How it was measured.
     """
     variant = setup.variant
@@ -94,7 +95,7 @@ def make_row(
         "runtime_key": setup.runtime.key,
         "threads": setup.threads,
         "status": _status(timing, quality),
-        "path": variant.folder.relative_to(run.root).as_posix(),
+        "path": "" if variant.baseline else variant.folder.relative_to(run.root).as_posix(),
         "digest": variant.digest,
         "size_bytes": variant.size_bytes,
         "size_compressed_bytes": compressed_bytes(variant.weights_path),
@@ -120,14 +121,15 @@ def make_row(
     }
     if isinstance(quality, MsdError):
         return row
-    row["scores"], row["agreement"] = quality.scores, quality.agreement
-    row["confidence"], row["decisions"] = quality.confidence, quality.decisions
+    if quality is not None:
+        row["scores"], row["agreement"] = quality.scores, quality.agreement
+        row["confidence"], row["decisions"] = quality.confidence, quality.decisions
     if timing is not None:
         _add_timing(row, timing, config)
     return row
 
 
-def _status(timing: Timing | None, quality: Quality | MsdError) -> Status:
+def _status(timing: Timing | None, quality: Quality | MsdError | None) -> Status:
     match quality:
         case RuntimeUnavailableError():
             return "runtime_missing"
@@ -139,9 +141,11 @@ def _status(timing: Timing | None, quality: Quality | MsdError) -> Status:
             return "accuracy_only" if timing is None else "measured"
 
 
-def _note(setup: Setup, timing: Timing | None, quality: Quality | MsdError) -> str | None:
+def _note(setup: Setup, timing: Timing | None, quality: Quality | MsdError | None) -> str | None:
     if isinstance(quality, MsdError):
         return f"{quality.what}. {quality.fix}." if quality.fix else f"{quality.what}."
+    if setup.variant.baseline:
+        return NOTE
     return setup.runtime.untimed_note if timing is None else None
 
 

@@ -37,6 +37,8 @@ from msd_deploy.run.record import (
 )
 from msd_deploy.views import View
 from msd_export.pipeline import export_teacher_reference
+from msd_mobile_bench.baselines.architectures import baseline_named, timed_inputs
+from msd_mobile_bench.baselines.exports import build_baseline
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.host import describe_host
 from msd_mobile_bench.import_apps import apps_of_before
@@ -49,7 +51,13 @@ from msd_mobile_bench.runtimes.setup import Setup, requested_runtimes, setups_of
 from msd_mobile_bench.runtimes.worker import save_arrays
 from msd_mobile_bench.schema import BENCH_SCHEMA_VERSION, Bench, DataFacts, ModelRole, Row
 from msd_mobile_bench.timing import Timing, count_turns, measure_timing, summarize_control
-from msd_mobile_bench.variants import TORCH, Variant, exported_variant, find_variants
+from msd_mobile_bench.variants import (
+    TORCH,
+    Variant,
+    baseline_variant,
+    exported_variant,
+    find_variants,
+)
 
 _TIMED_EXAMPLES = 64
 
@@ -86,6 +94,7 @@ def run_bench(
     """
     config, hooks = config or BenchConfig(), hooks or StageHooks()
     runtimes = requested_runtimes(config.runtimes, config.threads)
+    baselines = [baseline_named(name) for name in config.baselines]
     with claimed(run.root):
         record, host = read_finished_run(run), describe_host()
         earlier = None if against is None else against.read(host)
@@ -99,8 +108,11 @@ def run_bench(
             export = export_teacher_reference(run, data["teacher"], teacher.manifest, hooks=hooks)
             if export is not None:
                 variants.insert(1, exported_variant("teacher", export, teacher.manifest))
+        classes = len(data["student"].info.labels)
+        built = [build_baseline(each, classes=classes, hooks=hooks) for each in baselines]
         with tempfile.TemporaryDirectory(prefix="msd-bench-") as scratch, ExitStack() as stack:
-            setups = setups_of(variants, runtimes)
+            setups = setups_of([*variants, *map(baseline_variant, built)], runtimes)
+            setups = [each for each in setups if each.is_timed or not each.variant.baseline]
             workers = _prepare_workers(setups, data, config, Path(scratch), stack)
             timings = _time(workers, config, hooks, Path(scratch))
             points = _operating_points(run, data["student"])
@@ -188,7 +200,12 @@ def _prepare_workers(
     stack: ExitStack,
 ) -> list[ModelWorker]:
     """Write the inputs that are timed, spread over the test split; return workers not yet begun."""
-    examples = {who: scratch / f"examples-{who}" for who in data}
+    examples: dict[str, Path] = {who: scratch / f"examples-{who}" for who in data}
+    for name in {setup.variant.baseline for setup in setups} - {""}:
+        examples[name] = scratch / f"examples-{name}"
+        for view in View:
+            inputs = timed_inputs(baseline_named(name), view, examples=_TIMED_EXAMPLES)
+            save_arrays(examples[name] / view.value, inputs)
     for who, prepared in data.items():
         split = prepared.splits[SPLIT]
         rows = np.linspace(0, len(split) - 1, min(_TIMED_EXAMPLES, len(split))).astype(np.int64)
@@ -197,7 +214,7 @@ def _prepare_workers(
     workers = [
         ModelWorker(
             setup,
-            examples=examples[setup.variant.model],
+            examples=examples[setup.variant.baseline or setup.variant.model],
             scratch=scratch,
             timeout=config.timeout,
         )
@@ -248,8 +265,11 @@ def _evaluate(
     config: BenchConfig,
     hooks: StageHooks,
     points: Mapping[ModelRole, OperatingPoint],
-) -> list[Quality | MsdError]:
-    """Return the quality of each setup on the configured examples, or why there is none."""
+) -> list[Quality | MsdError | None]:
+    """Return the quality of each setup on the configured examples, or why there is none.
+
+    None of a baseline, whose weights are random.
+    """
     splits = {
         who: prepared.splits[SPLIT].head(config.examples or len(prepared.splits[SPLIT]))
         for who, prepared in data.items()
@@ -258,28 +278,36 @@ def _evaluate(
         f"Predicting {len(splits['student']):,} test examples with every variant and view"
     )
     failures = {key: each for key, each in timings.items() if isinstance(each, MsdError)}
-    running = [worker for worker in workers if worker.setup.key not in failures]
+    trained = [worker for worker in workers if not worker.setup.variant.baseline]
+    running = [worker for worker in trained if worker.setup.key not in failures]
     logits = predict_setups(
         running,
-        [splits[worker.setup.variant.model] for worker in running],
+        [splits[_role_of(worker)] for worker in running],
         on_done=lambda done, total: hooks.on_count("variants and views", done, total),
     )
     predicted = {worker.setup.key: each for worker, each in zip(running, logits, strict=True)}
     predictions = read_predictions(run.teacher_predictions)
-    qualities: list[Quality | MsdError] = []
+    qualities: list[Quality | MsdError | None] = []
     for worker in workers:
         variant = worker.setup.variant
+        if variant.baseline:
+            qualities.append(failures.get(worker.setup.key))
+            continue
         quality = _quality(
             variant,
             failures.get(worker.setup.key) or predicted[worker.setup.key],
             data["student"],
             predictions,
-            points.get(variant.model),
+            points.get(_role_of(worker)),
         )
         if isinstance(quality, MsdError) and variant.target == TORCH:
             raise quality
         qualities.append(quality)
     return qualities
+
+
+def _role_of(worker: ModelWorker) -> ModelRole:
+    return "teacher" if worker.setup.variant.model == "teacher" else "student"
 
 
 def _quality(

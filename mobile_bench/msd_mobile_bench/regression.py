@@ -84,7 +84,7 @@ def read_bench(path: Path) -> Bench:
     return cast(Bench, bench)
 
 
-_READ = ("key", "status", "latency_ms", "relative_p50", "scores")
+_READ = ("key", "model", "status", "latency_ms", "relative_p50", "scores")
 
 
 def compare(old: Bench, new: Bench, limits: Limits) -> Against:
@@ -94,7 +94,7 @@ def compare(old: Bench, new: Bench, limits: Limits) -> Against:
     changes = [
         _change(before, now.get(before["key"]), limits, has_same_data)
         for before in old["rows"]
-        if before["scores"]
+        if before["scores"] or before["model"] == "baseline"
     ]
     return {
         "created_utc": old["created_utc"],
@@ -113,7 +113,7 @@ def _change(before: Row, after: Row | None, limits: Limits, has_same_data: bool)
         "drops": {},
         "reasons": [],
     }
-    if after is None or not after["scores"]:
+    if after is None or after["status"] not in ("measured", "accuracy_only"):
         what = "is not there any more" if after is None else after["status"].replace("_", " ")
         change["reasons"].append(what)
         return change

@@ -122,7 +122,7 @@ def render_html(bench: Bench) -> str:
 
 def _point(row: Row) -> Point | None:
     latency = row["latency_ms"]
-    if latency is None:
+    if latency is None or row["model"] == "baseline":
         return None
     score = row["scores"]["multimodal"]
     low, high = score["interval"]

@@ -12,6 +12,8 @@ from msd_deploy.operating_point import Expected
 from msd_deploy.pages.formatting import ScoreJson
 
 ModelRole = Literal["teacher", "student"]
+RowRole = Literal["teacher", "student", "baseline"]
+"""Of a row: a baseline is a published architecture with random weights, which has no accuracy."""
 Status = Literal["measured", "accuracy_only", "runtime_missing", "crashed", "timed_out", "invalid"]
 """Of a row: whether it has all figures, those of accuracy alone, or none, and why."""
 FAILED: tuple[Status, ...] = ("crashed", "timed_out", "invalid")
@@ -42,19 +44,19 @@ class Row(TypedDict):
     """One model in one variant, in one runtime with a number of threads.
 
     None, or empty, for what was not measured; `note` has the reason and what to do. name is that of
-    the variant, key that of the row. path is relative to the run. size_compressed_bytes is of the
-    model in a zip file, as app packages are. latency_ms is of image and text together,
-    single_view_latency_ms of one alone, by view. relative_p50 is the median latency divided by that
-    of the control kernel in the same turns, and repeated_turns how many of them were measured
-    again; flags are what makes its latency doubtful, a sentence each. peak_rss_bytes is that of a
-    new process during single predictions; the increase is counted from before the model was opened,
-    with its runtime loaded. confidence is empty where no test example has a label, decisions also
-    of a model without an operating point.
+    the variant, key that of the row. path is relative to the run, empty of a baseline.
+    size_compressed_bytes is of the model in a zip file, as app packages are. latency_ms is of image
+    and text together, single_view_latency_ms of one alone, by view. relative_p50 is the median
+    latency divided by that of the control kernel in the same turns, and repeated_turns how many of
+    them were measured again; flags are what makes its latency doubtful, a sentence each.
+    peak_rss_bytes is that of a new process during single predictions; the increase is counted from
+    before the model was opened, with its runtime loaded. confidence is empty where no test example
+    has a label, decisions also of a model without an operating point.
     """
 
     key: str
     name: str
-    model: ModelRole
+    model: RowRole
     target: str
     precision: str
     runtime: str

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from msd_deploy.pages.formatting import VIEW_NAMES
 from msd_mobile_bench.schema import FAILED, Bench, Row
-from msd_mobile_bench.tables import compared_rows, row_title, short_title
+from msd_mobile_bench.tables import baseline_name, compared_rows, row_title, short_title
 
 _FLOAT = ("fp32", "fp16")
 _FEW_POINTS = 0.05
@@ -16,13 +16,34 @@ _FEW_POINTS = 0.05
 
 def summarize(bench: Bench) -> list[str]:
     """Return the findings: student and teacher, each precision and its float variant, failures."""
-    return [*_of_the_student(bench), *_of_precisions(bench), *_of_failures(bench)]
+    return [
+        *_of_the_student(bench),
+        *_of_baselines(bench),
+        *_of_precisions(bench),
+        *_of_failures(bench),
+    ]
 
 
 def _of_the_student(bench: Bench) -> Iterator[str]:
     teacher, student = compared_rows(bench)
     compared = _compared(student, teacher, "the teacher", bench)
     yield f"In {short_title(student)} the student {compared}."
+
+
+def _of_baselines(bench: Bench) -> Iterator[str]:
+    students = [row for row in bench["rows"] if row["model"] == "student" and row["scores"]]
+    for base in bench["rows"]:
+        if base["model"] != "baseline" or base["latency_ms"] is None:
+            continue
+        for row in students:
+            same = ("target", "runtime_key", "threads")
+            is_same = all(row[key] == base[key] for key in same)  # type: ignore[literal-required]
+            if is_same and row["latency_ms"] is not None:
+                size = base["size_bytes"] / row["size_bytes"]
+                yield (
+                    f"The student in {short_title(row)} {_speed(row, base)} {baseline_name(base)}"
+                    f" in {short_title(base)}, and {size:.3g} times smaller."
+                )
 
 
 def _of_precisions(bench: Bench) -> Iterator[str]:

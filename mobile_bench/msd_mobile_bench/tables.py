@@ -52,7 +52,14 @@ def short_title(row: Row) -> str:
 
 def row_title(row: Row) -> str:
     """Return a row with its model, for example Student, ONNX int8."""
+    if row["model"] == "baseline":
+        return f"{baseline_name(row)}, {short_title(row)}"
     return f"{row['model'].capitalize()}, {short_title(row)}"
+
+
+def baseline_name(row: Row) -> str:
+    """Return the name of a baseline's architecture."""
+    return row["name"].removesuffix(f"-{row['target']}-{row['precision']}")
 
 
 def speed_table(bench: Bench) -> Table:
@@ -185,7 +192,8 @@ def quality_table(bench: Bench) -> Table:
         },
     }
     title = f"{metric} and agreement, {bench['data']['examples']:,} test examples"
-    return _table(title, bench["rows"], columns, {})
+    rows = [row for row in bench["rows"] if row["model"] != "baseline"]
+    return _table(title, rows, columns, {})
 
 
 def calibration_table(bench: Bench) -> Table:
@@ -202,13 +210,14 @@ def calibration_table(bench: Bench) -> Table:
 
 def decisions_table(bench: Bench) -> Table:
     """Return what the operating points give in every variant, and gave on validation."""
-    points = bench["operating_points"]
-    lines = [
-        Line(f"{row_title(row)}, {points[row['model']]['rule']}: {view}", row["model"], cells)
-        for row in bench["rows"]
-        if row["decisions"]
-        for view, cells in decision_cells(row["decisions"], points[row["model"]]["expected"])
-    ]
+    lines = []
+    for row in bench["rows"]:
+        if row["decisions"]:
+            point = bench["operating_points"]["teacher" if row["model"] == "teacher" else "student"]
+            lines += [
+                Line(f"{row_title(row)}, {point['rule']}: {view}", row["model"], cells)
+                for view, cells in decision_cells(row["decisions"], point["expected"])
+            ]
     title = f"Operating points, {bench['data']['examples']:,} test examples"
     return Table(title, "Variant", {}, DECISION_GROUPS, tuple(lines))
 
@@ -231,6 +240,8 @@ def _agreement_of(view: str) -> Cell:
 
 def _metric_text(row: Row) -> str:
     """Return the metric of image and text, or what became of the row."""
+    if row["model"] == "baseline" and row["status"] == "measured":
+        return NOTHING
     if not row["scores"]:
         return row["status"].replace("_", " ")
     return percent(row["scores"]["multimodal"]["value"])

@@ -16,7 +16,8 @@ from msd_export.folder import (
     refuse_another_source,
 )
 from msd_export.formats import FORMATS, Target
-from msd_mobile_bench.schema import ModelRole
+from msd_mobile_bench.baselines.exports import BuiltBaseline
+from msd_mobile_bench.schema import ModelRole, RowRole
 
 TORCH = "torch"
 _WEIGHTS_NAME = "model.safetensors"
@@ -27,22 +28,24 @@ class Variant:
     """One model in one variant.
 
     Attributes:
-        model: teacher or student.
+        model: teacher, student or baseline.
         target: torch, or a target of exports.
         precision: Of its weights.
         folder: The model folder or export folder.
         size_bytes: Of its weights' file, or of the exported file or package.
         parameters: Of the model; None where its folder does not state them.
         manifest: The folder's, its files verified.
+        baseline: Name of the architecture, of a baseline.
     """
 
-    model: ModelRole
+    model: RowRole
     target: str
     precision: str
     folder: Path
     size_bytes: int
     parameters: int | None
     manifest: Json
+    baseline: str = ""
 
     @property
     def digest(self) -> str:
@@ -51,8 +54,8 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """The name, for example student-onnx-int8."""
-        return f"{self.model}-{self.target}-{self.precision}"
+        """The name, for example student-onnx-int8 or clip-vit-b32-onnx-fp32."""
+        return f"{self.baseline or self.model}-{self.target}-{self.precision}"
 
     @property
     def model_path(self) -> Path:
@@ -154,6 +157,20 @@ def exported_variant(model: ModelRole, export: ExportFolder, source: Json) -> Va
         size_bytes=export.size_bytes(),
         parameters=_parameters(source),
         manifest=export.manifest,
+    )
+
+
+def baseline_variant(built: BuiltBaseline) -> Variant:
+    """Return the variant of a baseline."""
+    return Variant(
+        model="baseline",
+        target=built.target,
+        precision=built.precision,
+        folder=built.folder,
+        size_bytes=built.size_bytes,
+        parameters=built.parameters,
+        manifest=built.manifest,
+        baseline=built.baseline.name,
     )
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from msd_deploy.artifacts.run_directory import RunDirectory
+from msd_deploy.errors import RuntimeUnavailableError
+from msd_export.formats import FORMATS, Target, require_target
 
 ROOTS = [str(Path(__file__).parents[2] / name) for name in (".", "cli", "export", "mobile_bench")]
 # What is hidden is as if it were not installed: nobody finds it.
@@ -55,6 +57,24 @@ def test_what_is_not_installed_is_named_with_its_remedy_and_the_others_are_writt
     assert "written: onnx-fp32" in error
     for extra in ("executorch", "litert", "coreai"):
         assert f'Run pip install "msd-deploy[{extra}]"' in error
+
+
+@pytest.mark.parametrize(
+    ("target", "converter"), [("onnx", "onnxscript"), ("litert", "litert_torch")]
+)
+def test_an_export_is_opened_without_its_converter(
+    monkeypatch: pytest.MonkeyPatch, target: Target, converter: str
+) -> None:
+    runtime = FORMATS[target].modules_to_run
+    if not all(map(importlib.util.find_spec, runtime)):
+        pytest.skip(f"{target} is not installed")
+    monkeypatch.setitem(sys.modules, converter, None)  # as if it were not installed
+    require_target(target, only_to_run=True)
+    with pytest.raises(RuntimeUnavailableError, match=f"not installed: {converter}"):
+        require_target(target)
+    monkeypatch.setitem(sys.modules, runtime[0], None)
+    with pytest.raises(RuntimeUnavailableError, match=f"not installed: {runtime[0]}"):
+        require_target(target, only_to_run=True)
 
 
 @pytest.mark.parametrize(

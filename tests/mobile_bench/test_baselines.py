@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from msd_deploy.artifacts.manifest import read_json
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.data.batch import Batch
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_deploy.hooks import StageHooks
@@ -35,7 +36,10 @@ from msd_mobile_bench.baselines.exports import (
     count_published,
     random_model,
 )
+from msd_mobile_bench.config import BenchConfig
+from msd_mobile_bench.pipeline import run_bench
 from msd_mobile_bench.runtimes.worker import Session, save_arrays
+from msd_mobile_bench.schema import Bench
 
 SIDE, LENGTH, WORDS, CLASSES = 32, 12, 90, 3
 NARROW: Mapping[str, Any] = {
@@ -367,3 +371,28 @@ def test_a_cache_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) 
     (tmp_path / "file").touch()
     with pytest.raises(ArtifactError, match=r"cannot be created.*Set XDG_CACHE_HOME"):
         build_in_torch(tmp_path / "file" / "cache")
+
+
+@pytest.mark.slow
+def test_a_benchmark_measures_a_baseline_beside_the_students_variants(
+    untrained_run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("msd_mobile_bench.pipeline.baseline_named", tiny)
+    run = RunDirectory(Path(shutil.copytree(untrained_run.root, tmp_path / "run")))
+    config = BenchConfig(
+        baselines=("clip-vit-b32",), rounds=1, runs=5, seconds=0, warm_up=1, batches=1, examples=20
+    )
+    bench = cast(Bench, run_bench(run, config))
+    (row,) = (row for row in bench["rows"] if row["model"] == "baseline")
+    assert row["key"] == "clip-vit-b32-onnx-fp32@onnxruntime-1"
+    assert row["status"] == "measured"
+    assert row["note"] == NOTE
+    assert row["scores"] == {}
+    assert row["latency_ms"] is not None
+    assert len(row["single_view_latency_ms"]) == 2
+    markdown = (run.reports / "bench.md").read_text()
+    assert "| clip-vit-b32, ONNX fp32 |" in markdown
+    assert "clip-vit-b32 in ONNX fp32, and" in markdown
+    page = (run.reports / "bench.html").read_text()
+    assert NOTE in page
