@@ -18,7 +18,6 @@ from pathlib import Path
 
 import msd_deploy
 import msd_export
-import msd_mobile_bench
 
 INSTALL = "msd doctor --install arm64"
 CPU = "cortex-a76"
@@ -187,9 +186,8 @@ def worker_environment(folder: Path, threads: int) -> dict[str, str]:
 
     QEMU's own variable selects another processor where the user has set it.
     """
-    ours = (
-        Path(module.__path__[0]).parent for module in (msd_deploy, msd_export, msd_mobile_bench)
-    )
+    others = (Path(module.__path__[0]).parent for module in (msd_deploy, msd_export))
+    ours = [*others, Path(__file__).parents[2]]
     # The ARM64 packages first: where ours are installed, x86's numpy lies beside them.
     paths = [folder / "site", *dict.fromkeys(ours)]
     kept = {
