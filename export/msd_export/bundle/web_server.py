@@ -1,42 +1,21 @@
 """`msd demo`: serves a bundle for the web, with its runtime, on this machine alone."""
 
-import hashlib
 import mimetypes
-import os
 import shutil
-import subprocess
-import tarfile
-import tempfile
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from msd_deploy.artifacts.atomic import new_folder
-from msd_deploy.errors import RuntimeUnavailableError
+from msd_export.bundle.npm_packages import ONNXRUNTIME_WEB, fetch_package
 
 HOST = "127.0.0.1"
 _NAMES = (HOST, "localhost")
-_VERSION = "1.30.0"
-_PACKAGE = f"onnxruntime-web@{_VERSION}"
-# Of npm's package: what the page loads, with the digests of this version.
-_FILES = {
-    "ort.wasm.bundle.min.mjs": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
-    "ort-wasm-simd-threaded.wasm": (
-        "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2"
-    ),
-}
 _TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm"}
 _POLICY = (
     "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src 'self' blob: data:;"
     " object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
-
-
-def runtime_folder() -> Path:
-    """Return where the runtime for the web is kept, in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "msd-deploy" / f"onnxruntime-web-{_VERSION}"
 
 
 def fetch_runtime() -> Path:
@@ -45,45 +24,7 @@ def fetch_runtime() -> Path:
     Raises:
         RuntimeUnavailableError: npm is missing, or it cannot fetch the package.
     """
-    folder = runtime_folder()
-    if all(_is_right(folder / name) for name in _FILES):
-        return folder
-    npm = shutil.which("npm")
-    if npm is None:
-        raise RuntimeUnavailableError(
-            f"the browser's runtime, {_PACKAGE}, is fetched by npm, which is not installed",
-            fix="Install Node.js (https://nodejs.org, or apt-get install npm)",
-        )
-    with tempfile.TemporaryDirectory() as scratch:
-        line = [npm, "pack", "--silent", _PACKAGE]
-        answer = subprocess.run(line, cwd=scratch, capture_output=True, text=True, check=False)
-        archives = list(Path(scratch).glob("*.tgz"))
-        if answer.returncode or not archives:
-            reason = " ".join(answer.stderr.split()) or f"exit code {answer.returncode}"
-            raise RuntimeUnavailableError(
-                f"npm cannot fetch {_PACKAGE} ({reason})", fix="Check the network, and try again"
-            )
-        with tarfile.open(archives[0]) as archive, new_folder(folder) as building:
-            for name in _FILES:
-                content = archive.extractfile(f"package/dist/{name}")
-                assert content is not None  # a file of this version
-                with (building / name).open("wb") as copy:
-                    shutil.copyfileobj(content, copy)
-    for name in _FILES:
-        if not _is_right(folder / name):
-            raise RuntimeUnavailableError(
-                f"{name} of {_PACKAGE} is not the published file (its SHA-256 differs)",
-                where=folder,
-                fix="Remove the folder, and check where npm fetches packages from",
-            )
-    return folder
-
-
-def _is_right(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == _FILES[path.name]
+    return fetch_package(ONNXRUNTIME_WEB) / "dist"
 
 
 class BundleServer(ThreadingHTTPServer):
