@@ -14,7 +14,7 @@ help:
 	@echo "make demo     virtual environment, install, distil, export, bench: the first ten minutes"
 	@echo "make test     the whole test suite, in random order; SEED=N repeats an order"
 	@echo "make test-sign  the tests of signatures, in an environment of their own"
-	@echo "make test-web  the tests of bundles for the web; needs npm and chromium. With .web, make test has them too"
+	@echo "make test-web  the tests of bundles and of runtimes for the web; needs npm and chromium. With .web, make test has them too"
 	@echo "make test-android  the tests of bundles for Android; needs npm and Java 17"
 	@echo "make test-ios  the tests of bundles for iOS; needs root, and gets Swift from Debian"
 	@echo "make test-arm64  the runtimes on emulated ARM64; needs Debian, and keeps 230 MB in the user's cache"
@@ -51,7 +51,7 @@ $(WEB)/node_modules: requirements/web/package.json
 	@touch $@
 
 test-web: install $(WEB)/node_modules
-	$(BIN)/python -m pytest tests/export/bundle/test_web.py tests/export/bundle/test_web_demo.py
+	$(BIN)/python -m pytest tests/export/bundle/test_web.py tests/export/bundle/test_web_demo.py tests/mobile_bench/runtimes/test_web.py
 
 # 86 MB; it needs Java 17 to run.
 $(KOTLIN)/package:
