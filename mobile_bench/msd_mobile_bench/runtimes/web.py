@@ -28,7 +28,7 @@ from msd_export.bundle.npm_packages import (
     package_folder,
 )
 
-INSTALL = "run `msd doctor --install web`"
+INSTALL = "msd doctor --install web"
 _WORKER = Path(__file__).with_name("web_worker.mjs")
 _OLDEST_NODE = 20
 _BROWSER_VARIABLE = "CHROME_PATH"
@@ -51,10 +51,10 @@ _BROWSER_PLACES = {
     ),
 }
 _BROWSER_SOURCES = {
-    "darwin": "install Google Chrome, or `brew install --cask chromium`",
-    "win32": "install Google Chrome",
+    "darwin": "https://www.google.com/chrome, or brew install --cask chromium",
+    "win32": "https://www.google.com/chrome",
 }
-_NODE_SOURCE = "install it (https://nodejs.org, or apt-get install npm)"
+_NODE_SOURCE = "https://nodejs.org, or apt-get install npm"
 _SECONDS = 30
 
 
@@ -89,6 +89,11 @@ class WebRuntime:
         always = frozenset({"answers", "latency", "load"})
         return always | {"memory"} if sys.platform == "linux" else always
 
+    @property
+    def untimed_note(self) -> str:
+        """Why its latency is not measured: it is."""
+        return ""
+
     def runs(self, target: str) -> bool:
         """Return whether it runs exports of a target; a precision may still be refused."""
         return target in self.targets
@@ -97,8 +102,8 @@ class WebRuntime:
         """Return why it cannot run on this machine and what to do, in a sentence; None: it can."""
         reason = _missing_program()
         if reason is None and not all(map(self._has, (*self.packages, PLAYWRIGHT))):
-            reason = f"not installed: {INSTALL}"
-        return reason
+            reason = f"run {INSTALL}"
+        return None if reason is None else f"not installed: {reason}"
 
     def command(self, target: str, threads: int) -> list[str]:
         """Return what starts a worker, which speaks worker.py's protocol on stdin and stdout.
@@ -106,13 +111,9 @@ class WebRuntime:
         Args:
             target: Of the export that it will open.
             threads: Of WebAssembly.
-
-        Raises:
-            RuntimeUnavailableError: See `unavailable`.
         """
-        node, browser = shutil.which("node"), find_browser()
-        if node is None or browser is None:
-            raise RuntimeUnavailableError(f"{self.name} cannot run: {self.unavailable()}")
+        node = shutil.which("node") or "node"  # what is missing is an error of the worker
+        browser = find_browser() or _BROWSER_NAMES[0]
         options = [f"--runtime={self.key}", f"--threads={threads}", f"--browser={browser}"]
         packages = {package.name: self._folder(package) for package in (PLAYWRIGHT, *self.packages)}
         options += [f"--package={name}={folder}" for name, folder in packages.items()]
@@ -168,7 +169,9 @@ def install_web(on_stage: Callable[[str], None] = lambda stage: None) -> Path:
             fetch_package(package)
     reason = _missing_program()
     if reason is not None:
-        raise RuntimeUnavailableError(f"the browser's runtimes are fetched, but {reason}")
+        raise RuntimeUnavailableError(
+            f"all packages are fetched, but a program is missing: {reason}"
+        )
     return package_folder(PLAYWRIGHT).parent
 
 
@@ -185,20 +188,18 @@ def find_browser() -> Path | None:
 
 
 def _missing_program() -> str | None:
-    """Return which of the system's programs is missing and what to do; None: none."""
+    """Return what to install of the system's programs; None: all are there."""
     node = shutil.which("node")
-    if node is None:
-        return f"Node.js is missing: {_NODE_SOURCE}, then {INSTALL}"
-    version = _version_of(Path(node))
+    version = None if node is None else _version_of(Path(node))
     if version is None or version < _OLDEST_NODE:
-        return f"{node} is older than Node.js {_OLDEST_NODE}: install a newer one, then {INSTALL}"
-    if find_browser() is None:
-        named = os.environ.get(_BROWSER_VARIABLE)
-        if named:
-            return f"{_BROWSER_VARIABLE} names no file: {named}"
-        source = _BROWSER_SOURCES.get(sys.platform, "`apt-get install chromium`")
-        return f"Chromium is missing: {source}, or name a browser in {_BROWSER_VARIABLE}"
-    return None
+        return f"install Node.js {_OLDEST_NODE} or newer ({_NODE_SOURCE}), then run {INSTALL}"
+    if find_browser() is not None:
+        return None
+    named = os.environ.get(_BROWSER_VARIABLE)
+    if named:
+        return f"{_BROWSER_VARIABLE} names no file ({named}): name Chromium's program, or unset it"
+    source = _BROWSER_SOURCES.get(sys.platform, "apt-get install chromium")
+    return f"install Chromium ({source}), or name a browser in {_BROWSER_VARIABLE}"
 
 
 @lru_cache

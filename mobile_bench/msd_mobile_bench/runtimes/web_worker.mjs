@@ -256,7 +256,7 @@ class Session {
     }));
     await this.#ask("start", { runtime, threads, views }, (reason) => new TaskError(
       "RuntimeUnavailableError", `${TITLES[runtime]} cannot be started (${reason})`,
-      packages[PACKAGES[runtime]], "Run `msd doctor --install web`, or use a newer Chromium",
+      packages[PACKAGES[runtime]], "Run msd doctor --install web, or use a newer Chromium",
     ));
     await this.#page.findRenderer();
     const before = this.#page.memory("VmRSS");
