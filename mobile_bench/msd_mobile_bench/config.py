@@ -15,8 +15,8 @@ class BenchConfig:
         tuple[str, ...],
         Setting(
             "Runtimes that the variants are measured in, with commas: native (those of this"
-            " Python), arm64 (emulated), or the name of one, with :N for another number of"
-            " threads."
+            " Python), web (in Chromium), arm64 (emulated), or the name of one, with :N for"
+            " another number of threads."
         ),
         Option("--runtimes", default="native", metavar="NAME[:N],..."),
     ] = ("native",)

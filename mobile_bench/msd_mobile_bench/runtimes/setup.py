@@ -15,6 +15,7 @@ from msd_deploy.errors import ConfigError, RuntimeUnavailableError
 from msd_export.formats import FORMATS, Target, require_target
 from msd_export.predictors import UNTIMED_RUNTIMES, TorchPredictor, runtime_of
 from msd_mobile_bench.runtimes.arm64 import ARM64_RUNTIMES
+from msd_mobile_bench.runtimes.web import web_runtimes
 from msd_mobile_bench.variants import TORCH, Variant
 
 NEEDS_A_DEVICE = "latency needs a Mac or an iPhone"
@@ -175,7 +176,8 @@ def requested_runtimes(names: Sequence[str], threads: int) -> list[tuple[Runtime
     """Return the runtimes of some names, each with its number of threads.
 
     Args:
-        names: A group (native, arm64), the key of a runtime, or one of both with :N for N threads.
+        names: A group (native, web, arm64) or the key of a runtime, each with or without :N for N
+            threads.
         threads: For names without a number.
 
     Raises:
@@ -203,7 +205,7 @@ def requested_runtimes(names: Sequence[str], threads: int) -> list[tuple[Runtime
 
 def _groups() -> dict[str, tuple[Runtime, ...]]:
     """Return the runtimes by the name of their group."""
-    return {"native": python_runtimes(), "arm64": ARM64_RUNTIMES}
+    return {"native": python_runtimes(), "web": tuple(web_runtimes()), "arm64": ARM64_RUNTIMES}
 
 
 def _thread_count(name: str, number: str) -> int:

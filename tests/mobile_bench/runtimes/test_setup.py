@@ -37,7 +37,7 @@ def test_a_name_may_have_its_own_number_of_threads_and_counts_once() -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["tensorrt"], "unknown: tensorrt. Known: native, arm64, torch, onnxruntime"),
+        (["tensorrt"], "unknown: tensorrt. Known: native, web, arm64, torch, onnxruntime"),
         (["onnxruntime:0"], "number of threads from 1 to 256 after the colon: onnxruntime:0"),
         (["onnxruntime:"], "number of threads from 1 to 256 after the colon"),
         ([], "is empty"),
