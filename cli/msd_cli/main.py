@@ -16,6 +16,7 @@ from msd_cli.distill import distill
 from msd_cli.doctor import doctor
 from msd_cli.embedding.bundle import bundle
 from msd_cli.embedding.demo import demo
+from msd_cli.embedding.phone import phone
 from msd_cli.embedding.vectors import vectors
 from msd_cli.evaluate import evaluate
 from msd_cli.export import export
@@ -63,7 +64,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 _WORKFLOW = (distill, teacher, export, inspect, bench, report)
-_OTHERS = (compare, evaluate, calibrate, predict, demo, bundle, vectors, sign, push, doctor)
+_OTHERS = (compare, evaluate, calibrate, predict, demo, bundle, vectors, phone, sign, push, doctor)
 for command in _WORKFLOW + _OTHERS:
     app.command()(with_settings(command))
 

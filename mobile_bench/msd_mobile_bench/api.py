@@ -12,6 +12,8 @@ from msd_deploy.quiet import quiet_imports
 from msd_mobile_bench.config import BenchConfig
 
 if TYPE_CHECKING:
+    from msd_mobile_bench.phone.options import PhoneOptions
+    from msd_mobile_bench.phone.schema import PhoneBench
     from msd_mobile_bench.regression import Comparison
     from msd_mobile_bench.schema import Bench
 
@@ -93,3 +95,28 @@ def import_apps(
 
     folder = RunDirectory(Path(path_as_str(run, "run")))
     return add_apps(folder, [Path(path_as_str(file, "files")) for file in files], hooks)
+
+
+def bench_phone(
+    run: StrPath, options: "PhoneOptions", *, hooks: StageHooks | None = None
+) -> "PhoneBench":
+    """Measure a run's exports on an Android phone, and write reports/phone.json.
+
+    Args:
+        run: A finished run with exports.
+        options: The phone, the tools, and how often.
+        hooks: Progress callbacks.
+
+    Returns:
+        The content of phone.json; "rows" has one entry per export.
+
+    Raises:
+        ConfigError: No export has a tool, or an option does not fit the phone.
+        ArtifactError: The run is unfinished, a file is missing or altered, or a tool was not built
+            for the phone.
+        MsdError: adb or a phone is missing, the phone is hot, or a tool failed.
+    """
+    from msd_deploy.artifacts.run_directory import RunDirectory
+    from msd_mobile_bench.phone.measure import write_phone_bench
+
+    return write_phone_bench(RunDirectory(Path(path_as_str(run, "run"))), options, hooks)

@@ -187,6 +187,7 @@ WHY_SHORT = {
         )
     },
     "cli/msd_cli/embedding/bundle.py": COMMAND,
+    "cli/msd_cli/embedding/phone.py": COMMAND,
     "cli/msd_cli/embedding/vectors.py": COMMAND,
     "export/msd_export/config.py": SETTINGS,
     "export/msd_export/evaluate.py": "the work of one command and of tests, equal to export's",

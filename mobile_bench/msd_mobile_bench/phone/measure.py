@@ -9,10 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, cast
 
-from msd_deploy.artifacts.manifest import sha256_of_file, sha256_of_json, utc_now, write_text
+from msd_deploy import __version__
+from msd_deploy.artifacts.claim import claimed
+from msd_deploy.artifacts.manifest import (
+    SCHEMA_VERSION,
+    json_text,
+    sha256_of_file,
+    sha256_of_json,
+    utc_now,
+    write_text,
+)
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ConfigError, counted
 from msd_deploy.hooks import StageHooks
+from msd_deploy.run.record import read_finished_run
 from msd_deploy.views import View
 from msd_export.formats import Target
 from msd_mobile_bench.latency import describe, interleaved
@@ -30,11 +40,46 @@ from msd_mobile_bench.phone.options import (
     check_tool,
     files_of_tool,
 )
-from msd_mobile_bench.phone.schema import PhoneDevice, PhoneRow, RoundFigures, ViewLatency
-from msd_mobile_bench.variants import Variant
+from msd_mobile_bench.phone.schema import (
+    PhoneBench,
+    PhoneDevice,
+    PhoneRow,
+    RoundFigures,
+    ViewLatency,
+)
+from msd_mobile_bench.variants import Variant, find_variants
 
+RESULT_NAME = "phone.json"
 LOGS_NAME = "phone"
 """Folder in a run's reports: a folder for each measurement, with all that the tools printed."""
+
+
+def write_phone_bench(
+    run: RunDirectory, options: PhoneOptions, hooks: StageHooks | None = None
+) -> PhoneBench:
+    """Measure a run's exports on an Android phone, and write reports/phone.json.
+
+    Args:
+        run: A finished run.
+        options: The phone, the tools, and how often.
+        hooks: Progress.
+
+    Raises:
+        MsdError: As `measure_on_phone`; an earlier phone.json stays as it is.
+    """
+    hooks = hooks or StageHooks()
+    with claimed(run.root):
+        read_finished_run(run)
+        variants = find_variants(run, on_note=hooks.on_note)
+        result: PhoneBench = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "phone_bench",
+            "msd_deploy": __version__,
+            "run": run.root.resolve().name,
+            "rows": measure_on_phone(run, variants, options, hooks),
+        }
+        write_text(run.reports / RESULT_NAME, json_text(result, indent=2))
+    return result
 
 
 def measure_on_phone(

@@ -90,3 +90,13 @@ class PhoneRow(TypedDict):
     logs: list[str]
     pushed: dict[str, str]
     notes: list[str]
+
+
+class PhoneBench(TypedDict):
+    """reports/phone.json."""
+
+    schema_version: int
+    kind: str
+    msd_deploy: str
+    run: str
+    rows: list[PhoneRow]
