@@ -150,7 +150,10 @@ def prepare(work: Work) -> None:
     count = min(work.examples or len(labelled), len(labelled))
     chosen = labelled[np.linspace(0, len(labelled) - 1, count).astype(np.int64)]
     source = ExportSource(loaded, data, "", work.folder)
-    arrays = {f"calibration/{name}": value for name, value in source.calibration().items()}
+    calibration = source.calibration()
+    # The views in turn: where a tool's ranges are moving averages, the last examples decide.
+    turns = np.arange(len(calibration["image"])).reshape(len(View), -1).T.ravel()
+    arrays = {f"calibration/{name}": value[turns] for name, value in calibration.items()}
     predictor = TorchPredictor(loaded)
     for view in View:
         inputs = split.inputs(chosen, view)
