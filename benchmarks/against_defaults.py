@@ -333,23 +333,24 @@ def time_rows(work: Work, target: Target, rounds: int) -> None:
         predictor = open_predictor(target, work.path(row), threads=1)
         calls.append([predictor.prepare(example) for example in examples])
     medians: list[list[float]] = [[] for _ in rows]
+    least: list[list[float]] = [[] for _ in rows]
     control = []
     for order in interleaved(len(rows), rounds):
         control.append(float(np.median(time_control_kernel())))
         for index in order:
             each = calls[index]
             samples = time_calls(lambda number, each=each: each[number % len(each)](), _PLAN)
-            medians[index].append(float(np.median(samples)))
-    results = {
-        row.name: [round(value, 4) for value in values]
-        for row, values in zip(rows, medians, strict=True)
-    }
+            medians[index].append(round(float(np.median(samples)), 4))
+            least[index].append(round(min(samples), 4))
+    names = [row.name for row in rows]
     host = describe_host()
     write_json(
         latency_path(work.folder, target),
         {
             "rounds": rounds,
-            "p50_ms": results,
+            "p50_ms": dict(zip(names, medians, strict=True)),
+            # Of a busy machine, whose medians have the turns of other processes in them.
+            "least_ms": {name: min(values) for name, values in zip(names, least, strict=True)},
             "host_drift": host_drift(control),
             "load_average_1min": host["load_average_1min"],
             "measured_utc": utc_now(),
