@@ -289,7 +289,7 @@ def _logits(work: Work, row: Row, path: Path) -> LogitsByView:
 
 
 def _inputs(work: Work, part: str) -> ModelInputs:
-    with np.load(work.folder / DATA_NAME) as arrays:
+    with np.load(work.folder / DATA_NAME, allow_pickle=False) as arrays:
         names = [name for name in arrays.files if name.startswith(f"{part}/")]
         return {name.partition("/")[2]: arrays[name] for name in names}
 

@@ -110,7 +110,7 @@ def compare(folder: Path, targets: Sequence[Target]) -> dict[str, Any]:
         targets: Whose rows; a target without latencies was not timed.
     """
     facts = cast(dict[str, Any], read_json(folder / FACTS_NAME))
-    with np.load(folder / DATA_NAME) as arrays:
+    with np.load(folder / DATA_NAME, allow_pickle=False) as arrays:
         by_view = {view: arrays[f"logits/{view}"] for view in View}
         reference = Reference(facts["problem"], arrays["labels"], by_view)
     paths = {target: latency_path(folder, target) for target in targets}
@@ -166,7 +166,7 @@ def _logits_of_rows(folder: Path, targets: Sequence[Target]) -> dict[Row, Logits
     for row in rows_of(targets):
         path = result_path(folder, row)
         if read_json(path)["error"] is None:
-            with np.load(path.with_suffix(".npz")) as stored:
+            with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
                 logits[row] = {view: stored[view.value] for view in View}
     return logits
 
