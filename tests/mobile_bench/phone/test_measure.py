@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from msd_cli.main import app
 from msd_deploy.artifacts.manifest import json_text, sha256_of_file
 from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.config.setting import declarations
@@ -325,3 +327,22 @@ def test_each_target_has_its_tool(
     assert (distribution is not None) is has_samples
     assert any("its mean has the warm-up" in n for n in rows["executorch"]["notes"]) != has_samples
     assert files_on(adb) == []
+
+
+def test_the_command_writes_the_figures_and_keeps_them_when_it_fails(
+    install_phone: InstallPhone, run: RunDirectory, tools: dict[str, Path]
+) -> None:
+    adb = install_phone()
+    set_state(adb, "thermalservice", samples.THERMAL)
+    set_state(adb, "battery", samples.BATTERY)
+    line = ["phone", str(run.root), "--adb", str(adb), "--rounds", "2", "--samples", "3"]
+    options = [f"--{name.replace('_', '-')}={path}" for name, path in tools.items()]
+    answer = CliRunner().invoke(app, [*line, *options])
+    assert answer.exit_code == 0, answer.output
+    assert "student-onnx-fp32" in answer.output
+    written = (run.reports / "phone.json").read_bytes()
+    assert json.loads(written)["kind"] == "phone_bench"
+    answer = CliRunner().invoke(app, line)
+    assert answer.exit_code == 2
+    assert "no export can be measured on the phone" in " ".join(answer.output.split())
+    assert (run.reports / "phone.json").read_bytes() == written
