@@ -167,7 +167,9 @@ def _add_timing(row: Row, timing: Timing, config: BenchConfig) -> None:
     row["rss_before_load_bytes"] = timing.rss_before_load_bytes
     row["peak_rss_bytes"] = timing.peak_rss_bytes
     if timing.peak_rss_bytes is not None and timing.rss_before_load_bytes is not None:
-        row["peak_rss_increase_bytes"] = timing.peak_rss_bytes - timing.rss_before_load_bytes
+        increase = timing.peak_rss_bytes - timing.rss_before_load_bytes
+        # A browser's process may give back more than a small model takes.
+        row["peak_rss_increase_bytes"] = increase if increase >= 0 else None
 
 
 def _flags(timing: Timing, config: BenchConfig) -> list[str]:

@@ -330,5 +330,5 @@ def _throughput_text(row: Row) -> str:
 def _memory_text(row: Row) -> str:
     if row["peak_rss_bytes"] is None:
         return NOTHING
-    increase = bytes_text(row["peak_rss_increase_bytes"])
-    return f"{bytes_text(row['peak_rss_bytes'])} (+{increase})"
+    peak, increase = bytes_text(row["peak_rss_bytes"]), row["peak_rss_increase_bytes"]
+    return peak if increase is None else f"{peak} (+{bytes_text(increase)})"
