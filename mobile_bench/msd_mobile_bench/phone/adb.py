@@ -111,7 +111,7 @@ class Adb:
         token = f"msd-exit-{secrets.token_hex(4)}"
         line = f"sh -c {shlex.quote(script)} 2>&1; echo {token}=$?"
         answer = self._call("shell", line, seconds=seconds)
-        printed = answer.stdout.replace("\r\n", "\n")
+        printed = answer.stdout
         text, found, code = printed.rpartition(f"{token}=")
         if not found or not code.strip().isdigit():
             reason = _last_line(answer.stderr) or "adb gave no reason"
@@ -297,7 +297,7 @@ def _call(
             command,
             stdin=subprocess.DEVNULL,  # `adb shell` would read it
             capture_output=True,
-            encoding="utf-8",
+            encoding="utf-8",  # as text: \r\n, of phones before Android 7, becomes \n
             errors="replace",
             timeout=seconds,
             check=False,
