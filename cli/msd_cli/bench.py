@@ -1,7 +1,7 @@
 """`msd bench`: measure teacher and student in every variant."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from msd_cli.options import Given, JsonOption, OptionsOf, RunArgument
 from msd_cli.settings import usage_errors, with_given
 from msd_deploy.errors import ConfigError
 from msd_mobile_bench.config import THOROUGH, BenchConfig
+
+if TYPE_CHECKING:
+    from msd_mobile_bench.schema import Bench
 
 
 def bench(
@@ -86,15 +89,17 @@ def bench(
     """
     from msd_mobile_bench.api import bench as measure
     from msd_mobile_bench.api import import_apps
-    from msd_mobile_bench.regression import Comparison, Limits, worse
+    from msd_mobile_bench.regression import Comparison, Limits, doubts, worse
     from msd_mobile_bench.schema import FAILED
-    from msd_mobile_bench.tables import app_sentence, summary_table
+    from msd_mobile_bench.tables import app_sentence
 
     display = ProgressDisplay()
     start = THOROUGH if thorough else BenchConfig()
     config = with_given(start, given)
     slowdown = _fraction(max_slowdown)
     limits = Limits(max_slowdown=slowdown, max_drop=max_drop, any_host=any_host)
+    if any_host and against is None:
+        raise ConfigError("is of a comparison", where="--any-host", fix="Add --against FILE")
     if imports and (given or thorough or against):
         raise ConfigError(
             "measures nothing, so that no setting counts",
@@ -110,28 +115,38 @@ def bench(
                 result = measure(run, config=config, hooks=display.stages(), against=comparison)
     if as_json:
         print_json(result)
-        return
-    if imports:
+    elif imports:
         for each in result["apps"]:
             result_console().print(app_sentence(each), markup=False, highlight=False)
     else:
-        summary = summary_table(result)
-        columns = (name for names in summary.groups.values() for name in names)
-        table = new_table(summary.title, "variant", *columns)
-        for line in summary.lines:
-            table.add_row(line.name, *line.cells)
-        result_console().print(table)
-        for row in result["rows"]:
-            if row["note"] and row["status"] != "accuracy_only":
-                print_note(f"{row['key']}: {row['status'].replace('_', ' ')}. {row['note']}")
-    print_note(f"Wrote {run / 'reports' / 'bench.html'}. Open it in a browser.")
-    worsened = worse(result["against"]) if result["against"] else []
-    for sentence in worsened:
-        print_note(f"Worse than before: {sentence}")
-    if result["against"] and not worsened:
-        print_note(f"No row is worse than in {against}.")
+        _print_summary(result)
+    if not as_json:
+        print_note(f"Wrote {run / 'reports' / 'bench.html'}. Open it in a browser.")
+    if imports:
+        return
+    worsened: list[str] = []
+    if result["against"] is not None:
+        worsened = worse(result["against"])
+        found = [f"Worse than before: {sentence}" for sentence in worsened]
+        found = found or [f"No row is worse than in {against}."]
+        for sentence in doubts(result["against"]) + found:
+            print_note(sentence)
     if worsened or any(row["status"] in FAILED for row in result["rows"]):
         raise typer.Exit(3)
+
+
+def _print_summary(result: "Bench") -> None:
+    from msd_mobile_bench.tables import summary_table
+
+    summary = summary_table(result)
+    columns = (name for names in summary.groups.values() for name in names)
+    table = new_table(summary.title, "variant", *columns)
+    for line in summary.lines:
+        table.add_row(line.name, *line.cells)
+    result_console().print(table)
+    for row in result["rows"]:
+        if row["note"] and row["status"] not in ("measured", "accuracy_only"):
+            print_note(f"{row['key']}: {row['status'].replace('_', ' ')}. {row['note']}")
 
 
 def _fraction(percent: str) -> float:

@@ -105,7 +105,7 @@ def _install(runtime: Runtime, *, as_json: bool) -> None:
     if as_json:
         print_json({"installed": runtime, "folder": str(folder)})
         return
-    print_note(f"Installed in {folder}. Next: msd bench RUN")
+    print_note(f"Installed in {folder}. Next: msd bench RUN --runtimes native,{runtime}")
 
 
 def _arm64() -> dict[str, str | None]:

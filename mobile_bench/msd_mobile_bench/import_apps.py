@@ -51,7 +51,9 @@ def apps_of_before(run: RunDirectory, variants: list[Variant], hooks: StageHooks
     """Return the apps of an earlier benchmark whose model is still one of the run's exports."""
     try:
         apps = _read_bench(run)["apps"]
-    except ArtifactError:  # it is replaced, and had none that could be read
+    except ArtifactError as error:  # it is replaced
+        if (run.reports / JSON_NAME).is_file():
+            hooks.on_note(f"{error} Apps that were imported into it are to be imported again.")
         return []
     return _still_of(apps, variants, hooks)
 

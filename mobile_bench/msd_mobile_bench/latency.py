@@ -1,8 +1,8 @@
 """Time predictions: warm-up, samples, a control kernel, and the order of the rounds.
 
 "Benchmarks lie by order and heat": models are timed in interleaved turns, every other round in
-reverse order, and a fixed computation, which should always take the same time, is timed before each
-turn. Imports numpy and the standard library only, since every worker imports it.
+reverse order, and a fixed computation, which should always take the same time, is timed before and
+after each turn. Imports numpy and the standard library only, since every worker imports it.
 """
 
 import gc
@@ -35,7 +35,6 @@ class SamplingPlan:
         settle_seconds: Most seconds of warm-up while the calls still become faster or slower.
         seconds: Least seconds of samples.
         most_seconds: No sample begins after this many seconds, once there are five.
-        kept: Most samples that are returned, evenly spaced over all.
     """
 
     warm_up: int
@@ -44,7 +43,6 @@ class SamplingPlan:
     settle_seconds: float = 0.0
     seconds: float = 0.0
     most_seconds: float = float("inf")
-    kept: int | None = None
 
 
 def time_calls(call: Callable[[int], object], plan: SamplingPlan) -> list[float]:
@@ -108,9 +106,7 @@ def _samples(call: Callable[[int], object], plan: SamplingPlan, *, first: int) -
         end = time.perf_counter_ns()
         samples.append((end - start) / _NANOSECONDS_PER_MS)
         elapsed = (end - begin) / 1e9
-    if plan.kept is None or len(samples) <= plan.kept:
-        return samples
-    return [samples[at] for at in np.linspace(0, len(samples) - 1, plan.kept).astype(int)]
+    return samples
 
 
 def time_control_kernel() -> list[float]:
@@ -131,10 +127,15 @@ def interleaved(count: int, rounds: int) -> list[list[int]]:
     return [forwards[:: 1 if number % 2 == 0 else -1] for number in range(rounds)]
 
 
-def describe(rounds: Sequence[Sequence[float]]) -> Distribution:
-    """Summarize samples that were taken in rounds; the samples are kept.
+def describe(rounds: Sequence[Sequence[float]], *, kept: int | None = None) -> Distribution:
+    """Summarize samples that were taken in rounds.
 
     Percentiles interpolate linearly between samples (numpy's default) over all rounds.
+
+    Args:
+        rounds: Milliseconds.
+        kept: Most samples in the summary, evenly spaced over each round; None: all. What is
+            computed is of all samples in any case.
     """
     samples = np.concatenate([np.asarray(samples, np.float64) for samples in rounds])
     p50, p90, p95, p99 = np.percentile(samples, [50, 90, 95, 99])
@@ -150,7 +151,11 @@ def describe(rounds: Sequence[Sequence[float]]) -> Distribution:
         "mean": _rounded(samples.mean()),
         "std": _rounded(samples.std()),
         "p50_per_round": [_rounded(float(np.median(samples))) for samples in rounds],
-        "samples": [[_rounded(sample) for sample in samples] for samples in rounds],
+        "count": len(samples),
+        "samples": [
+            [_rounded(sample) for sample in _spaced(samples, kept and max(1, kept // len(rounds)))]
+            for samples in rounds
+        ],
     }
 
 
@@ -168,6 +173,13 @@ def _median_interval(rounds: Sequence[Sequence[float]]) -> tuple[float, float]:
         medians[at] = np.median(np.concatenate([random.choice(each, len(each)) for each in drawn]))
     low, high = np.percentile(medians, [2.5, 97.5])
     return float(low), float(high)
+
+
+def _spaced(samples: Sequence[float], count: int | None) -> Sequence[float]:
+    """Return at most as many samples, evenly spaced from the first to the last."""
+    if count is None or len(samples) <= count:
+        return samples
+    return [samples[at] for at in np.linspace(0, len(samples) - 1, count).astype(int)]
 
 
 def _thinned(samples: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,12 +10,11 @@ from msd_deploy.views import View
 from msd_export.predictors import UNTIMED_RUNTIMES
 from msd_mobile_bench.baselines.architectures import NOTE
 from msd_mobile_bench.config import BenchConfig
-from msd_mobile_bench.footprint import compressed_bytes
 from msd_mobile_bench.latency import describe
 from msd_mobile_bench.quality import Quality
 from msd_mobile_bench.runtimes.process import WorkerError
 from msd_mobile_bench.runtimes.setup import NEEDS_A_DEVICE, Setup
-from msd_mobile_bench.schema import FAILED, Control, Host, ModelRole, Ratios, Row, Status
+from msd_mobile_bench.schema import FAILED, Control, Host, Ratios, Row, Status
 from msd_mobile_bench.timing import CONTROL_BAND, Timing
 from msd_mobile_bench.variants import TORCH
 
@@ -54,8 +53,8 @@ def write_notes(
                 f"{sentence}: metrics and sizes are valid, latency and memory are omitted"
                 f" ({NEEDS_A_DEVICE})."
             )
-    if not any(row["model"] == "teacher" and row["target"] == "onnx" for row in rows):
-        notes.append("The teacher has no ONNX export: it is compared in PyTorch.")
+    if compared_pair(rows)[0]["target"] == TORCH:
+        notes.append("The teacher is compared in PyTorch: it was not measured in ONNX.")
     examples = min(row["scores"]["multimodal"]["examples"] for row in rows if row["scores"])
     if examples < _FEW_EXAMPLES:
         notes.append(f"Only {examples} test examples: the intervals of the metrics are wide.")
@@ -65,7 +64,9 @@ def write_notes(
 
 
 _MS_PER_SECOND = 1000.0
+_MOST_KEPT = 1000
 _COMPARED = (("onnx", "fp32"), (TORCH, "fp32"))
+_NATIVE = ("onnxruntime", TORCH)
 
 
 def make_row(
@@ -74,6 +75,8 @@ def make_row(
     timing: Timing | None,
     quality: Quality | MsdError | None,
     config: BenchConfig,
+    *,
+    size_compressed_bytes: int,
 ) -> Row:
     """Return the row of one setup.
 
@@ -83,6 +86,7 @@ def make_row(
         timing: None: it has no latency that counts.
         quality: Of its predictions, or why there are none; None: they are not evaluated.
         config: How it was measured.
+        size_compressed_bytes: Of the model's file in a zip file.
     """
     variant = setup.variant
     row: Row = {
@@ -98,7 +102,7 @@ def make_row(
         "path": "" if variant.baseline else variant.folder.relative_to(run.root).as_posix(),
         "digest": variant.digest,
         "size_bytes": variant.size_bytes,
-        "size_compressed_bytes": compressed_bytes(variant.weights_path),
+        "size_compressed_bytes": size_compressed_bytes,
         "parameters": variant.parameters,
         "load_time_ms": None,
         "first_ms": None,
@@ -151,7 +155,7 @@ def _note(setup: Setup, timing: Timing | None, quality: Quality | MsdError | Non
 
 def _add_timing(row: Row, timing: Timing, config: BenchConfig) -> None:
     seconds = float(np.median(timing.batches)) / _MS_PER_SECOND
-    latency = describe(timing.latency[View.MULTIMODAL])
+    latency = describe(timing.latency[View.MULTIMODAL], kept=_MOST_KEPT)
     row["load_time_ms"] = timing.load_time_ms
     row["first_ms"] = round(timing.first_ms, 4)
     row["latency_ms"] = latency
@@ -159,7 +163,8 @@ def _add_timing(row: Row, timing: Timing, config: BenchConfig) -> None:
     row["repeated_turns"] = timing.repeats
     row["flags"] = _flags(timing, config)
     row["single_view_latency_ms"] = {
-        view.value: describe(timing.latency[view]) for view in (View.IMAGE, View.TEXT)
+        view.value: describe(timing.latency[view], kept=_MOST_KEPT)
+        for view in (View.IMAGE, View.TEXT)
     }
     row["throughput_per_second"] = round(timing.batch_size / seconds, 2)
     row["throughput_batch_size"] = timing.batch_size
@@ -186,19 +191,26 @@ def _flags(timing: Timing, config: BenchConfig) -> list[str]:
 
 
 def ratios_of(rows: Sequence[Row]) -> Ratios:
-    """Divide the student by the teacher in the same variant: ONNX float32, else PyTorch."""
-    by_variant: dict[tuple[str, str, str], Row] = {}
-    for row in rows:
-        if row["scores"]:  # the first of several runtimes is that of this machine
-            by_variant.setdefault((row["model"], row["target"], row["precision"]), row)
-    for variant in _COMPARED:
-        teacher, student = (by_variant.get((who, *variant)) for who in _MODEL_ROLES)
-        if teacher is not None and student is not None:
-            return _ratios(teacher, student)
+    """Divide the student by the teacher in the same variant; see `compared_pair`."""
+    return _ratios(*compared_pair(rows))
+
+
+def compared_pair(rows: Sequence[Row]) -> tuple[Row, Row]:
+    """Return teacher and student in the same variant, runtime and number of threads.
+
+    ONNX float32 where both have a latency, else PyTorch; of several runtimes the native one.
+    """
+    scored = [row for row in rows if row["scores"]]
+    for target, precision in _COMPARED:
+        of_variant = [r for r in scored if (r["target"], r["precision"]) == (target, precision)]
+        of_variant.sort(key=lambda row: row["runtime_key"] not in _NATIVE)
+        for teacher in (row for row in of_variant if row["model"] == "teacher"):
+            for student in (row for row in of_variant if row["model"] == "student"):
+                same = ("runtime_key", "threads")
+                is_same = all(teacher[key] == student[key] for key in same)  # type: ignore[literal-required]
+                if is_same and teacher["latency_ms"] and student["latency_ms"]:
+                    return teacher, student
     raise AssertionError("a benchmark without both PyTorch rows is not written")
-
-
-_MODEL_ROLES: tuple[ModelRole, ModelRole] = ("teacher", "student")
 
 
 def _ratios(teacher: Row, student: Row) -> Ratios:

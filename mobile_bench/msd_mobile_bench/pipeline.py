@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -23,7 +24,7 @@ from msd_deploy.data.prepared import PreparedData
 from msd_deploy.data.preprocess import Preprocessor
 from msd_deploy.data.readers.spec import name_of_spec
 from msd_deploy.distillation.teacher_cache import TeacherPredictions, read_predictions
-from msd_deploy.errors import ArtifactError, MsdError
+from msd_deploy.errors import ArtifactError, ConfigError, MsdError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.metrics import LogitsByView, metric_name
 from msd_deploy.models.folders import read_labels, read_operating_point
@@ -37,9 +38,10 @@ from msd_deploy.run.record import (
 )
 from msd_deploy.views import View
 from msd_export.pipeline import export_teacher_reference
-from msd_mobile_bench.baselines.architectures import baseline_named, timed_inputs
-from msd_mobile_bench.baselines.exports import build_baseline
+from msd_mobile_bench.baselines.architectures import Baseline, baseline_named, timed_inputs
+from msd_mobile_bench.baselines.exports import BuiltBaseline, build_baseline
 from msd_mobile_bench.config import BenchConfig
+from msd_mobile_bench.footprint import compressed_bytes
 from msd_mobile_bench.host import describe_host
 from msd_mobile_bench.import_apps import apps_of_before
 from msd_mobile_bench.make_rows import make_row, ratios_of, write_notes
@@ -47,7 +49,7 @@ from msd_mobile_bench.quality import SPLIT, Quality, evaluate, predict_setups
 from msd_mobile_bench.regression import Comparison, compare
 from msd_mobile_bench.report import write_reports
 from msd_mobile_bench.runtimes.process import ModelWorker, control_worker
-from msd_mobile_bench.runtimes.setup import Setup, requested_runtimes, setups_of
+from msd_mobile_bench.runtimes.setup import Runtime, Setup, requested_runtimes, setups_of
 from msd_mobile_bench.runtimes.worker import save_arrays
 from msd_mobile_bench.schema import BENCH_SCHEMA_VERSION, Bench, DataFacts, ModelRole, Row
 from msd_mobile_bench.timing import Timing, count_turns, measure_timing, summarize_control
@@ -94,7 +96,7 @@ def run_bench(
     """
     config, hooks = config or BenchConfig(), hooks or StageHooks()
     runtimes = requested_runtimes(config.runtimes, config.threads)
-    baselines = [baseline_named(name) for name in config.baselines]
+    baselines = _requested_baselines(config, runtimes)
     with claimed(run.root):
         record, host = read_finished_run(run), describe_host()
         earlier = None if against is None else against.read(host)
@@ -108,9 +110,12 @@ def run_bench(
             export = export_teacher_reference(run, data["teacher"], teacher.manifest, hooks=hooks)
             if export is not None:
                 variants.insert(1, exported_variant("teacher", export, teacher.manifest))
-        classes = len(data["student"].info.labels)
-        built = [build_baseline(each, classes=classes, hooks=hooks) for each in baselines]
-        with tempfile.TemporaryDirectory(prefix="msd-bench-") as scratch, ExitStack() as stack:
+        built = _built(baselines, len(data["student"].info.labels), hooks)
+        with (
+            # A browser may still be writing its profile when it is removed.
+            tempfile.TemporaryDirectory(prefix="msd-bench-", ignore_cleanup_errors=True) as scratch,
+            ExitStack() as stack,
+        ):
             setups = setups_of([*variants, *map(baseline_variant, built)], runtimes)
             setups = [each for each in setups if each.is_timed or not each.variant.baseline]
             workers = _prepare_workers(setups, data, config, Path(scratch), stack)
@@ -118,8 +123,16 @@ def run_bench(
             points = _operating_points(run, data["student"])
             qualities = _evaluate(workers, timings, data, run, config, hooks, points)
         timed = {key: each for key, each in timings.items() if isinstance(each, Timing)}
+        compressed = cache(compressed_bytes)
         rows = [
-            make_row(run, setup, timed.get(setup.key), quality, config)
+            make_row(
+                run,
+                setup,
+                timed.get(setup.key),
+                quality,
+                config,
+                size_compressed_bytes=compressed(setup.variant.weights_path),
+            )
             for setup, quality in zip(setups, qualities, strict=True)
         ]
         control = summarize_control(list(timed.values()))
@@ -150,6 +163,36 @@ def run_bench(
             bench["against"] = compare(earlier, bench, against.limits)
         write_reports(run.reports, bench)
         return cast(Json, bench)
+
+
+def _requested_baselines(
+    config: BenchConfig, runtimes: Sequence[tuple[Runtime, int]]
+) -> list[Baseline]:
+    """Return the baselines to measure, each once.
+
+    Raises:
+        ConfigError: One is unknown, or no runtime measures them.
+    """
+    baselines = [baseline_named(name) for name in dict.fromkeys(config.baselines)]
+    timed = [each for each, _ in runtimes if each.runs("onnx") and "latency" in each.measures]
+    if baselines and not timed:
+        raise ConfigError(
+            "are files for ONNX Runtime, and no runtime that times these is requested",
+            where="baselines",
+            fix="Add onnxruntime to --runtimes",
+        )
+    return baselines
+
+
+def _built(baselines: Sequence[Baseline], classes: int, hooks: StageHooks) -> list[BuiltBaseline]:
+    """Return the baselines that can be built; a note names the others."""
+    built = []
+    for baseline in baselines:
+        try:
+            built.append(build_baseline(baseline, classes=classes, hooks=hooks))
+        except MsdError as error:
+            hooks.on_note(f"{baseline.name} is not measured: {error}")
+    return built
 
 
 def command_line(run: RunDirectory, config: BenchConfig) -> str:

@@ -84,6 +84,7 @@ def read_bench(path: Path) -> Bench:
     return cast(Bench, bench)
 
 
+_SUCCEEDED = ("measured", "accuracy_only")
 _READ = ("key", "model", "status", "latency_ms", "relative_p50", "scores")
 
 
@@ -94,7 +95,7 @@ def compare(old: Bench, new: Bench, limits: Limits) -> Against:
     changes = [
         _change(before, now.get(before["key"]), limits, has_same_data)
         for before in old["rows"]
-        if before["scores"] or before["model"] == "baseline"
+        if before["status"] in _SUCCEEDED
     ]
     return {
         "created_utc": old["created_utc"],
@@ -113,7 +114,7 @@ def _change(before: Row, after: Row | None, limits: Limits, has_same_data: bool)
         "drops": {},
         "reasons": [],
     }
-    if after is None or after["status"] not in ("measured", "accuracy_only"):
+    if after is None or after["status"] not in _SUCCEEDED:
         what = "is not there any more" if after is None else after["status"].replace("_", " ")
         change["reasons"].append(what)
         return change
@@ -168,3 +169,10 @@ def worse(against: Against) -> list[str]:
         for change in against["changes"]
         if change["reasons"]
     ]
+
+
+def doubts(against: Against) -> list[str]:
+    """Return what was not compared, a sentence each."""
+    if against["has_same_data"]:
+        return []
+    return ["Accuracy was not compared: it was measured on other examples before."]

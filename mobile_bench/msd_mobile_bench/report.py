@@ -13,9 +13,11 @@ from msd_deploy.pages.page import Table, render_page
 from msd_deploy.pages.svg import Canvas
 from msd_mobile_bench.app_benchmark import app_notes
 from msd_mobile_bench.chart import Point, draw_chart
+from msd_mobile_bench.regression import doubts
 from msd_mobile_bench.schema import Bench, Row
 from msd_mobile_bench.summary import summarize
 from msd_mobile_bench.tables import (
+    USUAL_RUNTIMES,
     against_table,
     app_table,
     app_title,
@@ -24,6 +26,7 @@ from msd_mobile_bench.tables import (
     headline,
     latency_table,
     quality_table,
+    row_title,
     short_title,
     speed_table,
     variant_title,
@@ -75,8 +78,9 @@ def _tables(bench: Bench) -> list[Table]:
 
 def _notes(bench: Bench) -> list[str]:
     """Return the notes on the measurement, and on those of apps."""
-    doubts = [(app_title(app), app_notes(app)) for app in bench["apps"]]
-    return bench["notes"] + [f"{app}: {'; '.join(found)}." for app, found in doubts if found]
+    doubted = [(app_title(app), app_notes(app)) for app in bench["apps"]]
+    notes = bench["notes"] + [f"{app}: {'; '.join(found)}." for app, found in doubted if found]
+    return notes if bench["against"] is None else notes + doubts(bench["against"])
 
 
 def _markdown_table(table: Table) -> str:
@@ -113,7 +117,7 @@ def render_html(bench: Bench) -> str:
         compared=_compared_variant(bench),
         tiles=headline(bench),
         charts=charts,
-        untimed=[short_title(row) for row in bench["rows"] if row["latency_ms"] is None],
+        untimed=[row_title(row) for row in bench["rows"] if row["latency_ms"] is None],
         tables=_tables(bench),
         method=method_sentences(bench),
         host=host_facts(bench),
@@ -158,8 +162,8 @@ def method_sentences(bench: Bench) -> list[str]:
         f" {config['runs']} samples and {config['seconds']} s (at most {config['most_seconds']} s),"
         " of different test examples. In the same turn each modality alone is measured, for a third"
         " of the time, through the entry point that an app would call. Percentiles are over the"
-        " samples of all rounds; bench.json has up to 1,000 of them, evenly spaced. The interval of"
-        " p50 is a 95 % bootstrap interval over rounds and samples.",
+        " samples of all rounds, of which bench.json has up to 1,000, evenly spaced. The interval"
+        " of p50 is a 95 % bootstrap interval over rounds and samples.",
         f"A control kernel ({control['kernel']}) is timed before and after each turn, in a process"
         f" of its own: median per round {medians} ms, slowest / fastest turn"
         f" {control['host_drift']:.2f}. Turns in which it is more than 10 % slower than at its"
@@ -192,8 +196,10 @@ _PROCESSES: Mapping[str, str] = {
 
 def _processes(bench: Bench) -> str:
     """Return the runtimes of the measured variants."""
-    targets = {row["target"] for row in bench["rows"]}
-    return ", ".join(process for target, process in _PROCESSES.items() if target in targets)
+    native = {row["target"] for row in bench["rows"] if row["runtime"] in USUAL_RUNTIMES}
+    processes = [process for target, process in _PROCESSES.items() if target in native]
+    others = {row["runtime"] for row in bench["rows"]} - USUAL_RUNTIMES
+    return ", ".join([*processes, *(f"others in {runtime}" for runtime in sorted(others))])
 
 
 def host_facts(bench: Bench) -> list[tuple[str, str]]:

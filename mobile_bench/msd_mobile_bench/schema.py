@@ -22,11 +22,12 @@ BENCH_SCHEMA_VERSION = 2
 
 
 class Distribution(TypedDict):
-    """Milliseconds, over the samples of all rounds, and the samples of each.
+    """Milliseconds, over the samples of all rounds, `count` of them, and some samples of each.
 
     p50_interval is a 95 % bootstrap interval over rounds and samples.
     """
 
+    count: int
     p50: float
     p50_interval: list[float]
     p90: float

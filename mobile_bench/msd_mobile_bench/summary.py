@@ -6,8 +6,9 @@ A difference is stated only beyond its interval; within it, two latencies are "a
 from collections.abc import Iterator
 
 from msd_deploy.pages.formatting import VIEW_NAMES
+from msd_mobile_bench.make_rows import compared_pair
 from msd_mobile_bench.schema import FAILED, Bench, Row
-from msd_mobile_bench.tables import baseline_name, compared_rows, row_title, short_title
+from msd_mobile_bench.tables import baseline_name, row_title, short_title
 
 _FLOAT = ("fp32", "fp16")
 _FEW_POINTS = 0.05
@@ -25,7 +26,7 @@ def summarize(bench: Bench) -> list[str]:
 
 
 def _of_the_student(bench: Bench) -> Iterator[str]:
-    teacher, student = compared_rows(bench)
+    teacher, student = compared_pair(bench["rows"])
     compared = _compared(student, teacher, "the teacher", bench)
     yield f"In {short_title(student)} the student {compared}."
 
@@ -39,10 +40,10 @@ def _of_baselines(bench: Bench) -> Iterator[str]:
             same = ("target", "runtime_key", "threads")
             is_same = all(row[key] == base[key] for key in same)  # type: ignore[literal-required]
             if is_same and row["latency_ms"] is not None:
-                size = base["size_bytes"] / row["size_bytes"]
+                size = f"{100 * row['size_bytes'] / base['size_bytes']:.3g} %"
                 yield (
                     f"The student in {short_title(row)} {_speed(row, base)} {baseline_name(base)}"
-                    f" in {short_title(base)}, and {size:.3g} times smaller."
+                    f" in {short_title(base)}, and has {size} of its size."
                 )
 
 
@@ -92,8 +93,12 @@ def _speed(row: Row, base: Row) -> str | None:
     if low <= other_high and other_low <= high:
         return "is about as fast as"
     if latency["p50"] < other["p50"]:
-        return f"is {other['p50'] / latency['p50']:.2g} times as fast as"
-    return f"takes {latency['p50'] / other['p50']:.2g} times as long as"
+        return f"is {_times(other['p50'] / latency['p50'])} times as fast as"
+    return f"takes {_times(latency['p50'] / other['p50'])} times as long as"
+
+
+def _times(factor: float) -> str:
+    return f"{factor:,.0f}" if factor >= 10 else f"{factor:.2g}"
 
 
 def _points(row: Row, base: Row, bench: Bench) -> str:

@@ -18,6 +18,7 @@ from msd_deploy.pages.formatting import (
 from msd_deploy.pages.page import Line, Table, Tile
 from msd_export.formats import FORMATS
 from msd_export.predictors import UNTIMED_RUNTIMES, TorchPredictor
+from msd_mobile_bench.make_rows import compared_pair
 from msd_mobile_bench.schema import Against, AppRow, Bench, Change, Distribution, Row
 
 _TARGET_NAMES: Mapping[str, str] = {
@@ -26,9 +27,10 @@ _TARGET_NAMES: Mapping[str, str] = {
 }
 
 Cell = Callable[[Row], str]
-_USUAL_RUNTIMES = frozenset(
+USUAL_RUNTIMES = frozenset(
     {TorchPredictor.runtime, *(entry.runtime for entry in FORMATS.values()), *UNTIMED_RUNTIMES}
 )
+"""Those that a row's title leaves out."""
 _Percentile = Literal["p50", "p90", "p99"]
 _LONGEST_SYSTEM = 40
 _SHOWN_PERCENTILES: tuple[_Percentile, ...] = ("p50", "p90")
@@ -45,7 +47,7 @@ def short_title(row: Row) -> str:
     The runtime is left out where the format has one of its own and it is that.
     """
     title = variant_title(row)
-    if row["runtime"] not in _USUAL_RUNTIMES:
+    if row["runtime"] not in USUAL_RUNTIMES:
         title += f", {row['runtime']}"
     return title if row["threads"] == 1 else f"{title}, {row['threads']} threads"
 
@@ -259,24 +261,9 @@ def _table(
     return Table(title, "Variant", notes, groups, tuple(lines))
 
 
-def compared_rows(bench: Bench) -> tuple[Row, Row]:
-    """Return teacher and student in the same variant, of which the ratios are."""
-    target, precision = bench["ratios"]["form"].split("-")
-    teacher, student = (
-        next(
-            row
-            for row in bench["rows"]
-            if (row["model"], row["target"], row["precision"]) == (who, target, precision)
-            and row["scores"]
-        )
-        for who in ("teacher", "student")
-    )
-    return teacher, student
-
-
 def headline(bench: Bench) -> list[Tile]:
     """Return the student's share of the teacher's metric, latency, size and parameters."""
-    teacher, student = compared_rows(bench)
+    teacher, student = compared_pair(bench["rows"])
     ratios = bench["ratios"]
 
     def tile(name: str, share: float | None, text: Callable[[Row], str]) -> Tile:
@@ -305,7 +292,7 @@ def _median_text(row: Row) -> str:
     latency = row["latency_ms"]
     if latency is None:
         return NOTHING
-    low, high = (f"{end:.3g}" for end in latency["p50_interval"])
+    low, high = (milliseconds_text(end).removesuffix(" ms") for end in latency["p50_interval"])
     return f"{milliseconds_text(latency['p50'])} ({low} to {high})"
 
 

@@ -15,14 +15,13 @@ from msd_deploy.errors import MsdError
 from msd_deploy.views import View
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.latency import CONTROL_KERNEL, SamplingPlan, host_drift, interleaved
-from msd_mobile_bench.runtimes.process import ModelWorker, WorkerProcess
+from msd_mobile_bench.runtimes.process import ModelWorker, WorkerError, WorkerProcess
 from msd_mobile_bench.schema import Control
 
 CONTROL_BAND = 1.1
 """A turn is measured again if the control kernel took longer than this times its fastest."""
 _MOST_REPEATS = 2
 _THROUGHPUT_ROUNDS = 2
-_MOST_KEPT = 1000
 _SINGLE_VIEW_SHARE = 1 / 3
 Milliseconds = list[float]
 
@@ -94,6 +93,9 @@ def measure_timing(
 
     Returns:
         The timing of each worker, or why there is none.
+
+    Raises:
+        ControlError: The control kernel cannot be timed.
     """
     control.start()
     turns = _Turns(workers, control, config, on_turn)
@@ -110,6 +112,10 @@ def measure_timing(
         for index in order:
             turns.take(index, turns.sample_batches)
     return turns.results
+
+
+class ControlError(MsdError):
+    """The process of the control kernel died or did not answer."""
 
 
 class _Turns:
@@ -146,6 +152,8 @@ class _Turns:
             return
         try:
             step(self._workers[index], timing)
+        except ControlError:  # no fault of this model, and nothing can be timed without it
+            raise
         except MsdError as error:
             self.results[index] = error
             self._workers[index].kill()
@@ -159,13 +167,20 @@ class _Turns:
 
     def sample(self, worker: ModelWorker, timing: Timing) -> None:
         before = self._time_control()
-        answer = worker.request("latency", plans=self._plans)
+        planned = sum(
+            plan["warm_up_seconds"] + plan["settle_seconds"] + plan["most_seconds"]
+            for plan in self._plans.values()
+        )
+        answer = worker.request("latency", planned_seconds=planned, plans=self._plans)
         timing.control.append([before, self._time_control()])
         for view, samples in cast(dict[str, Milliseconds], answer["latency_ms"]).items():
             timing.latency[View(view)].append(samples)
 
     def _time_control(self) -> Milliseconds:
-        return cast(Milliseconds, self._control.request("control")["control_ms"])
+        try:
+            return cast(Milliseconds, self._control.request("control")["control_ms"])
+        except WorkerError as error:
+            raise ControlError(error.what, where=error.where, fix=error.fix) from error
 
     def repeat_unsteady(self, number: int) -> None:
         """Measure the turns of a round again that the machine was slow in, twice at most."""
@@ -220,7 +235,6 @@ def _plan(view: View, config: BenchConfig, *, wakes: bool) -> SamplingPlan:
         runs=-(-config.runs // config.rounds),
         seconds=share * config.seconds / config.rounds,
         most_seconds=config.most_seconds / config.rounds,
-        kept=max(1, _MOST_KEPT // config.rounds),
     )
 
 

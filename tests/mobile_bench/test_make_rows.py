@@ -1,8 +1,8 @@
 import pytest
 
 from msd_mobile_bench.config import BenchConfig
-from msd_mobile_bench.make_rows import ratios_of, write_notes
-from msd_mobile_bench.schema import Bench
+from msd_mobile_bench.make_rows import compared_pair, ratios_of, write_notes
+from msd_mobile_bench.schema import Bench, Row
 
 
 def _notes(bench: Bench, config: BenchConfig | None = None) -> str:
@@ -49,9 +49,20 @@ def test_without_the_teachers_export_pytorch_is_compared(example_bench: Bench) -
     example_bench["rows"][0]["target"] = "torch"
     example_bench["rows"][2] |= {"target": "torch", "precision": "fp32"}
     assert ratios_of(example_bench["rows"])["form"] == "torch-fp32"
-    assert "The teacher has no ONNX export" in _notes(example_bench)
+    assert "The teacher is compared in PyTorch" in _notes(example_bench)
 
 
 def test_unknown_parameters_make_no_ratio(example_bench: Bench) -> None:
     example_bench["rows"][0]["parameters"] = None
     assert ratios_of(example_bench["rows"])["parameters"] is None
+
+
+def test_teacher_and_student_are_compared_in_one_runtime(example_bench: Bench) -> None:
+    rows = example_bench["rows"]
+    teacher, student = rows[0], rows[1]
+    web: Row = {**student, "key": "web", "runtime_key": "onnxruntime-web"}
+    assert compared_pair([web, teacher, student]) == (teacher, student)
+    torch: list[Row] = [
+        {**row, "target": "torch", "runtime_key": "torch"} for row in (teacher, student)
+    ]
+    assert compared_pair([*torch, teacher, web]) == tuple(torch)

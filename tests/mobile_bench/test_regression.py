@@ -2,11 +2,15 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from msd_cli.main import app
 from msd_deploy.artifacts.manifest import write_json
+from msd_deploy.artifacts.run_directory import RunDirectory
 from msd_deploy.errors import ArtifactError, ConfigError
 from msd_mobile_bench.regression import Comparison, Limits, compare, read_bench, worse
 from msd_mobile_bench.report import render_html, render_markdown
@@ -110,6 +114,42 @@ def test_what_is_not_a_benchmark_is_refused(tmp_path: Path, content: str, messag
     (tmp_path / "bench.json").write_text(content)
     with pytest.raises(ArtifactError, match=message):
         read_bench(tmp_path / "bench.json")
+
+
+def test_a_row_that_failed_before_too_is_not_worse(example_bench: Bench) -> None:
+    row = example_bench["rows"][2]
+    row.update(status="crashed", scores={}, model="baseline", relative_p50=None)
+    assert worse(compare(example_bench, copy.deepcopy(example_bench), Limits())) == []
+
+
+@pytest.mark.slow
+def test_the_command_ends_with_3_if_a_row_is_worse(
+    untrained_run: RunDirectory, tmp_path: Path
+) -> None:
+    run = RunDirectory(Path(shutil.copytree(untrained_run.root, tmp_path / "run")))
+    few = ["--rounds", "1", "--runs", "5", "--seconds", "0", "--batches", "1", "--examples", "20"]
+    line = ["bench", str(run.root), *few]
+    assert CliRunner().invoke(app, line).exit_code == 0
+    before = json.loads((run.reports / "bench.json").read_text())
+    old = tmp_path / "old.json"
+    write_json(old, before)
+    within = ["--against", str(old), "--max-slowdown", "1000%"]
+    answer = CliRunner().invoke(app, [*line, *within])
+    assert answer.exit_code == 0, answer.output
+    assert "No row is worse than in" in answer.output
+    for row in before["rows"]:
+        row["scores"]["text"]["value"] = 1.0
+    write_json(old, before)
+    answer = CliRunner().invoke(app, [*line, *within, "--json"])
+    assert answer.exit_code == 3
+    assert json.loads(answer.stdout)["against"]["changes"][0]["reasons"]
+
+
+def test_a_limit_that_is_no_percentage_is_refused(tmp_path: Path) -> None:
+    line = ["bench", str(tmp_path), "--max-slowdown", "fast"]
+    answer = CliRunner().invoke(app, line)
+    assert answer.exit_code == 2
+    assert "is not a percentage" in " ".join(answer.output.split())
 
 
 def test_the_reports_show_what_changed(example_bench: Bench) -> None:

@@ -38,3 +38,11 @@ def test_failures_are_named_in_both_reports(example_bench: Bench) -> None:
     assert summarize(example_bench)[-1] == "Failed: Student, Core ML fp16."
     assert "- Failed: Student, Core ML fp16." in render_markdown(example_bench)
     assert "Failed: Student, Core ML fp16." in render_html(example_bench)
+
+
+def test_large_factors_are_written_in_full(example_bench: Bench) -> None:
+    teacher = example_bench["rows"][0]
+    assert teacher["latency_ms"] is not None
+    teacher["latency_ms"]["p50"] = 405.0
+    teacher["latency_ms"]["p50_interval"] = [400.0, 410.0]
+    assert "is 1,500 times as fast as the teacher" in summarize(example_bench)[0]

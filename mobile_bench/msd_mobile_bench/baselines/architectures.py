@@ -54,7 +54,7 @@ class Baseline:
     """A published architecture as a classifier of image and text.
 
     Attributes:
-        name: As `--baseline` takes it.
+        name: As `--baselines` takes it.
         title: For people.
         family: A key of `msd_deploy.models.configs.FAMILIES`.
         backbone: Configuration of the family's own model, in the words of transformers.
@@ -324,7 +324,7 @@ def baseline_named(name: str) -> Baseline:
     if name not in BASELINES:
         raise ConfigError(
             f"unknown architecture {name!r}",
-            where="baseline",
+            where="baselines",
             fix=f"Use one of {', '.join(BASELINES)}",
         )
     return BASELINES[name]

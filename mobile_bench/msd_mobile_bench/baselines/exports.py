@@ -150,17 +150,17 @@ def _check_request(baseline: Baseline, form: str, classes: int) -> None:
     if form not in get_args(Form):
         raise ConfigError(
             f"no baseline is built as {form!r}",
-            where="baseline",
+            where="baselines",
             fix=f"Use one of {', '.join(get_args(Form))}",
         )
     if form == "torch-fp32" and baseline.fastvit is not None:
         raise ConfigError(
             f"{baseline.title} is built for ONNX Runtime alone: no teacher has its image tower",
-            where="baseline",
+            where="baselines",
             fix="Use another form",
         )
     if classes < 1:
-        raise ConfigError(f"must have 1 class or more, not {classes}", where="baseline")
+        raise ConfigError(f"must have 1 class or more, not {classes}", where="baselines")
 
 
 def _facts(baseline: Baseline, classes: int, form: Form) -> Json:

@@ -24,6 +24,9 @@ from msd_export.signature import ModelInputs
 from msd_mobile_bench.runtimes.setup import PYTHON_WORKER, Setup, worker_environment
 from msd_mobile_bench.runtimes.worker import load_arrays, save_arrays
 
+_CHECK = "Check the free memory, and the runtime with `msd doctor`"
+_ENDING_SECONDS = 10.0
+
 
 class WorkerError(MsdError):
     """A worker process died, or did not answer within its time limit.
@@ -81,9 +84,14 @@ class WorkerProcess:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.kill()
         if self._process is None:
             return
+        if kind is None and not self._is_killed and self._process.stdin is not None:
+            # It ends by itself, and removes what it has written, as a browser's profile.
+            with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):
+                self._process.stdin.close()
+                self._process.wait(timeout=_ENDING_SECONDS)
+        self.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(BrokenPipeError):  # a request that nobody read
@@ -119,14 +127,20 @@ class WorkerProcess:
     def kill(self) -> None:
         """End the process, and what it has started, at once; waiting for its answer is an error."""
         self._is_killed = True
-        if self._process is not None and self._process.poll() is None:
+        # Also of a process that has died by itself: those that it has started may live on.
+        if self._process is not None and self._process.returncode is None:
             end_session(self._process)
 
-    def request(self, task: str, **arguments: object) -> Json:
+    def request(self, task: str, *, planned_seconds: float = 0.0, **arguments: object) -> Json:
         """Run a task in the worker and return its answer; threads take turns.
 
+        Args:
+            task: Its name.
+            planned_seconds: How long it is meant to take, beyond the time limit.
+            arguments: Of the task.
+
         Raises:
-            WorkerError: The process died, or did not answer in time.
+            WorkerError: The process died, did not answer in time, or gave no answer.
             MsdError: What the worker raised.
         """
         process = self._process
@@ -134,9 +148,11 @@ class WorkerProcess:
         assert process.stdin is not None  # both are pipes
         assert process.stdout is not None
         with self._lock:
+            if self._is_late:
+                raise self._death(task, 0)
             if self._is_killed:
                 raise WorkerError("was stopped", where=self._where)
-            timer = threading.Timer(self._timeout, self._end_late)
+            timer = threading.Timer(self._timeout + planned_seconds, self._end_late)
             timer.start()
             try:
                 process.stdin.write(json.dumps({"task": task, **arguments}) + "\n")
@@ -144,14 +160,32 @@ class WorkerProcess:
                 line = process.stdout.readline()
             except BrokenPipeError:
                 line = ""
+            except UnicodeDecodeError:
+                line = "not UTF-8"
             finally:
                 timer.cancel()
         if not line:
-            raise self._death(task, process.wait())
-        answer = cast(Json, json.loads(line))
+            raise self._death(task, self._wait())
+        try:
+            answer = json.loads(line)
+        except ValueError as error:
+            what = f"answered {task!r} with {line[:80]!r}, which is not JSON"
+            raise WorkerError(what, where=self._where, fix=_CHECK) from error
+        if not isinstance(answer, dict):
+            what = f"answered {task!r} with {line[:80]!r}, which is not a JSON object"
+            raise WorkerError(what, where=self._where, fix=_CHECK)
         if "error" in answer:
             raise _error(cast(dict[str, str], answer["error"]))
         return answer
+
+    def _wait(self) -> int:
+        """Return the exit code of a process that has closed its output."""
+        assert self._process is not None
+        try:
+            return self._process.wait(timeout=_ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self._process.wait()
 
     def _end_late(self) -> None:
         self._is_late = True
@@ -171,12 +205,12 @@ class WorkerProcess:
         return WorkerError(
             f"its worker process died during {task!r} ({reason}){last}",
             where=self._where,
-            fix="Check the free memory, and the runtime with `msd doctor`",
+            fix=_CHECK,
         )
 
 
 def end_session(process: "subprocess.Popen[str]") -> None:
-    """Kill a process that leads a session of its own, and the processes that it has started."""
+    """Kill a process that leads a session of its own, and the others of the session."""
     if hasattr(os, "killpg"):
         import signal
 
@@ -268,12 +302,14 @@ class ModelWorker:
             if not self._process.is_started:
                 self.open()
 
-    def request(self, task: str, **arguments: object) -> Json:
+    def request(self, task: str, *, planned_seconds: float = 0.0, **arguments: object) -> Json:
         """Run a task in the worker and return its answer; see `WorkerProcess.request`."""
-        return self._process.request(task, **arguments)
+        return self._process.request(task, planned_seconds=planned_seconds, **arguments)
 
 
 def _error(parts: dict[str, str]) -> MsdError:
+    if parts["kind"] == "WorkerError":  # of a process that the worker has started
+        return WorkerError(parts["what"], where=parts["where"], fix=parts["fix"])
     kind = getattr(errors, parts["kind"], MsdError)
     return cast(MsdError, kind(parts["what"], where=parts["where"], fix=parts["fix"]))
 
@@ -299,7 +335,14 @@ class RemotePredictor:
             there, back = Path(name) / "inputs", Path(name) / "outputs"
             save_arrays(there, inputs)
             self._worker.request("predict", inputs=str(there), outputs=str(back))
-            logits = load_arrays(back).get("logits")
+            try:
+                logits = load_arrays(back).get("logits")
+            except (EOFError, OSError, ValueError) as error:
+                raise errors.ArtifactError(
+                    f"returned logits that cannot be read ({error})",
+                    where=self._worker.setup.variant.folder,
+                    fix=_CHECK,
+                ) from error
         rows = len(next(iter(inputs.values())))
         if logits is None or logits.ndim != 2 or len(logits) != rows:
             shape = "none" if logits is None else list(logits.shape)

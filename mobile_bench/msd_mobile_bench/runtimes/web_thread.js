@@ -201,17 +201,16 @@ const TASKS = {
 async function timeCalls(call, plan) {
   const {
     warm_up = 0, warm_up_seconds = 0, settle_seconds = 0, runs, seconds = 0,
-    most_seconds = Infinity, kept = null,
+    most_seconds = Infinity,
   } = plan;
   const warmUp = await repeat(call, 0, (took, elapsed) => {
     return took.length < warm_up || elapsed < warm_up_seconds
       || (elapsed < settle_seconds && !isSteady(took));
   });
-  const samples = await repeat(call, warmUp.length, (took, elapsed) => {
+  return repeat(call, warmUp.length, (took, elapsed) => {
     return (took.length < runs || elapsed < seconds)
       && !(took.length >= LEAST_SAMPLES && elapsed > most_seconds);
   });
-  return evenlySpaced(samples, kept ?? samples.length);
 }
 
 /** Call as long as `goesOn`, which is given the milliseconds of all calls and the seconds so far. */
@@ -225,28 +224,6 @@ async function repeat(call, first, goesOn) {
     took.push(end - start);
   }
   return took;
-}
-
-/** Whether the last two blocks of calls had the same median, within 2 %. */
-function isSteady(took) {
-  if (took.length < 2 * BLOCK) {
-    return false;
-  }
-  const before = median(took.slice(-2 * BLOCK, -BLOCK)), after = median(took.slice(-BLOCK));
-  return Math.abs(after - before) <= STEADY * before;
-}
-
-function median(values) {
-  const sorted = [...values].sort((a, b) => a - b), middle = sorted.length >> 1;
-  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
-}
-
-function evenlySpaced(samples, count) {
-  if (samples.length <= count) {
-    return samples;
-  }
-  const step = (samples.length - 1) / Math.max(1, count - 1);
-  return Array.from({ length: count }, (_, at) => samples[Math.floor(at * step)]);
 }
 
 async function read(address) {

@@ -352,7 +352,7 @@ class Session {
       answer = await this.#page.run(task, given);
     } catch ({ message }) {
       throw new TaskError(
-        "MsdError", `its browser failed during '${task}' (${message.split("\n")[0]})`, this.#path,
+        "WorkerError", `its browser failed during '${task}' (${message.split("\n")[0]})`, this.#path,
         "Check the free memory",
       );
     }

@@ -34,7 +34,7 @@ from msd_mobile_bench.runtimes.process import (
 )
 from msd_mobile_bench.runtimes.setup import Setup, python_runtimes, worker_environment
 from msd_mobile_bench.runtimes.worker import save_arrays
-from msd_mobile_bench.timing import Timing, count_turns, measure_timing
+from msd_mobile_bench.timing import ControlError, Timing, count_turns, measure_timing
 from msd_mobile_bench.variants import Variant, find_variants
 
 _CONFIG = BenchConfig(
@@ -279,6 +279,27 @@ def test_a_turn_in_which_the_machine_was_slow_is_measured_again(
     assert timing.repeats == 2
     assert timing.unsteady_turns == 0
     assert {view: len(rounds) for view, rounds in timing.latency.items()} == dict.fromkeys(View, 1)
+
+
+def test_an_answer_that_is_not_json_is_an_error_of_the_worker(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import sys; sys.stdin.readline(); print('hello', flush=True)"]
+    with WorkerProcess(
+        command, dict(os.environ), name="odd", where="x", scratch=tmp_path, timeout=60
+    ) as worker:
+        worker.start()
+        with pytest.raises(WorkerError, match=r"x: answered 'open' with 'hello.*not JSON"):
+            worker.request("open")
+
+
+def test_a_control_kernel_that_ends_is_not_blamed_on_a_model(
+    onnx_worker: ModelWorker, control: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(task: str) -> None:
+        raise WorkerError("its worker process died", where="control kernel")
+
+    monkeypatch.setattr(control, "request", end)
+    with pytest.raises(ControlError, match="control kernel: its worker process died"):
+        measure_timing([onnx_worker], control, _CONFIG)
 
 
 def test_a_traceback_of_a_worker_is_reported_by_its_last_line(onnx_worker: ModelWorker) -> None:
