@@ -33,7 +33,7 @@ install: $(BIN)/msd
 demo: install
 	$(BIN)/msd distill --out $(RUN) --overwrite $(OPTIONS)
 	$(BIN)/msd export $(RUN) --overwrite
-	$(BIN)/msd bench $(RUN)
+	$(BIN)/msd bench $(RUN) $(BENCH_OPTIONS)
 
 test: install
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(if $(SEED),--randomly-seed=$(SEED))

@@ -83,7 +83,7 @@ _LONGEST_REASON = 160
 _TIMED_EXAMPLES = 32
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 """How a library's own fault ends a process; what ends others is not the row's result."""
-_PLAN = SamplingPlan(warm_up=10, samples=100, most_seconds=1.5)
+_PLAN = SamplingPlan(warm_up=10, runs=100, most_seconds=1.5)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ PRECISIONS: dict[Target, tuple[Precision, ...]] = {
     "ort": ("fp32",),
     "executorch": ("fp32",),
 }
-KILLS: dict[Target, int] = {"onnx": 9, "coreml": 6, "ort": 3, "executorch": 2}
+KILLS: dict[Target, int] = {"onnx": 6, "coreml": 3, "ort": 2, "executorch": 1}
 TARGETS = [t for t in KILLS if all(map(importlib.util.find_spec, FORMATS[t].modules))]
 Answers = dict[str, list[np.ndarray[Any, np.dtype[np.float32]]]]
 

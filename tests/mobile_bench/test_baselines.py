@@ -287,7 +287,7 @@ def test_the_worker_times_every_view(clip: BuiltBaseline, tmp_path: Path) -> Non
             threads=1,
             examples=str(tmp_path),
         )
-        answer = session.latency(warm_up=0, warm_up_seconds=0, samples=6, most_seconds=60)
+        answer = session.latency(plans={view: {"warm_up": 0, "runs": 6} for view in View})
         latency = answer["latency_ms"]
         assert isinstance(latency, dict)
         assert {view: len(samples) for view, samples in latency.items()} == dict.fromkeys(View, 6)
