@@ -226,6 +226,20 @@ async function repeat(call, first, goesOn) {
   return took;
 }
 
+/** Whether the last two blocks of calls had the same median, within 2 %. */
+function isSteady(took) {
+  if (took.length < 2 * BLOCK) {
+    return false;
+  }
+  const before = median(took.slice(-2 * BLOCK, -BLOCK)), after = median(took.slice(-BLOCK));
+  return Math.abs(after - before) <= STEADY * before;
+}
+
+function median(values) {
+  const sorted = [...values].sort((a, b) => a - b), middle = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
 async function read(address) {
   const response = await fetch(address);
   if (!response.ok) {

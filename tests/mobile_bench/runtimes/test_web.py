@@ -302,7 +302,7 @@ def test_a_page_that_crashes_is_one_error_for_each_further_task(
         process.kill()
     error = json.loads(worker.process.stdout.readline())["error"]
     assert error == {
-        "kind": "MsdError",
+        "kind": "WorkerError",
         "what": "its browser failed during 'latency' (the page crashed)",
         "where": str(model),
         "fix": "Check the free memory",
