@@ -81,9 +81,8 @@ def test_the_code_builds_without_warnings_and_computes_what_python_computes(
     )
     said = (answer.stdout + answer.stderr).splitlines()
     assert answer.returncode == 0, [*(line for line in said if "✘" in line), *said[-20:]]
-    runs = re.findall(r"Test run with (\d+) tests.* passed", answer.stdout + answer.stderr)
-    assert len(runs) == 2
-    assert min(map(int, runs)) >= 69
+    (count,) = re.findall(r"Test run with (\d+) tests.* passed", answer.stdout + answer.stderr)
+    assert int(count) >= 69
     row = read_app_benchmark(spec / "benchmark.json", find_variants(run))
     assert (row["name"], row["platform"]) == ("student-coreml-fp16", "ios")
     assert row["threads"] == 2  # the made-up runtime of the Swift tests
