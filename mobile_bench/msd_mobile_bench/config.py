@@ -5,12 +5,16 @@ from typing import Annotated
 
 from msd_deploy.config.setting import Option, Setting, check_ranges
 
+MOST_THREADS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class BenchConfig:
     """How a run's models are measured."""
 
-    threads: Annotated[int, Setting("Number of CPU threads.", (1, 256)), Option("--threads")] = 1
+    threads: Annotated[
+        int, Setting("Number of CPU threads.", (1, MOST_THREADS)), Option("--threads")
+    ] = 1
     runtimes: Annotated[
         tuple[str, ...],
         Setting(

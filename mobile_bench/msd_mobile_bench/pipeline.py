@@ -38,7 +38,12 @@ from msd_deploy.run.record import (
 )
 from msd_deploy.views import View
 from msd_export.pipeline import export_teacher_reference
-from msd_mobile_bench.baselines.architectures import Baseline, baseline_named, timed_inputs
+from msd_mobile_bench.baselines.architectures import (
+    TIMED_EXAMPLES,
+    Baseline,
+    baseline_named,
+    timed_inputs,
+)
 from msd_mobile_bench.baselines.exports import BuiltBaseline, build_baseline
 from msd_mobile_bench.config import BenchConfig
 from msd_mobile_bench.footprint import compressed_bytes
@@ -60,8 +65,6 @@ from msd_mobile_bench.variants import (
     exported_variant,
     find_variants,
 )
-
-_TIMED_EXAMPLES = 64
 
 
 def run_bench(
@@ -247,11 +250,11 @@ def _prepare_workers(
     for name in {setup.variant.baseline for setup in setups} - {""}:
         examples[name] = scratch / f"examples-{name}"
         for view in View:
-            inputs = timed_inputs(baseline_named(name), view, examples=_TIMED_EXAMPLES)
+            inputs = timed_inputs(baseline_named(name), view)
             save_arrays(examples[name] / view.value, inputs)
     for who, prepared in data.items():
         split = prepared.splits[SPLIT]
-        rows = np.linspace(0, len(split) - 1, min(_TIMED_EXAMPLES, len(split))).astype(np.int64)
+        rows = np.linspace(0, len(split) - 1, min(TIMED_EXAMPLES, len(split))).astype(np.int64)
         for view in View:
             save_arrays(examples[who] / view.value, split.inputs(rows, view))
     workers = [

@@ -16,6 +16,7 @@ training.json) replaces an older one in a single step; what is written as a whol
 """
 
 import errno
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -34,6 +35,12 @@ COPY_TO_RESUME = "Copy it to a folder that can be written, and resume there"
 RESUMABLE = f"{ANOTHER_OUT}, continue with --resume, or replace it with --overwrite"
 # Bind mounts; lower layers of an overlay, as in container images; parents of other users.
 _NOT_RENAMABLE = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM)
+
+
+def user_cache() -> Path:
+    """Return the folder of this project in the user's cache, whether it is there or not."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "msd-deploy"
 
 
 def folder_beside(folder: Path, what: str) -> Path:

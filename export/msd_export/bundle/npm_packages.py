@@ -7,7 +7,6 @@ uses are listed here, so that each version is stated once: `msd demo` serves onn
 
 import base64
 import hashlib
-import os
 import shutil
 import subprocess
 import tarfile
@@ -17,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from msd_deploy.artifacts.atomic import new_folder
 from msd_deploy.artifacts.manifest import read_manifest, write_manifest
+from msd_deploy.artifacts.output import user_cache
 from msd_deploy.errors import ArtifactError, RuntimeUnavailableError
 
 _KIND = "npm-package"
@@ -78,9 +78,8 @@ PLAYWRIGHT = NpmPackage(
 
 def package_folder(package: NpmPackage) -> Path:
     """Return where a package is kept in the user's cache, whether it is there or not."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = package.name.removeprefix("@").replace("/", "-")
-    return cache / "msd-deploy" / "npm" / f"{name}-{package.version}"
+    return user_cache() / "npm" / f"{name}-{package.version}"
 
 
 def is_fetched(package: NpmPackage) -> bool:

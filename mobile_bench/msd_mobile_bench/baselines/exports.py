@@ -9,7 +9,6 @@ Not covered: accuracy, which random weights do not have, and a tokenizer. The mo
 PyTorch has one without words, since such a folder needs one.
 """
 
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from msd_deploy.artifacts.manifest import (
     sha256_of_json,
     write_manifest,
 )
-from msd_deploy.artifacts.output import check_writable
+from msd_deploy.artifacts.output import check_writable, user_cache
 from msd_deploy.errors import ArtifactError, ConfigError, ParityError
 from msd_deploy.hooks import StageHooks
 from msd_deploy.views import View
@@ -104,8 +103,7 @@ class BuiltBaseline:
 
 def baselines_folder() -> Path:
     """Return where baselines are kept, in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "msd-deploy" / "baselines"
+    return user_cache() / "baselines"
 
 
 def build_baseline(

@@ -149,7 +149,7 @@ class Adb:
         Raises:
             PhoneError: It was not copied.
         """
-        # Absolute: a name that begins with a dash is no option.
+        # Absolute: a name that begins with a dash is not an option.
         answer = self._call("push", str(file.resolve()), target, seconds=_COPY_SECONDS)
         if answer.returncode != 0:
             reason = _last_line(answer.stderr) or _last_line(answer.stdout)

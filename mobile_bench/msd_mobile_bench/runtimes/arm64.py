@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msd_deploy
 import msd_export
+from msd_deploy.artifacts.output import user_cache
 
 INSTALL = "msd doctor --install arm64"
 CPU = "cortex-a76"
@@ -166,9 +167,8 @@ def recipe() -> dict[str, object]:
 
 def installation_folder() -> Path:
     """Return where the emulator and the ARM64 packages of these versions are kept."""
-    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     text = json.dumps(recipe(), sort_keys=True)
-    return cache_home / "msd-deploy" / f"arm64-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return user_cache() / f"arm64-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def is_installed() -> bool:

@@ -8,12 +8,11 @@ Every array is handed over with its own type and shape.
 """
 
 import ctypes
-import json
 import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from msd_export.signature import (
     single_examples,
 )
 from msd_mobile_bench.footprint import rss_bytes
-from msd_mobile_bench.runtimes.worker import load_arrays, save_arrays
+from msd_mobile_bench.runtimes.worker import load_arrays, save_arrays, serve
 
 _MOST_DIMENSIONS = 16
 # The numbers of ExecuTorch's ScalarType, which are PyTorch's.
@@ -147,7 +146,7 @@ class NativeProgram:
         """Run a method without inputs that returns a text.
 
         Raises:
-            ArtifactError: There is no such method, or its result is something else.
+            ArtifactError: The method does not exist, or its result is not a text.
         """
         self._run(method, [])
         length = ctypes.c_int64()
@@ -262,19 +261,5 @@ def _run_task(library: ctypes.CDLL, session: Session | None, request: Json) -> t
     return session, tasks[str(task)](**request)  # type: ignore[arg-type]  # of our own request
 
 
-def main() -> None:
-    """Run one task per line of stdin, until it ends."""
-    library = load_library(Path(sys.argv[1]))
-    session: Session | None = None
-    for line in sys.stdin:
-        try:
-            session, result = _run_task(library, session, json.loads(line))
-        except MsdError as error:
-            parts = {"what": error.what, "where": error.where, "fix": error.fix}
-            result = {"error": {"kind": type(error).__name__, **parts}}
-        sys.stdout.write(json.dumps(result) + "\n")
-        sys.stdout.flush()
-
-
 if __name__ == "__main__":
-    main()
+    serve(partial(_run_task, load_library(Path(sys.argv[1]))))

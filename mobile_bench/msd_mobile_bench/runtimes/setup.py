@@ -14,6 +14,7 @@ from typing import Protocol, cast
 from msd_deploy.errors import ConfigError, RuntimeUnavailableError
 from msd_export.formats import FORMATS, Target, require_target
 from msd_export.predictors import UNTIMED_RUNTIMES, TorchPredictor, runtime_of
+from msd_mobile_bench.config import MOST_THREADS
 from msd_mobile_bench.runtimes.arm64 import ARM64_RUNTIMES
 from msd_mobile_bench.runtimes.web import web_runtimes
 from msd_mobile_bench.variants import TORCH, Variant
@@ -31,8 +32,6 @@ _THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-
-_MOST_THREADS = 256
 
 
 class Runtime(Protocol):
@@ -209,9 +208,9 @@ def _groups() -> dict[str, tuple[Runtime, ...]]:
 
 
 def _thread_count(name: str, number: str) -> int:
-    if not (number.isdecimal() and 1 <= int(number) <= _MOST_THREADS):
+    if not (number.isdecimal() and 1 <= int(number) <= MOST_THREADS):
         raise ConfigError(
-            f"has no number of threads from 1 to {_MOST_THREADS} after the colon: {name}",
+            f"has no number of threads from 1 to {MOST_THREADS} after the colon: {name}",
             where="runtimes",
             fix="Write, for example, onnxruntime:2",
         )

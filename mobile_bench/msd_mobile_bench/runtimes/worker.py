@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TextIO, cast
+from typing import TextIO, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ from msd_export.signature import ModelInputs, TimedPredictor, single_examples
 from msd_mobile_bench.footprint import peak_rss_bytes, rss_bytes
 from msd_mobile_bench.latency import SamplingPlan, time_calls, time_control_kernel
 
+_Session = TypeVar("_Session")
 _TORCH_MODULES = ("msd_deploy.models.folders", "msd_export.graph")
 """What opening a model folder in PyTorch imports; see `Format.runtime_modules`."""
 
@@ -166,13 +167,18 @@ def _reserve_stdout() -> TextIO:
     return results
 
 
-def main() -> None:
-    """Run one task per line of stdin, until it ends."""
+def serve(run_task: Callable[[_Session | None, Json], tuple[_Session | None, Json]]) -> None:
+    """Answer one request per line of stdin, until it ends.
+
+    Args:
+        run_task: Takes the session, None before the first task, and a request; returns the session
+            and the answer. An MsdError is an answer too.
+    """
     results = _reserve_stdout()
-    session: Session | None = None
+    session: _Session | None = None
     for line in sys.stdin:
         try:
-            session, result = _run_task(session, json.loads(line))
+            session, result = run_task(session, json.loads(line))
         except MsdError as error:
             parts = {"what": error.what, "where": error.where, "fix": error.fix}
             result = {"error": {"kind": type(error).__name__, **parts}}
@@ -181,4 +187,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(_run_task)
